@@ -1,0 +1,28 @@
+"""asrd: a dictation daemon on NVIDIA NeMo speech models that tells the truth about precision.
+
+The daemon holds no weights. The worker holds no audio. A worker has one precision for life.
+
+Reading order, which is dependency order: a file imports only from files above it.
+
+    errors       every error a user can see: message, hint, exit code
+    precision    strategies as values, presets, plan() -> rungs + reason (pure)
+    wire         frames between processes, and each message as a type
+    config       frozen settings <- defaults < TOML < ASRD_* < flags
+    models       names, cache, the header of a checkpoint, what each strategy will weigh; opens no weights
+    audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
+    vad          blocks -> speech and pauses
+    window       the ten seconds, on one integer sample clock
+    vram         the ledger: five named figures, NVML and torch side by side
+    engine       holds the one worker: start on a rung, ask, deadline, next rung
+    casting      worker: apply a precision to a model and read back what became of it
+    decoding     worker: encoder output -> timed tokens, per model family
+    recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
+    transcript   hypotheses -> committed text, joined by word times
+    transcribe   verb: files -> text
+    report       one comparison -> table, JSON, HTML (pure)
+    compare      verb: every strategy in a fresh worker, measured and judged
+    catalogue    verbs: models, plan, config
+    cli          verb -> module:function; nothing heavy imported
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,5 @@
+"""python -m asrd"""
+
+from .cli import main
+
+raise SystemExit(main())

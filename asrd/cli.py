@@ -1,0 +1,134 @@
+"""The command line: verb -> "module:name". Only the module of the verb that was asked for is imported.
+
+A verb's module offers `<name>_arguments(parser)` and `<name>(args, settings) -> exit code`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import AsrdError, UsageError, nearest
+
+VERBS = {
+    "transcribe": ("asrd.transcribe:transcribe", "write down what sound files say"),
+    "compare": ("asrd.compare:compare", "measure what each precision strategy saves and costs"),
+    "plan": ("asrd.catalogue:plan", "say what each strategy would need here, and which one would run"),
+    "models": ("asrd.catalogue:models", "list known models, what is cached, and what they weigh"),
+    "config": ("asrd.catalogue:config", "list each setting, its value and where it came from"),
+}
+
+SETTINGS = {
+    "model": ("M", "path of a .nemo file, demo, demo-ctc, or a name on the hub"),
+    "strategy": ("S", "precision strategy, or auto"),
+    "preset": ("P", "bounds for auto: conservative, default, aggressive"),
+    "device": ("D", "auto, cpu, cuda, cuda:N, or a part of a card's name"),
+}
+"""Settings that every verb takes as flags."""
+
+
+def overview() -> str:
+    """Return the text of `asrd --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {about}" for verb, (_, about) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: asrd VERB [options]",
+            "",
+            "Dictation on NVIDIA NeMo speech models, with the truth about precision.",
+            "",
+            *lines,
+            "",
+            "  asrd VERB --help   what a verb takes",
+            "  asrd --version     which asrd this is",
+            "",
+            "exit codes: 0 done, 2 wrong word, 3 criteria not met, 65 bad sound, 66 no such model, 69 not available",
+            "here, 70 internal, 73 cannot write, 75 no worker could answer, 78 wrong setting, 130 interrupted",
+        ]
+    )
+
+
+def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of a verb and the function that does it. Raises UsageError."""
+    if verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}", nearest(verb, tuple(VERBS)))
+    target, about = VERBS[verb]
+    module_name, _, name = target.partition(":")
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"asrd {verb}", description=about, allow_abbrev=False)
+    getattr(module, f"{name}_arguments")(parser)
+    common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
+    for key, (meta, text) in SETTINGS.items():
+        common.add_argument(f"--{key}", metavar=meta, help=text)
+    common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
+    common.add_argument("--debug", action="store_true", help="show tracebacks and what the worker prints")
+    return parser, getattr(module, name)
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code. Raises AsrdError."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"asrd {__version__}")
+        return 0
+    if words[0].startswith("-"):
+        raise UsageError(f"{words[0]} comes after the verb", "asrd --help lists the verbs")
+    parser, act = parser_for(words[0])
+    args = parser.parse_args(words[1:])
+    if args.debug:
+        os.environ["ASRD_DEBUG"] = "1"
+    from . import config
+
+    flags = {key: getattr(args, key, None) for key in SETTINGS} | {
+        key: getattr(args, key) for key in config.FIELDS if getattr(args, key, None) is not None
+    }
+    loaded = config.load(args.config, flags)
+    _log(args.debug)
+    for note in loaded.notes:
+        logging.getLogger("asrd").info("%s", note)
+    args.loaded = loaded
+    return int(act(args, loaded.settings))
+
+
+def _log(debug: bool) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
+    logger = logging.getLogger("asrd")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point: run, and turn every error into one sentence, a hint and an exit code."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        return run(words)
+    except AsrdError as error:
+        if os.environ.get("ASRD_DEBUG"):
+            raise
+        print(f"asrd: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("asrd: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail again
+        return 141
+    except Exception as error:
+        if os.environ.get("ASRD_DEBUG"):
+            raise
+        print(f"asrd: internal error: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  hint: run again with --debug and report what it prints", file=sys.stderr)
+        return 70

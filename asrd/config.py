@@ -1,0 +1,244 @@
+"""Settings: frozen, typed, each with the place it came from.
+
+Order of precedence: command-line flags over ASRD_* variables over the TOML file over the defaults. An unknown key is an
+error that names the nearest right one. Knows the names of settings; does not know what they do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from .errors import ConfigError, UsageError, nearest
+from .precision import DTYPES, PRESETS, Precision, find, with_parts
+
+
+def _about(text: str, at_least: float | None = None, at_most: float | None = None) -> Meta:
+    return Meta(description=text, ge=at_least, le=at_most)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Every setting, its type, default and meaning; file, environment, flags and documentation are derived from it."""
+
+    model: Annotated[str, _about("path of a .nemo file, demo, demo-ctc, or a name on the hub")] = "demo"
+    strategy: Annotated[str, _about("precision strategy, or auto")] = "auto"
+    preset: Annotated[str, _about("bounds and candidates for auto: conservative, default or aggressive")] = "default"
+    parts: Annotated[dict[str, str], _about("component -> dtype, for strategy selective")] = {}
+    device: Annotated[str, _about("auto, cpu, cuda, cuda:N, or a part of a card's name")] = "auto"
+    source_lang: Annotated[str, _about("language spoken (Canary)")] = "en"
+    target_lang: Annotated[str, _about("language written (Canary); another than spoken translates")] = "en"
+    pnc: Annotated[bool, _about("ask Canary for punctuation and capitals")] = True
+    timestamps_model: Annotated[bool, _about("load the second, FP32 model that newer Canary files carry")] = False
+    window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
+    threads: Annotated[int, _about("CPU threads of the worker; 0 leaves torch's choice", 0, 256)] = 0
+    vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
+    max_wer_delta: Annotated[
+        float | None, _about("absolute points of WER a strategy may cost; default: the preset's", 0.0, 100.0)
+    ] = None
+
+    @property
+    def requested(self) -> str | Precision:
+        """The strategy as asked for: its name, or a value of its own where `parts` make it one."""
+        return with_parts(self.parts) if self.strategy == "selective" and self.parts else self.strategy
+
+    @property
+    def wer_bound(self) -> float:
+        """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
+        return PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
+
+
+FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+LEGACY = ("autocast_dtype", "use_bf16", "use_fp16")
+"""Older spellings that are folded into `strategy`; an explicit dtype goes before the flags."""
+
+AUTOCAST = {"bfloat16": "autocast-bf16", "float16": "autocast-fp16", "float32": "fp32"}
+
+
+Layer = dict[str, tuple[Any, str]]
+"""Setting -> (value, origin), from one place."""
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings with the origin of each and the remarks that the log should carry."""
+
+    settings: Settings
+    origins: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the configuration file is looked for."""
+    if given := environment.get("ASRD_CONFIG"):
+        return Path(given)
+    base = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "~").expanduser() / ".config"
+    return Path(base) / "asrd" / "config.toml"
+
+
+def load(
+    file: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+) -> Loaded:
+    """Return the settings in force.
+
+    Args:
+        file: the TOML file; None looks in the usual place, where it may be absent.
+        flags: command-line values by setting; None values are not given.
+        environment: where ASRD_* variables are looked for.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, contradiction.
+    """
+    layers = (
+        _file_layer(file or path(environment), required=file is not None or "ASRD_CONFIG" in environment),
+        _environment_layer(environment),
+        {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
+    )
+    merged: Layer = {}
+    notes: list[str] = []
+    for layer in layers:
+        notes += _fold_legacy(layer)
+        merged |= layer
+    origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
+    settings = _check(_convert(merged), origins)
+    if settings.parts and settings.strategy != "selective":
+        notes.append(f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}")
+    return Loaded(settings, origins, tuple(notes))
+
+
+def _file_layer(file: Path, required: bool) -> Layer:
+    try:
+        with file.open("rb") as stream:
+            table = tomllib.load(stream)
+    except FileNotFoundError:
+        if required:
+            raise ConfigError(f"there is no configuration file {file}", "leave --config out to use defaults") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file} is not TOML: {error}") from error
+    for key in table:
+        _known(key, str(file))
+    return {key: (value, str(file)) for key, value in table.items()}
+
+
+def _environment_layer(environment: Mapping[str, str]) -> Layer:
+    layer: Layer = {}
+    for name, text in sorted(environment.items()):
+        if not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
+            continue
+        key = name.removeprefix("ASRD_").lower()
+        _known(key, name)
+        layer[key] = (_inline_table(name, text) if key == "parts" else text, name)
+    return layer
+
+
+def _inline_table(name: str, text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}') from error
+
+
+def _known(key: str, origin: str) -> None:
+    if key not in FIELDS and key not in LEGACY:
+        raise ConfigError(f"unknown setting {key!r} in {origin}", nearest(key, (*FIELDS, *LEGACY)))
+
+
+def _fold_legacy(layer: Layer) -> list[str]:
+    """Turn a layer's autocast_dtype, use_bf16 and use_fp16 into its strategy; return what the log should say of it."""
+    given = {key: layer.pop(key) for key in LEGACY if key in layer}
+    dtype, source, notes = _legacy_dtype({key: value for key, (value, _) in given.items()})
+    if dtype is None:
+        return []
+    strategy, origin = AUTOCAST[dtype], given[source][1]
+    asked = layer.get("strategy", (strategy, ""))[0]
+    if asked != strategy:
+        raise ConfigError(
+            f"strategy = {asked!r} contradicts {source} ({origin}), which means {strategy!r}",
+            f"keep one of the two; {source} is the older spelling",
+        )
+    layer["strategy"] = (strategy, f"{source}, {origin}")
+    return [*notes, f"using {dtype} arithmetic over FP32 weights: strategy {strategy} (from {source}, {origin})"]
+
+
+def _legacy_dtype(given: Mapping[str, Any]) -> tuple[str | None, str, tuple[str, ...]]:
+    """Return the dtype that the older spellings mean (None: none), which of them decided, and remarks."""
+    flags = {key: _boolean(key, given[key]) for key in ("use_bf16", "use_fp16") if key in given}
+    named = [key for key, on in flags.items() if on]
+    if "autocast_dtype" in given:
+        dtype = given["autocast_dtype"]
+        if dtype not in DTYPES:
+            raise ConfigError(f"autocast_dtype = {dtype!r} is no dtype", nearest(str(dtype), DTYPES))
+        other = [key for key in named if {"use_bf16": "bfloat16", "use_fp16": "float16"}[key] != dtype]
+        return dtype, "autocast_dtype", tuple(f"autocast_dtype goes before {key}" for key in other)
+    if len(named) == 2:
+        raise ConfigError("use_bf16 and use_fp16 contradict each other", "set one of them, or autocast_dtype")
+    return ({"use_bf16": "bfloat16", "use_fp16": "float16"}[named[0]], named[0], ()) if named else (None, "", ())
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if str(value).lower() in ("1", "true", "yes", "on"):
+        return True
+    if str(value).lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ConfigError(f"{key} = {value!r} is neither true nor false")
+
+
+def _convert(layer: Layer) -> Settings:
+    """Type each value by itself, so that the error can say where it came from."""
+    typed = {}
+    for key, (value, origin) in layer.items():
+        try:
+            typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
+    return Settings(**typed)
+
+
+def _check(settings: Settings, origins: dict[str, str]) -> Settings:
+    """Refuse what types cannot: names that do not exist."""
+    try:
+        if settings.strategy != "auto":
+            find(settings.strategy)
+        with_parts(settings.parts)
+    except UsageError as error:
+        raise ConfigError(f"{error.message} ({origins['strategy']})", error.hint) from error
+    if settings.preset not in PRESETS:
+        raise ConfigError(
+            f"unknown preset {settings.preset!r} ({origins['preset']})", nearest(settings.preset, tuple(PRESETS))
+        )
+    budget(settings.vram_budget, 1 << 40)
+    return settings
+
+
+def budget(text: str, total: int) -> int | None:
+    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2GiB" or "50%"; None for ""."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MiB|GiB|%)?", text.strip())
+    if not text.strip():
+        return None
+    if not match:
+        raise ConfigError(f"vram_budget = {text!r} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
+    number, unit = float(match[1]), match[2] or "MiB"
+    return int(number * {"MiB": 1 << 20, "GiB": 1 << 30, "%": total / 100}[unit])
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Return (setting, default as TOML, meaning) for each setting, for help and documentation."""
+    return [(name, _toml(field.default), field.type.__metadata__[0].description) for name, field in FIELDS.items()]
+
+
+def _toml(value: Any) -> str:
+    if value is msgspec.NODEFAULT:  # a mutable default, made anew for each value: the empty table
+        return "{}"
+    return '""' if value is None else msgspec.json.encode(value).decode()
+

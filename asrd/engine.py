@@ -1,0 +1,357 @@
+"""Holds the one worker: starts it on a rung, asks it, keeps deadlines, and goes to the next rung when it fails.
+
+The caller awaits a hypothesis and need not know that the worker died twice on the way. Knows processes and frames; does
+not know what a model is. Runs on the event loop of whoever asks; imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from . import vram, wire
+from .config import Settings, budget
+from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
+from .precision import Plan, Rejected, Rung, plan
+
+WORKER = (sys.executable, "-m", "asrd.recognizer")
+"""How a worker is started."""
+
+FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage": UsageError, "audio": AudioError}
+"""Kinds of failure that no other rung would cure."""
+
+AGAIN = ("killed", "stalled")
+"""Kinds that may have come from outside: the same rung is started once more before the next is tried."""
+
+ENVIRONMENT = {
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA then numbers the cards as NVML does
+    "CUDA_MODULE_LOADING": "LAZY",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # every buffer has another length
+    "NEMO_REDIRECT_LOGS_TO_STDERR": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TRANSFORMERS_OFFLINE": "1",  # imported by NeMo, never asked for a model
+    "WANDB_MODE": "disabled",
+    "TQDM_DISABLE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+log = logging.getLogger("asrd.engine")
+worker_log = logging.getLogger("asrd.worker")
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """How long the engine waits before it calls a worker stalled, in seconds."""
+
+    load: float = 300.0
+    """Without a sign of progress while loading."""
+    answer: float = 60.0
+    """For one buffer, plus `per_second` for each second of it."""
+    per_second: float = 6.0
+    stop: float = 3.0
+    """For a worker to end by itself."""
+
+
+DEADLINES = Deadlines()
+
+
+class LostError(Exception):
+    """The worker did not do it: `kind` is one of wire.Failed's, or killed, died, stalled, garbage."""
+
+    def __init__(self, kind: str, detail: str, hint: str = "", trace: str = "") -> None:
+        super().__init__(detail)
+        self.kind, self.detail, self.hint, self.trace = kind, detail, hint, trace
+
+
+class Worker:
+    """One child process and the frames to and from it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, scratch: str) -> None:
+        self.process = process
+        self.scratch = scratch
+        self.noise: collections.deque[str] = collections.deque(maxlen=20)
+        self._pump = asyncio.create_task(self._listen())
+
+    @classmethod
+    async def spawn(cls, command: Sequence[str]) -> Worker:
+        """Start a worker in a session of its own, with a scratch folder that outlives any way it may end."""
+        scratch = tempfile.mkdtemp(prefix="asrd-worker-", dir=os.environ.get("TMPDIR", "/var/tmp"))
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=wire.MAX_LINE,
+            env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
+        )
+        return cls(process, scratch)
+
+    async def _listen(self) -> None:
+        assert self.process.stderr is not None
+        with contextlib.suppress(ValueError):  # one endless line is noise like any other
+            async for line in self.process.stderr:
+                self.noise.append(line.decode(errors="replace").rstrip())
+                worker_log.debug("%s", self.noise[-1])
+
+    async def send(self, message: wire.Request, payload: memoryview | bytes = b"") -> None:
+        """Write one frame. Raises LostError when the worker is gone."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.writelines(wire.pack(message, payload))
+            await self.process.stdin.drain()
+        except (ConnectionError, RuntimeError):
+            raise await self._gone() from None
+
+    async def receive(self, deadline: float) -> wire.Reply:
+        """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or died."""
+        assert self.process.stdout is not None
+        try:
+            line = await asyncio.wait_for(self.process.stdout.readline(), deadline)
+        except TimeoutError:
+            raise LostError("stalled", f"no answer within {deadline:.0f} s") from None
+        except ValueError:
+            raise LostError("garbage", f"a line longer than {wire.MAX_LINE} bytes") from None
+        if not line.endswith(b"\n"):
+            raise await self._gone()
+        try:
+            return wire.unpack_reply(line)
+        except wire.GarbageError as error:
+            raise LostError("garbage", str(error)) from None
+
+    async def _gone(self) -> LostError:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), 2.0)
+        code = self.process.returncode
+        if code is None:
+            return LostError("garbage", "the worker closed its pipe and went on")
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            return LostError("killed", f"the worker was ended by {signal.Signals(-code).name}")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._pump), 1.0)
+        said = next((line for line in reversed(self.noise) if line.strip()), "it said nothing")
+        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        return LostError("died", f"the worker ended with {how}: {said}")
+
+    async def end(self, patience: float) -> None:
+        """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with it."""
+        assert self.process.stdin is not None
+        if self.process.returncode is None and patience > 0:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                self.process.stdin.writelines(wire.pack(wire.Stop()))
+                self.process.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), patience)
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self._pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._pump
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Engine:
+    """The one worker, whatever happens to it.
+
+    Args:
+        plan: rungs to try, in order. Rungs only shrink while the engine lives.
+        start: what the worker is started with; its precision and device are those of the rung.
+        on_progress: called with each wire.Progress while a worker loads.
+        deadlines: when a worker counts as stalled.
+        command: the worker's program, for tests.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        start: wire.Start,
+        *,
+        on_progress: Callable[[wire.Progress], None] | None = None,
+        deadlines: Deadlines = DEADLINES,
+        command: Sequence[str] = WORKER,
+    ) -> None:
+        self.plan = plan
+        self.ready: wire.Ready | None = None
+        """What the worker in service said of itself; None while there is none."""
+        self.rejected: list[Rejected] = list(plan.rejected)
+        """Every rung that was not taken or did not hold, and why."""
+        self._rungs = list(plan.rungs)
+        self._template = start
+        self._on_progress = on_progress or (lambda progress: None)
+        self._deadlines = deadlines
+        self._command = tuple(command)
+        self._worker: Worker | None = None
+        self._lock = asyncio.Lock()
+        self._number = 0
+
+    async def __aenter__(self) -> Engine:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def rung(self) -> Rung:
+        """The rung in service, or the next to be tried. Raises EngineError when none is left."""
+        if not self._rungs:
+            raise self._exhausted()
+        return self._rungs[0]
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process number; None while there is none."""
+        return self._worker.process.pid if self._worker else None
+
+    async def start(self) -> wire.Ready:
+        """Start a worker if none is in service, and wait until it has proved itself.
+
+        Raises:
+            ModelError, NetworkError, DiskError, UsageError: what no other rung would cure.
+            EngineError: every rung was tried and rejected.
+        """
+        async with self._lock:
+            return await self._persist(self._service)
+
+    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> wire.Answer:
+        """Return the answer for one buffer, from whichever rung can give it.
+
+        Args:
+            samples: float32, mono, 16 kHz, one-dimensional and contiguous: anything with the buffer protocol.
+            start: sample index of its first sample.
+            phase: warmup, draft or final.
+
+        Raises: as `start`.
+        """
+        sound = memoryview(samples).cast("B")
+        seconds = len(sound) / 4 / wire.SAMPLE_RATE
+        deadline = self._deadlines.answer + self._deadlines.per_second * seconds
+
+        async def ask() -> wire.Answer:
+            await self._service()
+            self._number += 1
+            reply = await self._ask(wire.Recognize(self._number, start, phase, len(sound)), sound, deadline)
+            if not isinstance(reply, wire.Answer):
+                raise LostError("garbage", f"a {type(reply).__name__} where an answer was due")
+            return reply
+
+        async with self._lock:
+            return await self._persist(ask)
+
+    async def measure(self, phase: str) -> wire.Memory:
+        """Return a reading of the worker's ledger. Raises: as `start`."""
+
+        async def ask() -> wire.Memory:
+            await self._service()
+            self._number += 1
+            reply = await self._ask(wire.Measure(self._number, phase), b"", self._deadlines.answer)
+            if not isinstance(reply, wire.Reading):
+                raise LostError("garbage", f"a {type(reply).__name__} where a reading was due")
+            return reply.memory
+
+        async with self._lock:
+            return await self._persist(ask)
+
+    async def stop(self) -> None:
+        """End the worker; the engine can be started again."""
+        await self._retire(self._deadlines.stop)
+
+    async def _persist(self, act: Callable[[], Any]) -> Any:
+        """Do `act` until it succeeds, demoting after each failure that is the rung's."""
+        forgiven: set[str] = set()
+        while True:
+            rung = self.rung
+            try:
+                return await act()
+            except LostError as loss:
+                await self._retire(0.0)
+                if loss.kind in FINAL:
+                    raise self._translated(loss) from None
+                log.warning("%s: %s: %s", rung.name, loss.kind, loss.detail)
+                if loss.kind in AGAIN and rung.name not in forgiven:
+                    forgiven.add(rung.name)
+                    continue
+                self.rejected.append(Rejected(rung.name, loss.kind, loss.detail))
+                self._rungs.pop(0)
+            except asyncio.CancelledError:
+                # A half-written frame or an unread answer would be taken for the next one's.
+                await self._retire(0.0)
+                raise
+
+    async def _service(self) -> wire.Ready:
+        """Return what the worker in service said of itself, starting one on the present rung if there is none."""
+        if self._worker is not None and self.ready is not None:
+            return self.ready
+        rung = self.rung
+        log.info("starting a worker: %s on %s", rung.precision.name, rung.device)
+        self._worker = await Worker.spawn(self._command)
+        await self._worker.send(
+            msgspec.structs.replace(self._template, precision=rung.precision, device=rung.device)
+        )
+        while True:
+            reply = await self._worker.receive(self._deadlines.load)
+            if isinstance(reply, wire.Progress):
+                self._on_progress(reply)
+            elif isinstance(reply, wire.Failed):
+                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
+            elif isinstance(reply, wire.Ready) and reply.protocol == wire.PROTOCOL:
+                self.ready = reply
+                return reply
+            else:
+                raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
+
+    async def _ask(self, message: wire.Recognize | wire.Measure, payload: Any, deadline: float) -> wire.Reply:
+        assert self._worker is not None
+        await self._worker.send(message, payload)
+        reply = await self._worker.receive(deadline)
+        if isinstance(reply, wire.Failed):
+            raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
+        if getattr(reply, "id", None) != message.id:
+            raise LostError("garbage", f"an answer to {getattr(reply, 'id', None)}, asked was {message.id}")
+        return reply
+
+    async def _retire(self, patience: float) -> None:
+        worker, self._worker, self.ready = self._worker, None, None
+        if worker is not None:
+            await asyncio.shield(worker.end(patience))
+
+    def _translated(self, loss: LostError) -> AsrdError:
+        if loss.trace:
+            worker_log.debug("%s", loss.trace)
+        return FINAL[loss.kind](loss.detail, loss.hint)
+
+    def _exhausted(self) -> EngineError:
+        tried = "; ".join(f"{r.rung}: {r.detail}" for r in self.rejected) or "the plan had none"
+        return EngineError(f"no rung is left that could answer ({tried})", "run with --debug to see the worker's log")
+
+
+def plan_for(settings: Settings) -> Plan:
+    """Return the plan for these settings on this machine. Raises UsageError, PrecisionError."""
+    return plan(settings.requested, settings.device, vram.gpus(), settings.preset)
+
+
+def start_for(settings: Settings) -> wire.Start:
+    """Return what a worker is started with under these settings; the rung fills in precision and device."""
+    cards = vram.gpus()
+    total = max((card.total for card in cards), default=0)
+    limit = budget(settings.vram_budget, total)
+    return wire.Start(
+        model=settings.model,
+        precision=plan_for(settings).rungs[0].precision,
+        source_lang=settings.source_lang,
+        target_lang=settings.target_lang,
+        pnc=settings.pnc,
+        timestamps_model=settings.timestamps_model,
+        threads=settings.threads,
+        vram_fraction=min(1.0, limit / total) if limit and total else 0.0,
+    )

@@ -1,0 +1,433 @@
+"""The worker: loads one model under one precision, proves itself, answers buffers, and dies with its precision.
+
+Started as `python -m asrd.recognizer`, imported by nobody; the only program that imports torch and NeMo. One thread, no
+event loop: read a frame, answer a frame. The real stdout is kept for frames before anything chatty is imported, and
+whatever else prints goes to stderr. Knows models and sound buffers; holds no audio between two frames.
+
+Load order is always: restore on the CPU, cast there, move to the device, so that the device never holds more than the
+final weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from . import models, vram, wire
+from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
+
+MINIMUM = wire.SAMPLE_RATE
+"""Samples; a shorter buffer is padded with silence on both sides, as NeMo's transcribe() does."""
+
+FLOAT16_MAX = 65504.0
+
+KINDS: tuple[tuple[type[AsrdError], str], ...] = (
+    (ModelError, "model"),
+    (NetworkError, "network"),
+    (DiskError, "disk"),
+    (UsageError, "usage"),
+    (AudioError, "audio"),
+    (PrecisionError, "unsupported"),
+)
+"""Our errors as kinds of wire.Failed."""
+
+EVALUATION = Path(__file__).with_name("data") / "eval" / "manifest.jsonl"
+"""Shipped clips; the first is the self-test."""
+
+
+class NonFiniteError(Exception):
+    """The encoder put out NaN or infinity."""
+
+
+class SelfTestError(Exception):
+    """A shipped model did not hear the known clip as it must."""
+
+
+class Recognizer:
+    """A model under one precision, on one device.
+
+    Args:
+        start: the daemon's first message.
+        say: sends a message to the daemon.
+    """
+
+    def __init__(self, start: wire.Start, say: Callable[[wire.Reply], None]) -> None:
+        self.start, self._say = start, say
+        self.ledger: dict[str, wire.Memory] = {}
+        self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
+        self._say(wire.Progress("import"))
+        self._torch = _import_torch(start)
+        from . import casting, decoding
+
+        self.ledger["import"] = self.measure()
+        began = time.perf_counter()
+        with vram.Peak() as peak:
+            self.header, self.model = self._restore()
+            self.ledger["load"] = self.measure()
+            self._say(wire.Progress("cast", start.precision.name))
+            self._applied = casting.apply(self.model, start.precision, self._torch.device(start.device))
+            self._decode = decoding.decoder_for(
+                self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
+            )
+        self.weights_bytes = casting.weights_bytes(self.model)
+        self.ledger["cast"] = self.measure()
+        self.load_peak = self._peak(peak.bytes)
+        self._words = decoding.words
+        self._frame = _samples_per_frame(self.model)
+        self._say(wire.Progress("warm-up"))
+        self.self_test = self._prove() if start.self_test else None
+        self.ledger["ready"] = self.measure()
+        self.load_seconds = time.perf_counter() - began
+
+    @property
+    def _index(self) -> int:
+        return int(self.start.device.partition(":")[2] or 0)
+
+    def _restore(self) -> tuple[models.Header, Any]:
+        """Return the checkpoint's header and its model: FP32, on the CPU, ready for inference."""
+        path = models.fetch(self.start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
+        header = models.header(path)
+        self._say(wire.Progress("restore", str(path)))
+        _check_scratch(path)
+        model = _restore(path, self.start.timestamps_model)
+        model.eval().requires_grad_(False)
+        featurizer = getattr(model.preprocessor, "featurizer", None)
+        if featurizer is not None:
+            featurizer.dither, featurizer.pad_to = 0.0, 0
+        return header, model
+
+    def recognize(self, sound: bytes, start: int = 0, phase: str = "final") -> wire.Answer:
+        """Return the hypothesis for a buffer of float32 samples and what it cost.
+
+        Raises:
+            NonFiniteError: NaN or infinity in the encoder's output.
+        """
+        torch = self._torch
+        began, cpu_began = time.perf_counter(), time.process_time()
+        samples = torch.frombuffer(bytearray(sound), dtype=torch.float32) if sound else torch.zeros(0)
+        count = samples.numel()
+        lead = max(0, MINIMUM - count) // 2
+        padded = torch.nn.functional.pad(samples, (lead, max(0, MINIMUM - count) - lead))
+        with torch.inference_mode(), self._applied.context(phase):
+            encoded, length = self._encode(padded)
+            largest = float(encoded.abs().amax())  # the one point where the host waits for the encoder
+            if not largest < float("inf"):
+                raise NonFiniteError(f"the encoder put out {largest} under {self.start.precision.name}")
+            encoder_seconds = time.perf_counter() - began
+            decoded = self._decode(encoded, length)
+        words = self._words(decoded, self.model, self._frame, start - lead, start - lead + padded.numel())
+        inside = [_clip(word, start, start + count) for word in words]
+        text = decoded.text.strip()
+        return wire.Answer(
+            id=0,
+            hypothesis=wire.Hypothesis(
+                text, inside, start, start + count, self.start.precision.name, decoded.truncated
+            ),
+            seconds=time.perf_counter() - began,
+            encoder_seconds=encoder_seconds,
+            cpu_seconds=time.process_time() - cpu_began,
+            headroom=largest / FLOAT16_MAX,
+        )
+
+    def _encode(self, samples: Any) -> tuple[Any, Any]:
+        """Return (encoded [1, D, T], length [1]) for samples [N]."""
+        torch, device = self._torch, self.start.device
+        signal_ = samples.to(device)[None]
+        length = torch.tensor([samples.numel()], device=device)
+        features, frames = self.model.preprocessor(input_signal=signal_, length=length)
+        encoded, encoded_length = self.model.encoder(audio_signal=features, length=frames)[:2]
+        return encoded, encoded_length
+
+    def measure(self) -> wire.Memory:
+        """Return a reading of the ledger now."""
+        cuda = self.start.device != "cpu"
+        cuda_memory = self._torch.cuda if cuda else None
+        return vram.read(
+            os.getpid(),
+            self.start.device,
+            weights=getattr(self, "weights_bytes", None),
+            allocated=cuda_memory.memory_allocated(self._index) if cuda_memory else None,
+            reserved=cuda_memory.memory_reserved(self._index) if cuda_memory else None,
+            device_at_start=self._device_at_start,
+        )
+
+    def _peak(self, resident: int) -> wire.Memory:
+        if self.start.device == "cpu":
+            return wire.Memory(self.weights_bytes, process=resident)
+        cuda = self._torch.cuda
+        now = self.measure()
+        return wire.Memory(
+            self.weights_bytes,
+            cuda.max_memory_allocated(self._index),
+            cuda.max_memory_reserved(self._index),
+            now.process,
+            now.device,
+            now.source,
+        )
+
+    def _prove(self) -> wire.SelfTest:
+        """Warm up, then recognise the known clip. Raises NonFiniteError, SelfTestError."""
+        from . import audio
+
+        sound, expected = _known_clip(audio)
+        tiled = (sound * (1 + 10 * 4 * wire.SAMPLE_RATE // len(sound)))[: 10 * 4 * wire.SAMPLE_RATE]
+        with self._applied.observing():
+            self.recognize(sound, phase="warmup")
+            self.recognize(sound, phase="draft")
+            self.recognize(tiled, phase="final")
+        self._say(wire.Progress("self-test"))
+        answer = self.recognize(sound, phase="final")
+        text = answer.hypothesis.text
+        shipped = self.start.model in models.SHIPPED
+        passed = text == expected if shipped else bool(text)
+        if shipped and not passed:
+            raise SelfTestError(f"the known clip was heard as {text!r} under {self.start.precision.name}")
+        return wire.SelfTest(expected, text, answer.seconds, passed)
+
+    def introduce(self) -> wire.Ready:
+        """Return what this worker is, read back from the model."""
+        torch = self._torch
+        cuda = self.start.device != "cpu"
+        return wire.Ready(
+            requested=self.start.precision.name,
+            effective=self._applied.effective(),
+            fallbacks=list(self._applied.fallbacks),
+            device=self.start.device,
+            device_name=torch.cuda.get_device_name(self._index) if cuda else _cpu_name(),
+            family=self._decode.family,
+            target=self.header.target,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            weights_bytes=self.weights_bytes,
+            ledger=self.ledger,
+            load_peak=self.load_peak,
+            self_test=self.self_test,
+            load_seconds=self.load_seconds,
+            versions=_versions(torch),
+            pid=os.getpid(),
+        )
+
+
+def _import_torch(start: wire.Start) -> Any:
+    """Import torch and NeMo quietly and set what is process-wide; return torch."""
+    warnings.filterwarnings("ignore")
+    for noisy in ("nv_one_logger", "hydra.utils", "lightning.pytorch", "pytorch_lightning", "nemo_logger"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    import torch
+
+    if start.threads:
+        torch.set_num_threads(start.threads)
+    if start.device != "cpu":
+        index = int(start.device.partition(":")[2] or 0)
+        torch.cuda.set_device(index)
+        torch.zeros(1, device=start.device)
+        if start.vram_fraction:
+            torch.cuda.set_per_process_memory_fraction(start.vram_fraction, index)
+    import nemo.collections.asr.models  # noqa: F401  so that the import is not counted as loading
+    from nemo.utils import logging as nemo_logging
+
+    nemo_logging.setLevel(logging.ERROR)
+    if start.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    return torch
+
+
+def _restore(path: Path, timestamps_model: bool) -> Any:
+    """Restore a checkpoint of any family by its config's target, on the CPU, in FP32. Raises ModelError."""
+    import torch
+    from nemo.collections.asr.models import ASRModel
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+    from omegaconf import open_dict
+
+    class Mapped(SaveRestoreConnector):  # type: ignore[misc]
+        """Maps the weights instead of reading them: peak memory is one copy of the model, not two."""
+
+        @staticmethod
+        def _load_state_dict_from_disk(weights: str, map_location: Any = "cpu") -> Any:
+            del map_location
+            try:
+                return torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
+            except RuntimeError:  # the format before torch 1.6 cannot be mapped
+                return torch.load(weights, map_location="cpu", weights_only=True)
+
+    try:
+        config = ASRModel.restore_from(str(path), return_config=True)
+        with open_dict(config):
+            config.restore_timestamps_model = timestamps_model
+            for section in ("train_ds", "validation_ds", "test_ds"):
+                if section in config and config[section] is not None and "manifest_filepath" in config[section]:
+                    config[section].manifest_filepath = None  # paths of the machine it was trained on
+        return ASRModel.restore_from(
+            str(path), override_config_path=config, map_location="cpu", save_restore_connector=Mapped()
+        )
+    except (AsrdError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno == 28:
+            raise DiskError(f"no room to unpack {path} in {os.environ.get('TMPDIR')}", "set TMPDIR") from error
+        raise ModelError(f"cannot read {path}: {error}") from error
+    except Exception as error:  # NeMo raises every kind for a checkpoint it cannot build
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"NeMo cannot restore {path}: {first}", "run with --debug for its traceback") from error
+
+
+def _check_scratch(path: Path) -> None:
+    """Refuse early where NeMo could not unpack the checkpoint. Raises DiskError."""
+    folder = os.environ.get("TMPDIR", "/tmp")
+    disk = os.statvfs(folder)
+    free, need = disk.f_bavail * disk.f_frsize, path.stat().st_size
+    if free < need:
+        raise DiskError(
+            f"unpacking {path.name} needs {need >> 20} MiB, {folder} has {free >> 20} MiB free",
+            "set TMPDIR to a folder on a larger disk",
+        )
+
+
+def _samples_per_frame(model: Any) -> int:
+    """Return how many samples one encoder frame stands for."""
+    stride = float(model.cfg.preprocessor.window_stride)
+    return round(stride * int(model.cfg.preprocessor.sample_rate)) * int(model.encoder.subsampling_factor)
+
+
+def _clip(word: wire.Word, start: int, stop: int) -> wire.Word:
+    """Return the word inside the samples that were really given: padding is nobody's speech."""
+    left = min(max(word.start, start), stop)
+    return wire.Word(word.text, left, min(max(word.stop, left), stop), word.confidence)
+
+
+def _known_clip(audio: Any) -> tuple[bytes, str]:
+    """Return the self-test's samples and words. Raises AudioError when the shipped data is not there."""
+    import msgspec
+
+    try:
+        with EVALUATION.open("rb") as lines:
+            entry = msgspec.json.decode(lines.readline())
+    except OSError as error:
+        raise AudioError(f"the shipped clips are missing: {error}", "install asrd again") from error
+    samples = audio.read(EVALUATION.parent / entry["audio_filepath"])
+    return samples.tobytes(), str(entry["text"])
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "CPU"
+
+
+def _versions(torch: Any) -> dict[str, str]:
+    import nemo
+
+    from . import __version__
+
+    found = {"asrd": __version__, "torch": torch.__version__, "nemo": nemo.__version__}
+    found["python"] = ".".join(map(str, sys.version_info[:3]))
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+        found["driver"] = next((card.driver for card in vram.gpus()), "unknown")
+    return found
+
+
+def _failure(error: BaseException, number: int | None) -> wire.Failed:
+    """Return the message for an exception: our own by its type, torch's by what it says."""
+    trace = "".join(traceback.format_exception(error))
+    for kind, name in KINDS:
+        if isinstance(error, kind):
+            return wire.Failed(name, error.message, error.hint, number, trace)
+    text = str(error).strip() or type(error).__name__
+    lower = text.lower()
+    if isinstance(error, MemoryError) or "out of memory" in lower or "can't allocate memory" in lower:
+        kind_name = "out-of-memory"
+    elif isinstance(error, NonFiniteError):
+        kind_name = "non-finite"
+    elif isinstance(error, SelfTestError):
+        kind_name = "self-test"
+    elif "cuda error" in lower or "cudnn" in lower or "cublas" in lower:
+        kind_name = "device-lost"
+    else:
+        kind_name = "internal"
+    return wire.Failed(kind_name, text.splitlines()[0], "", number, trace)
+
+
+def _reserve_stdout() -> BinaryIO:
+    """Return the real stdout for frames; descriptor 1 leads to stderr from here on, for C libraries too."""
+    frames = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return frames
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the daemon ends, however it ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _requests(stream: BinaryIO) -> Iterator[tuple[wire.Request, bytes]]:
+    while (frame := wire.read_request(stream)) is not None and not isinstance(frame[0], wire.Stop):
+        yield frame
+
+
+def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.Reply], None]) -> int:
+    """Answer frames until the daemon ends them; return the exit code."""
+    first = next(requests, None)
+    if first is None:
+        return 0
+    start, _ = first
+    if not isinstance(start, wire.Start) or start.protocol != wire.PROTOCOL:
+        say(wire.Failed("internal", f"a {type(start).__name__} of another protocol where Start was due"))
+        return 70
+    try:
+        recognizer = Recognizer(start, say)
+        say(recognizer.introduce())
+    except Exception as error:
+        say(_failure(error, None))
+        return 70
+    for message, payload in requests:
+        try:
+            if isinstance(message, wire.Recognize):
+                answer = recognizer.recognize(payload, message.start, message.phase)
+                say(_numbered(answer, message.id))
+            elif isinstance(message, wire.Measure):
+                say(wire.Reading(message.id, message.phase, recognizer.measure()))
+        except Exception as error:
+            failure = _failure(error, getattr(message, "id", None))
+            say(failure)
+            if failure.kind == "device-lost":  # a poisoned context never recovers; only a new process does
+                return 70
+    return 0
+
+
+def _numbered(answer: wire.Answer, number: int) -> wire.Answer:
+    import msgspec
+
+    return msgspec.structs.replace(answer, id=number)
+
+
+def main() -> int:
+    """Run a worker on stdin and stdout; return the exit code."""
+    frames = _reserve_stdout()
+    _die_with_parent()
+    try:
+        return _serve(_requests(sys.stdin.buffer), lambda message: wire.write(frames, message))
+    except wire.GarbageError as error:
+        print(f"asrd.recognizer: {error}", file=sys.stderr)  # noqa: T201
+        return 76
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    # Interpreter teardown under CUDA and threads can hang or crash; everything said is already flushed.
+    os._exit(code)

@@ -1,0 +1,121 @@
+"""Hypotheses come in, committed text comes out, each word once.
+
+A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest waits
+for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned in time,
+word by word and in order; equal text only breaks ties. Committed words never change. Knows nothing of sound. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from .wire import SAMPLE_RATE, Hypothesis, Word
+
+REACH = 0.8
+"""Seconds that two readings of one word may lie apart; beyond, leaving both unmatched is cheaper."""
+
+STRANGER = 0.35
+"""Seconds that a difference in text counts as when two words are compared."""
+
+
+class Transcript:
+    """What was said so far.
+
+    Args:
+        guard: seconds before the edge of an open hypothesis within which words are not yet believed.
+    """
+
+    def __init__(self, guard: float = 1.0) -> None:
+        self.guard = round(guard * SAMPLE_RATE)
+        self.words: list[Word] = []
+        """Committed words in order; their times never overlap."""
+        self.committed_until = 0
+        """Sample up to which the text is final; what a Window wants to know after an open buffer."""
+        self._pending: list[Word] = []
+
+    @property
+    def text(self) -> str:
+        """The committed words with single spaces."""
+        return " ".join(word.text for word in self.words)
+
+    def push(self, hypothesis: Hypothesis, sealed: bool) -> list[Word]:
+        """Take in what one buffer was heard as and return the words that this committed.
+
+        Hypotheses come in the order of their starts; one that starts before `committed_until` overlaps the last one.
+        """
+        fresh = self._fresh(hypothesis)
+        limit = hypothesis.stop if sealed else max(self.committed_until, hypothesis.stop - self.guard)
+        count = len(fresh) if sealed else next((i for i, w in enumerate(fresh) if w.stop > limit), len(fresh))
+        self._pending = fresh[count:]
+        new = self._commit(fresh[:count])
+        if self._pending:
+            limit = min(limit, max(self._pending[0].start, self._end))
+        self.committed_until = max(self.committed_until, self._end, limit)
+        return new
+
+    @property
+    def _end(self) -> int:
+        return self.words[-1].stop if self.words else 0
+
+    def _commit(self, words: Sequence[Word]) -> list[Word]:
+        """Append words, moving a start that lies before the end of the word before it."""
+        new = []
+        for word in words:
+            start = max(word.start, self._end)
+            new.append(msgspec.structs.replace(word, start=start, stop=max(word.stop, start + 1)))
+            self.words.append(new[-1])
+        return new
+
+    def _fresh(self, hypothesis: Hypothesis) -> list[Word]:
+        """Return the words of a hypothesis that are not committed yet."""
+        if hypothesis.start >= self.committed_until:
+            return list(hypothesis.words)
+        known = [word for word in self.words if word.stop > hypothesis.start]
+        pairs = align(hypothesis.words, known + self._pending)
+        repeated = 1 + max((heard for heard, earlier in pairs if earlier < len(known)), default=-1)
+        waited_for = {heard for heard, earlier in pairs if earlier >= len(known)}
+        return [
+            word
+            for index, word in enumerate(hypothesis.words)
+            if index >= repeated and (index in waited_for or _middle(word) > self.committed_until)
+        ]
+
+
+def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
+    """Return the pairs of indices of words that are one word heard twice, in order.
+
+    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER where texts differ; a
+    word may stay alone on either side. O(len(heard) * len(earlier)).
+    """
+    gains = [[_gain(a, b) for b in earlier] for a in heard]
+    best = [[0.0] * (len(earlier) + 1) for _ in range(len(heard) + 1)]
+    for i in range(len(heard) - 1, -1, -1):
+        for j in range(len(earlier) - 1, -1, -1):
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], gains[i][j] + best[i + 1][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < len(heard) and j < len(earlier):
+        if gains[i][j] > 0 and best[i][j] == gains[i][j] + best[i + 1][j + 1]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def _gain(one: Word, other: Word) -> float:
+    """Return how much it is worth to take two words for one; negative when they are not."""
+    apart = abs(_middle(one) - _middle(other)) / SAMPLE_RATE
+    return REACH - apart - (0 if _bare(one.text) == _bare(other.text) else STRANGER)
+
+
+def _middle(word: Word) -> int:
+    return (word.start + word.stop) // 2
+
+
+def _bare(text: str) -> str:
+    """Return a word without case and punctuation, which change with the context that a model hears."""
+    return "".join(c for c in text.casefold() if c.isalnum())

@@ -1,0 +1,367 @@
+"""How a comparison is judged: word edits, intervals, the noise floor, criteria, verdicts.
+
+Pure: takes what was measured and returns values; starts nothing, prints nothing, reads no clock. Used by `compare`
+only, never by the daemon, and imports numpy, jiwer and the normaliser where they are needed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from .findings import (
+    FEWEST,
+    MEMORY_RESOLUTION,
+    RESAMPLES,
+    Bound,
+    Change,
+    Criterion,
+    Draft,
+    Measured,
+    NoiseFloor,
+    Percentiles,
+    Row,
+    Verdict,
+)
+from .precision import Precision
+from .wire import Fallback, Memory, Ready
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HALF = 0.55
+"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32 norms."""
+
+CHANGES_KEPT = 20
+"""Changed utterances that a row shows word for word."""
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+class Edits(msgspec.Struct, frozen=True):
+    """Word edits and reference words, per utterance."""
+
+    errors: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @property
+    def rate(self) -> float | None:
+        """Edits per 100 reference words over all utterances; None where there are no words."""
+        return 100 * sum(self.errors) / sum(self.words) if sum(self.words) else None
+
+
+@functools.cache
+def normaliser(language: str) -> Callable[[str], str]:
+    """Return the Whisper normaliser for a language: English has its own (numbers, contractions, spelling)."""
+    if language.lower().startswith("en"):
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        english: Callable[[str], str] = EnglishTextNormalizer()
+        return english
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    basic: Callable[[str], str] = BasicTextNormalizer()
+    return basic
+
+
+def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
+    """Return word edits per utterance (jiwer's alignment); both sides are split at white space as they are."""
+    import jiwer
+
+    output = jiwer.process_words(list(references), list(hypotheses))
+    errors = [
+        sum(max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx) for c in chunks if c.type != "equal")
+        for chunks in output.alignments
+    ]
+    return Edits(tuple(errors), tuple(len(reference.split()) for reference in references))
+
+
+def interval(candidate: Edits, baseline: Edits, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float] | None:
+    """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
+
+    Utterances are drawn with replacement and keep their pair, so that what is hard for both cancels. None with fewer
+    than FEWEST utterances, unless both have the same edits in every one. The same input gives the same interval.
+    """
+    import numpy as np
+
+    difference = np.asarray(candidate.errors, float) - np.asarray(baseline.errors, float)
+    words = np.asarray(baseline.words, float)
+    count = len(difference)
+    if not words.sum() or (count < FEWEST and difference.any()):
+        return None
+    generator = np.random.default_rng(seed)
+    step = max(1, 4_000_000 // count)
+    deltas: list[np.ndarray] = []
+    for first in range(0, resamples, step):
+        drawn = generator.integers(0, count, (min(step, resamples - first), count))
+        totals = words[drawn].sum(axis=1)
+        deltas.append(100 * difference[drawn].sum(axis=1) / np.where(totals > 0, totals, 1))
+    low, high = np.percentile(np.concatenate(deltas), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float) -> Verdict:
+    """Return what the words say about a strategy.
+
+    Args:
+        ci: interval of the WER delta in points; None where there is none.
+        changed: word edits against FP32's hypotheses; None where they were not all heard.
+        floor: what FP32 differs from itself in WER, points; None counts as 0.
+        limit: points of WER that are taken for the same.
+    """
+    if changed == 0:
+        return "same"
+    if ci is None or changed is None:
+        return "undecided"
+    low, high = ci
+    if low > (floor or 0.0):
+        return "worse"
+    if high < -(floor or 0.0):
+        return "better"
+    return "same" if -limit <= low and high <= limit else "undecided"
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def percentiles(seconds: Sequence[float]) -> Percentiles | None:
+    """Return median and 95th percentile in milliseconds; None without a measurement."""
+    if not seconds:
+        return None
+    import numpy as np
+
+    p50, p95 = np.percentile(np.asarray(seconds) * 1000, (50, 95))
+    return Percentiles(float(p50), float(p95))
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """Return the largest of `values` over the smallest, minus one; None with fewer than two."""
+    known = [value for value in values if value]
+    return max(known) / min(known) - 1 if len(known) > 1 else None
+
+
+def median_uncertainty(seconds: Sequence[float], seed: int = 0) -> float:
+    """Return half the width of the 95 % bootstrap interval of the median, relative to it."""
+    import numpy as np
+
+    values = np.asarray(seconds, float)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[drawn], axis=1), (2.5, 97.5))
+    return float((high - low) / 2 / np.median(values))
+
+
+def load_peak_ratio(ready: Ready) -> float | None:
+    """Return the load peak over the weights; see DEFINITIONS for the two devices."""
+    if not ready.weights_bytes:
+        return None
+    peak = ready.load_peak
+    if ready.device != "cpu":
+        on_card = peak.process if peak.allocated is None else peak.allocated
+        return None if on_card is None else on_card / ready.weights_bytes
+    before = ready.ledger["import"].process if "import" in ready.ledger else None
+    return None if peak.process is None or before is None else (peak.process - before) / ready.weights_bytes
+
+
+def ratio(value: float | None, base: float | None) -> float | None:
+    """Return value / base, or None where one of them is missing."""
+    return value / base if value is not None and base else None
+
+
+def memory_of(ledger: Mapping[str, Memory], phase: str = "steady") -> int | None:
+    """Return the bytes that belong to the worker in a phase: process, or torch's own where the driver hides it."""
+    memory = ledger.get(phase)
+    return None if memory is None else memory.process if memory.process is not None else memory.allocated
+
+
+def describe(precision: Precision) -> str:
+    """Return in words what a precision asks for: storage, arithmetic, exceptions."""
+    said = [f"{precision.weights} weights"]
+    if precision.quantize:
+        said = [f"{precision.quantize} weight-only linear layers, other weights {precision.weights}"]
+    said += [f"{component} {dtype}" for component, dtype in precision.parts.items()]
+    if precision.autocast:
+        said.append(f"{precision.autocast} autocast" + (f" by Lightning {precision.trainer}" * bool(precision.trainer)))
+    said += [f"{phase} under {dtype} autocast" for phase, dtype in precision.phases.items()]
+    if precision.tf32:
+        said.append("TF32 matrix products")
+    if precision.weights != "float32":
+        said.append("float32 features" if precision.features == "float32" else f"{precision.weights} features")
+    return ", ".join(said)
+
+
+# -- judgement --------------------------------------------------------------------------------------------------------
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """One measurement's words, normalised, against the references and against FP32."""
+
+    texts: list[str]
+    score: Edits
+    against_baseline: Edits
+
+
+def hear(measured: Measured, references: Sequence[str], baseline: Sequence[str], language: str) -> Heard | None:
+    """Return the words of a measurement; None where the worker was lost before the last clip."""
+    if len(measured.texts) < len(references):
+        return None
+    clean = normaliser(language)
+    texts = [clean(text or "") for text in measured.texts]
+    return Heard(texts, edits(references, texts), edits(baseline, texts))
+
+
+def judge(
+    measured: Sequence[Measured],
+    references: Sequence[str],
+    seconds: float,
+    limit: float,
+    language: str = "en",
+    again: Sequence[float] = (),
+) -> tuple[NoiseFloor, list[Bound], list[Row]]:
+    """Return noise floor, bounds and rows for what was measured.
+
+    Args:
+        measured: one per worker; the first is the FP32 baseline and complete.
+        references: what was said, one per clip, as the manifest has it.
+        seconds: audio of all clips.
+        limit: absolute points of WER that a strategy may cost.
+        language: of the text, for the normaliser.
+        again: latencies in seconds of FP32 after everything else.
+    """
+    if not measured:
+        return NoiseFloor(), [], []
+    clean = normaliser(language)
+    truth = [clean(reference) for reference in references]
+    baseline = [clean(text or "") for text in measured[0].texts]
+    heard = [hear(one, truth, baseline, language) for one in measured]
+    floor = noise_floor(measured, heard, again)
+    bounds = _bounds(floor, limit)
+    context = _Context(measured[0], heard[0], truth, seconds, floor, bounds, language)
+    return floor, bounds, [_row(one, words, context) for one, words in zip(measured, heard, strict=True)]
+
+
+def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], again: Sequence[float]) -> NoiseFloor:
+    """Return what the FP32 runs among `measured` differ in, and the FP32 latencies taken `again` at the end."""
+    pairs = [(one, words) for one, words in zip(measured, heard, strict=True) if one.role != "asked"]
+    rates = [words.score.rate for _, words in pairs if words is not None and words.score.rate is not None]
+    changed = [words.against_baseline.rate for one, words in pairs if words is not None and one.role == "again"]
+    medians = [p.p50 for p in [percentiles(one.latency) for one, _ in pairs] + [percentiles(again)] if p is not None]
+    between, memory = spread(medians), spread([memory_of(one.ledger) for one, _ in pairs])
+    return NoiseFloor(
+        wer=max(rates) - min(rates) if len(rates) > 1 else None,
+        changed_per_100=changed[0] if changed else None,
+        latency=None if between is None else max(between, median_uncertainty(measured[0].latency)),
+        memory=None if memory is None else max(memory, MEMORY_RESOLUTION),
+        fp32_p50_ms=medians,
+    )
+
+
+def _bounds(floor: NoiseFloor, limit: float) -> list[Bound]:
+    return [
+        Bound("errors", 0, "utterances without an answer"),
+        Bound("wer_delta", max(limit, floor.wer or 0.0), "upper end of the interval of the WER delta, points"),
+        Bound("memory", 1 + (floor.memory or MEMORY_RESOLUTION), "steady process memory over FP32's, noise floor included"),
+        Bound("latency", 1 + (floor.latency or 0.0), "median latency over FP32's, noise floor included"),
+        Bound("weights", HALF, "weights over FP32's, where 16-bit or 8-bit storage was asked for", required=False),
+    ]
+
+
+class _Context(msgspec.Struct, frozen=True):
+    baseline: Measured
+    heard: Heard | None
+    references: list[str]
+    seconds: float
+    floor: NoiseFloor
+    bounds: list[Bound]
+    language: str
+
+    def limit(self, name: str) -> float:
+        return next(bound.limit for bound in self.bounds if bound.name == name)
+
+
+def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
+    ready, base = measured.ready, context.heard
+    ci = interval(heard.score, base.score) if heard and base else None
+    delta = None
+    if heard and base and heard.score.rate is not None and base.score.rate is not None:
+        delta = heard.score.rate - base.score.rate
+    answered = sum(text is not None for text in measured.texts)
+    errors = max(len(context.references) - answered, int(bool(measured.failure)))
+    criteria = _criteria(measured, ci, errors, context)
+    changed = sum(heard.against_baseline.errors) if heard else None
+    return Row(
+        strategy=measured.precision.name,
+        role=measured.role,
+        requested=describe(measured.precision),
+        effective=ready.effective if ready else {},
+        fallback_reason=_reasons(ready.fallbacks) if ready else "",
+        weights_bytes=ready.weights_bytes if ready else None,
+        ledger={**ready.ledger, **measured.ledger} if ready else {},
+        load_peak=ready.load_peak if ready else None,
+        load_peak_over_weights=load_peak_ratio(ready) if ready else None,
+        load_seconds=ready.load_seconds if ready else None,
+        latency_ms=percentiles(measured.latency),
+        round_trip_ms=percentiles(measured.round_trip),
+        rtfx=context.seconds / measured.compute if heard and measured.compute else None,
+        wer=heard.score.rate if heard else None,
+        wer_delta=delta,
+        wer_delta_ci=ci,
+        changed_per_100=heard.against_baseline.rate if heard else None,
+        utterances=answered,
+        words=sum(len(reference.split()) for reference in context.references),
+        errors=errors,
+        failure=measured.failure,
+        verdict=verdict(ci, changed, context.floor.wer, context.limit("wer_delta")),
+        passed=all(criterion.passed for criterion in criteria if criterion.required),
+        criteria=criteria,
+        changes=_changes(heard, context)[:CHANGES_KEPT],
+        changed_utterances=len(_changes(heard, context)),
+        self_test=ready.self_test if ready else None,
+        draft=_draft(measured, context),
+    )
+
+
+def _reasons(fallbacks: Sequence[Fallback]) -> str:
+    return "; ".join(f"{f.component}: {f.wanted} asked, {f.got} runs: {f.reason}" for f in fallbacks)
+
+
+def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, context: _Context) -> list[Criterion]:
+    base = context.baseline
+    now, before = percentiles(measured.latency), percentiles(base.latency)
+    values: dict[str, float | None] = {
+        "errors": errors,
+        "wer_delta": ci[1] if ci else None,
+        "memory": ratio(memory_of(measured.ledger), memory_of(base.ledger)),
+        "latency": ratio(now.p50 if now else None, before.p50 if before else None),
+    }
+    precision = measured.precision
+    if precision.weights != "float32" or precision.quantize:
+        sizes = [one.ready.weights_bytes if one.ready else None for one in (measured, base)]
+        values["weights"] = ratio(sizes[0], sizes[1])
+    return [
+        Criterion(bound.name, bound.limit, value, value is not None and value <= bound.limit, bound.required)
+        for bound in context.bounds
+        if bound.name in values
+        for value in (values[bound.name],)
+    ]
+
+
+def _changes(heard: Heard | None, context: _Context) -> list[Change]:
+    if heard is None or context.heard is None:
+        return []
+    triples = zip(context.references, context.heard.texts, heard.texts, strict=True)
+    return [Change(i, said, before, now) for i, (said, before, now) in enumerate(triples) if before != now]
+
+
+def _draft(measured: Measured, context: _Context) -> Draft | None:
+    if not measured.draft_latency and not measured.drafts:
+        return None
+    heard = None
+    if context.heard is not None:
+        as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
+        heard = hear(as_texts, context.references, context.heard.texts, context.language)
+    latency = percentiles(measured.draft_latency)
+    return Draft(latency, heard.score.rate if heard else None, heard.against_baseline.rate if heard else None)

@@ -1,0 +1,181 @@
+"""The ten seconds: speech on the sample clock -> buffers that a model can hear.
+
+A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window goes out as an open
+buffer; the transcript keeps the words that end well before its edge and says where it stopped (`commit`), and the next
+buffer starts a little before that. Silence is never decoded. Knows nothing of words or models. Daemon side.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .audio import AudioBlock, Samples
+from .vad import Event, VadSettings
+from .wire import SAMPLE_RATE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffer:
+    """Sound for one request to the model."""
+
+    start: int
+    """Sample index of the first sample."""
+    samples: Samples
+    """At most the window's size; may begin with sound that an earlier buffer held already (left context)."""
+    sealed: bool
+    """True: it ends in a pause and every word in it is final. False: it ends within speech, `commit` must follow."""
+
+    @property
+    def stop(self) -> int:
+        """One past the last sample."""
+        return self.start + len(self.samples)
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Speech that is still to be decoded."""
+
+    floor: int
+    """No buffer starts before it: the opening, or the last seal."""
+    fresh: int
+    """First sample whose words are not committed."""
+    speech_stop: int = 0
+    """One past its last sample of speech, once it has closed."""
+    stop: int | None = None
+    """One past its last sample, once it has closed."""
+
+
+class Window:
+    """Collects blocks and hands out buffers of at most `seconds`.
+
+    `push` what was heard, then `take` buffers until there is none. After an open buffer `take` gives nothing until
+    `commit` has told how far the words reach; meanwhile blocks may go on coming.
+
+    Args:
+        seconds: the longest buffer.
+        left: seconds of context before the first uncommitted word.
+        search: a cut is sought within so many last seconds of a full window.
+        rest: the shortest pause that a full window may be sealed at, in seconds.
+        lookback: samples kept in silence, as an opening lies in the past (`VadSettings.lookback`).
+    """
+
+    def __init__(
+        self,
+        seconds: float = 10.0,
+        left: float = 3.0,
+        search: float = 3.0,
+        rest: float = 0.2,
+        lookback: int = VadSettings().lookback,
+    ) -> None:
+        self.size = round(seconds * SAMPLE_RATE)
+        self.left = min(round(left * SAMPLE_RATE), self.size // 2)
+        self.search = min(round(search * SAMPLE_RATE), self.size // 2)
+        self.rest = round(rest * SAMPLE_RATE)
+        self.lookback = lookback
+        self._blocks: deque[AudioBlock] = deque()
+        self._segments: deque[_Segment] = deque()
+        self._pauses: deque[tuple[int, int]] = deque()
+        self._paused_at: int | None = None
+        self._in_flight: Buffer | None = None
+        self._heard = 0
+
+    def push(self, block: AudioBlock, events: Iterable[Event] = ()) -> None:
+        """Take in the next block and what the detector said about the sound so far."""
+        self._blocks.append(block)
+        self.note(events)
+
+    def note(self, events: Iterable[Event]) -> None:
+        """Take in events alone, as `Vad.finish` gives them. Raises ValueError for speech that is no longer held."""
+        for event in events:
+            self._heard = event.heard
+            if event.kind == "open":
+                if not self._blocks or event.at < self._blocks[0].start:
+                    raise ValueError(f"speech opened at {event.at}, before the sound that is held; raise lookback")
+                self._segments.append(_Segment(event.at, event.at))
+            elif event.kind == "pause":
+                self._paused_at = event.at
+            elif event.kind == "resume":
+                if self._paused_at is not None:
+                    self._pauses.append((self._paused_at, event.at))
+                self._paused_at = None
+            else:
+                segment = self._segments[-1]
+                segment.stop = event.at
+                segment.speech_stop = event.at if self._paused_at is None else self._paused_at
+                self._paused_at = None
+        self._forget()
+
+    def take(self) -> Buffer | None:
+        """Return the next buffer, or None until more is heard or the open buffer is committed."""
+        while self._in_flight is None and self._segments:
+            segment = self._segments[0]
+            begin = max(segment.floor, segment.fresh - self.left)
+            if segment.stop is not None:
+                # Half the context rather than one more open buffer.
+                begin = max(begin, min(segment.speech_stop - self.size, segment.fresh - self.left // 2))
+                if segment.speech_stop - begin <= self.size:
+                    self._segments.popleft()
+                    if segment.speech_stop <= segment.fresh:
+                        continue
+                    return self._cut(begin, min(segment.stop, begin + self.size), sealed=True)
+            if self._blocks[-1].stop - begin < self.size:
+                return None
+            return self._full(segment, begin)
+        return None
+
+    def commit(self, until: int) -> None:
+        """Tell that every word before sample `until` is final; the next buffer starts `left` before it."""
+        if self._in_flight is None:
+            return
+        buffer, self._in_flight = self._in_flight, None
+        # A window of which nothing could be committed still has to move on, by a quarter at least.
+        least = buffer.start + self.left + self.size // 4
+        self._segments[0].fresh = min(max(until, least), buffer.stop)
+        self._forget()
+
+    def _full(self, segment: _Segment, begin: int) -> Buffer:
+        """Return the buffer for a window that is full: sealed at its last pause if there is one, else open."""
+        edge = begin + self.size
+        resting = [] if self._paused_at is None or len(self._segments) > 1 else [(self._paused_at, self._heard)]
+        for start, stop in (*resting, *reversed(self._pauses)):
+            middle = (start + stop) // 2
+            if max(edge - self.search, segment.fresh) < middle <= edge and stop - start >= self.rest:
+                segment.floor = segment.fresh = middle
+                return self._cut(begin, middle, sealed=True)
+        held = self._cut(begin, edge, sealed=False)
+        self._in_flight = Buffer(begin, held.samples[: self._quietest(held.samples)], sealed=False)
+        return self._in_flight
+
+    def _quietest(self, samples: Samples) -> int:
+        """Return where the 40 ms with the least energy lie within the last tenth of a full window."""
+        step = SAMPLE_RATE // 50
+        tail = samples[-(self.size // 10) // step * step :]
+        energy = np.square(tail).reshape(-1, step).mean(axis=1)
+        return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
+
+    def _cut(self, start: int, stop: int, sealed: bool) -> Buffer:
+        """Return the sound from `start` to `stop` as one contiguous array."""
+        parts = [
+            block.samples[max(0, start - block.start) : stop - block.start]
+            for block in self._blocks
+            if block.stop > start and block.start < stop
+        ]
+        buffer = Buffer(start, np.concatenate(parts), sealed)
+        self._forget()
+        return buffer
+
+    def _forget(self) -> None:
+        """Drop sound and pauses that no later buffer can need."""
+        if self._segments:
+            segment = self._segments[0]
+            keep = max(segment.floor, segment.fresh - self.left)
+        else:
+            keep = self._heard - self.lookback
+        while self._blocks and self._blocks[0].stop <= keep:
+            self._blocks.popleft()
+        while self._pauses and self._pauses[0][1] <= keep:
+            self._pauses.popleft()

@@ -1,0 +1,268 @@
+"""What crosses between the daemon and its worker: frames, and each message as a type.
+
+A frame is one JSON line and, for messages that carry sound, that many raw bytes after it. Knows the shapes of things,
+not what they mean. Runs on both sides; imports neither torch nor numpy.
+
+Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indices on the one clock of the program.
+"""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import msgspec
+
+from .precision import Precision
+
+PROTOCOL = 1
+"""Both sides say it in their first message; a worker of another version is refused."""
+
+SAMPLE_RATE = 16_000
+"""Hertz. The clock of the whole program."""
+
+MAX_LINE = 1 << 20
+"""Bytes of one JSON line; longer is garbage, not a message."""
+
+MAX_PAYLOAD = 64 << 20
+"""Bytes of sound in one frame (about 17 minutes)."""
+
+
+class Word(msgspec.Struct, frozen=True):
+    """One word and where it was spoken."""
+
+    text: str
+    start: int
+    """First sample."""
+    stop: int
+    """One past the last sample."""
+    confidence: float | None = None
+    """Probability in 0..1, the lowest of the word's tokens; None where the decoder gives none."""
+
+
+class Hypothesis(msgspec.Struct, frozen=True):
+    """What one buffer was heard as."""
+
+    text: str
+    words: list[Word]
+    start: int
+    """First sample of the buffer."""
+    stop: int
+    """One past the buffer's last sample."""
+    precision: str = ""
+    """Name of the rung that answered."""
+    truncated: bool = False
+    """True when the decoder ran on or looped and was cut by the guard."""
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """One reading of the ledger, in bytes. None: this instrument cannot tell here. Never subtract across fields."""
+
+    weights: int | None = None
+    """Exact bytes of parameters and buffers of the model."""
+    allocated: int | None = None
+    """torch.cuda.memory_allocated; None without CUDA."""
+    reserved: int | None = None
+    """torch.cuda.memory_reserved; None without CUDA."""
+    process: int | None = None
+    """Of the worker alone: NVML for its pid; on the CPU its resident set."""
+    device: int | None = None
+    """Of the whole device: NVML used memory; None without a GPU."""
+    source: str = "rss"
+    """Where `process` comes from: nvml, meminfo (a delta of free memory, other processes disturb it) or rss."""
+
+
+class Fallback(msgspec.Struct, frozen=True):
+    """A component that does not run as asked, and why."""
+
+    component: str
+    wanted: str
+    got: str
+    reason: str
+
+
+class SelfTest(msgspec.Struct, frozen=True):
+    """The known clip, as this worker heard it."""
+
+    expected: str
+    text: str
+    seconds: float
+    """Compute time of the clip, after warm-up."""
+    passed: bool
+    """Finite encoder output and text on clear speech; on the shipped demo models, the expected words."""
+
+
+# -- from the daemon to the worker ------------------------------------------------------------------------------------
+
+
+class Start(msgspec.Struct, tag="start", frozen=True):
+    """First message: everything a worker is for life."""
+
+    model: str
+    """A path to a .nemo file, a shipped name (demo, demo-ctc) or a hub name (owner/name)."""
+    precision: Precision
+    device: str = "cpu"
+    """cpu, or cuda:N."""
+    source_lang: str = "en"
+    target_lang: str = "en"
+    pnc: bool = True
+    """Ask Canary for punctuation and capitals."""
+    timestamps_model: bool = False
+    """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
+    threads: int = 0
+    """CPU threads for torch; 0 leaves torch's choice."""
+    vram_fraction: float = 0.0
+    """Upper bound for torch's allocator as a part of the card; 0 is none."""
+    self_test: bool = True
+    protocol: int = PROTOCOL
+
+
+class Recognize(msgspec.Struct, tag="recognize", frozen=True):
+    """Asks for one buffer; its samples follow as payload."""
+
+    id: int
+    start: int = 0
+    """Sample index of the first sample of the buffer."""
+    phase: str = "final"
+    """warmup, draft or final; a phased precision treats them differently."""
+    payload: int = 0
+    """Bytes that follow the line."""
+
+
+class Measure(msgspec.Struct, tag="measure", frozen=True):
+    """Asks for a reading of the ledger, to be kept under `phase`."""
+
+    id: int
+    phase: str
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    """Asks the worker to end."""
+
+
+# -- from the worker to the daemon ------------------------------------------------------------------------------------
+
+
+class Progress(msgspec.Struct, tag="progress", frozen=True):
+    """Loading goes on; resets the engine's load deadline."""
+
+    stage: str
+    """import, download, restore, cast, move, warm-up or self-test."""
+    detail: str = ""
+    fraction: float | None = None
+    """0..1 where it is known."""
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The worker has proved itself. What is effective was read back from the model, not copied from the request."""
+
+    requested: str
+    effective: dict[str, str]
+    """Component -> dtype of its weights, "X as Y" where the arithmetic was seen to run in another dtype Y."""
+    fallbacks: list[Fallback]
+    device: str
+    device_name: str
+    family: str
+    """ctc, rnnt, tdt, hybrid or aed."""
+    target: str
+    """Class of the checkpoint, as its config names it."""
+    parameters: int
+    weights_bytes: int
+    ledger: dict[str, Memory]
+    """By phase: import, load, cast, ready."""
+    load_peak: Memory
+    """Highest figures seen while loading."""
+    self_test: SelfTest | None
+    load_seconds: float
+    versions: dict[str, str]
+    pid: int
+    protocol: int = PROTOCOL
+
+
+class Answer(msgspec.Struct, tag="answer", frozen=True):
+    """The hypothesis for one buffer, and what it cost."""
+
+    id: int
+    hypothesis: Hypothesis
+    seconds: float
+    """Wall time inside the worker from samples to words."""
+    encoder_seconds: float
+    cpu_seconds: float
+    headroom: float | None = None
+    """Largest |encoder output| over 65504, the largest float16."""
+
+
+class Reading(msgspec.Struct, tag="reading", frozen=True):
+    """Answers Measure."""
+
+    id: int
+    phase: str
+    memory: Memory
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The worker could not do it. `id` is None while loading."""
+
+    kind: str
+    """out-of-memory, non-finite, device-lost, unsupported, self-test, model, audio, network, disk or internal."""
+    detail: str
+    """One sentence."""
+    hint: str = ""
+    id: int | None = None
+    trace: str = ""
+    """The traceback, for --debug."""
+
+
+Request = Start | Recognize | Measure | Stop
+Reply = Progress | Ready | Answer | Reading | Failed
+
+_encode = msgspec.json.Encoder().encode
+_request = msgspec.json.Decoder(Request)
+_reply = msgspec.json.Decoder(Reply)
+
+
+class GarbageError(Exception):
+    """Bytes on the pipe that are no message of this protocol."""
+
+
+def pack(message: Request | Reply, payload: bytes | memoryview = b"") -> list[bytes | memoryview]:
+    """Return the pieces of one frame; a payload goes with a Recognize whose `payload` field is its length."""
+    return [_encode(message) + b"\n", payload] if payload else [_encode(message) + b"\n"]
+
+
+def unpack_request(line: bytes) -> Request:
+    """Decode one line that came from the daemon. Raises GarbageError."""
+    try:
+        return _request.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise GarbageError(f"not a request: {line[:80]!r} ({error})") from error
+
+
+def unpack_reply(line: bytes) -> Reply:
+    """Decode one line that came from the worker. Raises GarbageError."""
+    try:
+        return _reply.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise GarbageError(f"not a reply: {line[:80]!r} ({error})") from error
+
+
+def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
+    """Read one frame of the daemon from a blocking stream; None at its end. Raises GarbageError."""
+    line = stream.readline(MAX_LINE)
+    if not line:
+        return None
+    if not line.endswith(b"\n"):
+        raise GarbageError(f"a line of {len(line)} bytes without an end")
+    message = unpack_request(line)
+    size = message.payload if isinstance(message, Recognize) else 0
+    if not 0 <= size <= MAX_PAYLOAD or size % 4:
+        raise GarbageError(f"a payload of {size} bytes is not float32 sound")
+    payload = stream.read(size) if size else b""
+    if len(payload) != size:
+        return None
+    return message, payload
+
+
+def write(stream: BinaryIO, message: Request | Reply, payload: bytes | memoryview = b"") -> None:
+    """Write one frame to a blocking stream and flush it."""
+    stream.writelines(pack(message, payload))
+    stream.flush()

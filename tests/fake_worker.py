@@ -1,0 +1,127 @@
+"""A worker that is a real program and speaks the real frames, but holds no model and can do each wrong on demand.
+
+`Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
+then done once, by whichever worker creates FILE first; after that the worker behaves.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+from asrd import wire
+
+
+def script(start: wire.Start) -> str:
+    """Return the act for this worker's strategy."""
+    acts = dict(part.partition("=")[::2] for part in start.model.split())
+    act, _, once = acts.get(start.precision.name, acts.get("*", "ok")).partition("@")
+    if once:
+        try:
+            os.close(os.open(once, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return "ok"
+    return act
+
+
+def ready(start: wire.Start) -> wire.Ready:
+    """Return an introduction that keeps the contract."""
+    return wire.Ready(
+        requested=start.precision.name,
+        effective={"encoder": start.precision.weights},
+        fallbacks=[],
+        device=start.device,
+        device_name="fake",
+        family="ctc",
+        target="fake",
+        parameters=1,
+        weights_bytes=4,
+        ledger={"ready": wire.Memory(4, process=1000)},
+        load_peak=wire.Memory(4, process=1000),
+        self_test=None,
+        load_seconds=0.0,
+        versions={},
+        pid=os.getpid(),
+    )
+
+
+def hear(message: wire.Recognize, payload: bytes, name: str) -> wire.Answer:
+    """Return a hypothesis that proves which samples arrived, at which position."""
+    samples = array.array("f", payload)
+    text = f"{len(samples)} samples sum {sum(samples):.0f}"
+    stop = message.start + len(samples)
+    words = [wire.Word(word, message.start, stop) for word in text.split()]
+    return wire.Answer(message.id, wire.Hypothesis(text, words, message.start, stop, name), 0.01, 0.005, 0.01, 0.1)
+
+
+def die(code: int) -> None:
+    os._exit(code)
+
+
+ON_LOAD: dict[str, Callable[[], object]] = {
+    "refuse": lambda: say(wire.Failed("unsupported", "cannot do that here")),
+    "model": lambda: say(wire.Failed("model", "no such checkpoint", "look elsewhere")),
+    "network": lambda: say(wire.Failed("network", "the hub cannot be reached")),
+    "die-loading": lambda: die(3),
+    "stall-loading": lambda: time.sleep(3600),
+    "old": lambda: sys.stdout.buffer.write(b'{"type":"ready","protocol":0}\n'),
+}
+
+ON_BUFFER: dict[str, Callable[[int], object]] = {
+    "nan": lambda n: say(wire.Failed("non-finite", "the encoder put out nan", id=n)),
+    "oom": lambda n: say(wire.Failed("out-of-memory", "CUDA out of memory", id=n)),
+    "die": lambda n: die(9),
+    "abort": lambda n: os.abort(),
+    "kill": lambda n: os.kill(os.getpid(), signal.SIGKILL),
+    "freeze": lambda n: os.kill(os.getpid(), signal.SIGSTOP),
+    "stall": lambda n: time.sleep(3600),
+    "garbage": lambda n: raw(b"Traceback (most recent call last):\n"),
+    "binary": lambda n: raw(b"\xff\xfe\x00{}\n"),
+    "endless": lambda n: raw(b"x" * (wire.MAX_LINE + 10)),
+    "half": lambda n: (raw(b'{"type":"answer","id":'), die(0)),
+    "close": lambda n: (sys.stdout.buffer.close(), os.close(1), time.sleep(3600)),
+    "wrong-id": lambda n: say(wire.Reading(n + 7, "steady", wire.Memory())),
+    "wrong-type": lambda n: say(wire.Reading(n, "steady", wire.Memory())),
+}
+
+
+def raw(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def say(message: wire.Reply) -> None:
+    wire.write(sys.stdout.buffer, message)
+
+
+def main() -> int:
+    frame = wire.read_request(sys.stdin.buffer)
+    assert frame is not None
+    start = frame[0]
+    assert isinstance(start, wire.Start)
+    act = script(start)
+    print("a line of noise on stderr", file=sys.stderr, flush=True)
+    say(wire.Progress("import"))
+    if act in ON_LOAD:
+        ON_LOAD[act]()
+        return 70
+    say(ready(start))
+    while (frame := wire.read_request(sys.stdin.buffer)) is not None:
+        message, payload = frame
+        if isinstance(message, wire.Stop):
+            return 0
+        if isinstance(message, wire.Measure):
+            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1000)))
+        elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
+            ON_BUFFER[act](message.id)
+        elif isinstance(message, wire.Recognize):
+            say(hear(message, payload, start.precision.name))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,231 @@
+"""The engine against a worker that does each wrong: the caller must get its words, or one clear error."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from asrd import wire
+from asrd.engine import Deadlines, Engine
+from asrd.errors import EngineError, ModelError, NetworkError
+from asrd.precision import TABLE, Plan, Rung
+
+FAKE = (sys.executable, "-m", "tests.fake_worker")
+SOUND = array.array("f", [1.0] * 16_000)
+HEARD = "16000 samples sum 16000"
+SHORT = Deadlines(load=5.0, answer=1.0, per_second=0.0, stop=5.0)
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def engine(script: str, rungs: str = "half bfloat16 fp32", deadlines: Deadlines = SHORT) -> Engine:
+    plan = Plan("half", tuple(Rung(TABLE[name], "cpu") for name in rungs.split()), "test")
+    return Engine(plan, wire.Start(script, TABLE["fp32"]), deadlines=deadlines, command=FAKE)
+
+
+@contextlib.asynccontextmanager
+async def running(script: str, rungs: str = "half bfloat16 fp32") -> AsyncIterator[Engine]:
+    async with engine(script, rungs) as held:
+        yield held
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_good_worker_answers_with_the_samples_and_positions_it_was_given() -> None:
+    async def go() -> None:
+        async with running("*=ok") as held:
+            first = await held.transcribe(SOUND, start=320)
+            second = await held.transcribe(SOUND[:8000], start=16_320)
+            assert (first.hypothesis.text, first.hypothesis.start) == (HEARD, 320)
+            assert (second.hypothesis.text, second.hypothesis.stop) == ("8000 samples sum 8000", 24_320)
+            assert held.rung.precision.name == "half"
+            assert held.rejected == []
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("act", "kind"),
+    [
+        ("nan", "non-finite"),
+        ("oom", "out-of-memory"),
+        ("die", "died"),
+        ("abort", "died"),
+        ("half", "died"),
+        ("kill", "killed"),
+        ("freeze", "stalled"),
+        ("stall", "stalled"),
+        ("garbage", "garbage"),
+        ("binary", "garbage"),
+        ("endless", "garbage"),
+        ("close", "garbage"),
+        ("wrong-id", "garbage"),
+        ("wrong-type", "garbage"),
+        ("refuse", "unsupported"),
+        ("die-loading", "died"),
+        ("stall-loading", "stalled"),
+        ("old", "garbage"),
+    ],
+)
+def test_each_wrong_costs_the_rung_and_not_the_buffer(act: str, kind: str) -> None:
+    async def go() -> None:
+        deadlines = Deadlines(load=2.0, answer=1.0, per_second=0.0, stop=1.0)
+        async with engine(f"half={act} *=ok", deadlines=deadlines) as held:
+            answer = await held.transcribe(SOUND)
+            assert answer.hypothesis.text == HEARD
+            assert answer.hypothesis.precision == "bfloat16"
+            assert [(r.rung, r.kind) for r in held.rejected] == [("half on cpu", kind)]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("act", ["kill", "freeze"])
+def test_a_blow_from_outside_costs_one_restart_and_not_the_rung(act: str, at_root: Path) -> None:
+    async def go() -> None:
+        async with running(f"*={act}@{at_root}/once") as held:
+            answer = await held.transcribe(SOUND)
+            assert (answer.hypothesis.text, answer.hypothesis.precision) == (HEARD, "half")
+            assert held.rejected == []
+
+    asyncio.run(go())
+
+
+def test_a_worker_killed_between_two_buffers_is_replaced_on_the_same_rung() -> None:
+    async def go() -> None:
+        async with running("*=ok") as held:
+            first = await held.start()
+            os.kill(first.pid, signal.SIGKILL)
+            answer = await held.transcribe(SOUND)
+            assert answer.hypothesis.precision == "half"
+            assert held.ready is not None
+            assert held.ready.pid != first.pid
+
+    asyncio.run(go())
+
+
+def test_when_no_rung_is_left_the_error_names_each_and_why() -> None:
+    async def go() -> None:
+        async with running("half=nan bfloat16=oom fp32=die") as held:
+            with pytest.raises(EngineError) as caught:
+                await held.transcribe(SOUND)
+            for part in ("half on cpu", "put out nan", "CUDA out of memory", "exit code 9"):
+                assert part in caught.value.message
+            with pytest.raises(EngineError):
+                await held.start()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("act", "error"), [("model", ModelError), ("network", NetworkError)])
+def test_what_no_rung_can_cure_is_raised_at_once(act: str, error: type[Exception]) -> None:
+    async def go() -> None:
+        async with running(f"*={act}") as held:
+            with pytest.raises(error):
+                await held.start()
+            assert held.rejected == []
+
+    asyncio.run(go())
+
+
+def test_no_child_and_no_scratch_folder_stays_behind(at_root: Path) -> None:
+    async def go() -> list[int]:
+        pids = []
+        async with running("half=stall bfloat16=garbage *=ok") as held:
+            pids.append((await held.start()).pid)
+            await held.transcribe(SOUND)
+            assert held.pid is not None
+            pids.append(held.pid)
+        return pids
+
+    assert not any(alive(pid) for pid in asyncio.run(go()))
+    assert list(at_root.iterdir()) == []
+
+
+def test_a_cancelled_caller_leaves_the_next_one_its_own_answer() -> None:
+    async def go() -> None:
+        held = engine("*=stall@" + os.environ["TMPDIR"] + "/once", deadlines=Deadlines(5.0, 60.0, 0.0, 1.0))
+        async with held:
+            await held.start()
+            waiting = asyncio.create_task(held.transcribe(SOUND[:100]))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(waiting, 0.5)
+            assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
+
+    asyncio.run(go())
+
+
+def test_callers_at_once_are_answered_one_after_the_other() -> None:
+    async def go() -> None:
+        async with running("*=ok") as held:
+            answers = await asyncio.gather(*(held.transcribe(SOUND[: 100 * n], start=n) for n in range(1, 9)))
+            assert [a.hypothesis.text for a in answers] == [f"{100 * n} samples sum {100 * n}" for n in range(1, 9)]
+            assert [a.hypothesis.start for a in answers] == list(range(1, 9))
+
+    asyncio.run(go())
+
+
+def test_the_ledger_is_read_and_progress_is_told() -> None:
+    async def go() -> None:
+        told: list[wire.Progress] = []
+        held = engine("*=ok")
+        held._on_progress = told.append
+        async with held:
+            assert (await held.measure("steady")).process == 1000
+        assert [p.stage for p in told] == ["import"]
+
+    asyncio.run(go())
+
+
+def test_a_large_buffer_goes_through() -> None:
+    async def go() -> None:
+        async with running("*=ok") as held:
+            answer = await held.transcribe(array.array("f", [0.0]) * (16_000 * 600))
+            assert answer.hypothesis.text == "9600000 samples sum 0"
+
+    asyncio.run(go())
+
+
+def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
+    """The worker must not outlive a daemon that got SIGKILL: its stdin ends."""
+    program = (
+        "import asyncio, sys, time\n"
+        "from tests.test_engine import engine\n"
+        "async def go():\n"
+        "    held = engine('*=ok')\n"
+        "    print((await held.start()).pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(go())\n"
+    )
+
+    async def go() -> None:
+        parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+        assert parent.stdout is not None
+        pid = int(await parent.stdout.readline())
+        assert alive(pid)
+        parent.kill()
+        await parent.wait()
+        for _ in range(100):
+            if not alive(pid):
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("the worker outlived its daemon")
+
+    asyncio.run(go())
