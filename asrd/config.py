@@ -40,7 +40,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[int, _about("CPU threads of the worker; 0 leaves torch's choice", 0, 256)] = 0
     vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
     max_wer_delta: Annotated[
-        float | None, _about("absolute points of WER a strategy may cost; default: the preset's", 0.0, 100.0)
+        Annotated[float, Meta(ge=0.0, le=100.0)] | None,
+        _about("absolute points of WER a strategy may cost; without it the preset's bound"),
     ] = None
 
     @property

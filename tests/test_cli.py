@@ -1,0 +1,120 @@
+"""The command line as a user meets it: one sentence, a hint, an exit code, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def asrd(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("ASRD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "asrd", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**clean, "XDG_CONFIG_HOME": "/nonexistent", **environment},
+        timeout=300,
+    )
+
+
+def test_help_lists_every_verb() -> None:
+    from asrd.cli import VERBS
+
+    done = asrd("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert f"  {verb}" in done.stdout
+    assert asrd().returncode == 2
+
+
+@pytest.mark.parametrize("verb", ["transcribe", "compare", "plan", "models", "config"])
+def test_every_verb_has_help(verb: str) -> None:
+    done = asrd(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"usage: asrd {verb}" in done.stdout
+    assert "--strategy" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "parts"),
+    [
+        (["transcibe", "x.wav"], 2, ["unknown verb 'transcibe'", "'transcribe'"]),
+        (["--model", "x", "plan"], 2, ["after the verb"]),
+        (["plan", "--strategy", "bf61"], 78, ["unknown strategy 'bf61'", "--strategy", "did you mean"]),
+        (["plan", "--model", "demoo"], 2, ["demoo", "demo"]),
+        (["plan", "--model", "/nowhere/x.nemo"], 66, ["/nowhere/x.nemo"]),
+        (["plan", "--device", "cuda:3"], 69, ["cuda:3"]),
+        (["plan", "--config", "/nowhere/c.toml"], 78, ["/nowhere/c.toml"]),
+        (["transcribe", "/nowhere/a.wav"], 65, ["/nowhere/a.wav"]),
+        (["compare", "--strategies", "halv"], 2, ["halv", "'half'"]),
+        (["compare", "--manifest", "/nowhere/m.jsonl"], 65, ["/nowhere/m.jsonl"]),
+    ],
+)
+def test_wrong_words(words: list[str], code: int, parts: list[str]) -> None:
+    done = asrd(*words)
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in done.stderr
+    assert done.returncode == code
+    assert done.stderr.startswith("asrd: ")
+
+
+def test_debug_shows_the_traceback() -> None:
+    assert "Traceback" in asrd("plan", "--debug", "--model", "/nowhere/x.nemo").stderr
+
+
+def test_a_wrong_setting_names_its_place() -> None:
+    done = asrd("config", ASRD_STRATGY="half")
+    assert done.returncode == 78
+    assert "ASRD_STRATGY" in done.stderr
+    assert "'strategy'" in done.stderr
+
+
+def test_config_says_where_each_value_came_from(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text("use_bf16 = true\n")
+    done = asrd("config", "--config", str(tmp_path / "c.toml"), "--model", "demo-ctc", ASRD_PNC="false")
+    assert done.returncode == 0
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "autocast-bf16" in lines["strategy"]
+    assert "use_bf16" in lines["strategy"]
+    assert "--model" in lines["model"]
+    assert "ASRD_PNC" in lines["pnc"]
+    assert "default" in lines["device"]
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m asrd models | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_at_once_and_leaves_no_child() -> None:
+    clip = next((ROOT / "asrd" / "data" / "eval").glob("*.flac"))
+    words = [sys.executable, "-m", "asrd", "transcribe", str(clip)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    child = wait_for_child(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    assert not Path(f"/proc/{child}").exists()
+
+
+def wait_for_child(pid: int) -> int:
+    for _ in range(400):
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.05)
+    raise AssertionError("no worker was started")

@@ -1,0 +1,238 @@
+"""The real worker: every family and strategy on real speech, and what happens when it is killed in mid-sentence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asrd.models import SHIPPED
+
+from asrd import audio, wire
+from asrd.engine import Deadlines, Engine
+from asrd.errors import ModelError, UsageError
+from asrd.precision import TABLE, Plan, Rung
+from asrd.recognizer import Recognizer
+from tests import tiny
+
+ROOT = Path(__file__).parents[1]
+EVALUATION = ROOT / "asrd" / "data" / "eval"
+FAMILIES = ("ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_hybrid", "canary1", "canary2")
+
+
+@cache
+def clips(count: int) -> list[tuple[np.ndarray, str]]:
+    """Return the first shipped clips: (float32 samples [N], what was said)."""
+    lines = (EVALUATION / "manifest.jsonl").read_text().splitlines()[:count]
+    entries = [json.loads(line) for line in lines]
+    return [(audio.read(EVALUATION / entry["audio_filepath"]), entry["text"]) for entry in entries]
+
+
+@cache
+def model_of(family: str, folder: Path) -> Path:
+    return tiny.build(family, folder)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tiny")
+
+
+def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Recognizer:
+    said: list[wire.Reply] = []
+    made = Recognizer(wire.Start(str(model), TABLE[strategy], **options), said.append)
+    assert {message.stage for message in said if isinstance(message, wire.Progress)} >= {"import", "restore", "cast"}
+    return made
+
+
+def hear(worker: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "final") -> wire.Hypothesis:
+    return worker.recognize(samples.tobytes(), start, phase).hypothesis
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_shipped_models_hear_what_was_said(model: str) -> None:
+    worker = recognizer(model)
+    assert worker.self_test is not None
+    assert worker.self_test.passed
+    wrong = sum(hear(worker, samples).text != text for samples, text in clips(20))
+    assert wrong <= 4
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_the_text_is_that_of_transcribe(model: str) -> None:
+    """NeMo's own transcribe() is the oracle, on every shipped clip."""
+    from nemo.collections.asr.models import ASRModel
+
+    everything = clips(10_000)
+    oracle = ASRModel.restore_from(str(SHIPPED[model]), map_location="cpu").eval()
+    expected = [
+        oracle.transcribe([samples], batch_size=1, verbose=False, num_workers=0)[0].text for samples, _ in everything
+    ]
+    worker = recognizer(model)
+    heard = [hear(worker, samples).text for samples, _ in everything]
+    assert [(e, h) for e, h in zip(expected, heard, strict=True) if e.strip() != h] == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) -> None:
+    worker = recognizer(model_of(family, folder))
+    ready = worker.introduce()
+    assert ready.family == {"ca_ctc": "ctc", "ca_rnnt": "rnnt", "ca_hybrid": "hybrid"}.get(
+        family, "aed" if family.startswith("canary") else family
+    )
+    assert set(ready.ledger) == {"import", "load", "cast", "ready"}
+    assert ready.weights_bytes > 4 * 0.9 * ready.parameters
+    assert set(ready.effective.values()) == {"float32"}
+    for seconds in (0.0, 0.05, 0.3, 1.0, 10.0):
+        samples = np.random.default_rng(1).normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
+        heard = hear(worker, samples, start=1_000)
+        assert (heard.start, heard.stop) == (1_000, 1_000 + len(samples))
+        assert " ".join(word.text for word in heard.words).split() == heard.text.split()
+        edges = [edge for word in heard.words for edge in (word.start, word.stop)]
+        assert edges == sorted(edges)
+        assert all(1_000 <= edge <= 1_000 + len(samples) for edge in edges)
+
+
+@pytest.mark.parametrize("strategy", TABLE)
+@pytest.mark.parametrize("model", SHIPPED)
+def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str, strategy: str) -> None:
+    ready = recognizer(model, strategy).introduce()
+    assert ready.requested == strategy
+    assert ready.self_test is not None
+    assert ready.self_test.text == ready.self_test.expected
+    stored = {dtype.split(" as ")[0] for name, dtype in ready.effective.items() if name != "preprocessor"}
+    precision = TABLE[strategy]
+    if precision.weights == "float16":
+        assert stored == {"float16"}
+    if not (precision.parts or precision.quantize):
+        assert stored == {precision.weights}
+    if strategy != "half-naive":
+        assert ready.effective["preprocessor"].startswith("float32")
+    if strategy in ("16-mixed", "tf32"):
+        assert ready.fallbacks, "a CPU can do neither, and must say so"
+
+
+@pytest.mark.parametrize("family", ["rnnt", "hybrid", "canary1"])
+@pytest.mark.parametrize("strategy", ["half", "autocast-fp16", "bf16-mixed", "selective", "phased", "int8"])
+def test_families_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
+    worker = recognizer(model_of(family, folder), strategy)
+    for phase in ("draft", "final"):
+        assert hear(worker, clips(1)[0][0], phase=phase).precision == strategy
+
+
+def test_digital_silence_is_finite_and_empty() -> None:
+    for model in SHIPPED:
+        worker = recognizer(model, self_test=False)
+        assert hear(worker, np.zeros(160_000, np.float32)).text == ""
+
+
+def test_an_overflow_is_reported_and_not_written_down() -> None:
+    worker = recognizer("demo-ctc", self_test=False)
+    torch = worker._torch
+    with torch.no_grad():
+        worker.model.encoder.layers[0].feed_forward1.linear1.weight.fill_(float("inf"))
+    with pytest.raises(Exception, match="encoder put out"):
+        hear(worker, clips(1)[0][0])
+
+
+# -- as a process -----------------------------------------------------------------------------------------------------
+
+
+def engine(model: str, deadlines: Deadlines) -> Engine:
+    plan = Plan("fp32", (Rung(TABLE["bfloat16"], "cpu"), Rung(TABLE["fp32"], "cpu")), "test")
+    return Engine(plan, wire.Start(model, TABLE["fp32"]), deadlines=deadlines)
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals) -> None:
+    samples, text = clips(1)[0]
+    long = np.tile(np.concatenate([samples, np.zeros(8_000, np.float32)]), 60)
+
+    async def go() -> None:
+        # A frozen worker is found by the deadline, so it is short; the second worker must fit into it too.
+        async with engine("demo-ctc", Deadlines(load=120.0, answer=30.0, per_second=0.0, stop=3.0)) as held:
+            first = await held.start()
+            before = cpu_seconds(first.pid)
+            waiting = asyncio.create_task(held.transcribe(long))
+            while cpu_seconds(first.pid) - before < 0.3:
+                await asyncio.sleep(0.01)
+            os.kill(first.pid, blow)
+            answer = await waiting
+            assert answer.hypothesis.text.count(text) >= 50
+            assert held.ready is not None
+            assert held.ready.pid != first.pid
+            assert not Path(f"/proc/{first.pid}").exists()
+
+    asyncio.run(go())
+
+
+def test_stdout_carries_frames_and_nothing_else() -> None:
+    start = b"".join(bytes(p) for p in wire.pack(wire.Start("demo", TABLE["16-mixed"])))
+    samples = clips(1)[0][0].tobytes()
+    ask = b"".join(bytes(p) for p in wire.pack(wire.Recognize(1, payload=len(samples)), samples))
+    words = [sys.executable, "-m", "asrd.recognizer"]
+    done = subprocess.run(words, input=start + ask, cwd=ROOT, capture_output=True, check=True, timeout=300)
+    replies = [wire.unpack_reply(line) for line in done.stdout.splitlines()]
+    assert [type(reply).__name__ for reply in replies][-2:] == ["Ready", "Answer"]
+
+
+@pytest.mark.parametrize("noise", [b"hello\n", b'{"type":"stop"}\n', b"\xff\xff\n", b""])
+def test_a_first_message_that_is_none_ends_the_worker(noise: bytes) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "asrd.recognizer"], input=noise, cwd=ROOT, capture_output=True, check=False, timeout=60
+    )
+    assert b"Traceback" not in done.stderr
+    assert done.returncode in (0, 76)
+
+
+# -- checkpoints that cannot be ---------------------------------------------------------------------------------------
+
+
+def broken(kind: str, where: Path, folder: Path) -> Path:
+    """Return a checkpoint that is wrong in one way."""
+    path = where / f"{kind}.nemo"
+    good = model_of("ctc", folder).read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif kind == "text":
+        path.write_text("not a tar")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "other-tar":
+        with tarfile.open(path, "w") as tar:
+            tar.add(__file__, "model_config.yaml")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "folder", "other-tar"])
+def test_a_broken_checkpoint_is_one_clear_sentence(kind: str, tmp_path: Path, folder: Path) -> None:
+    path = broken(kind, tmp_path, folder)
+    with pytest.raises((ModelError, UsageError)) as caught:
+        recognizer(path)
+    assert kind in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
+    from asrd.errors import AsrdError
+
+    with pytest.raises(AsrdError) as caught:
+        recognizer(model_of("canary2", folder), source_lang="xx")
+    assert "xx" in caught.value.message
+    assert "en" in caught.value.hint

@@ -1,0 +1,58 @@
+"""Frames: what is written is read, and garbage is called garbage."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrd import wire
+from asrd.precision import TABLE
+
+
+def frame(message: wire.Request, payload: bytes = b"") -> bytes:
+    return b"".join(bytes(piece) for piece in wire.pack(message, payload))
+
+
+@given(st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400))
+def test_a_buffer_is_read_as_it_was_written(start: int, phase: str, sound: bytes) -> None:
+    sound = sound[: len(sound) // 4 * 4]
+    sent = [(wire.Recognize(7, start, phase, len(sound)), sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
+    stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
+    assert [wire.read_request(stream) for _ in sent] == sent
+    assert wire.read_request(stream) is None
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_start_carries_the_whole_precision(name: str) -> None:
+    start = wire.Start("demo", TABLE[name], "cuda:1", pnc=False)
+    assert wire.unpack_request(frame(start)) == start
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
+    stream = io.BytesIO(noise)
+    try:
+        while wire.read_request(stream) is not None:
+            pass
+    except wire.GarbageError:
+        pass
+    with pytest.raises(wire.GarbageError):
+        wire.unpack_reply(noise + b"\n")
+
+
+@pytest.mark.parametrize("size", [-4, 3, wire.MAX_PAYLOAD + 4])
+def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
+    with pytest.raises(wire.GarbageError, match="float32"):
+        wire.read_request(io.BytesIO(frame(wire.Recognize(1, payload=size))))
+
+
+def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
+    assert wire.read_request(io.BytesIO(frame(wire.Recognize(1, payload=8), b"1234"))) is None
+
+
+def test_a_line_without_an_end_is_refused() -> None:
+    with pytest.raises(wire.GarbageError):
+        wire.read_request(io.BytesIO(b"{" * (wire.MAX_LINE + 5)))
