@@ -8,7 +8,10 @@ Reading order, which is dependency order: a file imports only from files above i
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
     config       frozen settings <- defaults < TOML < ASRD_* < flags
-    models       names, cache, the header of a checkpoint, what each strategy will weigh; opens no weights
+    checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights
+    weights      what a model will weigh under a precision: exact, and estimates beside it
+    known        models on the hub by their architecture, before their files are here
+    models       names, cache, download
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     vad          blocks -> speech and pauses
     window       the ten seconds, on one integer sample clock
@@ -19,6 +22,11 @@ Reading order, which is dependency order: a file imports only from files above i
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     transcribe   verb: files -> text
+    findings     what a comparison found: its values, and in words what each means
+    manifest     NeMo manifests: lines -> clips with their text
+    verdict      word edits, intervals, the noise floor, criteria, verdicts (pure)
+    progress     how far long work has come: bars on a terminal, few lines in a pipe
+    plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged
     catalogue    verbs: models, plan, config

@@ -1,8 +1,8 @@
 """Sound comes in: files of any kind -> blocks of float32, mono, 16 kHz, on one integer sample clock.
 
 Knows formats, channels, rates and what can be wrong with a file; knows nothing of speech. Runs on the daemon's side.
-What stops the reading raises AudioError (DiskError when a spool does not fit). What does not (a file cut short, samples
-that are not finite) is one warning on the logger "asrd", and the sound that is there is used.
+What stops the reading raises AudioError (DiskError when a spool does not fit), "NAME: sentence". What does not (a file
+cut short, samples that are not finite) is one warning on the logger "asrd", and the sound that is there is used.
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class SoundFile:
         self.channels: int = self._file.channels
         if self.rate not in RATES:
             self._file.close()
-            raise AudioError(f"{self.name} claims {self.rate} samples a second", "its header is damaged")
+            raise AudioError(f"{self.name}: claims {self.rate} samples a second", "its header is damaged")
         if not self._file.frames:
             self._file.close()
-            raise AudioError(f"{self.name} holds no sound", "its header says 0 samples")
+            raise AudioError(f"{self.name}: holds no sound", "its header says 0 samples")
         log.debug("%s: %s, %d Hz, %d channels", self.name, self._file.subtype_info, self.rate, self.channels)
 
     @property
@@ -157,20 +157,21 @@ class SoundFile:
     def _tell(self, seen: int, bad: int, broken: str) -> None:
         """Warn about what was missing or not a number. Raises AudioError when nothing usable was seen."""
         if not seen or bad == seen * self.channels:
-            raise AudioError(f"{self.name} holds no sound", "not one of its samples is a finite number" if seen else "")
+            why = "not one of its samples is a finite number" if seen else "nothing of it can be decoded"
+            raise AudioError(f"{self.name}: holds no sound", why)
         if bad:
             share = 100 * bad / (seen * self.channels)
             log.warning("%s: %d samples (%.1f %%) are not finite and count as silence", self.name, bad, share)
         promised = max(self._file.frames, _promised(self._file.extra_info, seen))
         if broken or promised > seen:
             heard, whole = seen / self.rate, promised / self.rate
-            log.warning("%s is cut short: %.1f of %.1f s can be read%s", self.name, heard, whole, broken)
+            log.warning("%s: is cut short, %.1f of %.1f s can be read%s", self.name, heard, whole, broken)
 
 
 def read(path: str | os.PathLike[str]) -> Samples:
     """Return a whole file as one array, float32 mono 16 kHz; for short clips. Raises as SoundFile does."""
     with SoundFile(path) as source:
-        return np.concatenate([block.samples for block in source])
+        return np.concatenate([np.zeros(0, np.float32), *(block.samples for block in source)])
 
 
 def _promised(extra_info: str, seen: int) -> int:
@@ -189,14 +190,14 @@ def _open(path: Path) -> BinaryIO:
         if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
             return path.open("rb")
     except FileNotFoundError as error:
-        raise AudioError(f"{path} does not exist", _similar(path)) from error
+        raise AudioError(f"{path}: there is no such file", _similar(path)) from error
     except PermissionError as error:
-        raise AudioError(f"{path} may not be read", f"look at its rights: ls -l {path}") from error
+        raise AudioError(f"{path}: may not be read", f"look at its rights: ls -l {path}") from error
     except (OSError, ValueError) as error:
-        raise AudioError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+        raise AudioError(f"{path}: cannot be opened, {getattr(error, 'strerror', None) or error}") from error
     if stat.S_ISDIR(mode):
-        raise AudioError(f"{path} is a directory", f"name the files in it: {path}/*.wav")
-    raise AudioError(f"{path} is a device, not a sound file")
+        raise AudioError(f"{path}: is a directory", f"name the files in it: {path}/*.wav")
+    raise AudioError(f"{path}: is a device, not a sound file")
 
 
 def _similar(path: Path) -> str:
@@ -216,10 +217,10 @@ def _stdin() -> BinaryIO:
     try:
         stream = os.fdopen(os.dup(0), "rb")
     except OSError as error:
-        raise AudioError("standard input is closed", "give it a sound file: asrd transcribe - < clip.wav") from error
+        raise AudioError("standard input: is closed", "give it a sound file: asrd transcribe - < clip.wav") from error
     if stream.isatty():
         stream.close()
-        raise AudioError("standard input is a terminal", "give it a sound file: asrd transcribe - < clip.wav")
+        raise AudioError("standard input: is a terminal", "give it a sound file: asrd transcribe - < clip.wav")
     return stream
 
 
@@ -228,13 +229,13 @@ def _spooled(stream: BinaryIO, name: str) -> BinaryIO:
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
     try:
-        spool = tempfile.TemporaryFile(prefix="asrd-")  # noqa: SIM115 - the caller closes it
         with stream:
+            spool = tempfile.TemporaryFile(prefix="asrd-")  # noqa: SIM115 - the caller closes it
             shutil.copyfileobj(stream, spool, 1 << 20)
         spool.seek(0)
     except OSError as error:
         hint = f"it holds what comes through a pipe; TMPDIR names another folder ({tempfile.gettempdir()} now)"
-        raise DiskError(f"{name} cannot be spooled to disk: {error.strerror}", hint) from error
+        raise DiskError(f"{name}: cannot be spooled to disk, {error.strerror}", hint) from error
     return spool
 
 
@@ -242,5 +243,5 @@ def _refusal(name: str, error: Exception) -> AudioError:
     """Return why libsndfile does not open a file, in our words."""
     reason = getattr(error, "error_string", "")
     if getattr(error, "code", 1) == 1:
-        return AudioError(f"{name} is not a sound file that can be read", _CONVERT)
-    return AudioError(f"{name} is a damaged or unusual sound file: {reason.rstrip('.') or error}", _CONVERT)
+        return AudioError(f"{name}: is not a sound file that can be read", _CONVERT)
+    return AudioError(f"{name}: is a damaged or unusual sound file, {reason.rstrip('.') or error}", _CONVERT)

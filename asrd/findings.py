@@ -22,8 +22,8 @@ RESAMPLES = 10_000
 FEWEST = 20
 """Utterances below which a bootstrap interval says nothing (it could only repeat the few it has seen)."""
 
-MEMORY_RESOLUTION = 0.01
-"""Part by which the resident memory of two runs of one program differs for no reason (allocator, page timing)."""
+MEMORY_RESOLUTION = 16 << 20
+"""Bytes by which the resident memory of two runs of one program differs for no reason (measured: 527 to 540 MiB)."""
 
 Verdict = Literal["better", "same", "worse", "undecided"]
 Role = Literal["baseline", "again", "asked"]
@@ -39,12 +39,12 @@ DEFINITIONS = {
     "cancel out in the WER.",
     "noise_floor": "What FP32 differs from itself in this same run. wer, changed_per_100: first against second FP32 "
     "run. latency: largest relative difference among three FP32 runs (the last one after all strategies), at least the "
-    "95 % interval of the median within the first. memory: largest relative difference of steady process memory, at "
-    f"least {MEMORY_RESOLUTION:g}.",
+    "95 % interval of the median within the first. memory: the same of steady process memory, at least "
+    f"{MEMORY_RESOLUTION >> 20} MiB, by which two runs of one program differ for no reason.",
     "verdict": "On words alone. worse: the whole interval lies above the noise floor. better: the whole interval lies "
     "below minus the noise floor. same: no word changed, or the whole interval lies within plus/minus the limit of "
     "wer_delta. undecided: everything else; more speech would decide.",
-    "passed": "All required criteria are met. A strategy can be worse and pass: the price is real and within the limit.",
+    "passed": "Every required criterion is met. A strategy can be worse and pass: a real price, within the limit.",
     "weights_bytes": "Exact bytes of the model's parameters and buffers, counted in the worker.",
     "ledger": "Bytes by phase, each from its own instrument: allocated and reserved from torch, process from NVML for "
     "the worker's pid (on the CPU: its anonymous resident memory), device from NVML for the whole card. Phases: import "
@@ -56,6 +56,7 @@ DEFINITIONS = {
     "latency_ms": "Milliseconds inside the worker from samples to words for one fixed buffer of 10.000 s (the first "
     "clips of the manifest, joined), after warm-up; percentiles over the repeats.",
     "round_trip_ms": "The same buffers seen from the asking process: pipes and scheduling included.",
+    "cpu_ms": "Processor time of the worker for the same buffers, all threads; other programs disturb it less.",
     "rtfx": "Seconds of speech in the manifest over seconds of compute in the worker.",
     "effective": "Component -> dtype, read back from the loaded model. 'X as Y': stored as X, seen to compute in Y.",
 }
@@ -65,8 +66,8 @@ DEFINITIONS = {
 # -- what was measured ------------------------------------------------------------------------------------------------
 
 
-class Measured(msgspec.Struct, frozen=True):
-    """Everything one worker showed, before any judgement."""
+class Measured(msgspec.Struct):
+    """Everything one worker showed, before any judgement; filled in while it runs."""
 
     precision: Precision
     role: Role
@@ -76,6 +77,8 @@ class Measured(msgspec.Struct, frozen=True):
     """Phases after ready: warm-up, steady, after."""
     latency: list[float] = []
     """Seconds in the worker for the fixed buffer, one per repeat."""
+    cpu: list[float] = []
+    """Processor seconds of the worker for the same buffers."""
     round_trip: list[float] = []
     """Seconds for the same requests, seen from outside."""
     texts: list[str | None] = []
@@ -183,6 +186,7 @@ class Row(msgspec.Struct, frozen=True):
     verdict: Verdict
     passed: bool
     criteria: list[Criterion]
+    cpu_ms: Percentiles | None = None
     changes: list[Change] = []
     changed_utterances: int = 0
     self_test: SelfTest | None = None
@@ -232,7 +236,7 @@ class Comparison(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     """Wall time of the whole comparison."""
     command: str = ""
-    definitions: dict[str, str] = DEFINITIONS
+    definitions: dict[str, str] = msgspec.field(default_factory=DEFINITIONS.copy)
     schema: int = SCHEMA
 
     @property

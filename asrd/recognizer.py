@@ -330,10 +330,10 @@ def _versions(torch: Any) -> dict[str, str]:
 
     from . import __version__
 
-    found = {"asrd": __version__, "torch": torch.__version__, "nemo": nemo.__version__}
+    found = {"asrd": __version__, "torch": str(torch.__version__), "nemo": str(nemo.__version__)}
     found["python"] = ".".join(map(str, sys.version_info[:3]))
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
+        found["cuda"] = str(torch.version.cuda)
         found["driver"] = next((card.driver for card in vram.gpus()), "unknown")
     return found
 

@@ -1,8 +1,9 @@
 """Hypotheses come in, committed text comes out, each word once.
 
-A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest waits
-for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned in time,
-word by word and in order; equal text only breaks ties. Committed words never change. Knows nothing of sound. Pure.
+A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest
+waits for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned
+in time, word by word and in order; equal text only widens how far two readings may lie apart. Committed words never
+change. Knows nothing of sound. Pure.
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import msgspec
 from .wire import SAMPLE_RATE, Hypothesis, Word
 
 REACH = 0.8
-"""Seconds that two readings of one word may lie apart; beyond, leaving both unmatched is cheaper."""
+"""Seconds that two readings of one word may lie apart when their texts agree."""
 
-STRANGER = 0.35
-"""Seconds that a difference in text counts as when two words are compared."""
+STRANGER = 0.5
+"""Seconds of that reach which a difference in text costs."""
+
+
+RUN_ON, RUN_ON_SECONDS = 8, 0.4
+"""So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
 
 
 class Transcript:
@@ -44,9 +49,13 @@ class Transcript:
         """Take in what one buffer was heard as and return the words that this committed.
 
         Hypotheses come in the order of their starts; one that starts before `committed_until` overlaps the last one.
+        Of a truncated one the words before the decoder lost itself are final, and `committed_until` stays there.
         """
-        fresh = self._fresh(hypothesis)
         limit = hypothesis.stop if sealed else max(self.committed_until, hypothesis.stop - self.guard)
+        if hypothesis.truncated:
+            hypothesis = _believable(hypothesis)
+            sealed, limit = False, min(limit, hypothesis.stop)
+        fresh = self._fresh(hypothesis)
         count = len(fresh) if sealed else next((i for i, w in enumerate(fresh) if w.stop > limit), len(fresh))
         self._pending = fresh[count:]
         new = self._commit(fresh[:count])
@@ -104,6 +113,17 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
         else:
             j += 1
     return pairs
+
+
+def _believable(hypothesis: Hypothesis) -> Hypothesis:
+    """Return the part of a truncated hypothesis before its decoder ran on, and without the word it was cut in."""
+    words = hypothesis.words[:-1]
+    for index in range(len(words) - RUN_ON):
+        if words[index + RUN_ON].start - words[index].start < RUN_ON_SECONDS * SAMPLE_RATE:
+            words = words[:index]
+            break
+    stop = words[-1].stop if words else hypothesis.stop
+    return msgspec.structs.replace(hypothesis, words=words, stop=stop)
 
 
 def _gain(one: Word, other: Word) -> float:

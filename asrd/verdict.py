@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 HALF = 0.55
 """Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32 norms."""
 
+UNSPACED = ("zh", "ja", "th", "lo", "my")
+"""Languages written without spaces: each letter counts as a word there, as in the Whisper paper."""
+
 CHANGES_KEPT = 20
 """Changed utterances that a row shows word for word."""
 
@@ -64,8 +67,8 @@ def normaliser(language: str) -> Callable[[str], str]:
         return english
     from whisper_normalizer.basic import BasicTextNormalizer
 
-    basic: Callable[[str], str] = BasicTextNormalizer()
-    return basic
+    basic: Callable[[str], str] = BasicTextNormalizer(split_letters=language.lower()[:2] in UNSPACED)
+    return lambda text: basic(text).strip()
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
@@ -80,7 +83,10 @@ def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
     return Edits(tuple(errors), tuple(len(reference.split()) for reference in references))
 
 
-def interval(candidate: Edits, baseline: Edits, resamples: int = RESAMPLES, seed: int = 0) -> tuple[float, float] | None:
+@functools.lru_cache(maxsize=64)
+def interval(
+    candidate: Edits, baseline: Edits, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
     """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
 
     Utterances are drawn with replacement and keep their pair, so that what is hard for both cancels. None with fewer
@@ -219,7 +225,7 @@ def judge(
     seconds: float,
     limit: float,
     language: str = "en",
-    again: Sequence[float] = (),
+    again: Measured | None = None,
 ) -> tuple[NoiseFloor, list[Bound], list[Row]]:
     """Return noise floor, bounds and rows for what was measured.
 
@@ -229,7 +235,7 @@ def judge(
         seconds: audio of all clips.
         limit: absolute points of WER that a strategy may cost.
         language: of the text, for the normaliser.
-        again: latencies in seconds of FP32 after everything else.
+        again: FP32 after everything else, latency and memory only.
     """
     if not measured:
         return NoiseFloor(), [], []
@@ -243,18 +249,20 @@ def judge(
     return floor, bounds, [_row(one, words, context) for one, words in zip(measured, heard, strict=True)]
 
 
-def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], again: Sequence[float]) -> NoiseFloor:
-    """Return what the FP32 runs among `measured` differ in, and the FP32 latencies taken `again` at the end."""
+def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], again: Measured | None) -> NoiseFloor:
+    """Return what the FP32 runs among `measured`, and the one taken `again` at the end, differ in."""
     pairs = [(one, words) for one, words in zip(measured, heard, strict=True) if one.role != "asked"]
     rates = [words.score.rate for _, words in pairs if words is not None and words.score.rate is not None]
     changed = [words.against_baseline.rate for one, words in pairs if words is not None and one.role == "again"]
-    medians = [p.p50 for p in [percentiles(one.latency) for one, _ in pairs] + [percentiles(again)] if p is not None]
-    between, memory = spread(medians), spread([memory_of(one.ledger) for one, _ in pairs])
+    runs = [one for one, _ in pairs] + ([again] if again else [])
+    medians = [p.p50 for p in map(percentiles, (one.latency for one in runs)) if p is not None]
+    between, memory = spread(medians), spread([memory_of(one.ledger) for one in runs])
+    base = memory_of(measured[0].ledger)
     return NoiseFloor(
         wer=max(rates) - min(rates) if len(rates) > 1 else None,
         changed_per_100=changed[0] if changed else None,
         latency=None if between is None else max(between, median_uncertainty(measured[0].latency)),
-        memory=None if memory is None else max(memory, MEMORY_RESOLUTION),
+        memory=max(memory or 0.0, MEMORY_RESOLUTION / base) if base else None,
         fp32_p50_ms=medians,
     )
 
@@ -263,7 +271,7 @@ def _bounds(floor: NoiseFloor, limit: float) -> list[Bound]:
     return [
         Bound("errors", 0, "utterances without an answer"),
         Bound("wer_delta", max(limit, floor.wer or 0.0), "upper end of the interval of the WER delta, points"),
-        Bound("memory", 1 + (floor.memory or MEMORY_RESOLUTION), "steady process memory over FP32's, noise floor included"),
+        Bound("memory", 1 + (floor.memory or 0.0), "steady process memory over FP32's, noise floor included"),
         Bound("latency", 1 + (floor.latency or 0.0), "median latency over FP32's, noise floor included"),
         Bound("weights", HALF, "weights over FP32's, where 16-bit or 8-bit storage was asked for", required=False),
     ]
@@ -305,6 +313,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         load_seconds=ready.load_seconds if ready else None,
         latency_ms=percentiles(measured.latency),
         round_trip_ms=percentiles(measured.round_trip),
+        cpu_ms=percentiles(measured.cpu),
         rtfx=context.seconds / measured.compute if heard and measured.compute else None,
         wer=heard.score.rate if heard else None,
         wer_delta=delta,
@@ -325,7 +334,11 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
 
 
 def _reasons(fallbacks: Sequence[Fallback]) -> str:
-    return "; ".join(f"{f.component}: {f.wanted} asked, {f.got} runs: {f.reason}" for f in fallbacks)
+    """Return one clause for each reason, with all the components that share it."""
+    groups: dict[str, list[str]] = {}
+    for one in fallbacks:
+        groups.setdefault(f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []).append(one.component)
+    return "; ".join(f"{', '.join(components)}: {reason}" for reason, components in groups.items())
 
 
 def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, context: _Context) -> list[Criterion]:

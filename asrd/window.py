@@ -60,7 +60,8 @@ class Window:
         left: seconds of context before the first uncommitted word.
         search: a cut is sought within so many last seconds of a full window.
         rest: the shortest pause that a full window may be sealed at, in seconds.
-        lookback: samples kept in silence, as an opening lies in the past (`VadSettings.lookback`).
+        lookback: samples kept in silence, as an opening lies before the end of the block that told it
+            (`VadSettings.lookback`).
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Window:
         self._segments: deque[_Segment] = deque()
         self._pauses: deque[tuple[int, int]] = deque()
         self._paused_at: int | None = None
-        self._in_flight: Buffer | None = None
+        self._out: Buffer | None = None
         self._heard = 0
 
     def push(self, block: AudioBlock, events: Iterable[Event] = ()) -> None:
@@ -109,9 +110,17 @@ class Window:
                 self._paused_at = None
         self._forget()
 
+    @property
+    def held(self) -> int:
+        """Samples in memory."""
+        return self._blocks[-1].stop - self._blocks[0].start if self._blocks else 0
+
     def take(self) -> Buffer | None:
         """Return the next buffer, or None until more is heard or the open buffer is committed."""
-        while self._in_flight is None and self._segments:
+        if self._out is not None and not self._out.sealed:
+            return None
+        self._out = None
+        while self._segments:
             segment = self._segments[0]
             begin = max(segment.floor, segment.fresh - self.left)
             if segment.stop is not None:
@@ -121,20 +130,29 @@ class Window:
                     self._segments.popleft()
                     if segment.speech_stop <= segment.fresh:
                         continue
-                    return self._cut(begin, min(segment.stop, begin + self.size), sealed=True)
+                    return self._give(begin, min(segment.stop, begin + self.size), sealed=True)
             if self._blocks[-1].stop - begin < self.size:
                 return None
             return self._full(segment, begin)
         return None
 
     def commit(self, until: int) -> None:
-        """Tell that every word before sample `until` is final; the next buffer starts `left` before it."""
-        if self._in_flight is None:
+        """Tell that every word of the last buffer before sample `until` is final.
+
+        After an open buffer the next one starts `left` before that. After a sealed one it is needed only where the
+        model gave up early: what is left of the buffer goes out once more.
+        """
+        buffer, self._out = self._out, None
+        if buffer is None:
             return
-        buffer, self._in_flight = self._in_flight, None
-        # A window of which nothing could be committed still has to move on, by a quarter at least.
-        least = buffer.start + self.left + self.size // 4
-        self._segments[0].fresh = min(max(until, least), buffer.stop)
+        if not buffer.sealed:
+            # A window of which nothing could be committed still has to move on, by a quarter at least.
+            least = buffer.start + self.left + self.size // 4
+            self._segments[0].fresh = min(max(until, least), buffer.stop)
+        elif buffer.start < until < buffer.stop - self.size // 20:
+            floor = max(until - self.left, buffer.start + self.size // 8)
+            if floor < buffer.stop - self.size // 20:
+                self._segments.appendleft(_Segment(floor, max(until, floor), buffer.stop, buffer.stop))
         self._forget()
 
     def _full(self, segment: _Segment, begin: int) -> Buffer:
@@ -145,10 +163,8 @@ class Window:
             middle = (start + stop) // 2
             if max(edge - self.search, segment.fresh) < middle <= edge and stop - start >= self.rest:
                 segment.floor = segment.fresh = middle
-                return self._cut(begin, middle, sealed=True)
-        held = self._cut(begin, edge, sealed=False)
-        self._in_flight = Buffer(begin, held.samples[: self._quietest(held.samples)], sealed=False)
-        return self._in_flight
+                return self._give(begin, middle, sealed=True)
+        return self._give(begin, begin + self._quietest(self._sound(begin, edge)), sealed=False)
 
     def _quietest(self, samples: Samples) -> int:
         """Return where the 40 ms with the least energy lie within the last tenth of a full window."""
@@ -157,16 +173,20 @@ class Window:
         energy = np.square(tail).reshape(-1, step).mean(axis=1)
         return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
 
-    def _cut(self, start: int, stop: int, sealed: bool) -> Buffer:
-        """Return the sound from `start` to `stop` as one contiguous array."""
-        parts = [
-            block.samples[max(0, start - block.start) : stop - block.start]
-            for block in self._blocks
-            if block.stop > start and block.start < stop
-        ]
-        buffer = Buffer(start, np.concatenate(parts), sealed)
+    def _give(self, start: int, stop: int, sealed: bool) -> Buffer:
+        self._out = Buffer(start, self._sound(start, stop), sealed)
         self._forget()
-        return buffer
+        return self._out
+
+    def _sound(self, start: int, stop: int) -> Samples:
+        """Return what was heard from `start` to `stop` as one contiguous array."""
+        return np.concatenate(
+            [
+                block.samples[max(0, start - block.start) : stop - block.start]
+                for block in self._blocks
+                if block.stop > start and block.start < stop
+            ]
+        )
 
     def _forget(self) -> None:
         """Drop sound and pauses that no later buffer can need."""
@@ -174,7 +194,9 @@ class Window:
             segment = self._segments[0]
             keep = max(segment.floor, segment.fresh - self.left)
         else:
-            keep = self._heard - self.lookback
+            keep = self._blocks[-1].stop - self.lookback if self._blocks else 0
+        if self._out is not None:
+            keep = min(keep, self._out.start)
         while self._blocks and self._blocks[0].stop <= keep:
             self._blocks.popleft()
         while self._pauses and self._pauses[0][1] <= keep:

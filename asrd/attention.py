@@ -1,0 +1,205 @@
+"""Canary's transformer decoder with its keys and values kept, and where in the sound its tokens were.
+
+NeMo's TransformerDecoder projects the keys and values of the whole encoder output again for every token, and those of
+all earlier tokens too. Here the encoder's are projected once a buffer and the tokens' once each; the arithmetic is
+otherwise NeMo's, on NeMo's own modules, called as modules, so that quantised, cast or hooked layers work. Knows
+tensors and token ids; knows no text, no prompt and no clock. Runs in the worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .errors import ModelError
+
+MASKED = -10000.0
+"""NeMo's NEG_INF: what is added to the score of a later token. Fits float16."""
+
+REACH = 4
+"""Frames that a token may reach to either side of where it is heard most: what is beyond is a pause."""
+
+
+class Pair(NamedTuple):
+    """Keys and values of one attention, each [1, heads, length, width of a head]."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Memory:
+    """What one buffer's decoding keeps: both attentions' keys and values by layer, and the attention paid to the sound.
+
+    Args:
+        sound: keys and values of the encoder's output, by layer.
+        room: tokens, prompt included, that there will be at most.
+    """
+
+    def __init__(self, sound: list[Pair], room: int) -> None:
+        self.sound = sound
+        self.own: list[Pair] = []
+        self.length, self.room = 0, room
+        self.attention: list[Tensor] = []
+        """One [layers, heads, tokens, frames] per step; a token's row is from reading it to predict the next one."""
+
+    def paid(self) -> NDArray[np.float32]:
+        """Return the attention of every token read so far [tokens, frames], the mean over layers and heads."""
+        rows: NDArray[np.float32] = torch.cat([step.float().mean((0, 1)) for step in self.attention]).cpu().numpy()
+        return rows
+
+    def append(self, layer: int, fresh: Pair) -> Pair:
+        """Keep a layer's fresh keys and values and return all up to them; `length` moves after the last layer."""
+        if layer == len(self.own):
+            _, heads, _, width = fresh.keys.shape
+            self.own.append(Pair(*(fresh.keys.new_empty(1, heads, self.room, width) for _ in fresh)))
+        stop = self.length + fresh.keys.shape[2]
+        for kept, new in zip(self.own[layer], fresh, strict=True):
+            kept[:, :, self.length : stop] = new
+        return Pair(*(kept[:, :, :stop] for kept in self.own[layer]))
+
+
+class CachedDecoder:
+    """NeMo's TransformerDecoderNM and the head above it, a few tokens at a time.
+
+    Args:
+        transformer: model.transf_decoder.
+        head: model.log_softmax.
+
+    Raises:
+        ModelError: another kind of decoder, or one with adapters.
+    """
+
+    def __init__(self, transformer: Any, head: Any) -> None:
+        from nemo.collections.asr.modules.transformer.transformer import TransformerDecoderNM
+
+        if not isinstance(transformer, TransformerDecoderNM):
+            raise ModelError(f"a Canary decoder of kind {type(transformer).__name__} is not supported")
+        if any(layer.is_adapter_available() for layer in transformer.decoder.layers):
+            raise ModelError("a Canary decoder with adapters is not supported", "merge the adapters into its weights")
+        self.embedding, self.decoder, self.head = transformer.embedding, transformer.decoder, head
+        self.longest = int(transformer.max_sequence_length)
+
+    def listen(self, sound: Tensor, room: int) -> Memory:
+        """Return the memory for an encoder output [1, T, D], with room for so many tokens."""
+        pairs = []
+        for layer in self.decoder.layers:
+            attention = layer.second_sub_layer
+            pairs.append(Pair(_keys(attention, sound), _split(attention, attention.value_net(sound))))
+        return Memory(pairs, room)
+
+    def step(self, memory: Memory, ids: Tensor) -> Tensor:
+        """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows token n."""
+        states = self.embedding(input_ids=ids, start_pos=memory.length)
+        mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
+        weights = []
+        for number, layer in enumerate(self.decoder.layers):
+            states, paid = _block(layer, states, mask, memory, number)
+            weights.append(paid[0])
+        if self.decoder.final_layer_norm is not None:
+            states = self.decoder.final_layer_norm(states)
+        memory.length += ids.shape[1]
+        memory.attention.append(torch.stack(weights))
+        with self.head.with_log_softmax_enabled(False) as head:
+            logits: Tensor = head(hidden_states=states)
+        return logits[0].float()
+
+
+def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Memory, number: int) -> tuple[Tensor, Tensor]:
+    """Return a TransformerDecoderBlock's output [1, N, D] and its attention to the sound [1, heads, N, T]."""
+    own, cross = layer.first_sub_layer, layer.second_sub_layer
+    inner = layer.layer_norm_1(states) if layer.pre_ln else states
+    past = memory.append(number, Pair(_keys(own, inner), _split(own, own.value_net(inner))))
+    attended, _ = _attend(own, inner, past, mask)
+    attended += states
+    if not layer.pre_ln:
+        attended = layer.layer_norm_1(attended)
+    heard, paid = _attend(cross, layer.layer_norm_2(attended) if layer.pre_ln else attended, memory.sound[number], None)
+    heard += attended
+    if not layer.pre_ln:
+        heard = layer.layer_norm_2(heard)
+    output = layer.third_sub_layer(layer.layer_norm_3(heard) if layer.pre_ln else heard)
+    output += heard
+    return output if layer.pre_ln else layer.layer_norm_3(output), paid
+
+
+def _attend(attention: Any, queries: Tensor, pair: Pair, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the attention's output [1, N, D] and its weights [1, heads, N, length]."""
+    query = _split(attention, attention.query_net(queries)) / attention.attn_scale
+    scores = query @ pair.keys.transpose(-1, -2)
+    weights = torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1)
+    context = (weights @ pair.values).transpose(1, 2).flatten(2)
+    return attention.out_projection(context), weights
+
+
+def _keys(attention: Any, states: Tensor) -> Tensor:
+    keys: Tensor = _split(attention, attention.key_net(states)) / attention.attn_scale
+    return keys
+
+
+def _split(attention: Any, states: Tensor) -> Tensor:
+    """Return [1, heads, N, D / heads] for [1, N, D]."""
+    split: Tensor = states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(1, 2)
+    return split
+
+
+def _causal(count: int, before: int, device: torch.device) -> Tensor:
+    """Return what is added to the scores of `count` new tokens over themselves and the `before` earlier ones."""
+    later = torch.ones(count, before + count, device=device, dtype=torch.bool).triu(before + 1)
+    return later * MASKED
+
+
+# -- where tokens are in the sound ------------------------------------------------------------------------------------
+
+
+def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int, int]]:
+    """Return first and one past the last encoder frame of each of `count` tokens: in order, perhaps empty or shared.
+
+    A token's row is the mean of two: of what was attended to in predicting it, which is early, and in reading it, which
+    is late. A monotone path through the rows (dynamic time warping, as Whisper's word times) gives each token its
+    frames; a row of the prompt before them and that of the end of text after them take the silence at both ends.
+
+    Args:
+        paid: attention [tokens read, frames], prompt first, as `Memory.paid` returns it.
+        prompt: tokens of the prompt, at least two.
+        count: tokens of the text; the last one may not have been read.
+    """
+    if not count:
+        return []
+    predicting, reading = paid[prompt - 1 : prompt - 1 + count], paid[prompt : prompt + count]
+    rows = predicting.copy()
+    rows[: len(reading)] = (predicting[: len(reading)] + reading) / 2
+    ends = paid[prompt - 1 + count :][:1]
+    weights = np.concatenate([paid[prompt - 2 : prompt - 1], rows, ends])
+    frames: list[list[int]] = [[] for _ in weights]
+    for row, frame in warp(-weights):
+        frames[row].append(frame)
+    found = []
+    for row, heard in enumerate(frames[1 : 1 + count], start=1):
+        peak = heard[int(weights[row, heard].argmax())]
+        found.append((max(heard[0], peak - REACH), min(heard[-1], peak + REACH) + 1))
+    return found
+
+
+def warp(cost: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """Return the cheapest path of (row, column) through [R, C] from corner to corner, moving right, down or both.
+
+    Worked out one anti-diagonal at a time: within one, no cell needs another.
+    """
+    rows, columns = cost.shape
+    total = np.full((rows + 1, columns + 1), np.inf)
+    total[0, 0] = 0.0
+    for diagonal in range(2, rows + columns + 1):
+        row = np.arange(max(1, diagonal - columns), min(rows, diagonal - 1) + 1)
+        column = diagonal - row
+        before = np.minimum(np.minimum(total[row - 1, column], total[row, column - 1]), total[row - 1, column - 1])
+        total[row, column] = cost[row - 1, column - 1] + before
+    path, here = [], (rows, columns)
+    while here != (0, 0):
+        row_, column_ = here
+        path.append((row_ - 1, column_ - 1))
+        here = min(((row_ - 1, column_ - 1), (row_ - 1, column_), (row_, column_ - 1)), key=lambda cell: total[cell])
+    return path[::-1]

@@ -1,0 +1,534 @@
+"""Applies a precision to a restored NeMo model and reads back what became of it.
+
+Knows torch, the shape of NeMo's models (preprocessor, encoder and what decodes after it) and the fields of a Precision;
+branches on those fields, never on a strategy's name. Knows nothing of sound or text. Runs in the worker only.
+
+Everything is cast on the CPU and moved to the device afterwards, so that the device never holds more than the final
+weights. What a CPU cannot do is found by trying it on the model's own layers; the component that holds such a layer
+then runs in float32, and a Fallback says why. What is reported as effective is read from the model's tensors and from
+what its layers put out.
+
+BatchNorm is cast with the rest: keeping it float32, or folding it into the convolution before it, moved the encoder's
+rounding error of the demo models by less than a twentieth and not one word.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import ModelError, PrecisionError, UsageError, nearest
+from .precision import Precision
+from .wire import Fallback
+
+NO_WEIGHTS = ("spec_augmentation", "loss", "ctc_loss", "val_loss", "wer", "ctc_wer", "bleu")
+"""Children of a NeMo model that serve training and scoring only."""
+
+HIDDEN = "timestamps_asr_model"
+"""Canary's second model, for timestamps: NeMo keeps it outside the module tree, in float32, whatever is cast."""
+
+CANARY_DECODER = ("encoder_decoder_proj", "transf_decoder", "log_softmax")
+"""What `decoder` means for Canary, which has no child of that name."""
+
+CONSUMERS = ("joint", "encoder_decoder_proj", "transf_encoder", "transf_decoder", "decoder")
+"""Who takes the encoder's output: the first of these that a model has."""
+
+LIGHTNING = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+"""Lightning's names of autocast dtypes."""
+
+Parts = Mapping[str, nn.Module]
+"""Component -> its module."""
+
+Targets = dict[nn.Module, torch.dtype]
+"""Every module of the components -> what its own tensors are stored in."""
+
+
+class Applied:
+    """A model as a precision made it.
+
+    Attributes:
+        fallbacks: what does not run as asked, by component, with the reason.
+        trainer: Lightning's Trainer whose precision plugin is entered around each step; None unless asked for.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision, device: torch.device, trainer: Any) -> None:
+        self.model, self.precision, self.device, self.trainer = model, precision, device, trainer
+        self.fallbacks: list[Fallback] = []
+        self._ran: dict[str, set[tuple[nn.Module, str]]] = defaultdict(set)
+
+    def context(self, phase: str) -> AbstractContextManager[Any]:
+        """Return the context of one whole step (features, encoder, decoding) of `phase`; a fresh one each time.
+
+        asrd's own autocast keeps no cache of cast weights. Under inference_mode, where the worker runs, torch never
+        fills it; under no_grad it would hold a second, half-size copy of the model until the context ends, and the
+        strategy would weigh more than what it is compared with.
+        """
+        if self.trainer is not None:
+            plugin: AbstractContextManager[Any] = self.trainer.precision_plugin.forward_context()
+            return plugin
+        phases: Mapping[Any, str] = self.precision.phases
+        dtype = phases.get(phase, self.precision.autocast)
+        if dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=getattr(torch, dtype), cache_enabled=False)
+
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """While entered, note which dtype each layer puts out; nothing stays on the model afterwards."""
+        handles = []
+        try:
+            for name, component in components(self.model).items():
+                for leaf in _holders(component):
+                    if not any(True for _ in leaf.children()):
+                        # Ahead of the boundaries' own hooks, which cast the output.
+                        note = functools.partial(self._note, name)
+                        handles.append(leaf.register_forward_hook(note, prepend=True))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _note(self, component: str, leaf: nn.Module, _: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor) and first.is_floating_point():
+            self._ran[component].add((leaf, _name(first)))
+
+    def effective(self) -> dict[str, str]:
+        """Return component -> dtype of its weights, most bytes first; "X as Y" where layers were seen to run in Y.
+
+        Arithmetic is known from `observing`; without it only storage is told, and TF32, from torch's flags.
+        """
+        found = {}
+        for name, component in {**components(self.model), **_hidden(self.model)}.items():
+            stored, ran = _stored(component), Counter[str]()
+            for leaf, dtype in self._ran[name]:
+                ran[dtype] += weights_bytes(leaf) if dtype != _main(leaf) else 0
+            if self.device.type == "cuda" and torch.get_float32_matmul_precision() == "high":
+                ran += Counter(tf32=stored["float32"])
+            words = ("/".join(dtype for dtype, size in count.most_common() if size) for count in (stored, ran))
+            found[name] = " as ".join(filter(None, words))
+        return found
+
+
+def apply(model: nn.Module, precision: Precision, device: torch.device) -> Applied:
+    """Cast a model that is float32, on the CPU and in eval mode, then move it to its device.
+
+    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in the
+    dtype of `weights`. It takes every Linear, and every pointwise convolution, which is rewritten as one; it leaves
+    other convolutions, recurrent layers, embeddings, and a head that shares an embedding's weight.
+
+    Raises:
+        UsageError: `parts` names a component that the model has not.
+        PrecisionError: the device, or an absent torchao, cannot serve this precision at all; or the model read back
+            is not what was decided.
+        ModelError: the model has no encoder.
+    """
+    set_flags(precision, device)
+    if precision.quantize:
+        _linearize(model)
+    parts = components(model)
+    if "encoder" not in parts:
+        raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
+    targets = _targets(model, precision)
+    applied = Applied(model, precision, device, None)
+    computing = [name for name in parts if name != "preprocessor"]
+    if precision.tf32 and (reason := _no_tf32(device)):
+        applied.fallbacks += [Fallback(name, "tf32", "float32", reason) for name in computing]
+    if precision.trainer:
+        applied.trainer, reason = _trainer(precision.trainer, device)
+        wanted, got = (_name(LIGHTNING[name]) for name in (precision.trainer, applied.trainer.precision))
+        applied.fallbacks += [Fallback(name, wanted, got, reason) for name in computing if reason]
+    autocast = _autocast_dtypes(precision, applied.trainer)
+    _refuse_emulation({*targets.values(), *autocast}, device)
+    fenced = _fall_back(parts, targets, autocast, applied.fallbacks) if device.type == "cpu" else []
+    applied.fallbacks += _agree_on_shared(parts, targets)
+    _cast(targets)
+    if precision.quantize:
+        _quantize({name: parts[name] for name in computing})
+    _connect(parts, targets)
+    for name in fenced:
+        _fence(name, parts[name], device.type)
+    for module in (model, *_hidden(model).values()):
+        module.to(device)
+    _verify(parts, targets, precision)
+    return applied
+
+
+def set_flags(precision: Precision, device: torch.device) -> None:
+    """Set what is process-wide: TF32 in matrix products, convolutions and recurrent layers, on or off.
+
+    torch lets cuDNN use TF32 unless told otherwise. The older switches are used, since torch keeps both kinds in step
+    from that side only; the newer general one comes first, because the older "off" of cuDNN means "whatever it says".
+    """
+    on = precision.tf32 and not _no_tf32(device)
+    torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("high" if on else "highest")
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def components(model: nn.Module) -> dict[str, nn.Module]:
+    """Return NeMo's own child name -> child, for the children that hold tensors and serve recognition."""
+    return {name: child for name, child in model.named_children() if name not in NO_WEIGHTS and _holds(child)}
+
+
+def weights_bytes(model: nn.Module) -> int:
+    """Return the bytes of all parameters and buffers, shared ones once, quantised ones as stored (scales and all)."""
+    own = sum(part.nbytes for tensor in _tensors(model) for part in _real(tensor))
+    return own + sum(weights_bytes(hidden) for hidden in _hidden(model).values())
+
+
+# -- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def _name(dtype: torch.dtype | torch.Tensor) -> str:
+    return str(dtype.dtype if isinstance(dtype, torch.Tensor) else dtype).removeprefix("torch.")
+
+
+def _tensors(module: nn.Module, recurse: bool = True) -> Iterator[torch.Tensor]:
+    yield from module.parameters(recurse)
+    yield from module.buffers(recurse)
+
+
+def _holds(module: nn.Module, recurse: bool = True) -> bool:
+    return any(True for _ in _tensors(module, recurse))
+
+
+def _holders(module: nn.Module) -> list[nn.Module]:
+    """Return the modules at or below one that hold tensors of their own."""
+    return [child for child in module.modules() if _holds(child, recurse=False)]
+
+
+def _hidden(model: nn.Module) -> dict[str, nn.Module]:
+    hidden = getattr(model, HIDDEN, None)
+    return {HIDDEN: hidden} if isinstance(hidden, nn.Module) else {}
+
+
+def _real(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return the plain tensors that a tensor is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in _real(getattr(tensor, name))]
+
+
+def _stored(module: nn.Module, recurse: bool = True) -> Counter[str]:
+    """Return dtype -> bytes of a module's parameters, or of its buffers where it has no parameter."""
+    found: Counter[str] = Counter()
+    tensors: list[torch.Tensor] = [*module.parameters(recurse)] or [*module.buffers(recurse)]
+    for tensor in tensors:
+        if tensor.is_floating_point() and tensor.numel():
+            parts = _real(tensor)
+            found[_name(parts[0])] += sum(part.nbytes for part in parts)
+    return found
+
+
+def _main(module: nn.Module) -> str:
+    """Return the dtype that most bytes of a module are stored in; "" where it stores no floats."""
+    return next((dtype for dtype, _ in _stored(module).most_common(1)), "")
+
+
+def _to(value: Any, dtype: torch.dtype) -> Any:
+    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are."""
+    if isinstance(value, torch.Tensor):
+        return value.to(dtype) if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: _to(item, dtype) for key, item in value.items()}
+    return type(value)(_to(item, dtype) for item in value) if type(value) in (tuple, list) else value
+
+
+# -- which module is stored in what -----------------------------------------------------------------------------------
+
+
+def _targets(model: nn.Module, precision: Precision) -> Targets:
+    """Return what every module is stored in: the deepest module that `parts` names decides, the later of equals."""
+    targets: Targets = {}
+    for name, component in components(model).items():
+        plain = name == "preprocessor" and precision.features == "float32"
+        dtype = torch.float32 if plain else getattr(torch, precision.weights)
+        targets.update(dict.fromkeys(component.modules(), dtype))
+    named = [(path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)]
+    for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
+        targets.update(dict.fromkeys(model.get_submodule(path).modules(), getattr(torch, dtype)))
+    return targets
+
+
+def _paths(model: nn.Module, name: str) -> list[str]:
+    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
+    parts = components(model)
+    if name == "norms":  # by the type's name, as NeMo has norms of its own beside torch's
+        modules = parts["encoder"].named_modules()
+        return [f"encoder.{path}" for path, module in modules if "Norm" in type(module).__name__]
+    if name == "decoder" and name not in parts:
+        return [child for child in CANARY_DECODER if child in parts]
+    known = [f"{child}.{path}".rstrip(".") for child, part in parts.items() for path, _ in part.named_modules()]
+    found = [path for path in known if fnmatchcase(path, name)]
+    if not found:
+        raise UsageError(f"this model has no component {name!r}", _nearest_path(name, known))
+    return found
+
+
+def _nearest_path(name: str, known: list[str]) -> str:
+    """Return a hint among the siblings at the point where a path leaves the model."""
+    words = name.split(".")
+    depth = next(n for n in range(len(words) - 1, -1, -1) if not n or ".".join(words[:n]) in known)
+    above = ".".join(words[:depth])
+    siblings = [path for path in known if path.rpartition(".")[0] == above]
+    aliases = [alias for alias in ("norms", "decoder") if not depth and alias not in siblings]
+    return nearest(".".join(words[: depth + 1]), siblings + aliases)
+
+
+def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
+    """Give modules that share a weight (Canary's embedding and head) one dtype: float32 where they are to differ."""
+    fallbacks = []
+    for group in _sharing(parts):
+        if len({targets[module] for _, module in group}) < 2:
+            continue
+        for name, module in group:
+            if targets[module] != torch.float32:
+                others = " and ".join(sorted({other for other, _ in group} - {name}) or [name])
+                reason = f"its {type(module).__name__} shares a weight with {others}, in another dtype"
+                fallbacks.append(Fallback(name, _name(targets[module]), "float32", reason))
+                targets[module] = torch.float32
+    return fallbacks
+
+
+def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
+    """Return the groups of (component, module) that hold one and the same parameter."""
+    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
+    for name, component in parts.items():
+        for module in component.modules():
+            for parameter in module.parameters(recurse=False):
+                owners[id(parameter)].append((name, module))
+    return [group for group in owners.values() if len(group) > 1]
+
+
+def _cast(targets: Targets) -> None:
+    """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in the state dict."""
+    for module, dtype in targets.items():
+        for parameter in module.parameters(recurse=False):
+            parameter.data = _to(parameter.data, dtype)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, _to(buffer, dtype))
+
+
+def _verify(parts: Parts, targets: Targets, precision: Precision) -> None:
+    """Read every stored tensor back. Raises PrecisionError where it is not what was decided."""
+    for name, component in parts.items():
+        for path, module in component.named_modules():
+            decided = {_name(targets[module]), *(["int8"] if precision.quantize else [])}
+            if wrong := set(_stored(module, recurse=False)) - decided:
+                where = f"{name}.{path}".rstrip(".")
+                raise PrecisionError(f"{where} is stored as {wrong.pop()}, not as {_name(targets[module])}")
+
+
+# -- where one dtype meets another ------------------------------------------------------------------------------------
+
+
+def _connect(parts: Parts, targets: Targets) -> None:
+    """Cast what flows between components and islands; where dtypes agree nothing is installed.
+
+    Features leave the front end in the dtype of the encoder's first layer, through NeMo's own sentinel. The encoder is
+    always entered as a module, so islands in it are cast in and out where they stand. What comes after it is entered
+    below its components by every decoding loop (`joint.project_encoder`, `decoder.predict`), so there the encoder's
+    output is the boundary, and layers are cast one by one where those components differ among each other.
+    """
+    encoder = parts["encoder"]
+    if "preprocessor" in parts:
+        inlet = next(encoder.parameters()).dtype
+        parts["preprocessor"].dtype_sentinel_tensor = torch.empty(0, dtype=inlet)
+    _connect_islands(encoder, targets[encoder], targets)
+    consumer = next((targets[parts[name]] for name in CONSUMERS if name in parts), targets[encoder])
+    if consumer != targets[encoder]:
+        _boundary(encoder, None, consumer)
+    after = [part for name, part in parts.items() if name not in ("preprocessor", "encoder")]
+    layers = {layer: part for part in after for layer in _holders(part)}
+    if len({targets[layer] for layer in layers}) > 1:
+        for layer, part in layers.items():
+            _boundary(layer, targets[layer], targets[part] if targets[part] != targets[layer] else None)
+
+
+def _connect_islands(module: nn.Module, around: torch.dtype, targets: Targets) -> None:
+    for child in filter(_holds, module.children()):
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):  # never called itself
+            _connect_islands(child, around, targets)
+            continue
+        if targets[child] != around:
+            _boundary(child, targets[child], around)
+        _connect_islands(child, targets[child], targets)
+
+
+def _boundary(module: nn.Module, inside: torch.dtype | None, outside: torch.dtype | None) -> None:
+    """Cast what goes into a module, and what comes out of it."""
+    if inside is not None:
+        module.register_forward_pre_hook(lambda _, args, kwargs: _to((args, kwargs), inside), with_kwargs=True)
+    if outside is not None:
+        module.register_forward_hook(lambda _, args, output: _to(output, outside))
+
+
+def _fence(name: str, component: nn.Module, device_type: str) -> None:
+    """Have a component compute in float32, outside whatever autocast is on around it."""
+    for module in [component] if name == "encoder" else _holders(component):
+        module.forward = _outside_autocast(module.forward, device_type)
+
+
+def _outside_autocast(forward: Any, device_type: str) -> Any:
+    @functools.wraps(forward)
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(device_type, enabled=False):
+            return forward(*_to(args, torch.float32), **_to(kwargs, torch.float32))
+
+    return plain
+
+
+# -- what a device can do ---------------------------------------------------------------------------------------------
+
+
+def _no_tf32(device: torch.device) -> str:
+    """Return why a device has no TF32, or ""."""
+    if device.type != "cuda":
+        return "TF32 is a unit of CUDA cards"
+    capability = torch.cuda.get_device_capability(device)
+    return "" if capability >= (8, 0) else f"TF32 needs compute capability 8.0, this card has {capability}"
+
+
+def _refuse_emulation(asked: set[torch.dtype], device: torch.device) -> None:
+    """Raise PrecisionError for bfloat16 on a card that only emulates it; torch's own check calls that supported."""
+    if device.type == "cuda" and torch.bfloat16 in asked and torch.cuda.get_device_capability(device) < (8, 0):
+        raise PrecisionError(f"{torch.cuda.get_device_name(device)} only emulates bfloat16", "take half or fp32 there")
+
+
+def _autocast_dtypes(precision: Precision, trainer: Any) -> list[torch.dtype]:
+    """Return every dtype that some phase runs under."""
+    if trainer is not None:
+        return [LIGHTNING[trainer.precision]]
+    return [getattr(torch, name) for name in dict.fromkeys([precision.autocast, *precision.phases.values()]) if name]
+
+
+def _trainer(precision: str, device: torch.device) -> tuple[Any, str]:
+    """Return Lightning's Trainer, and why its precision is not the one that was asked of it, or ""."""
+    import lightning.pytorch as lightning
+    from lightning.pytorch.utilities.rank_zero import rank_zero_module
+
+    rank_zero_module.log.setLevel(logging.ERROR)  # it is whatever logger the last Lightning imported put there
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trainer = lightning.Trainer(
+            precision=precision,
+            accelerator="cpu" if device.type == "cpu" else "gpu",
+            devices=1 if device.type == "cpu" else [device.index or 0],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+    if trainer.precision == precision:
+        return trainer, ""
+    reasons = [str(warning.message) for warning in said if precision in str(warning.message)]
+    return trainer, next(iter(reasons), f"Lightning runs {precision} as {trainer.precision} here")
+
+
+def _fall_back(parts: Parts, targets: Targets, autocast: list[torch.dtype], fallbacks: list[Fallback]) -> list[str]:
+    """Try each kind of layer as it is to run; turn components that cannot to float32, return those to be fenced.
+
+    Known so far: oneDNN has no LSTM for float16 under autocast, though it has one for float16 weights. Switching
+    oneDNN off would also serve, at the price of every other layer.
+    """
+    fenced = []
+    for name, component in parts.items():
+        for layer in _kinds(component, targets):
+            stored = targets[layer]
+            failed = next(((d, said) for d in (stored, *autocast) if (said := _try(layer, stored, d))), None)
+            if failed is not None:
+                dtype, said = failed
+                how = f"in {_name(dtype)}" if dtype == stored else f"under {_name(dtype)} autocast"
+                reason = f"{type(layer).__name__} cannot run {how} on this CPU: {said}"
+                fallbacks.append(Fallback(name, _name(dtype), "float32", reason))
+                targets.update(dict.fromkeys(component.modules(), torch.float32))
+                fenced += [name] if autocast else []
+                break
+    return fenced
+
+
+def _kinds(component: nn.Module, targets: Targets) -> Iterable[nn.Module]:
+    """Return the smallest layer of each type and dtype in a component."""
+    found: dict[tuple[type, torch.dtype], nn.Module] = {}
+    for layer in sorted(_holders(component), key=weights_bytes):
+        found.setdefault((type(layer), targets[layer]), layer)
+    return found.values()
+
+
+def _try(layer: nn.Module, stored: torch.dtype, dtype: torch.dtype) -> str:
+    """Return what torch says against a layer stored in one dtype and run in another, or "" if it runs."""
+    if stored == dtype == torch.float32 or (sample := _sample(layer)) is None:
+        return ""
+    twin = copy.deepcopy(layer).to(stored)
+    try:
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=stored != dtype):
+            twin(sample.to(stored))
+    except RuntimeError as error:  # torch has no narrower class for an operation that is missing
+        return str(error).strip().splitlines()[0].partition(". ")[0]
+    return ""
+
+
+def _sample(layer: nn.Module) -> torch.Tensor | None:
+    """Return a smallest input of a layer; None for layers that only look up."""
+    match layer:
+        case Pointwise():
+            return torch.zeros(1, layer.in_features, 1)
+        case nn.Linear():
+            return torch.zeros(1, layer.in_features)
+        case nn.modules.conv._ConvNd():
+            reach = zip(layer.kernel_size, layer.dilation, strict=True)
+            return torch.zeros(1, layer.in_channels, *[(size - 1) * step + 2 for size, step in reach])
+        case nn.RNNBase():
+            return torch.zeros(2, 1, layer.input_size)
+        case nn.LayerNorm():
+            return torch.zeros(1, *layer.normalized_shape)
+        case nn.BatchNorm1d():
+            return torch.zeros(1, layer.num_features, 2)
+    return None
+
+
+# -- int8 -------------------------------------------------------------------------------------------------------------
+
+
+class Pointwise(nn.Linear):
+    """A Conv1d of kernel 1 as the same matrix product, called as the convolution was."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Return [B, C', T] for [B, C, T]."""
+        return super().forward(features.transpose(1, 2)).transpose(1, 2)
+
+
+def _linearize(model: nn.Module) -> None:
+    """Replace every pointwise Conv1d by a Pointwise that holds the same weights."""
+    plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
+    for parent in list(model.modules()):
+        for name, conv in list(parent.named_children()):
+            if type(conv) is nn.Conv1d and all(getattr(conv, key) == value for key, value in plain.items()):
+                linear = Pointwise(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
+                linear.weight = nn.Parameter(conv.weight.detach().squeeze(-1), requires_grad=False)
+                linear.register_parameter("bias", conv._parameters["bias"])
+                setattr(parent, name, linear.eval())
+
+
+def _quantize(parts: Parts) -> None:
+    """Quantise the Linear weights of components in place. Raises PrecisionError without torchao."""
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise PrecisionError(f"int8 needs torchao: {error}", "pip install 'asrd[int8]'") from error
+    shared = {module for group in _sharing(parts) for _, module in group}
+    config = Int8WeightOnlyConfig(version=2, set_inductor_config=False)
+    for component in parts.values():
+        quantize_(component, config, filter_fn=lambda m, _: isinstance(m, nn.Linear) and m not in shared)

@@ -1,0 +1,341 @@
+"""What a checkpoint says of itself: its kind of model and every tensor's name, shape and dtype, without its weights.
+
+A .nemo file is a tar, in older files gzipped, of `model_config.yaml`, `model_weights.ckpt` and tokenizers. The ckpt is
+a torch file: a zip whose first entry, `data.pkl`, describes the tensors, or four pickles in a row in the format before
+torch 1.6. Both are read by an unpickler that knows the few names a tensor needs and refuses all others, so a hostile
+file runs no code. Takes milliseconds for a file of any size. Runs on both sides; imports neither torch nor NeMo.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+import yaml
+
+from .errors import ModelError
+
+FAMILIES = {
+    "EncDecMultiTaskModel": "aed",
+    "EncDecCTCModelBPE": "ctc",
+    "EncDecCTCModel": "ctc",
+    "EncDecRNNTBPEModel": "rnnt",
+    "EncDecRNNTModel": "rnnt",
+    "EncDecHybridRNNTCTCBPEModel": "hybrid",
+    "EncDecHybridRNNTCTCModel": "hybrid",
+}
+"""Class of a checkpoint, as its config names it -> family. A transducer that predicts durations is a `tdt`."""
+
+STORAGES = {
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "DoubleStorage": "float64",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+"""Names of torch's storage classes -> dtype."""
+
+WIDTHS = {"float64": 8, "int64": 8, "int32": 4, "float32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+"""Bytes of one element; one byte where it is not listed."""
+
+EMBEDDING = "transf_decoder._embedding.token_embedding.weight"
+HEAD = "log_softmax.mlp.layer0.weight"
+"""NeMo's AED model makes its output layer share the embedding's memory, whatever the checkpoint holds."""
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "pos_enc", "pe", "window", "fb")
+"""Last words of tensors that are no parameters; all others are."""
+
+LIMIT = 64 << 20
+"""Bytes of a config or of a compressed description that are still read; the largest models need about 1 MiB."""
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""First pickle of a torch file from before 1.6."""
+
+
+class Tensor(msgspec.Struct, frozen=True):
+    """One tensor of a checkpoint."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    memory: str = ""
+    """Where it lies: tensors of one shape that lie in one place are one tensor under several names."""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def floating(self) -> bool:
+        """True for what a cast changes; counters are integers and stay."""
+        return "float" in self.dtype
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a .nemo file says of itself."""
+
+    path: Path
+    size: int
+    """Bytes of the file."""
+    target: str
+    """Class of the model, as the config names it."""
+    family: str
+    """ctc, rnnt, tdt, hybrid or aed."""
+    sample_rate: int
+    """Hertz."""
+    prompt_format: str
+    """canary or canary2; empty where the model takes no prompt."""
+    languages: tuple[str, ...]
+    """Where the config tells them."""
+    cache_aware: bool
+    """Trained to stream with limited context."""
+    hidden_bytes: int
+    """Of the weights of a second model for timestamps, which newer Canary files carry; 0 when there is none. Files from
+    before such models are gzipped and not looked through for one."""
+    tensors: dict[str, Tensor]
+    """As stored, by name in the model's state."""
+    config: dict[str, Any]
+
+    @property
+    def tied(self) -> bool:
+        """True where the output layer is the embedding."""
+        return EMBEDDING in self.tensors and HEAD in self.tensors
+
+    @property
+    def unique(self) -> dict[str, Tensor]:
+        """Tensors as the restored model holds them: those that share memory once, under their first name."""
+        seen: set[tuple[str, tuple[int, ...]]] = set()
+        kept: dict[str, Tensor] = {}
+        for name, tensor in self.tensors.items():
+            place = (tensor.memory or name, tensor.shape)
+            if place in seen or (name == HEAD and self.tied):
+                continue
+            seen.add(place)
+            kept[name] = tensor
+        return kept
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has, tied ones once."""
+        return sum(tensor.elements for name, tensor in self.unique.items() if not is_buffer(name))
+
+    @property
+    def components(self) -> dict[str, int]:
+        """Component (a child of the model) -> its parameters."""
+        sums: dict[str, int] = {}
+        for name, tensor in self.unique.items():
+            child = name.partition(".")[0]
+            sums[child] = sums.get(child, 0) + (0 if is_buffer(name) else tensor.elements)
+        return {child: count for child, count in sums.items() if count}
+
+    def setting(self, dotted: str, default: Any = None) -> Any:
+        """Return one value of the config by its dotted path, `default` where there is none."""
+        value: Any = self.config
+        for word in dotted.split("."):
+            value = value.get(word) if isinstance(value, dict) else None
+        return default if value is None else value
+
+
+def is_buffer(name: str) -> bool:
+    """Return whether a tensor of this name is a buffer: statistics, tables and filter banks."""
+    return name.rpartition(".")[2] in BUFFERS
+
+
+def header(path: str | Path) -> Header:
+    """Return what the .nemo file at `path` says of itself.
+
+    Raises:
+        ModelError: missing, empty, cut short, not a .nemo file, another kind of model, or weights that are no tensors.
+    """
+    path = Path(path)
+    size = _size(path)
+    hint = "copy or download it again" if path.suffix == ".nemo" else "a model is a .nemo file"
+    try:
+        with path.open("rb") as file:
+            config, tensors, hidden = _members(path, file, size)
+    except ModelError:
+        raise
+    except PermissionError as error:
+        raise ModelError(f"no permission to read {path}") from error
+    except (tarfile.ReadError, EOFError, zlib.error) as error:
+        short = "end of data" in str(error) or isinstance(error, EOFError)
+        what = "is cut short" if short else "is not a .nemo file (a tar archive)"
+        raise ModelError(f"{path} {what}", hint) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", hint) from error
+    return _described(path, size, config, tensors, hidden)
+
+
+def _size(path: Path) -> int:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        reason = "there is no" if isinstance(error, FileNotFoundError | NotADirectoryError) else "cannot look at the"
+        raise ModelError(f"{reason} model file {path}", "asrd models lists the names that are known") from error
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder, not a .nemo file", "pass the .nemo file inside it")
+    if not path.is_file():
+        raise ModelError(f"{path} is not a regular file", "a model is a .nemo file")
+    if size == 0:
+        raise ModelError(f"{path} is empty", "copy or download it again")
+    return size
+
+
+def _members(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Any], dict[str, Tensor], int]:
+    """Return config, tensors and the size of the hidden model, in one pass over the archive or less."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    config, tensors, hidden = None, None, 0
+    with tarfile.open(fileobj=file, mode="r:gz" if zipped else "r:") as archive:
+        for member in archive:
+            if not zipped and member.offset_data + member.size > size:
+                raise ModelError(f"{path} is cut short", "copy or download it again")
+            name = member.name.removeprefix("./")
+            content = archive.extractfile(member) if member.isfile() else None
+            if name == "model_config.yaml" and content:
+                config = _yaml(content, path)
+            elif name == "model_weights.ckpt" and content:
+                tensors = _tensors(content, path)
+            elif name == "timestamps_asr_model_weights.ckpt":
+                hidden = member.size
+            elif name.startswith("model_weights/"):
+                raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
+            if zipped and config is not None and tensors is not None:
+                break  # the rest is weights, and unpacking them takes half a minute
+    if config is None or tensors is None:
+        missing = "model_config.yaml" if config is None else "model_weights.ckpt"
+        raise ModelError(f"{path} is not a .nemo file of a model: it holds no {missing}", "copy or download it again")
+    return config, tensors, hidden
+
+
+def _yaml(content: IO[bytes], path: Path) -> dict[str, Any]:
+    # Both are the safe loader; libyaml's does not take half a second for a vocabulary of 8192 pieces.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    config = yaml.load(content.read(LIMIT), Loader=loader)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} has a model_config.yaml that is no mapping", "copy or download it again")
+    return config
+
+
+def _described(path: Path, size: int, config: dict[str, Any], tensors: dict[str, Tensor], hidden: int) -> Header:
+    plain = Header(path, size, str(config.get("target") or ""), "", 0, "", (), False, hidden, tensors, config)
+    kind = plain.target.rpartition(".")[2]
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{path} is a .nemo of another kind of model: target {plain.target or 'not told'}",
+            f"supported: {', '.join(FAMILIES)}",
+        )
+    family = FAMILIES[kind]
+    if family == "rnnt" and "tdt" in (plain.setting("decoding.model_type"), plain.setting("loss.loss_name")):
+        family = "tdt"
+    rate = plain.setting("sample_rate", plain.setting("preprocessor.sample_rate", 16000))
+    tokenizers = plain.setting("tokenizer.langs", {})
+    return msgspec.structs.replace(
+        plain,
+        family=family,
+        sample_rate=rate if isinstance(rate, int) else 16000,
+        prompt_format=str(plain.setting("prompt_format", "")),
+        languages=tuple(str(name) for name in tokenizers if name != "spl_tokens"),
+        cache_aware=plain.setting("encoder.att_context_style") == "chunked_limited",
+    )
+
+
+# -- torch's files ----------------------------------------------------------------------------------------------------
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads the description of tensors and knows nothing else: names lead to bound methods and strings, not to code."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        super().__init__(stream)
+        self._path = path
+        self._known: dict[tuple[str, str], Callable[..., Any]] = {
+            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
+            ("torch._utils", "_rebuild_parameter"): self._parameter,
+            ("collections", "OrderedDict"): OrderedDict,
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        if (module, name) in self._known:
+            return self._known[module, name]
+        raise ModelError(
+            f"{self._path} is refused: its weights name {module}.{name}, which is no part of a tensor",
+            "a checkpoint that runs code when opened is not opened; get it from its publisher",
+        )
+
+    def persistent_load(self, pid: Any) -> tuple[str, str]:
+        _, dtype, key = pid[:3]
+        return str(dtype), str(key)
+
+    def _tensor(self, storage: tuple[str, str], offset: int, shape: tuple[int, ...], *_: object) -> Tensor:
+        dtype, key = storage
+        if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape)):
+            raise ValueError("a tensor without a shape")
+        return Tensor(tuple(shape), dtype, f"{key}+{offset}")
+
+    def _parameter(self, tensor: Tensor, *_: object) -> Tensor:
+        return tensor
+
+
+def _tensors(content: IO[bytes], path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a torch file by name; its weights are not read. Raises ModelError."""
+    try:
+        zipped = content.read(4) == b"PK\x03\x04"
+        content.seek(0)
+        state = _Unpickler(_description(content) if zipped else _legacy(content, path), path).load()
+        tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    except ModelError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything at all
+        raise ModelError(
+            f"{path} has weights that cannot be read ({type(error).__name__}: {error})", "copy or download it again"
+        ) from error
+    if not tensors or not all(isinstance(name, str) for name in tensors):
+        raise ModelError(f"{path} has weights without a single named tensor", "copy or download it again")
+    return tensors
+
+
+def _description(content: IO[bytes]) -> IO[bytes]:
+    """Return a stream at the pickle `data.pkl` of a torch zip.
+
+    torch writes it first and uncompressed, and a pickle says itself where it ends, so the directory at the end of the
+    zip is not needed; in a gzipped archive the way there leads through all weights. Any other zip goes the long way.
+    """
+    *_, name_length, extra_length = fields = struct.unpack("<4s5H3I2H", content.read(30))
+    name, method = content.read(name_length), fields[3]
+    if name.endswith(b"/data.pkl") and method == zipfile.ZIP_STORED:
+        content.read(extra_length)
+        return content
+    content.seek(0)
+    with zipfile.ZipFile(content) as archive:
+        entry = next(info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
+        if entry.file_size > LIMIT:
+            raise ValueError(f"a description of {entry.file_size} bytes")
+        return io.BytesIO(archive.read(entry))
+
+
+def _legacy(content: IO[bytes], path: Path) -> IO[bytes]:
+    """Skip the three pickles in front of the description in a torch file of the format before 1.6."""
+    heads: Iterator[Any] = (_Unpickler(content, path).load() for _ in range(3))
+    if next(heads) != LEGACY_MAGIC:
+        raise ValueError("neither of torch's file formats")
+    for _ in heads:
+        pass
+    return content

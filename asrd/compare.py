@@ -1,0 +1,381 @@
+"""The verb `compare`: every strategy in a fresh worker over the same speech, measured and judged.
+
+Knows manifests, the order of runs and what to ask of a worker. FP32 runs twice first, so that every later difference
+can be held against what FP32 differs from itself, and its latency once more at the end, so that a machine that drifted
+meanwhile is seen. Words are judged in `verdict`, shown in `report`. Runs beside the worker; imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__, engine, manifest, precision, report, verdict, vram, wire
+from .audio import AudioBlock, Samples
+from .config import Settings
+from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
+from .findings import Comparison, Measured, Role, Speech
+from .manifest import Clip
+from .precision import BASELINE, Gpu, Plan, Precision, Rung
+from .progress import Progress
+from .transcribe import Heard
+
+MANIFEST = Path(__file__).parent / "data" / "eval" / "manifest.jsonl"
+"""The speech that is shipped."""
+
+BLOCK = wire.SAMPLE_RATE // 4
+"""Samples of a block in which a long clip goes through the window."""
+
+BUFFER = 10 * wire.SAMPLE_RATE
+"""Samples of the buffer whose latency is taken."""
+
+WARM_UP = 2
+"""Buffers before the first that counts: caches and allocators settle within two."""
+
+HELP = """exit codes: 0 every strategy that was asked for passes, 3 some do not, 130 interrupted (a partial report is
+written). What the columns mean stands at the foot of the HTML page and under "definitions" in the JSON."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is compared, on what, with what."""
+
+    settings: Settings
+    start: wire.Start
+    device: str
+    gpu: Gpu | None
+    precisions: list[Precision]
+    clips: list[Clip]
+    speech: Speech
+    repeats: int
+    hold: Callable[..., engine.Engine] = engine.Engine
+
+    @property
+    def runs(self) -> list[tuple[Precision, Role]]:
+        """FP32 twice, then what was asked for; FP32 itself is then there already."""
+        asked: list[tuple[Precision, Role]] = [(p, "asked") for p in self.precisions if p.name != BASELINE.name]
+        return [(BASELINE, "baseline"), (BASELINE, "again"), *asked]
+
+
+@dataclass
+class Found:
+    """What has been measured so far."""
+
+    measured: list[Measured] = field(default_factory=list)
+    again: Measured | None = None
+    """FP32 after everything else, latency and memory only."""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    begin: float = field(default_factory=time.monotonic)
+
+
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd compare` takes."""
+    known = ", ".join(precision.PRESETS)
+    parser.epilog = HELP
+    parser.add_argument("--strategies", metavar="a,b", help=f"names, all, or a preset: {known} (the preset in force)")
+    parser.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
+    parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
+    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
+    parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="absolute points of WER it may cost")
+    parser.add_argument("--json", metavar="F", type=Path, help="write the result here; - is standard output")
+    parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
+
+
+def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine) -> int:
+    """Do the verb and return 0, 3 when a strategy does not pass, 130 or 143 when it was interrupted.
+
+    Args:
+        args, settings: as the command line has them.
+        hold: what holds a worker.
+
+    Raises:
+        AsrdError: nothing can be compared: wrong names, no speech, no room, FP32 does not run.
+    """
+    job = _job(args, settings, hold)
+    for path in (args.json, args.html):
+        _check_writable(path)
+    found = Found()
+    code = 0
+    try:
+        asyncio.run(measure(job, found, lambda: _keep_so_far(args, job, found)))
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else 143
+    result = conclude(job, found, partial=bool(code))
+    _show(args, result)
+    return code or (0 if all(row.passed for row in result.asked) else 3)
+
+
+# -- what is compared -------------------------------------------------------------------------------------------------
+
+
+def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine]) -> Job:
+    for name in ("limit", "repeats"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is too few", "1 or more")
+    chosen = precision.select(args.strategies or settings.preset)
+    own = settings.requested
+    if isinstance(own, Precision):
+        chosen = [own if p.name == own.name else p for p in chosen]
+    gpu = precision.device_for(settings.device, vram.gpus())
+    path = args.manifest or MANIFEST
+    clips, skipped = manifest.read(path, args.limit)
+    for one in skipped:
+        print(f"asrd: {path}, line {one.line} is skipped: {one.reason}", file=sys.stderr)
+    if not clips:
+        raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
+    words = sum(len(verdict.normaliser(settings.target_lang)(clip.text).split()) for clip in clips)
+    seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
+    speech = Speech(str(path), len(clips), words, seconds, settings.target_lang, skipped)
+    device = f"cuda:{gpu.index}" if gpu else "cpu"
+    return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold)
+
+
+# -- the runs ---------------------------------------------------------------------------------------------------------
+
+
+async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: None) -> None:
+    """Run every strategy, one worker after the other, and keep what it showed in `found`.
+
+    Args:
+        save: called after each complete run.
+
+    Raises:
+        AsrdError: FP32 cannot be measured. CancelledError: interrupted; the worker is gone then.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    with contextlib.suppress(NotImplementedError, RuntimeError):  # only the main thread takes signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    buffer = manifest.joined(job.clips, BUFFER)
+    with Progress(len(job.runs)) as progress:
+        for number, (chosen, role) in enumerate(job.runs, 1):
+            progress.begin(chosen.name, number)
+            found.measured.append(await _run(job, chosen, role, buffer, progress))
+            progress.done(found.measured[-1].failure)
+            save()
+        progress.begin(f"{BASELINE.name} latency again", len(job.runs))
+        found.again = await _latency_again(job, buffer, progress)
+
+
+async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progress: Progress) -> Measured:
+    """Return what one worker showed; a failure of any but the baseline is part of it."""
+    measured = Measured(chosen, role)
+    if job.gpu is not None and (why := precision.obstacle(chosen, job.gpu)):
+        measured.failure = why
+        return measured
+    one = _engine(job, chosen, progress)
+    try:
+        async with one:
+            measured.ready = await one.start()
+            _heed()
+            await _time(one, measured, buffer, job.repeats, progress)
+            await _hear(one, measured, job, progress)
+    except AsrdError as error:
+        if role == "baseline":
+            raise
+        where = f" at clip {len(measured.texts) + 1} of {len(job.clips)}" if measured.texts else ""
+        measured.failure = _sentence(error, one) + where
+    return measured
+
+
+def _engine(job: Job, chosen: Precision, progress: Progress) -> engine.Engine:
+    """Return an engine with one rung: what fails here must be seen, not replaced."""
+    plan = Plan(chosen.name, (Rung(chosen, job.device),), "compared by itself")
+
+    def loading(stage: wire.Progress) -> None:
+        _heed()
+        progress.loading(stage)
+
+    return job.hold(plan, job.start, on_progress=loading)
+
+
+def _heed() -> None:
+    """Raise CancelledError when this task was cancelled and somebody below lost it, as asyncio.wait_for can on 3.11."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _sentence(error: AsrdError, one: engine.Engine) -> str:
+    if isinstance(error, EngineError) and one.rejected:
+        return f"{one.rejected[-1].kind}: {one.rejected[-1].detail}"
+    return error.message
+
+
+async def _time(one: engine.Engine, measured: Measured, buffer: Samples, repeats: int, progress: Progress) -> None:
+    """Take the latency of the fixed buffer, for each phase that the precision treats in a way of its own."""
+    for _ in range(WARM_UP):
+        await one.transcribe(buffer)
+    measured.ledger["warm-up"] = await one.measure("warm-up")
+    for number in range(repeats):
+        begin = time.perf_counter()
+        answer = await one.transcribe(buffer)
+        measured.round_trip.append(time.perf_counter() - begin)
+        measured.latency.append(answer.seconds)
+        measured.cpu.append(answer.cpu_seconds)
+        progress.step("10-s buffer", number + 1, repeats)
+        _heed()
+    measured.ledger["steady"] = await one.measure("steady")
+    if "draft" in measured.precision.phases:
+        for number in range(WARM_UP + repeats):
+            answer = await one.transcribe(buffer, phase="draft")
+            if number >= WARM_UP:
+                measured.draft_latency.append(answer.seconds)
+
+
+async def _hear(one: engine.Engine, measured: Measured, job: Job, progress: Progress) -> None:
+    """Transcribe the whole manifest; a clip that fails by itself is an error, a lost worker ends the run."""
+    for number, clip in enumerate(job.clips):
+        try:
+            text, seconds = await _clip(one, clip, job)
+        except EngineError:
+            raise
+        except AsrdError as error:
+            measured.texts.append(None)
+            measured.failure = f"line {clip.line}: {error.message}"
+        else:
+            measured.texts.append(text)
+            measured.compute += seconds
+        progress.step("clips", number + 1, len(job.clips))
+        _heed()
+    measured.ledger["after"] = await one.measure("after")
+    if "draft" in measured.precision.phases:
+        for clip in job.clips:
+            measured.drafts.append((await _clip(one, clip, job, "draft"))[0])
+
+
+async def _clip(one: engine.Engine, clip: Clip, job: Job, phase: str = "final") -> tuple[str, float]:
+    """Return text and seconds of compute for one clip; one longer than the window is heard as dictation would be."""
+    if len(clip.samples) > job.settings.window * wire.SAMPLE_RATE:
+        return await _long_clip(one, clip, job, phase)
+    answer = await one.transcribe(clip.samples, phase=phase)
+    return answer.hypothesis.text, answer.seconds
+
+
+async def _long_clip(one: engine.Engine, clip: Clip, job: Job, phase: str) -> tuple[str, float]:
+    """Send a clip through detector and window, and join what was heard by its times."""
+    heard = Heard("", len(clip.samples) / wire.SAMPLE_RATE, job.settings)
+    seconds = 0.0
+    for start in range(0, len(clip.samples), BLOCK):
+        block = AudioBlock(start, clip.samples[start : start + BLOCK])
+        heard.window.push(block, heard.vad.push(block))
+        if block.stop == len(clip.samples):
+            heard.window.note(heard.vad.finish())
+        while (buffer := heard.window.take()) is not None:
+            answer = await one.transcribe(buffer.samples, buffer.start, phase)
+            seconds += answer.seconds
+            heard.transcript.push(answer.hypothesis, buffer.sealed)
+            heard.window.commit(heard.transcript.committed_until)
+    return heard.transcript.text, seconds
+
+
+async def _latency_again(job: Job, buffer: Samples, progress: Progress) -> Measured:
+    """Return latency and memory of one more FP32 worker."""
+    measured = Measured(BASELINE, "again")
+    one = _engine(job, BASELINE, progress)
+    with contextlib.suppress(AsrdError):  # two runs have worked; without the third the floor rests on them
+        async with one:
+            await one.start()
+            await _time(one, measured, buffer, job.repeats, progress)
+    return measured
+
+
+# -- the result -------------------------------------------------------------------------------------------------------
+
+
+def conclude(job: Job, found: Found, partial: bool = False) -> Comparison:
+    """Return the comparison as far as it has been measured."""
+    first = found.measured[0].ready if found.measured else None
+    floor, bounds, rows = verdict.judge(
+        found.measured,
+        [clip.text for clip in job.clips],
+        job.speech.seconds,
+        job.settings.wer_bound,
+        job.speech.language,
+        found.again,
+    )
+    return Comparison(
+        model=job.settings.model,
+        device=first.device if first else job.device,
+        device_name=first.device_name if first else "",
+        versions={"asrd": __version__, **(first.versions if first else {}), **_versions()},
+        noise_floor=floor,
+        criteria=bounds,
+        rows=rows,
+        partial=partial,
+        unfinished=[p.name for p, _ in job.runs[len(found.measured) :]],
+        manifest=job.speech,
+        family=first.family if first else "",
+        target=first.target if first else "",
+        parameters=first.parameters if first else 0,
+        repeats=job.repeats,
+        threads=job.settings.threads,
+        started=found.started,
+        seconds=time.monotonic() - found.begin,
+        command=shlex.join(["asrd", *sys.argv[1:]]),
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what judges the words."""
+    known = {}
+    for name in ("jiwer", "whisper-normalizer", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            known[name] = version(name)
+    return known
+
+
+def _check_writable(path: Path | None) -> None:
+    """Raise DiskError now rather than after minutes of work."""
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise DiskError(f"cannot write {path}", "name a file in a folder that exists and may be written")
+
+
+def _keep_so_far(args: argparse.Namespace, job: Job, found: Found) -> None:
+    """Write the JSON as it stands, so that even a killed comparison leaves one; at the end it is written again."""
+    if args.json is not None and str(args.json) != "-":
+        with contextlib.suppress(DiskError):
+            _write(args.json, report.to_json(conclude(job, found, partial=True)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise DiskError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _show(args: argparse.Namespace, result: Comparison) -> None:
+    """Print the table first: a full disk must not cost the result."""
+    if str(args.json) == "-":
+        sys.stdout.buffer.write(report.to_json(result))
+        sys.stdout.flush()
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else 120
+        print(report.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+    for path, render in ((args.json, report.to_json), (args.html, lambda found: report.html(found).encode())):
+        if path is not None and str(path) != "-":
+            _write(path, render(result))
+            print(f"wrote {path}", file=sys.stderr)

@@ -1,0 +1,262 @@
+"""What the encoder put out -> timed tokens -> words, for each family of models.
+
+Greedy decoding, and its text is NeMo's own: CTC by collapsing the best path, transducers by NeMo's greedy_batch
+whatever strategy their checkpoint names, Canary as `canary` says. CUDA graphs stay off: capturing one breaks loading in
+the whole process.
+
+Knows models, tokens and frames. Knows no sound: NeMo's transcribe() pads what is shorter than a second with silence on
+both sides, and who wants its text for such a buffer pads it so before encoding. Runs in the worker, on any device and
+in any dtype that casting leaves, in and out of autocast.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from . import canary, wire
+from .canary import weight_dtype
+from .errors import ModelError
+
+LINGER = 2
+"""Frames that a token goes on after its last one where no other follows: a spike is shorter than what it stands for."""
+
+
+class Token(NamedTuple):
+    """One token of the tokenizer and where it is, in encoder frames from the buffer's start; stop is one past."""
+
+    id: int
+    start: float
+    stop: float
+    confidence: float | None
+    """Its probability, 0..1; None where the decoder gives none."""
+
+
+class Decoded(NamedTuple):
+    """What one buffer says. `truncated`: Canary's guard, or its decoder's own limit, cut it."""
+
+    text: str
+    tokens: list[Token]
+    truncated: bool
+
+
+class Decoder(Protocol):
+    """Turns the encoder's output for one buffer into text and timed tokens."""
+
+    family: str
+    """ctc, rnnt, tdt, hybrid or aed."""
+
+    def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
+        """Return what was said, for an encoder output [1, D, T] of which `length` [1] frames hold sound."""
+        ...
+
+
+def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool = True) -> Decoder:
+    """Return the decoder for a restored model, by its exact class: subclasses ask for more than an encoder output.
+
+    Args:
+        model: a NeMo model in eval mode; a transducer's decoding strategy is set here, once.
+        source_lang, target_lang, pnc: for Canary: language spoken, language written (another one: translation),
+            punctuation and capitals. The other families write what they were trained to.
+
+    Raises:
+        ModelError: a model of a kind, or a prompt format, that is not known here.
+        UsageError: a language that the model's tokenizer has not.
+    """
+    match type(model).__name__:
+        case "EncDecCTCModelBPE" | "EncDecCTCModel":
+            return Ctc(model)
+        case "EncDecRNNTBPEModel" | "EncDecRNNTModel":
+            return Transducer(model)
+        case "EncDecHybridRNNTCTCBPEModel" | "EncDecHybridRNNTCTCModel":
+            return Transducer(model, "hybrid")
+        case "EncDecMultiTaskModel":
+            return Aed(model, source_lang, target_lang, pnc)
+        case other:
+            raise ModelError(f"a model of class {other} is not supported", "supported: CTC, RNNT, TDT, hybrid, Canary")
+
+
+class Ctc:
+    """Greedy CTC: the best token of each frame, runs and blanks collapsed."""
+
+    family = "ctc"
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._blank = model, int(model.decoding.blank_id)
+        layers = getattr(model.decoder, "decoder_layers", None)
+        if layers is not None:  # the log-softmax above then runs in float32, whatever the layers are stored in
+            layers.register_forward_hook(lambda _, args, logits: logits.float())
+
+    @torch.inference_mode()
+    def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
+        """Return what was said."""
+        count = int(length[0])
+        encoded = encoded[:, :, :count].to(weight_dtype(self._model.decoder))
+        if not count:
+            return Decoded("", [], False)
+        with _recurrent(encoded):
+            scores = self._model.decoder(encoder_output=encoded)[0].float()
+        best, ids = torch.log_softmax(scores, -1).max(-1)
+        likely, path = best.exp().tolist(), ids.tolist()
+        starts = [t for t in range(count) if path[t] != self._blank and (t == 0 or path[t] != path[t - 1])]
+        stops = [next((t for t in range(s, count) if path[t] != path[s]), count) for s in starts]
+        sure = [max(likely[s:e]) for s, e in zip(starts, stops, strict=True)]
+        tokens = _timed([path[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
+        return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
+
+
+class Transducer:
+    """RNNT and TDT: NeMo's label-looping greedy_batch, with times, durations and confidence switched on."""
+
+    def __init__(self, model: Any, family: str = "") -> None:
+        from omegaconf import OmegaConf
+
+        config = OmegaConf.create(OmegaConf.to_container(model.cfg.decoding, resolve=True))
+        self._durations = bool(config.get("durations"))
+        self.family = family or ("tdt" if self._durations else "rnnt")
+        confidence = {"method_cfg": {"name": "max_prob", "alpha": 1.0}, "exclude_blank": True}
+        confidence["preserve_frame_confidence"] = not config.get("big_blank_durations")
+        ours = {"strategy": "greedy_batch", "preserve_alignments": False, "compute_timestamps": False}
+        ours |= {"greedy": {"use_cuda_graph_decoder": False, "preserve_alignments": False}}
+        ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": self._durations}
+        model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
+        self._model = model
+
+    @torch.inference_mode()
+    def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
+        """Return what was said."""
+        count = int(length[0])
+        if not count:
+            return Decoded("", [], False)
+        encoded = encoded.to(weight_dtype(self._model.joint))
+        with _recurrent(encoded):
+            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, length, return_hypotheses=True)[0]
+        ids, starts = _list(found.y_sequence), _list(found.timestamp)
+        durations = _list(found.token_duration) if self._durations else [1 + LINGER] * len(ids)
+        stops = [start + max(1, duration) for start, duration in zip(starts, durations, strict=True)]
+        sure = found.non_blank_step_confidence_precomputed
+        sure = [min(1.0, max(0.0, float(c))) for c in sure] if sure is not None else [None] * len(ids)
+        return Decoded(found.text, _timed(ids, starts, stops, sure, count), False)
+
+
+class Aed:
+    """Canary, with `canary.Canary` to listen; its guard may be set, or taken off, there."""
+
+    family = "aed"
+
+    def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool) -> None:
+        self._model = model
+        self.canary = canary.Canary(model, source_lang, target_lang, pnc)
+
+    def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
+        """Return what was said."""
+        count = int(length[0])
+        if not count:
+            return Decoded("", [], False)
+        ids, likely, spans, cut = self.canary(encoded, count)
+        starts, stops = [first for first, _ in spans], [last for _, last in spans]
+        return Decoded(_say(self._model, ids), _timed(ids, starts, stops, likely, count), cut)
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def words(decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop: int) -> list[wire.Word]:
+    """Return one Word for each word of the text, in order, on the sample clock.
+
+    A word begins where its first letter's token does and ends where its last letter's does; within a token that is
+    shared by words, time runs evenly over its letters. Starts never fall, no word reaches past the next one's start,
+    all lie inside [start, stop].
+
+    Args:
+        samples_per_frame: samples of one encoder frame.
+        start, stop: first and one past the last sample of what was encoded.
+    """
+    texts = decoded.text.split()
+    letters = sum(map(len, texts))
+    spread = _letters(decoded.tokens, model, letters)
+    begins, ends = [a for _, a, _ in spread], [b for _, _, b in spread]
+    found, place = [], 0
+    for text in texts:
+        first, last = place, place + len(text)
+        place = last
+        own = spread[bisect_right(ends, first) : bisect_left(begins, last)]
+        if own:
+            begin, end = _at(own[0], first), _at(own[-1], last)
+        else:  # a text without tokens
+            begin, end = ((stop - start) / samples_per_frame * point / letters for point in (first, last))
+        sure = [token.confidence for token, _, _ in own]
+        least = min((c for c in sure if c is not None), default=None)
+        found.append((text, begin, end, None if None in sure else least))
+    starts = [min(max(start + round(begin * samples_per_frame), start), stop) for _, begin, _, _ in found]
+    starts = list(accumulate(starts, max))
+    limits = [*starts, stop][1:]
+    return [
+        wire.Word(text, first, min(max(start + round(end * samples_per_frame), first), limit), sure)
+        for (text, _, end, sure), first, limit in zip(found, starts, limits, strict=True)
+    ]
+
+
+def _letters(tokens: list[Token], model: Any, total: int) -> list[tuple[Token, float, float]]:
+    """Return tokens with the part [a, b) of the text's letters (what is not white space) that each stands for.
+
+    Counted token by token; where that does not add up to the text (bytes of one letter, tags that were stripped), the
+    counts are stretched to fit.
+    """
+    counts = [len("".join(_say(model, [token.id]).split())) for token in tokens]
+    scale = total / sum(counts) if sum(counts) else 0.0
+    edges = [0.0]
+    for count in counts:
+        edges.append(edges[-1] + count)
+    pairs = zip(tokens, pairwise(edges), strict=True)
+    return [(token, a * scale, b * scale) for token, (a, b) in pairs if b * scale > a * scale]
+
+
+def _at(part: tuple[Token, float, float], letter: float) -> float:
+    """Return when a letter of a token was, in frames."""
+    token, a, b = part
+    share = min(1.0, max(0.0, (letter - a) / (b - a)))
+    return token.start + share * (token.stop - token.start)
+
+
+# -- small things of several families ---------------------------------------------------------------------------------
+
+
+def _timed(ids: list[int], starts: list[int], stops: list[int], sure: list[Any], count: int) -> list[Token]:
+    """Return tokens for ids with the frames they begin and naturally end at, in a buffer of `count` frames.
+
+    Tokens of one frame share it in equal parts; no token reaches past the next one's start.
+    """
+    sharing, seen = Counter(starts), Counter[int]()
+    begins: list[float] = []
+    for start in starts:
+        begins.append(start + seen[start] / sharing[start])
+        seen[start] += 1
+    limits = [*begins, float(count)][1:]
+    return [
+        Token(number, begin, min(max(float(stop), begin), limit), c)
+        for number, begin, stop, limit, c in zip(ids, begins, stops, limits, sure, strict=True)
+    ]
+
+
+def _say(model: Any, ids: list[int]) -> str:
+    """Return NeMo's text for token ids."""
+    decoding = model.decoding
+    say = getattr(decoding, "decode_tokens_to_str_with_strip_punctuation", None) or decoding.decode_ids_to_str
+    return str(say(ids))
+
+
+def _list(value: Any) -> list[int]:
+    return list(value.tolist() if isinstance(value, Tensor) else value)
+
+
+def _recurrent(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Return the context that an LSTM needs: oneDNN has none for float16 autocast on the CPU."""
+    fp16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
+    return torch.backends.mkldnn.flags(enabled=False) if fp16 and tensor.device.type == "cpu" else nullcontext()

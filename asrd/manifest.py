@@ -1,0 +1,96 @@
+"""Speech with its text: NeMo manifests, one JSON object a line, and the clips they name.
+
+Knows lines and files; knows nothing of words or models. A bad line is told and left out, the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from . import audio
+from .audio import Samples
+from .errors import AsrdError, ManifestError
+from .findings import Skipped
+from .wire import SAMPLE_RATE
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """One utterance of the manifest."""
+
+    line: int
+    """Line of the manifest, from 1."""
+    text: str
+    """What was said."""
+    samples: Samples
+
+
+class Entry(msgspec.Struct):
+    """One line of a manifest; other keys are passed over."""
+
+    audio_filepath: str
+    text: str
+    offset: float | None = None
+    duration: float | None = None
+
+
+def read(path: Path, limit: int | None = None) -> tuple[list[Clip], list[Skipped]]:
+    """Return the clips of a NeMo manifest, and the lines that cannot be used, each with its reason.
+
+    Args:
+        path: JSON lines with `audio_filepath` (relative to the manifest), `text`, and where there are, `offset` and
+            `duration` in seconds.
+        limit: take so many lines, evenly spread.
+
+    Raises:
+        ManifestError: the file itself cannot be read.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ManifestError(f"cannot read the manifest {path}: {error.strerror}") from error
+    entries: list[tuple[int, Entry]] = []
+    skipped: list[Skipped] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                entries.append((number, msgspec.json.decode(line, type=Entry)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                skipped.append(Skipped(number, f"{error}"))
+    if limit is not None and limit < len(entries):
+        entries = [entries[i * len(entries) // limit] for i in range(limit)]
+    clips: list[Clip] = []
+    folder = path.absolute().parent  # a name of "-" must not become standard input
+    for number, entry in entries:
+        try:
+            clips.append(Clip(number, entry.text, _cut(audio.read(folder / entry.audio_filepath), entry)))
+        except AsrdError as error:
+            skipped.append(Skipped(number, error.message))
+    return clips, sorted(skipped, key=lambda one: one.line)
+
+
+def _cut(samples: Samples, entry: Entry) -> Samples:
+    """Return the part of a file that its line names. Raises ManifestError when there is none."""
+    first = round((entry.offset or 0.0) * SAMPLE_RATE)
+    last = len(samples) if entry.duration is None else first + round(entry.duration * SAMPLE_RATE)
+    if not 0 <= first < min(last, len(samples)):
+        where = f"offset {entry.offset} s, duration {entry.duration} s"
+        raise ManifestError(f"{where} lies outside the {len(samples) / SAMPLE_RATE:.2f} s of {entry.audio_filepath}")
+    return samples[first:last]
+
+
+def joined(clips: Sequence[Clip], length: int) -> Samples:
+    """Return `length` samples: the clips one after the other, from the first again where they end."""
+    import numpy as np
+
+    pieces, size = [], 0
+    for clip in clips:
+        pieces.append(clip.samples)
+        size += len(clip.samples)
+        if size >= length:
+            break
+    return np.resize(np.concatenate(pieces)[:length], length)

@@ -1,0 +1,107 @@
+"""How far long work has come: bars on a terminal, a plain line now and then anywhere else. Always on standard error.
+
+Knows steps and names, not what they mean. Runs in verbs that take minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+from .wire import Progress as Loading
+
+EVERY = 15.0
+"""Seconds between two plain lines about the same run."""
+
+
+class Progress:
+    """The state of `runs` runs, one after the other; enter it while they go on.
+
+    Args:
+        runs: how many there will be.
+        stream: where to; bars when it is a terminal.
+    """
+
+    def __init__(self, runs: int, stream: TextIO | None = None) -> None:
+        self._runs = runs
+        self._stream = stream or sys.stderr
+        self._name, self._number = "", 0
+        self._told = -EVERY
+        self._bars = _Bars(runs, self._stream) if self._stream.isatty() else None
+
+    def __enter__(self) -> Progress:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def begin(self, name: str, number: int) -> None:
+        """Say that run `number` (from 1) starts."""
+        self._name, self._number, self._told = name, number, -EVERY
+        if self._bars:
+            self._bars.renew()
+        self._tell("starting", 0, 0)
+
+    def loading(self, progress: Loading) -> None:
+        """Show what a worker that is starting does."""
+        self._tell(progress.stage + (f" {progress.detail}" * bool(progress.detail)), 0, 0)
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are through."""
+        self._tell(what, done, total)
+
+    def done(self, failure: str = "") -> None:
+        """Say that the present run is through, or why it is not."""
+        if failure:
+            self._say(f"{self._title}: {failure}")
+        if self._bars:
+            self._bars.advance()
+
+    @property
+    def _title(self) -> str:
+        return f"{self._name} ({self._number}/{self._runs})"
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self._bars:
+            self._bars.show(self._title, what, done, total)
+        elif time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            self._say(f"{self._title} {what}" + (f" {done}/{total}" if total else ""))
+
+    def _say(self, line: str) -> None:
+        if self._bars:
+            self._bars.say(line)
+        else:
+            print(line, file=self._stream, flush=True)
+
+
+class _Bars:
+    """Two bars of rich: all runs, and the present one."""
+
+    def __init__(self, runs: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Rich
+
+        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
+        self._rich = Rich(*columns, console=Console(file=stream), transient=True)
+        self._all = self._rich.add_task("runs", total=runs)
+        self._one = self._rich.add_task("", total=None)
+        self.start, self.stop = self._rich.start, self._rich.stop
+
+    def show(self, title: str, what: str, done: int, total: int) -> None:
+        self._rich.update(self._one, description=f"{title}: {what}", completed=done, total=total or None)
+
+    def renew(self) -> None:
+        self._rich.remove_task(self._one)
+        self._one = self._rich.add_task("", total=None)
+
+    def advance(self) -> None:
+        self._rich.advance(self._all)
+
+    def say(self, line: str) -> None:
+        self._rich.console.print(line, markup=False, highlight=False)

@@ -1,0 +1,354 @@
+"""One comparison -> a table for a terminal, JSON, a page of HTML with plots.
+
+Pure: the same comparison gives the same bytes; nothing is measured, judged or asked of the network here. rich, jinja2
+and matplotlib are imported by the function that needs them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from .findings import Bound, Comparison, Criterion, Percentiles, Row
+from .wire import Memory
+
+MIB = 1 << 20
+
+SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+"""Dtypes as a narrow column spells them; the one that contains another comes first."""
+
+WIDE = 116
+"""Columns from which a terminal shows the effective dtypes in the table and each delta on one line."""
+
+NARROW = 90
+"""Columns below which only what decides is shown."""
+
+INSTRUMENTS = ("allocated", "reserved", "process", "device")
+
+PHASES = ("import", "load", "load peak", "cast", "ready", "warm-up", "steady", "after")
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def to_json(comparison: Comparison) -> bytes:
+    """Return the comparison as indented JSON; `from_json` gives the same comparison back."""
+    return msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"
+
+
+def from_json(content: bytes) -> Comparison:
+    """Return the comparison that `to_json` wrote. Raises msgspec.DecodeError for anything else."""
+    return msgspec.json.decode(content, type=Comparison)
+
+
+# -- figures as text --------------------------------------------------------------------------------------------------
+
+
+def _figure(value: float | None, digits: int = 1, sign: str = "") -> str:
+    """Return a figure with a true minus sign and no minus before a zero, or a dash where there is none."""
+    if value is None:
+        return "–"
+    rounded = round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{rounded:{sign}.{digits}f}".replace("-", "−")
+
+
+def _mib(value: int | None) -> str:
+    return "–" if value is None else _figure(value / MIB, 1 if value < 1000 * MIB else 0)
+
+
+def _pair(value: Percentiles | None) -> str:
+    if value is None:
+        return "–"
+    digits = 1 if value.p50 < 100 else 0
+    return f"{_figure(value.p50, digits)}/{_figure(value.p95, digits)}"
+
+
+def _interval(row: Row) -> str:
+    if row.wer_delta_ci is None:
+        return "no interval" if row.wer_delta is not None else ""
+    low, high = row.wer_delta_ci
+    return f"[{_figure(low, 2, '+')}, {_figure(high, 2, '+')}]"
+
+
+def _steady(row: Row) -> int | None:
+    memory = row.ledger.get("steady")
+    return None if memory is None else memory.process if memory.process is not None else memory.allocated
+
+
+def name(row: Row) -> str:
+    """Return the strategy as a row is called: the FP32 runs say which they are."""
+    return {"baseline": row.strategy, "again": f"{row.strategy} again", "asked": row.strategy}[row.role]
+
+
+def effective(row: Row) -> str:
+    """Return the effective dtypes in few words: the most common one, then the components that differ."""
+    if not row.effective:
+        return "–"
+    short = {component: _shorten(dtype) for component, dtype in row.effective.items()}
+    common = Counter(short.values()).most_common(1)[0][0]
+    rest: dict[str, list[str]] = {}
+    for component, dtype in short.items():
+        if dtype != common:
+            rest.setdefault(dtype, []).append(component)
+    return "; ".join([common, *(f"{dtype} {', '.join(parts)}" for dtype, parts in rest.items())])
+
+
+def _shorten(dtype: str) -> str:
+    for long, short in SHORT.items():
+        dtype = dtype.replace(long, short)
+    return dtype
+
+
+def indistinct(row: Row, comparison: Comparison) -> bool:
+    """Return whether a row's words differ from FP32's by no more than FP32's own from one run to the next."""
+    floor = comparison.noise_floor
+    if row.role == "baseline" or row.wer_delta is None or row.changed_per_100 is None or floor.wer is None:
+        return False
+    return abs(row.wer_delta) <= floor.wer and row.changed_per_100 <= (floor.changed_per_100 or 0.0)
+
+
+def outcome(row: Row) -> str:
+    """Return pass or FAIL, with the criteria that were not met; what an FP32 run is for, where it is one."""
+    if row.role == "baseline":
+        return "baseline"
+    if row.passed:
+        return "pass"
+    missed = [c.name for c in row.criteria if c.required and not c.passed and (c.value is not None or not row.failure)]
+    return f"FAIL: {', '.join(missed)}"
+
+
+# -- sentences --------------------------------------------------------------------------------------------------------
+
+
+def summary(comparison: Comparison) -> str:
+    """Return the outcome in one or two sentences."""
+    rows = comparison.asked
+    good = [row.strategy for row in rows if row.passed]
+    said = f"{len(good)} of {len(rows)} strategies meet every criterion"
+    said += f": {', '.join(good)}." if good else "."
+    if not rows:
+        said = "No strategy was measured." if comparison.partial else "Only FP32 was asked for."
+    if comparison.partial:
+        said += f" Interrupted: {', '.join(comparison.unfinished) or 'the last latency check'} not measured."
+    return said
+
+
+def floor_sentence(comparison: Comparison) -> str:
+    """Return in words what FP32 differs from itself."""
+    floor = comparison.noise_floor
+    if floor.wer is None:
+        return "Noise floor: not known, FP32 did not run twice."
+    words = f"{_figure(floor.wer, 2)} points of WER, {_figure(floor.changed_per_100, 2)} words in 100 changed"
+    latency = "–" if floor.latency is None else f"{_figure(100 * floor.latency)} %"
+    memory = "–" if floor.memory is None else f"{_figure(100 * floor.memory)} %"
+    return (
+        f"Noise floor, FP32 against itself: {words}, latency {latency}, memory {memory}. "
+        "What lies below it is not distinguishable from FP32."
+    )
+
+
+def speech_sentence(comparison: Comparison) -> str:
+    """Return on what was compared."""
+    speech = comparison.manifest
+    said = f"{speech.utterances} utterances, {speech.words} words, {_figure(speech.seconds)} s of {speech.path}"
+    return said + (f", {len(speech.skipped)} lines skipped" if speech.skipped else "")
+
+
+def device_sentence(comparison: Comparison) -> str:
+    """Return model, device and versions."""
+    model = f"{comparison.model} ({comparison.family}, {_figure(comparison.parameters / 1e6)} M parameters)"
+    known = ", ".join(f"{key} {value}" for key, value in comparison.versions.items())
+    return f"{model} on {comparison.device} ({comparison.device_name}); {known}"
+
+
+def criterion_text(bound: Bound | Criterion) -> str:
+    """Return a criterion's limit with its unit."""
+    if bound.name == "errors":
+        return f"{bound.limit:g}"
+    return f"≤ {_figure(bound.limit, 2)} points" if bound.name == "wer_delta" else f"≤ {_figure(bound.limit, 3)} ×"
+
+
+def value_text(criterion: Criterion) -> str:
+    """Return a criterion's value with its unit."""
+    if criterion.value is None:
+        return "not measured"
+    if criterion.name == "errors":
+        return f"{criterion.value:g}"
+    if criterion.name == "wer_delta":
+        return f"{_figure(criterion.value, 2, '+')} points"
+    return f"{_figure(criterion.value, 3)} ×"
+
+
+def remarks(comparison: Comparison) -> list[str]:
+    """Return a line for what cannot be told from FP32, and for each fall-back, failure, missed criterion and draft."""
+    same = [row.strategy for row in comparison.asked if indistinct(row, comparison)]
+    lines = [f"Words not distinguishable from FP32: {', '.join(same)}."] if same else []
+    for row in comparison.rows:
+        if row.failure:
+            lines.append(f"{name(row)}: {row.failure}")
+        if row.fallback_reason:
+            lines.append(f"{name(row)}: {row.fallback_reason}")
+        missed = [
+            c for c in row.criteria if not c.passed and c.name != "errors" and (c.value is not None or not row.failure)
+        ]
+        if missed and row.role == "asked":
+            said = ", ".join(
+                f"{c.name} {value_text(c)} (limit {criterion_text(c)}{'' if c.required else ', does not decide'})"
+                for c in missed
+            )
+            lines.append(f"{name(row)}: {said}")
+        if row.draft is not None:
+            latency = _pair(row.draft.latency_ms)
+            changed = _figure(row.draft.changed_per_100, 2)
+            lines.append(f"{name(row)}: drafts take {latency} ms and change {changed} words in 100")
+    return lines
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str:
+    """Return the comparison as text for a terminal of `width` columns; it folds below WIDE and drops below NARROW."""
+    from rich.console import Console, Group
+    from rich.text import Text
+
+    notes = [
+        summary(comparison),
+        floor_sentence(comparison),
+        *remarks(comparison),
+        "Criteria: " + "; ".join(f"{b.name} {criterion_text(b)}" for b in comparison.criteria if b.required),
+        speech_sentence(comparison),
+        device_sentence(comparison),
+    ]
+    stream = io.StringIO()
+    console = Console(
+        file=stream,
+        width=max(60, width),
+        force_terminal=colour,
+        color_system="standard" if colour else None,
+        legacy_windows=False,
+    )
+    console.print(Group(_grid(comparison, width), *(Text(note) for note in notes)), highlight=False)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _columns(width: int) -> list[tuple[str, str, Callable[[Row], str]]]:
+    """Return (heading, justification, cell) of the columns that a width has room for."""
+    wide = width >= WIDE
+    columns: list[tuple[str, str, Callable[[Row], str]]] = [("strategy", "left", name)]
+    if wide:
+        columns.append(("effective", "left", effective))
+    columns += [
+        ("weights\nMiB", "right", lambda row: _mib(row.weights_bytes)),
+        ("load\npeak", "right", lambda row: _figure(row.load_peak_over_weights, 2)),
+        ("steady\nMiB", "right", lambda row: _mib(_steady(row))),
+        ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
+        ("RTFx", "right", lambda row: _figure(row.rtfx, 0 if (row.rtfx or 0) >= 100 else 1)),
+        ("WER\n%", "right", lambda row: _figure(row.wer, 2)),
+        ("delta [95 %]\npoints", "left", lambda row: _delta(row, " " if wide else "\n")),
+        ("chg\n/100", "right", lambda row: _figure(row.changed_per_100, 1)),
+        ("verdict", "left", lambda row: row.verdict if row.role != "baseline" else "–"),
+        ("", "left", lambda row: outcome(row).partition(":")[0] if row.role != "baseline" else "base"),
+    ]
+    small = (
+        "strategy",
+        "weights\nMiB",
+        "steady\nMiB",
+        "10 s ms\np50/p95",
+        "WER\n%",
+        "delta [95 %]\npoints",
+        "verdict",
+        "",
+    )
+    return columns if width >= NARROW else [column for column in columns if column[0] in small]
+
+
+def _delta(row: Row, joint: str) -> str:
+    if row.role == "baseline" or row.wer_delta is None:
+        return "–"
+    if not row.changed_utterances:
+        return "no word changed"
+    return f"{_figure(row.wer_delta, 2, '+')}{joint}{_interval(row)}"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{_figure(value, 2)}×"
+
+
+def _grid(comparison: Comparison, width: int) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    title = f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else "")
+    grid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    columns = _columns(width)
+    for heading, justify, _ in columns:
+        fold: Any = {"no_wrap": heading != "effective"}
+        grid.add_column(heading, justify=justify, **fold)  # type: ignore[arg-type]
+    for row in comparison.rows:
+        style = "" if row.role != "asked" else "green" if row.passed else "red"
+        grid.add_row(*(cell(row) for _, _, cell in columns), style=style)
+    return grid
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def html(comparison: Comparison) -> str:
+    """Return one self-contained page: no script, no network, readable on a telephone and in the dark."""
+    from jinja2 import Environment, StrictUndefined
+
+    from . import plots
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        mib=_mib, figure=_figure, pair=_pair, times=_times, value=value_text, limit=criterion_text, short=_shorten
+    )
+    template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
+    return template.render(
+        c=comparison,
+        rows=[_view(row, comparison) for row in comparison.rows],
+        summary=summary(comparison),
+        floor=floor_sentence(comparison),
+        speech=speech_sentence(comparison),
+        device=device_sentence(comparison),
+        plots=plots.draw(comparison),
+    )
+
+
+def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+    """Return what the template shows of a row beside its own fields."""
+    phases = _phases(row)
+    columns = [field for field in INSTRUMENTS if any(getattr(memory, field) is not None for _, memory in phases)]
+    return {
+        "row": row,
+        "name": name(row),
+        "effective": effective(row),
+        "steady": _steady(row),
+        "delta": _delta(row, " "),
+        "outcome": outcome(row),
+        "indistinct": indistinct(row, comparison),
+        "mark": "base" if row.role != "asked" else "pass" if row.passed else "fail",
+        "columns": columns,
+        "phases": [(phase, [getattr(memory, field) for field in columns]) for phase, memory in phases],
+    }
+
+
+def _phases(row: Row) -> Sequence[tuple[str, Memory]]:
+    """Return the ledger in the order of time, the load peak where it belongs, phases of no known place last."""
+    ledger = dict(row.ledger) | ({"load peak": row.load_peak} if row.load_peak else {})
+    known = [phase for phase in PHASES if phase in ledger]
+    return [(phase, ledger[phase]) for phase in [*known, *(phase for phase in ledger if phase not in PHASES)]]

@@ -1,0 +1,262 @@
+"""The verb transcribe: sound files -> text, subtitles or JSON.
+
+Every file, however long, goes block by block through the detector and the window to the one worker; its words are
+joined by their times. Knows the order of things and how to print them. Runs on the daemon's side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TextIO
+
+import msgspec
+
+from .audio import SoundFile
+from .config import Settings
+from .engine import Engine, plan_for, start_for
+from .errors import AsrdError, AudioError, DiskError, UsageError
+from .transcript import Transcript
+from .vad import Vad
+from .window import Window
+from .wire import SAMPLE_RATE, Progress, Word
+
+CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
+"""The longest subtitle, in seconds and in letters, and the silence in seconds that always ends one."""
+
+
+class Heard:
+    """One file on its way to text: what is known so far, at any moment.
+
+    Args:
+        path: the file as the user named it.
+        duration: seconds, as its header states them.
+        settings: for the window's length.
+    """
+
+    def __init__(self, path: str, duration: float, settings: Settings) -> None:
+        self.path = path
+        self.duration = duration
+        self.model = settings.model
+        self.strategy = ""
+        """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
+        self.device = ""
+        self.seconds = 0.0
+        """Wall time spent on it, without the start of the worker."""
+        self.complete = False
+        self.vad = Vad()
+        self.window = Window(settings.window, left=settings.window / 5, lookback=self.vad.settings.lookback)
+        self.transcript = Transcript(guard=settings.window / 10)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints: times in seconds from the start of the file."""
+        return {
+            "path": self.path,
+            "text": self.transcript.text,
+            "words": [
+                {
+                    "text": word.text,
+                    "start": round(word.start / SAMPLE_RATE, 3),
+                    "stop": round(word.stop / SAMPLE_RATE, 3),
+                    "confidence": word.confidence,
+                }
+                for word in self.transcript.words
+            ],
+            "duration": round(self.duration, 3),
+            "rtfx": round(self.duration / self.seconds, 1) if self.seconds else None,
+            "strategy": self.strategy,
+            "device": self.device,
+            "model": self.model,
+            "complete": self.complete,
+        }
+
+
+def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd transcribe` takes."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="sound file of any kind and length, or -")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="one JSON object a line for each file, with word times")
+    shape.add_argument("--words", action="store_true", help="one word a line: start, stop, confidence, text")
+    shape.add_argument("--srt", action="store_true", help="subtitles in SubRip's format, of one file")
+    shape.add_argument("--vtt", action="store_true", help="subtitles in WebVTT's format, of one file")
+
+
+def transcribe(args: argparse.Namespace, settings: Settings) -> int:
+    """Write down every file; return 0, or the exit code of the worst that could not be read.
+
+    A file that cannot be read is one line on standard error, and the rest go on. When it is interrupted, or no worker
+    can answer any more, the words so far are printed first.
+
+    Raises: UsageError, and what `engine.Engine.start` raises.
+    """
+    if (args.srt or args.vtt) and len(args.files) > 1:
+        raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
+    worst = 0
+    with asyncio.Runner() as runner, Meter(sys.stderr) as meter:
+        engine = Engine(plan_for(settings), start_for(settings), on_progress=meter.loading)
+        try:
+            for number, path in enumerate(args.files):
+                try:
+                    source = SoundFile(path)
+                except (AudioError, DiskError) as error:
+                    worst = max(worst, _complain(error))
+                    continue
+                with source:
+                    meter.show(path, source.seconds)
+                    runner.run(engine.start())
+                    heard = Heard(path, source.seconds, settings)
+                    try:
+                        runner.run(_hear(source, heard, engine, meter.at))
+                    except AudioError as error:
+                        worst = max(worst, _complain(error))
+                    finally:
+                        meter.hide()
+                        if heard.complete or heard.transcript.words:
+                            _print(heard, args, number)
+        finally:
+            runner.run(engine.stop())
+    return worst
+
+
+async def _hear(source: SoundFile, heard: Heard, engine: Engine, tell: Callable[[float], None]) -> None:
+    """Send one file through the detector, the window and the worker, filling `heard`."""
+    began = time.perf_counter()
+    try:
+        for block in source:
+            heard.window.push(block, heard.vad.push(block))
+            await _decode(heard, engine)
+            tell(block.stop / SAMPLE_RATE)
+            heard.duration = block.stop / SAMPLE_RATE
+            await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
+        heard.window.note(heard.vad.finish())
+        await _decode(heard, engine)
+        heard.complete = True
+    finally:
+        heard.seconds = time.perf_counter() - began
+
+
+async def _decode(heard: Heard, engine: Engine) -> None:
+    """Ask for every buffer that is ready."""
+    while (buffer := heard.window.take()) is not None:
+        answer = await engine.transcribe(buffer.samples, buffer.start)
+        heard.strategy, heard.device = engine.rung.precision.name, engine.rung.device
+        heard.transcript.push(answer.hypothesis, buffer.sealed)
+        heard.window.commit(heard.transcript.committed_until)
+
+
+def _complain(error: AsrdError) -> int:
+    """Print why one file was left out; return its exit code."""
+    print(f"asrd: {error.message}" + f" ({error.hint})" * bool(error.hint), file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
+    """Print one file on standard output in the shape that was asked for; `number` counts files from 0."""
+    words = heard.transcript.words
+    if args.json:
+        shown = msgspec.json.encode(heard.as_dict()).decode()
+    elif args.srt or args.vtt:
+        shown = subtitles(words, "srt" if args.srt else "vtt").rstrip("\n")
+    elif args.words:
+        shown = "\n".join(
+            f"{word.start / SAMPLE_RATE:.2f}\t{word.stop / SAMPLE_RATE:.2f}\t"
+            f"{'-' if word.confidence is None else f'{word.confidence:.3f}'}\t{word.text}"
+            for word in words
+        )
+    else:
+        shown = heard.transcript.text
+    if len(args.files) > 1 and not args.json:
+        print(("\n" if number else "") + f"==> {heard.path} <==")
+    print(shown, flush=True)
+
+
+def cues(words: Iterable[Word]) -> list[list[Word]]:
+    """Group words into subtitles: a long silence, six seconds, 84 letters or the end of a sentence ends one."""
+    groups: list[list[Word]] = []
+    for word in words:
+        if groups:
+            cue = groups[-1]
+            length = sum(len(w.text) + 1 for w in cue) + len(word.text)
+            silence = (word.start - cue[-1].stop) / SAMPLE_RATE
+            seconds = (word.stop - cue[0].start) / SAMPLE_RATE
+            sentence = cue[-1].text.endswith((".", "?", "!"))
+            if silence < CUE_GAP and seconds <= CUE_SECONDS and length <= CUE_LETTERS and not sentence:
+                cue.append(word)
+                continue
+        groups.append([word])
+    return groups
+
+
+def subtitles(words: Iterable[Word], shape: str) -> str:
+    """Return the words as subtitles, `shape` srt (SubRip) or vtt (WebVTT)."""
+    point = "," if shape == "srt" else "."
+    parts = ["WEBVTT\n"] if shape == "vtt" else []
+    for number, cue in enumerate(cues(words), 1):
+        span = f"{_clock(cue[0].start, point)} --> {_clock(cue[-1].stop, point)}"
+        text = " ".join(word.text for word in cue)
+        parts.append(f"{number}\n{span}\n{_two_lines(text)}\n")
+    return "\n".join(parts)
+
+
+def _clock(sample: int, point: str) -> str:
+    """Return a position as hours:minutes:seconds and thousandths."""
+    thousandths = round(sample * 1000 / SAMPLE_RATE)
+    minutes, rest = divmod(thousandths, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _two_lines(text: str) -> str:
+    """Break a text that is longer than half a cue at the space nearest to its middle."""
+    spaces = [i for i, letter in enumerate(text) if letter == " "]
+    if len(text) <= CUE_LETTERS // 2 or not spaces:
+        return text
+    middle = min(spaces, key=lambda i: abs(i - len(text) // 2))
+    return text[:middle] + "\n" + text[middle + 1 :]
+
+
+class Meter:
+    """How far the present file has come, on a terminal; nothing anywhere else."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._bar: Any = None
+        if stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            self._bar = Bar(*columns, console=Console(file=stream), transient=True)
+            self._task = self._bar.add_task("", total=None)
+        self._name, self._seconds = "", 0.0
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def show(self, name: str, seconds: float) -> None:
+        """Begin with a file of so many seconds."""
+        self._name, self._seconds = name, seconds
+        if self._bar:
+            self._bar.reset(self._task, total=seconds, description=name)
+            self._bar.start()
+
+    def loading(self, progress: Progress) -> None:
+        """Show what the worker does before it can answer."""
+        if self._bar:
+            self._bar.update(self._task, description=f"worker: {progress.stage} {progress.detail}".rstrip())
+
+    def at(self, seconds: float) -> None:
+        """Show how much of the file was heard."""
+        if self._bar:
+            about = f"{self._name}: {seconds:.0f} of {self._seconds:.0f} s"
+            self._bar.update(self._task, completed=seconds, description=about)
+
+    def hide(self) -> None:
+        """Clear the line, so that text can be printed."""
+        if self._bar:
+            self._bar.stop()

@@ -1,0 +1,48 @@
+"""Progress: sparse lines in a pipe, bars on a terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from asrd import progress, wire
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def run(stream: io.StringIO) -> str:
+    with progress.Progress(2, stream) as shown:
+        shown.begin("fp32", 1)
+        shown.loading(wire.Progress("restore", "encoder", 0.5))
+        for done in range(180):
+            shown.step("clips", done + 1, 180)
+        shown.done()
+        shown.begin("half", 2)
+        shown.done("unsupported: [no] kernel")
+    return stream.getvalue()
+
+
+def test_lines_in_a_pipe_are_few_and_plain() -> None:
+    assert run(io.StringIO()).splitlines() == [
+        "fp32 (1/2) starting",
+        "half (2/2) starting",
+        "half (2/2): unsupported: [no] kernel",
+    ]
+
+
+def test_a_line_in_a_pipe_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    lines = run(io.StringIO()).splitlines()
+    assert "fp32 (1/2) restore encoder" in lines
+    assert "fp32 (1/2) clips 40/180" in lines
+
+
+def test_bars_on_a_terminal_and_failures_above_them() -> None:
+    shown = run(Terminal())
+    assert "half (2/2): unsupported: [no] kernel" in shown
+    assert "runs" in shown
+    assert "starting" in shown

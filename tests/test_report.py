@@ -1,0 +1,278 @@
+"""The report as a pure function of a comparison: JSON that comes back, a table that fits, a page that needs nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from asrd import plots, report, verdict, wire
+from asrd.findings import Comparison, Measured, Skipped, Speech
+from asrd.precision import TABLE
+
+from .fake_engine import MIB, ready
+
+REFERENCES = [f"open the door number {i % 7} now please" for i in range(40)]
+EVIL = '<script>alert("x")</script>'
+
+
+def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) -> Measured:
+    texts = [text.replace("door", EVIL) if i < wrong else text for i, text in enumerate(REFERENCES)]
+    one = Measured(
+        TABLE[name],
+        role,  # type: ignore[arg-type]
+        ready=ready(TABLE[name]),
+        ledger={phase: wire.Memory(process=900 * MIB) for phase in ("warm-up", "steady", "after")},
+        latency=[0.1 + i / 1000 for i in range(15)],
+        round_trip=[0.11] * 15,
+        texts=texts,  # type: ignore[arg-type]
+        compute=4.0,
+    )
+    return msgspec.structs.replace(one, **changes)
+
+
+def comparison(*others: Measured, **changes: object) -> Comparison:
+    runs = [measured("fp32", "baseline"), measured("fp32", "again"), *others]
+    floor, bounds, rows = verdict.judge(runs, REFERENCES, 400.0, 0.5, "en")
+    result = Comparison(
+        model=f"demo {EVIL}",
+        device="cpu",
+        versions={"asrd": "0.1.0", "torch": "2.13.0"},
+        noise_floor=floor,
+        criteria=bounds,
+        rows=rows,
+        partial=False,
+        unfinished=[],
+        manifest=Speech("m.jsonl", 40, 280, 400.0, "en", [Skipped(7, f"bad {EVIL}")]),
+        device_name="A CPU",
+        family="aed",
+        parameters=10_000_000,
+        repeats=15,
+        started="2026-11-22T18:00:00+00:00",
+        seconds=99.0,
+        command="asrd compare --strategies all",
+    )
+    return msgspec.structs.replace(result, **changes)
+
+
+@pytest.fixture(scope="module")
+def full() -> Comparison:
+    """Every strategy, with one of each fate."""
+    fates = {
+        "half-naive": measured("half-naive", wrong=20),
+        "16-mixed": Measured(TABLE["16-mixed"], "asked", failure=f"unsupported: no kernel {EVIL}"),
+        "autocast-fp16": measured("autocast-fp16", texts=REFERENCES[:3], failure="non-finite: nan at clip 4 of 40"),
+        "phased": measured("phased", drafts=list(REFERENCES), draft_latency=[0.05] * 3),
+        "half": measured("half", latency=[0.3] * 15),
+    }
+    return comparison(*(fates.get(name, measured(name)) for name in TABLE if name != "fp32"))
+
+
+# -- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def test_json_comes_back_as_the_same_comparison(full: Comparison) -> None:
+    assert report.from_json(report.to_json(full)) == full
+
+
+def test_json_has_the_keys_that_scripts_rely_on(full: Comparison) -> None:
+    said = json.loads(report.to_json(full))
+    assert {"model", "device", "versions", "noise_floor", "criteria", "rows", "partial", "definitions"} <= set(said)
+    row = next(row for row in said["rows"] if row["strategy"] == "half")
+    assert {
+        *("strategy", "requested", "effective", "fallback_reason", "weights_bytes", "ledger", "load_peak_over_weights"),
+        *("latency_ms", "rtfx", "wer", "wer_delta", "wer_delta_ci", "changed_per_100", "utterances", "words", "errors"),
+        *("verdict", "passed"),
+    } <= set(row)
+    assert set(row["latency_ms"]) == {"p50", "p95"}
+    assert {"allocated", "reserved", "process", "device"} <= set(row["ledger"]["steady"])
+    assert {"name", "limit", "value", "passed"} <= set(row["criteria"][0])
+
+
+def test_every_key_of_a_row_that_needs_words_has_them(full: Comparison) -> None:
+    needed = {"wer", "wer_delta", "wer_delta_ci", "changed_per_100", "load_peak_over_weights", "latency_ms", "rtfx"}
+    assert needed | {"verdict", "passed", "ledger", "noise_floor"} <= set(full.definitions)
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [60, 80, 99, 100, 115, 116, 120, 200])
+def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int) -> None:
+    shown = report.table(msgspec.structs.replace(full, model="demo"), width)
+    assert max(map(len, shown.splitlines())) <= width
+    if width >= 80:
+        assert "…" not in shown
+        for name in TABLE:
+            assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
+
+
+def test_the_table_says_what_happened(full: Comparison) -> None:
+    shown = " ".join(report.table(full, 120).split())
+    assert "half-naive fp16; fp32" in shown
+    assert "worse FAIL" in shown
+    assert "Noise floor, FP32 against itself: 0.00 points of WER, 0.00 words in 100 changed" in shown
+    assert "Words not distinguishable from FP32: tf32," in shown
+    assert "int8: encoder: int8 asked, bfloat16 runs: torchao is not installed" in shown
+    assert "autocast-fp16: non-finite: nan at clip 4 of 40" in shown
+    assert "half: latency 2.804 × (limit ≤" in shown
+    assert "phased: drafts take 50.0/50.0 ms and change 0.00 words in 100" in shown
+    assert "wer_delta ≤ 0.50 points" in shown
+    assert "1 lines skipped" in shown
+    assert "torch 2.13.0" in shown
+
+
+def test_a_row_by_hand() -> None:
+    shown = report.table(comparison(measured("half", wrong=14)), 140)
+    line = next(line for line in shown.splitlines() if line.startswith("half"))
+    cells = re.split(r"\s{2,}", line)
+    assert cells[2:5] == ["20.0", "2.00", "900.0"]
+    assert cells[5:8] == ["107/113", "100", "5.00"], (
+        "14 of 280 words are lost: the normaliser drops what stands in brackets"
+    )
+    assert cells[8].startswith("+5.00 [+")
+    assert cells[-3:] == ["5.0", "worse", "FAIL"]
+
+
+def test_colour_only_when_asked_for(full: Comparison) -> None:
+    assert "\x1b[" not in report.table(full, 120)
+    assert "\x1b[" in report.table(full, 120, colour=True)
+
+
+def test_figures_have_true_signs_and_no_minus_zero() -> None:
+    assert report._figure(-0.001, 2, "+") == "+0.00"
+    assert report._figure(-0.25, 2, "+") == "−0.25"
+    assert report._figure(None) == "–"
+
+
+def test_effective_names_what_differs() -> None:
+    row = comparison(measured("half")).rows[-1]
+    assert report.effective(row) == "fp16; fp32 preprocessor"
+    mixed = msgspec.structs.replace(row, effective={"encoder": "float32 as bfloat16", "decoder": "float32 as bfloat16"})
+    assert report.effective(mixed) == "fp32 as bf16"
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_an_empty_partial_comparison(width: int) -> None:
+    nothing = comparison(
+        rows=[], partial=True, unfinished=["fp32", "half"], criteria=[], noise_floor=verdict.NoiseFloor()
+    )
+    shown = " ".join(report.table(nothing, width).split())
+    assert "No strategy was measured. Interrupted: fp32, half not measured." in shown
+    assert "partial" in report.html(nothing)
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch or run, ids, and whether tags close."""
+
+    VOID = frozenset(("meta", "br", "link", "img", "use", "path"))
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.outside: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        for key in ("src", "href", "xlink:href", "action"):
+            if key in given and not str(given[key]).startswith("#"):
+                self.outside.append(f"{tag} {key}={given[key]}")
+        if tag in ("script", "link", "iframe", "img") or any(key.startswith("on") for key in given):
+            self.outside.append(tag)
+        if "id" in given:
+            self.ids.append(str(given["id"]))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_is_whole_and_needs_nothing_from_outside(full: Comparison) -> None:
+    text = report.html(full)
+    page = Page(text)
+    assert page.open == []
+    assert page.outside == []
+    assert len(page.ids) == len(set(page.ids))
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_the_page_escapes_what_people_and_models_wrote(full: Comparison) -> None:
+    assert "<script" not in report.html(full)
+    assert "&lt;script&gt;" in report.html(full)
+
+
+def test_the_page_tells_everything(full: Comparison) -> None:
+    said = " ".join(" ".join(Page(report.html(full)).words).split())
+    for row in full.rows:
+        assert report.name(row) in said
+        assert row.requested in said
+        assert row.failure in said
+        assert row.fallback_reason in said
+    assert "encoder float16" in said
+    assert "asrd compare --strategies all" in said
+    assert "Heard otherwise than FP32: 20 of 40 utterances" in said
+    assert "not distinguishable" in said
+    assert "line 7: bad" in said
+    for meaning in full.definitions.values():
+        assert " ".join(meaning.split()) in said
+
+
+def test_the_page_is_the_same_every_time(full: Comparison) -> None:
+    assert report.html(full) == report.html(full)
+
+
+# -- the plots --------------------------------------------------------------------------------------------------------
+
+
+def test_plots_are_well_formed_and_take_their_colours_from_the_page(full: Comparison) -> None:
+    drawn = plots.draw(full)
+    assert [plot.title for plot in drawn] == [
+        "Weights",
+        "Memory of the worker, by phase",
+        "WER against FP32",
+        "Latency of a 10-s buffer",
+    ]
+    for plot in drawn:
+        root = ET.fromstring(plot.svg.replace("xlink:href", "href"))
+        assert root.get("viewBox")
+        assert root.get("width") is None
+        assert set(re.findall(r"#[0-9a-f]{6}", plot.svg)) <= {"#ffffff", "#000000"}
+        assert "var(--ink)" in plot.svg
+        names = {"".join(element.itertext()).strip() for element in root.iter() if element.tag.endswith("text")}
+        assert {"half-naive", "tf32"} <= names
+
+
+def test_the_bars_of_the_weights_are_as_long_as_the_weights() -> None:
+    svg = plots.draw(comparison(measured("half")))[0].svg
+    bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--(?:soft|mark)\)"', svg)
+    lengths = [float(right) - float(left) for left, right in bars]
+    assert [length / lengths[0] for length in lengths] == pytest.approx([1, 1, 0.5], abs=1e-4)
+
+
+def test_a_plot_without_figures_is_left_out() -> None:
+    lost = Measured(TABLE["half"], "asked", failure="x")
+    runs = comparison(lost)
+    titles = [plot.title for plot in plots.draw(msgspec.structs.replace(runs, rows=runs.rows[-1:]))]
+    assert titles == []

@@ -1,0 +1,151 @@
+"""The speech that trains the demo models, its split, and the evaluation set that ships."""
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import re
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+EVAL = ROOT / "asrd" / "data" / "eval"
+
+
+def load_tool() -> ModuleType:
+    """Import tools/train-demo-model, which has no .py suffix."""
+    loader = importlib.machinery.SourceFileLoader("train_demo_model", str(ROOT / "tools" / "train-demo-model"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module  # dataclasses look their module up
+    loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+speech = sys.modules["demo_speech"]  # its other half, which it finds beside itself
+
+
+@pytest.fixture(scope="module")
+def draws() -> list[speech.Clip]:
+    return [speech.draw_clip(seed, "train") for seed in range(20_000)]
+
+
+def test_no_held_out_sentence_is_ever_drawn_for_training(draws: list[speech.Clip]) -> None:
+    said = {sentence for clip in draws for sentence in (*clip.sentences, clip.text)}
+    assert {speech.split_of(sentence) for sentence in said} == {"train"}
+
+
+def test_held_out_voices_are_never_drawn_for_training(draws: list[speech.Clip]) -> None:
+    voices = {(who.engine, who.voice) for clip in draws for who in clip.speakers}
+    heard = {name for engine, voice in voices for name in (voice.split("+") if engine == "espeak-ng" else [voice])}
+    assert not heard & {*speech.HELD_OUT_VARIANTS, *(voice for _, voice in speech.NEVER.values())}
+    assert heard >= {*speech.TRAINED_VARIANTS, *speech.ACCENTS}
+    assert heard >= {"kal", "kal16", "rms", "slt", "kal_diphone", "ked_diphone"}
+
+
+def test_every_kind_of_clip_is_drawn(draws: list[speech.Clip]) -> None:
+    assert {clip.kind for clip in draws} == set(speech.KINDS)
+    assert all(clip.text == "" for clip in draws if clip.kind == "empty")
+    assert any(len(set(clip.speakers)) > 1 for clip in draws)
+
+
+def test_a_seed_draws_the_same_clip_again(draws: list[speech.Clip]) -> None:
+    assert draws[17] == speech.draw_clip(17, "train")
+
+
+def test_the_split_is_a_property_of_the_text_alone() -> None:
+    assert speech.split_of("new line") == "train"  # too short to hold out
+    clips = [speech.draw_clip(seed, "test", kind="long") for seed in range(50)]
+    assert all(speech.split_of(sentence) == "test" for clip in clips for sentence in clip.sentences)
+
+
+@pytest.mark.parametrize(
+    ("engine", "voice"),
+    [
+        ("espeak-ng", "en-us+Denis"),
+        ("flite", "slt"),
+        ("festival", "kal_diphone"),
+        ("festival", "cmu_us_slt_arctic_hts"),
+    ],
+)
+def test_each_engine_speaks(engine: str, voice: str) -> None:
+    if not shutil.which(engine):
+        pytest.skip(f"{engine} is not installed")
+    who = speech.Speaker(engine, voice, pitch=1.1, tempo=0.9, tract=0.95)
+    (wave,) = speech.speak([("meet alice at the station at noon", who)])
+    assert wave.dtype == np.float32
+    assert np.isfinite(wave).all()
+    assert 1.0 < len(wave) / speech.RATE < 5.0
+    assert np.sqrt(np.mean(wave**2)) > 0.02
+
+
+def test_a_shorter_tract_keeps_the_tempo() -> None:
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    speakers = [speech.Speaker("espeak-ng", "en-us", tract=tract) for tract in (0.85, 1.18)]
+    low, high = speech.speak([("please open the kitchen window this evening", who) for who in speakers])
+    assert len(low) == pytest.approx(len(high), rel=0.05)
+
+
+def test_missing_engines_are_named_with_the_command_that_helps(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(speech.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        speech.require_engines()
+    assert stop.value.code == 2
+    assert "apt-get install espeak-ng flite festival" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["white", "pink", "hum", "cough"])
+def test_noise_has_unit_power(kind: str) -> None:
+    wave = speech.noise(kind, speech.RATE, np.random.default_rng(0))
+    assert np.sqrt(np.mean(wave**2)) == pytest.approx(1, abs=0.01)
+
+
+def test_warp_by_one_changes_nothing() -> None:
+    mel = np.random.default_rng(0).standard_normal((7, 80)).astype(np.float32)
+    assert np.allclose(tool.warp(mel, 1.0)[:, :79], mel[:, :79], atol=1e-3)
+    assert tool.warp(mel, 1.1).shape == mel.shape
+
+
+@pytest.mark.parametrize(("hypothesis", "reference", "count"), [
+    ("a b c", "a b c", 0), ("", "a b", 2), ("a x c", "a b c", 1), ("a b", "", 2), ("b c d", "a b c", 2)])
+def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> None:
+    assert tool.errors(hypothesis, reference) == count
+
+
+def test_the_shipped_models_can_write_every_word() -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    for name in ("demo.nemo", "demo-ctc.nemo"):
+        with tarfile.open(ROOT / "asrd" / "data" / name) as archive:
+            files = [m for m in archive.getmembers() if m.name.endswith("tokenizer.model")]
+            models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]
+            config = archive.extractfile("model_config.yaml").read().decode()  # type: ignore[union-attr]
+        pieces = [sentencepiece.SentencePieceProcessor(model_proto=model) for model in models]
+        assert any(all(p.unk_id() not in p.encode(word) for word in speech.vocabulary()) for p in pieces)
+        assert not re.search(r": ['\"]?/", config), "a path of the machine that made it"
+
+
+def test_the_shipped_manifest_is_what_the_card_says() -> None:
+    soundfile = pytest.importorskip("soundfile")
+    rows = [json.loads(line) for line in (EVAL / "manifest.jsonl").read_text().splitlines()]
+    assert len(rows) >= 150
+    assert sum(len(row["text"].split()) for row in rows) >= 1200
+    for row in rows:
+        info = soundfile.info(EVAL / row["audio_filepath"])
+        assert (info.samplerate, info.channels, info.subtype) == (16_000, 1, "PCM_16")
+        assert info.duration == pytest.approx(row["duration"], abs=1e-3)
+        assert " ".join(row["sentences"]) == row["text"]
+        assert {speech.split_of(sentence) for sentence in row["sentences"]} == {"test"}
+        assert {"voice", "engine", "group"} <= row.keys()
+    assert 3 <= rows[0]["duration"] <= 5
+    assert rows[0]["voice"] == "en-us"
+    assert {path.name for path in EVAL.glob("*.flac")} == {row["audio_filepath"] for row in rows}
