@@ -18,7 +18,9 @@ Reading order, which is dependency order: a file imports only from files above i
     vram         the ledger: five named figures, NVML and torch side by side
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     casting      worker: apply a precision to a model and read back what became of it
-    decoding     worker: encoder output -> timed tokens, per model family
+    attention    worker: Canary's decoder with its keys and values kept
+    canary       worker: Canary's prompt, greedy search, guard, and times from its attention
+    decoding     worker: encoder output -> timed tokens -> words, per model family
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     transcribe   verb: files -> text

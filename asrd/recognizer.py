@@ -248,7 +248,7 @@ def _restore(path: Path, timestamps_model: bool) -> Any:
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from omegaconf import open_dict
 
-    class Mapped(SaveRestoreConnector):  # type: ignore[misc]
+    class Mapped(SaveRestoreConnector):
         """Maps the weights instead of reading them: peak memory is one copy of the model, not two."""
 
         @staticmethod

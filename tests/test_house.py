@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = re.findall(r"^    (\w+)  +\w", (ROOT / "asrd" / "__init__.py").read_text(), re.MULTILINE)
-WORKER_SIDE = {"casting", "decoding", "recognizer"}
+WORKER_SIDE = {"casting", "attention", "canary", "decoding", "recognizer"}
 HEAVY = ["torch", "nemo", "lightning", "numpy", "soundfile", "matplotlib", "rich", "jiwer", "huggingface_hub"]
 
 
@@ -107,7 +107,7 @@ def test_shellcheck() -> None:
     scripts = [
         os.fspath(path)
         for path in [*(ROOT / "tools").iterdir(), ROOT / ".ci" / "run"]
-        if path.is_file() and path.open("rb").readline() in (b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n")
+        if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n"))
     ]
     linter("shellcheck", *scripts)
 
