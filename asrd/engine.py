@@ -85,16 +85,23 @@ class Worker:
     @classmethod
     async def spawn(cls, command: Sequence[str]) -> Worker:
         """Start a worker in a session of its own, with a scratch folder that outlives any way it may end."""
-        scratch = tempfile.mkdtemp(prefix="asrd-worker-", dir=os.environ.get("TMPDIR", "/var/tmp"))
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            limit=wire.MAX_LINE,
-            env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
-            start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
-        )
+        try:
+            scratch = tempfile.mkdtemp(prefix="asrd-worker-", dir=os.environ.get("TMPDIR", "/var/tmp"))
+        except OSError as error:
+            raise DiskError(f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder") from error
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                limit=wire.MAX_LINE,
+                env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
+                start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
+            )
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
         return cls(process, scratch)
 
     async def _listen(self) -> None:
@@ -117,7 +124,8 @@ class Worker:
         """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or died."""
         assert self.process.stdout is not None
         try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), deadline)
+            async with asyncio.timeout(deadline):  # wait_for of Python 3.11 can swallow a cancellation
+                line = await self.process.stdout.readline()
         except TimeoutError:
             raise LostError("stalled", f"no answer within {deadline:.0f} s") from None
         except ValueError:
@@ -131,14 +139,16 @@ class Worker:
 
     async def _gone(self) -> LostError:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.process.wait(), 2.0)
+            async with asyncio.timeout(2.0):
+                await self.process.wait()
         code = self.process.returncode
         if code is None:
             return LostError("garbage", "the worker closed its pipe and went on")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return LostError("killed", f"the worker was ended by {signal.Signals(-code).name}")
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._pump), 1.0)
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(self._pump)
         said = next((line for line in reversed(self.noise) if line.strip()), "it said nothing")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return LostError("died", f"the worker ended with {how}: {said}")
@@ -151,7 +161,8 @@ class Worker:
                 self.process.stdin.writelines(wire.pack(wire.Stop()))
                 self.process.stdin.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.process.wait(), patience)
+                async with asyncio.timeout(patience):
+                    await self.process.wait()
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()

@@ -22,7 +22,7 @@ from .known import KNOWN, Known, describe
 from .weights import Estimate, needs, weights_bytes
 
 __all__ = [
-    "KNOWN", "SHIPPED", "Estimate", "Header", "Known", "NotCachedError",
+    "KNOWN", "SHIPPED", "Estimate", "Header", "Known", "NotCachedError", "cached",
     "describe", "fetch", "header", "needs", "resolve", "weights_bytes",
 ]  # fmt: skip
 
@@ -117,6 +117,12 @@ def _cached(name: str) -> Path | None:
     return files[0] if len(files) == 1 and files[0].is_file() else None
 
 
+def cached() -> list[str]:
+    """Return owner/name of every model in the hub's cache that has a .nemo file."""
+    found = (path.name.removeprefix("models--").split("--") for path in sorted(cache_folder().glob("models--*--*")))
+    return [name for name in ("/".join(words) for words in found if len(words) == 2) if _cached(name)]
+
+
 # -- the hub ----------------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +166,12 @@ def _find(name: str) -> tuple[str, int | None]:
 
 def _check_room(name: str, size: int | None) -> None:
     folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskError(
+            f"cannot make the cache {folder}: {error.strerror}", "set HF_HOME to a folder of yours"
+        ) from error
     free = shutil.disk_usage(folder).free
     if size is not None and size > free:
         raise _no_room(name, size, free)

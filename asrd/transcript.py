@@ -21,6 +21,9 @@ STRANGER = 0.5
 """Seconds of that reach which a difference in text costs."""
 
 
+ALONE = 0.3
+"""Seconds of reach that a word costs which one reading has and the other has not, though it goes on after it."""
+
 RUN_ON, RUN_ON_SECONDS = 8, 0.4
 """So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
 
@@ -95,23 +98,23 @@ class Transcript:
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
     """Return the pairs of indices of words that are one word heard twice, in order.
 
-    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER where texts differ; a
-    word may stay alone on either side. O(len(heard) * len(earlier)).
+    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER where texts differ. A
+    word may stay alone on either side: at no cost after the end of the other side, else for ALONE.
+    O(len(heard) * len(earlier)).
     """
     gains = [[_gain(a, b) for b in earlier] for a in heard]
     best = [[0.0] * (len(earlier) + 1) for _ in range(len(heard) + 1)]
+    step = [[0] * len(earlier) for _ in heard]
     for i in range(len(heard) - 1, -1, -1):
         for j in range(len(earlier) - 1, -1, -1):
-            best[i][j] = max(best[i + 1][j], best[i][j + 1], gains[i][j] + best[i + 1][j + 1])
+            choices = best[i + 1][j] - ALONE, best[i][j + 1] - ALONE, gains[i][j] + best[i + 1][j + 1]
+            step[i][j] = choices.index(max(choices)) if max(choices) > 0 else 3
+            best[i][j] = max(0.0, *choices)
     pairs, i, j = [], 0, 0
-    while i < len(heard) and j < len(earlier):
-        if gains[i][j] > 0 and best[i][j] == gains[i][j] + best[i + 1][j + 1]:
+    while i < len(heard) and j < len(earlier) and step[i][j] != 3:
+        if step[i][j] == 2:
             pairs.append((i, j))
-            i, j = i + 1, j + 1
-        elif best[i][j] == best[i + 1][j]:
-            i += 1
-        else:
-            j += 1
+        i, j = i + (step[i][j] != 1), j + (step[i][j] != 0)
     return pairs
 
 
