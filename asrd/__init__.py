@@ -31,6 +31,7 @@ Reading order, which is dependency order: a file imports only from files above i
     plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged
+    forecast     what each strategy would need on a card, and which would run: values
     catalogue    verbs: models, plan, config
     cli          verb -> module:function; nothing heavy imported
 """

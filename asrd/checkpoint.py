@@ -258,8 +258,12 @@ def _described(path: Path, size: int, config: dict[str, Any], tensors: dict[str,
 # -- torch's files ----------------------------------------------------------------------------------------------------
 
 
-class _Unpickler(pickle.Unpickler):
-    """Reads the description of tensors and knows nothing else: names lead to bound methods and strings, not to code."""
+class _Unpickler(pickle._Unpickler):
+    """Reads the description of tensors and knows nothing else: names lead to bound methods and strings, not to code.
+
+    Built on pickle's implementation in Python: the one in C makes room for as many objects as a damaged number says,
+    which can be more than the machine has.
+    """
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
         super().__init__(stream)

@@ -36,6 +36,9 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Report = Callable[[float | None, str], None]
 """Told of a download: part done (None where it is not known) and a text."""
 
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+"""What the system says of a folder that cannot be written to, or is none."""
+
 TICK = 0.2
 """Seconds between two reports of a download."""
 
@@ -166,12 +169,7 @@ def _find(name: str) -> tuple[str, int | None]:
 
 def _check_room(name: str, size: int | None) -> None:
     folder = cache_folder()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiskError(
-            f"cannot make the cache {folder}: {error.strerror}", "set HF_HOME to a folder of yours"
-        ) from error
+    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if size is not None and size > free:
         raise _no_room(name, size, free)
@@ -258,7 +256,7 @@ def _translated(name: str, error: Exception, size: int | None) -> AsrdError:
         return UsageError(f"{name!r} is no name on the hub", nearest(name, tuple(KNOWN)))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _no_room(name, size, None)
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and error.errno in NO_RIGHT:
         hint = "set HF_HOME to a folder of yours"
         return DiskError(f"cannot write to the cache {cache_folder()}: {error.strerror}", hint)
     what = "offline mode is set" if isinstance(error, hub.OfflineModeIsEnabled) else _sentence(error)

@@ -278,6 +278,21 @@ def test_pickles_that_try_something_else_end_as_an_error(attack: bytes, tmp_path
     assert before == (collections.OrderedDict.update, dict(vars(checkpoint._Unpickler)))
 
 
+def test_a_number_that_asks_for_all_memory_gets_none(ctc: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(io.BytesIO(members_of(ctc)["model_weights.ckpt"])) as ckpt:
+        description = ckpt.read(next(name for name in ckpt.namelist() if name.endswith("/data.pkl")))
+    assert description.count(b"OrderedDict\nq\x00)") == 1
+    # The first object is remembered under the number 2^31 - 1 too.
+    description = description.replace(b"OrderedDict\nq\x00)", b"OrderedDict\nq\x00r\xff\xff\xff\x7f)")
+    path = with_weights(tmp_path / "x.nemo", description)
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        f"from asrd import checkpoint; print(checkpoint.header({str(path)!r}).parameters)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(checkpoint.header(ctc).parameters), done.stderr
+
+
 @pytest.mark.parametrize("state", [{}, {"a": 1}, [1, 2], None, {1: 2}])
 def test_weights_without_a_tensor(state: object, tmp_path: Path) -> None:
     refused(with_weights(tmp_path / "x.nemo", pickle.dumps(state)))

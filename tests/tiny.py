@@ -198,6 +198,37 @@ def restore(path: str | os.PathLike[str]) -> Any:
     return model
 
 
+def noise(seconds: float, seed: int = 0) -> Any:
+    """Return float32 samples of noise in bursts of a tenth of a second: a different text for every seed."""
+    import numpy as np
+
+    dice, count = np.random.default_rng(seed), int(16_000 * seconds)
+    loudness = np.repeat(dice.uniform(0, 1, count // 1600 + 1), 1600)[:count]
+    return (0.1 * dice.standard_normal(count) * loudness).astype(np.float32)
+
+
+def encode(model: Any, samples: Any) -> tuple[Any, Any]:
+    """Return (encoded [1, D, T], length [1]) for samples, padded to a second on both sides as transcribe() does."""
+    import torch
+
+    lack = max(0, 16_000 - len(samples))
+    sound = torch.nn.functional.pad(torch.as_tensor(samples), (lack // 2, lack - lack // 2))[None]
+    with torch.inference_mode():
+        features, frames = model.preprocessor(input_signal=sound, length=torch.tensor([sound.shape[1]]))
+        encoded, length = model.encoder(audio_signal=features, length=frames)[:2]
+    return encoded, length
+
+
+def transcribe(model: Any, samples: Any, **words: Any) -> str:
+    """Return NeMo's own text. Canary is asked for English, whatever its defaults are, or for `words`."""
+    if hasattr(model, "prompt"):
+        words = {"source_lang": "en", "target_lang": "en", "pnc": "yes", **words}
+        if "timestamp" in model.prompt.get_slots("user"):
+            words |= {"timestamp": "no"}
+    with quiet():
+        return str(model.transcribe([samples], verbose=False, **words)[0].text)
+
+
 def _class(family: str) -> Any:
     from nemo.collections.asr import models
 

@@ -1,0 +1,292 @@
+"""Verbs that tell and change nothing: which models there are, what a strategy would need here, which settings hold.
+
+Reads names, headers and NVML; opens no weights, starts no worker, downloads nothing. A figure that is exact and one
+that is estimated never share a column, and what was not read from a file says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from . import models as names
+from . import vram
+from .config import Settings
+from .errors import ModelError
+from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
+from .precision import TABLE, Gpu
+from .weights import CONTEXT, weights_bytes
+
+MAIN = ("fp32", "bfloat16", "int8")
+"""Strategies whose weights the list of models shows: the baseline, the half and the least."""
+
+WIDTH = 100
+"""Columns that text is folded to in a pipe."""
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One model of the list."""
+
+    name: str
+    family: str
+    parameters: int
+    exact: bool
+    """True when read from a file, False when computed from the known architecture."""
+    languages: str
+    path: str
+    """Empty where no file is here."""
+    bytes: int
+    """Of the file; 0 where none is here."""
+    weights: dict[str, int]
+    """Strategy -> bytes of the weights."""
+    note: str = ""
+
+
+def models_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd models` takes."""
+    parser.add_argument("--json", action="store_true", help="exact bytes as JSON, every strategy")
+
+
+def models(args: argparse.Namespace, settings: Settings) -> int:
+    """List the shipped models, those in the cache and those known by name; return 0."""
+    entries = [_entry(name) for name in dict.fromkeys([*names.SHIPPED, *names.KNOWN, *names.cached()])]
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
+        return 0
+    headings = ["model", "family", ">parameters", "languages", ">file", *(f">{name}" for name in MAIN)]
+    _table(headings, [_cells(entry) for entry in entries])
+    recalled = (f"{_short(name)}: {known.recalled}" for name, known in names.KNOWN.items() if known.recalled)
+    _say(
+        "",
+        f"MiB throughout. file: the checkpoint, where it is here; - is downloaded to {names.cache_folder()} when it is "
+        f"first used. {', '.join(MAIN)}: the weights under that strategy (asrd plan --model M shows all of them).",
+        "~: computed from the published architecture, not read from a file. Names without an owner are nvidia's.",
+        f"Not confirmed by a public copy of the config: {'; '.join(recalled)}.",
+        "The demo models recognise synthetic voices and a closed vocabulary, not your microphone.",
+        *(f"{entry.name}: {entry.note}" for entry in entries if entry.note),
+    )
+    return 0
+
+
+def _cells(entry: Entry) -> list[str]:
+    return [
+        _short(entry.name),
+        entry.family or "?",
+        f"{'' if entry.exact else '~'}{entry.parameters / 1e6:.1f} M" if entry.parameters else "?",
+        entry.languages or "?",
+        _mib(entry.bytes) if entry.bytes else "-",
+        *(_mib(entry.weights[name]) if entry.weights else "?" for name in MAIN),
+    ]
+
+
+def _short(name: str) -> str:
+    return name.partition("/")[2] if name in names.KNOWN else name
+
+
+def _entry(name: str) -> Entry:
+    """Return a model's line: from its file where one is here, from its architecture where it is only known."""
+    try:
+        header, path = header_of(name)
+    except ModelError as error:
+        return Entry(name, "", 0, False, "", "", 0, {}, error.message)
+    weights = {strategy: weights_bytes(header, precision) for strategy, precision in TABLE.items()}
+    spoken = languages(name, header)
+    return Entry(name, header.family, header.parameters, bool(path), spoken, path, header.size, weights)
+
+
+# -- plan -------------------------------------------------------------------------------------------------------------
+
+
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd plan` takes."""
+    parser.add_argument("--json", action="store_true", help="exact bytes as JSON")
+    parser.add_argument(
+        "--gpu", metavar="NAME:CAPABILITY:GIB", help='ask about a card that is not here, as in "RTX A1000:8.6:4"'
+    )
+
+
+def plan(args: argparse.Namespace, settings: Settings) -> int:
+    """Say what each strategy would need on this machine, which one would run and why; return 0.
+
+    Raises:
+        UsageError, ModelError, PrecisionError: no such model, file, strategy or card.
+    """
+    found = outlook(settings, [hypothetical(args.gpu)] if args.gpu else vram.gpus(), bool(args.gpu))
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        _show(found, settings)
+    return 0
+
+
+def _show(found: Outlook, settings: Settings) -> None:
+    """Print the outlook for a person."""
+    origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
+    tongues = f", {found.languages}" if found.languages else ""
+    _say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
+    _say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU is visible: the plan is for the CPU"], "")
+    headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *([">headroom"] if found.card else []), ""]
+    first = found.plan.rungs[0].precision.name
+    rows = [
+        [
+            ">" if line.strategy == first else "",
+            line.strategy,
+            size(line.weights),
+            f"{100 * line.ratio:.1f} %",
+            size(line.process),
+            *([_headroom(line)] if found.card else []),
+            "not on this card" if line.obstacle else "does not fit" if (line.headroom or 0) < 0 else "",
+        ]
+        for line in found.strategies
+    ]
+    _table(headings, rows)
+    _say("", *_decision(found), "", *_remarks(found, settings))
+
+
+def _card(gpu: Gpu, found: Outlook) -> str:
+    capability = ".".join(map(str, gpu.capability))
+    if found.hypothetical:
+        return (
+            f"{gpu.name}, capability {capability}, {size(gpu.total)}: hypothetical, not in this machine, all of it free"
+        )
+    return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {size(gpu.total)}, {size(gpu.free)} free"
+
+
+def _headroom(line: Line) -> str:
+    return size(line.headroom or 0) if (line.headroom or 0) >= 0 else f"-{size(-(line.headroom or 0))}"
+
+
+def _decision(found: Outlook) -> list[str]:
+    """Return what would run, why, what comes after it, and what was ruled out."""
+    rungs = found.plan.rungs
+    first = rungs[0]
+    lines = [
+        f"chosen: {first.name}" + ("" if first.device == "cpu" else f" on {first.device}") + f" - {found.plan.reason}"
+    ]
+    if len(rungs) > 1:
+        lines.append(f"if it fails: {', '.join(rung.name for rung in rungs[1:])}")
+    lines += [f"ruled out by {rejected.kind}: {rejected.rung} - {rejected.detail}" for rejected in found.plan.rejected]
+    if found.card is None or found.limit is None:
+        return lines
+    tight = {line.strategy: line for line in found.strategies if (line.headroom or 0) < 0}
+    source = "free" if found.budget is None or found.budget >= found.card.free else "allowed by vram_budget"
+    short = [rung.precision.name for rung in rungs if rung.device != "cpu" and rung.precision.name in tight]
+    if short:
+        wanted = ", ".join(f"{name} {size(tight[name].process)}" for name in dict.fromkeys(short))
+        lines.append(
+            f"by the estimate these do not fit into the {size(found.limit)} {source}: {wanted}. The engine tries the "
+            f"rungs in order and goes on where memory runs out; expected to hold: {found.expected}"
+        )
+    fitting = [line.strategy for line in found.strategies if line.strategy not in tight and not line.obstacle]
+    if short and fitting and found.expected.endswith("on cpu"):
+        lines.append(f"would fit on this card: {', '.join(fitting)} (choose one with --strategy)")
+    return lines
+
+
+def _remarks(found: Outlook, settings: Settings) -> list[str]:
+    """Return what the figures are and are not."""
+    whole = [line.strategy for line in found.strategies if line.ratio == 1.0 and line.strategy != "fp32"]
+    activations = max(line.activations for line in found.strategies)
+    lines = [
+        ("Weights are exact: every parameter and buffer, as the worker will report them." if found.exact else
+         "Weights are computed from the published architecture; the file may differ by a per cent.")
+        + " The load peak equals them, because the cast is made before the model moves to the GPU.",
+        f"\"On a GPU about\" is an estimate: weights, up to {size(activations)} of activations for a "
+        f"{settings.window:g}-s buffer, and {size(CONTEXT)} assumed for CUDA and its libraries. "
+        "asrd compare measures it.",
+        f"{', '.join(whole)}: compute in another format but store FP32; they do not shrink the weights.",
+    ]  # fmt: skip
+    if found.hidden_bytes:
+        added = "is counted in, in FP32" if settings.timestamps_model else "is left out (timestamps_model = false)"
+        lines.append(f"The file carries a second model for timestamps, {size(found.hidden_bytes)}; it {added}.")
+    if found.recalled:
+        lines.append(f"Not confirmed by a public copy of its config: {found.recalled}.")
+    return lines
+
+
+# -- config -----------------------------------------------------------------------------------------------------------
+
+
+def config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd config` takes."""
+    parser.add_argument("--json", action="store_true", help="setting -> value and origin, as JSON")
+
+
+def config(args: argparse.Namespace, settings: Settings) -> int:
+    """Print each setting, its value and where that came from; return 0."""
+    values = {name: getattr(settings, name) for name in args.loaded.origins}
+    if args.json:
+        table = {name: {"value": value, "from": args.loaded.origins[name]} for name, value in values.items()}
+        print(msgspec.json.format(msgspec.json.encode(table), indent=2).decode())
+        return 0
+    _table(
+        ["setting", "value", "from"],
+        [[name, _value(name, value, settings), args.loaded.origins[name]] for name, value in values.items()],
+    )
+    if args.loaded.notes:
+        _say("", *args.loaded.notes)
+    return 0
+
+
+def _value(name: str, value: Any, settings: Settings) -> str:
+    if name == "max_wer_delta" and value is None:
+        return f"{settings.wer_bound:g} (preset {settings.preset})"
+    return msgspec.json.encode(value).decode()
+
+
+# -- text -------------------------------------------------------------------------------------------------------------
+
+
+def size(count: int) -> str:
+    """Return bytes as a person reads them: MiB up to 1000 of them, GiB above."""
+    mib = count / MIB
+    return f"{mib:.1f} MiB" if mib < 999.95 else f"{count / GIB:.2f} GiB"
+
+
+def _mib(count: int) -> str:
+    """Return bytes as a bare number of MiB."""
+    mib = count / MIB
+    return f"{mib:.1f}" if mib < 99.95 else f"{mib:.0f}"
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings, those that start with ">" to the right; with rich on a terminal, plainly in a pipe."""
+    right = [heading.startswith(">") for heading in headings]
+    titles = [heading.lstrip(">") for heading in headings]
+    if sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for title, aligned in zip(titles, right, strict=True):
+            table.add_column(title, justify="right" if aligned else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*row, style="bold" if row[0] == ">" else "")
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    for row in (titles, *rows):
+        cells = zip(row, widths, right, strict=True)
+        print(
+            "  ".join(f"{cell:>{width}}" if aligned else f"{cell:<{width}}" for cell, width, aligned in cells).rstrip()
+        )
+
+
+def _say(*paragraphs: str) -> None:
+    """Print paragraphs, folded to the terminal's width."""
+    import textwrap
+
+    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, 120) if sys.stdout.isatty() else WIDTH
+    for paragraph in paragraphs:
+        print("\n".join(textwrap.wrap(paragraph, width, break_on_hyphens=False, break_long_words=False)))

@@ -1,0 +1,159 @@
+"""What each strategy would need on a card, which one would run there, and why: values, before anything is started.
+
+Reads a header or, where no file is here, the known architecture; opens no weights. Figures that are exact and figures
+that are estimates keep apart by name. Asks neither NVML nor the network; imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from . import models as names
+from .checkpoint import Header
+from .config import Settings, budget
+from .errors import ModelError, UsageError
+from .precision import TABLE, Gpu, Plan, Precision, device_for, obstacle, plan
+from .weights import needs
+
+GIB = 1 << 30
+
+
+class Line(msgspec.Struct, frozen=True):
+    """What one strategy would need. Bytes; `weights` is exact where a file was read, the others are estimates."""
+
+    strategy: str
+    weights: int
+    ratio: float
+    """Of FP32's weights."""
+    load_peak: int
+    activations: int
+    process: int
+    obstacle: str
+    """Why this card cannot run it; empty when it can, or where there is no card."""
+    headroom: int | None
+    """Bytes left under the limit, below zero when it does not fit; None without a card."""
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """The answer of `asrd plan`."""
+
+    model: str
+    path: str
+    """Empty where the figures come from the known architecture."""
+    exact: bool
+    family: str
+    parameters: int
+    components: dict[str, int]
+    languages: str
+    hidden_bytes: int
+    """Of a second, FP32 model in the file, loaded only where `timestamps_model` asks for it."""
+    hypothetical: bool
+    """True for a card that is not here."""
+    gpus: list[Gpu]
+    card: Gpu | None
+    """The card the plan is for; None for the CPU."""
+    limit: int | None
+    """Bytes that the worker may use: what is free, or `vram_budget` where that is less."""
+    budget: int | None
+    plan: Plan
+    chosen: str
+    """The first rung of the plan."""
+    expected: str
+    """The first rung that fits by the estimate."""
+    recalled: str
+    """Sizes of the known architecture that no public copy of the config confirmed."""
+    strategies: list[Line]
+
+
+def header_of(name: str) -> tuple[Header, str]:
+    """Return a model's header and the path it was read from; "" where it was computed from the architecture.
+
+    Raises:
+        ModelError: a file that cannot be used, or a name on the hub that is neither here nor known.
+        UsageError: no name at all.
+    """
+    try:
+        path = names.resolve(name)
+    except names.NotCachedError as missing:
+        if missing.name in names.KNOWN:
+            return names.describe(missing.name), ""
+        raise ModelError(
+            f"{missing.name} is not in the cache, and its sizes are not known without its file",
+            "asrd transcribe with --model downloads it; asrd models lists the known names",
+        ) from missing
+    return names.header(path), str(path)
+
+
+def languages(name: str, header: Header) -> str:
+    """Return the languages of a model, as its name is known for or its file tells; empty where neither does."""
+    full = f"nvidia/{name}" if f"nvidia/{name}" in names.KNOWN else name
+    known = names.KNOWN.get(full)
+    return "en" if name in names.SHIPPED else known.languages if known else " ".join(header.languages)
+
+
+def hypothetical(text: str) -> Gpu:
+    """Return the card that "NAME:CAPABILITY:GIB" describes, all of its memory free. Raises UsageError."""
+    found = re.fullmatch(r"(.+):(\d+)\.(\d+):(\d+(?:\.\d+)?)(?:\s*GiB)?", text.strip())
+    if not found or not float(found[4]):
+        raise UsageError(f"--gpu {text!r} describes no card", 'NAME:CAPABILITY:GIB, for example "RTX A1000:8.6:4"')
+    total = int(float(found[4]) * GIB)
+    return Gpu(0, found[1].strip(), (int(found[2]), int(found[3])), total, total)
+
+
+def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outlook:
+    """Return what each strategy would need on one of these cards, what would run, and why.
+
+    Args:
+        gpus: the cards to plan for, `imagined` where they are not in this machine.
+
+    Raises:
+        UsageError, ModelError, PrecisionError: no such model, file, component or card.
+    """
+    header, path = header_of(settings.model)
+    asked = settings.requested
+    rungs = plan(asked, settings.device, gpus, settings.preset)
+    card = device_for(settings.device, gpus)
+    allowed = budget(settings.vram_budget, card.total) if card else None
+    limit = min(card.free, allowed or card.free) if card else None
+    table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
+    lines = [_line(header, precision, settings, card, limit) for precision in table.values()]
+    headroom = {line.strategy: line.headroom for line in lines}
+    fits = [rung for rung in rungs.rungs if rung.device == "cpu" or (headroom[rung.precision.name] or 0) >= 0]
+    return Outlook(
+        model=settings.model,
+        path=path,
+        exact=bool(path),
+        family=header.family,
+        parameters=header.parameters,
+        components=header.components,
+        languages=languages(settings.model, header),
+        hidden_bytes=header.hidden_bytes,
+        hypothetical=imagined,
+        gpus=gpus,
+        card=card,
+        limit=limit,
+        budget=allowed,
+        plan=rungs,
+        chosen=rungs.rungs[0].name,
+        expected=fits[0].name,
+        recalled="" if path else names.KNOWN[names.hub_name(settings.model)].recalled,
+        strategies=lines,
+    )
+
+
+def _line(header: Header, precision: Precision, settings: Settings, card: Gpu | None, limit: int | None) -> Line:
+    hidden = settings.timestamps_model
+    estimate = needs(header, precision, settings.window, hidden)
+    whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
+    return Line(
+        strategy=precision.name,
+        weights=estimate.weights,
+        ratio=round(estimate.weights / whole, 4),
+        load_peak=estimate.load_peak,
+        activations=estimate.activations,
+        process=estimate.process,
+        obstacle=obstacle(precision, card) if card else "",
+        headroom=None if limit is None else limit - estimate.process,
+    )
