@@ -8,8 +8,9 @@ weights. What a CPU cannot do is found by trying it on the model's own layers; t
 then runs in float32, and a Fallback says why. What is reported as effective is read from the model's tensors and from
 what its layers put out.
 
-BatchNorm is cast with the rest: keeping it float32, or folding it into the convolution before it, moved the encoder's
-rounding error of the demo models by less than a twentieth and not one word.
+BatchNorm is cast with the rest. Keeping it float32, or folding it into the convolution before it, moved the encoder's
+rounding error of the demo models by less than a twentieth. On hard clips fewer texts then differed from float32's, on
+fresh ones not; WER moved by less than 0.2 points either way. No gain that was measured twice, so it is left plain.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class VadSettings(msgspec.Struct, frozen=True):
     """Kept after the last chunk of speech."""
     rest: float = 0.2
     """Silence after which a pause is told."""
-    hang_over: float = 0.5
+    hang_over: float = 0.4
     """Silence after which speech is closed."""
 
     @property

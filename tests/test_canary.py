@@ -15,7 +15,6 @@ from asrd.errors import ModelError, UsageError
 from tests import tiny
 
 DATA = Path(decoding.__file__).with_name("data")
-PHRASE = [20, 21, 22]
 
 Restore = Callable[..., Any]
 
@@ -42,16 +41,16 @@ def free(model: Any, **words: Any) -> decoding.Aed:
     return decoder
 
 
-SIZES: list[tuple[str, dict[str, Any]]] = [
-    ("canary1", {}),
-    ("canary1", {"strategy": "greedy", "generation_delta": 5}),
-    ("canary2", {"decoder_layers": 4}),
-    ("canary2", {"pre_ln": False}),
-    ("canary2", {"decoder_hidden": 64, "hidden": 64, "activation": "gelu"}),  # no projection between the two
-    ("canary2", {"generation_delta": -1, "learned_positions": True}),
-    ("canary2", {"transf_encoder__num_layers": 1, "generation_delta": 5}),
-    ("canary2", {"beam": 3, "generation_delta": 20}),
-    ("canary2_unified", {"vocabulary": 1500}),
+SIZES: list[tuple[str, dict[str, Any]]] = [  # seeds that say different things
+    ("canary1", {"seed": 4}),
+    ("canary1", {"seed": 6, "strategy": "greedy", "generation_delta": 5}),
+    ("canary2", {"seed": 1, "decoder_layers": 4}),
+    ("canary2", {"seed": 4, "pre_ln": False}),
+    ("canary2", {"seed": 4, "decoder_hidden": 64, "activation": "gelu"}),  # no projection from encoder to decoder
+    ("canary2", {"seed": 2, "learned_positions": True, "generation_delta": -1}),
+    ("canary2", {"seed": 4, "transf_encoder__num_layers": 1, "generation_delta": 5}),
+    ("canary2", {"seed": 0, "beam": 3, "generation_delta": 20}),
+    ("canary2_unified", {"seed": 4, "vocabulary": 1500}),
 ]
 
 
@@ -143,7 +142,7 @@ def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(restored: Restore)
 
 
 class Scripted:
-    """Stands where the cached decoder does: says given tokens, each while hearing a given frame, over and over at last."""
+    """Stands where the cached decoder does: says the tokens of a script, each while hearing its frame, round and round."""
 
     longest = 512
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import random
 import re
 import shutil
 import sys
@@ -114,6 +115,38 @@ def test_warp_by_one_changes_nothing() -> None:
     mel = np.random.default_rng(0).standard_normal((7, 80)).astype(np.float32)
     assert np.allclose(tool.warp(mel, 1.0)[:, :79], mel[:, :79], atol=1e-3)
     assert tool.warp(mel, 1.1).shape == mel.shape
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tool.Corpus:
+    """300 clips of 0.5-3.5 s without features."""
+    clips = [speech.draw_clip(seed, "train", kind="sentence") for seed in range(300)]
+    frames = [50 + seed for seed in range(300)]
+    (tmp_path / "train.json").write_text(json.dumps([clip.describe() for clip in clips]))
+    (tmp_path / "train.frames.json").write_text(json.dumps(frames))
+    np.zeros(sum(frames) * 80, np.float16).tofile(tmp_path / "train.mel")
+    return tool.Corpus(tmp_path / "train")
+
+
+def test_batches_hold_every_clip_once_and_are_not_too_wide(corpus: tool.Corpus) -> None:
+    batches = corpus.batches(range(300), 2000, random.Random(0))
+    assert sorted(i for batch in batches for i in batch) == list(range(300))
+    assert all(len(batch) * max(corpus.frames[i] for i in batch) <= 2000 for batch in batches)
+    assert sum(len(corpus.mel(i)) for i in range(300)) == sum(corpus.frames)
+
+
+def test_joined_clips_are_six_seconds_or_more_and_never_a_held_out_sentence(corpus: tool.Corpus) -> None:
+    r = random.Random(0)
+    joined = [clips for _ in range(50) for clips in corpus.joined(6000, r)]
+    assert {speech.split_of(corpus.text(clips)) for clips in joined} == {"train"}
+    assert all(600 <= sum(corpus.frames[i] for i in clips) < 1700 for clips in joined)
+
+
+def test_error_rates_are_by_group_and_count_words_for_no_speech() -> None:
+    rows = [{"text": "a b", "group": "x", "kind": "sentence"}, {"text": "c d", "group": "x", "kind": "long"},
+            {"text": "", "group": "x", "kind": "empty"}]
+    rates = tool.error_rates(rows, ["a b", "c", "the the"])
+    assert rates == {"x": 0, "long": 50, "all": 25, "no speech": 2}
 
 
 @pytest.mark.parametrize(("hypothesis", "reference", "count"), [

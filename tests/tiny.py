@@ -25,7 +25,7 @@ FAMILIES = (
 """ca_: cache-aware (streaming) encoder; hybrid: TDT and CTC; ca_hybrid: RNNT and CTC; canary1, canary2: prompt formats
 of EncDecMultiTaskModel; _char: letters instead of a tokenizer; _unified: one tokenizer, special tokens and all."""
 
-SEEDS = {"rnnt": 11, "tdt": 4, "hybrid": 4, "rnnt_char": 8, "canary2": 1}
+SEEDS = {"rnnt": 11, "tdt": 4, "hybrid": 4, "rnnt_char": 8, "canary1": 4, "canary2": 1}
 """Seeds whose models neither fall silent nor repeat one token only; 0 for the rest."""
 
 DURATIONS = [0, 1, 2, 3, 4]
