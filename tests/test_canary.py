@@ -142,7 +142,7 @@ def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(restored: Restore)
 
 
 class Scripted:
-    """Stands where the cached decoder does: says the tokens of a script, each while hearing its frame, round and round."""
+    """Stands where the cached decoder does: says a script of tokens and frames, round and round."""
 
     longest = 512
 

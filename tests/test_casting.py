@@ -444,9 +444,11 @@ def test_a_cast_that_did_not_happen_is_an_error(folder: Path, monkeypatch: pytes
 def test_emulated_bfloat16_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Quadro T1000")
+    model = restore("ctc", folder)
     for name in ("bfloat16", "selective", "phased", "autocast-bf16", "int8"):
         with pytest.raises(PrecisionError, match="Quadro T1000 only emulates bfloat16"):
-            casting.apply(restore("ctc", folder), TABLE[name], torch.device("cuda:0"))
+            casting.apply(model, TABLE[name], torch.device("cuda:0"))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 # -- flags ------------------------------------------------------------------------------------------------------------

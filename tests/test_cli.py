@@ -50,7 +50,7 @@ def test_every_verb_has_help(verb: str) -> None:
     [
         (["transcibe", "x.wav"], 2, ["unknown verb 'transcibe'", "'transcribe'"]),
         (["--model", "x", "plan"], 2, ["after the verb"]),
-        (["plan", "--strategy", "bf61"], 78, ["unknown strategy 'bf61'", "--strategy", "did you mean"]),
+        (["plan", "--strategy", "bflot16"], 78, ["unknown strategy 'bflot16'", "--strategy", "did you mean"]),
         (["plan", "--model", "demoo"], 2, ["demoo", "demo"]),
         (["plan", "--model", "/nowhere/x.nemo"], 66, ["/nowhere/x.nemo"]),
         (["plan", "--device", "cuda:3"], 69, ["cuda:3"]),

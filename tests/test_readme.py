@@ -1,0 +1,87 @@
+"""The README's tables are made from the code and from committed results, and must still say what those say.
+
+    python -m tests.test_readme     writes them anew
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import asrd
+from asrd import config, report
+from asrd.precision import PRESETS, TABLE
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "tools" / "results"
+MIB = 1 << 20
+
+
+def settings() -> str:
+    lines = [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in config.describe()]
+    return "\n".join(["| setting | default | meaning |", "|---|---|---|", *lines])
+
+
+def presets() -> str:
+    lines = [
+        f"| `{p.name}` | {', '.join(f'`{c}`' for c in p.candidates)} | {p.max_wer_delta:g} |" for p in PRESETS.values()
+    ]
+    head = ["| preset | candidates, cheapest memory first | points of WER each may cost |", "|---|---|---|"]
+    return "\n".join([*head, *lines])
+
+
+def files() -> str:
+    rows = re.findall(r"^    (\w+)  +(\w.*)$", asrd.__doc__ or "", re.MULTILINE)
+    lines = [f"| `asrd/{name}.py` | {about} |" for name, about in rows]
+    return "\n".join(["| file | what it knows |", "|---|---|", *lines])
+
+
+def measured(model: str) -> str:
+    """Return the comparison of a model as committed."""
+    found = report.from_json((RESULTS / f"compare-{model}-cpu.json").read_bytes())
+    return "```\n" + report.table(found, 120, colour=False).rstrip() + "\n```"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "presets": presets,
+    "files": files,
+    "measured-demo": lambda: measured("demo"),
+    "measured-demo-ctc": lambda: measured("demo-ctc"),
+}
+
+
+def pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
+    found = pattern(name).search(README.read_text())
+    assert found, f"README has no block {name}"
+    assert found[0] == f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- /{name} -->", "python -m tests.test_readme"
+
+
+def test_every_strategy_and_every_verb_is_explained() -> None:
+    from asrd.cli import VERBS
+
+    text = README.read_text()
+    for name in TABLE:
+        assert f"`{name}`" in text
+    for verb in VERBS:
+        assert f"asrd {verb}" in text
+
+
+def test_nothing_was_left_to_fill_in() -> None:
+    assert "@@" not in README.read_text()
+
+
+if __name__ == "__main__":
+    filled = README.read_text()
+    for block, make in BLOCKS.items():
+        filled = pattern(block).sub(lambda m, make=make: m[1] + make() + m[2], filled)  # type: ignore[misc]
+    README.write_text(filled)
