@@ -2,8 +2,11 @@
 
 Greedy with a key/value cache where the checkpoint asks for a beam of one, as NVIDIA's do; the tokens are NeMo's. A
 checkpoint with a wider beam or a language model gets NeMo's own search, and the cached decoder reads its result once
-more, for times. Knows the model, its prompt and token ids; knows no text. Runs in the worker, on any device and in any
-dtype that casting leaves, in and out of autocast.
+more, for times. One difference is meant: NeMo's beam does not look at its first token, so where that is the end of the
+text NeMo writes "<|endoftext|>" and goes on; here it is the end.
+
+Knows the model, its prompt and token ids; knows no text. Runs in the worker, on any device and in any dtype that
+casting leaves, in and out of autocast.
 """
 
 from __future__ import annotations

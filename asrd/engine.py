@@ -89,8 +89,8 @@ class Worker:
             scratch = tempfile.mkdtemp(prefix="asrd-worker-", dir=os.environ.get("TMPDIR", "/var/tmp"))
         except OSError as error:
             raise DiskError(f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder") from error
-        try:
-            process = await asyncio.create_subprocess_exec(
+        creation = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -99,7 +99,14 @@ class Worker:
                 env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
             )
-        except BaseException:
+        )
+        try:
+            process = await asyncio.shield(creation)
+        except asyncio.CancelledError:
+            # asyncio can wait for ever for a process whose creation was cancelled half-way, so it is completed first.
+            await cls(await creation, scratch).end(0.0)
+            raise
+        except OSError:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         return cls(process, scratch)

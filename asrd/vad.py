@@ -161,10 +161,10 @@ class Silero:
             self._layers.append((padded[1:-1], windows, np.ascontiguousarray(kernel.reshape(3 * width, -1)), bias))
             height, width = len(windows), len(bias)
         # A sigmoid is a tanh of half its argument: one call then does all four gates.
-        self._half = np.repeat(np.float32([0.5, 0.5, 1.0, 0.5]), 128)
+        half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), 128)
         gates = np.concatenate([w["_model.decoder.rnn.weight_ih"], w["_model.decoder.rnn.weight_hh"]], axis=1)
-        self._gates = gates * self._half[:, None]
-        self._gates_bias = (w["_model.decoder.rnn.bias_ih"] + w["_model.decoder.rnn.bias_hh"]).ravel() * self._half
+        self._gates = gates * half[:, None]
+        self._gates_bias = (w["_model.decoder.rnn.bias_ih"] + w["_model.decoder.rnn.bias_hh"]).ravel() * half
         self._out = w["_model.decoder.decoder.2.weight"].ravel()
         self._out_bias = float(w["_model.decoder.decoder.2.bias"].ravel()[0])
         self.reset()
@@ -172,7 +172,7 @@ class Silero:
     def reset(self) -> None:
         """Forget all sound so far."""
         self._hidden = np.zeros(256, np.float32)
-        self._cell = np.zeros(128, np.float32)
+        self._cell: NDArray[np.float32] = np.zeros(128, np.float32)
 
     def __call__(self, chunk: Samples) -> float:
         """Return the probability in 0..1 that 512 samples hold speech, given all that came before."""
@@ -185,8 +185,8 @@ class Silero:
             inside[:] = x
             x = np.maximum(windows @ kernel + bias, 0)
         self._hidden[:128] = x[0]
-        gates = np.tanh(self._gates @ self._hidden + self._gates_bias)
-        enter, keep, leave = (0.5 + 0.5 * gates[i : i + 128] for i in (0, 128, 384))
+        gates: NDArray[np.float32] = np.tanh(self._gates @ self._hidden + self._gates_bias)
+        enter, keep, leave = (0.5 * gates[i : i + 128] + 0.5 for i in (0, 128, 384))
         self._cell = keep * self._cell + enter * gates[256:384]
         self._hidden[128:] = leave * np.tanh(self._cell)
         return 0.5 + 0.5 * math.tanh(0.5 * float(np.maximum(self._hidden[128:], 0) @ self._out + self._out_bias))

@@ -47,7 +47,7 @@ SIZES: list[tuple[str, dict[str, Any]]] = [  # seeds that say different things
     ("canary2", {"seed": 1, "decoder_layers": 4}),
     ("canary2", {"seed": 4, "pre_ln": False}),
     ("canary2", {"seed": 4, "decoder_hidden": 64, "activation": "gelu"}),  # no projection from encoder to decoder
-    ("canary2", {"seed": 2, "learned_positions": True, "generation_delta": -1}),
+    ("canary2", {"seed": 4, "learned_positions": True, "generation_delta": 20}),
     ("canary2", {"seed": 4, "transf_encoder__num_layers": 1, "generation_delta": 5}),
     ("canary2", {"seed": 0, "beam": 3, "generation_delta": 20}),
     ("canary2_unified", {"seed": 4, "vocabulary": 1500}),
@@ -64,6 +64,14 @@ def test_text_is_that_of_nemo(restored: Restore, family: str, sizes: dict[str, A
         assert decoded.text == tiny.transcribe(oracle, sound)
         heard += len(decoded.tokens)
     assert heard > 3, "silence compares nothing"
+
+
+def test_an_end_at_once_is_the_end_though_nemo_goes_on(restored: Restore) -> None:
+    sizes = {"seed": 2, "learned_positions": True, "generation_delta": -1}
+    oracle, ours = restored("canary2", **sizes), restored("canary2", **sizes)
+    sound = tiny.noise(3.3, 2)
+    assert tiny.transcribe(oracle, sound).startswith("<|endoftext|>"), "NeMo's beam now looks at its first token"
+    assert free(ours)(*tiny.encode(ours, sound)) == decoding.Decoded("", [], False)
 
 
 @pytest.mark.parametrize("family", ["canary1", "canary2", "canary2_unified"])

@@ -172,6 +172,23 @@ def test_a_cancelled_caller_leaves_the_next_one_its_own_answer() -> None:
     asyncio.run(go())
 
 
+def test_a_start_cancelled_at_any_moment_leaves_nothing(at_root: Path) -> None:
+    async def go() -> None:
+        for delay in range(0, 60, 3):
+            held = engine("*=ok")
+            starting = asyncio.create_task(held.start())
+            for _ in range(delay):
+                await asyncio.sleep(0)
+            starting.cancel()
+            async with asyncio.timeout(10):
+                await asyncio.gather(starting, return_exceptions=True)
+                await held.stop()
+            assert list(at_root.iterdir()) == []
+
+    asyncio.run(go())
+    assert Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() == ""
+
+
 def test_callers_at_once_are_answered_one_after_the_other() -> None:
     async def go() -> None:
         async with running("*=ok") as held:

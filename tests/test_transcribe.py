@@ -277,9 +277,9 @@ def call(*words: str) -> int:
 
 @pytest.fixture
 def spoken(tmp_path: Path) -> str:
-    """35 seconds of a voice without a pause, after 5 of silence."""
+    """34.6 seconds of a voice, after 5 of silence."""
     path = tmp_path / "voice.wav"
-    soundfile.write(path, np.concatenate([silence(5), speech(35), silence(2)]), SAMPLE_RATE)
+    soundfile.write(path, np.concatenate([silence(5), speech(34.6), silence(2)]), SAMPLE_RATE)
     return str(path)
 
 

@@ -181,9 +181,11 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import nemo.collections.asr  # noqa: F401
+        import torch
         from nemo.utils import logging as nemo_logging
 
         nemo_logging.setLevel(logging.CRITICAL)
+        torch.set_num_threads(1)  # matrices this small only wait for each other, for minutes on a busy machine
         yield
 
 
