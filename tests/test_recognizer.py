@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from asrd.models import SHIPPED
 
 from asrd import audio, wire
 from asrd.engine import Deadlines, Engine
 from asrd.errors import ModelError, UsageError
+from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
 from asrd.recognizer import Recognizer
 from tests import tiny
