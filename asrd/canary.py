@@ -77,7 +77,7 @@ class Canary:
     phrase once.
     """
 
-    def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool) -> None:
+    def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> None:
         self.guard: Guard | None = Guard()
         self._model, self._prompt = model, prompt(model, source_lang, target_lang, pnc)
         self._decoder = CachedDecoder(model.transf_decoder, model.log_softmax)
@@ -186,7 +186,7 @@ def languages(tokenizer: Any) -> list[str]:
     return sorted(match[1] for piece in pieces if (match := LANGUAGE.fullmatch(piece)))
 
 
-def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool) -> Tensor:
+def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> Tensor:
     """Return the token ids [1, P] that begin a Canary decoding.
 
     Slots that the user does not choose are the checkpoint's own defaults, or off; its timestamp tokens are always off.
@@ -202,9 +202,10 @@ def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool) -> Tensor:
     for language in (source_lang, target_lang):
         if language not in known:
             raise UsageError(f"this model has no language {language!r}", f"it has: {', '.join(known)}")
-    off = {"decodercontext": "", "emotion": "<|emo:undefined|>", "itn": "no", "diarize": "no"}
+    off = {"decodercontext": "", "emotion": "<|emo:undefined|>", "pnc": "yes", "itn": "no", "diarize": "no"}
     default = {key: value for key, value in model.prompt.get_default_dialog_slots()[0]["slots"].items() if value}
-    ours = {"source_lang": source_lang, "target_lang": target_lang, "pnc": "yes" if pnc else "no", "timestamp": "no"}
+    ours = {"source_lang": source_lang, "target_lang": target_lang, "timestamp": "no"}
+    ours |= {} if pnc is None else {"pnc": "yes" if pnc else "no"}
     ours["task"] = "asr" if source_lang == target_lang else "ast"
     wanted = model.prompt.get_slots("user")
     slots = {key: value for key, value in (off | default | ours).items() if key in wanted}

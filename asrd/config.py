@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Annotated[str, _about("auto, cpu, cuda, cuda:N, or a part of a card's name")] = "auto"
     source_lang: Annotated[str, _about("language spoken (Canary)")] = "en"
     target_lang: Annotated[str, _about("language written (Canary); another than spoken translates")] = "en"
-    pnc: Annotated[bool, _about("ask Canary for punctuation and capitals")] = True
+    pnc: Annotated[bool | None, _about("ask Canary for punctuation and capitals; unset: as its checkpoint does")] = None
     timestamps_model: Annotated[bool, _about("load the second, FP32 model that newer Canary files carry")] = False
     window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
     threads: Annotated[int, _about("CPU threads of the worker; 0 leaves torch's choice", 0, 256)] = 0
@@ -241,5 +241,5 @@ def describe() -> list[tuple[str, str, str]]:
 def _toml(value: Any) -> str:
     if value is msgspec.NODEFAULT:  # a mutable default, made anew for each value: the empty table
         return "{}"
-    return '""' if value is None else msgspec.json.encode(value).decode()
+    return "unset" if value is None else msgspec.json.encode(value).decode()
 

@@ -57,7 +57,7 @@ class Decoder(Protocol):
         ...
 
 
-def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool = True) -> Decoder:
+def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool | None = None) -> Decoder:
     """Return the decoder for a restored model, by its exact class: subclasses ask for more than an encoder output.
 
     Args:
@@ -150,7 +150,7 @@ class Aed:
 
     family = "aed"
 
-    def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool) -> None:
+    def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> None:
         self._model = model
         self.canary = canary.Canary(model, source_lang, target_lang, pnc)
 

@@ -67,7 +67,7 @@ class Window:
     def __init__(
         self,
         seconds: float = 10.0,
-        left: float = 2.0,
+        left: float = 2.5,
         search: float = 3.0,
         rest: float = 0.2,
         lookback: int = VadSettings().lookback,

@@ -104,8 +104,8 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """cpu, or cuda:N."""
     source_lang: str = "en"
     target_lang: str = "en"
-    pnc: bool = True
-    """Ask Canary for punctuation and capitals."""
+    pnc: bool | None = None
+    """Ask Canary for punctuation and capitals, or for none; None: as the checkpoint's own prompt does."""
     timestamps_model: bool = False
     """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
     threads: int = 0

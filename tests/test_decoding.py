@@ -267,7 +267,10 @@ def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
     for sound in [*whole, whole[0][4000:5600], whole[0][:16_000], 0 * whole[0]]:
         encoded, length = tiny.encode(ours, sound)
         decoded = decoder(encoded, length)
-        assert decoded.text.strip() == tiny.transcribe(oracle, sound).strip()
+        said = tiny.transcribe(oracle, sound)
+        # NeMo's beam never looks at its first token: silence is "<|endoftext|>" and whatever comes to its mind.
+        assert decoded.text.strip() == said.partition("<|endoftext|>")[0].strip()
+        assert decoded.text or "<|endoftext|>" in said or not said
         check(decoded, ours, int(length))
 
 

@@ -51,7 +51,6 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "presets": presets,
     "files": files,
     "measured-demo": lambda: measured("demo"),
-    "measured-demo-ctc": lambda: measured("demo-ctc"),
 }
 
 
