@@ -138,7 +138,8 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
     words = sum(len(verdict.normaliser(settings.target_lang)(clip.text).split()) for clip in clips)
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
-    speech = Speech(str(path), len(clips), words, seconds, settings.target_lang, skipped)
+    shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
+    speech = Speech(str(shown), len(clips), words, seconds, settings.target_lang, skipped)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold)
 
