@@ -63,7 +63,8 @@ def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en",
     Args:
         model: a NeMo model in eval mode; a transducer's decoding strategy is set here, once.
         source_lang, target_lang, pnc: for Canary: language spoken, language written (another one: translation),
-            punctuation and capitals. The other families write what they were trained to.
+            punctuation and capitals, None leaving those to the checkpoint. The other families write what they were
+            trained to.
 
     Raises:
         ModelError: a model of a kind, or a prompt format, that is not known here.
