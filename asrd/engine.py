@@ -173,10 +173,18 @@ class Worker:
         if self.process.returncode is None:
             self.process.kill()
         await self.process.wait()
-        self._pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump
+        await self._drain()
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+    async def _drain(self) -> None:
+        """Read both pipes to their end: asyncio closes a child's pipes only then, and complains if the loop is gone."""
+        assert self.process.stdout is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):  # a child of the worker's own may hold them open
+                while await self.process.stdout.read(1 << 16):
+                    pass
+                await self._pump
+        self._pump.cancel()
 
 
 class Engine:

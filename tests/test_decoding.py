@@ -125,6 +125,7 @@ def test_any_dtype_of_the_encoder_meets_any_dtype_of_the_decoder(model: Model, f
         assert decoded.tokens or not plain.tokens
 
 
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # what torch says when oneDNN is switched off around the LSTM
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid", "canary1", "canary2"])
 def test_decoding_runs_under_autocast(model: Model, family: str, dtype: torch.dtype) -> None:
