@@ -23,6 +23,7 @@ Reading order, which is dependency order: a file imports only from files above i
     decoding     worker: encoder output -> timed tokens -> words, per model family
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
+    dictation    one recording on its way to text: detector, window, worker, transcript
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text

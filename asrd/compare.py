@@ -25,12 +25,12 @@ from pathlib import Path
 from . import __version__, engine, manifest, precision, report, verdict, vram, wire
 from .audio import AudioBlock, Samples
 from .config import Settings
+from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import Progress
-from .transcribe import Heard
 
 MANIFEST = Path(__file__).parent / "data" / "eval" / "manifest.jsonl"
 """The speech that is shipped."""
@@ -268,19 +268,13 @@ async def _clip(one: engine.Engine, clip: Clip, job: Job, phase: str = "final") 
 
 async def _long_clip(one: engine.Engine, clip: Clip, job: Job, phase: str) -> tuple[str, float]:
     """Send a clip through detector and window, and join what was heard by its times."""
-    heard = Heard("", len(clip.samples) / wire.SAMPLE_RATE, job.settings)
-    seconds = 0.0
+    dictation = Dictation(job.settings, phase)
     for start in range(0, len(clip.samples), BLOCK):
-        block = AudioBlock(start, clip.samples[start : start + BLOCK])
-        heard.window.push(block, heard.vad.push(block))
-        if block.stop == len(clip.samples):
-            heard.window.note(heard.vad.finish())
-        while (buffer := heard.window.take()) is not None:
-            answer = await one.transcribe(buffer.samples, buffer.start, phase)
-            seconds += answer.seconds
-            heard.transcript.push(answer.hypothesis, buffer.sealed)
-            heard.window.commit(heard.transcript.committed_until)
-    return heard.transcript.text, seconds
+        dictation.push(AudioBlock(start, clip.samples[start : start + BLOCK]))
+        await dictation.decode(one)
+    dictation.finish()
+    await dictation.decode(one)
+    return dictation.transcript.text, dictation.compute
 
 
 async def _latency_again(job: Job, buffer: Samples, progress: Progress) -> Measured:

@@ -17,11 +17,9 @@ import msgspec
 
 from .audio import SoundFile
 from .config import Settings
+from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, DiskError, UsageError
-from .transcript import Transcript
-from .vad import Vad
-from .window import Window
 from .wire import SAMPLE_RATE, Progress, Word
 
 CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
@@ -41,16 +39,11 @@ class Heard:
         self.path = path
         self.duration = duration
         self.model = settings.model
-        self.strategy = ""
-        """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
-        self.device = ""
         self.seconds = 0.0
         """Wall time spent on it, without the start of the worker."""
         self.complete = False
-        self.vad = Vad()
-        # Measured at ten seconds on speech without a pause: a quarter before the first new word, 0.15 before the edge.
-        self.window = Window(settings.window, left=0.25 * settings.window, lookback=self.vad.settings.lookback)
-        self.transcript = Transcript(guard=0.15 * settings.window)
+        self.dictation = Dictation(settings)
+        self.transcript = self.dictation.transcript
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints: times in seconds from the start of the file."""
@@ -68,8 +61,8 @@ class Heard:
             ],
             "duration": round(self.duration, 3),
             "rtfx": round(self.duration / self.seconds, 1) if self.seconds else None,
-            "strategy": self.strategy,
-            "device": self.device,
+            "strategy": self.dictation.strategy,
+            "device": self.dictation.device,
             "model": self.model,
             "complete": self.complete,
         }
@@ -123,29 +116,20 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
 
 
 async def _hear(source: SoundFile, heard: Heard, engine: Engine, tell: Callable[[float], None]) -> None:
-    """Send one file through the detector, the window and the worker, filling `heard`."""
+    """Send one file to the worker, filling `heard`."""
     began = time.perf_counter()
     try:
         for block in source:
-            heard.window.push(block, heard.vad.push(block))
-            await _decode(heard, engine)
+            heard.dictation.push(block)
+            await heard.dictation.decode(engine)
             tell(block.stop / SAMPLE_RATE)
             heard.duration = block.stop / SAMPLE_RATE
             await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
-        heard.window.note(heard.vad.finish())
-        await _decode(heard, engine)
+        heard.dictation.finish()
+        await heard.dictation.decode(engine)
         heard.complete = True
     finally:
         heard.seconds = time.perf_counter() - began
-
-
-async def _decode(heard: Heard, engine: Engine) -> None:
-    """Ask for every buffer that is ready."""
-    while (buffer := heard.window.take()) is not None:
-        answer = await engine.transcribe(buffer.samples, buffer.start)
-        heard.strategy, heard.device = engine.rung.precision.name, engine.rung.device
-        heard.transcript.push(answer.hypothesis, buffer.sealed)
-        heard.window.commit(heard.transcript.committed_until)
 
 
 def _complain(error: AsrdError) -> int:
