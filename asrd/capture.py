@@ -1,0 +1,243 @@
+"""Live sound: a microphone, a file played in real time, or a pipe, all with one face.
+
+Every source delivers blocks of 20 ms, float32 mono 16 kHz, on a sample clock that starts at 0 at `open`, and says in
+one sentence what is wrong with it right now. Knows nothing of speech. Runs on the daemon's side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+
+from .audio import AudioBlock, SoundFile
+from .devices import choose, survey
+from .errors import AsrdError, AudioError, UsageError
+from .microphone import Microphone
+from .tape import Tape
+from .wire import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from .config import Settings
+
+log = logging.getLogger("asrd")
+
+
+class Capture(Protocol):
+    """Where live sound comes from. May be opened again after it was closed."""
+
+    name: str
+    """What a person calls it."""
+    problem: str
+    """What is wrong right now, in one sentence; "" when nothing is."""
+    ended: bool
+    """A file or pipe has come to its end."""
+
+    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+        """Start on the running loop; both are called there, `on_change` after each change of the three above.
+
+        Returns at once and raises nothing for a device that is not there. Where sound was lost, 0.3 s of zeros stand
+        for it and the first block after them has `overflow` set.
+        """
+
+    async def close(self) -> None:
+        """Deliver what was spoken until now, then nothing more. Takes at most 0.5 s."""
+
+
+def capture(spec: str, microphone: str = "") -> Capture:
+    """Return a source: "mic" (chosen by a part of its name), "file:PATH" or "pipe".
+
+    Raises UsageError for another word, AudioError for a file or a standard input that cannot be read.
+    """
+    kind, _, path = spec.partition(":")
+    if spec == "mic":
+        return Microphone(microphone)
+    if kind == "file" and path and path != "-":
+        return PlayedFile(path)
+    if spec == "pipe":
+        return Pipe()
+    if kind == "file":
+        raise UsageError(f"source {spec!r} names no file", "file:clip.wav; pipe reads standard input")
+    raise UsageError(f"unknown source {spec!r}", "mic, file:PATH, or pipe (raw s16le, 16 kHz, mono on standard input)")
+
+
+class PlayedFile:
+    """A sound file, delivered as slowly as it was spoken. Raises AudioError as `audio.SoundFile` does."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.name = os.fspath(path)
+        self.problem = ""
+        self.ended = False
+        self._file: SoundFile | None = SoundFile(path)
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+        """Start from the first sample."""
+        self.problem, self.ended = "", False
+        self._task = asyncio.get_running_loop().create_task(self._play(on_block, on_change), name="file")
+
+    async def close(self) -> None:
+        """Stop where it is; what was not yet played is not delivered."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _play(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        ready: list[AudioBlock] = []
+        tape = Tape(ready.append)
+        try:
+            with self._file or SoundFile(self.name) as source:
+                self._file = None
+                for piece in source:
+                    tape.push(piece.samples)
+                    await _pace(ready, on_block, began)
+            tape.finish()
+            await _pace(ready, on_block, began)
+        except AsrdError as error:
+            self.problem = error.message
+        self.ended = True
+        on_change()
+
+
+async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None], began: float) -> None:
+    """Deliver blocks, each when its last sample would have been spoken; late ones at once."""
+    loop = asyncio.get_running_loop()
+    for block in ready:
+        await asyncio.sleep(began + block.stop / SAMPLE_RATE - loop.time())
+        on_block(block)
+    ready.clear()
+
+
+class Pipe:
+    """Raw sound on standard input: signed 16 bit, little endian, 16 kHz, mono; delivered as it comes.
+
+    What waits in the pipe when it is opened is heard first. Raises AudioError when standard input is closed or a
+    terminal.
+    """
+
+    CHUNK = SAMPLE_RATE // 2
+    """Bytes (0.25 s) that are read at once; the next are read when these were delivered."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self.name = "standard input"
+        self.problem = ""
+        self.ended = False
+        self._odd = b""
+        self._reader: threading.Thread | None = None
+        try:
+            self._descriptor = os.dup(descriptor)
+        except OSError as error:
+            raise AudioError("standard input: is closed", _FEED) from error
+        if os.isatty(self._descriptor):
+            os.close(self._descriptor)
+            raise AudioError("standard input: is a terminal", _FEED)
+
+    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+        """Go on reading where the last `close` stopped."""
+        self._tape, self._on_change = Tape(on_block), on_change
+        self._loop = asyncio.get_running_loop()
+        self._closed = threading.Event()
+        self._delivered = threading.Event()
+        self._bell = os.pipe()
+        self._reader = threading.Thread(target=self._read, args=(self._closed, self._bell), daemon=True)
+        self._reader.start()
+
+    async def close(self) -> None:
+        """Deliver what was read; what is still in the pipe stays there."""
+        if self._reader is None:
+            return
+        self._closed.set()
+        self._delivered.set()
+        os.write(self._bell[1], b"\0")
+        while self._reader.is_alive():
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)  # what the reader posted last
+        self._reader = None
+        for end in self._bell:
+            os.close(end)
+        self._tape.finish()
+
+    def _read(self, closed: threading.Event, bell: tuple[int, int]) -> None:
+        """Read until the end or `close`; runs in a thread, as a file on standard input cannot be polled by a loop."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        poll.register(bell[0], select.POLLIN)
+        data, problem = b"-", ""
+        while data and not closed.is_set():
+            poll.poll()
+            if closed.is_set():
+                return
+            try:
+                data = os.read(self._descriptor, self.CHUNK)
+            except OSError as error:
+                data, problem = b"", f"{self.name}: cannot be read, {error.strerror}"
+            self._delivered.clear()
+            with contextlib.suppress(RuntimeError):  # a loop that has ended
+                self._loop.call_soon_threadsafe(self._take, data, problem)
+            if data and not closed.is_set():
+                self._delivered.wait()
+
+    def _take(self, data: bytes, problem: str) -> None:
+        """Put bytes on the tape; none mean the end."""
+        try:
+            if data:
+                data = self._odd + data
+                self._odd = data[len(data) - len(data) % 2 :]
+                self._tape.push(np.frombuffer(data, "<i2", len(data) // 2) * np.float32(1 / 32768))
+                return
+            if self._odd:
+                log.warning("%s: ended in the middle of a sample", self.name)
+                self._odd = b""
+            self._tape.finish()
+            self.problem, self.ended = problem, True
+            self._on_change()
+        finally:
+            self._delivered.set()
+
+
+_FEED = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"
+
+
+def devices_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `asrd devices`."""
+    parser.add_argument("--json", action="store_true", help="print one JSON list")
+
+
+def devices(args: argparse.Namespace, settings: Settings) -> int:
+    """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
+    found = survey()
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("", "name", "through", "rate", "channels", "remarks"):
+        table.add_column(heading, justify="right" if heading in ("rate", "channels") else "left")
+    try:
+        chosen = choose(found, settings.microphone)
+    except AudioError as error:
+        chosen = None
+        log.warning("%s", error.message)
+    for device in found:
+        remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
+        mark = "*" if device is chosen else ""
+        words = ", ".join(remark for remark, holds in remarks.items() if holds)
+        table.add_row(mark, device.name, device.through, str(device.rate), str(device.channels), words)
+    if found:
+        Console().print(table)
+        print('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
+    return 0

@@ -1,0 +1,164 @@
+"""What can be recorded from: the sound server's sources and the bare devices that PortAudio sees; which one is meant.
+
+Both lists are kept, as each takes a tenth of a second and more to make, in which a word can be spoken. Whoever fails to
+open a device has them made anew. Everything here may block: call it in a thread. Daemon side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import msgspec
+
+from . import soundserver
+from .errors import AudioError, nearest
+
+hanging: list[object] = []
+"""Streams whose closing has not returned; while there are any, PortAudio cannot be asked for new devices."""
+_cache: list[Device] = []
+_listing = threading.Lock()
+_RESTART = "try systemctl --user restart pipewire pipewire-pulse wireplumber"
+
+BRIDGES = ("pulse", "pipewire", "default")
+"""PortAudio's names for the sound server, best first."""
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Something that asrd can record from."""
+
+    name: str
+    """What a person calls it; any part of it chooses the device."""
+    id: str
+    """The sound server's name of it, or PortAudio's."""
+    through: str
+    """server, or alsa: the bare device."""
+    rate: int
+    """Its own rate in hertz."""
+    channels: int
+    default: bool
+    monitor: bool = False
+    """True: what a loudspeaker plays; offered, but never taken for a microphone by part of its name first."""
+    muted: bool = False
+    index: int = -1
+    """PortAudio's index of what is opened."""
+
+
+def survey() -> list[Device]:
+    """Return what can be recorded from: the server's sources first, then what ALSA shows. May block for seconds.
+
+    Raises AudioError without the PortAudio library, or when the sound server does not answer.
+    """
+    try:
+        sources = sorted(soundserver.sources(), key=lambda source: source.monitor)  # first: PortAudio would hang
+    except TimeoutError as error:
+        raise AudioError(str(error), _RESTART) from error
+    sounddevice = portaudio()
+    found = [entry for entry in sounddevice.query_devices() if entry["max_input_channels"] > 0]
+    names = {entry["name"]: entry["index"] for entry in reversed(found)}
+    bridge = next((names[name] for name in BRIDGES if name in names), -1)
+    served = bool(sources) and bridge >= 0
+    default: int = sounddevice.default.device[0]
+    return [
+        Device(s.description, s.name, "server", s.rate, s.channels, s.default, s.monitor, s.muted, bridge)
+        for s in sources
+        if served and s.name != soundserver.DUMMY
+    ] + [
+        Device(
+            entry["name"],
+            entry["name"],
+            "server" if entry["name"] in BRIDGES else "alsa",
+            round(entry["default_samplerate"]),
+            entry["max_input_channels"],
+            entry["index"] == default and not served,
+            index=entry["index"],
+        )
+        for entry in found
+        if not served or entry["name"] not in BRIDGES
+    ]
+
+
+def choose(found: list[Device], microphone: str) -> Device:
+    """Return the device that a part of a name means, "" being the default one. Raises AudioError."""
+    if not microphone:
+        # PulseAudio makes a loudspeaker the default source where there is no microphone.
+        likely = [device for device in found if not device.id.startswith(("alsa_output.", "bluez_output."))]
+        first = [device for device in likely if device.through == "server" and not device.monitor]
+        for device in [*(device for device in likely if device.default), *first]:
+            return device
+        nothing = "there is no microphone" if found else "there is neither a microphone nor a sound server"
+        raise AudioError(nothing, "asrd devices lists what there is")
+    part = microphone.casefold()
+    names = [(device.name.casefold(), device.id.casefold(), device) for device in found]
+    whole = [device for name, key, device in names if part in (name, key)]
+    heard = [device for name, _, device in names if part in name and not device.monitor]
+    for device in [*whole, *heard, *(device for name, key, device in names if part in name or part in key)]:
+        return device
+    hint = nearest(microphone, [device.name for device in found]) if found else "asrd devices lists what there is"
+    raise AudioError(f"there is no microphone {microphone!r}", hint)
+
+
+def channel_counts(device: Device) -> list[int]:
+    """Return the numbers of channels to try, best first; what comes is averaged.
+
+    A server that is asked for one channel of two adds them up to 1.4 times the level.
+    """
+    if device.id in BRIDGES:
+        return [1]
+    two = min(2, device.channels)
+    return [two] if device.through == "server" else sorted({1, two, device.channels})
+
+
+def _known() -> list[Device]:
+    """Return the devices as they were last seen: asking anew takes 0.1 s and more, in which a word can be spoken."""
+    with _listing:
+        if not _cache:
+            _cache.extend(survey())
+        return list(_cache)
+
+
+def pick(wanted: str, rescan: bool) -> Device:
+    """Return the device to open: as last seen, else as the server says now, else as PortAudio sees when asked anew.
+
+    Raises AudioError.
+    """
+    for refresh in (_scan,) if rescan else (None, forget, _scan):
+        if refresh is not None:
+            refresh()
+        try:
+            return choose(_known(), wanted)
+        except AudioError as refused:
+            error = refused
+    raise error
+
+
+def forget() -> None:
+    """Have the server asked anew when a device is picked next."""
+    _cache.clear()
+
+
+def _scan() -> None:
+    """Have PortAudio see which devices there are now. Raises AudioError as `survey` does."""
+    with _listing:
+        _cache.clear()
+        survey()  # a frozen server shows here; what follows would hang, with standard error turned off
+        if not hanging:
+            sounddevice = portaudio()
+            sounddevice._terminate()
+            sounddevice._initialize()
+
+
+def warm() -> None:
+    """Import PortAudio and list devices ahead of time; what is wrong is told when a stream is opened."""
+    with contextlib.suppress(AudioError):
+        _known()
+
+
+def portaudio() -> Any:
+    """Return the module sounddevice. Raises AudioError."""
+    try:
+        import sounddevice
+    except OSError as error:
+        raise AudioError("PortAudio is not installed", "sudo apt-get install libportaudio2") from error
+    return sounddevice
