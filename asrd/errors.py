@@ -78,6 +78,24 @@ class EngineError(AsrdError):
     exit_code = 75
 
 
+class SinkError(AsrdError):
+    """Text that did not arrive where it was sent; the message never quotes it."""
+
+    exit_code = 75
+
+
+class ControlError(AsrdError):
+    """No daemon answers on the control socket."""
+
+    exit_code = 69
+
+
+class SocketError(AsrdError):
+    """The control socket cannot be made: another daemon has it, or the place does not allow it."""
+
+    exit_code = 73
+
+
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return "did you mean ...?" for the known name closest to `word`, or the list of all when none is close."""
     import difflib

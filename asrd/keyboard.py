@@ -1,0 +1,158 @@
+"""Keys into the focused window: typing a text, or one chord that pastes it; and what of that a session can do.
+
+Every program is given the text on its standard input. Which of them work depends on the display system and on what
+the compositor allows, and shows only when tried. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from .clipboard import Environment, Lent, why
+from .desktop import run
+from .errors import SinkError
+
+WTYPE = ("wtype", "-s", "200")
+"""A new virtual keyboard loses its first key unless the compositor gets time to announce it: 200 ms."""
+
+UTF8 = {"LC_ALL": "C.UTF-8"}
+"""wtype and xdotool decode their input by locale, and a user service may have none."""
+
+
+PATIENCE = 10.0
+"""Seconds that typing may take beyond what its delays add up to."""
+
+
+class PartlyError(SinkError):
+    """A way failed when some of the text may have been typed: another way would type it twice."""
+
+
+async def exact_by_xdotool(text: str, environment: Environment) -> bool:
+    """Whether xdotool would type this text exactly.
+
+    What the layout has no key for, it types by remapping a key under the window's eyes, and dead keys swallow what
+    follows: signs go missing at any delay. That leaves printable ASCII on the plain US layout.
+    """
+    if not all(sign == "\n" or (sign.isascii() and sign.isprintable()) for sign in text):
+        return False
+    try:
+        answer = (await run("setxkbmap", "-query", environment=environment, limit=2.0)).output.decode().split("\n")
+    except SinkError:
+        return False
+    layout = {name: value.strip() for name, _, value in (line.partition(":") for line in answer)}
+    return layout.get("layout") == "us" and not layout.get("variant")
+
+
+async def _typed(*words: str, text: str, environment: Environment, delay: int) -> None:
+    limit = PATIENCE + len(text) * (4 * delay + 20) / 1000
+    try:
+        ended = await run(*words, environment=environment, text=text.encode(), limit=limit)
+    except SinkError as error:
+        if isinstance(error.__cause__, TimeoutError):
+            raise PartlyError(error.message, "some of it may have been typed") from error
+        raise
+    if ended.code:
+        raise SinkError(f"{words[0]} failed{why(ended.complaint)}")
+
+
+async def by_wtype(text: str, environment: Environment, delay: int) -> None:
+    """Type through a virtual keyboard whose keymap is made for the text: exact for all of Unicode."""
+    await _typed(*WTYPE, "-d", str(max(1, delay)), "-", text=text, environment=environment, delay=delay)
+
+
+async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
+    """Type through the X server's test extension, where that is exact.
+
+    Raises:
+        SinkError: it is not exact here, or failed.
+    """
+    if not await exact_by_xdotool(text, environment):
+        raise SinkError("xdotool types only ASCII exactly, and only on the plain US layout")
+    words = ("xdotool", "type", "--clearmodifiers", "--delay", str(delay), "--file", "-")
+    await _typed(*words, text=text, environment=environment, delay=delay)
+
+
+CHORDS = {"wayland": ("wtype", "dotool", "ydotool"), "x11": ("xdotool", "dotool", "ydotool"), "": ()}
+"""Display system -> what can press Shift+Insert there. xdotool is none for Wayland: it would reach XWayland only."""
+
+
+async def by_pasting(text: str, tool: str, environment: Environment) -> None:
+    """Lend the text to the clipboard, press Shift+Insert, and see whether somebody fetched it."""
+    async with Lent(text, environment) as lent:
+        await _press(tool, environment)
+        if not await lent.taken():
+            raise SinkError("the focused window did not take what was pasted")
+
+
+async def _press(tool: str, environment: Environment) -> None:
+    """Press Shift+Insert, which no keyboard layout moves."""
+    words, text = [tool], b""
+    if tool == "wtype":
+        words = [*WTYPE, "-M", "shift", "-k", "Insert", "-m", "shift"]
+    elif tool == "xdotool":
+        words += ["key", "--clearmodifiers", "shift+Insert"]
+    elif tool == "dotool":
+        text = b"key shift+insert\n"
+    else:
+        known = await run(tool, environment=environment, limit=2.0)
+        old = "recorder" in known.complaint + known.output.decode(errors="replace")  # before 1.0: names, not codes
+        words += ["key", "shift+insert"] if old else ["key", "42:1", "110:1", "110:0", "42:0"]
+    ended = await run(*words, environment=environment, text=text, limit=5.0)
+    if ended.code:
+        raise SinkError(f"{tool} failed{why(ended.complaint)}")
+
+
+class Check(NamedTuple):
+    """One thing that text output may need: whether it works here, what was seen, and the command that mends it."""
+
+    name: str
+    works: bool
+    note: str
+    fix: str = ""
+
+
+UINPUT = (
+    """echo 'KERNEL=="uinput", GROUP="input", MODE="0660", OPTIONS+="static_node=uinput"' """
+    '| sudo tee /etc/udev/rules.d/80-uinput.rules && sudo usermod -aG input "$USER" && sudo modprobe uinput'
+)
+
+
+def probe(name: str, here: Environment) -> Check:
+    """Ask a typing tool to do nothing; what cannot type says so."""
+    if not shutil.which(name, path=here.get("PATH")):
+        package = "" if name == "dotool" else install(name)
+        return Check(name, False, "not installed", package)
+    if name in ("dotool", "ydotool"):
+        if os.access("/dev/uinput", os.W_OK) or (name == "ydotool" and _socket(here)):
+            return Check(name, True, "presses keys through /dev/uinput")
+        return Check(name, False, "/dev/uinput cannot be written", UINPUT)
+    code, complaint = ask([name, "-s", "1"] if name == "wtype" else [name, "getmouselocation"], here)
+    if code:
+        return Check(name, False, (why(complaint).lstrip(": ") or f"exit code {code}"))
+    return Check(name, True, "tried")
+
+
+def _socket(here: Environment) -> bool:
+    """Whether ydotool's daemon listens where its client would look."""
+    given = here.get("YDOTOOL_SOCKET")
+    return any(path and os.path.exists(path) for path in (given, f"{here.get('XDG_RUNTIME_DIR')}/.ydotool_socket"))
+
+
+def ask(words: list[str], here: Environment) -> tuple[int, str]:
+    """Run a harmless command; return its exit code, 124 when it did not end, and what it complained of."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        done = subprocess.run(words, env=dict(here), stdin=subprocess.DEVNULL, capture_output=True, timeout=2)
+        return done.returncode, done.stderr.decode(errors="replace")
+    return 124, ""
+
+
+def install(package: str) -> str:
+    """Return the command that installs a package here."""
+    installers = {"apt-get": "apt-get install", "dnf": "dnf install", "pacman": "pacman -S", "zypper": "zypper install"}
+    return (
+        f"sudo {next((words for name, words in installers.items() if shutil.which(name)), 'apt-get install')} {package}"
+    )

@@ -1,0 +1,277 @@
+"""Where text goes: standard output, the focused window, the clipboard, a command.
+
+A sink either delivers a text exactly or raises SinkError; no text is ever in a log line, an error or an argument list.
+What can type is not guessed from the desktop's name: each way is tried, its success checked as far as it can be, and
+the next one follows; the last is the clipboard with a notification. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import logging
+import os
+import select
+import shutil
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from . import clipboard, desktop
+from .clipboard import Environment, why
+from .config import Settings
+from .desktop import Desktop, kind, run
+from .errors import ConfigError, SinkError, nearest
+from .keyboard import CHORDS, UTF8, Check, PartlyError, ask, by_pasting, by_wtype, by_xdotool, install, probe
+
+log = logging.getLogger("asrd.sinks")
+
+NAMES = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none")
+
+
+class Sink(Protocol):
+    """Somewhere a text can go."""
+
+    name: str
+
+    async def deliver(self, text: str) -> None:
+        """Deliver a text within a time limit of its own; may be cancelled.
+
+        Raises:
+            SinkError: the text did not arrive, or not all of it.
+        """
+
+
+def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
+    """Return the sinks that the settings name; the journal is the daemon's own.
+
+    Raises:
+        ConfigError: a name that is none.
+    """
+    shown = on_desktop or Desktop(settings.notify, settings.cues)
+    made: list[Sink] = []
+    for name in dict.fromkeys(settings.sinks):
+        if name.startswith("command:") and name.removeprefix("command:").strip():
+            made.append(Command(name.removeprefix("command:").strip()))
+        elif name == "stdout":
+            made.append(Stdout())
+        elif name == "clipboard":
+            made.append(Clipboard())
+        elif name in ("type", "paste"):
+            made.append(Window(name, shown, settings.type_delay))
+        elif name not in ("journal", "none"):
+            raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, NAMES))
+    return made
+
+
+class Stdout:
+    """One line on standard output for each text; spaces at its end are left out."""
+
+    name = "stdout"
+
+    def __init__(self, limit: float = 5.0) -> None:
+        self.limit = limit
+
+    async def deliver(self, text: str) -> None:
+        """Write a line; a reader that stopped reading is given `limit` seconds."""
+        rest = (text.rstrip(" \n") + "\n").encode()
+        try:
+            sys.stdout.flush()
+            descriptor = sys.stdout.fileno()
+        except io.UnsupportedOperation:  # replaced by something that is no file
+            sys.stdout.write(rest.decode())
+            return
+        except OSError as error:
+            raise SinkError(f"standard output cannot be written: {error.strerror}") from error
+        waited = 0.0
+        while rest:
+            if select.select([], [descriptor], [], 0)[1]:
+                try:
+                    rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
+                except OSError as error:
+                    raise SinkError(f"standard output cannot be written: {error.strerror}") from error
+            elif waited >= self.limit:
+                raise SinkError(f"nobody has read standard output for {self.limit:.0f} s")
+            else:
+                await asyncio.sleep(0.02)
+                waited += 0.02
+
+
+class Command:
+    """A command line of the shell with the text on its standard input.
+
+    Args:
+        line: what /bin/sh runs, in a process group of its own; its output goes nowhere, as it might hold the text.
+        limit: seconds after which the group is ended, with SIGTERM and half a second later SIGKILL.
+    """
+
+    def __init__(self, line: str, limit: float = 10.0) -> None:
+        self.line = line
+        self.limit = limit
+        self.name = f"command:{line.split()[0]}"  # arguments may be secret
+
+    async def deliver(self, text: str) -> None:
+        """Run the command; success is exit code 0."""
+        environment = await _session()
+        try:
+            ended = await run(
+                "/bin/sh", "-c", self.line, environment=environment, text=text.encode(), limit=self.limit, grace=0.5
+            )
+        except SinkError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise SinkError(
+                    f"{self.name} did not end within {self.limit:.0f} s and was stopped",
+                    "put what takes longer into the background: 'command:... &'",
+                ) from error
+            raise
+        if ended.code:
+            ending = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code}"
+            raise SinkError(f"{self.name} ended with {ending}", "run it by hand with a text on its input")
+
+
+class Clipboard:
+    """The clipboard; what was in it is replaced."""
+
+    name = "clipboard"
+
+    async def deliver(self, text: str) -> None:
+        """Put the text into the clipboard."""
+        await clipboard.put(text, await _session())
+
+
+Way = tuple[str, Callable[[], Awaitable[None]]]
+"""A way into the focused window: what to call it, and the try."""
+
+
+class Window:
+    """The focused window, by typing or by pasting.
+
+    Args:
+        name: "type" prefers keys, "paste" prefers the clipboard and a key chord.
+        shown: tells a person that the text is in the clipboard because nothing could type.
+        delay: milliseconds between typed characters.
+    """
+
+    def __init__(self, name: str, shown: Desktop, delay: int = 12) -> None:
+        self.name = name
+        self.way = ""
+        self._shown = shown
+        self._delay = delay
+
+    async def deliver(self, text: str) -> None:
+        """Try each way that this session could have; the last is the clipboard and a notification."""
+        environment = {**await _session(), **UTF8}
+        failures = []
+        for way, attempt in self._ways(text, environment):
+            try:
+                await attempt()
+            except PartlyError:
+                raise
+            except SinkError as error:
+                log.debug("%s: %s", way, error)
+                failures.append(error.message)
+            else:
+                self._went(way)
+                return
+        await self._leave(text, environment, failures)
+
+    def _ways(self, text: str, environment: Environment) -> list[Way]:
+        system = kind(environment)
+        typing: dict[str, list[Way]] = {
+            "wayland": [("wtype", lambda: by_wtype(text, environment, self._delay))],
+            "x11": [("xdotool", lambda: by_xdotool(text, environment, self._delay))],
+        }
+        pasting: list[Way] = [
+            (f"paste by {chord}", functools.partial(by_pasting, text, chord, environment))
+            for chord in CHORDS[system]
+            if shutil.which(chord, path=environment.get("PATH"))
+        ]
+        typed = typing.get(system, [])
+        return typed + pasting if self.name == "type" else pasting + typed
+
+    async def _leave(self, text: str, environment: Environment, failures: list[str]) -> None:
+        reasons = "; ".join(dict.fromkeys(failures)) or "no program for it is installed"
+        hint = "asrd doctor says what this session needs"
+        if not kind(environment):
+            raise SinkError("there is no graphical session to type into", hint)
+        try:
+            await clipboard.put(text, environment)
+        except SinkError as error:
+            raise SinkError(f"nothing can type here ({reasons}), and {error.message}", hint) from error
+        self._went(f"clipboard, as nothing can type here ({reasons})")
+        await self._shown.notify("The text is in the clipboard", "Nothing could type it here: paste it with Ctrl+V.")
+
+    def _went(self, way: str) -> None:
+        if way != self.way:
+            log.info("%s goes through %s", self.name, way)
+        self.way = way
+
+
+async def _session() -> dict[str, str]:
+    return await asyncio.to_thread(desktop.session)
+
+
+def survey(environment: Mapping[str, str] | None = None) -> list[Check]:
+    """Return what works in this session and what does not, by trying without typing; takes at most seconds.
+
+    The first is the verdict on the sink `type`; the others are what it and the other sinks stand on.
+    """
+    here = {**desktop.session(environment), **UTF8}
+    system = kind(here)
+    tools: list[Check] = []
+    for name in CHORDS[system]:
+        tools.append(probe(name, here))
+        if tools[-1].works:
+            break
+    board = _board(system, here)
+    typing = next((tool.name for tool in tools if tool.works), "")
+    by_pasting_only = typing in ("dotool", "ydotool")
+    if typing and (board.works or not by_pasting_only):
+        alone = typing == "xdotool" and not board.works
+        verdict = Check("type", True, f"by {typing}" + (", ASCII on the US layout only" * alone), board.fix * alone)
+    else:
+        fix = (board.fix if typing else "") or next((tool.fix for tool in tools if tool.fix), "") or board.fix
+        where = "to the clipboard, with a notification" if board.works else "nowhere: asrd last shows it"
+        verdict = Check("type", False, f"nothing can type here; text goes {where}", fix)
+    return [verdict, _display(system, here), *tools, board, _notifications(), _cues()]
+
+
+def _display(system: str, here: Environment) -> Check:
+    if not system:
+        return Check(
+            "session",
+            False,
+            "no WAYLAND_DISPLAY and no DISPLAY",
+            "systemctl --user import-environment WAYLAND_DISPLAY DISPLAY XDG_SESSION_TYPE XDG_CURRENT_DESKTOP",
+        )
+    name = here.get("XDG_CURRENT_DESKTOP") or "unknown desktop"
+    return Check("session", True, f"{system}, {name}, {here['WAYLAND_DISPLAY' if system == 'wayland' else 'DISPLAY']}")
+
+
+def _board(system: str, here: Environment) -> Check:
+    if not system:
+        return Check("clipboard", False, "no session")
+    tool, package = ("wl-copy", "wl-clipboard") if system == "wayland" else ("xclip", "xclip")
+    if not shutil.which(tool, path=here.get("PATH")):
+        return Check("clipboard", False, f"{tool} is not installed", install(package))
+    listing = clipboard.SELECTIONS[system][0].types
+    code, complaint = ask(list(listing), here)
+    refused = code and why(complaint)
+    return Check("clipboard", not refused, f"by {tool}" + (why(complaint) if refused else ""))
+
+
+def _notifications() -> Check:
+    with ThreadPoolExecutor(1) as thread:  # the caller's thread may have a loop of its own
+        service = thread.submit(lambda: asyncio.run(desktop.notification_service())).result()
+    if service:
+        return Check("notifications", True, f"shown by {service}")
+    return Check("notifications", False, "no service on the session bus shows them", install("dunst"))
+
+
+def _cues() -> Check:
+    player = next(filter(shutil.which, desktop.PLAYERS), "")
+    return Check(
+        "cues", bool(player), f"by {player}" if player else "no player", "" if player else install("alsa-utils")
+    )
