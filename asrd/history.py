@@ -1,0 +1,259 @@
+"""verb: what a day of dictation came to, from the journal alone.
+
+Knows the fields of asrd's events; reads the journal through journalctl, which also says what a time is (systemd.time).
+Counts and figures only: the journal holds no text unless the user asked for that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from .config import Settings
+from .errors import AsrdError, UsageError
+
+MIB = 1 << 20
+
+EVENTS = ("take", "kept", "rejected", "loaded", "vram-alert", "device-lost", "sink-failed", "starting", "suspend")
+"""Events that count here."""
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """A figure over many takes: nearest-rank percentiles."""
+
+    count: int
+    p50: float
+    p95: float
+    max: float
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The takes of one strategy, or all of them."""
+
+    takes: int
+    audio_seconds: float
+    words: int
+    outcomes: dict[str, int]
+    """delivered, kept, cancelled, empty -> takes."""
+    rtf: Spread | None = None
+    """Seconds of computing for a second of sound."""
+    stop_to_text_ms: Spread | None = None
+    memory: dict[str, int] = {}
+    """Highest bytes seen: weights, allocated, reserved, process, device; what no instrument told is left out."""
+    process_delta: Spread | None = None
+    """Bytes of the worker against the stored FP32 baseline: below zero is saved."""
+    effective: list[str] = []
+    """What the strategy really ran as, each once."""
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A rung that did not stand, and how often."""
+
+    strategy: str
+    message: str
+    count: int
+
+
+class History(msgspec.Struct, frozen=True):
+    """What the journal holds of asrd since a time."""
+
+    since: str
+    until: str
+    first: float | None
+    """Time of the first entry that counts, in seconds since 1970."""
+    last: float | None
+    all: Group
+    strategies: dict[str, Group]
+    rejected: list[Rejection]
+    events: dict[str, int]
+    """Event -> entries, for those that are no take and no rejection."""
+
+
+def report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd report` takes."""
+    parser._negative_number_matcher = re.compile(r"-\d")  # so that "--since -2h" needs no equals sign
+    about = "as systemd has times: today, yesterday, -2h, '2026-11-22 10:00'"
+    parser.add_argument("--since", metavar="TIME", default="today", help=f"from when on: {about} (default: today)")
+    parser.add_argument("--until", metavar="TIME", default="", help="up to when")
+    parser.add_argument("--json", action="store_true", help="as JSON, in bytes and seconds")
+
+
+def report(args: argparse.Namespace, settings: Settings) -> int:
+    """Print what asrd has done since `args.since`; return 0."""
+    found = history(entries(args.since, args.until), args.since, args.until)
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    else:
+        print("\n".join(described(found)))
+    return 0
+
+
+# -- the journal ------------------------------------------------------------------------------------------------------
+
+
+def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
+    """Yield the entries of this user's asrd, oldest first.
+
+    Raises:
+        UsageError: a time that systemd does not understand.
+        AsrdError: no journal can be read here.
+    """
+    program = shutil.which("journalctl")
+    if program is None:
+        raise AsrdError("there is no journalctl here, and so no journal to report from")
+    words = [program, "--quiet", "--no-pager", "--all", "--output=json", f"--since={since}"]
+    words += [f"--until={until}"] if until else []
+    # _UID comes from the kernel: no other user's entries count, and --user would miss a journal that is not split.
+    words += [f"_UID={os.getuid()}", *(f"ASRD_EVENT={name}" for name in EVENTS)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        for line in process.stdout:
+            yield msgspec.json.decode(line)
+        complaint = process.stderr.read().decode(errors="replace").strip()
+    if process.returncode and "parse timestamp" in complaint:
+        word = complaint.rpartition(":")[2].strip()
+        raise UsageError(f"{word!r} is no time", "for example today, -2h or '2026-11-22 10:00'")
+    if process.returncode and complaint:
+        raise AsrdError(f"the journal cannot be read: {complaint}")
+
+
+def history(found: Iterable[dict[str, Any]], since: str = "", until: str = "") -> History:
+    """Sum up journal entries: dictionaries of strings, as journalctl's JSON has them."""
+    takes: list[dict[str, Any]] = []
+    rejected: Counter[tuple[str, str]] = Counter()
+    events: Counter[str] = Counter()
+    times: list[float] = []
+    for entry in found:
+        times.append(int(entry["__REALTIME_TIMESTAMP"]) / 1e6)
+        name = _text(entry, "EVENT")
+        if name == "take":
+            takes.append(entry)
+        elif name == "rejected":
+            rejected[_text(entry, "STRATEGY") or "?", str(entry.get("MESSAGE") or "")] += 1
+        else:
+            events[name] += 1
+    strategies = sorted({_strategy(take) for take in takes})
+    return History(
+        since=since,
+        until=until,
+        first=min(times, default=None),
+        last=max(times, default=None),
+        all=_group(takes),
+        strategies={name: _group([take for take in takes if _strategy(take) == name]) for name in strategies},
+        rejected=[Rejection(strategy, message, count) for (strategy, message), count in rejected.most_common()],
+        events=dict(sorted(events.items())),
+    )
+
+
+def _group(takes: list[dict[str, Any]]) -> Group:
+    memory = {name: _figures(takes, f"{name.upper()}_BYTES") for name in MEMORY}
+    return Group(
+        takes=len(takes),
+        audio_seconds=round(sum(_figures(takes, "AUDIO_SECONDS")), 3),
+        words=round(sum(_figures(takes, "WORDS"))),
+        outcomes=dict(sorted(Counter(_text(take, "OUTCOME") or "?" for take in takes).items())),
+        rtf=spread(_figures(takes, "RTF")),
+        stop_to_text_ms=spread(_figures(takes, "STOP_TO_TEXT_MS")),
+        memory={name: round(max(values)) for name, values in memory.items() if values},
+        process_delta=spread(_figures(takes, "BASELINE_PROCESS_DELTA_BYTES")),
+        effective=sorted({_text(take, "EFFECTIVE") for take in takes} - {""}),
+    )
+
+
+MEMORY = ("weights", "allocated", "reserved", "process", "device")
+
+
+def spread(values: list[float]) -> Spread | None:
+    """Return the nearest-rank percentiles of some figures; None of none."""
+    if not values:
+        return None
+    ordered = sorted(values)
+
+    def rank(percent: int) -> float:
+        return ordered[-(-percent * len(ordered) // 100) - 1]
+
+    return Spread(len(ordered), rank(50), rank(95), ordered[-1])
+
+
+def _figures(takes: list[dict[str, Any]], name: str) -> list[float]:
+    return [float(text) for take in takes if (text := _text(take, name)) and _NUMBER.fullmatch(text)]
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
+
+
+def _text(entry: dict[str, Any], name: str) -> str:
+    """Return a field as text; "" where it is missing or, given twice or in bytes, no text."""
+    value = entry.get(f"ASRD_{name}")
+    return value if isinstance(value, str) else ""
+
+
+def _strategy(take: dict[str, Any]) -> str:
+    return _text(take, "STRATEGY") or "none"
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+def described(found: History) -> list[str]:
+    """Return the history as a person reads it, line by line."""
+    span = f"since {found.since}" + (f" until {found.until}" if found.until else "")
+    if found.first is None:
+        return [f"the journal holds nothing of asrd {span}"]
+    lines = [f"takes {span}: {found.all.takes}", *_group_lines(found.all)]
+    if len(found.strategies) > 1:
+        for name, group in found.strategies.items():
+            lines += [f"{name}: {group.takes} takes", *_group_lines(group)]
+    elif found.strategies:
+        lines.append(f"  strategy      {', '.join(found.strategies)}")
+    for name, about in ABOUT.items():
+        if count := found.events.get(name):
+            lines.append(f"{about}: {count}")
+    lines += [f"rejected {each.count}x {each.strategy}: {each.message}" for each in found.rejected]
+    return lines
+
+
+ABOUT = {
+    "starting": "starts of the daemon",
+    "loaded": "models loaded",
+    "kept": "takes kept for asrd retry",
+    "vram-alert": "alerts on GPU memory",
+    "device-lost": "times the microphone was lost",
+    "sink-failed": "deliveries that failed",
+    "suspend": "suspends",
+}
+
+
+def _group_lines(group: Group) -> list[str]:
+    lines = []
+    if group.takes:
+        outcomes = ", ".join(f"{count} {name}" for name, count in group.outcomes.items())
+        lines.append(f"  outcome       {outcomes}")
+        lines.append(f"  sound         {_duration(group.audio_seconds)}, {group.words} words")
+    if group.effective:
+        lines.append(f"  ran as        {'; '.join(group.effective)}")
+    spreads = (("computing", group.rtf, "x real time"), ("stop to text", group.stop_to_text_ms, "ms"))
+    for label, figures, unit in spreads:
+        if figures:
+            lines.append(f"  {label:<13} p50 {figures.p50:.3g}, p95 {figures.p95:.3g}, most {figures.max:.3g} {unit}")
+    if group.memory:
+        held = ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in group.memory.items())
+        lines.append(f"  memory, most  {held}")
+    if group.process_delta:
+        lines.append(f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker (median)")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,319 @@
+"""verb: the user service and its socket: install, uninstall, print, status.
+
+Knows where systemd looks for a user's units and how asrd was started; writes two files and asks `systemctl --user` for
+the rest. Where no user manager runs (a container, ssh without a session) the files are written all the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .config import Settings
+from .errors import AsrdError, DiskError, UsageError
+
+UNITS = ("asrd.service", "asrd.socket")
+
+HOME = Path(__file__).resolve().parent
+
+EXITS = {
+    2: "a wrong word on its command line",
+    65: "sound that cannot be read",
+    66: "a model that is missing or broken",
+    69: "something that is not available here",
+    70: "an internal error",
+    73: "a folder that cannot be written",
+    75: "no worker that could answer",
+    78: "a wrong setting; asrd config shows which",
+}
+"""Exit code of the daemon -> what it ended with, as asrd.errors has them."""
+
+
+PROPERTIES = (
+    *("LoadState", "ActiveState", "SubState", "UnitFileState", "StatusText"),
+    *("NRestarts", "Result", "ExecMainCode", "ExecMainStatus"),
+)
+"""What is asked of systemctl about a unit."""
+
+
+def service_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd service` takes."""
+    parser.add_argument("act", choices=("install", "uninstall", "print", "status"), help="what to do")
+    parser.add_argument("unit", nargs="?", choices=UNITS, help="print: this unit alone")
+    parser.add_argument("--now", action="store_true", help="install: also start it, anew where the unit has changed")
+
+
+def service(args: argparse.Namespace, settings: Settings) -> int:
+    """Do `args.act`; return 0, or 3 from status when the service does not run."""
+    if args.act == "print":
+        return _print(args.unit)
+    if args.act == "status":
+        return _status()
+    return _install(args.now) if args.act == "install" else _uninstall()
+
+
+# -- the units --------------------------------------------------------------------------------------------------------
+
+
+def units(program: Sequence[str], version: int) -> dict[str, str]:
+    """Return unit -> text, for a program and a version of systemd."""
+    if re.search(r"[\"'\\]", program[0]):  # systemd refuses such a name as a program, though not as an argument
+        program = ["/usr/bin/env", *program]
+    command = " ".join(map(quoted, program))
+    return {name: _for_version(_template(name), version).replace("@PROGRAM@", command) for name in UNITS}
+
+
+def _template(name: str) -> str:
+    """Return a unit as it is shipped: inside the package, or beside it in a checkout."""
+    packaged = HOME / "data" / name
+    return (packaged if packaged.exists() else HOME.parent / "systemd" / name).read_text()
+
+
+def _for_version(text: str, version: int) -> str:
+    def line(match: re.Match[str]) -> str:
+        return match[2] if int(match[1]) <= version else ""
+
+    heading = "# Written by asrd service install, and again by the next; changes of your own belong into a drop-in.\n"
+    return heading + re.sub(r"^#(\d+)# (.*\n)", line, text[text.index("[Unit]") :], flags=re.MULTILINE)
+
+
+def quoted(word: str) -> str:
+    """Return a word as a unit's command line needs it (systemd.service(5), systemd.unit(5))."""
+    word = word.replace("%", "%%").replace("$", "$$")
+    if re.fullmatch(r"[\w@%+=:,./$-]+", word):
+        return word
+    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def program() -> list[str]:
+    """Return the words that start this very asrd from anywhere, whatever installed it.
+
+    A script (of a venv, pipx or uv) is named as it was called: the link in ~/.local/bin outlives the folder behind it.
+    `python -m asrd` gets its interpreter, and the checkout where the interpreter would not find asrd by itself.
+    """
+    called = Path(sys.argv[0])
+    if called.name != "__main__.py":
+        found = shutil.which(sys.argv[0])
+        if found is None:
+            raise UsageError(f"{sys.argv[0]} is no program that systemd could start", "use python -m asrd service ...")
+        return [os.path.abspath(found)]
+    words = [sys.executable, "-m", "asrd"]
+    if _finds_asrd(sys.executable):
+        return words
+    return ["/usr/bin/env", f"PYTHONPATH={HOME.parent}", *words]
+
+
+def _finds_asrd(python: str) -> bool:
+    """Whether an interpreter finds this asrd without the folder and the environment that it was started in."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    words = [python, "-P", "-c", "import asrd; print(asrd.__file__)"]
+    done = subprocess.run(words, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    return done.returncode == 0 and Path(done.stdout.strip()).resolve().parent == HOME
+
+
+def folder() -> Path:
+    """Return where the user's own units are."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path("~").expanduser() / ".config"
+    return Path(base) / "systemd" / "user"
+
+
+# -- the verbs --------------------------------------------------------------------------------------------------------
+
+
+def _print(unit: str | None) -> int:
+    texts = units(program(), _version())
+    if unit:
+        print(texts[unit], end="")
+    else:
+        print("\n".join(f"# {folder() / name}\n{text}" for name, text in texts.items()), end="")
+    return 0
+
+
+def _install(now: bool) -> int:
+    managed = _managed()
+    if now and managed:
+        _refuse_a_stranger()
+    changed = [_write(folder() / name, text) for name, text in units(program(), _version()).items()]
+    if not managed:
+        _say("no user manager answers here; once you are logged in, run:")
+        _say("  systemctl --user daemon-reload && systemctl --user enable --now asrd.socket asrd.service")
+        return 0
+    if any(changed):
+        _systemctl("daemon-reload")
+        _say("systemd has read them")
+    if _enabled():
+        _say("already enabled")
+    else:
+        _systemctl("enable", "--quiet", *UNITS)
+        _say("enabled: it starts with your session, and at the first toggle")
+    if not now:
+        if any(changed) and _properties("asrd.service")["ActiveState"] == "active":
+            _say("the daemon that runs is still the old one; to start it anew: systemctl --user restart asrd.service")
+        elif _properties("asrd.service")["ActiveState"] != "active":
+            _say("to start it now: systemctl --user start asrd.socket asrd.service")
+        return 0
+    return _start(any(changed))
+
+
+def _start(anew: bool) -> int:
+    if anew:  # a socket takes its new settings only while its service is down
+        _systemctl("stop", *UNITS, check=False)
+    _systemctl("reset-failed", *UNITS, check=False)
+    done = _systemctl("start", "asrd.socket", "asrd.service", check=False)
+    shown = _properties("asrd.service")
+    if done.returncode == 0:
+        _say(f"it runs: {shown['StatusText'] or shown['ActiveState']}")
+        return 0
+    _say(f"it does not start: {_why(shown)}", "what it said: journalctl --user -u asrd.service -n 20")
+    return 3
+
+
+def _uninstall() -> int:
+    present = [folder() / name for name in UNITS if (folder() / name).exists()]
+    if _managed():
+        loaded = [name for name in UNITS if _properties(name)["LoadState"] == "loaded"]
+        if loaded:
+            _systemctl("disable", "--quiet", "--now", *loaded)
+            _say("stopped and disabled")
+    elif present and shutil.which("systemctl"):
+        _systemctl("disable", "--quiet", *(path.name for path in present), check=False)
+    for path in present:
+        try:
+            path.unlink()
+        except OSError as error:
+            raise DiskError(f"cannot remove {path}: {error.strerror}") from error
+        _say(f"removed {path}")
+    if not present:
+        _say(f"nothing is installed in {folder()}")
+    elif _managed():
+        _systemctl("daemon-reload")
+        _systemctl("reset-failed", *UNITS, check=False)
+        _say("systemd has forgotten them; settings, drop-ins and takes are still there")
+    return 0
+
+
+def _status() -> int:
+    for path in (folder() / name for name in UNITS):
+        _say(f"{path.name}: {'installed in' if path.exists() else 'not installed in'} {path.parent}")
+    if not _managed():
+        _say("no user manager answers here, so nothing is started by it")
+        return 3
+    shown, listening = _properties("asrd.service"), _properties("asrd.socket")
+    _say(
+        f"enabled: {'yes' if _enabled() else 'no'}",
+        f"socket: {_why(listening) if listening['ActiveState'] == 'failed' else listening['SubState']}",
+        f"service: {shown['ActiveState']} ({shown['SubState']})",
+    )
+    if shown["ActiveState"] == "active":
+        _say(f"status: {shown['StatusText'] or 'says nothing'}", f"restarts: {shown['NRestarts']}")
+    if "failed" in (shown["ActiveState"], listening["ActiveState"]):
+        _say(f"why: {_why(shown)}", "what it said: journalctl --user -u asrd.service -n 20")
+        _say("when that is mended: asrd service install --now")
+    if (missing := _missing_program()) is not None:
+        _say(f"the unit starts {missing}, which is not there: asrd service install")
+    return 0 if shown["ActiveState"] == "active" else 3
+
+
+def _why(shown: dict[str, str]) -> str:
+    """Return in words why a unit failed."""
+    result, code = shown["Result"], shown["ExecMainStatus"]
+    if shown["LoadState"] != "loaded":
+        return f"systemd does not take the unit ({shown['LoadState']})"
+    if shown["ExecMainCode"] == "1" and code != "0":  # CLD_EXITED
+        ended = EXITS.get(int(code), f"exit code {code}")
+    else:
+        ended = {"watchdog": "a hang that the watchdog ended", "oom-kill": "no memory left"}.get(result, "")
+    again = f", after {shown['NRestarts']} restarts" if shown["NRestarts"] not in ("", "0") else ""
+    return (f"ended with {ended}" if ended else result.replace("-", " ")) + again
+
+
+def _missing_program() -> str | None:
+    """Return the program that the installed unit names and that does not exist; None when all is well."""
+    try:
+        text = (folder() / "asrd.service").read_text()
+    except OSError:
+        return None
+    match = re.search(r'^ExecStart=(?:"((?:\\.|[^"])+)"|(\S+))', text, re.MULTILINE)
+    path = re.sub(r"\\(.)", r"\1", match[1] or match[2]).replace("%%", "%").replace("$$", "$") if match else ""
+    return path if path and not os.access(path, os.X_OK) else None
+
+
+# -- files and systemctl ----------------------------------------------------------------------------------------------
+
+
+def _write(path: Path, text: str) -> bool:
+    """Make a file hold a text, whole or not at all; return whether it changed."""
+    try:
+        before = path.read_text() if path.exists() else None
+        if before == text:
+            _say(f"{path} is as it should be")
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(text)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror}", "the folder has to be yours") from error
+    _say(f"{'wrote' if before is None else 'replaced'} {path}")
+    return True
+
+
+def _refuse_a_stranger() -> None:
+    """Raise UsageError when a daemon that systemd does not know answers on the socket that the unit would take over."""
+    if "active" in (_properties("asrd.socket")["ActiveState"], _properties("asrd.service")["ActiveState"]):
+        return
+    path = Path(os.environ.get("XDG_RUNTIME_DIR", "")) / "asrd.sock"
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(path))
+        except OSError:
+            return
+    raise UsageError(f"a daemon that is no service answers on {path}", "stop it first, or leave --now out")
+
+
+def _managed() -> bool:
+    """Whether a user manager answers."""
+    if shutil.which("systemctl") is None:
+        return False
+    return _systemctl("show", "--property=Version", check=False).returncode == 0
+
+
+def _version() -> int:
+    """Return systemd's version; 0 where there is none, which leaves out every line that needs one."""
+    if shutil.which("systemctl") is None:
+        return 0
+    match = re.match(r"systemd (\d+)", _systemctl("--version", check=False).stdout)
+    return int(match[1]) if match else 0
+
+
+def _enabled() -> bool:
+    return all(_properties(name)["UnitFileState"] == "enabled" for name in UNITS)
+
+
+def _properties(unit: str) -> dict[str, str]:
+    lines = _systemctl("show", f"--property={','.join(PROPERTIES)}", unit).stdout.splitlines()
+    return dict.fromkeys(PROPERTIES, "") | dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = ["systemctl", "--user", *words]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    except subprocess.TimeoutExpired as error:
+        raise AsrdError(f"{' '.join(command)} does not come back") from error
+    if check and done.returncode != 0:
+        raise AsrdError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done
+
+
+def _say(*lines: str) -> None:
+    print("\n".join(lines))
