@@ -8,13 +8,21 @@ Reading order, which is dependency order: a file imports only from files above i
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
     config       frozen settings <- defaults < TOML < ASRD_* < flags
+    systemd      readiness, watchdog, inherited sockets; events into the journal
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here
     models       names, cache, download
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
+    tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
+    soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
+    devices      what there is to record from, and which of it is meant
+    microphone   a device through PortAudio: opened, watched, given up, opened again
+    capture      live sound: microphone, file in real time, pipe
     vad          blocks -> speech and pauses
     window       the ten seconds, on one integer sample clock
+    takes        what was said and is not yet text: each take on disk, retention
+    baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     casting      worker: apply a precision to a model and read back what became of it
@@ -34,6 +42,18 @@ Reading order, which is dependency order: a file imports only from files above i
     compare      verb: every strategy in a fresh worker, measured and judged
     forecast     what each strategy would need on a card, and which would run: values
     catalogue    verbs: models, plan, config
+    desktop      the graphical session: its variables, its small programs, notifications, cues
+    clipboard    a text in the clipboard for good, or lent for one paste and given back
+    keyboard     keys into the focused window: typing, the paste chord, what works here
+    sinks        where text goes: stdout, the window, the clipboard, a command
+    logind       suspend and resume, with a delay inhibitor
+    control      the control socket from outside: the verbs that only ask the daemon
+    server       the control socket from inside: lines, limits, clients
+    scribe       recordings -> text by the one engine, and which engine that is
+    daemon       verb run: states, the key, reload, status, the end
+    service      verb: the user service, installed, removed, printed
+    history      verb report: the figures of a day from the journal alone
+    doctor       verb: what works on this machine, what is missing, what fixes it
     cli          verb -> module:function; nothing heavy imported
 """
 

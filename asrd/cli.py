@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,12 +17,30 @@ from . import __version__
 from .errors import AsrdError, UsageError, nearest
 
 VERBS = {
+    "run": ("asrd.daemon:run", "be the dictation daemon"),
+    "toggle": ("asrd.control:toggle", "start recording, or stop: bind this to a key"),
+    "start": ("asrd.control:start", "start recording; with --wait print the text"),
+    "stop": ("asrd.control:stop", "stop recording, and have the text"),
+    "cancel": ("asrd.control:cancel", "stop recording, and forget it"),
+    "status": ("asrd.control:status", "what the daemon does; --follow goes on, --waybar for a bar"),
+    "last": ("asrd.control:last", "print the last text again"),
+    "takes": ("asrd.control:takes", "list the recordings that are kept"),
+    "retry": ("asrd.control:retry", "turn a kept recording into text after all"),
+    "use": ("asrd.control:use", "change the precision of the running daemon"),
+    "reload": ("asrd.control:reload", "have the daemon read its configuration again"),
+    "doctor": ("asrd.doctor:doctor", "what works on this machine, what is missing, and what fixes it"),
+    "service": ("asrd.service:service", "install, remove or print the systemd user service"),
+    "report": ("asrd.history:report", "the figures of a day, from the journal"),
+    "devices": ("asrd.capture:devices", "list the microphones"),
     "transcribe": ("asrd.transcribe:transcribe", "write down what sound files say"),
     "compare": ("asrd.compare:compare", "measure what each precision strategy saves and costs"),
     "plan": ("asrd.catalogue:plan", "say what each strategy would need here, and which one would run"),
     "models": ("asrd.catalogue:models", "list known models, what is cached, and what they weigh"),
     "config": ("asrd.catalogue:config", "list each setting, its value and where it came from"),
 }
+
+ASKING = ("toggle", "start", "stop", "cancel", "status", "last", "takes", "retry", "use", "reload")
+"""Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to ask."""
 
 SETTINGS = {
     "model": ("M", "path of a .nemo file, demo, demo-ctc, or a name on the hub"),
@@ -65,7 +82,8 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     parser = argparse.ArgumentParser(prog=f"asrd {verb}", description=about, allow_abbrev=False)
     getattr(module, f"{name}_arguments")(parser)
     common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
-    for key, (meta, text) in SETTINGS.items():
+    known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
+    for key, (meta, text) in known.items():
         common.add_argument(f"--{key}", metavar=meta, help=text)
     common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
     common.add_argument("--debug", action="store_true", help="show tracebacks and what the worker prints")
@@ -86,6 +104,12 @@ def run(words: Sequence[str]) -> int:
     args = parser.parse_args(words[1:])
     if args.debug:
         os.environ["ASRD_DEBUG"] = "1"
+    if words[0] in ASKING:
+        from .control import place
+
+        return int(act(args, place(args.socket, args.config)))
+    import logging
+
     from . import config
 
     flags = {key: getattr(args, key, None) for key in SETTINGS} | {
@@ -96,10 +120,13 @@ def run(words: Sequence[str]) -> int:
     for note in loaded.notes:
         logging.getLogger("asrd").info("%s", note)
     args.loaded = loaded
+    args.reread = lambda: config.load(args.config, flags)
     return int(act(args, loaded.settings))
 
 
 def _log(debug: bool) -> None:
+    import logging
+
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
     logger = logging.getLogger("asrd")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -22,7 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, engine, manifest, precision, report, verdict, vram, wire
+from . import __version__, baseline, engine, manifest, precision, report, verdict, vram, wire
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
@@ -31,6 +32,8 @@ from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import Progress
+
+log = logging.getLogger("asrd")
 
 MANIFEST = Path(__file__).parent / "data" / "eval" / "manifest.jsonl"
 """The speech that is shipped."""
@@ -114,7 +117,23 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
     _show(args, result)
+    if not code and result.manifest.words:
+        _keep_baseline(result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
+
+
+def _keep_baseline(result: Comparison) -> None:
+    """Keep what was measured for the daemon, which tells its own figures beside it."""
+    strategies = {}
+    for row in result.rows:
+        steady = row.ledger.get("steady")
+        if row.role in ("baseline", "asked") and not row.failure and steady is not None:
+            p50 = row.latency_ms.p50 if row.latency_ms else None
+            strategies[row.strategy] = baseline.Measure(steady.process, steady.source, p50, row.wer, row.wer_delta)
+    try:
+        baseline.keep(result.model, result.device, baseline.Known(result.started, strategies))
+    except DiskError as error:
+        log.warning("%s", error.message)
 
 
 # -- what is compared -------------------------------------------------------------------------------------------------

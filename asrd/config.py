@@ -43,6 +43,27 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,
         _about("absolute points of WER a strategy may cost; without it the preset's bound"),
     ] = None
+    source: Annotated[str, _about("mic, file:PATH (in real time), or pipe (raw s16le, 16 kHz, mono on stdin)")] = "mic"
+    microphone: Annotated[str, _about("part of an input device's name; empty follows the system's default")] = ""
+    pre_roll: Annotated[
+        float, _about("seconds heard before the key; above 0 the microphone stays open", 0.0, 10.0)
+    ] = 0.0
+    sinks: Annotated[
+        tuple[str, ...],
+        _about("where text goes, in this order: type, paste, clipboard, stdout, command:CMD, journal, none"),
+    ] = ("type",)
+    deliver: Annotated[str, _about("take: at its end, so that cancel still can; segment: at each pause")] = "take"
+    suffix: Annotated[str, _about("what follows each delivered text")] = " "
+    type_delay: Annotated[int, _about("milliseconds between typed characters", 0, 1000)] = 2
+    keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"
+    takes_days: Annotated[int, _about("days a kept recording stays", 0, 3650)] = 14
+    takes_mb: Annotated[int, _about("megabytes of recordings; the oldest go first", 1, 1_000_000)] = 500
+    idle: Annotated[str, _about("when an unused model leaves memory: never, immediately, or after minutes")] = "30"
+    log_text: Annotated[bool, _about("write what was said into the journal")] = False
+    notify: Annotated[bool, _about("tell trouble on the desktop")] = True
+    cues: Annotated[bool, _about("a sound when recording starts and stops")] = False
+    vram_alert: Annotated[str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")] = ""
+    socket: Annotated[str, _about("control socket; empty: asrd.sock in the runtime directory")] = ""
 
     @property
     def requested(self) -> str | Precision:
@@ -54,6 +75,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
         return PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
 
+
+CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure", "always")}
+"""Settings that are one of few words."""
+
+SINKS = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none")
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -200,6 +226,8 @@ def _convert(layer: Layer) -> Settings:
     typed = {}
     for key, (value, origin) in layer.items():
         try:
+            several = key == "sinks" and isinstance(value, str)  # in a variable and in a flag, with commas between
+            value = [part.strip() for part in value.split(",")] if several else value
             typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
@@ -218,17 +246,47 @@ def _check(settings: Settings, origins: dict[str, str]) -> Settings:
         raise ConfigError(
             f"unknown preset {settings.preset!r} ({origins['preset']})", nearest(settings.preset, tuple(PRESETS))
         )
+    _check_daemon(settings, origins)
     budget(settings.vram_budget, 1 << 40)
+    budget(settings.vram_alert, 1 << 40, "vram_alert")
     return settings
 
 
-def budget(text: str, total: int) -> int | None:
+def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
+    """Refuse what the daemon could not do."""
+    for key, known in CHOICES.items():
+        if (word := getattr(settings, key)) not in known:
+            raise ConfigError(f"{key} = {word!r} ({origins[key]}) is not known", nearest(word, known))
+    for sink in settings.sinks:
+        if sink not in SINKS and not (sink.startswith("command:") and sink.removeprefix("command:").strip()):
+            raise ConfigError(f"there is no sink {sink!r} ({origins['sinks']})", nearest(sink, SINKS))
+    if settings.source not in ("mic", "pipe") and not settings.source.startswith("file:"):
+        raise ConfigError(
+            f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
+        )
+    idle_seconds(settings.idle)
+
+
+def idle_seconds(text: str) -> float | None:
+    """Return how long a model may be unused, in seconds; None for never. Raises ConfigError."""
+    if text in ("never", "immediately"):
+        return None if text == "never" else 0.0
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 <= minutes < 1e6:
+        raise ConfigError(f"idle = {text!r} is no span", "never, immediately, or minutes: 30")
+    return 60 * minutes
+
+
+def budget(text: str, total: int, name: str = "vram_budget") -> int | None:
     """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2GiB" or "50%"; None for ""."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MiB|GiB|%)?", text.strip())
     if not text.strip():
         return None
     if not match:
-        raise ConfigError(f"vram_budget = {text!r} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
+        raise ConfigError(f"{name} = {text!r} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
     number, unit = float(match[1]), match[2] or "MiB"
     return int(number * {"MiB": 1 << 20, "GiB": 1 << 30, "%": total / 100}[unit])
 

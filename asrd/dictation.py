@@ -9,7 +9,7 @@ from .audio import AudioBlock
 from .config import Settings
 from .engine import Engine
 from .transcript import Transcript
-from .vad import Vad
+from .vad import Event, Vad
 from .window import Window
 from .wire import Answer, Word
 
@@ -36,9 +36,11 @@ class Dictation:
         self.window = Window(settings.window, left=0.25 * settings.window, lookback=self.vad.settings.lookback)
         self.transcript = Transcript(guard=0.15 * settings.window)
 
-    def push(self, block: AudioBlock) -> None:
-        """Take in the next block."""
-        self.window.push(block, self.vad.push(block))
+    def push(self, block: AudioBlock) -> list[Event]:
+        """Take in the next block; return what the detector says of the sound so far."""
+        events = self.vad.push(block)
+        self.window.push(block, events)
+        return events
 
     def finish(self) -> None:
         """Tell that no block follows: speech that is open closes, and `decode` gives the rest."""

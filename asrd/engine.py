@@ -220,6 +220,7 @@ class Engine:
         self._worker: Worker | None = None
         self._lock = asyncio.Lock()
         self._number = 0
+        self._due: float | None = None
 
     async def __aenter__(self) -> Engine:
         return self
@@ -238,6 +239,11 @@ class Engine:
     def pid(self) -> int | None:
         """The worker's process number; None while there is none."""
         return self._worker.process.pid if self._worker else None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a deadline has passed without being acted upon, which only a fault of this program can cause."""
+        return self._due is not None and asyncio.get_running_loop().time() > self._due + 5.0
 
     async def start(self) -> wire.Ready:
         """Start a worker if none is in service, and wait until it has proved itself.
@@ -325,7 +331,7 @@ class Engine:
             msgspec.structs.replace(self._template, precision=rung.precision, device=rung.device)
         )
         while True:
-            reply = await self._worker.receive(self._deadlines.load)
+            reply = await self._reply(self._deadlines.load)
             if isinstance(reply, wire.Progress):
                 self._on_progress(reply)
             elif isinstance(reply, wire.Failed):
@@ -339,12 +345,20 @@ class Engine:
     async def _ask(self, message: wire.Recognize | wire.Measure, payload: Any, deadline: float) -> wire.Reply:
         assert self._worker is not None
         await self._worker.send(message, payload)
-        reply = await self._worker.receive(deadline)
+        reply = await self._reply(deadline)
         if isinstance(reply, wire.Failed):
             raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
         if getattr(reply, "id", None) != message.id:
             raise LostError("garbage", f"an answer to {getattr(reply, 'id', None)}, asked was {message.id}")
         return reply
+
+    async def _reply(self, deadline: float) -> wire.Reply:
+        assert self._worker is not None
+        self._due = asyncio.get_running_loop().time() + deadline
+        try:
+            return await self._worker.receive(deadline)
+        finally:
+            self._due = None
 
     async def _retire(self, patience: float) -> None:
         worker, self._worker, self.ready = self._worker, None, None

@@ -77,6 +77,11 @@ class Vad:
         self._speech_stop = 0
         self._floor = 0
 
+    @property
+    def speaking(self) -> bool:
+        """Whether speech is open and does not rest."""
+        return self._open and not self._paused
+
     def push(self, block: AudioBlock) -> list[Event]:
         """Judge one block and return what changed. Raises ValueError for a block that does not follow the last one."""
         if not self._started:

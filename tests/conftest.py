@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["tests.screen"]
+
 
 @pytest.fixture(autouse=True)
 def logger() -> Iterator[None]:
@@ -16,3 +18,11 @@ def logger() -> Iterator[None]:
     yield
     ours.propagate, ours.handlers[:] = propagate, handlers
     ours.setLevel(level)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep takes and baselines of tests away from those of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield

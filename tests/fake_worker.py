@@ -1,7 +1,8 @@
 """A worker that is a real program and speaks the real frames, but holds no model and can do each wrong on demand.
 
 `Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
-then done once, by whichever worker creates FILE first; after that the worker behaves.
+then done once, by whichever worker creates FILE first; after that the worker behaves. The act "gate" loads only once
+the file FAKE_WORKER_GATE names is there.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def main() -> int:
     act = script(start)
     print("a line of noise on stderr", file=sys.stderr, flush=True)
     say(wire.Progress("import"))
+    while act == "gate" and not os.path.exists(os.environ["FAKE_WORKER_GATE"]):
+        time.sleep(0.01)
     if act in ON_LOAD:
         ON_LOAD[act]()
         return 70

@@ -149,3 +149,33 @@ def test_every_setting_describes_itself() -> None:
         assert name
         assert default
         assert meaning
+
+
+def test_sinks_are_a_list_in_the_file_and_words_with_commas_elsewhere(tmp_path: Path) -> None:
+    assert load(tmp_path, 'sinks = ["type", "command:tee -a x"]').settings.sinks == ("type", "command:tee -a x")
+    assert load(tmp_path, "", ASRD_SINKS="stdout, clipboard").settings.sinks == ("stdout", "clipboard")
+    assert load(tmp_path, "", {"sinks": ["none"]}).settings.sinks == ("none",)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('sinks = ["tpye"]', ("no sink 'tpye'", "did you mean 'type'?")),
+        ('sinks = ["command:"]', ("no sink 'command:'",)),
+        ('deliver = "segments"', ("deliver = 'segments'", "did you mean 'segment'?")),
+        ('keep_audio = "sometimes"', ("keep_audio = 'sometimes'", "on-failure")),
+        ('source = "line-in"', ("source = 'line-in'", "file:PATH")),
+        ('idle = "soon"', ("idle = 'soon' is no span", "minutes")),
+        ('idle = "-1"', ("is no span",)),
+        ('vram_alert = "much"', ("vram_alert = 'much'",)),
+        ("pre_roll = 60", ("pre_roll = 60",)),
+        ("takes_mb = 0", ("takes_mb = 0",)),
+    ],
+)
+def test_what_the_daemon_could_not_do_is_refused(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
+    refused(tmp_path, text, *parts)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("never", None), ("immediately", 0), ("30", 1800), ("0.5", 30)])
+def test_how_long_a_model_may_be_unused(text: str, seconds: float | None) -> None:
+    assert config.idle_seconds(text) == seconds

@@ -40,6 +40,12 @@ def files() -> str:
     return "\n".join(["| file | what it knows |", "|---|---|", *lines])
 
 
+def journal() -> str:
+    """Return the table of events as the service's own page has it."""
+    page = (ROOT / "systemd" / "README.md").read_text()
+    return page[page.index("| `ASRD_EVENT` |") :].partition("\n\n")[0]
+
+
 def measured(model: str) -> str:
     """Return the comparison of a model as committed."""
     found = report.from_json((RESULTS / f"compare-{model}-cpu.json").read_bytes())
@@ -50,6 +56,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "presets": presets,
     "files": files,
+    "journal": journal,
     "measured-demo": lambda: measured("demo"),
 }
 

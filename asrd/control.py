@@ -1,0 +1,407 @@
+"""The control socket seen from outside: where it is, what is said on it, and the verbs that only ask the daemon.
+
+One JSON object a line each way. A reply has `ok`; where that is false also `error`, `hint` and `code`, the exit code.
+Imports little: a key is bound to these verbs, and a person waits for them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import AsrdError, ConfigError, ControlError, SocketError
+
+if TYPE_CHECKING:
+    from .config import Settings
+
+MAX_LINE = 1 << 16
+"""Bytes of one line; longer is answered with an error."""
+
+MAX_PATH = 107
+"""Bytes of a Unix socket's path that Linux takes."""
+
+PATIENCE = 10.0
+"""Seconds that a daemon may take for an answer that needs no worker."""
+
+LENGTHY = ("use", "reload", "retry")
+"""Verbs that wait for a worker."""
+
+MARKS = {"LISTENING": "●", "FLUSHING": "…", "LOADING": "◌", "IDLE": "○", "PARKED": "◦", "STOPPING": "×"}
+"""What a bar shows for a state."""
+
+
+class Place:
+    """The one setting that a verb which only asks needs; reading all of them would take longer than the asking."""
+
+    def __init__(self, socket: str = "") -> None:
+        self.socket = socket
+
+
+def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = os.environ) -> Place:
+    """Return where to ask: the flag, ASRD_SOCKET or the file's `socket`. Raises ConfigError for a broken file."""
+    given = flag or environment.get("ASRD_SOCKET")
+    if given:
+        return Place(given)
+    base = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME') or '~'}/.config"
+    where = file or Path(environment.get("ASRD_CONFIG") or f"{base}/asrd/config.toml").expanduser()
+    try:
+        text = where.read_text()
+    except (OSError, UnicodeDecodeError):
+        return Place()  # the verbs that need the other settings complain of it
+    if "socket" not in text:
+        return Place()
+    import tomllib
+
+    try:
+        return Place(str(tomllib.loads(text).get("socket", "")))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not TOML: {error}") from error
+
+
+def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the control socket is. Raises SocketError when that cannot be: no folder, or too long a name."""
+    if settings.socket:
+        where = Path(settings.socket).expanduser()
+    elif runtime := environment.get("XDG_RUNTIME_DIR") or _runtime():
+        where = Path(runtime) / "asrd.sock"
+    else:
+        raise SocketError(
+            "there is no runtime directory for the control socket: XDG_RUNTIME_DIR is not set",
+            "log in through a session manager, or set ASRD_SOCKET to a path in a folder of your own",
+        )
+    if len(os.fsencode(where)) > MAX_PATH:
+        raise SocketError(
+            f"the control socket's path is longer than {MAX_PATH} bytes: {where}", "set ASRD_SOCKET to a shorter one"
+        )
+    return where
+
+
+def _runtime() -> str:
+    """Return the user's runtime directory where only the variable is missing, as under sudo or cron."""
+    usual = f"/run/user/{os.getuid()}"
+    return usual if os.access(usual, os.W_OK) else ""
+
+
+def listen(settings: Settings | Place) -> socket.socket:
+    """Bind the control socket, for the user alone. Raises SocketError: another daemon, no right, no folder.
+
+    A socket that nobody answers on is left over from a daemon that was killed, and is replaced.
+    """
+    where = path(settings)
+    if _answers(where):
+        raise SocketError(
+            f"another asrd is running and listens on {where}", "asrd status asks it; systemctl --user stop asrd ends it"
+        )
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    # Under another name first: a client never meets a socket that is bound and not yet its owner's alone.
+    new = where.with_name(f".{os.getpid()}")
+    try:
+        if where.is_socket():
+            where.unlink()
+        new.unlink(missing_ok=True)
+        one.bind(os.fspath(new))
+        new.chmod(0o600)
+        one.listen(128)
+        os.link(new, where)
+    except FileExistsError as error:
+        one.close()
+        raise SocketError(f"{where} is there and is no socket", "remove it, or set ASRD_SOCKET") from error
+    except OSError as error:
+        one.close()
+        raise SocketError(
+            f"the control socket {where} cannot be made: {error.strerror or error}",
+            "set ASRD_SOCKET to a path you may write",
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink()
+    return one
+
+
+def forget(settings: Settings | Place) -> None:
+    """Remove the control socket of this process, once it is closed; not that of a daemon started meanwhile."""
+    with contextlib.suppress(OSError, SocketError):
+        where = path(settings)
+        if not _answers(where):
+            where.unlink()
+
+
+def _answers(where: Path) -> bool:
+    """Whether a daemon listens there. Raises SocketError where that may not even be asked."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2.0)
+        try:
+            probe.connect(os.fspath(where))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except PermissionError as error:
+            raise SocketError(f"{where} belongs to somebody else", "set ASRD_SOCKET to a path of your own") from error
+        except OSError:
+            return where.is_socket()
+    return True
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+def ask(settings: Settings | Place, **request: Any) -> Iterator[dict[str, Any]]:
+    """Send one request and yield the replies to it.
+
+    Raises:
+        ControlError: no daemon, or one that hangs, or it went away before its last answer.
+        AsrdError: what the daemon answered, with its exit code.
+    """
+    where = path(settings)
+    patient = request["verb"] in LENGTHY or request.get("wait") or request.get("follow")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
+        line.settimeout(PATIENCE)
+        try:
+            line.connect(os.fspath(where))
+            line.sendall(json.dumps({k: v for k, v in request.items() if v not in (None, False, "")}).encode() + b"\n")
+        except (TimeoutError, BlockingIOError) as error:
+            raise _hangs(where) from error
+        except PermissionError as error:
+            raise ControlError(f"{where} belongs to somebody else", "ask as that user, or set ASRD_SOCKET") from error
+        except OSError as error:
+            raise ControlError(
+                f"no asrd listens on {where}", "systemctl --user start asrd, or run: asrd run"
+            ) from error
+        if patient:
+            line.settimeout(None)
+        try:
+            with line.makefile("rb") as replies:
+                for reply in replies:
+                    found = json.loads(reply)
+                    if not found["ok"]:
+                        raise _refused(found)
+                    yield found
+                    if not found.get("more"):
+                        return
+        except TimeoutError as error:
+            raise _hangs(where) from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ControlError("the daemon's answer broke off", "journalctl --user -u asrd tells why") from error
+        raise ControlError("the daemon ended before its last answer", "journalctl --user -u asrd tells why")
+
+
+def _hangs(where: Path) -> ControlError:
+    return ControlError(
+        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s", "systemctl --user restart asrd starts it anew"
+    )
+
+
+def _refused(reply: Mapping[str, Any]) -> AsrdError:
+    error = AsrdError(str(reply.get("error", "the daemon refused")), str(reply.get("hint", "")))
+    error.exit_code = int(reply.get("code", 70))
+    return error
+
+
+def _one(args: argparse.Namespace, settings: Settings | Place, **request: Any) -> dict[str, Any]:
+    return next(iter(ask(settings, **request)))
+
+
+def _shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the daemon's answer as it came")
+
+
+def _told(args: argparse.Namespace, reply: dict[str, Any], text: str) -> int:
+    print(json.dumps(reply, ensure_ascii=False) if args.json else text, flush=True)
+    return 0
+
+
+def toggle_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd toggle` takes."""
+    _shape(parser)
+
+
+def toggle(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Start recording, or stop it."""
+    reply = _one(args, settings, verb="toggle")
+    return _told(args, reply, reply["said"])
+
+
+stop_arguments = cancel_arguments = reload_arguments = toggle_arguments
+
+
+def stop(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Stop recording; what was said becomes text."""
+    reply = _one(args, settings, verb="stop")
+    return _told(args, reply, reply["said"])
+
+
+def cancel(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Stop recording and forget what was said."""
+    reply = _one(args, settings, verb="cancel")
+    return _told(args, reply, reply["said"])
+
+
+def reload(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Have the daemon read its configuration again."""
+    reply = _one(args, settings, verb="reload")
+    return _told(args, reply, reply["said"])
+
+
+def start_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd start` takes."""
+    _shape(parser)
+    parser.add_argument("--wait", action="store_true", help="print the text here and send it nowhere else")
+    parser.add_argument("--silence", type=float, metavar="S", help="stop by itself after so long without speech")
+    parser.add_argument("--seconds", type=float, metavar="S", help="stop by itself after so many seconds")
+
+
+def start(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Start recording; with --wait print what was said once it has stopped. Returns 1 when nothing was heard."""
+    reply: dict[str, Any] = {}
+    for reply in ask(settings, verb="start", wait=args.wait, silence=args.silence, seconds=args.seconds):
+        if not reply.get("more") and args.wait:
+            _told(args, reply, reply["text"])
+            return 0 if reply["text"] else 1
+        if not args.wait:
+            return _told(args, reply, reply["said"])
+    return 1
+
+
+def use_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd use` takes."""
+    _shape(parser)
+    parser.add_argument("wanted", metavar="STRATEGY", help="precision strategy to run from now on")
+
+
+def use(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Change the precision of a running daemon; on failure the old worker stays."""
+    reply = _one(args, settings, verb="use", strategy=args.wanted)
+    return _told(args, reply, reply["said"])
+
+
+def last_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd last` takes."""
+    _shape(parser)
+
+
+def last(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Print the last text again."""
+    reply = _one(args, settings, verb="last")
+    return _told(args, reply, reply["text"])
+
+
+def takes_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd takes` takes."""
+    _shape(parser)
+
+
+def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """List the recordings that are kept; without a daemon too."""
+    from .takes import Spool, folder
+
+    notes = Spool(folder()).all()
+    if args.json:
+        for note in notes:
+            print(json.dumps({name: getattr(note, name) for name in note.__struct_fields__}, ensure_ascii=False))
+        return 0
+    for note in notes:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
+        print(f"{note.id}  {when}  {note.seconds:6.1f} s  {'delivered' if note.delivered else note.reason}")
+    if not notes:
+        print("no recording is kept")
+    return 0
+
+
+def retry_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd retry` takes."""
+    _shape(parser)
+    parser.add_argument("take", nargs="?", default="", help="which, or how its name begins; else the newest")
+    parser.add_argument("--all", action="store_true", help="every recording that waits, the oldest first")
+    to_sinks = "send the text to the sinks instead of printing it here"
+    parser.add_argument("--deliver", dest="to_sinks", action="store_true", help=to_sinks)
+
+
+def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Turn kept recordings into text after all."""
+    for reply in ask(settings, verb="retry", take=args.take, all=args.all, deliver=args.to_sinks):
+        if "text" in reply:
+            _told(args, reply, f"{reply['take']} was delivered" if args.to_sinks else reply["text"])
+    return 0
+
+
+# -- status -----------------------------------------------------------------------------------------------------------
+
+
+def status_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd status` takes."""
+    _shape(parser)
+    parser.add_argument("--follow", action="store_true", help="go on: a line for each change, levels while recording")
+    parser.add_argument("--waybar", action="store_true", help="JSON for a waybar module, with or without --follow")
+
+
+def status(args: argparse.Namespace, settings: Settings | Place) -> int:
+    """Say what the daemon does; to a bar also that there is none."""
+    try:
+        for reply in ask(settings, verb="status", follow=args.follow):
+            if args.waybar:
+                print(json.dumps(waybar(reply), ensure_ascii=False), flush=True)
+            elif args.json:
+                print(json.dumps(reply, ensure_ascii=False), flush=True)
+            elif args.follow:
+                print(line(reply), flush=True)
+            else:
+                print(page(reply))
+    except ControlError:
+        if not args.waybar:
+            raise
+        print(json.dumps({"text": "", "class": "off", "tooltip": "asrd is not running"}), flush=True)
+    return 0
+
+
+def line(reply: Mapping[str, Any]) -> str:
+    """Return a status as one line."""
+    take = reply.get("take") or {}
+    parts = [f"{MARKS.get(reply['state'], '?')} {reply['state']}"]
+    if take:
+        parts.append(f"{take['seconds']:.1f} s {_meter(take['level'])}")
+    parts += [part for part in (take.get("draft"), reply.get("trouble"), reply.get("capture")) if part]
+    return "  ".join(parts)
+
+
+def page(reply: Mapping[str, Any]) -> str:
+    """Return a status for a person who asked once."""
+    rows = [
+        ("state", line(reply)),
+        ("model", reply["model"]),
+        ("strategy", f"{reply['strategy'] or 'none yet'} (asked for {reply['requested']}) on {reply['device'] or '-'}"),
+        ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
+        ("memory", _memory(reply["memory"])),
+        ("rejected", "; ".join(reply["rejected"])),
+        ("waiting", f"{reply['waiting']} recordings; asrd takes lists them" if reply["waiting"] else ""),
+        ("sinks", ", ".join(reply["sinks"])),
+        ("daemon", f"asrd {reply['version']}, process {reply['pid']}, up {reply['uptime']:.0f} s"),
+    ]
+    return "\n".join(f"{name:<9} {text}" for name, text in rows if text)
+
+
+def waybar(reply: Mapping[str, Any]) -> dict[str, str]:
+    """Return a status as waybar's custom modules take it."""
+    state = str(reply["state"])
+    css = "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
+    tooltip = page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # it is Pango markup
+    return {"text": MARKS.get(state, "?"), "alt": state.lower(), "class": css, "tooltip": tooltip}
+
+
+def _memory(memory: Mapping[str, Any] | None) -> str:
+    names = ("weights", "allocated", "reserved", "process", "device")
+    known = [(name, memory.get(name)) for name in names] if memory else []
+    return ", ".join(f"{name} {value / (1 << 20):.1f} MiB" for name, value in known if value is not None)
+
+
+def _meter(level: float | None) -> str:
+    """Return a level in dB below full scale as a bar of ten."""
+    full = 0 if level is None else max(0, min(10, round(10 + level / 6)))
+    return "▮" * full + "▯" * (10 - full)
+
+

@@ -1,0 +1,567 @@
+"""The daemon: states, what a key press does, who is told, and how it ends.
+
+One event loop; what could hang (a device, a worker, a program that types) is awaited under a limit of its own.
+Recording depends on nothing else here: not on the model, the disk, the desktop or the journal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from . import __version__, config, control, systemd
+from .audio import AudioBlock
+from .capture import Capture, capture
+from .config import Loaded, Settings
+from .desktop import Desktop
+from .engine import Engine
+from .errors import AsrdError, SinkError, UsageError
+from .logind import Sleep
+from .scribe import Recording, Scribe, Told
+from .server import Answers, Request, Server
+from .sinks import Sink, sinks
+from .takes import Spool, folder
+from .wire import SAMPLE_RATE
+
+log = logging.getLogger("asrd")
+
+BOUNCE = 0.2
+"""Seconds after a toggle within which another one is a bouncing or repeating key."""
+
+LEVELS = 0.1
+"""Seconds between two levels that a follower of the status is told."""
+
+LONGEST = 3600.0
+"""Seconds after which a recording counts as forgotten and is ended."""
+
+TAIL = 0.06
+"""Seconds that a microphone which stays open is heard after the key: sound is that late."""
+
+ENGINE = {"model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc"}
+ENGINE |= {"timestamps_model", "threads", "vram_budget", "window"}
+"""Settings that need another worker."""
+
+
+class Daemon:
+    """A dictation daemon on the running event loop.
+
+    Args:
+        loaded: the settings in force.
+        reread: gives them anew; raises ConfigError.
+        line: the listening control socket; None where nobody is to ask.
+        hold: makes an engine, for tests.
+        listen: makes a capture, for tests.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        reread: Callable[[], Loaded],
+        line: socket.socket | None,
+        hold: Callable[..., Engine] = Engine,
+        listen: Callable[[str, str], Capture] = capture,
+    ) -> None:
+        self.settings = loaded.settings
+        self.code = 0
+        self._reread, self._line, self._listen = reread, line, listen
+        self._spool = spool_for(self.settings)
+        self._sinks: list[Sink] = sinks(self.settings)
+        self._desktop = Desktop(self.settings.notify, self.settings.cues)
+        self.scribe = Scribe(self.settings, self._spool, self._deliver, self._changed, hold)
+        self._capture: Capture | None = None
+        self._recording: Recording | None = None
+        self._late: Recording | None = None
+        """The one whose last sound is still on its way, from a microphone that stays open."""
+        self._before: collections.deque[AudioBlock] = collections.deque()
+        self._problem = ""
+        """What was last told of the microphone."""
+        self._toggled = float("-inf")
+        self._began = time.monotonic()
+        self._ending = asyncio.Event()
+        self._pulse = asyncio.Event()
+        self._idle: asyncio.TimerHandle | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def serve(self) -> int:
+        """Run until a signal or, with a source that ends, until its text was delivered; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_quietly()))
+        server = Server(self.answer)
+        if self._line is not None:
+            await server.open(self._line)
+        scribe = self._scribing = asyncio.create_task(self.scribe.run())
+        heart = asyncio.create_task(self._beat())
+        sleep = Sleep(self._fall_asleep, self._wake)
+        if self.one_shot:
+            self.start()
+        elif self._always_open:
+            self._keep_open()
+        systemd.ready(self._line_of_status())
+        systemd.event("ready", f"ready to record; {self._line_of_status()}")
+        self._tell_waiting()
+        self._spawn(self.scribe.load())
+        await sleep.start()
+        await self._ending.wait()
+        await self._drain()
+        for task in (heart, scribe, *self._jobs):
+            task.cancel()
+        await asyncio.gather(scribe, heart, *self._jobs, return_exceptions=True)
+        await server.close()
+        await sleep.stop()
+        await self.scribe.stop()
+        systemd.event("stopping", "ended", code=self.code)
+        return self.code
+
+    @property
+    def one_shot(self) -> bool:
+        """True for a source that comes to an end: the daemon then ends with it."""
+        return self.settings.source != "mic"
+
+    @property
+    def state(self) -> str:
+        """LOADING, IDLE, LISTENING, FLUSHING, PARKED or STOPPING."""
+        if self._ending.is_set():
+            return "STOPPING"
+        if self._recording is not None:
+            return "LISTENING"
+        if self.scribe.busy:
+            return "FLUSHING"
+        if self.scribe.loading:
+            return "LOADING"
+        return "IDLE" if self.scribe.engine.ready is not None else "PARKED"
+
+    def _signalled(self) -> None:
+        """First: end the recording, write down what was said, go. Again: go at once, with the takes kept."""
+        if self._ending.is_set():
+            self.scribe.abandon("asrd was told twice to end")
+            if (worker := self.scribe.engine.pid) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            os._exit(128 + signal.SIGTERM)
+        self._ending.set()
+        systemd.stopping()
+        self._changed()
+
+    async def _drain(self) -> None:
+        """Write down what was said before the end."""
+        if self._recording is not None:
+            await self.stop()
+        while self.scribe.busy:
+            systemd.extend(15.0)
+            await self._moved(5.0)
+        if self._capture is not None:
+            await self._capture.close()
+
+    async def _beat(self) -> None:
+        """Feed the watchdog while this loop turns and the engine acts on its own deadlines."""
+        while limit := systemd.watchdog_seconds():
+            if not self.scribe.engine.overdue and not self._scribing.done():
+                systemd.watchdog()
+            await asyncio.sleep(limit / 3)
+
+    def _spawn(self, job: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(job)
+        self._jobs.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[Any]) -> None:
+        self._jobs.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a background job failed: %s", error, exc_info=error)
+
+    def _changed(self) -> None:
+        """Something is new: for STATUS, for followers, for the idle timer."""
+        self._pulse.set()
+        self._pulse = asyncio.Event()
+        systemd.status(self._line_of_status())
+        self._rest()
+
+    async def _moved(self, patience: float | None, pulse: asyncio.Event | None = None) -> None:
+        """Wait until something is new, since `pulse` was the present one if it is given."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await (pulse or self._pulse).wait()
+
+    def _rest(self) -> None:
+        """Let the model leave memory when nobody has needed it for a while."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        after = config.idle_seconds(self.settings.idle)
+        if after is not None and self.state == "IDLE" and not self.one_shot:
+            self._idle = asyncio.get_running_loop().call_later(after, lambda: self._spawn(self.scribe.park()))
+
+    def _tell_waiting(self) -> None:
+        """Say what an earlier run left behind, and tidy up."""
+        self._spool.prune()
+        if waiting := self._spool.waiting():
+            seconds = sum(note.seconds for note in waiting)
+            systemd.event(
+                "waiting",
+                f"{len(waiting)} recordings of {seconds:.0f} s are not text yet; asrd retry --all writes them down",
+                logging.WARNING,
+                takes=[note.id for note in waiting],
+                audio_seconds=seconds,
+            )
+
+    # -- recording ----------------------------------------------------------------------------------------------------
+
+    def start(self, private: bool = False) -> Recording:
+        """Begin a recording, in whatever state the model is. Raises UsageError where one is going on, or at the end."""
+        if self._ending.is_set():
+            raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
+        if self._recording is not None:
+            raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
+        device = None if self._always_open else self._listen(self.settings.source, self.settings.microphone)
+        one = self._recording = Recording(self._spool.begin(), self.settings, private)
+        if one.take.problem:
+            log.warning("%s", one.take.problem)
+        self.scribe.add(one)
+        if device is not None:
+            self._open(device, one.push)
+        else:
+            self._before, heard = collections.deque(), self._before
+            for block in heard:
+                one.push(block)
+        self._spawn(self.scribe.load())
+        self._desktop.cue("start")
+        systemd.event("state", "recording", logging.DEBUG, take=one.take.id)
+        self._changed()
+        return one
+
+    async def stop(self, cancelled: bool = False) -> Recording | None:
+        """End the recording, with the sound that is still on its way; return it, or None where there was none."""
+        one, self._recording = self._recording, None
+        if one is None:
+            return None
+        one.stopped, one.cancelled = time.monotonic(), cancelled
+        self._desktop.cue("cancel" if cancelled else "stop")
+        if self._always_open:
+            self._late = one
+            self._changed()
+            await asyncio.sleep(TAIL)
+            if self._late is one:
+                self._late = None
+        elif self._capture is not None:
+            device, self._capture = self._capture, None
+            self._changed()
+            await device.close()
+        one.end()
+        self._changed()
+        return one
+
+    @property
+    def _always_open(self) -> bool:
+        return self.settings.pre_roll > 0 and not self.one_shot
+
+    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
+        self._capture, self._problem = device, ""
+        device.open(on_block, lambda: self._device_changed(device))
+
+    def _keep_open(self) -> None:
+        self._open(self._listen(self.settings.source, self.settings.microphone), self._overhear)
+
+    def _overhear(self, block: AudioBlock) -> None:
+        """Take in a block of a microphone that stays open: for a recording, or in case one begins."""
+        targets = [one for one in (self._late, self._recording) if one is not None]
+        for one in targets:
+            one.push(block)
+        if not targets:
+            self._before.append(block)
+            while self._before[-1].stop - self._before[0].start > self.settings.pre_roll * SAMPLE_RATE:
+                self._before.popleft()
+
+    def _device_changed(self, device: Capture) -> None:
+        """Tell once that sound stopped coming, and once that it is back; a source that ended ends its recording."""
+        if device.ended and device is self._capture:
+            self._spawn(self._end_with_source())
+        if device.problem == self._problem or device is not self._capture:
+            return
+        self._problem = device.problem
+        if device.problem:
+            systemd.event("device-lost", f"{device.name}: {device.problem}", logging.WARNING, source=device.name)
+            self._spawn(self._desktop.notify("No sound", f"{device.name}: {device.problem}", "critical"))
+        else:
+            systemd.event("device-back", f"{device.name} delivers sound again", source=device.name)
+        self._changed()
+
+    async def _end_with_source(self) -> None:
+        one = await self.stop()
+        if one is not None and self.one_shot:
+            told = await one.told
+            self.code = 0 if told.outcome in ("delivered", "empty") else 75
+            self._ending.set()
+
+    async def _mind(self, one: Recording, silence: float, seconds: float) -> None:
+        """End a recording that was to end by itself, or was forgotten."""
+        limit = min(seconds or LONGEST, LONGEST)
+        while self._recording is one:
+            length = max(one.take.seconds, time.monotonic() - one.began)
+            quiet = one.take.seconds - one.voice / SAMPLE_RATE
+            if (length >= limit and not self.one_shot) or (silence and quiet >= silence):
+                if not seconds and not silence:
+                    log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
+                await self.stop()
+                return
+            await asyncio.sleep(LEVELS)
+
+    async def _deliver(self, text: str) -> list[str]:
+        """Send a text to every sink, one after the other; return why single ones did not take it."""
+        refused = []
+        for sink in self._sinks:
+            try:
+                await sink.deliver(text)
+            except SinkError as error:
+                refused.append(f"{sink.name}: {error.message}")
+                systemd.event("sink-failed", refused[-1], logging.WARNING, sink=sink.name, hint=error.hint or None)
+                hint = f"{error.message}. The text is safe: asrd last"
+                self._spawn(self._desktop.notify(f"The text did not reach {sink.name}", hint, "critical"))
+        return refused
+
+    # -- suspend ------------------------------------------------------------------------------------------------------
+
+    async def _fall_asleep(self) -> None:
+        """Write down what was said, and give the card back before it loses its contents."""
+        systemd.event("suspend", "the machine is about to sleep")
+        await self.stop()
+        while self.scribe.busy:
+            await self._moved(1.0)
+        await self.scribe.park("unloaded", "the machine sleeps")
+
+    async def _wake(self) -> None:
+        """Have a worker ready again; it proves itself on the known clip."""
+        systemd.event("resume", "the machine woke up")
+        await self.scribe.load()
+
+    # -- what clients ask ---------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Request) -> Answers:
+        """Yield the replies to one request. Raises AsrdError."""
+        if request.verb == "status":
+            while True:
+                pulse = self._pulse  # taken first: what changes while the client reads is told next
+                yield self.status() | {"more": request.follow}
+                if not request.follow:
+                    return
+                await self._moved(LEVELS if self._recording else None, pulse)
+        elif request.verb == "start":
+            one = self.start(private=request.wait)
+            self._spawn(self._mind(one, request.silence, request.seconds))
+            try:
+                yield {"said": "recording", "state": self.state, "take": one.take.id, "more": request.wait}
+                if request.wait:
+                    yield await self._text_of(one)
+            except (asyncio.CancelledError, GeneratorExit):
+                if request.wait and not one.told.done():  # whoever waited for the text has gone
+                    one.cancelled = True
+                    if self._recording is one:
+                        self._spawn(self.stop(cancelled=True))
+                raise
+        elif request.verb == "retry":
+            async for reply in self._retry(request):
+                yield reply
+        else:
+            yield await getattr(self, f"_do_{request.verb}")(request)
+
+    async def _text_of(self, one: Recording) -> dict[str, Any]:
+        """Return what became of a private recording. Raises SinkError when that is no text."""
+        told = await asyncio.shield(one.told)
+        if told.outcome in ("kept", "lost"):
+            raise SinkError(told.detail, "asrd retry tries again" if told.outcome == "kept" else "")
+        return msgspec.structs.asdict(told)
+
+    async def _do_toggle(self, request: Request) -> dict[str, Any]:
+        now = time.monotonic()
+        if now - self._toggled < BOUNCE:
+            return {"said": "ignored: the key bounced", "state": self.state, "ignored": True}
+        self._toggled = now
+        if self._recording is not None:
+            return await self._do_stop(request)
+        one = self.start()
+        self._spawn(self._mind(one, request.silence, request.seconds))
+        return {"said": "recording", "state": self.state, "take": one.take.id}
+
+    async def _do_stop(self, request: Request) -> dict[str, Any]:
+        one = await self.stop()
+        if one is None:
+            return {"said": "nothing was being recorded", "state": self.state}
+        said = f"stopped; {one.take.seconds:.1f} s become text"
+        return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
+
+    async def _do_cancel(self, request: Request) -> dict[str, Any]:
+        one = await self.stop(cancelled=True)
+        dropped = [] if one is None else [one.take.id]
+        dropped += self.scribe.cancel()
+        said = f"dropped {', '.join(dict.fromkeys(dropped))}" if dropped else "there was nothing to cancel"
+        return {"said": said, "state": self.state}
+
+    async def _do_last(self, request: Request) -> dict[str, Any]:
+        return msgspec.structs.asdict(self.scribe.last)
+
+    async def _do_takes(self, request: Request) -> dict[str, Any]:
+        return {"takes": [msgspec.structs.asdict(note) for note in self._spool.all()]}
+
+    async def _do_use(self, request: Request) -> dict[str, Any]:
+        if not request.strategy:
+            raise UsageError("use needs a strategy", "asrd plan lists them")
+        wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
+        await self.scribe.use(wanted, strict=request.strategy != "auto")
+        self.settings = wanted
+        return {"said": f"now on {self.scribe.engine.rung.name}", "state": self.state}
+
+    async def _do_reload(self, request: Request) -> dict[str, Any]:
+        """Read the configuration again. What needs another worker gets one; if that fails, the old one stays."""
+        systemd.reloading()
+        try:
+            new = self._reread().settings
+            changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
+            fixed = changed & {"socket", "source"}
+            new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
+            if changed & ENGINE:
+                await self.scribe.use(new)
+            await self._adopt(new)
+        finally:
+            systemd.ready(self._line_of_status())
+        said = ", ".join(sorted(changed - fixed)) or "nothing changed"
+        if fixed:
+            said += f"; {' and '.join(sorted(fixed))} at the next start"
+        systemd.event("reloaded", f"configuration read again: {said}")
+        return {"said": said, "state": self.state}
+
+    async def _reload_quietly(self) -> None:
+        try:
+            await self._do_reload(Request("reload"))
+        except AsrdError as error:
+            log.error("the configuration stays as it was: %s (%s)", error.message, error.hint or "no hint")
+
+    async def _adopt(self, new: Settings) -> None:
+        """Take over settings that need no other worker."""
+        self.settings = self.scribe.settings = new
+        self._spool = self.scribe.spool = spool_for(new)
+        self._sinks = sinks(new)
+        self._desktop = Desktop(new.notify, new.cues)
+        _warn_of_text(new)
+        if self._recording is None and self._capture is not None:
+            device, self._capture = self._capture, None
+            await device.close()
+        if self._always_open and self._capture is None:
+            self._keep_open()
+        self._rest()
+
+    async def _retry(self, request: Request) -> Answers:
+        """Write down kept takes: the newest, the one that is named, or all."""
+        notes = self._spool.waiting() if request.all else [self._spool.find(request.take)]
+        if not notes:
+            raise UsageError("no recording waits", "asrd takes lists what is kept")
+        for number, note in enumerate(notes, 1):
+            yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
+            text = await self.scribe.rewrite(note)
+            if request.deliver and text and (refused := await self._deliver(text + self.settings.suffix)):
+                raise SinkError(refused[0], f"the recording is still kept: {note.id}")
+            self._spool.settle(note, text)
+            self.scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
+            yield {"take": note.id, "text": text, "more": number < len(notes)}
+
+    # -- what is told -------------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """Return everything that `asrd status --json` prints."""
+        ready, one = self.scribe.engine.ready, self._recording
+        rejected = [f"{rung.rung}: {rung.detail}" for rung in self.scribe.engine.rejected]
+        take = None
+        if one is not None:
+            level = None if one.level == float("-inf") else round(one.level, 1)
+            take = {"id": one.take.id, "seconds": round(one.take.seconds, 2), "level": level, "draft": one.draft}
+        return {
+            "state": self.state,
+            "model": self.settings.model,
+            "requested": self.settings.strategy,
+            "strategy": self.scribe.engine.rung.precision.name if ready else "",
+            "effective": ready.effective if ready else {},
+            "device": ready.device if ready else "",
+            "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
+            "loading": self.scribe.loading,
+            "trouble": self.scribe.trouble,
+            "capture": self._problem,
+            "rejected": rejected,
+            "take": take,
+            "pending": self.scribe.waiting,
+            "waiting": len(self._spool.waiting()) if one is None else None,
+            "sinks": list(self.settings.sinks),
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._began, 1),
+        }
+
+    def _line_of_status(self) -> str:
+        """Return state, model, effective strategy and memory as one line."""
+        parts = [self.state.lower(), self.settings.model]
+        if (ready := self.scribe.engine.ready) is not None:
+            parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
+        if (memory := self.scribe.memory) is not None and memory.process is not None:
+            parts.append(f"{memory.process / (1 << 20):.0f} MiB")
+        return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self._problem))])
+
+
+def spool_for(settings: Settings) -> Spool:
+    """Return where takes go under these settings."""
+    return Spool(folder(), settings.keep_audio, settings.takes_days, settings.takes_mb)
+
+
+def _warn_of_text(settings: Settings) -> None:
+    if settings.log_text:
+        systemd.event("log-text", "log_text is on: what you say is written into the journal", logging.WARNING)
+
+
+# -- the verb ---------------------------------------------------------------------------------------------------------
+
+
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd run` takes."""
+    parser.add_argument("--source", metavar="S", help="mic, file:PATH (in real time, ends with it) or pipe")
+    parser.add_argument("--microphone", metavar="NAME", help="part of an input device's name; asrd devices lists them")
+    parser.add_argument(
+        "--sink", dest="sinks", metavar="S", action="append", help="type, paste, clipboard, stdout, command:CMD, none"
+    )
+    parser.add_argument("--deliver", choices=config.CHOICES["deliver"], help="at the end of a take, or at each pause")
+    parser.add_argument("--socket", metavar="PATH", help="control socket")
+
+
+def run(
+    args: argparse.Namespace,
+    settings: Settings,
+    hold: Callable[..., Engine] = Engine,
+    listen: Callable[[str, str], Capture] = capture,
+) -> int:
+    """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
+    alone = settings.source != "mic" and not settings.socket
+    given = systemd.inherited().get("control")
+    line = None if alone else given or control.listen(settings)
+    systemd.log_to_journal()
+    systemd.event("starting", f"asrd {__version__}, {settings.model} under {settings.strategy}", version=__version__)
+    _warn_of_text(settings)
+
+    async def serve() -> int:
+        return await Daemon(args.loaded, args.reread, line, hold, listen).serve()
+
+    try:
+        return asyncio.run(serve())
+    finally:
+        if line is not None and line is not given:
+            line.close()
+            control.forget(settings)

@@ -1,0 +1,159 @@
+"""The verb doctor: what works on this machine, what is missing, and the command that fixes it.
+
+Everything is tried, nothing is changed; each check stands alone, so that one that fails hides no other. Daemon side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from . import control, forecast, models, sinks, systemd, takes, vram
+from .config import Settings
+from .devices import survey
+from .errors import AsrdError, ControlError
+from .keyboard import Check
+from .precision import TABLE, obstacle
+
+GIB = 1 << 30
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that works, or does not."""
+
+    name: str
+    works: bool
+    needed: bool
+    """Dictation does not work without it, under these settings."""
+    detail: str
+    fix: str = ""
+    """A command, or what to set; "" where nothing is to be done."""
+
+
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd doctor` takes."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line for each finding")
+
+
+def doctor(args: argparse.Namespace, settings: Settings) -> int:
+    """Print what works and what does not; 0 when dictation works with these settings, else 3."""
+    found = list(examine(settings))
+    if args.json:
+        for one in found:
+            print(msgspec.json.encode(one).decode())
+    else:
+        for one in found:
+            mark = "ok     " if one.works else "MISSING" if one.needed else "-      "
+            print(f"{mark} {one.name:<14} {one.detail}")
+            if one.fix and not one.works:
+                print(f"{'':8}{'':<14} try: {one.fix}")
+    return 3 if any(one.needed and not one.works for one in found) else 0
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Yield findings in the order in which a word travels."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        _card, _model, _sound, _desk, _service, _places)  # fmt: skip
+    for check in checks:
+        try:
+            yield from check(settings)
+        except AsrdError as error:
+            yield Finding(check.__name__.strip("_"), False, True, error.message, error.hint)
+
+
+def _card(settings: Settings) -> Iterator[Finding]:
+    """GPU, driver, NVML, bf16."""
+    cards = vram.gpus()
+    if not cards:
+        nvidia = Path("/proc/driver/nvidia/version").exists()
+        why = "the driver is there, but NVML finds no card" if nvidia else "no NVIDIA driver: models run on the CPU"
+        yield Finding("gpu", False, settings.device.startswith("cuda"), why, "nvidia-smi" if nvidia else "")
+        return
+    for card in cards:
+        major, minor = card.capability
+        free = f"{card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free"
+        yield Finding("gpu", True, False, f"{card.name}, compute capability {major}.{minor}, {free}")
+        why = obstacle(TABLE["bfloat16"], card)
+        yield Finding("bf16", not why, False, why or "native")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    """The checkpoint: there, readable, and small enough."""
+    try:
+        outlook = forecast.outlook(settings, vram.gpus())
+        path = models.resolve(settings.model)
+    except AsrdError as error:
+        yield Finding("model", False, True, error.message, error.hint)
+        return
+    about = f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
+    yield Finding("model", True, True, about)
+    room = next((line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None)
+    if outlook.card is not None and room is not None:
+        fits = f"{outlook.chosen} " + (f"leaves {room / GIB:.1f}" if room >= 0 else f"is {-room / GIB:.1f}") + " GiB"
+        fits += "" if room >= 0 else " too large"
+        yield Finding("fits", room >= 0, False, fits, f"asrd plan; asrd run --strategy {outlook.expected}")
+
+
+def _sound(settings: Settings) -> Iterator[Finding]:
+    """PortAudio and a device that matches."""
+    if settings.source != "mic":
+        yield Finding("sound", True, False, f"source is {settings.source}")
+        return
+    try:
+        found = survey()
+    except AsrdError as error:
+        yield Finding("microphone", False, True, error.message, error.hint)
+        return
+    names = [device.name for device in found]
+    wanted = [name for name in names if settings.microphone.casefold() in name.casefold()]
+    fix = "asrd devices" if names else "pactl list short sources; is a sound server running?"
+    yield Finding("microphone", bool(wanted), True, wanted[0] if wanted else f"none of {len(names)} devices fits", fix)
+
+
+def _desk(settings: Settings) -> Iterator[Finding]:
+    """What types, copies and notifies in this session."""
+    wanted = {"type": ("type",), "paste": ("type",), "clipboard": ("clipboard",)}
+    needed = {name for sink in settings.sinks for name in wanted.get(sink, ())}
+    check: Check
+    for check in sinks.survey():
+        yield Finding(check.name, check.works, check.name in needed, check.note, check.fix)
+
+
+def _service(settings: Settings) -> Iterator[Finding]:
+    """Journal, user manager, the control socket and who answers on it."""
+    journal = os.path.exists(systemd.JOURNAL)
+    about = "takes entries with fields" if journal else "not here: the log goes to stderr"
+    yield Finding("journal", journal, False, about)
+    try:
+        reply = next(iter(control.ask(settings, verb="status")))
+        yield Finding("daemon", True, False, control.line(reply).strip() + f", process {reply['pid']}")
+    except ControlError as error:
+        yield Finding("daemon", False, False, error.message, "asrd service install --now, or in a terminal: asrd run")
+    if shutil.which("systemctl") is None:
+        yield Finding("user manager", False, False, "no systemd here; run asrd from your session's autostart")
+        return
+    asked = ["systemctl", "--user", "is-system-running"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
+    said = done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[0]
+    yield Finding("user manager", said in ("running", "degraded", "starting"), False, said)
+
+
+def _places(settings: Settings) -> Iterator[Finding]:
+    """Where takes, models and extracted checkpoints go."""
+    where = takes.folder()
+    standing = next(path for path in (where, *where.parents) if path.exists())
+    free = shutil.disk_usage(standing).free
+    enough = os.access(standing, os.W_OK) and free > settings.takes_mb * 1e6
+    fix = "" if enough else f"make room, or lower takes_mb ({settings.takes_mb})"
+    yield Finding("takes", enough, False, f"{where}, {free / GIB:.1f} GiB free", fix)
+    scratch = Path(os.environ.get("TMPDIR", "/var/tmp"))
+    room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
+    able = room > 4 * GIB and os.access(scratch, os.W_OK)
+    detail = f"{scratch}, {room / GIB:.1f} GiB free; checkpoints are unpacked there"
+    yield Finding("scratch", able, False, detail, "set TMPDIR to a folder with as much room as your model is large")

@@ -1,0 +1,552 @@
+"""Recordings -> text, one after the other, by the one engine; and which engine that is.
+
+Recordings wait here from their first block on, so decoding goes along with speech and what is said while a model still
+loads is heard afterwards. Whatever fails, the sound stays on disk. Knows nothing of keys, sockets and microphones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from . import baseline, forecast, systemd, vram, wire
+from .audio import AudioBlock
+from .config import Settings, budget
+from .dictation import Dictation
+from .engine import Engine, plan_for, start_for
+from .errors import AsrdError, AudioError, EngineError, PrecisionError
+from .precision import Plan, Rejected
+from .takes import Note, Spool, Take, blocks
+from .wire import Word
+
+log = logging.getLogger("asrd")
+
+FILM = 10
+"""Blocks after which the words so far are asked for, if the detector has not said anything meanwhile."""
+
+Deliver = Callable[[str], Awaitable[list[str]]]
+"""Sends a text everywhere and returns why single places did not take it."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What became of a recording."""
+
+    take: str
+    text: str
+    outcome: str
+    """delivered, empty, cancelled, kept (it failed, the sound waits) or lost (it failed, and nothing is kept)."""
+    detail: str = ""
+    strategy: str = ""
+    seconds: float = 0.0
+    stop_to_text_ms: float | None = None
+
+
+class Recording:
+    """One take between the key and its text. `push` never waits.
+
+    Args:
+        take: where the sound is kept.
+        settings: those in force when it began.
+        private: its text goes to whoever waits for `told` and nowhere else.
+    """
+
+    def __init__(self, take: Take, settings: Settings, private: bool = False) -> None:
+        self.take = take
+        self.settings = settings
+        self.private = private
+        self.dictation = Dictation(settings)
+        self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self.fresh = asyncio.Event()
+        """There may be something to decode, or it has ended."""
+        self.ended = self.cancelled = False
+        self.stopped = 0.0
+        """When its end was asked for, on the monotonic clock."""
+        self.level = -math.inf
+        """Peak of the last block, in dB below full scale."""
+        self.voice = 0
+        """Sample up to which speech was heard."""
+        self.sent: list[str] = []
+        """What was delivered before the end."""
+        self.refused: list[str] = []
+        """Why single sinks did not take it."""
+        self.began = time.monotonic()
+        self._blocks = 0
+        self._origin = 0
+
+    def push(self, block: AudioBlock) -> None:
+        """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
+        if self.ended:
+            return
+        if not self._blocks:
+            self._origin = block.start
+        block = AudioBlock(block.start - self._origin, block.samples, block.overflow)
+        sound = not self.take.problem
+        self.take.append(block.samples)
+        if sound and self.take.problem:
+            log.warning("%s", self.take.problem)
+        events = self.dictation.push(block)
+        if self.dictation.vad.speaking:
+            self.voice = block.stop
+        self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
+        self._blocks += 1
+        if events or self._blocks % FILM == 0:
+            self.fresh.set()
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self.take.finish()
+        self.dictation.finish()
+        self.ended = True
+        self.fresh.set()
+
+    @property
+    def draft(self) -> str:
+        """The words that are final so far."""
+        return self.dictation.transcript.text
+
+
+class Scribe:
+    """Holds the engine and works through the recordings.
+
+    Args:
+        settings: model and strategy.
+        spool: where takes go when they became text, or did not.
+        deliver: where text goes.
+        changed: called whenever there is something new to show.
+        hold: makes an engine, for tests.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        spool: Spool,
+        deliver: Deliver,
+        changed: Callable[[], None],
+        hold: Callable[..., Engine] = Engine,
+    ) -> None:
+        self.settings = settings
+        self.spool = spool
+        self.trouble = ""
+        """Why there is no text right now; "" while all is well."""
+        self.loading = ""
+        """What a worker does before it can answer; "" when none is starting."""
+        self.memory: wire.Memory | None = None
+        """The last reading of the worker's ledger."""
+        self.last = Told("", "", "empty", "nothing was said yet")
+        self.engine = hold(planned(settings), start_for(settings), on_progress=self._heard_of)
+        self._deliver, self._changed, self._hold = deliver, changed, hold
+        self._queue: collections.deque[Recording] = collections.deque()
+        self._work = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._alerted = False
+        self._rewriting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Recordings that have ended and are not text yet."""
+        return sum(one.ended for one in self._open)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything between a key press, or a wish to try again, and its text."""
+        return bool(self._queue or self._rewriting)
+
+    @property
+    def _open(self) -> list[Recording]:
+        """Recordings whose fate is not known; the first in the queue may be there for its figures only."""
+        return [one for one in self._queue if not one.told.done()]
+
+    def add(self, recording: Recording) -> None:
+        """Take on a recording, best before its first block."""
+        self._renew()
+        self._queue.append(recording)
+        self._work.set()
+
+    def cancel(self) -> list[str]:
+        """Drop everything that is not delivered yet; return the takes."""
+        dropped = self._open
+        for one in dropped:
+            one.cancelled = True
+            one.fresh.set()
+        return [one.take.id for one in dropped]
+
+    def abandon(self, reason: str) -> None:
+        """Keep the sound of everything that is not text yet; there is no time for more."""
+        for one in self._open:
+            self.spool.failed(one.take, reason, one.draft)
+
+    async def run(self) -> None:
+        """Write down one recording after the other, for ever."""
+        while True:
+            while not self._queue:
+                self._work.clear()
+                await self._work.wait()
+            one = self._queue[0]
+            try:
+                told = await self._write_down(one)
+            except Exception as error:
+                log.exception("take %s", one.take.id)
+                told = await self._keep(one, f"internal error: {type(error).__name__}: {error}")
+            if told.outcome != "cancelled":
+                self.last = told
+            if not one.told.done():
+                one.told.set_result(told)
+            try:
+                await self._account(one, told)
+            except Exception:  # figures are worth less than the next recording
+                log.exception("the figures of take %s", one.take.id)
+            self._queue.popleft()
+            self._changed()
+
+    async def _write_down(self, one: Recording) -> Told:
+        """Decode along with the speaker; return what became of it."""
+        try:
+            while not one.cancelled:
+                whole = one.ended
+                one.fresh.clear()
+                words = await self._decode(one.dictation)
+                if words:
+                    self._changed()
+                    if one.settings.deliver == "segment" and not one.private and not one.cancelled:
+                        await self._send(one, " ".join(word.text for word in words))
+                if whole:
+                    break
+                await one.fresh.wait()
+        except AsrdError as error:
+            self._ill(error)
+            return await self._keep(one, error.message)
+        while not one.ended:
+            await one.fresh.wait()
+            one.fresh.clear()
+        if one.cancelled:
+            self.spool.dropped(one.take)
+            return self._told(one, "cancelled")
+        if one.settings.deliver == "take" and not one.private and one.draft:
+            await self._send(one, one.draft)
+        return self._settle(one)
+
+    async def _send(self, one: Recording, text: str) -> None:
+        one.sent.append(text)
+        one.refused += await self._deliver(text + one.settings.suffix)
+
+    def _settle(self, one: Recording) -> Told:
+        """All of it is text."""
+        if one.refused:
+            kept = self.spool.failed(one.take, one.refused[0], one.draft)
+            return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
+        self.spool.delivered(one.take, one.draft)
+        return self._told(one, "delivered" if one.draft else "empty")
+
+    async def _keep(self, one: Recording, reason: str) -> Told:
+        """It did not become text: what follows is still recorded, and then the sound waits."""
+        while not one.ended:
+            one.fresh.clear()
+            await one.fresh.wait()
+        if one.cancelled:
+            self.spool.dropped(one.take)
+            return self._told(one, "cancelled")
+        kept = self.spool.failed(one.take, reason, one.draft)
+        systemd.event(
+            "kept",
+            f"take {one.take.id}, {one.take.seconds:.1f} s, did not become text: {reason}"
+            + ("; asrd retry tries again" if kept else "; it was not kept"),
+            logging.WARNING,
+            take=one.take.id,
+            audio_seconds=one.take.seconds,
+        )
+        return self._told(one, "kept" if kept else "lost", reason)
+
+    def _told(self, one: Recording, outcome: str, detail: str = "") -> Told:
+        spent = 1000 * (time.monotonic() - one.stopped) if one.stopped and outcome == "delivered" else None
+        text = "" if outcome == "cancelled" else one.draft
+        return Told(one.take.id, text, outcome, detail, one.dictation.strategy, one.take.seconds, spent)
+
+    # -- the engine ---------------------------------------------------------------------------------------------------
+
+    async def rewrite(self, note: Note) -> str:
+        """Write down a take that is kept, between whatever else there is to do.
+
+        Raises: as Engine.transcribe; AudioError where the file cannot be read.
+        """
+        self._renew()
+        self._rewriting += 1
+        try:
+            dictation = Dictation(self.settings)
+            for start, data in blocks(self.spool.path(note)):
+                dictation.push(AudioBlock(start, np.frombuffer(data, np.float32)))
+                await self._decode(dictation)
+                await asyncio.sleep(0)
+            dictation.finish()
+            await self._decode(dictation)
+        except OSError as error:
+            raise AudioError(f"take {note.id} cannot be read: {error.strerror or error}") from error
+        finally:
+            self._rewriting -= 1
+            self._changed()
+        return dictation.transcript.text
+
+    async def _decode(self, dictation: Dictation) -> list[Word]:
+        """Ask the engine for what is ready, telling what that did to the worker. Raises as Engine.transcribe."""
+        async with self._turn:
+            engine = self.engine
+            rejected = len(engine.rejected)
+            try:
+                words = await dictation.decode(engine)
+            finally:
+                self.loading = ""  # a worker that was started on the way has told how it came up
+                _tell_rejected(engine.rejected[rejected:])
+            if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
+                self._well()
+            return words
+
+    def _renew(self) -> None:
+        """Put a fresh engine in the place of one that has no rung left: what ailed it may be over."""
+        try:
+            _ = self.engine.rung
+        except EngineError:
+            try:
+                self.engine = self._hold(planned(self.settings), start_for(self.settings), on_progress=self._heard_of)
+            except AsrdError as error:
+                self._ill(error)
+
+    async def load(self) -> None:
+        """Have a worker ready; what fails is `trouble`."""
+        try:
+            async with self._turn:
+                if self.engine.ready is None:
+                    await self._start(self.engine, self.settings)
+        except AsrdError as error:
+            self._ill(error)
+        else:
+            self._well()
+
+    async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
+        """Start a worker, telling how it goes and which rungs did not hold."""
+        rejected = len(engine.rejected)
+        self.loading = "starting"
+        self._changed()
+        try:
+            ready = await engine.start()
+        finally:
+            self.loading = ""
+            _tell_rejected(engine.rejected[rejected:])
+            self._changed()
+        self.memory = ready.ledger.get("ready")
+        systemd.event(
+            "loaded",
+            f"{settings.model} runs as {engine.rung.precision.name} on {ready.device_name or ready.device}"
+            f" after {ready.load_seconds:.1f} s",
+            strategy=engine.rung.precision.name,
+            effective=_dtypes(ready),
+            model=settings.model,
+            device=ready.device,
+            weights_bytes=ready.weights_bytes,
+            load_seconds=ready.load_seconds,
+            **_ledger(self.memory),
+        )
+        return ready
+
+    async def use(self, settings: Settings, strict: bool = False) -> None:
+        """Exchange the engine for one under other settings, beside the old one where the memory allows.
+
+        Args:
+            strict: refuse a worker that runs on another rung than the first asked for.
+
+        Raises: what Engine.start raises, PrecisionError; then the old engine is in service as before.
+        """
+        plan = planned(settings)
+        if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
+            first = plan.rejected[0]
+            raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
+        new = self._hold(plan, start_for(settings), on_progress=self._heard_of)
+        beside = await asyncio.to_thread(fits_beside, settings)
+        if beside:
+            await self._prove(new, settings, strict)
+        async with self._turn:
+            old, before = self.engine, self.settings
+            if not beside:
+                was_ready = old.ready is not None
+                await old.stop()
+                try:
+                    await self._prove(new, settings, strict)
+                except AsrdError:
+                    if was_ready:
+                        await self._start(old, before)
+                    raise
+            self.engine, self.settings = new, settings
+        await old.stop()
+        self._well()
+        log.debug("%s gave way to %s", before.strategy, settings.strategy)
+
+    async def _prove(self, new: Engine, settings: Settings, strict: bool) -> None:
+        wanted, memory = new.rung.name, self.memory
+        try:
+            await self._start(new, settings)
+            if strict and new.rung.name != wanted:
+                reason = new.rejected[-1].detail
+                raise EngineError(f"{wanted} did not hold: {reason}", "the worker before stays in service")
+        except BaseException:
+            self.memory = memory
+            await new.stop()
+            raise
+
+    async def park(self, event: str = "unloaded", why: str = "unused") -> None:
+        """End the worker, so that it holds no memory at all; the next recording starts it."""
+        async with self._turn:
+            if self.engine.ready is not None and not self.busy:
+                await self.engine.stop()
+                self.memory = None
+                systemd.event(event, f"the model left memory: {why}")
+        self._changed()
+
+    async def stop(self) -> None:
+        """End the worker for good."""
+        await self.engine.stop()
+
+    def _heard_of(self, progress: wire.Progress) -> None:
+        self.loading = f"{progress.stage} {progress.detail}".rstrip()
+        self._changed()
+
+    def _ill(self, error: AsrdError) -> None:
+        if error.message != self.trouble:
+            log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+        self.trouble = error.message
+        self._changed()
+
+    def _well(self) -> None:
+        if self.trouble:
+            self.trouble = ""
+            self._changed()
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    async def _account(self, one: Recording, told: Told) -> None:
+        """Write the figures of a take to the journal: counts, and the text only where the user wants it there."""
+        heard = one.dictation.answer is not None
+        if heard and self.engine.ready is not None and len(self._queue) == 1:
+            try:
+                async with self._turn:
+                    self.memory = await self.engine.measure("steady")
+            except AsrdError as error:
+                self._ill(error)
+        words = len(told.text.split())
+        ready = self.engine.ready
+        systemd.event(
+            "take",
+            f"{told.outcome}: {words} words from {told.seconds:.1f} s"
+            + (f" by {told.strategy}" if told.strategy else "")
+            + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
+            + (f": {told.text!r}" if one.settings.log_text and told.text else ""),
+            take=told.take,
+            outcome=told.outcome,
+            audio_seconds=told.seconds,
+            words=words,
+            rtf=one.dictation.compute / told.seconds if heard and told.seconds else None,
+            stop_to_text_ms=told.stop_to_text_ms,
+            strategy=told.strategy or None,
+            effective=_dtypes(ready) if ready and heard else None,
+            device=one.dictation.device or None,
+            model=self.settings.model,
+            sinks=[sink.partition(":")[0] for sink in one.settings.sinks] if not one.private else ["asker"],
+            weights_bytes=ready.weights_bytes if ready else None,
+            text=told.text if one.settings.log_text and told.text else None,
+            **_ledger(self.memory),
+            **self._against_baseline(told.strategy, one.dictation.device),
+        )
+        self._watch_memory()
+        if told.outcome == "kept" or self.spool.keep == "always":
+            await asyncio.to_thread(self.spool.prune)
+
+    def _against_baseline(self, strategy: str, device: str) -> dict[str, Any]:
+        """Return memory and word errors against FP32 as `asrd compare` measured it here, where it did."""
+        found = baseline.known(self.settings.model, device) if strategy else None
+        fp32 = found.strategies.get("fp32") if found else None
+        ours = found.strategies.get(strategy) if found else None
+        told: dict[str, Any] = {"baseline_wer_delta": ours.wer_delta if ours else None}
+        now = self.memory
+        if fp32 and now and fp32.source == now.source and None not in (fp32.process, now.process):
+            told["baseline_process_delta_bytes"] = int(now.process or 0) - int(fp32.process or 0)
+        return told
+
+    def _watch_memory(self) -> None:
+        """Warn once when the worker has come above the alert level, and again only after it was below."""
+        cards = vram.gpus() if self.settings.vram_alert else []
+        limit = budget(self.settings.vram_alert, max((card.total for card in cards), default=0), "vram_alert")
+        used = self.memory.process if self.memory else None
+        if not limit or used is None:
+            return
+        if used > limit and not self._alerted:
+            systemd.event(
+                "vram-alert",
+                f"the worker holds {used / (1 << 20):.0f} MiB, above the alert level of {limit / (1 << 20):.0f} MiB",
+                logging.WARNING,
+                process_bytes=used,
+                limit_bytes=limit,
+            )
+        self._alerted = used > limit
+
+
+def planned(settings: Settings) -> Plan:
+    """Return the rungs to try, without those above the memory budget. Raises PrecisionError, UsageError."""
+    plan = plan_for(settings)
+    if not settings.vram_budget:
+        return plan
+    try:
+        outlook = forecast.outlook(settings, vram.gpus())
+    except AsrdError:  # a model whose sizes nobody knows: torch's own allocator then keeps the limit
+        return plan
+    lines = {line.strategy: line for line in outlook.strategies}
+    rungs, rejected = [], list(plan.rejected)
+    for rung in plan.rungs:
+        line = lines.get(rung.precision.name)
+        if rung.device == "cpu" or outlook.budget is None or line is None or line.process <= outlook.budget:
+            rungs.append(rung)
+        else:
+            rejected.append(Rejected(rung.precision.name, "budget", _over(line.process, outlook.budget)))
+    if not rungs:
+        raise PrecisionError(
+            f"no strategy fits into vram_budget = {settings.vram_budget}: {rejected[-1].rung}, {rejected[-1].detail}",
+            "asrd plan lists what each strategy needs",
+        )
+    return msgspec.structs.replace(plan, rungs=tuple(rungs), rejected=tuple(rejected))
+
+
+def fits_beside(settings: Settings) -> bool:
+    """Whether a second worker has room beside the one in service; True where nothing is known of either."""
+    cards = vram.gpus()
+    if not cards or settings.device == "cpu":
+        return True
+    try:
+        outlook = forecast.outlook(settings, cards)
+    except AsrdError:
+        return False
+    needs = {line.strategy: line.process for line in outlook.strategies}
+    return outlook.card is None or needs.get(outlook.chosen, 0) <= outlook.card.free
+
+
+def _over(need: int, allowed: int) -> str:
+    return f"would need {need / (1 << 20):.0f} MiB of {allowed / (1 << 20):.0f} MiB"
+
+
+def _tell_rejected(rejected: list[Rejected]) -> None:
+    for one in rejected:
+        systemd.event(
+            "rejected", f"{one.rung} is out: {one.detail}", logging.WARNING, strategy=one.rung, kind=one.kind
+        )
+
+
+def _dtypes(ready: wire.Ready) -> str:
+    return " ".join(f"{component}={dtype}" for component, dtype in ready.effective.items())
+
+
+def _ledger(memory: wire.Memory | None) -> dict[str, Any]:
+    names = ("allocated", "reserved", "process", "device")
+    return {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}

@@ -1,0 +1,302 @@
+"""What was said and is not yet text: each take on disk before anything else happens to it.
+
+A take is a WAV file that grows block by block, and beside it a JSON file with what became of it. Both belong to the
+user alone. A killed daemon loses at most its last block; a disk that is full costs the copy, never the dictation.
+Knows nothing of speech. Runs on the daemon's side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import secrets
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from .errors import UsageError, nearest
+from .wire import SAMPLE_RATE
+
+log = logging.getLogger("asrd")
+
+ENDLESS = 0xFFFF_FFFF
+"""The length in the header of a take that still grows: readers then go by the size of the file."""
+
+HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
+"""RIFF, fmt and data of a WAV file with float32, mono, 16 kHz."""
+
+
+class Note(msgspec.Struct):
+    """What is known of a take beside its sound."""
+
+    id: str
+    began: float
+    """Seconds since the epoch."""
+    reason: str = ""
+    """Why it is kept; "" while it is being recorded or decoded."""
+    text: str = ""
+    """What it was heard as, where that much had worked."""
+    delivered: bool = False
+    seconds: float = 0.0
+
+
+def folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where takes are kept."""
+    home = Path(environment.get("HOME") or "~").expanduser()
+    return Path(environment.get("XDG_STATE_HOME") or home / ".local" / "state") / "asrd" / "takes"
+
+
+class Take:
+    """One recording on disk, locked until its fate is known. `append` never raises: see `problem`."""
+
+    def __init__(self, note: Note, path: Path) -> None:
+        self.note = note
+        self.path = path
+        self.samples = 0
+        self.problem = ""
+        """Why it is not on disk; "" while it is."""
+        self._file: BinaryIO | None = None
+        self._written = 0
+        try:
+            new = path.with_suffix(".new")  # so that nobody ever sees it without its lock
+            handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            self._file = os.fdopen(handle, "wb", buffering=0)
+            with contextlib.suppress(OSError):  # some file systems have no locks, and that must not cost the sound
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._put(_header(ENDLESS))
+            new.rename(path)
+        except OSError as error:
+            self._give_up(error)
+
+    @property
+    def id(self) -> str:
+        """Its name, which sorts by time."""
+        return self.note.id
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return self.samples / SAMPLE_RATE
+
+    @property
+    def on_disk(self) -> float:
+        """Seconds of it that could be written; less than `seconds` where there is a `problem`."""
+        return max(0, self._written - HEADER.size) // 4 / SAMPLE_RATE
+
+    def append(self, samples: Any) -> None:
+        """Write float32 samples (anything contiguous with the buffer protocol) behind the others."""
+        data = memoryview(samples).cast("B")
+        self.samples += len(data) // 4
+        if self.problem:
+            return
+        try:
+            self._put(data)
+        except OSError as error:
+            self._give_up(error)
+
+    def finish(self) -> None:
+        """Put the true length into the header; the lock stays."""
+        if self._file is not None and self._written >= HEADER.size:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file.fileno(), _header((self._written - HEADER.size) // 4 * 4), 0)
+
+    def release(self) -> None:
+        """Let go of the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+
+    def _put(self, data: memoryview | bytes) -> None:
+        """Write all of it; what got through before an error counts."""
+        assert self._file is not None
+        while data:
+            done = self._file.write(data)
+            self._written += done
+            data = data[done:]
+
+    def _give_up(self, error: OSError) -> None:
+        """Write no more; what is there stays there, and locked."""
+        rest = f" after {self.on_disk:.1f} s" if self.on_disk else ""
+        self.problem = f"this recording is not kept on disk{rest}: {error.strerror or error}"
+
+
+class Spool:
+    """All takes of one user.
+
+    Args:
+        where: the folder; made when it is needed.
+        keep: never, on-failure or always.
+        days, megabytes: what is kept goes when it is older, or the oldest when all are larger.
+    """
+
+    def __init__(self, where: Path, keep: str = "on-failure", days: float = 14, megabytes: float = 500) -> None:
+        self.where = where
+        self.keep = keep
+        self.days, self.megabytes = days, megabytes
+
+    def begin(self) -> Take:
+        """Return a new take. Never raises: without a folder it has a `problem`."""
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        note = Note(stamp, time.time())
+        with contextlib.suppress(OSError):
+            self.where.mkdir(0o700, parents=True, exist_ok=True)
+        take = Take(note, self.where / f"{stamp}.wav")
+        if not take.problem:
+            self._write(note)
+        return take
+
+    def delivered(self, take: Take, text: str) -> None:
+        """The text arrived everywhere, or there was none: the sound goes, unless all is kept."""
+        take.finish()
+        if self.keep == "always" and take.on_disk:
+            take.note = msgspec.structs.replace(take.note, text=text, delivered=True, seconds=take.seconds)
+            self._write(take.note)
+        else:
+            self.remove(take.id)
+        take.release()
+
+    def failed(self, take: Take, reason: str, text: str = "") -> bool:
+        """Something went wrong: the sound stays for another try. Returns whether it did."""
+        take.finish()
+        kept = self.keep != "never" and take.on_disk > 0
+        if kept:
+            reason = f"{reason}; {take.problem}" if take.problem else reason
+            take.note = msgspec.structs.replace(take.note, reason=reason, text=text, seconds=take.seconds)
+            self._write(take.note)
+        else:
+            self.remove(take.id)
+        take.release()
+        return kept
+
+    def dropped(self, take: Take) -> None:
+        """The speaker cancelled it."""
+        self.remove(take.id)
+        take.release()
+
+    def settle(self, note: Note, text: str) -> None:
+        """A kept take became text after all."""
+        if self.keep == "always":
+            self._write(msgspec.structs.replace(note, text=text, reason="", delivered=True))
+        else:
+            self.remove(note.id)
+
+    def remove(self, name: str) -> None:
+        """Delete a take; one that is gone already is no error, one that stays is told."""
+        for ending in (".wav", ".json", ".new"):
+            try:
+                (self.where / f"{name}{ending}").unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                log.warning("%s%s of take %s stays on disk: %s", name, ending, name, error.strerror)
+
+    def all(self) -> list[Note]:
+        """Every take with sound, the oldest first, but none that a daemon has in hand."""
+        return [self._read(path) for path in sorted(self.where.glob("*.wav")) if not _in_hand(path)]
+
+    def waiting(self) -> list[Note]:
+        """The takes that never became delivered text, the oldest first."""
+        return [note for note in self.all() if not note.delivered]
+
+    def find(self, name: str) -> Note:
+        """Return a take by its name or the beginning of it; "" is the newest that waits. Raises UsageError."""
+        notes = self.all()
+        if not name:
+            notes, name = self.waiting()[-1:], ""
+        found = [note for note in notes if note.id.startswith(name)]
+        if len(found) != 1:
+            known = [note.id for note in notes]
+            if not known:
+                raise UsageError("no take is waiting", "asrd takes lists what is kept")
+            many = f"{len(found)} takes begin with {name!r}" if found else f"there is no take {name!r}"
+            raise UsageError(many, nearest(name, known))
+        return found[0]
+
+    def path(self, note: Note) -> Path:
+        """Return the sound of a take."""
+        return self.where / f"{note.id}.wav"
+
+    def prune(self) -> int:
+        """Delete what is too old, and the oldest while all are too large; return how many went."""
+        gone = 0
+        notes = self.all()
+        sizes = {note.id: self._size(note) for note in notes}
+        total = sum(sizes.values())
+        for note in notes:
+            if time.time() - note.began > self.days * 86_400 or total > self.megabytes * 1e6:
+                self.remove(note.id)
+                total -= sizes[note.id]
+                gone += 1
+        if gone:
+            log.info("%d recordings were older than %g days or above %g MB", gone, self.days, self.megabytes)
+        return gone
+
+    def _size(self, note: Note) -> int:
+        with contextlib.suppress(OSError):
+            return self.path(note).stat().st_size
+        return 0
+
+    def _read(self, sound: Path) -> Note:
+        """Return the note of a sound; what a crash left without one, or with half of one, gets it from the file."""
+        try:
+            note = msgspec.json.decode(sound.with_suffix(".json").read_bytes(), type=Note)
+        except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            note = Note(sound.stem, 0.0)
+        note.id = sound.stem  # whatever a damaged note says: it names files that are deleted
+        with contextlib.suppress(OSError):
+            facts = sound.stat()
+            note.seconds = max(0, facts.st_size - HEADER.size) // 4 / SAMPLE_RATE
+            if not 0 < note.began < 1e11:
+                note.began = facts.st_mtime
+        if not note.delivered and not note.reason:
+            note.reason = "the daemon ended before it became text"
+        return note
+
+    def _write(self, note: Note) -> None:
+        """Write a note whole or not at all; a disk that refuses is told and costs nothing else."""
+        target = self.where / f"{note.id}.json"
+        new = target.with_suffix(".new")
+        try:
+            with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
+                out.write(msgspec.json.encode(note))
+            new.rename(target)
+        except OSError as error:
+            log.warning("the note of take %s cannot be written: %s", note.id, error.strerror)
+            with contextlib.suppress(OSError):
+                new.unlink()
+
+
+def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, bytes]]:
+    """Yield (first sample, float32 bytes) of a take, also of one whose recording was cut off."""
+    start = 0
+    with path.open("rb") as file:
+        file.seek(HEADER.size)
+        while len(data := file.read(4 * size)) >= 4:
+            data = data[: len(data) // 4 * 4]
+            yield start, data
+            start += len(data) // 4
+
+
+def _header(data: int) -> bytes:
+    riff = ENDLESS if data == ENDLESS else data + HEADER.size - 8
+    rate = SAMPLE_RATE
+    return HEADER.pack(b"RIFF", riff, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32, b"data", data)
+
+
+def _in_hand(path: Path) -> bool:
+    """Whether a living daemon still holds the take. Not by process number: in a container the next has the same."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,449 @@
+"""The daemon as a process of its own: real socket, real spool, real signals, over a worker that holds no model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+class Running:
+    """A daemon and its folders; everything it prints is in `log`."""
+
+    def __init__(self, tmp_path: Path, **environment: str) -> None:
+        self.home = tmp_path
+        self.socket = tmp_path / "asrd.sock"
+        self.takes = tmp_path / "state" / "asrd" / "takes"
+        self.out, self.log = tmp_path / "out", tmp_path / "log"
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": os.fspath(tmp_path),
+            "XDG_STATE_HOME": os.fspath(tmp_path / "state"),
+            "XDG_RUNTIME_DIR": os.fspath(tmp_path),
+            "TMPDIR": os.fspath(tmp_path),
+            "ASRD_MODEL": "ok",
+            "ASRD_SINKS": "stdout",
+            "ASRD_NOTIFY": "false",
+            "FAKE_MICROPHONE_LOST": os.fspath(tmp_path / "lost"),
+            "FAKE_WORKER_GATE": os.fspath(tmp_path / "gate"),
+            **environment,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self, *words: str) -> Running:
+        """Start it and wait until it answers."""
+        with self.out.open("ab") as out, self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.deaf_daemon", "run", *words],
+                cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+            )  # fmt: skip
+        self.until(lambda: self.socket.exists() or self.process.poll() is not None)  # type: ignore[union-attr]
+        return self
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request and return its first answer."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(20)
+            line.connect(os.fspath(self.socket))
+            line.sendall(json.dumps(request).encode() + b"\n")
+            return json.loads(line.makefile().readline())
+
+    def verb(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """Start one of the verbs as a program."""
+        command = [sys.executable, "-m", "asrd", *words]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
+        )
+
+    @property
+    def state(self) -> str:
+        return str(self.ask(verb="status")["state"])
+
+    @property
+    def worker(self) -> list[int]:
+        """Process numbers of the workers."""
+        assert self.process is not None
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        return [int(pid) for pid in found.stdout.split()]
+
+    def speak(self, seconds: float = 0.6) -> str:
+        """Start a recording and wait until so much of it is on disk; return the take."""
+        take = str(self.ask(verb="start")["take"])
+        self.until(lambda: self.recorded(take) >= seconds)
+        return take
+
+    def recorded(self, take: str) -> float:
+        with contextlib.suppress(OSError):
+            return ((self.takes / f"{take}.wav").stat().st_size - 44) / 64_000
+        return 0.0
+
+    def settled(self) -> str:
+        """Wait until nothing is on its way; return what the stdout sink got."""
+        self.until(lambda: self.state in ("IDLE", "PARKED"))
+        return self.out.read_text()
+
+    def until(self, true: Callable[[], object], seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Start]:
+    """Daemons in folders of their own; none outlives its test."""
+    made: list[Running] = []
+
+    def start(*words: str, up: bool = True, **environment: str) -> Running:
+        one = Running(tmp_path, **environment)
+        made.append(one)
+        return one.up(*words) if up else one
+
+    yield start
+    for one in made:
+        if one.process is not None and one.process.poll() is None:
+            one.process.kill()
+            one.process.wait()
+
+
+def samples(text: str) -> list[int]:
+    """Return how many samples each buffer had that the fake worker was asked for."""
+    return [int(count) for count in re.findall(r"(\d+) samples", text)]
+
+
+# -- a day in its life ------------------------------------------------------------------------------------------------
+
+
+def test_toggle_speak_toggle_and_the_text_is_there(daemon: Start) -> None:
+    one = daemon()
+    one.until(lambda: one.state == "IDLE")
+    assert one.ask(verb="toggle")["said"] == "recording"
+    one.until(lambda: one.state == "LISTENING" and one.ask(verb="status")["take"]["seconds"] > 1)
+    assert one.ask(verb="toggle")["said"].startswith("stopped; 1.")
+    text = one.settled()
+    assert len(samples(text)) == 1
+    assert one.ask(verb="last")["text"] == text.strip()
+    assert list(one.takes.iterdir()) == []
+    assert (one.end(), one.socket.exists(), one.worker) == (0, False, [])
+
+
+def test_what_is_said_while_the_model_loads_becomes_text_when_it_is_ready(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=gate")
+    assert one.state == "LOADING"
+    one.speak()
+    one.ask(verb="stop")
+    one.speak()
+    one.ask(verb="stop")
+    assert one.state == "FLUSHING"
+    assert one.ask(verb="status")["pending"] == 2
+    (one.home / "gate").touch()
+    assert len(samples(one.settled())) == 2
+
+
+def test_a_second_toggle_within_a_moment_is_a_bouncing_key(daemon: Start) -> None:
+    one = daemon()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(os.fspath(one.socket))
+        line.sendall(2 * b'{"verb": "toggle"}\n')
+        answers = line.makefile()
+        first, second = json.loads(answers.readline()), json.loads(answers.readline())
+    assert (first["said"], second["said"]) == ("recording", "ignored: the key bounced")
+    assert one.state == "LISTENING"
+
+
+def test_a_toggle_while_the_last_take_is_written_down_begins_the_next(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=gate")
+    one.speak()
+    one.ask(verb="toggle")
+    assert one.state == "FLUSHING"
+    time.sleep(0.25)  # longer than a key bounces
+    assert one.ask(verb="toggle")["said"] == "recording"
+    assert one.state == "LISTENING"
+    (one.home / "gate").touch()
+    one.until(lambda: samples(one.out.read_text()))
+    assert one.state == "LISTENING", "the first is text while the second is still spoken"
+
+
+def test_stop_and_cancel_without_a_start_are_told_and_no_error(daemon: Start) -> None:
+    one = daemon()
+    assert one.ask(verb="stop")["said"] == "nothing was being recorded"
+    assert one.ask(verb="cancel")["said"] == "there was nothing to cancel"
+    one.ask(verb="start")
+    again = one.ask(verb="start")
+    assert (again["ok"], again["code"]) == (False, 2)
+
+
+def test_cancel_delivers_nothing_and_keeps_nothing(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=gate")
+    one.speak()
+    one.ask(verb="cancel")
+    one.speak()
+    one.ask(verb="stop")
+    one.ask(verb="cancel")
+    (one.home / "gate").touch()
+    assert one.settled() == ""
+    assert list(one.takes.iterdir()) == []
+
+
+def test_text_comes_at_each_pause_where_that_is_asked_for(daemon: Start) -> None:
+    one = daemon("--deliver", "segment")
+    one.ask(verb="start")
+    one.until(lambda: samples(one.out.read_text()), 30)
+    assert one.state == "LISTENING"
+
+
+def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_open(daemon: Start) -> None:
+    one = daemon("--sink", "stdout", ASRD_PRE_ROLL="2.0")
+    time.sleep(2.5)
+    one.ask(verb="start")
+    length = one.ask(verb="status")["take"]["seconds"]
+    assert 1.9 < length < 2.3
+    one.ask(verb="stop")
+    assert one.state in ("FLUSHING", "IDLE")
+
+
+# -- waiting for text, and watching -----------------------------------------------------------------------------------
+
+
+def test_start_wait_prints_the_text_and_types_nothing(daemon: Start) -> None:
+    one = daemon()
+    asker = one.verb("start", "--wait", "--seconds", "1")
+    said, told = asker.communicate(timeout=30)
+    assert (asker.returncode, told) == (0, "")
+    assert 14_000 < samples(said)[0] < 22_000
+    assert one.settled() == ""
+
+
+def test_whoever_waits_and_is_killed_has_cancelled(daemon: Start) -> None:
+    one = daemon()
+    asker = one.verb("start", "--wait")
+    one.until(lambda: one.state == "LISTENING")
+    asker.kill()
+    asker.communicate()
+    one.until(lambda: one.state == "IDLE")
+    assert list(one.takes.iterdir()) == []
+    assert one.out.read_text() == ""
+
+
+def test_status_follows_states_and_levels(daemon: Start) -> None:
+    one = daemon()
+    follower = one.verb("status", "--follow", "--json")
+    assert follower.stdout is not None
+    one.until(lambda: one.state == "IDLE")
+    one.speak(1.0)
+    one.ask(verb="stop")
+    states, levels = [], []
+    for line in follower.stdout:
+        told = json.loads(line)
+        states.append(told["state"])
+        levels += [told["take"]["level"]] if told["take"] else []
+        if states[-1] == "IDLE" and "LISTENING" in states:
+            break
+    follower.kill()
+    follower.communicate()
+    assert len(levels) > 5
+    assert max(level for level in levels if level is not None) > -20
+
+
+def test_the_verbs_are_pleasant_to_read(daemon: Start) -> None:
+    one = daemon()
+    one.until(lambda: one.state == "IDLE")
+    said, _ = one.verb("status").communicate(timeout=20)
+    assert re.search(r"^state +○ IDLE$", said, re.MULTILINE)
+    assert re.search(r"^strategy +fp32 \(asked for auto\) on cpu$", said, re.MULTILINE)
+    bar, _ = one.verb("status", "--waybar").communicate(timeout=20)
+    assert json.loads(bar)["class"] == "idle"
+    assert one.end() == 0
+    gone = one.verb("toggle")
+    _, told = gone.communicate(timeout=20)
+    assert gone.returncode == 69
+    assert told.splitlines()[1] == "  hint: systemctl --user start asrd, or run: asrd run"
+
+
+# -- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_writes_down_what_was_said(daemon: Start) -> None:
+    one = daemon()
+    one.speak(1.0)
+    assert one.end() == 0
+    assert len(samples(one.out.read_text())) == 1
+    assert list(one.takes.iterdir()) == []
+
+
+def test_a_second_sigterm_ends_at_once_and_keeps_the_take(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=gate")
+    take = one.speak()
+    assert one.process is not None
+    one.process.send_signal(signal.SIGTERM)
+    one.until(lambda: one.state == "STOPPING")
+    assert one.end() == 143
+    kept, _ = one.verb("takes", "--json").communicate(timeout=20)
+    assert [(note["id"], note["reason"]) for note in map(json.loads, kept.splitlines())] == [
+        (take, "asrd was told twice to end")]  # fmt: skip
+
+
+def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> None:
+    dice = random.Random(7)
+    one = daemon(up=False)
+    lengths = []
+    for _ in range(4):
+        one.socket.unlink(missing_ok=True)
+        one.up()
+        one.until(lambda: one.state != "LOADING")
+        one.ask(verb="start")
+        time.sleep(dice.uniform(0.1, 1.5))
+        seen = one.ask(verb="status")["take"]["seconds"]
+        one.end(signal.SIGKILL)
+        kept = [json.loads(line) for line in one.verb("takes", "--json").communicate(timeout=20)[0].splitlines()]
+        assert kept[-1]["seconds"] >= seen
+        lengths.append(kept[-1]["seconds"])
+    one.socket.unlink()
+    one.up()
+    one.until(lambda: "4 recordings of" in one.log.read_text())
+    said, told = one.verb("retry", "--all").communicate(timeout=60)
+    assert told == ""
+    assert len(said.splitlines()) == 4
+    assert one.ask(verb="status")["waiting"] == 0
+    assert one.out.read_text() == "", "retry prints; it does not type into whatever has the focus"
+
+
+def test_a_worker_that_dies_costs_no_word(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=ok")
+    one.speak()
+    (worker,) = one.worker
+    os.kill(worker, signal.SIGKILL)
+    one.ask(verb="stop")
+    assert len(samples(one.settled())) == 1
+
+
+def test_a_model_that_is_not_there_is_said_and_recording_goes_on(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="*=model")
+    one.until(lambda: one.ask(verb="status")["trouble"] == "no such checkpoint")
+    one.speak()
+    one.ask(verb="stop")
+    one.until(lambda: one.ask(verb="status")["waiting"] == 1)
+    assert one.state == "PARKED"
+    assert one.ask(verb="last")["outcome"] == "kept"
+    again = one.verb("retry")
+    _, told = again.communicate(timeout=20)
+    assert (again.returncode, told.splitlines()[0]) == (66, "asrd: no such checkpoint")
+    assert one.ask(verb="status")["waiting"] == 1
+
+
+def test_a_device_that_goes_and_comes_back_is_told_and_the_take_goes_on(daemon: Start) -> None:
+    one = daemon()
+    one.speak()
+    (one.home / "lost").touch()
+    one.until(lambda: one.ask(verb="status")["capture"] == "nothing comes")
+    (one.home / "lost").unlink()
+    one.until(lambda: one.ask(verb="status")["capture"] == "")
+    before = one.ask(verb="status")["take"]["seconds"]
+    one.until(lambda: one.ask(verb="status")["take"]["seconds"] > before)
+    one.ask(verb="stop")
+    assert samples(one.settled())
+    assert "fake microphone delivers sound again" in one.log.read_text()
+
+
+def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(daemon: Start, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    one = daemon()
+    one.ask(verb="start")
+    one.until(lambda: one.ask(verb="status")["take"]["seconds"] > 0.6)
+    one.ask(verb="stop")
+    assert samples(one.settled())
+    assert "this recording is not kept on disk" in one.log.read_text()
+
+
+def test_a_second_daemon_does_not_take_the_socket(daemon: Start) -> None:
+    one = daemon()
+    command = [sys.executable, "-m", "tests.deaf_daemon", "run"]
+    second = subprocess.run(command, cwd=ROOT, env=one.environment, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 73
+    assert second.stderr.startswith(f"asrd: another asrd is running and listens on {one.socket}\n")
+    assert one.state
+
+
+# -- other precisions, other settings, no model in memory -------------------------------------------------------------
+
+
+def test_use_exchanges_the_worker_and_keeps_the_old_one_on_failure(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="bfloat16=ok half=refuse *=ok")
+    one.until(lambda: one.state == "IDLE")
+    (first,) = one.worker
+    assert one.ask(verb="use", strategy="bfloat16")["said"] == "now on bfloat16 on cpu"
+    (second,) = one.worker
+    assert second != first
+    refused = one.ask(verb="use", strategy="half")
+    assert (refused["ok"], one.worker) == (False, [second])
+    assert one.ask(verb="use", strategy="haf")["hint"] == "did you mean 'half'?"
+    assert one.ask(verb="status")["strategy"] == "bfloat16"
+
+
+def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(daemon: Start, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('model = "ok"\nsinks = ["none"]\n')
+    one = daemon("--config", os.fspath(file), up=False)
+    del one.environment["ASRD_MODEL"], one.environment["ASRD_SINKS"]
+    one.up("--config", os.fspath(file))
+    one.until(lambda: one.state == "IDLE")
+    file.write_text('model = "ok"\nsinks = ["stdout"]\nstrategy = "tf32"\n')
+    assert one.process is not None
+    one.process.send_signal(signal.SIGHUP)
+    one.until(lambda: "configuration read again: sinks, strategy" in one.log.read_text())
+    assert one.ask(verb="status")["strategy"] == "tf32"
+    file.write_text("sink = 3\n")
+    refused = one.ask(verb="reload")
+    assert (refused["code"], refused["hint"]) == (78, "did you mean 'sinks'?")
+    one.speak()
+    one.ask(verb="stop")
+    assert samples(one.settled())
+
+
+def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon: Start) -> None:
+    one = daemon(ASRD_IDLE="immediately")
+    one.until(lambda: one.state == "PARKED" and not one.worker)
+    one.speak()
+    one.ask(verb="stop")
+    assert samples(one.settled())
+    one.until(lambda: one.state == "PARKED" and not one.worker)
+
+
+def test_text_is_in_the_log_only_where_that_is_asked_for(daemon: Start) -> None:
+    one = daemon()
+    one.speak()
+    one.ask(verb="stop")
+    text = one.settled().strip()
+    one.end()
+    assert text not in one.log.read_text()
+    one = daemon(ASRD_LOG_TEXT="true")
+    one.speak()
+    one.ask(verb="stop")
+    one.settled()
+    text = one.ask(verb="last")["text"]
+    one.end()
+    assert "log_text is on: what you say is written into the journal" in one.log.read_text()
+    assert text in one.log.read_text()

@@ -1,0 +1,674 @@
+"""Recordings -> text over real workers that do each wrong: nothing spoken is lost, nothing cancelled is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from asrd import scribe as room
+from asrd import vram, wire
+from asrd.audio import AudioBlock
+from asrd.config import Settings
+from asrd.engine import Deadlines, Engine
+from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
+from asrd.precision import TABLE, Gpu, Plan, Rung
+from asrd.scribe import Recording, Scribe, planned
+from asrd.takes import Spool
+from tests import sound
+
+FAKE = (sys.executable, "-m", "tests.fake_worker")
+SHORT = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
+IN_TIME = 30.0
+
+SAID = np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.7)])
+TWICE = np.concatenate([SAID, sound.speech(0.8), sound.silence(0.3)])
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(vram, "gpus", list)
+
+
+class Room:
+    """A scribe with its spool, and one place where text arrives."""
+
+    def __init__(self, folder: Path, script: str, **given: Any) -> None:
+        self.settings = Settings(model=script, strategy=given.pop("strategy", "half"), suffix="", **given)
+        self.spool = Spool(folder / "takes", self.settings.keep_audio)
+        self.arrived: list[str] = []
+        self.refusals: list[str] = []
+        """Why the place does not take the next texts."""
+        self.engines: list[Engine] = []
+        self.states: list[tuple[str, str]] = []
+        self.scribe = Scribe(self.settings, self.spool, self.deliver, self.changed, self.hold)
+
+    def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, **more))
+        return self.engines[-1]
+
+    async def deliver(self, text: str) -> list[str]:
+        if self.refusals:
+            return [self.refusals.pop(0)]
+        self.arrived.append(text)
+        return []
+
+    def changed(self) -> None:
+        if hasattr(self, "scribe"):
+            self.states.append((self.scribe.loading, self.scribe.trouble))
+
+    def begin(self, private: bool = False) -> Recording:
+        one = Recording(self.spool.begin(), self.settings, private)
+        self.scribe.add(one)
+        return one
+
+    def say(self, samples: Any = SAID, private: bool = False) -> Recording:
+        """Record all of it and end."""
+        one = self.begin(private)
+        push(one, samples)
+        one.end()
+        return one
+
+
+def push(one: Recording, samples: Any) -> None:
+    start = one.take.samples
+    for at in range(0, len(samples), 320):
+        one.push(AudioBlock(7777 + start + at, samples[at : at + 320]))  # a microphone's clock began long ago
+
+
+@contextlib.asynccontextmanager
+async def at_work(folder: Path, script: str = "*=ok", **given: Any) -> AsyncIterator[Room]:
+    one = Room(folder, script, **given)
+    task = asyncio.create_task(one.scribe.run())
+    try:
+        async with asyncio.timeout(IN_TIME):
+            yield one
+        assert not task.done(), "the scribe must never end by itself"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for engine in one.engines:
+            await engine.stop()
+
+
+def case(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test on a loop of its own."""
+
+    @functools.wraps(test)
+    def go(*args: Any, **given: Any) -> None:
+        asyncio.run(test(*args, **given))
+
+    return go
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # the caller's limit ends it
+        await asyncio.sleep(0.01)
+
+
+async def rested(one: Room) -> None:
+    await until(lambda: not one.scribe.busy)
+
+
+# -- text arrives -----------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say().told
+        assert told.outcome == "delivered"
+        assert one.arrived == [told.text]
+        assert "samples sum" in told.text
+        assert told.seconds == pytest.approx(len(SAID) / 16_000)
+        assert told.strategy == "half"
+        assert one.scribe.last == told
+        await rested(one)
+        assert list(one.spool.where.iterdir()) == []
+        assert one.scribe.memory == wire.Memory(4, process=1000)
+
+
+@case
+async def test_silence_is_empty_and_asks_no_worker(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say(sound.silence(1.0)).told
+        assert (told.outcome, told.text, one.arrived) == ("empty", "", [])
+        assert one.engines[0].ready is None
+        assert one.spool.all() == []
+
+
+@case
+async def test_a_recording_without_one_block_is_empty(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say(sound.silence(0)).told
+        assert (told.outcome, told.seconds) == ("empty", 0.0)
+        assert list(one.spool.where.iterdir()) == []
+
+
+@case
+async def test_several_recordings_are_delivered_in_the_order_they_were_made(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recordings = [one.say(np.concatenate([SAID, sound.silence(0.2 * n), SAID])) for n in range(4)]
+        assert one.scribe.waiting == 4
+        told = [await recording.told for recording in recordings]
+        assert one.arrived == [each.text for each in told]
+        assert len(set(one.arrived)) > 1
+        await rested(one)
+        assert one.scribe.waiting == 0
+
+
+@case
+async def test_what_is_said_before_the_model_is_ready_is_heard_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
+    async with at_work(tmp_path, "*=gate") as one:
+        loading = asyncio.create_task(one.scribe.load())
+        first, second = one.say(), one.say(TWICE)
+        await until(lambda: one.scribe.loading == "import")
+        assert not first.told.done()
+        assert one.spool.all() == [], "both are in hand"
+        gate.touch()
+        assert [(await each.told).outcome for each in (first, second)] == ["delivered", "delivered"]
+        await loading
+        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+
+
+@case
+async def test_text_goes_along_with_speech_where_segments_are_wanted(tmp_path: Path) -> None:
+    async with at_work(tmp_path, deliver="segment") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: len(one.arrived) == 1)
+        assert not recording.ended
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert told.outcome == "delivered"
+        assert len(one.arrived) == 2
+        assert " ".join(one.arrived) == told.text
+
+
+@case
+async def test_a_private_recording_tells_its_asker_and_nobody_else(tmp_path: Path) -> None:
+    for deliver in ("take", "segment"):
+        async with at_work(tmp_path, deliver=deliver) as one:
+            told = await one.say(private=True).told
+            assert told.outcome == "delivered"
+            assert told.text
+            assert one.arrived == []
+
+
+@case
+async def test_the_draft_grows_while_recording(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.draft))
+        assert one.arrived == []
+        assert recording.level < -60
+        push(recording, sound.speech(0.3))
+        assert recording.level > -20
+        recording.end()
+        assert (await recording.told).text.startswith(recording.draft.split()[0])
+
+
+# -- cancel -----------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_cancelled_while_recording_nothing_is_delivered_or_kept(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.draft))
+        assert one.scribe.cancel() == [recording.take.id]
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.text) == ("cancelled", "")
+        await rested(one)
+        assert one.arrived == []
+        assert list(one.spool.where.iterdir()) == []
+        assert one.scribe.last.outcome == "empty", "the last text is that of the take before"
+
+
+@case
+async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
+    async with at_work(tmp_path, "*=gate") as one:
+        recordings = [one.say(), one.say()]
+        await until(lambda: one.scribe.loading == "import")
+        assert one.scribe.cancel() == [each.take.id for each in recordings]
+        gate.touch()
+        assert [(await each.told).outcome for each in recordings] == ["cancelled", "cancelled"]
+        await rested(one)
+        assert one.arrived == []
+        assert list(one.spool.where.iterdir()) == []
+        after = await one.say().told
+        assert one.arrived == [after.text]
+
+
+@case
+async def test_what_was_delivered_can_no_longer_be_cancelled(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=ok") as one:
+        recording = one.say()
+        told = await recording.told
+        assert one.scribe.cancel() == [], "it may still be in the queue for its figures"
+        one.scribe.abandon("the end")
+        await rested(one)
+        assert one.arrived == [told.text]
+        assert list(one.spool.where.iterdir()) == []
+
+
+@case
+async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(one.scribe.trouble))
+        one.scribe.cancel()
+        recording.end()
+        assert (await recording.told).outcome == "cancelled"
+        assert list(one.spool.where.iterdir()) == []
+
+
+# -- workers that fail ------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.draft))
+        pid = one.engines[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "half")
+        assert told.text.count("samples") == 2
+        await rested(one)
+        assert (one.scribe.loading, one.scribe.trouble) == ("", ""), "the new worker is up"
+
+
+@case
+async def test_a_rung_that_does_not_hold_is_told_and_the_next_one_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    async with at_work(tmp_path, "half=nan *=ok") as one:
+        told = await one.say().told
+        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        assert "half on cpu is out: the encoder put out nan" in caplog.text
+
+
+@case
+async def test_when_every_rung_fails_the_sound_stays_with_the_reason(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=nan fp32=oom") as one:
+        told = await one.say().told
+        assert (told.outcome, told.text) == ("kept", "")
+        for part in ("the encoder put out nan", "CUDA out of memory"):
+            assert part in told.detail
+        (note,) = one.spool.waiting()
+        assert (note.id, note.reason) == (told.take, told.detail)
+        assert one.scribe.trouble == told.detail
+        assert one.scribe.last == told
+        await rested(one)
+        assert (await one.say(sound.silence(0.5)).told).outcome == "empty"
+        assert one.scribe.trouble == told.detail, "silence proves nothing"
+
+
+@case
+async def test_what_ailed_every_rung_may_be_over_at_the_next_recording(tmp_path: Path) -> None:
+    script = f"half=nan@{tmp_path}/one fp32=oom@{tmp_path}/two"
+    async with at_work(tmp_path, script) as one:
+        lost = await one.say().told
+        assert lost.outcome == "kept"
+        await rested(one)
+        told = await one.say().told
+        assert (told.outcome, told.strategy) == ("delivered", "half")
+        assert one.scribe.trouble == ""
+        (note,) = one.spool.waiting()
+        assert await one.scribe.rewrite(note) == told.text
+
+
+@case
+async def test_a_model_that_does_not_exist_costs_no_sound(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        await one.scribe.load()
+        assert one.scribe.trouble == "no such checkpoint"
+        assert [(await one.say().told).outcome for _ in range(2)] == ["kept", "kept"]
+        assert [note.reason for note in one.spool.waiting()] == 2 * ["no such checkpoint"]
+        with pytest.raises(AsrdError, match="no such checkpoint"):
+            await one.scribe.rewrite(one.spool.waiting()[0])
+        assert len(one.spool.waiting()) == 2
+
+
+@case
+async def test_a_failure_in_the_middle_waits_for_the_speaker_to_end(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=nan fp32=nan") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(one.scribe.trouble))
+        assert not recording.told.done()
+        push(recording, SAID)
+        recording.end()
+        told = await recording.told
+        assert told.outcome == "kept"
+        assert one.spool.waiting()[0].seconds == pytest.approx(2 * len(SAID) / 16_000)
+
+
+@case
+async def test_where_nothing_is_kept_a_failure_says_so(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model", keep_audio="never") as one:
+        assert (await one.say().told).outcome == "lost"
+        assert one.spool.all() == []
+
+
+@case
+async def test_a_fault_of_the_program_costs_one_take_and_not_the_scribe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path) as one:
+        for where in ("_send", "_account"):
+            with monkeypatch.context() as patch:
+
+                async def fail(*_: object) -> None:
+                    raise OSError("no more processes")
+
+                patch.setattr(one.scribe, where, fail)
+                assert (await one.say().told).outcome == ("kept" if where == "_send" else "delivered")
+                await rested(one)
+        assert (await one.say().told).outcome == "delivered"
+        assert [note.reason for note in one.spool.waiting()] == ["internal error: OSError: no more processes"]
+
+
+@case
+async def test_at_the_very_end_everything_that_is_not_text_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(tmp_path / "gate"))
+    async with at_work(tmp_path, "*=gate") as one:
+        one.say()
+        going_on = one.begin()
+        push(going_on, SAID)
+        one.scribe.abandon("told twice to end")
+        assert [(note.reason, note.seconds) for note in one.spool.waiting()] == 2 * [
+            ("told twice to end", pytest.approx(len(SAID) / 16_000))
+        ]
+
+
+# -- places that refuse -----------------------------------------------------------------------------------------------
+
+
+@case
+async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        one.refusals = ["type: no window takes keys"]
+        told = await one.say().told
+        assert (told.outcome, told.detail) == ("kept", "type: no window takes keys")
+        assert told.text
+        assert one.scribe.last.text == told.text
+        (note,) = one.spool.waiting()
+        assert (note.text, note.reason) == (told.text, "type: no window takes keys")
+        assert one.scribe.trouble == "", "the model is well"
+
+
+@case
+async def test_one_segment_that_did_not_arrive_keeps_the_take(tmp_path: Path) -> None:
+    async with at_work(tmp_path, deliver="segment") as one:
+        one.refusals = ["clipboard: gone"]
+        told = await one.say(TWICE).told
+        assert told.outcome == "kept"
+        assert len(one.arrived) <= 1
+        assert one.spool.waiting()[0].text == told.text
+
+
+# -- kept takes -------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_a_kept_take_gives_the_same_text_later(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        one.refusals = ["type: no window"]
+        told = await one.say(TWICE).told
+        await rested(one)
+        (note,) = one.spool.waiting()
+        rewriting = asyncio.create_task(one.scribe.rewrite(note))
+        await asyncio.sleep(0)
+        assert one.scribe.busy, "the model must not leave memory meanwhile"
+        assert await rewriting == told.text
+        assert not one.scribe.busy
+
+
+@case
+async def test_a_kept_take_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        await one.say().told
+        await rested(one)
+        (note,) = one.spool.waiting()
+        one.spool.remove(note.id)
+        with pytest.raises(AudioError, match=note.id):
+            await one.scribe.rewrite(note)
+        assert not one.scribe.busy
+
+
+@case
+async def test_kept_takes_are_pruned_as_they_come(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        one.spool.megabytes = 0.3
+        for _ in range(4):  # each has 120 kB
+            await one.say().told
+            await rested(one)
+        assert len(one.spool.waiting()) == 2
+
+
+# -- another engine ---------------------------------------------------------------------------------------------------
+
+
+def other(one: Room, strategy: str) -> Settings:
+    return Settings(model=one.settings.model, strategy=strategy, suffix="")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda settings: beside)
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.draft))
+        await one.scribe.use(other(one, "bfloat16"), strict=True)
+        old, new = one.engines
+        assert old.pid is None
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "bfloat16")
+        assert told.text.count("samples") == 2
+        assert one.scribe.engine is new
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("act", ["refuse", "model", "die-loading"])
+@case
+async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, act: str
+) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda settings: beside)
+    async with at_work(tmp_path, f"bfloat16={act}") as one:
+        await one.scribe.load()
+        pid = one.engines[0].pid
+        with pytest.raises(AsrdError):
+            await one.scribe.use(other(one, "bfloat16"), strict=True)
+        assert one.scribe.settings.strategy == "half"
+        assert one.scribe.engine.ready is not None
+        assert (one.scribe.engine.pid == pid) is beside
+        assert one.engines[1].pid is None
+        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+        assert (await one.say().told).strategy == "half"
+
+
+@case
+async def test_without_strictness_the_next_rung_will_do(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "bfloat16=refuse") as one:
+        await one.scribe.use(other(one, "bfloat16"))
+        assert one.scribe.engine.rung.precision.name == "fp32"
+        assert (await one.say().told).strategy == "fp32"
+
+
+@case
+async def test_an_old_worker_that_was_parked_is_not_started_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda settings: False)
+    async with at_work(tmp_path, "bfloat16=refuse") as one:
+        with pytest.raises(EngineError):
+            await one.scribe.use(other(one, "bfloat16"), strict=True)
+        assert one.scribe.engine is one.engines[0]
+        assert one.scribe.engine.pid is None
+
+
+@case
+async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        first = one.engines[0].pid
+        await one.scribe.park()
+        assert one.engines[0].pid is None
+        assert one.scribe.memory is None
+        recording = one.begin()
+        await one.scribe.park()
+        push(recording, SAID)
+        recording.end()
+        assert (await recording.told).outcome == "delivered"
+        assert one.engines[0].pid not in (None, first)
+
+
+@case
+async def test_what_is_going_on_is_not_parked(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        pid = one.engines[0].pid
+        recording = one.begin()
+        await one.scribe.park()
+        assert one.engines[0].pid == pid
+        recording.end()
+        await recording.told
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def card(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
+    monkeypatch.setattr(vram, "gpus", lambda: [Gpu(0, "A card", (8, 6), total * MIB, free * MIB)])
+
+
+def test_a_budget_drops_the_rungs_above_it_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch, 8192, 8000)
+    whole = planned(Settings(strategy="bfloat16"))
+    assert [rung.name for rung in whole.rungs] == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
+    lines = {line.strategy: line.process // MIB for line in room.forecast.outlook(Settings(), vram.gpus()).strategies}
+    assert lines["bfloat16"] < lines["fp32"]
+    between = f"{(lines['bfloat16'] + lines['fp32']) // 2}MiB"
+    plan = planned(Settings(strategy="bfloat16", vram_budget=between))
+    assert [rung.name for rung in plan.rungs] == ["bfloat16", "fp32 on cpu"]
+    assert [(rung.rung, rung.kind) for rung in plan.rejected] == [("tf32", "budget"), ("fp32", "budget")]
+    assert "would need" in plan.rejected[0].detail
+    small = planned(Settings(strategy="bfloat16", vram_budget="1MiB"))
+    assert [rung.name for rung in small.rungs] == ["fp32 on cpu"]
+
+
+def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with at_work(tmp_path, "demo", strategy="bfloat16") as one:
+            card(monkeypatch, 8192, 8000)
+            wanted = Settings(strategy="fp32", vram_budget="1MiB", suffix="")
+            with pytest.raises(PrecisionError, match="would need"):
+                await one.scribe.use(wanted, strict=True)
+            assert len(one.engines) == 1
+
+    asyncio.run(go())
+
+
+def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch, 8192, 8000)
+    plan = planned(Settings(model="someone/unheard-of", strategy="bfloat16", vram_budget="1MiB"))
+    assert len(plan.rungs) == 4
+
+
+def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert room.fits_beside(Settings())
+    card(monkeypatch, 8192, 8000)
+    assert room.fits_beside(Settings(strategy="fp32"))
+    assert room.fits_beside(Settings(strategy="fp32", device="cpu"))
+    card(monkeypatch, 8192, 1)
+    assert not room.fits_beside(Settings(strategy="fp32"))
+    assert not room.fits_beside(Settings(model="someone/unheard-of", strategy="fp32"))
+
+
+@case
+async def test_the_alert_is_given_once_until_it_was_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    async with at_work(tmp_path, "*=ok", vram_alert="10MiB") as one:
+        for process in (5, 11, 12, 11, 9, 30):
+            one.scribe.memory = wire.Memory(process=process * MIB)
+            one.scribe._watch_memory()
+        one.scribe.memory = None
+        one.scribe._watch_memory()
+    told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"]
+    assert [record.ASRD_PROCESS_BYTES for record in told] == [str(11 * MIB), str(30 * MIB)]
+    assert all(record.levelno == logging.WARNING for record in told)
+
+
+@case
+async def test_the_journal_gets_figures_and_never_the_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("asrd").propagate = True
+    caplog.set_level(logging.INFO, "asrd")
+    for log_text in (False, True):
+        caplog.clear()
+        async with at_work(tmp_path, "half=nan", log_text=log_text) as one:
+            recording = one.say()
+            recording.stopped = recording.began
+            told = await recording.told
+            await rested(one)
+        (take,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "take"]
+        fields = vars(take)
+        wanted = {"OUTCOME": "delivered", "STRATEGY": "fp32", "TAKE": told.take, "WORDS": f"{len(told.text.split())}"}
+        assert {name: fields[f"ASRD_{name}"] for name in wanted} == wanted
+        assert fields["ASRD_PROCESS_BYTES"] == "1000"
+        assert float(fields["ASRD_STOP_TO_TEXT_MS"]) >= 0
+        spoken = any(told.text in str(value) for record in caplog.records for value in vars(record).values())
+        assert spoken is log_text
+
+
+def test_rungs_of_the_fake_are_those_of_the_plan() -> None:
+    assert planned(Settings(strategy="half", device="cpu")).rungs == (
+        Rung(TABLE["half"], "cpu"),
+        Rung(TABLE["fp32"], "cpu"),
+    )

@@ -1,0 +1,507 @@
+"""Hostile clients on a real control socket: whatever they do, a well-behaved one is answered, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asrd import server as room
+from asrd.control import MAX_LINE
+from asrd.errors import UsageError
+from asrd.server import Answers, Request, Server, parse
+
+IN_TIME = 10.0
+"""Seconds: far more than any answer takes, far less than the limits under which a client is dropped."""
+
+STATUS = b'{"verb": "status"}\n'
+
+
+class Room:
+    """A server with verbs that do what the real ones do to a line: one answer, many, late ones, errors."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.done: asyncio.Event = asyncio.Event()
+        """What `start --wait` waits for."""
+        self.ended: list[str] = []
+        """Verbs whose generators came to their end, and how."""
+        self.errors: list[dict[str, Any]] = []
+        self.server = Server(self.answer)
+        self.path = ""
+
+    async def answer(self, request: Request) -> Answers:
+        how = "cut off"
+        try:
+            if request.verb == "status" and request.follow:
+                while True:
+                    yield {"state": "IDLE", "padding": "x" * 4000, "more": True}
+                    await asyncio.sleep(0)
+            elif request.verb == "status":
+                yield {"state": "IDLE"}
+            elif request.verb == "start" and request.wait:
+                yield {"said": "recording", "more": True}
+                self.open.set()
+                await self.done.wait()
+                yield {"text": "some words"}
+            elif request.verb == "last":
+                yield {"text": "x" * 4_000_000}
+            elif request.verb == "use":
+                raise UsageError("no such strategy", "another")
+            elif request.verb == "reload":
+                raise RuntimeError("a fault")
+            else:
+                yield {"said": request.verb}
+            how = "whole"
+        finally:
+            self.ended.append(f"{request.verb} {how}")
+
+    async def client(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_unix_connection(self.path, limit=1 << 23)
+
+    async def ask(self, data: bytes, half: bool = False) -> list[dict[str, Any]]:
+        """Send bytes, read until there is a last answer or the line ends."""
+        replies = []
+        reader, writer = await self.client()
+        try:
+            with contextlib.suppress(ConnectionError):
+                writer.write(data)
+                if half:
+                    writer.write_eof()
+                await writer.drain()
+            async with asyncio.timeout(IN_TIME):
+                while line := await reader.readline():
+                    replies.append(json.loads(line))
+                    if not replies[-1].get("more"):
+                        break
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+        return replies
+
+    async def polite(self) -> None:
+        """Be a well-behaved client, and be answered in time."""
+        assert await self.ask(STATUS) == [{"ok": True, "state": "IDLE"}]
+
+
+@contextlib.asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[Room]:
+    """Serve in a folder; at the end no task, no descriptor and no unheard exception is left."""
+    one = Room()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: one.errors.append(context))
+    before = descriptors()
+    line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    one.path = os.fspath(folder / f"s{len(os.listdir(folder))}")
+    line.bind(one.path)
+    await one.server.open(line)
+    try:
+        yield one
+        await one.polite()
+    finally:
+        await one.server.close()
+        line.close()
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, lambda: asyncio.all_tasks())
+    await until(lambda: descriptors() <= before, lambda: (descriptors(), before))
+    assert one.errors == []
+
+
+async def until(true: Callable[[], bool], tell: Callable[[], object] = lambda: "") -> None:
+    """Wait for a condition, with a deadline."""
+    try:
+        async with asyncio.timeout(IN_TIME):
+            while not true():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"it did not come true: {tell()}") from None
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def run(folder: Path, go: Callable[[Room], Awaitable[None]]) -> None:
+    async def all_of_it() -> None:
+        async with served(folder) as one:
+            await go(one)
+
+    asyncio.run(all_of_it())
+
+
+# -- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_many_requests_on_one_line_are_answered_in_order(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        reader, writer = await one.client()
+        verbs = ["toggle", "status", "takes", "use", "stop"]
+        writer.write(b"".join(json.dumps({"verb": verb}).encode() + b"\n" for verb in verbs))
+        replies = [json.loads(await reader.readline()) for _ in verbs]
+        assert [reply.get("said") for reply in replies] == ["toggle", None, "takes", None, "stop"]
+        assert replies[3] == {"ok": False, "error": "no such strategy", "hint": "another", "code": 2}
+        writer.close()
+
+    run(tmp_path, go)
+
+
+def test_a_fault_of_the_daemon_is_an_answer_and_not_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("asrd").propagate = True
+
+    async def go(one: Room) -> None:
+        (reply,) = await one.ask(b'{"verb": "reload"}\n')
+        assert (reply["ok"], reply["code"]) == (False, 70)
+        assert "RuntimeError: a fault" in reply["error"]
+
+    run(tmp_path, go)
+    assert "reload failed" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["status", "last", "use", "start"])
+def test_a_client_that_closes_its_writing_end_still_gets_its_answer(tmp_path: Path, verb: str) -> None:
+    async def go(one: Room) -> None:
+        one.done.set()
+        data = json.dumps({"verb": verb, "wait": True} if verb == "start" else {"verb": verb}).encode()
+        whole = await one.ask(data + b"\n", half=True)
+        cut = await one.ask(data, half=True)  # without the newline: the end of the line is its end
+        assert whole == cut
+        assert whole[-1]["ok"] is (verb != "use")
+        assert not whole[-1].get("more")
+
+    run(tmp_path, go)
+
+
+def test_a_half_open_client_of_wait_is_waited_for(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        asking = asyncio.create_task(one.ask(b'{"verb": "start", "wait": true}\n', half=True))
+        await one.open.wait()
+        for _ in range(3):
+            await one.polite()
+            await asyncio.sleep(0.1)
+        one.done.set()
+        assert (await asking)[-1] == {"ok": True, "text": "some words"}
+
+    run(tmp_path, go)
+
+
+def test_a_line_that_waited_can_be_used_again(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        one.done.set()
+        reader, writer = await one.client()
+        for _ in range(3):
+            writer.write(b'{"verb": "start", "wait": true}\n')
+            assert json.loads(await reader.readline())["more"]
+            assert json.loads(await reader.readline())["text"] == "some words"
+        writer.write(STATUS)
+        assert json.loads(await reader.readline())["state"] == "IDLE"
+        writer.close()
+
+    run(tmp_path, go)
+
+
+# -- garbage ----------------------------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+REQUEST = st.fixed_dictionaries(
+    {"verb": st.sampled_from([*room.VERBS, "Status", "", "stat"]) | JSON},
+    optional={name: JSON for name in (*Request.__struct_fields__[1:], "extra") if name not in ("wait", "follow")},
+)
+
+
+def answered(reply: dict[str, Any]) -> bool:
+    """Whether it is an answer as the protocol has it."""
+    return reply["ok"] is True or (
+        isinstance(reply["error"], str) and isinstance(reply["hint"], str) and isinstance(reply["code"], int)
+    )
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lines=st.lists(st.binary(max_size=300), min_size=1, max_size=12))
+def test_arbitrary_bytes(tmp_path: Path, lines: list[bytes]) -> None:
+    async def go(one: Room) -> None:
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(one.ask(line + b"\n")) for line in lines]
+        for line, replies in zip(lines, (task.result() for task in asked), strict=True):
+            assert len(replies) == (1 if line.partition(b"\n")[0].strip() else 0)
+            assert all(map(answered, replies))
+
+    run(tmp_path, go)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(requests=st.lists(REQUEST | JSON, min_size=1, max_size=12))
+def test_arbitrary_json(tmp_path: Path, requests: list[Any]) -> None:
+    async def go(one: Room) -> None:
+        reader, writer = await one.client()
+        for request in requests:
+            writer.write(json.dumps(request).encode() + b"\n")
+            async with asyncio.timeout(IN_TIME):
+                assert answered(json.loads(await reader.readline()))
+        writer.close()
+
+    logging.getLogger("asrd").setLevel(logging.CRITICAL + 1)  # reload's fault is loud by design
+    run(tmp_path, go)
+
+
+@given(data=st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=100, deadline=None)
+def test_parse_gives_a_request_or_one_clear_error(data: bytes) -> None:
+    said = ""
+    try:
+        verb = parse(data).verb
+    except UsageError as error:
+        verb, said = "", error.message
+    assert verb in room.VERBS or 0 < len(said) < 2000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 60_000,
+        b'{"verb":' * 5000,
+        b'{"verb": "start", "silence": -1}',
+        b'{"verb": "' + b"x" * 60_000 + b'"}',
+    ],
+    ids=["deep", "nested", "negative", "long"],
+)
+def test_deep_long_and_negative_requests_are_usage_errors(tmp_path: Path, data: bytes) -> None:
+    async def go(one: Room) -> None:
+        (reply,) = await one.ask(data + b"\n")
+        assert reply["code"] == 2
+        assert len(reply["error"]) < 1000
+
+    run(tmp_path, go)
+
+
+def test_a_line_without_end_is_answered_and_ended(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        refused = {"ok": False, "error": f"a line longer than {MAX_LINE} bytes", "hint": "", "code": 2}
+        assert await one.ask(b"x" * (MAX_LINE + 1)) == [refused]
+        for size in (3 * MAX_LINE, 1 << 24):  # whoever is still writing then may not come to read it
+            assert await one.ask(b"x" * size) in ([refused], [])
+            await one.polite()
+
+    run(tmp_path, go)
+
+
+# -- clients that do nothing, or too much -----------------------------------------------------------------------------
+
+
+def test_a_thousand_silent_clients_do_not_keep_one_polite_client_waiting(tmp_path: Path) -> None:
+    """They have one descriptor here and one there, so fewer where the limit is low."""
+    import resource
+
+    count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - descriptors() - 200)
+
+    async def go(one: Room) -> None:
+        crowd = []
+        try:
+            for number in range(count):
+                client = socket.socket(socket.AF_UNIX)
+                client.setblocking(False)
+                crowd.append(client)
+                await asyncio.get_running_loop().sock_connect(client, one.path)
+                if number % 250 == 249:
+                    await one.polite()
+            await one.polite()
+            assert len(one.server._clients) <= room.CLIENTS + 1
+        finally:
+            for client in crowd:
+                client.close()
+
+    run(tmp_path, go)
+
+
+def test_a_thousand_clients_at_once_are_all_answered(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        gate = asyncio.Semaphore(50)
+
+        async def ask() -> list[dict[str, Any]]:
+            async with gate:
+                return await one.ask(STATUS)
+
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask()) for _ in range(1000)]
+        assert all(task.result() == [{"ok": True, "state": "IDLE"}] for task in asked)
+
+    run(tmp_path, go)
+
+
+def test_too_many_followers_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CLIENTS", 5)
+
+    async def go(one: Room) -> None:
+        waiting = []
+        for _ in range(5):
+            reader, writer = await one.client()
+            writer.write(b'{"verb": "start", "wait": true}\n')
+            await reader.readline()
+            waiting.append(writer)
+        (reply,) = await one.ask(STATUS)
+        assert (reply["ok"], reply["error"]) == (False, "5 clients are being served")
+        waiting[0].close()
+        await until(lambda: len(one.server._clients) < 5)
+        await one.polite()
+        for writer in waiting:
+            writer.close()
+        await until(lambda: len(one.server._clients) == 0)
+
+    run(tmp_path, go)
+
+
+def test_a_silent_client_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "SILENCE", 0.1)
+
+    async def go(one: Room) -> None:
+        for data in (b"", b'{"verb": '):
+            reader, writer = await one.client()
+            writer.write(data)
+            async with asyncio.timeout(IN_TIME):
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
+
+    run(tmp_path, go)
+
+
+@pytest.mark.parametrize("request_", [b'{"verb": "last"}\n', b'{"verb": "status", "follow": true}\n'])
+def test_a_client_that_does_not_read_is_dropped_and_its_line_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    monkeypatch.setattr(room, "SLOW", 0.2)
+
+    async def go(one: Room) -> None:
+        held = descriptors()
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(5)]
+        for client in clients:
+            client.connect(one.path)
+            client.sendall(request_)
+        await until(lambda: len(one.server._clients) == 5)
+        await one.polite()
+        await until(lambda: descriptors() <= held + len(clients), lambda: (descriptors(), held))
+        assert one.server._clients == set()
+        assert [how for how in one.ended if how != "status whole"] == 5 * [one.ended[-1]]
+        for client in clients:
+            client.close()
+
+    run(tmp_path, go)
+
+
+def test_a_reader_that_is_slow_but_reads_gets_it_all(tmp_path: Path) -> None:
+    async def go(one: Room) -> None:
+        reader, writer = await one.client()
+        writer.write(b'{"verb": "last"}\n')
+        got = b""
+        async with asyncio.timeout(IN_TIME):
+            while not got.endswith(b"\n"):
+                got += await reader.read(1 << 17)
+                await asyncio.sleep(0.002)
+        assert len(json.loads(got)["text"]) == 4_000_000
+        writer.close()
+
+    run(tmp_path, go)
+
+
+WAITER = """
+import socket, sys, time
+line = socket.socket(socket.AF_UNIX)
+line.connect(sys.argv[1])
+line.sendall(sys.argv[2].encode() + b"\\n")
+line.recv(100)
+print("waiting", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_", "how"),
+    [('{"verb": "start", "wait": true}', "start cut off"), ('{"verb": "status", "follow": true}', "status cut off")],
+)
+def test_a_killed_client_ends_the_making_of_its_answer(tmp_path: Path, request_: str, how: str) -> None:
+    async def go(one: Room) -> None:
+        words = (sys.executable, "-I", "-S", "-c", WAITER, one.path, request_)
+        client = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+        assert client.stdout is not None
+        assert await client.stdout.readline() == b"waiting\n"
+        await one.polite()
+        assert how not in one.ended
+        client.kill()
+        await client.communicate()
+        await until(lambda: how in one.ended, lambda: one.ended)
+
+    run(tmp_path, go)
+
+
+# -- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_on_its_way_arrives_though_the_server_closes(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with served(tmp_path) as one:
+            asking = asyncio.create_task(one.ask(b'{"verb": "start", "wait": true}\n'))
+            await one.open.wait()
+            silent, writer = await one.client()
+            await one.polite()
+            one.done.set()
+            await one.server.close()
+            assert (await asking)[-1] == {"ok": True, "text": "some words"}
+            assert await silent.read() == b""
+            writer.close()
+            with pytest.raises(OSError):
+                await one.client()
+            one.polite = nothing  # type: ignore[method-assign]
+
+    async def nothing() -> None:
+        pass
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("request_", [b'{"verb": "start", "wait": true}\n', b'{"verb": "status", "follow": true}\n'])
+def test_closing_ends_answers_that_have_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    monkeypatch.setattr(room, "GRACE", 0.05)
+
+    async def go() -> None:
+        async with served(tmp_path) as one:
+            lines = [await one.client() for _ in range(3)]
+            for reader, writer in lines:
+                writer.write(request_)
+                await reader.readline()
+            await one.polite()
+            async with asyncio.timeout(IN_TIME):
+                await one.server.close()
+            assert len([how for how in one.ended if how.endswith("cut off")]) == 3
+            for _, writer in lines:
+                writer.close()
+            one.polite = nothing  # type: ignore[method-assign]
+
+    async def nothing() -> None:
+        pass
+
+    asyncio.run(go())
+
+
+def test_the_sockets_path_stays_when_the_server_closes(tmp_path: Path) -> None:
+    """It may be systemd's, which goes on listening on it."""
+
+    async def go() -> str:
+        async with served(tmp_path) as one:
+            return one.path
+
+    assert Path(asyncio.run(go())).is_socket()
