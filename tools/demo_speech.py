@@ -117,6 +117,7 @@ ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-02
 HELD_OUT_ACCENT = "en-gb-x-gbcwmd"
 MEAN_F0 = {"kal": 105, "kal16": 105, "rms": 100, "slt": 170, "awb": 120,  # Hz, what the voice has by itself
            "kal_diphone": 105, "ked_diphone": 110, "cmu_us_slt_arctic_hts": 170}
+ENGINES = {"espeak-ng": 54, "flite": 27, "festival": 19}  # parts of the clips that each speaks
 TRAINED, HELD_OUT = "trained voice", "held-out voice"
 NEVER = {  # group -> engine, the voice no training clip has
     "never trained: accent": ("espeak-ng", HELD_OUT_ACCENT),
@@ -144,7 +145,7 @@ def draw_voice(r: random.Random, group: str) -> tuple[str, str]:
         return engine, voice + "+" + r.choice(TRAINED_VARIANTS) if engine == "espeak-ng" else voice
     if group == HELD_OUT:
         return "espeak-ng", f"{r.choice(ACCENTS)}+{r.choice(HELD_OUT_VARIANTS)}"
-    engine = r.choices(("espeak-ng", "flite", "festival"), (54, 27, 19))[0]
+    engine = r.choices(tuple(ENGINES), tuple(ENGINES.values()))[0]
     voices = {"espeak-ng": f"{r.choice(ACCENTS)}+{r.choice(TRAINED_VARIANTS)}",
               "flite": r.choices(("kal", "kal16", "rms", "slt"), (1, 2, 3, 3))[0],
               "festival": r.choice(("kal_diphone", "ked_diphone"))}
