@@ -189,12 +189,16 @@ MEAN_SECONDS = 3.8  # of a clip, over KINDS
 
 
 def draw_sentences(r: random.Random, split: str, kind: str) -> list[str]:
-    """Draw one utterance, or for 'long' several: 14 to 32 words, which are 5 to 14 s with the pauses."""
-    if kind != "long":
+    """Draw one utterance, or for 'long' several: 14 to 32 words, which are 5 to 14 s with the pauses.
+
+    A 'talk' is long, and all of it sentences: no words in any order.
+    """
+    if kind not in ("long", "talk"):
         return [draw_text(r, split, kind)]
     sentences: list[str] = []
     target = r.randint(14, 26)
     kinds = ("sentence",) * 4 + (("salad", "words") if split == "train" else ("salad",))
+    kinds = ("sentence",) if kind == "talk" else kinds
     while sum(len(s.split()) for s in sentences) < target:
         sentences.append(draw_text(r, split, r.choice(kinds)))
     return sentences
