@@ -11,13 +11,14 @@ pytest_plugins = ["tests.screen"]
 
 
 @pytest.fixture(autouse=True)
-def logger() -> Iterator[None]:
-    """Give asrd's logger back as it was: a command line run in this process takes it over."""
+def logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Have logging as in a new process: a command line takes our logger over, and NeMo every handler of the root."""
     ours = logging.getLogger("asrd")
-    level, propagate, handlers = ours.level, ours.propagate, ours.handlers[:]
+    handlers = ours.handlers[:]
+    caplog.handler.setLevel(logging.NOTSET)
     yield
-    ours.propagate, ours.handlers[:] = propagate, handlers
-    ours.setLevel(level)
+    ours.propagate, ours.handlers[:] = True, handlers
+    ours.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True, scope="session")

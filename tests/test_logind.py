@@ -40,6 +40,7 @@ class Machine:
         self.folder, self.program = folder, program
         self.running: list[asyncio.subprocess.Process] = []
         self.login1: asyncio.subprocess.Process | None = None
+        self.early: list[str] = []
 
     async def boot(self, bus: bool = True, delay: float = 5.0) -> None:
         if bus:
@@ -56,9 +57,13 @@ class Machine:
             stdout=asyncio.subprocess.PIPE,
         )
         self.running.append(self.login1)
-        assert await self.says() == "ready"
+        while (said := await self.heard()) != "ready":  # a client may be faster than the line that says so
+            self.early.append(said)
 
     async def says(self) -> str:
+        return self.early.pop(0) if self.early else await self.heard()
+
+    async def heard(self) -> str:
         assert self.login1
         assert self.login1.stdout
         return (await asyncio.wait_for(self.login1.stdout.readline(), TIMEOUT)).decode().strip()
