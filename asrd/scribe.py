@@ -335,11 +335,11 @@ class Scribe:
         self._changed()
         try:
             ready = await engine.start()
+            self.memory = ready.ledger.get("ready")
         finally:
             self.loading = ""
             _tell_rejected(engine.rejected[rejected:])
             self._changed()
-        self.memory = ready.ledger.get("ready")
         systemd.event(
             "loaded",
             f"{settings.model} runs as {engine.rung.precision.name} on {ready.device_name or ready.device}"

@@ -252,7 +252,7 @@ class Told:
     async def stop(self) -> None:
         Told.stopped += 1
 
-    async def transcribe(self, samples: np.ndarray, start: int) -> Answer:
+    async def transcribe(self, samples: np.ndarray, start: int, phase: str) -> Answer:
         stop = start + len(samples)
         assert len(samples) <= 160_000
         if stop > Told.fails_at:
