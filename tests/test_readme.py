@@ -58,6 +58,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "files": files,
     "journal": journal,
     "measured-demo": lambda: measured("demo"),
+    "measured-demo-ctc": lambda: measured("demo-ctc"),
 }
 
 
