@@ -86,6 +86,7 @@ class Daemon:
         self._before: collections.deque[AudioBlock] = collections.deque()
         self._problem = ""
         """What was last told of the microphone."""
+        self._told_state = ""
         self._toggled = float("-inf")
         self._began = time.monotonic()
         self._ending = asyncio.Event()
@@ -186,6 +187,9 @@ class Daemon:
 
     def _changed(self) -> None:
         """Something is new: for STATUS, for followers, for the idle timer."""
+        if (state := self.state) != self._told_state:
+            systemd.event("state", state, logging.DEBUG, state=state)
+            self._told_state = state
         self._pulse.set()
         self._pulse = asyncio.Event()
         systemd.status(self._line_of_status())
@@ -240,7 +244,6 @@ class Daemon:
                 one.push(block)
         self._spawn(self.scribe.load())
         self._desktop.cue("start")
-        systemd.event("state", "recording", logging.DEBUG, take=one.take.id)
         self._changed()
         return one
 
@@ -553,7 +556,9 @@ def run(
     given = systemd.inherited().get("control")
     line = None if alone else given or control.listen(settings)
     systemd.log_to_journal()
-    systemd.event("starting", f"asrd {__version__}, {settings.model} under {settings.strategy}", version=__version__)
+    chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]
+    about = f"asrd {__version__}, {settings.model} under {settings.strategy}; set are: {', '.join(chosen) or 'none'}"
+    systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
 
     async def serve() -> int:

@@ -384,7 +384,7 @@ class Scribe:
             self.engine, self.settings = new, settings
         await old.stop()
         self._well()
-        log.debug("%s gave way to %s", before.strategy, settings.strategy)
+        systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
 
     async def _prove(self, new: Engine, settings: Settings, strict: bool) -> None:
         wanted, memory = new.rung.name, self.memory
