@@ -362,8 +362,17 @@ class Engine:
 
     async def _retire(self, patience: float) -> None:
         worker, self._worker, self.ready = self._worker, None, None
-        if worker is not None:
-            await asyncio.shield(worker.end(patience))
+        if worker is None:
+            return
+        ending = asyncio.ensure_future(worker.end(patience))
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():  # the end takes a moment and is not to be left half done, however often that is asked
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def _translated(self, loss: LostError) -> AsrdError:
         if loss.trace:

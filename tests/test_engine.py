@@ -246,3 +246,24 @@ def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
         raise AssertionError("the worker outlived its daemon")
 
     asyncio.run(go())
+
+
+def test_a_worker_is_gone_when_its_caller_was_cancelled_twice() -> None:
+    """A signal can come while the loop is busy: then the second cancellation meets the end that the first began."""
+
+    async def go() -> None:
+        one = engine("*=stall", deadlines=Deadlines(answer=30.0))
+        await one.start()
+        pid = one.pid
+        assert pid
+        asking = asyncio.create_task(one.transcribe(SOUND))
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            asking.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert not alive(pid)
+        assert list(Path(os.environ["TMPDIR"]).iterdir()) == []
+
+    asyncio.run(go())
