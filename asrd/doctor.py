@@ -17,7 +17,7 @@ import msgspec
 from . import control, forecast, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
-from .errors import AsrdError, ControlError
+from .errors import AsrdError, ControlError, SocketError
 from .keyboard import Check
 from .precision import TABLE, obstacle
 
@@ -135,13 +135,27 @@ def _service(settings: Settings) -> Iterator[Finding]:
         yield Finding("daemon", True, False, control.line(reply).strip() + f", process {reply['pid']}")
     except ControlError as error:
         yield Finding("daemon", False, False, error.message, "asrd service install --now, or in a terminal: asrd run")
-    if shutil.which("systemctl") is None:
-        yield Finding("user manager", False, False, "no systemd here; run asrd from your session's autostart")
-        return
-    asked = ["systemctl", "--user", "is-system-running"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=10, check=False)
-    said = done.stdout.strip() or (done.stderr.strip().splitlines() or ["no answer"])[0]
-    yield Finding("user manager", said in ("running", "degraded", "starting"), False, said)
+    except SocketError as error:
+        yield Finding("daemon", False, True, error.message, error.hint)
+    said = _said("systemctl", "--user", "is-system-running")
+    running = said in ("running", "degraded", "starting")
+    fix = "" if running else "log in through a session manager, or run asrd from your session's autostart"
+    yield Finding("user manager", running, False, said, fix)
+    portal = "PID=" in _said("busctl", "--user", "status", "org.freedesktop.portal.Desktop", every=True)
+    about = "on the session bus" if portal else "not on the session bus; asrd needs none, keys are bound by the desktop"
+    yield Finding("portal", portal, False, about)
+
+
+def _said(*words: str, every: bool = False) -> str:
+    """Return the first line that a program prints, or all it prints; why not, where it cannot."""
+    if shutil.which(words[0]) is None:
+        return f"{words[0]} is not installed"
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return f"{words[0]} does not answer"
+    lines = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()
+    return "\n".join(lines) if every else lines[0]
 
 
 def _places(settings: Settings) -> Iterator[Finding]:
