@@ -64,7 +64,8 @@ class Transcript:
         new = self._commit(fresh[:count])
         if self._pending:
             limit = min(limit, max(self._pending[0].start, self._end))
-        self.committed_until = max(self.committed_until, self._end, limit)
+        # Words squeezed at the edge of a sealed buffer may end a sample after it; what follows begins at the edge.
+        self.committed_until = max(self.committed_until, limit if sealed else max(self._end, limit))
         return new
 
     @property

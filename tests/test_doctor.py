@@ -12,6 +12,7 @@ import pytest
 
 from asrd import doctor
 from asrd.config import Settings
+from asrd.devices import Device
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "asrd" / "data" / "eval" / "0001.flac"
@@ -24,6 +25,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(doctor, "survey", list)  # PortAudio remembers devices from earlier in a process
 
 
 def found(**settings: object) -> dict[str, doctor.Finding]:
@@ -41,6 +43,14 @@ def test_what_is_missing_is_named_with_what_helps() -> None:
     assert here["scratch"].detail.startswith(("/var/tmp", os.environ.get("TMPDIR", "/var/tmp")))
     for one in here.values():
         assert one.works or one.fix or one.detail, one
+
+
+def test_a_microphone_is_found_by_a_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("USB Microphone", "alsa_input.usb", "server", 48_000, 1, default=True)
+    monkeypatch.setattr(doctor, "survey", lambda: [device])
+    assert found(microphone="usb")["microphone"].works
+    missing = found(microphone="headset")["microphone"]
+    assert (missing.works, missing.detail, missing.fix) == (False, "none of 1 devices fits", "asrd devices")
 
 
 def test_only_what_these_settings_need_is_needed() -> None:
@@ -63,7 +73,7 @@ def test_without_a_place_for_the_socket_the_rest_is_still_told(monkeypatch: pyte
     assert "portal" in here
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--sink", "x"], 2), ([], 3)])
+@pytest.mark.parametrize(("words", "code"), [(["--sink", "x"], 2), (["--model", "/nowhere/x.nemo"], 3)])
 def test_the_verb_has_an_exit_code_for_scripts(words: list[str], code: int) -> None:
     command = [sys.executable, "-m", "asrd", "doctor", "--json", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
