@@ -5,6 +5,7 @@ The daemon holds no weights. The worker holds no audio. A worker has one precisi
 Reading order, which is dependency order: a file imports only from files above it.
 
     errors       every error a user can see: message, hint, exit code
+    places       where a user's files are, and how one is written whole; imports little
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
     config       frozen settings <- defaults < TOML < ASRD_* < flags

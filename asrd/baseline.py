@@ -5,14 +5,12 @@ One file under the state directory; per model and device the strategies of the l
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from pathlib import Path
 
 import msgspec
 
-from . import takes
+from . import places
 from .errors import DiskError
 
 log = logging.getLogger("asrd")
@@ -41,7 +39,7 @@ class Known(msgspec.Struct, frozen=True):
 
 def path() -> Path:
     """Return where baselines are kept."""
-    return takes.folder().parent / "baselines.json"
+    return places.state() / "baselines.json"
 
 
 def read() -> dict[str, Known]:
@@ -63,15 +61,11 @@ def known(model: str, device: str) -> Known | None:
 def keep(model: str, device: str, found: Known) -> None:
     """Put a comparison in the place of the last one. Raises DiskError."""
     target = path()
-    new = target.with_suffix(".new")
     try:
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
-            out.write(msgspec.json.format(msgspec.json.encode(read() | {_key(model, device): found}), indent=1))
-        new.rename(target)
+        encoded = msgspec.json.encode(read() | {_key(model, device): found})
+        places.write_whole(target, msgspec.json.format(encoded, indent=1))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
         raise DiskError(f"the baseline cannot be kept in {target}: {error.strerror}") from error
 
 

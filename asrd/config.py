@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from . import places
 from .errors import ConfigError, UsageError, nearest
 from .precision import DTYPES, PRESETS, Precision, find, with_parts
 
@@ -101,14 +102,6 @@ class Loaded(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-def path(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the configuration file is looked for."""
-    if given := environment.get("ASRD_CONFIG"):
-        return Path(given)
-    base = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "~").expanduser() / ".config"
-    return Path(base) / "asrd" / "config.toml"
-
-
 def load(
     file: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
 ) -> Loaded:
@@ -123,7 +116,7 @@ def load(
         ConfigError: unreadable file, unknown key, wrong type, contradiction.
     """
     layers = (
-        _file_layer(file or path(environment), required=file is not None or "ASRD_CONFIG" in environment),
+        _file_layer(file or places.config_file(environment), required=file is not None or "ASRD_CONFIG" in environment),
         _environment_layer(environment),
         {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
     )

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import places
 from .errors import AsrdError, ConfigError, ControlError, SocketError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
     given = flag or environment.get("ASRD_SOCKET")
     if given:
         return Place(given)
-    base = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME') or '~'}/.config"
-    where = file or Path(environment.get("ASRD_CONFIG") or f"{base}/asrd/config.toml").expanduser()
+    where = file or places.config_file(environment)
     try:
         text = where.read_text()
     except (OSError, UnicodeDecodeError):

@@ -72,13 +72,12 @@ class Daemon:
         hold: Callable[..., Engine] = Engine,
         listen: Callable[[str, str], Capture] = capture,
     ) -> None:
-        self.settings = loaded.settings
+        settings = loaded.settings
         self.code = 0
         self._reread, self._line, self._listen = reread, line, listen
-        self._spool = spool_for(self.settings)
-        self._sinks: list[Sink] = sinks(self.settings)
-        self._desktop = Desktop(self.settings.notify, self.settings.cues)
-        self.scribe = Scribe(self.settings, self._spool, self._deliver, self._changed, hold)
+        self._sinks: list[Sink] = sinks(settings)
+        self._desktop = Desktop(settings.notify, settings.cues)
+        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self._changed, hold)
         self._capture: Capture | None = None
         self._recording: Recording | None = None
         self._late: Recording | None = None
@@ -127,6 +126,11 @@ class Daemon:
         await self.scribe.stop()
         systemd.event("stopping", "ended", code=self.code)
         return self.code
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self.scribe.settings
 
     @property
     def one_shot(self) -> bool:
@@ -212,8 +216,8 @@ class Daemon:
 
     def _tell_waiting(self) -> None:
         """Say what an earlier run left behind, and tidy up."""
-        self._spool.prune()
-        if waiting := self._spool.waiting():
+        self.scribe.spool.prune()
+        if waiting := self.scribe.spool.waiting():
             seconds = sum(note.seconds for note in waiting)
             systemd.event(
                 "waiting",
@@ -232,7 +236,7 @@ class Daemon:
         if self._recording is not None:
             raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
         device = None if self._always_open else self._listen(self.settings.source, self.settings.microphone)
-        one = self._recording = Recording(self._spool.begin(), self.settings, private)
+        one = self._recording = Recording(self.scribe.spool.begin(), self.settings, private)
         if one.take.problem:
             log.warning("%s", one.take.problem)
         self.scribe.add(one)
@@ -363,10 +367,9 @@ class Daemon:
                     return
                 await self._moved(LEVELS if self._recording else None, pulse)
         elif request.verb == "start":
-            one = self.start(private=request.wait)
-            self._spawn(self._mind(one, request.silence, request.seconds))
+            one, reply = self._begin(request)
             try:
-                yield {"said": "recording", "state": self.state, "take": one.take.id, "more": request.wait}
+                yield reply | {"more": request.wait}
                 if request.wait:
                     yield await self._text_of(one)
             except (asyncio.CancelledError, GeneratorExit):
@@ -380,6 +383,12 @@ class Daemon:
                 yield reply
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
+
+    def _begin(self, request: Request) -> tuple[Recording, dict[str, Any]]:
+        """Begin a recording that somebody asked for; return it and what is answered."""
+        one = self.start(private=request.wait)
+        self._spawn(self._mind(one, request.silence, request.seconds))
+        return one, {"said": "recording", "state": self.state, "take": one.take.id}
 
     async def _text_of(self, one: Recording) -> dict[str, Any]:
         """Return what became of a private recording. Raises SinkError when that is no text."""
@@ -395,9 +404,7 @@ class Daemon:
         self._toggled = now
         if self._recording is not None:
             return await self._do_stop(request)
-        one = self.start()
-        self._spawn(self._mind(one, request.silence, request.seconds))
-        return {"said": "recording", "state": self.state, "take": one.take.id}
+        return self._begin(request)[1]
 
     async def _do_stop(self, request: Request) -> dict[str, Any]:
         one = await self.stop()
@@ -417,14 +424,13 @@ class Daemon:
         return msgspec.structs.asdict(self.scribe.last)
 
     async def _do_takes(self, request: Request) -> dict[str, Any]:
-        return {"takes": [msgspec.structs.asdict(note) for note in self._spool.all()]}
+        return {"takes": [msgspec.structs.asdict(note) for note in self.scribe.spool.all()]}
 
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
             raise UsageError("use needs a strategy", "asrd plan lists them")
         wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
         await self.scribe.use(wanted, strict=request.strategy != "auto")
-        self.settings = wanted
         return {"said": f"now on {self.scribe.engine.rung.name}", "state": self.state}
 
     async def _do_reload(self, request: Request) -> dict[str, Any]:
@@ -454,8 +460,7 @@ class Daemon:
 
     async def _adopt(self, new: Settings) -> None:
         """Take over settings that need no other worker."""
-        self.settings = self.scribe.settings = new
-        self._spool = self.scribe.spool = spool_for(new)
+        self.scribe.settings, self.scribe.spool = new, spool_for(new)
         self._sinks = sinks(new)
         self._desktop = Desktop(new.notify, new.cues)
         _warn_of_text(new)
@@ -468,7 +473,7 @@ class Daemon:
 
     async def _retry(self, request: Request) -> Answers:
         """Write down kept takes: the newest, the one that is named, or all."""
-        notes = self._spool.waiting() if request.all else [self._spool.find(request.take)]
+        notes = self.scribe.spool.waiting() if request.all else [self.scribe.spool.find(request.take)]
         if not notes:
             raise UsageError("no recording waits", "asrd takes lists what is kept")
         for number, note in enumerate(notes, 1):
@@ -476,7 +481,7 @@ class Daemon:
             text = await self.scribe.rewrite(note)
             if request.deliver and text and (refused := await self._deliver(text + self.settings.suffix)):
                 raise SinkError(refused[0], f"the recording is still kept: {note.id}")
-            self._spool.settle(note, text)
+            self.scribe.spool.settle(note, text)
             self.scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
             yield {"take": note.id, "text": text, "more": number < len(notes)}
 
@@ -504,7 +509,7 @@ class Daemon:
             "rejected": rejected,
             "take": take,
             "pending": self.scribe.waiting,
-            "waiting": len(self._spool.waiting()) if one is None else None,
+            "waiting": len(self.scribe.spool.waiting()) if one is None else None,
             "sinks": list(self.settings.sinks),
             "version": __version__,
             "pid": os.getpid(),

@@ -73,8 +73,6 @@ class Recording:
         """Peak of the last block, in dB below full scale."""
         self.voice = 0
         """Sample up to which speech was heard."""
-        self.sent: list[str] = []
-        """What was delivered before the end."""
         self.refused: list[str] = []
         """Why single sinks did not take it."""
         self.began = time.monotonic()
@@ -234,7 +232,6 @@ class Scribe:
         return self._settle(one)
 
     async def _send(self, one: Recording, text: str) -> None:
-        one.sent.append(text)
         one.refused += await self._deliver(text + one.settings.suffix)
 
     def _settle(self, one: Recording) -> Told:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import places
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
 
@@ -120,8 +121,7 @@ def _finds_asrd(python: str) -> bool:
 
 def folder() -> Path:
     """Return where the user's own units are."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path("~").expanduser() / ".config"
-    return Path(base) / "systemd" / "user"
+    return places.config_home() / "systemd" / "user"
 
 
 # -- the verbs --------------------------------------------------------------------------------------------------------

@@ -21,14 +21,12 @@ from typing import Protocol
 
 from . import clipboard, desktop
 from .clipboard import Environment, why
-from .config import Settings
+from .config import SINKS, Settings
 from .desktop import Desktop, kind, run
 from .errors import ConfigError, SinkError, nearest
 from .keyboard import CHORDS, UTF8, Check, PartlyError, ask, by_pasting, by_wtype, by_xdotool, install, probe
 
 log = logging.getLogger("asrd.sinks")
-
-NAMES = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none")
 
 
 class Sink(Protocol):
@@ -62,7 +60,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
         elif name in ("type", "paste"):
             made.append(Window(name, shown, settings.type_delay))
         elif name not in ("journal", "none"):
-            raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, NAMES))
+            raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, SINKS))
     return made
 
 

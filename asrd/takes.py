@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from . import places
 from .errors import UsageError, nearest
 from .wire import SAMPLE_RATE
 
@@ -48,8 +49,7 @@ class Note(msgspec.Struct):
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where takes are kept."""
-    home = Path(environment.get("HOME") or "~").expanduser()
-    return Path(environment.get("XDG_STATE_HOME") or home / ".local" / "state") / "asrd" / "takes"
+    return places.state(environment) / "takes"
 
 
 class Take:
@@ -261,16 +261,10 @@ class Spool:
 
     def _write(self, note: Note) -> None:
         """Write a note whole or not at all; a disk that refuses is told and costs nothing else."""
-        target = self.where / f"{note.id}.json"
-        new = target.with_suffix(".new")
         try:
-            with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
-                out.write(msgspec.json.encode(note))
-            new.rename(target)
+            places.write_whole(self.where / f"{note.id}.json", msgspec.json.encode(note))
         except OSError as error:
             log.warning("the note of take %s cannot be written: %s", note.id, error.strerror)
-            with contextlib.suppress(OSError):
-                new.unlink()
 
 
 def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, bytes]]:

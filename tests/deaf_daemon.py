@@ -73,5 +73,5 @@ def listen(spec: str, microphone: str) -> Capture:
 
 if __name__ == "__main__":
     hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
-    daemon.run.__defaults__ = (hold, listen)  # type: ignore[attr-defined]
+    daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     sys.exit(cli.main(sys.argv[1:]))
