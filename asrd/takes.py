@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import secrets
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -143,8 +142,10 @@ class Spool:
 
     def begin(self) -> Take:
         """Return a new take. Never raises: without a folder it has a `problem`."""
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        note = Note(stamp, time.time())
+        now = time.time()
+        # The part of the second in hexadecimal: names sort by time within a second too.
+        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 65_536):04x}"
+        note = Note(stamp, now)
         with contextlib.suppress(OSError):
             self.where.mkdir(0o700, parents=True, exist_ok=True)
         take = Take(note, self.where / f"{stamp}.wav")

@@ -367,6 +367,7 @@ def test_names_sort_by_time_and_never_meet(tmp_path: Path) -> None:
     takes = [spool.begin() for _ in range(20)]
     assert len({take.id for take in takes}) == 20
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", take.id) for take in takes)
+    assert [take.id for take in takes] == sorted(take.id for take in takes), "names sort by time"
     for take in takes:
         assert not take.problem
         spool.dropped(take)
