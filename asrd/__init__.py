@@ -50,7 +50,10 @@ Reading order, which is dependency order: a file imports only from files above i
     logind       suspend and resume, with a delay inhibitor
     control      the control socket from outside: the verbs that only ask the daemon
     server       the control socket from inside: lines, limits, clients
+    recording    one recording between the key and its text: sound on disk, words, what became of it
+    figures      what a take cost, as the journal tells it
     scribe       recordings -> text by the one engine, and which engine that is
+    recorder     the recording that is going on, and the microphone under it
     daemon       verb run: states, the key, reload, status, the end
     service      verb: the user service, installed, removed, printed
     history      verb report: the figures of a day from the journal alone

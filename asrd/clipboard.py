@@ -97,6 +97,16 @@ async def _put(selection: Selection, type_: str, content: bytes, environment: En
     ended = await run(*words, environment=environment, text=content, limit=3.0)
     if ended.code:
         raise SinkError(f"{words[0]} could not set the clipboard{why(ended.complaint)}")
+    if words[0] == "xclip":
+        await _arrived(selection, type_, content, environment)
+
+
+async def _arrived(selection: Selection, type_: str, content: bytes, environment: Environment) -> None:
+    """Wait until the selection has our content: xclip ends before the child that it leaves behind has claimed it."""
+    with contextlib.suppress(TimeoutError, SinkError):
+        async with asyncio.timeout(3.0):
+            while (await run(*selection.read, type_, environment=environment, limit=1.0)).output != content:
+                await asyncio.sleep(0.01)
 
 
 def why(complaint: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import collections
 import contextlib
 import logging
 import os
@@ -21,18 +20,18 @@ from typing import Any
 import msgspec
 
 from . import __version__, config, control, systemd
-from .audio import AudioBlock
 from .capture import Capture, capture
 from .config import Loaded, Settings
 from .desktop import Desktop
 from .engine import Engine
 from .errors import AsrdError, SinkError, UsageError
 from .logind import Sleep
-from .scribe import Recording, Scribe, Told
+from .recorder import Recorder
+from .recording import Recording, Told
+from .scribe import Scribe
 from .server import Answers, Request, Server
 from .sinks import Sink, sinks
 from .takes import Spool, folder
-from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
 
@@ -41,12 +40,6 @@ BOUNCE = 0.2
 
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
-
-LONGEST = 3600.0
-"""Seconds after which a recording counts as forgotten and is ended."""
-
-TAIL = 0.06
-"""Seconds that a microphone which stays open is heard after the key: sound is that late."""
 
 ENGINE = {"model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc"}
 ENGINE |= {"timestamps_model", "threads", "vram_budget", "window"}
@@ -74,17 +67,11 @@ class Daemon:
     ) -> None:
         settings = loaded.settings
         self.code = 0
-        self._reread, self._line, self._listen = reread, line, listen
+        self._reread, self._line = reread, line
         self._sinks: list[Sink] = sinks(settings)
         self._desktop = Desktop(settings.notify, settings.cues)
-        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self._changed, hold)
-        self._capture: Capture | None = None
-        self._recording: Recording | None = None
-        self._late: Recording | None = None
-        """The one whose last sound is still on its way, from a microphone that stays open."""
-        self._before: collections.deque[AudioBlock] = collections.deque()
-        self._problem = ""
-        """What was last told of the microphone."""
+        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold)
+        self.recorder = Recorder(self.scribe, listen, self)
         self._told_state = ""
         self._toggled = float("-inf")
         self._began = time.monotonic()
@@ -107,10 +94,10 @@ class Daemon:
         scribe = self._scribing = asyncio.create_task(self.scribe.run())
         heart = asyncio.create_task(self._beat())
         sleep = Sleep(self._fall_asleep, self._wake)
-        if self.one_shot:
+        if self.recorder.one_shot:
             self.start()
-        elif self._always_open:
-            self._keep_open()
+        else:
+            await self.recorder.adopt()
         systemd.ready(self._line_of_status())
         systemd.event("ready", f"ready to record; {self._line_of_status()}")
         self._tell_waiting()
@@ -133,16 +120,11 @@ class Daemon:
         return self.scribe.settings
 
     @property
-    def one_shot(self) -> bool:
-        """True for a source that comes to an end: the daemon then ends with it."""
-        return self.settings.source != "mic"
-
-    @property
     def state(self) -> str:
         """LOADING, IDLE, LISTENING, FLUSHING, PARKED or STOPPING."""
         if self._ending.is_set():
             return "STOPPING"
-        if self._recording is not None:
+        if self.recorder.one is not None:
             return "LISTENING"
         if self.scribe.busy:
             return "FLUSHING"
@@ -160,17 +142,15 @@ class Daemon:
             os._exit(128 + signal.SIGTERM)
         self._ending.set()
         systemd.stopping()
-        self._changed()
+        self.changed()
 
     async def _drain(self) -> None:
         """Write down what was said before the end."""
-        if self._recording is not None:
-            await self.stop()
+        await self.recorder.stop()
         while self.scribe.busy:
             systemd.extend(15.0)
             await self._moved(5.0)
-        if self._capture is not None:
-            await self._capture.close()
+        await self.recorder.close()
 
     async def _beat(self) -> None:
         """Feed the watchdog while this loop turns and the engine acts on its own deadlines."""
@@ -189,7 +169,7 @@ class Daemon:
         if not task.cancelled() and (error := task.exception()):
             log.error("a background job failed: %s", error, exc_info=error)
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         """Something is new: for STATUS, for followers, for the idle timer."""
         if (state := self.state) != self._told_state:
             systemd.event("state", state, logging.DEBUG, state=state)
@@ -211,7 +191,7 @@ class Daemon:
             self._idle.cancel()
             self._idle = None
         after = config.idle_seconds(self.settings.idle)
-        if after is not None and self.state == "IDLE" and not self.one_shot:
+        if after is not None and self.state == "IDLE" and not self.recorder.one_shot:
             self._idle = asyncio.get_running_loop().call_later(after, lambda: self._spawn(self.scribe.park()))
 
     def _tell_waiting(self) -> None:
@@ -233,99 +213,28 @@ class Daemon:
         """Begin a recording, in whatever state the model is. Raises UsageError where one is going on, or at the end."""
         if self._ending.is_set():
             raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
-        if self._recording is not None:
-            raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
-        device = None if self._always_open else self._listen(self.settings.source, self.settings.microphone)
-        one = self._recording = Recording(self.scribe.spool.begin(), self.settings, private)
-        if one.take.problem:
-            log.warning("%s", one.take.problem)
-        self.scribe.add(one)
-        if device is not None:
-            self._open(device, one.push)
-        else:
-            self._before, heard = collections.deque(), self._before
-            for block in heard:
-                one.push(block)
+        one = self.recorder.start(private)
         self._spawn(self.scribe.load())
-        self._desktop.cue("start")
-        self._changed()
         return one
-
-    async def stop(self, cancelled: bool = False) -> Recording | None:
-        """End the recording, with the sound that is still on its way; return it, or None where there was none."""
-        one, self._recording = self._recording, None
-        if one is None:
-            return None
-        one.stopped, one.cancelled = time.monotonic(), cancelled
-        self._desktop.cue("cancel" if cancelled else "stop")
-        if self._always_open:
-            self._late = one
-            self._changed()
-            await asyncio.sleep(TAIL)
-            if self._late is one:
-                self._late = None
-        elif self._capture is not None:
-            device, self._capture = self._capture, None
-            self._changed()
-            await device.close()
-        one.end()
-        self._changed()
-        return one
-
-    @property
-    def _always_open(self) -> bool:
-        return self.settings.pre_roll > 0 and not self.one_shot
-
-    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
-        self._capture, self._problem = device, ""
-        device.open(on_block, lambda: self._device_changed(device))
-
-    def _keep_open(self) -> None:
-        self._open(self._listen(self.settings.source, self.settings.microphone), self._overhear)
-
-    def _overhear(self, block: AudioBlock) -> None:
-        """Take in a block of a microphone that stays open: for a recording, or in case one begins."""
-        targets = [one for one in (self._late, self._recording) if one is not None]
-        for one in targets:
-            one.push(block)
-        if not targets:
-            self._before.append(block)
-            while self._before[-1].stop - self._before[0].start > self.settings.pre_roll * SAMPLE_RATE:
-                self._before.popleft()
-
-    def _device_changed(self, device: Capture) -> None:
-        """Tell once that sound stopped coming, and once that it is back; a source that ended ends its recording."""
-        if device.ended and device is self._capture:
-            self._spawn(self._end_with_source())
-        if device.problem == self._problem or device is not self._capture:
-            return
-        self._problem = device.problem
-        if device.problem:
-            systemd.event("device-lost", f"{device.name}: {device.problem}", logging.WARNING, source=device.name)
-            self._spawn(self._desktop.notify("No sound", f"{device.name}: {device.problem}", "critical"))
-        else:
-            systemd.event("device-back", f"{device.name} delivers sound again", source=device.name)
-        self._changed()
 
     async def _end_with_source(self) -> None:
-        one = await self.stop()
-        if one is not None and self.one_shot:
+        one = await self.recorder.stop()
+        if one is not None and self.recorder.one_shot:
             told = await one.told
             self.code = 0 if told.outcome in ("delivered", "empty") else 75
             self._ending.set()
 
-    async def _mind(self, one: Recording, silence: float, seconds: float) -> None:
-        """End a recording that was to end by itself, or was forgotten."""
-        limit = min(seconds or LONGEST, LONGEST)
-        while self._recording is one:
-            length = max(one.take.seconds, time.monotonic() - one.began)
-            quiet = one.take.seconds - one.voice / SAMPLE_RATE
-            if (length >= limit and not self.one_shot) or (silence and quiet >= silence):
-                if not seconds and not silence:
-                    log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
-                await self.stop()
-                return
-            await asyncio.sleep(LEVELS)
+    def cue(self, name: str) -> None:
+        """Let a person hear what happens: start, stop or cancel."""
+        self._desktop.cue(name)
+
+    def lost(self, device: str, problem: str) -> None:
+        """Let a person see that sound stopped coming."""
+        self._spawn(self._desktop.notify("No sound", f"{device}: {problem}", "critical"))
+
+    def ended(self) -> None:
+        """End the recording with its source."""
+        self._spawn(self._end_with_source())
 
     async def _deliver(self, text: str) -> list[str]:
         """Send a text to every sink, one after the other; return why single ones did not take it."""
@@ -345,15 +254,17 @@ class Daemon:
     async def _fall_asleep(self) -> None:
         """Write down what was said, and give the card back before it loses its contents."""
         systemd.event("suspend", "the machine is about to sleep")
-        await self.stop()
-        while self.scribe.busy:
-            await self._moved(1.0)
-        await self.scribe.park("unloaded", "the machine sleeps")
+        try:
+            await self.recorder.stop()
+            while self.scribe.busy:
+                await self._moved(1.0)
+        finally:  # also when logind's time is up: what is not text by then becomes it after the sleep
+            await self.scribe.sleep()
 
     async def _wake(self) -> None:
         """Have a worker ready again; it proves itself on the known clip."""
         systemd.event("resume", "the machine woke up")
-        await self.scribe.load()
+        await self.scribe.wake()
 
     # -- what clients ask ---------------------------------------------------------------------------------------------
 
@@ -365,7 +276,7 @@ class Daemon:
                 yield self.status() | {"more": request.follow}
                 if not request.follow:
                     return
-                await self._moved(LEVELS if self._recording else None, pulse)
+                await self._moved(LEVELS if self.recorder.one else None, pulse)
         elif request.verb == "start":
             one, reply = self._begin(request)
             try:
@@ -375,8 +286,8 @@ class Daemon:
             except (asyncio.CancelledError, GeneratorExit):
                 if request.wait and not one.told.done():  # whoever waited for the text has gone
                     one.cancelled = True
-                    if self._recording is one:
-                        self._spawn(self.stop(cancelled=True))
+                    if self.recorder.one is one:
+                        self._spawn(self.recorder.stop(cancelled=True))
                 raise
         elif request.verb == "retry":
             async for reply in self._retry(request):
@@ -387,7 +298,7 @@ class Daemon:
     def _begin(self, request: Request) -> tuple[Recording, dict[str, Any]]:
         """Begin a recording that somebody asked for; return it and what is answered."""
         one = self.start(private=request.wait)
-        self._spawn(self._mind(one, request.silence, request.seconds))
+        self._spawn(self.recorder.mind(one, request.silence, request.seconds))
         return one, {"said": "recording", "state": self.state, "take": one.take.id}
 
     async def _text_of(self, one: Recording) -> dict[str, Any]:
@@ -402,19 +313,19 @@ class Daemon:
         if now - self._toggled < BOUNCE:
             return {"said": "ignored: the key bounced", "state": self.state, "ignored": True}
         self._toggled = now
-        if self._recording is not None:
+        if self.recorder.one is not None:
             return await self._do_stop(request)
         return self._begin(request)[1]
 
     async def _do_stop(self, request: Request) -> dict[str, Any]:
-        one = await self.stop()
+        one = await self.recorder.stop()
         if one is None:
             return {"said": "nothing was being recorded", "state": self.state}
         said = f"stopped; {one.take.seconds:.1f} s become text"
         return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
 
     async def _do_cancel(self, request: Request) -> dict[str, Any]:
-        one = await self.stop(cancelled=True)
+        one = await self.recorder.stop(cancelled=True)
         dropped = [] if one is None else [one.take.id]
         dropped += self.scribe.cancel()
         said = f"dropped {', '.join(dict.fromkeys(dropped))}" if dropped else "there was nothing to cancel"
@@ -464,11 +375,7 @@ class Daemon:
         self._sinks = sinks(new)
         self._desktop = Desktop(new.notify, new.cues)
         _warn_of_text(new)
-        if self._recording is None and self._capture is not None:
-            device, self._capture = self._capture, None
-            await device.close()
-        if self._always_open and self._capture is None:
-            self._keep_open()
+        await self.recorder.adopt()
         self._rest()
 
     async def _retry(self, request: Request) -> Answers:
@@ -489,7 +396,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """Return everything that `asrd status --json` prints."""
-        ready, one = self.scribe.engine.ready, self._recording
+        ready, one = self.scribe.engine.ready, self.recorder.one
         rejected = [f"{rung.rung}: {rung.detail}" for rung in self.scribe.engine.rejected]
         take = None
         if one is not None:
@@ -505,7 +412,7 @@ class Daemon:
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
             "loading": self.scribe.loading,
             "trouble": self.scribe.trouble,
-            "capture": self._problem,
+            "capture": self.recorder.problem,
             "rejected": rejected,
             "take": take,
             "pending": self.scribe.waiting,
@@ -523,7 +430,7 @@ class Daemon:
             parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
         if (memory := self.scribe.memory) is not None and memory.process is not None:
             parts.append(f"{memory.process / (1 << 20):.0f} MiB")
-        return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self._problem))])
+        return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self.recorder.problem))])
 
 
 def spool_for(settings: Settings) -> Spool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -73,10 +75,62 @@ class LostError(Exception):
         self.kind, self.detail, self.hint, self.trace = kind, detail, hint, trace
 
 
+class Scratch:
+    """A folder for what a worker unpacks, as large as its checkpoint; locked as long as this process lives.
+
+    Making one removes those of daemons that were killed. Raises DiskError.
+    """
+
+    PREFIX = "asrd-worker-"
+    FRESH = 60.0
+    """Seconds within which a folder without a lock may be one that is just being made."""
+
+    def __init__(self) -> None:
+        where = os.environ.get("TMPDIR", "/var/tmp")
+        self._sweep(where)
+        try:
+            self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=where)
+            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise DiskError(f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder") from error
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove(self) -> None:
+        """Delete it with all that is in it; a second time it does nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def _sweep(self, where: str) -> None:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(where):
+                if entry.name.startswith(self.PREFIX) and _abandoned(entry, self.FRESH):
+                    log.info("removing %s, which a killed daemon left", entry.path)
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _abandoned(entry: os.DirEntry[str], fresh: float) -> bool:
+    """Whether a scratch folder is ours, of some age, and locked by nobody."""
+    try:
+        facts = entry.stat(follow_symlinks=False)
+        if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < fresh:
+            return False
+        handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(handle)
+    except OSError:
+        return False
+    return True
+
+
 class Worker:
     """One child process and the frames to and from it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, scratch: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, scratch: Scratch) -> None:
         self.process = process
         self.scratch = scratch
         self.noise: collections.deque[str] = collections.deque(maxlen=20)
@@ -85,10 +139,7 @@ class Worker:
     @classmethod
     async def spawn(cls, command: Sequence[str]) -> Worker:
         """Start a worker in a session of its own, with a scratch folder that outlives any way it may end."""
-        try:
-            scratch = tempfile.mkdtemp(prefix="asrd-worker-", dir=os.environ.get("TMPDIR", "/var/tmp"))
-        except OSError as error:
-            raise DiskError(f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder") from error
+        scratch = Scratch()
         creation = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 *command,
@@ -96,7 +147,7 @@ class Worker:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 limit=wire.MAX_LINE,
-                env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
+                env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch.path},
                 start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
             )
         )
@@ -107,7 +158,7 @@ class Worker:
             await cls(await creation, scratch).end(0.0)
             raise
         except OSError:
-            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.remove()
             raise
         return cls(process, scratch)
 
@@ -174,7 +225,7 @@ class Worker:
             self.process.kill()
         await self.process.wait()
         await self._drain()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.remove()
 
     async def _drain(self) -> None:
         """Read both pipes to their end: asyncio closes a child's pipes only then, and complains if the loop is gone."""
@@ -219,6 +270,8 @@ class Engine:
         self._command = tuple(command)
         self._worker: Worker | None = None
         self._lock = asyncio.Lock()
+        self._allowed = asyncio.Event()
+        self._allowed.set()
         self._number = 0
         self._due: float | None = None
 
@@ -298,6 +351,15 @@ class Engine:
         """End the worker; the engine can be started again."""
         await self._retire(self._deadlines.stop)
 
+    async def halt(self) -> None:
+        """End the worker at once and start none until `go_on`; what is being asked is asked again then."""
+        self._allowed.clear()
+        await self._retire(0.0)
+
+    def go_on(self) -> None:
+        """Allow workers again after `halt`."""
+        self._allowed.set()
+
     async def _persist(self, act: Callable[[], Any]) -> Any:
         """Do `act` until it succeeds, demoting after each failure that is the rung's."""
         forgiven: set[str] = set()
@@ -307,6 +369,8 @@ class Engine:
                 return await act()
             except LostError as loss:
                 await self._retire(0.0)
+                if not self._allowed.is_set():
+                    continue  # it was ended by `halt`, which says nothing about the rung
                 if loss.kind in FINAL:
                     raise self._translated(loss) from None
                 log.warning("%s: %s: %s", rung.name, loss.kind, loss.detail)
@@ -324,39 +388,43 @@ class Engine:
         """Return what the worker in service said of itself, starting one on the present rung if there is none."""
         if self._worker is not None and self.ready is not None:
             return self.ready
+        await self._allowed.wait()
         rung = self.rung
         log.info("starting a worker: %s on %s", rung.precision.name, rung.device)
-        self._worker = await Worker.spawn(self._command)
-        await self._worker.send(
-            msgspec.structs.replace(self._template, precision=rung.precision, device=rung.device)
-        )
+        worker = self._worker = await Worker.spawn(self._command)
+        if not self._allowed.is_set():
+            raise LostError("killed", "the worker was ended as it started")
+        await worker.send(msgspec.structs.replace(self._template, precision=rung.precision, device=rung.device))
         while True:
-            reply = await self._reply(self._deadlines.load)
+            reply = await self._reply(worker, self._deadlines.load)
             if isinstance(reply, wire.Progress):
                 self._on_progress(reply)
             elif isinstance(reply, wire.Failed):
                 raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
             elif isinstance(reply, wire.Ready) and reply.protocol == wire.PROTOCOL:
+                if worker is not self._worker:
+                    raise LostError("killed", "the worker was ended while it loaded")
                 self.ready = reply
                 return reply
             else:
                 raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
 
     async def _ask(self, message: wire.Recognize | wire.Measure, payload: Any, deadline: float) -> wire.Reply:
-        assert self._worker is not None
-        await self._worker.send(message, payload)
-        reply = await self._reply(deadline)
+        worker = self._worker
+        if worker is None:
+            raise LostError("killed", "the worker was ended before it was asked")
+        await worker.send(message, payload)
+        reply = await self._reply(worker, deadline)
         if isinstance(reply, wire.Failed):
             raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
         if getattr(reply, "id", None) != message.id:
             raise LostError("garbage", f"an answer to {getattr(reply, 'id', None)}, asked was {message.id}")
         return reply
 
-    async def _reply(self, deadline: float) -> wire.Reply:
-        assert self._worker is not None
+    async def _reply(self, worker: Worker, deadline: float) -> wire.Reply:
         self._due = asyncio.get_running_loop().time() + deadline
         try:
-            return await self._worker.receive(deadline)
+            return await worker.receive(deadline)
         finally:
             self._due = None
 

@@ -9,106 +9,27 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from . import baseline, forecast, systemd, vram, wire
+from . import figures, forecast, systemd, vram, wire
 from .audio import AudioBlock
-from .config import Settings, budget
+from .config import Settings
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
-from .errors import AsrdError, AudioError, EngineError, PrecisionError
+from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
 from .precision import Plan, Rejected
-from .takes import Note, Spool, Take, blocks
+from .recording import Recording, Told
+from .takes import Note, Spool, blocks
 from .wire import Word
 
 log = logging.getLogger("asrd")
 
-FILM = 10
-"""Blocks after which the words so far are asked for, if the detector has not said anything meanwhile."""
-
 Deliver = Callable[[str], Awaitable[list[str]]]
 """Sends a text everywhere and returns why single places did not take it."""
-
-
-class Told(msgspec.Struct, frozen=True):
-    """What became of a recording."""
-
-    take: str
-    text: str
-    outcome: str
-    """delivered, empty, cancelled, kept (it failed, the sound waits) or lost (it failed, and nothing is kept)."""
-    detail: str = ""
-    strategy: str = ""
-    seconds: float = 0.0
-    stop_to_text_ms: float | None = None
-
-
-class Recording:
-    """One take between the key and its text. `push` never waits.
-
-    Args:
-        take: where the sound is kept.
-        settings: those in force when it began.
-        private: its text goes to whoever waits for `told` and nowhere else.
-    """
-
-    def __init__(self, take: Take, settings: Settings, private: bool = False) -> None:
-        self.take = take
-        self.settings = settings
-        self.private = private
-        self.dictation = Dictation(settings)
-        self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
-        self.fresh = asyncio.Event()
-        """There may be something to decode, or it has ended."""
-        self.ended = self.cancelled = False
-        self.stopped = 0.0
-        """When its end was asked for, on the monotonic clock."""
-        self.level = -math.inf
-        """Peak of the last block, in dB below full scale."""
-        self.voice = 0
-        """Sample up to which speech was heard."""
-        self.refused: list[str] = []
-        """Why single sinks did not take it."""
-        self.began = time.monotonic()
-        self._blocks = 0
-        self._origin = 0
-
-    def push(self, block: AudioBlock) -> None:
-        """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
-        if self.ended:
-            return
-        if not self._blocks:
-            self._origin = block.start
-        block = AudioBlock(block.start - self._origin, block.samples, block.overflow)
-        sound = not self.take.problem
-        self.take.append(block.samples)
-        if sound and self.take.problem:
-            log.warning("%s", self.take.problem)
-        events = self.dictation.push(block)
-        if self.dictation.vad.speaking:
-            self.voice = block.stop
-        self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
-        self._blocks += 1
-        if events or self._blocks % FILM == 0:
-            self.fresh.set()
-
-    def end(self) -> None:
-        """Nothing follows."""
-        self.take.finish()
-        self.dictation.finish()
-        self.ended = True
-        self.fresh.set()
-
-    @property
-    def draft(self) -> str:
-        """The words that are final so far."""
-        return self.dictation.transcript.text
 
 
 class Scribe:
@@ -138,13 +59,15 @@ class Scribe:
         """What a worker does before it can answer; "" when none is starting."""
         self.memory: wire.Memory | None = None
         """The last reading of the worker's ledger."""
+        self.asleep = False
+        """Between `sleep` and `wake`."""
         self.last = Told("", "", "empty", "nothing was said yet")
         self.engine = hold(planned(settings), start_for(settings), on_progress=self._heard_of)
         self._deliver, self._changed, self._hold = deliver, changed, hold
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
         self._turn = asyncio.Lock()
-        self._alerted = False
+        self._alert = figures.Alert()
         self._rewriting = 0
 
     @property
@@ -306,6 +229,8 @@ class Scribe:
 
     def _renew(self) -> None:
         """Put a fresh engine in the place of one that has no rung left: what ailed it may be over."""
+        if self.asleep:
+            return
         try:
             _ = self.engine.rung
         except EngineError:
@@ -342,12 +267,12 @@ class Scribe:
             f"{settings.model} runs as {engine.rung.precision.name} on {ready.device_name or ready.device}"
             f" after {ready.load_seconds:.1f} s",
             strategy=engine.rung.precision.name,
-            effective=_dtypes(ready),
+            effective=figures.dtypes(ready),
             model=settings.model,
             device=ready.device,
             weights_bytes=ready.weights_bytes,
             load_seconds=ready.load_seconds,
-            **_ledger(self.memory),
+            **figures.ledger(self.memory),
         )
         return ready
 
@@ -359,6 +284,8 @@ class Scribe:
 
         Raises: what Engine.start raises, PrecisionError; then the old engine is in service as before.
         """
+        if self.asleep:
+            raise UsageError("the machine is about to sleep", "try again when it has woken up")
         plan = planned(settings)
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
@@ -395,14 +322,28 @@ class Scribe:
             await new.stop()
             raise
 
-    async def park(self, event: str = "unloaded", why: str = "unused") -> None:
+    async def park(self) -> None:
         """End the worker, so that it holds no memory at all; the next recording starts it."""
         async with self._turn:
             if self.engine.ready is not None and not self.busy:
                 await self.engine.stop()
                 self.memory = None
-                systemd.event(event, f"the model left memory: {why}")
+                systemd.event("unloaded", "the model left memory: unused")
         self._changed()
+
+    async def sleep(self) -> None:
+        """End the worker at once, whatever it does, and start none until `wake`; then the same is asked again."""
+        self.asleep = True
+        await self.engine.halt()
+        self.memory = None
+        systemd.event("unloaded", "the model left memory: the machine sleeps")
+        self._changed()
+
+    async def wake(self) -> None:
+        """Have a worker ready again; it proves itself on the known clip."""
+        self.asleep = False
+        self.engine.go_on()
+        await self.load()
 
     async def stop(self) -> None:
         """End the worker for good."""
@@ -423,10 +364,8 @@ class Scribe:
             self.trouble = ""
             self._changed()
 
-    # -- figures ------------------------------------------------------------------------------------------------------
-
     async def _account(self, one: Recording, told: Told) -> None:
-        """Write the figures of a take to the journal: counts, and the text only where the user wants it there."""
+        """Read the ledger where that delays nobody, and write the figures of a take to the journal."""
         heard = one.dictation.answer is not None
         if heard and self.engine.ready is not None and len(self._queue) == 1:
             try:
@@ -434,61 +373,10 @@ class Scribe:
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)
-        words = len(told.text.split())
-        ready = self.engine.ready
-        systemd.event(
-            "take",
-            f"{told.outcome}: {words} words from {told.seconds:.1f} s"
-            + (f" by {told.strategy}" if told.strategy else "")
-            + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
-            + (f": {told.text!r}" if one.settings.log_text and told.text else ""),
-            take=told.take,
-            outcome=told.outcome,
-            audio_seconds=told.seconds,
-            words=words,
-            rtf=one.dictation.compute / told.seconds if heard and told.seconds else None,
-            stop_to_text_ms=told.stop_to_text_ms,
-            strategy=told.strategy or None,
-            effective=_dtypes(ready) if ready and heard else None,
-            device=one.dictation.device or None,
-            model=self.settings.model,
-            sinks=[sink.partition(":")[0] for sink in one.settings.sinks] if not one.private else ["asker"],
-            weights_bytes=ready.weights_bytes if ready else None,
-            text=told.text if one.settings.log_text and told.text else None,
-            **_ledger(self.memory),
-            **self._against_baseline(told.strategy, one.dictation.device),
-        )
-        self._watch_memory()
+        figures.tell_take(one, told, self.settings.model, self.engine.ready, self.memory)
+        self._alert.watch(self.memory, self.settings)
         if told.outcome == "kept" or self.spool.keep == "always":
             await asyncio.to_thread(self.spool.prune)
-
-    def _against_baseline(self, strategy: str, device: str) -> dict[str, Any]:
-        """Return memory and word errors against FP32 as `asrd compare` measured it here, where it did."""
-        found = baseline.known(self.settings.model, device) if strategy else None
-        fp32 = found.strategies.get("fp32") if found else None
-        ours = found.strategies.get(strategy) if found else None
-        told: dict[str, Any] = {"baseline_wer_delta": ours.wer_delta if ours else None}
-        now = self.memory
-        if fp32 and now and fp32.source == now.source and None not in (fp32.process, now.process):
-            told["baseline_process_delta_bytes"] = int(now.process or 0) - int(fp32.process or 0)
-        return told
-
-    def _watch_memory(self) -> None:
-        """Warn once when the worker has come above the alert level, and again only after it was below."""
-        cards = vram.gpus() if self.settings.vram_alert else []
-        limit = budget(self.settings.vram_alert, max((card.total for card in cards), default=0), "vram_alert")
-        used = self.memory.process if self.memory else None
-        if not limit or used is None:
-            return
-        if used > limit and not self._alerted:
-            systemd.event(
-                "vram-alert",
-                f"the worker holds {used / (1 << 20):.0f} MiB, above the alert level of {limit / (1 << 20):.0f} MiB",
-                logging.WARNING,
-                process_bytes=used,
-                limit_bytes=limit,
-            )
-        self._alerted = used > limit
 
 
 def planned(settings: Settings) -> Plan:
@@ -535,15 +423,4 @@ def _over(need: int, allowed: int) -> str:
 
 def _tell_rejected(rejected: list[Rejected]) -> None:
     for one in rejected:
-        systemd.event(
-            "rejected", f"{one.rung} is out: {one.detail}", logging.WARNING, strategy=one.rung, kind=one.kind
-        )
-
-
-def _dtypes(ready: wire.Ready) -> str:
-    return " ".join(f"{component}={dtype}" for component, dtype in ready.effective.items())
-
-
-def _ledger(memory: wire.Memory | None) -> dict[str, Any]:
-    names = ("allocated", "reserved", "process", "device")
-    return {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+        systemd.event("rejected", f"{one.rung} is out: {one.detail}", logging.WARNING, strategy=one.rung, kind=one.kind)

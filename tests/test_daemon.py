@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.test_logind import BUS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -430,6 +432,53 @@ def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon:
     one.ask(verb="stop")
     assert samples(one.settled())
     one.until(lambda: one.state == "PARKED" and not one.worker)
+
+
+@pytest.fixture
+def logind(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A logind on a system bus of its own, which lets a machine sleep after two seconds; told on its standard input."""
+    (tmp_path / "bus.conf").write_text(BUS.format(path=tmp_path / "bus"))
+    words = ["dbus-daemon", f"--config-file={tmp_path / 'bus.conf'}", "--nofork", "--print-address"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as bus:
+        assert bus.stdout
+        assert bus.stdout.readline()
+        one = subprocess.Popen(
+            [sys.executable, os.fspath(Path(__file__).with_name("fake_login1.py")), "2"],
+            env={**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": f"unix:path={tmp_path / 'bus'}"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+        )  # fmt: skip
+        assert one.stdout
+        assert one.stdout.readline() == "ready\n"
+        yield one
+        one.kill()
+        one.communicate()
+        bus.kill()
+
+
+def test_a_machine_that_sleeps_in_the_middle_has_no_worker_and_the_words_come_afterwards(
+    daemon: Start, tmp_path: Path, logind: subprocess.Popen[str]
+) -> None:
+    assert logind.stdin
+    assert logind.stdout
+    one = daemon(ASRD_MODEL=f"*=stall@{tmp_path}/once", DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={tmp_path / 'bus'}")
+    assert logind.stdout.readline().startswith("inhibit sleep asrd")
+    one.speak()
+    one.ask(verb="stop")
+    one.until((tmp_path / "once").exists)
+    logind.stdin.write("sleep\n")
+    assert logind.stdout.readline() == "released\n"
+    assert one.worker == []
+    second = one.speak()  # between the signal and the sleep
+    one.ask(verb="stop")
+    assert one.worker == []
+    assert one.state == "FLUSHING"
+    logind.stdin.write("wake\n")
+    assert logind.stdout.readline().startswith("inhibit sleep asrd")
+    assert len(samples(one.settled())) == 2
+    assert one.ask(verb="last")["take"] == second
+    assert list(one.takes.glob("*.wav")) == []
+    assert one.ask(verb="status")["rejected"] == []
+    assert one.end() == 0
 
 
 def test_text_is_in_the_log_only_where_that_is_asked_for(daemon: Start) -> None:

@@ -8,13 +8,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from asrd import wire
-from asrd.engine import Deadlines, Engine
+from asrd.engine import Deadlines, Engine, Scratch
 from asrd.errors import EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Plan, Rung
 
@@ -157,6 +158,46 @@ def test_no_child_and_no_scratch_folder_stays_behind(at_root: Path) -> None:
 
     assert not any(alive(pid) for pid in asyncio.run(go()))
     assert list(at_root.iterdir()) == []
+
+
+def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(at_root: Path) -> None:
+    held = Scratch()  # of a daemon that lives
+    old, fresh = at_root / "asrd-worker-old", at_root / "asrd-worker-fresh"
+    for folder in (old, fresh):
+        folder.mkdir()
+        (folder / "weights.ckpt").write_bytes(b"x" * 1000)
+    hour_ago = time.time() - 3600
+    for path in (old, Path(held.path)):
+        os.utime(path, (hour_ago, hour_ago))
+    again = Scratch()
+    assert sorted(at_root.iterdir()) == sorted([fresh, Path(held.path), Path(again.path)])
+    held.remove()
+    again.remove()
+    again.remove()
+    assert list(at_root.iterdir()) == [fresh]
+
+
+@pytest.mark.parametrize("moment", ["asked", "loading", "starting"])
+def test_halted_at_any_moment_it_asks_the_same_sound_again_once_it_may(at_root: Path, moment: str) -> None:
+    async def go() -> None:
+        held = engine(f"*={'stall' if moment == 'asked' else 'stall-loading'}@{at_root}/once", "half")
+        async with held:
+            if moment == "asked":
+                await held.start()
+            asking = asyncio.create_task(held.transcribe(SOUND, start=320))
+            while held.pid is None and moment != "starting":
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.3 if moment != "starting" else 0.0)
+            await held.halt()
+            await asyncio.sleep(0.5)
+            assert held.pid is None
+            assert not asking.done()
+            held.go_on()
+            answer = await asking
+            assert (answer.hypothesis.text, answer.hypothesis.start) == (HEARD, 320)
+            assert held.rejected == []
+
+    asyncio.run(go())
 
 
 def test_a_cancelled_caller_leaves_the_next_one_its_own_answer() -> None:

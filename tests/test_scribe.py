@@ -23,7 +23,8 @@ from asrd.config import Settings
 from asrd.engine import Deadlines, Engine
 from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
 from asrd.precision import TABLE, Gpu, Plan, Rung
-from asrd.scribe import Recording, Scribe, planned
+from asrd.recording import Recording
+from asrd.scribe import Scribe, planned
 from asrd.takes import Spool
 from tests import sound
 
@@ -637,10 +638,8 @@ async def test_the_alert_is_given_once_until_it_was_below(
     logging.getLogger("asrd").propagate = True
     async with at_work(tmp_path, "*=ok", vram_alert="10MiB") as one:
         for process in (5, 11, 12, 11, 9, 30):
-            one.scribe.memory = wire.Memory(process=process * MIB)
-            one.scribe._watch_memory()
-        one.scribe.memory = None
-        one.scribe._watch_memory()
+            one.scribe._alert.watch(wire.Memory(process=process * MIB), one.settings)
+        one.scribe._alert.watch(None, one.settings)
     told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"]
     assert [record.ASRD_PROCESS_BYTES for record in told] == [str(11 * MIB), str(30 * MIB)]
     assert all(record.levelno == logging.WARNING for record in told)

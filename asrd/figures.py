@@ -1,0 +1,93 @@
+"""What a take cost, as the journal tells it: counts and figures, the text only where the user wants it there.
+
+Knows the fields of the entries; measures nothing itself. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from . import baseline, systemd, vram, wire
+from .config import Settings, budget
+from .recording import Recording, Told
+
+
+def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, memory: wire.Memory | None) -> None:
+    """Write the entry of one take.
+
+    Args:
+        ready: what the worker in service said of itself; None while there is none.
+        memory: the last reading of its ledger.
+    """
+    heard = one.dictation.answer is not None
+    words = len(told.text.split())
+    text = told.text if one.settings.log_text and told.text else None
+    systemd.event(
+        "take",
+        f"{told.outcome}: {words} words from {told.seconds:.1f} s"
+        + (f" by {told.strategy}" if told.strategy else "")
+        + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
+        + (f": {text!r}" if text else ""),
+        take=told.take,
+        outcome=told.outcome,
+        audio_seconds=told.seconds,
+        words=words,
+        rtf=one.dictation.compute / told.seconds if heard and told.seconds else None,
+        stop_to_text_ms=told.stop_to_text_ms,
+        strategy=told.strategy or None,
+        effective=dtypes(ready) if ready and heard else None,
+        device=one.dictation.device or None,
+        model=model,
+        sinks=["asker"] if one.private else [sink.partition(":")[0] for sink in one.settings.sinks],
+        weights_bytes=ready.weights_bytes if ready else None,
+        text=text,
+        **ledger(memory),
+        **_against_baseline(model, told.strategy, one.dictation.device, memory),
+    )
+
+
+def dtypes(ready: wire.Ready) -> str:
+    """Return what runs in which dtype, as one field."""
+    return " ".join(f"{component}={dtype}" for component, dtype in ready.effective.items())
+
+
+def ledger(memory: wire.Memory | None) -> dict[str, Any]:
+    """Return a reading of the ledger as fields."""
+    names = ("allocated", "reserved", "process", "device")
+    return {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+
+
+def _against_baseline(model: str, strategy: str, device: str, now: wire.Memory | None) -> dict[str, Any]:
+    """Return memory and word errors against FP32 as `asrd compare` measured it here, where it did."""
+    found = baseline.known(model, device) if strategy else None
+    fp32 = found.strategies.get("fp32") if found else None
+    ours = found.strategies.get(strategy) if found else None
+    told: dict[str, Any] = {"baseline_wer_delta": ours.wer_delta if ours else None}
+    if fp32 and now and fp32.source == now.source and None not in (fp32.process, now.process):
+        told["baseline_process_delta_bytes"] = int(now.process or 0) - int(fp32.process or 0)
+    return told
+
+
+class Alert:
+    """Warns once when the worker has come above the alert level, and again only after it was below."""
+
+    def __init__(self) -> None:
+        self._given = False
+
+    def watch(self, memory: wire.Memory | None, settings: Settings) -> None:
+        """Look at a reading."""
+        cards = vram.gpus() if settings.vram_alert else []
+        limit = budget(settings.vram_alert, max((card.total for card in cards), default=0), "vram_alert")
+        used = memory.process if memory else None
+        if not limit or used is None:
+            return
+        if used > limit and not self._given:
+            systemd.event(
+                "vram-alert",
+                f"the worker holds {used / (1 << 20):.0f} MiB, above the alert level of {limit / (1 << 20):.0f} MiB",
+                logging.WARNING,
+                process_bytes=used,
+                limit_bytes=limit,
+            )
+        self._given = used > limit

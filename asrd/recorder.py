@@ -1,0 +1,185 @@
+"""The recording that is going on, and the microphone under it: begun, stopped, forgotten, cut off.
+
+A microphone is open while a recording needs it, or always where sound before the key is wanted. Knows neither keys nor
+sockets, and of the model only that somebody takes recordings. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from . import systemd
+from .audio import AudioBlock
+from .capture import Capture
+from .config import Settings
+from .errors import UsageError
+from .recording import Recording
+from .scribe import Scribe
+from .wire import SAMPLE_RATE
+
+log = logging.getLogger("asrd")
+
+LOOK = 0.1
+"""Seconds between two looks at a recording that is to end by itself."""
+
+LONGEST = 3600.0
+"""Seconds after which a recording counts as forgotten and is ended."""
+
+TAIL = 0.06
+"""Seconds that a microphone which stays open is heard after the key: sound is that late."""
+
+
+class Watcher(Protocol):
+    """Who is told what happens to a recording."""
+
+    def cue(self, name: str) -> None:
+        """Let a person hear it: start, stop or cancel."""
+
+    def lost(self, device: str, problem: str) -> None:
+        """Let a person see that sound stopped coming."""
+
+    def ended(self) -> None:
+        """The source came to its end."""
+
+    def changed(self) -> None:
+        """Something is new to show."""
+
+
+class Recorder:
+    """At most one recording at a time.
+
+    Args:
+        scribe: takes recordings from their first block on; has the settings in force.
+        listen: makes a capture of a source and a microphone's name.
+        watcher: is told.
+    """
+
+    def __init__(self, scribe: Scribe, listen: Callable[[str, str], Capture], watcher: Watcher) -> None:
+        self.one: Recording | None = None
+        """The recording that is going on."""
+        self.problem = ""
+        """What was last told of the microphone."""
+        self._scribe, self._listen, self._watcher = scribe, listen, watcher
+        self._capture: Capture | None = None
+        self._late: Recording | None = None
+        """The one whose last sound is still on its way, from a microphone that stays open."""
+        self._before: collections.deque[AudioBlock] = collections.deque()
+
+    @property
+    def _settings(self) -> Settings:
+        return self._scribe.settings
+
+    @property
+    def one_shot(self) -> bool:
+        """True for a source that comes to an end: the daemon then ends with it."""
+        return self._settings.source != "mic"
+
+    @property
+    def _always_open(self) -> bool:
+        return self._settings.pre_roll > 0 and not self.one_shot
+
+    def start(self, private: bool = False) -> Recording:
+        """Begin a recording, in whatever state the model is. Raises UsageError where one is going on."""
+        if self.one is not None:
+            raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
+        device = None if self._always_open else self._listen(self._settings.source, self._settings.microphone)
+        one = self.one = Recording(self._scribe.spool.begin(), self._settings, private)
+        if one.take.problem:
+            log.warning("%s", one.take.problem)
+        self._scribe.add(one)
+        if device is not None:
+            self._open(device, one.push)
+        else:
+            self._before, heard = collections.deque(), self._before
+            for block in heard:
+                one.push(block)
+        self._watcher.cue("start")
+        self._watcher.changed()
+        return one
+
+    async def stop(self, cancelled: bool = False) -> Recording | None:
+        """End the recording, with the sound that is still on its way; return it, or None where there was none."""
+        one, self.one = self.one, None
+        if one is None:
+            return None
+        one.stopped, one.cancelled = time.monotonic(), cancelled
+        self._watcher.cue("cancel" if cancelled else "stop")
+        if self._always_open:
+            self._late = one
+            self._watcher.changed()
+            await asyncio.sleep(TAIL)
+            if self._late is one:
+                self._late = None
+        elif self._capture is not None:
+            device, self._capture = self._capture, None
+            self._watcher.changed()
+            await device.close()
+        one.end()
+        self._watcher.changed()
+        return one
+
+    async def mind(self, one: Recording, silence: float, seconds: float) -> None:
+        """End a recording that was to end by itself, or was forgotten.
+
+        Args:
+            silence: seconds without speech that end it; 0 never.
+            seconds: its longest; 0 leaves it to LONGEST.
+        """
+        limit = min(seconds or LONGEST, LONGEST)
+        while self.one is one:
+            length = max(one.take.seconds, time.monotonic() - one.began)
+            quiet = one.take.seconds - one.voice / SAMPLE_RATE
+            if (length >= limit and not self.one_shot) or (silence and quiet >= silence):
+                if not seconds and not silence:
+                    log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
+                await self.stop()
+                return
+            await asyncio.sleep(LOOK)
+
+    async def adopt(self) -> None:
+        """Act on settings that have changed: another microphone, or one that is to stay open from now on."""
+        if self.one is None and self._capture is not None:
+            await self.close()
+        if self._always_open and self._capture is None:
+            self._open(self._listen(self._settings.source, self._settings.microphone), self._overhear)
+
+    async def close(self) -> None:
+        """Let go of the microphone."""
+        device, self._capture = self._capture, None
+        if device is not None:
+            await device.close()
+
+    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
+        self._capture, self.problem = device, ""
+        device.open(on_block, lambda: self._device_changed(device))
+
+    def _overhear(self, block: AudioBlock) -> None:
+        """Take in a block of a microphone that stays open: for a recording, or in case one begins."""
+        targets = [one for one in (self._late, self.one) if one is not None]
+        for one in targets:
+            one.push(block)
+        if not targets:
+            self._before.append(block)
+            while self._before[-1].stop - self._before[0].start > self._settings.pre_roll * SAMPLE_RATE:
+                self._before.popleft()
+
+    def _device_changed(self, device: Capture) -> None:
+        """Tell once that sound stopped coming, and once that it is back; a source that ended is told."""
+        if device is not self._capture:
+            return
+        if device.ended:
+            self._watcher.ended()
+        if device.problem == self.problem:
+            return
+        self.problem = device.problem
+        if device.problem:
+            systemd.event("device-lost", f"{device.name}: {device.problem}", logging.WARNING, source=device.name)
+            self._watcher.lost(device.name, device.problem)
+        else:
+            systemd.event("device-back", f"{device.name} delivers sound again", source=device.name)
+        self._watcher.changed()

@@ -1,0 +1,100 @@
+"""One recording between the key and its text: its sound on disk, its words so far, and what became of it.
+
+Taking in sound never waits: neither for the model nor for the disk's or anybody's good will. Knows nothing of keys and
+microphones. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+
+import msgspec
+import numpy as np
+
+from .audio import AudioBlock
+from .config import Settings
+from .dictation import Dictation
+from .takes import Take
+
+log = logging.getLogger("asrd")
+
+FILM = 10
+"""Blocks after which the words so far are asked for, if the detector has not said anything meanwhile."""
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What became of a recording."""
+
+    take: str
+    text: str
+    outcome: str
+    """delivered, empty, cancelled, kept (it failed, the sound waits) or lost (it failed, and nothing is kept)."""
+    detail: str = ""
+    strategy: str = ""
+    seconds: float = 0.0
+    stop_to_text_ms: float | None = None
+
+
+class Recording:
+    """One take between the key and its text. `push` never waits.
+
+    Args:
+        take: where the sound is kept.
+        settings: those in force when it began.
+        private: its text goes to whoever waits for `told` and nowhere else.
+    """
+
+    def __init__(self, take: Take, settings: Settings, private: bool = False) -> None:
+        self.take = take
+        self.settings = settings
+        self.private = private
+        self.dictation = Dictation(settings)
+        self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self.fresh = asyncio.Event()
+        """There may be something to decode, or it has ended."""
+        self.ended = self.cancelled = False
+        self.stopped = 0.0
+        """When its end was asked for, on the monotonic clock."""
+        self.level = -math.inf
+        """Peak of the last block, in dB below full scale."""
+        self.voice = 0
+        """Sample up to which speech was heard."""
+        self.refused: list[str] = []
+        """Why single sinks did not take it."""
+        self.began = time.monotonic()
+        self._blocks = 0
+        self._origin = 0
+
+    def push(self, block: AudioBlock) -> None:
+        """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
+        if self.ended:
+            return
+        if not self._blocks:
+            self._origin = block.start
+        block = AudioBlock(block.start - self._origin, block.samples, block.overflow)
+        sound = not self.take.problem
+        self.take.append(block.samples)
+        if sound and self.take.problem:
+            log.warning("%s", self.take.problem)
+        events = self.dictation.push(block)
+        if self.dictation.vad.speaking:
+            self.voice = block.stop
+        self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
+        self._blocks += 1
+        if events or self._blocks % FILM == 0:
+            self.fresh.set()
+
+    def end(self) -> None:
+        """Nothing follows."""
+        self.take.finish()
+        self.dictation.finish()
+        self.ended = True
+        self.fresh.set()
+
+    @property
+    def draft(self) -> str:
+        """The words that are final so far."""
+        return self.dictation.transcript.text
