@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -95,6 +96,31 @@ def listen(settings: Settings | Place) -> socket.socket:
     A socket that nobody answers on is left over from a daemon that was killed, and is replaced.
     """
     where = path(settings)
+    with _alone(where.parent):
+        return _bind(where)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Look at a socket and replace it as one act: of two daemons that start at once, one meets the other's socket."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:  # binding says what is wrong with it
+        yield
+        return
+    try:
+        deadline = time.monotonic() + 2.0  # whoever holds it longer is no asrd
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _bind(where: Path) -> socket.socket:
     if _answers(where):
         raise SocketError(
             f"another asrd is running and listens on {where}", "asrd status asks it; systemctl --user stop asrd ends it"

@@ -147,6 +147,38 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
         assert next(ask(at(tmp_path), verb="toggle"))["said"] == "mine"
 
 
+def test_of_daemons_that_start_at_once_on_a_stale_socket_one_wins(tmp_path: Path) -> None:
+    where = tmp_path / "asrd.sock"
+    starter = (
+        "import sys, time; from asrd import control, errors\n"
+        "sys.stdin.readline()\n"
+        "try: one = control.listen(control.Place(sys.argv[1]))\n"
+        "except errors.SocketError as error: print('refused', flush=True)\n"
+        "else: print('listens', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as stale:
+            where.unlink(missing_ok=True)
+            stale.bind(os.fspath(where))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-c", starter, os.fspath(where)]
+        several = [subprocess.Popen(command, **pipes) for _ in range(8)]
+        for one in several:
+            one.stdin.write("go\n")
+            one.stdin.flush()
+        said = sorted(one.stdout.readline().strip() for one in several)
+        assert said == ["listens", *["refused"] * 7]
+        assert _reaches(where)
+        for one in several:
+            one.communicate("end\n")
+
+
+def _reaches(where: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(os.fspath(where)) == 0
+
+
 def test_a_daemon_that_is_too_busy_to_accept_is_still_there(tmp_path: Path) -> None:
     where = tmp_path / "c.sock"
     with socket.socket(socket.AF_UNIX) as full, contextlib.ExitStack() as crowd:
