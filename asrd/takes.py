@@ -28,6 +28,9 @@ log = logging.getLogger("asrd")
 ENDLESS = 0xFFFF_FFFF
 """The length in the header of a take that still grows: readers then go by the size of the file."""
 
+SANE = 1.6e9
+"""A clock before that (2020) had not been set yet, and says nothing of a take's age."""
+
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 """RIFF, fmt and data of a WAV file with float32, mono, 16 kHz."""
 
@@ -143,11 +146,13 @@ class Spool:
     def begin(self) -> Take:
         """Return a new take. Never raises: without a folder it has a `problem`."""
         now = time.time()
-        # The part of the second in hexadecimal: names sort by time within a second too.
-        stamp = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 65_536):04x}"
-        note = Note(stamp, now)
+        stamp = _stamp(now)
         with contextlib.suppress(OSError):
             self.where.mkdir(0o700, parents=True, exist_ok=True)
+            while (self.where / f"{stamp}.wav").exists():  # the clock was put back
+                now += 1 / 65_536
+                stamp = _stamp(now)
+        note = Note(stamp, now)
         take = Take(note, self.where / f"{stamp}.wav")
         if not take.problem:
             self._write(note)
@@ -231,7 +236,8 @@ class Spool:
         sizes = {note.id: self._size(note) for note in notes}
         total = sum(sizes.values())
         for note in notes:
-            if time.time() - note.began > self.days * 86_400 or total > self.megabytes * 1e6:
+            old = note.began > SANE and time.time() - note.began > self.days * 86_400
+            if old or total > self.megabytes * 1e6:
                 self.remove(note.id)
                 total -= sizes[note.id]
                 gone += 1
@@ -283,6 +289,11 @@ def _header(data: int) -> bytes:
     riff = ENDLESS if data == ENDLESS else data + HEADER.size - 8
     rate = SAMPLE_RATE
     return HEADER.pack(b"RIFF", riff, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32, b"data", data)
+
+
+def _stamp(now: float) -> str:
+    """Return a take's name; the part of the second in hexadecimal, so that names sort by time within one too."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 65_536):04x}"
 
 
 def _in_hand(path: Path) -> bool:

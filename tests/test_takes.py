@@ -391,3 +391,17 @@ def test_the_oldest_go_while_all_are_too_large(tmp_path: Path) -> None:
     assert [note.id for note in spool.all()] == names[2:]
     assert held.path.exists(), "what is being recorded is never pruned"
     spool.dropped(held)
+
+
+def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, days=14)
+    for now in (2e9, 2e9, 2e9, 1000.0):  # put back twice, and a machine that does not know the date yet
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        take = spool.begin()
+        take.append(np.ones(160, np.float32))
+        assert spool.failed(take, "no model")
+    assert len({note.id for note in spool.all()}) == 4
+    monkeypatch.setattr(time, "time", lambda: 2e9 + 60)
+    assert spool.prune() == 0
+    monkeypatch.setattr(time, "time", lambda: 2e9 + 15 * 86_400)
+    assert spool.prune() == 3
