@@ -28,6 +28,9 @@ SAVED = ("x-special/gnome-copied-files", TEXT, "UTF8_STRING", "text/plain", "STR
 SECRET = "x-kde-passwordManagerHint"
 """The type by which password managers mark what nobody shall copy on."""
 
+ANSWER = 4.0
+"""Seconds that a display, or whoever owns a selection, gets to answer; a frozen owner costs them, then its content."""
+
 Environment = Mapping[str, str]
 
 
@@ -94,7 +97,7 @@ async def put(text: str, environment: Environment) -> None:
 
 async def _put(selection: Selection, type_: str, content: bytes, environment: Environment) -> None:
     words = (*selection.put, selection.as_type, type_)
-    ended = await run(*words, environment=environment, text=content, limit=3.0)
+    ended = await run(*words, environment=environment, text=content, limit=ANSWER)
     if ended.code:
         raise SinkError(f"{words[0]} could not set the clipboard{why(ended.complaint)}")
     if words[0] == "xclip":
@@ -104,8 +107,8 @@ async def _put(selection: Selection, type_: str, content: bytes, environment: En
 async def _arrived(selection: Selection, type_: str, content: bytes, environment: Environment) -> None:
     """Wait until the selection has our content: xclip ends before the child that it leaves behind has claimed it."""
     with contextlib.suppress(TimeoutError, SinkError):
-        async with asyncio.timeout(3.0):
-            while (await run(*selection.read, type_, environment=environment, limit=1.0)).output != content:
+        async with asyncio.timeout(ANSWER):
+            while (await run(*selection.read, type_, environment=environment, limit=ANSWER)).output != content:
                 await asyncio.sleep(0.01)
 
 
@@ -196,14 +199,14 @@ async def _saved(selection: Selection, environment: Environment) -> tuple[str, b
     """Return the type and content of a selection, None when it is empty, secret, or its owner does not answer."""
     try:
         offered = (
-            (await run(*selection.types, environment=environment, limit=1.0))
+            (await run(*selection.types, environment=environment, limit=ANSWER))
             .output.decode(errors="replace")
             .split("\n")
         )
         best = next((type_ for type_ in SAVED if type_ in offered), "")
         if SECRET in offered or not best:
             return None
-        ended = await run(*selection.read, best, environment=environment, limit=2.0)
+        ended = await run(*selection.read, best, environment=environment, limit=ANSWER)
     except SinkError as error:
         log.debug("the clipboard will not be given back: %s", error)
         return None
@@ -212,18 +215,20 @@ async def _saved(selection: Selection, environment: Environment) -> tuple[str, b
 
 async def _free(selection: Selection, content: bytes, environment: Environment) -> bool:
     """Whether a selection is nobody's any more, or of somebody who kept our content alive: else it is to stay."""
-    try:
-        listing = await run(*selection.types, environment=environment, limit=1.0)
-        offered = listing.output.decode(errors="replace").split("\n")
-        if listing.code or not any(offered):
-            return True
-        if selection.text not in offered:
-            return False
-        ended = await run(*selection.read, selection.text, environment=environment, limit=2.0)
-    except SinkError as error:
-        log.debug("the clipboard will not be given back: %s", error)
-        return False
-    return ended.code != 0 or ended.output in (b"", content)
+    for limit in (1.0, ANSWER):  # who asks an owner that is just dying gets no answer, and must ask again
+        try:
+            listing = await run(*selection.types, environment=environment, limit=limit)
+            offered = listing.output.decode(errors="replace").split("\n")
+            if listing.code or not any(offered):
+                return True
+            if selection.text not in offered:
+                return False
+            ended = await run(*selection.read, selection.text, environment=environment, limit=limit)
+        except SinkError as error:
+            log.debug("whose the clipboard is cannot be told: %s", error)
+        else:
+            return ended.code != 0 or ended.output in (b"", content)
+    return False
 
 
 async def _give_back(selection: Selection, before: tuple[str, bytes] | None, environment: Environment) -> None:
@@ -231,7 +236,7 @@ async def _give_back(selection: Selection, before: tuple[str, bytes] | None, env
         if before:
             await _put(selection, *before, environment)
         elif selection.clear:
-            await run(*selection.clear, environment=environment, limit=2.0)
+            await run(*selection.clear, environment=environment, limit=ANSWER)
     except SinkError as error:
         log.warning("the clipboard was not given back: %s", error)
 
@@ -266,7 +271,7 @@ class _Holder:
                 raise SinkError(f"{name} cannot be started: {error.strerror}") from error
         self._watching = asyncio.create_task(self._watch())
         try:
-            async with asyncio.timeout(2.0):  # wait_for loses a cancellation in 3.11
+            async with asyncio.timeout(ANSWER):  # wait_for loses a cancellation in 3.11
                 await self._ready.wait()
         except BaseException as error:
             await self.__aexit__()

@@ -247,7 +247,7 @@ class Xorg(Nest):
         super().__init__()
         number, write = os.pipe()
         screen = ["-screen", "0", "1280x720x24", "-nolisten", "tcp"]
-        self.start("Xvfb", "-displayfd", str(write), *screen, pass_fds=[write])
+        self.start("Xvfb", "-noreset", "-displayfd", str(write), *screen, pass_fds=[write])
         os.close(write)
         with os.fdopen(number) as stream:
             display = stream.readline().strip()
