@@ -42,11 +42,17 @@ class Capture(Protocol):
     ended: bool
     """A file or pipe has come to its end."""
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self,
+        on_block: Callable[[AudioBlock], None],
+        on_change: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Start on the running loop; both are called there, `on_change` after each change of the three above.
 
         Returns at once and raises nothing for a device that is not there. Where sound was lost, 0.3 s of zeros stand
-        for it and the first block after them has `overflow` set.
+        for it and the first block after them has `overflow` set. A source that can wait does so while what it would
+        deliver is not `wanted`; those in real time cannot.
         """
 
     async def close(self) -> None:
@@ -80,7 +86,12 @@ class PlayedFile:
         self._file: SoundFile | None = SoundFile(path)
         self._task: asyncio.Task[None] | None = None
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self,
+        on_block: Callable[[AudioBlock], None],
+        on_change: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Start from the first sample."""
         self.problem, self.ended = "", False
         self._task = asyncio.get_running_loop().create_task(self._play(on_block, on_change), name="file")
@@ -123,8 +134,8 @@ async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None],
 class Pipe:
     """Raw sound on standard input: signed 16 bit, little endian, 16 kHz, mono; delivered as it comes.
 
-    What waits in the pipe when it is opened is heard first. Raises AudioError when standard input is closed or a
-    terminal.
+    What waits in the pipe when it is opened is heard first; what is not wanted yet stays in it. Raises AudioError when
+    standard input is closed or a terminal.
     """
 
     CHUNK = SAMPLE_RATE // 2
@@ -144,9 +155,14 @@ class Pipe:
             os.close(self._descriptor)
             raise AudioError("standard input: is a terminal", _FEED)
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self,
+        on_block: Callable[[AudioBlock], None],
+        on_change: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Go on reading where the last `close` stopped."""
-        self._tape, self._on_change = Tape(on_block), on_change
+        self._tape, self._on_change, self._wanted = Tape(on_block), on_change, wanted
         self._loop = asyncio.get_running_loop()
         self._closed = threading.Event()
         self._delivered = threading.Event()
@@ -204,7 +220,14 @@ class Pipe:
             self.problem, self.ended = problem, True
             self._on_change()
         finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have the reader read on as soon as that is wanted."""
+        if self.ended or self._closed.is_set() or self._wanted():
             self._delivered.set()
+        else:
+            self._loop.call_later(0.1, self._go_on)
 
 
 _FEED = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"

@@ -54,6 +54,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _about("where text goes, in this order: type, paste, clipboard, stdout, command:CMD, journal, none"),
     ] = ("type",)
     deliver: Annotated[str, _about("take: at its end, so that cancel still can; segment: at each pause")] = "take"
+    draft_every: Annotated[
+        float, _about("seconds between drafts while somebody looks on (asrd status --follow); 0 for none", 0.0, 60.0)
+    ] = 0.5
     suffix: Annotated[str, _about("what follows each delivered text")] = " "
     type_delay: Annotated[int, _about("milliseconds between typed characters", 0, 1000)] = 2
     keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"

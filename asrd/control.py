@@ -35,6 +35,9 @@ PATIENCE = 10.0
 LENGTHY = ("use", "reload", "retry")
 """Verbs that wait for a worker."""
 
+LATE = 2.0
+"""Seconds of speech that are not text yet from which on a person is told that the machine does not keep up."""
+
 MARKS = {"LISTENING": "●", "FLUSHING": "…", "LOADING": "◌", "IDLE": "○", "PARKED": "◦", "STOPPING": "×"}
 """What a bar shows for a state."""
 
@@ -391,8 +394,17 @@ def line(reply: Mapping[str, Any]) -> str:
     parts = [f"{MARKS.get(reply['state'], '?')} {reply['state']}"]
     if take:
         parts.append(f"{take['seconds']:.1f} s {_meter(take['level'])}")
-    parts += [part for part in (take.get("draft"), reply.get("trouble"), reply.get("capture")) if part]
-    return "  ".join(parts)
+        if (behind := take.get("behind", 0)) >= LATE:
+            parts.append(f"{behind:.0f} s behind")
+        parts.append(_words(take))
+    parts += [part for part in (reply.get("trouble"), reply.get("capture")) if part]
+    return "  ".join(filter(None, parts))
+
+
+def _words(take: Mapping[str, Any]) -> str:
+    """Return what was said so far; what may still change ends in dots."""
+    draft = f"{take['draft']} ..." if take.get("draft") else ""
+    return " ".join(filter(None, (take.get("text"), draft)))
 
 
 def page(reply: Mapping[str, Any]) -> str:

@@ -271,12 +271,17 @@ class Daemon:
     async def answer(self, request: Request) -> Answers:
         """Yield the replies to one request. Raises AsrdError."""
         if request.verb == "status":
-            while True:
-                pulse = self._pulse  # taken first: what changes while the client reads is told next
-                yield self.status() | {"more": request.follow}
-                if not request.follow:
-                    return
-                await self._moved(LEVELS if self.recorder.one else None, pulse)
+            if not request.follow:
+                yield self.status() | {"more": False}
+                return
+            self.scribe.watched += 1
+            try:
+                while True:
+                    pulse = self._pulse  # taken first: what changes while the client reads is told next
+                    yield self.status() | {"more": True}
+                    await self._moved(LEVELS if self.recorder.one else None, pulse)
+            finally:
+                self.scribe.watched -= 1
         elif request.verb == "start":
             one, reply = self._begin(request)
             try:
@@ -401,7 +406,8 @@ class Daemon:
         take = None
         if one is not None:
             level = None if one.level == float("-inf") else round(one.level, 1)
-            take = {"id": one.take.id, "seconds": round(one.take.seconds, 2), "level": level, "draft": one.draft}
+            take = {"id": one.take.id, "seconds": round(one.take.seconds, 2), "level": level}
+            take |= {"text": one.text, "draft": one.draft, "behind": round(one.dictation.behind, 1)}
         return {
             "state": self.state,
             "model": self.settings.model,

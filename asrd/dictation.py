@@ -10,16 +10,16 @@ from .config import Settings
 from .engine import Engine
 from .transcript import Transcript
 from .vad import Event, Vad
-from .window import Window
-from .wire import Answer, Word
+from .window import Buffer, Window
+from .wire import SAMPLE_RATE, Answer, Word
 
 
 class Dictation:
-    """What was said since the recording began. `push` and `finish` never wait; `decode` asks the worker.
+    """What was said since the recording began. `push` and `finish` never wait; the rest asks the worker.
 
     Args:
         settings: for the window's length.
-        phase: what the worker is asked for, draft or final.
+        phase: what the worker is asked for by `decode`, draft or final.
     """
 
     def __init__(self, settings: Settings, phase: str = "final") -> None:
@@ -33,8 +33,14 @@ class Dictation:
         self.device = ""
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause: a quarter before the first new word, 0.15 before the edge.
-        self.window = Window(settings.window, left=0.25 * settings.window, lookback=self.vad.settings.lookback)
+        self.window = Window(
+            settings.window,
+            left=0.25 * settings.window,
+            lookback=self.vad.settings.lookback,
+            post_roll=self.vad.settings.post_roll,
+        )
         self.transcript = Transcript(guard=0.15 * settings.window)
+        self._foreseen: tuple[Buffer, Answer] | None = None
 
     def push(self, block: AudioBlock) -> list[Event]:
         """Take in the next block; return what the detector says of the sound so far."""
@@ -46,13 +52,50 @@ class Dictation:
         """Tell that no block follows: speech that is open closes, and `decode` gives the rest."""
         self.window.note(self.vad.finish())
 
+    @property
+    def behind(self) -> float:
+        """Seconds of speech that could be text by now and are not: how far the machine does not keep up."""
+        return self.window.due / SAMPLE_RATE
+
     async def decode(self, engine: Engine) -> list[Word]:
         """Ask for every buffer that is ready and return the words that became final. Raises as Engine.transcribe."""
         fresh: list[Word] = []
         while (buffer := self.window.take()) is not None:
-            self.answer = await engine.transcribe(buffer.samples, buffer.start, self.phase)
-            self.compute += self.answer.seconds
-            self.strategy, self.device = engine.rung.precision.name, engine.rung.device
-            fresh += self.transcript.push(self.answer.hypothesis, buffer.sealed)
+            answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
+            fresh += self.transcript.push(answer.hypothesis, buffer.sealed)
             self.window.commit(self.transcript.committed_until)
         return fresh
+
+    async def look_ahead(self, engine: Engine) -> bool:
+        """While speech rests, decode it as if it were over: if it is, `decode` has nothing left to wait for.
+
+        Returns whether anything was asked. Raises as Engine.transcribe.
+        """
+        buffer = self.window.ahead()
+        if buffer is None or self._known(buffer):
+            return False
+        self._foreseen = buffer, await self._ask(engine, buffer, self.phase)
+        self.transcript.suppose(self._foreseen[1].hypothesis)
+        return True
+
+    async def draft(self, engine: Engine) -> bool:
+        """While speech goes on, hear what it comes to so far. Returns and raises as `look_ahead`."""
+        buffer = self.window.draft()
+        if buffer is None:
+            return False
+        self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
+        return True
+
+    def _known(self, buffer: Buffer) -> Answer | None:
+        """Return the answer for a buffer that was foreseen to the sample."""
+        if self._foreseen is not None:
+            seen, answer = self._foreseen
+            if (seen.start, seen.stop, seen.sealed) == (buffer.start, buffer.stop, buffer.sealed):
+                return answer
+        return None
+
+    async def _ask(self, engine: Engine, buffer: Buffer, phase: str) -> Answer:
+        answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase)
+        self.compute += answer.seconds
+        self.strategy, self.device = engine.rung.precision.name, engine.rung.device
+        return answer

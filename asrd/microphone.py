@@ -125,7 +125,12 @@ class Microphone:
         self._task: asyncio.Task[None] | None = None
         threading.Thread(target=devices.warm, name="asrd-sound", daemon=True).start()
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self,
+        on_block: Callable[[AudioBlock], None],
+        on_change: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
         self._loop = asyncio.get_running_loop()
         self._tape, self._on_change = Tape(on_block), on_change

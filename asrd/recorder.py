@@ -30,6 +30,9 @@ LOOK = 0.1
 LONGEST = 3600.0
 """Seconds after which a recording counts as forgotten and is ended."""
 
+AHEAD = 60.0
+"""Seconds of speech that may wait for the worker before a source that can wait has to."""
+
 TAIL = 0.06
 """Seconds that a microphone which stays open is heard after the key: sound is that late."""
 
@@ -156,7 +159,10 @@ class Recorder:
 
     def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
         self._capture, self.problem = device, ""
-        device.open(on_block, lambda: self._device_changed(device))
+        device.open(on_block, lambda: self._device_changed(device), self._keeps_up)
+
+    def _keeps_up(self) -> bool:
+        return self.one is None or self.one.dictation.behind < AHEAD
 
     def _overhear(self, block: AudioBlock) -> None:
         """Take in a block of a microphone that stays open: for a recording, or in case one begins."""

@@ -22,7 +22,7 @@ from .takes import Take
 log = logging.getLogger("asrd")
 
 FILM = 10
-"""Blocks after which the words so far are asked for, if the detector has not said anything meanwhile."""
+"""Blocks after which the scribe looks for something to do, if the detector has not said anything meanwhile."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -65,6 +65,8 @@ class Recording:
         self.refused: list[str] = []
         """Why single sinks did not take it."""
         self.began = time.monotonic()
+        self.drafted = 0.0
+        """When the last draft was ready, on the monotonic clock."""
         self._blocks = 0
         self._origin = 0
 
@@ -95,6 +97,11 @@ class Recording:
         self.fresh.set()
 
     @property
-    def draft(self) -> str:
+    def text(self) -> str:
         """The words that are final so far."""
         return self.dictation.transcript.text
+
+    @property
+    def draft(self) -> str:
+        """The words behind those, as they sound right now; for eyes only."""
+        return self.dictation.transcript.draft

@@ -11,6 +11,7 @@ import collections
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -24,9 +25,13 @@ from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageErr
 from .precision import Plan, Rejected
 from .recording import Recording, Told
 from .takes import Note, Spool, blocks
-from .wire import Word
 
 log = logging.getLogger("asrd")
+
+REST = 3.0
+"""A draft leaves the worker free for so many times as long as one took."""
+
+T = TypeVar("T")
 
 Deliver = Callable[[str], Awaitable[list[str]]]
 """Sends a text everywhere and returns why single places did not take it."""
@@ -59,6 +64,8 @@ class Scribe:
         """What a worker does before it can answer; "" when none is starting."""
         self.memory: wire.Memory | None = None
         """The last reading of the worker's ledger."""
+        self.watched = 0
+        """How many look at the draft; without one there is none."""
         self.asleep = False
         """Between `sleep` and `wake`."""
         self.last = Told("", "", "empty", "nothing was said yet")
@@ -102,7 +109,7 @@ class Scribe:
     def abandon(self, reason: str) -> None:
         """Keep the sound of everything that is not text yet; there is no time for more."""
         for one in self._open:
-            self.spool.failed(one.take, reason, one.draft)
+            self.spool.failed(one.take, reason, one.text)
 
     async def run(self) -> None:
         """Write down one recording after the other, for ever."""
@@ -133,13 +140,15 @@ class Scribe:
             while not one.cancelled:
                 whole = one.ended
                 one.fresh.clear()
-                words = await self._decode(one.dictation)
+                words = await self._ask(one.dictation.decode)
                 if words:
                     self._changed()
                     if one.settings.deliver == "segment" and not one.private and not one.cancelled:
                         await self._send(one, " ".join(word.text for word in words))
                 if whole:
                     break
+                if await self._foresee(one):
+                    self._changed()
                 await one.fresh.wait()
         except AsrdError as error:
             self._ill(error)
@@ -150,9 +159,27 @@ class Scribe:
         if one.cancelled:
             self.spool.dropped(one.take)
             return self._told(one, "cancelled")
-        if one.settings.deliver == "take" and not one.private and one.draft:
-            await self._send(one, one.draft)
+        if one.settings.deliver == "take" and not one.private and one.text:
+            await self._send(one, one.text)
         return self._settle(one)
+
+    async def _foresee(self, one: Recording) -> bool:
+        """Use the time while nothing is due: for what a seal would give, and for a draft where somebody looks on.
+
+        A draft waits so long after the last one that the worker is free most of the time for what is final.
+        """
+        ready, dictation = self.engine.ready is not None, one.dictation
+        if not ready or one.cancelled or one.fresh.is_set():
+            return False
+        if await self._ask(dictation.look_ahead):
+            return True
+        pace = one.settings.draft_every
+        cost = dictation.answer.seconds if dictation.answer else 0.0
+        if not (pace and self.watched) or time.monotonic() < one.drafted + max(pace, REST * cost):
+            return False
+        drafted = await self._ask(dictation.draft)
+        one.drafted = time.monotonic()
+        return drafted
 
     async def _send(self, one: Recording, text: str) -> None:
         one.refused += await self._deliver(text + one.settings.suffix)
@@ -160,10 +187,10 @@ class Scribe:
     def _settle(self, one: Recording) -> Told:
         """All of it is text."""
         if one.refused:
-            kept = self.spool.failed(one.take, one.refused[0], one.draft)
+            kept = self.spool.failed(one.take, one.refused[0], one.text)
             return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
-        self.spool.delivered(one.take, one.draft)
-        return self._told(one, "delivered" if one.draft else "empty")
+        self.spool.delivered(one.take, one.text)
+        return self._told(one, "delivered" if one.text else "empty")
 
     async def _keep(self, one: Recording, reason: str) -> Told:
         """It did not become text: what follows is still recorded, and then the sound waits."""
@@ -173,7 +200,7 @@ class Scribe:
         if one.cancelled:
             self.spool.dropped(one.take)
             return self._told(one, "cancelled")
-        kept = self.spool.failed(one.take, reason, one.draft)
+        kept = self.spool.failed(one.take, reason, one.text)
         systemd.event(
             "kept",
             f"take {one.take.id}, {one.take.seconds:.1f} s, did not become text: {reason}"
@@ -186,7 +213,7 @@ class Scribe:
 
     def _told(self, one: Recording, outcome: str, detail: str = "") -> Told:
         spent = 1000 * (time.monotonic() - one.stopped) if one.stopped and outcome == "delivered" else None
-        text = "" if outcome == "cancelled" else one.draft
+        text = "" if outcome == "cancelled" else one.text
         return Told(one.take.id, text, outcome, detail, one.dictation.strategy, one.take.seconds, spent)
 
     # -- the engine ---------------------------------------------------------------------------------------------------
@@ -202,10 +229,10 @@ class Scribe:
             dictation = Dictation(self.settings)
             for start, data in blocks(self.spool.path(note)):
                 dictation.push(AudioBlock(start, np.frombuffer(data, np.float32)))
-                await self._decode(dictation)
+                await self._ask(dictation.decode)
                 await asyncio.sleep(0)
             dictation.finish()
-            await self._decode(dictation)
+            await self._ask(dictation.decode)
         except OSError as error:
             raise AudioError(f"take {note.id} cannot be read: {error.strerror or error}") from error
         finally:
@@ -213,13 +240,13 @@ class Scribe:
             self._changed()
         return dictation.transcript.text
 
-    async def _decode(self, dictation: Dictation) -> list[Word]:
-        """Ask the engine for what is ready, telling what that did to the worker. Raises as Engine.transcribe."""
+    async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
+        """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
         async with self._turn:
             engine = self.engine
             rejected = len(engine.rejected)
             try:
-                words = await dictation.decode(engine)
+                words = await act(engine)
             finally:
                 self.loading = ""  # a worker that was started on the way has told how it came up
                 _tell_rejected(engine.rejected[rejected:])

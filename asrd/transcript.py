@@ -3,7 +3,7 @@
 A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest
 waits for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned
 in time, word by word and in order; equal text only widens how far two readings may lie apart. Committed words never
-change. Knows nothing of sound. Pure.
+change; a draft is for eyes only and changes nothing. Knows nothing of sound. Pure.
 """
 
 from __future__ import annotations
@@ -42,11 +42,21 @@ class Transcript:
         self.committed_until = 0
         """Sample up to which the text is final; what a Window wants to know after an open buffer."""
         self._pending: list[Word] = []
+        self._supposed: list[Word] = []
+
+    @property
+    def draft(self) -> str:
+        """The words behind the committed ones, as they were last heard; any of them may still change."""
+        return " ".join(word.text for word in self._supposed)
 
     @property
     def text(self) -> str:
         """The committed words with single spaces."""
         return " ".join(word.text for word in self.words)
+
+    def suppose(self, hypothesis: Hypothesis) -> None:
+        """Take in what the speech that goes on is heard as so far: it changes the draft and nothing else."""
+        self._supposed = self._fresh(_believable(hypothesis) if hypothesis.truncated else hypothesis)
 
     def push(self, hypothesis: Hypothesis, sealed: bool) -> list[Word]:
         """Take in what one buffer was heard as and return the words that this committed.
@@ -60,7 +70,7 @@ class Transcript:
             sealed, limit = False, min(limit, hypothesis.stop)
         fresh = self._fresh(hypothesis)
         count = len(fresh) if sealed else next((i for i, w in enumerate(fresh) if w.stop > limit), len(fresh))
-        self._pending = fresh[count:]
+        self._pending = self._supposed = fresh[count:]
         new = self._commit(fresh[:count])
         if self._pending:
             limit = min(limit, max(self._pending[0].start, self._end))

@@ -2,7 +2,9 @@
 
 A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window goes out as an open
 buffer; the transcript keeps the words that end well before its edge and says where it stopped (`commit`), and the next
-buffer starts a little before that. Silence is never decoded. Knows nothing of words or models. Daemon side.
+buffer starts a little before that. Between these, whoever has time may look: at what a seal would give (`ahead`) while
+speech rests, and at what was said so far (`draft`) while it goes on. Silence is never decoded. Knows nothing of words
+or models. Daemon side.
 """
 
 from __future__ import annotations
@@ -62,6 +64,7 @@ class Window:
         rest: the shortest pause that a full window may be sealed at, in seconds.
         lookback: samples kept in silence, as an opening lies before the end of the block that told it
             (`VadSettings.lookback`).
+        post_roll: seconds that the detector leaves after the last speech of what it closes (`VadSettings.post_roll`).
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class Window:
         search: float = 3.0,
         rest: float = 0.2,
         lookback: int = VadSettings().lookback,
+        post_roll: float = VadSettings().post_roll,
     ) -> None:
         self.size = round(seconds * SAMPLE_RATE)
         self.left = min(round(left * SAMPLE_RATE), self.size // 2)
         self.search = min(round(search * SAMPLE_RATE), self.size // 2)
         self.rest = round(rest * SAMPLE_RATE)
         self.lookback = lookback
+        self.post_roll = round(post_roll * SAMPLE_RATE)
         self._blocks: deque[AudioBlock] = deque()
         self._segments: deque[_Segment] = deque()
         self._pauses: deque[tuple[int, int]] = deque()
@@ -122,10 +127,9 @@ class Window:
         self._out = None
         while self._segments:
             segment = self._segments[0]
-            begin = max(segment.floor, segment.fresh - self.left)
+            begin = self._begin(segment)
             if segment.stop is not None:
-                # Half the context rather than one more open buffer.
-                begin = max(begin, min(segment.speech_stop - self.size, segment.fresh - self.left // 2))
+                begin = self._last_begin(segment, segment.speech_stop)
                 if segment.speech_stop - begin <= self.size:
                     self._segments.popleft()
                     if segment.speech_stop <= segment.fresh:
@@ -135,6 +139,51 @@ class Window:
                 return None
             return self._full(segment, begin)
         return None
+
+    def ahead(self) -> Buffer | None:
+        """Return the buffer that `take` would give if the speech that rests now were over; None while it goes on.
+
+        It is not taken: when speech goes on after all, nothing has happened.
+        """
+        segment = self._last_open()
+        if segment is None or self._paused_at is None or self._paused_at <= segment.fresh:
+            return None
+        begin = self._last_begin(segment, self._paused_at)
+        stop = min(self._heard, self._paused_at + self.post_roll, begin + self.size)
+        return Buffer(begin, self._sound(begin, stop), sealed=True) if self._paused_at - begin <= self.size else None
+
+    def draft(self) -> Buffer | None:
+        """Return what was said since the last commit, with context, while speech is open and fits; it is not taken."""
+        segment = self._last_open()
+        if segment is None:
+            return None
+        begin, stop = self._begin(segment), self._blocks[-1].stop
+        return Buffer(begin, self._sound(begin, stop), sealed=False) if 0 < stop - begin <= self.size else None
+
+    @property
+    def due(self) -> int:
+        """Samples of speech that could be decoded by now and are not."""
+        if not self._segments:
+            return 0
+        first, last = self._segments[0], self._segments[-1]
+        if last.stop is not None:
+            return max(0, last.stop - first.fresh)
+        newest = self._blocks[-1].stop
+        return max(0, newest - self.size - self._begin(first)) if first is last else newest - first.fresh
+
+    def _last_open(self) -> _Segment | None:
+        """Return the segment that goes on, where it is the only one and no buffer is out."""
+        if len(self._segments) != 1 or (self._out is not None and not self._out.sealed):
+            return None
+        return self._segments[0] if self._segments[0].stop is None else None
+
+    def _begin(self, segment: _Segment) -> int:
+        """Return where the next buffer of a segment starts."""
+        return max(segment.floor, segment.fresh - self.left)
+
+    def _last_begin(self, segment: _Segment, speech_stop: int) -> int:
+        """Return where it starts if speech is over: with half the context rather than one more open buffer."""
+        return max(self._begin(segment), min(speech_stop - self.size, segment.fresh - self.left // 2))
 
     def commit(self, until: int) -> None:
         """Tell that every word of the last buffer before sample `until` is final.
@@ -191,8 +240,7 @@ class Window:
     def _forget(self) -> None:
         """Drop sound and pauses that no later buffer can need."""
         if self._segments:
-            segment = self._segments[0]
-            keep = max(segment.floor, segment.fresh - self.left)
+            keep = self._begin(self._segments[0])
         else:
             keep = self._blocks[-1].stop - self.lookback if self._blocks else 0
         if self._out is not None:

@@ -36,7 +36,9 @@ class Microphone:
         self.ended = False
         self._task: asyncio.Task[None] | None = None
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None], wanted: Callable[[], bool]
+    ) -> None:
         self._task = asyncio.create_task(self._speak(on_block, on_change))
 
     async def close(self) -> None:

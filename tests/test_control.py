@@ -32,7 +32,8 @@ STATUS: dict[str, Any] = {
     "memory": {"weights": 3 << 20, "allocated": None, "reserved": 0, "process": 900 << 20, "device": None,
                "source": "nvml"},
     "loading": "", "trouble": "", "capture": "", "rejected": [],
-    "take": {"id": "20260101-000000-aaaa", "seconds": 3.21, "level": -18.0, "draft": "so far"},
+    "take": {"id": "20260101-000000-aaaa", "seconds": 3.21, "level": -18.0, "text": "so far", "draft": "and",
+             "behind": 0.4},
     "pending": 0, "waiting": None, "sinks": ["type"], "version": "0.1.0", "pid": 7, "uptime": 12.4,
 }  # fmt: skip
 
@@ -420,7 +421,9 @@ def test_takes_are_listed_without_a_daemon(
 
 
 def test_a_status_as_one_line() -> None:
-    assert line(STATUS) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  so far"
+    assert line(STATUS) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  so far and ..."
+    slow = STATUS["take"] | {"text": "", "draft": "", "behind": 7.2}
+    assert line(STATUS | {"take": slow}) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  7 s behind"
     assert line(PARKED) == "◦ PARKED  no such checkpoint"
     for level, full in ((None, 0), (-1000.0, 0), (-60.0, 0), (0.0, 10), (6.0, 10)):
         told = line(STATUS | {"take": STATUS["take"] | {"level": level}})

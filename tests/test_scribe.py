@@ -214,17 +214,48 @@ async def test_a_private_recording_tells_its_asker_and_nobody_else(tmp_path: Pat
 
 
 @case
-async def test_the_draft_grows_while_recording(tmp_path: Path) -> None:
+async def test_the_text_grows_while_recording(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(recording.draft))
+        await until(lambda: bool(recording.text))
         assert one.arrived == []
         assert recording.level < -60
         push(recording, sound.speech(0.3))
         assert recording.level > -20
         recording.end()
-        assert (await recording.told).text.startswith(recording.draft.split()[0])
+        assert (await recording.told).text.startswith(recording.text.split()[0])
+
+
+@case
+async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> None:
+    async with at_work(tmp_path, draft_every=0.01) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, np.concatenate([sound.silence(0.4), sound.speech(1.0)]))
+        await asyncio.sleep(0.3)
+        assert recording.draft == ""
+        one.scribe.watched += 1
+        push(recording, sound.speech(0.4))
+        await until(lambda: bool(recording.draft))
+        assert recording.text == ""
+        assert one.arrived == []
+        recording.end()
+        await recording.told
+        assert recording.draft == ""
+
+
+@case
+async def test_text_that_rested_before_the_key_is_there_without_asking_again(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.3)]))
+        await until(lambda: recording.dictation.answer is not None)
+        asked = recording.dictation.answer
+        recording.end()
+        assert (await recording.told).outcome == "delivered"
+        assert recording.dictation.answer is asked
 
 
 # -- cancel -----------------------------------------------------------------------------------------------------------
@@ -235,7 +266,7 @@ async def test_cancelled_while_recording_nothing_is_delivered_or_kept(tmp_path: 
     async with at_work(tmp_path) as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(recording.draft))
+        await until(lambda: bool(recording.text))
         assert one.scribe.cancel() == [recording.take.id]
         recording.end()
         told = await recording.told
@@ -297,7 +328,7 @@ async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> No
     async with at_work(tmp_path) as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(recording.draft))
+        await until(lambda: bool(recording.text))
         pid = one.engines[0].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -497,7 +528,7 @@ async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.M
         await one.scribe.load()
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(recording.draft))
+        await until(lambda: bool(recording.text))
         await one.scribe.use(other(one, "bfloat16"), strict=True)
         old, new = one.engines
         assert old.pid is None

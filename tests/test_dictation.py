@@ -1,0 +1,159 @@
+"""One recording on its way to text: what looking ahead saves, and that neither it nor a draft changes a word."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asrd.audio import AudioBlock
+from asrd.config import Settings
+from asrd.dictation import Dictation
+from asrd.precision import TABLE, Rung
+from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Word
+
+from .sound import silence, speech
+
+BLOCK = 320
+
+
+class Listener:
+    """An engine that hears a word in every half second of the clock that is loud, named by its place."""
+
+    rung = Rung(TABLE["fp32"], "cpu")
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, int]] = []
+
+    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> Answer:
+        self.asked.append((phase, start, start + len(samples)))
+        half = SAMPLE_RATE // 2
+        stop = start + len(samples)
+        words = [
+            Word(f"w{place // half}", place, place + half)
+            for place in range(-(-start // half) * half, stop - half + 1, half)
+            if np.abs(samples[place - start : place - start + half]).max() > 0.05
+        ]
+        text = " ".join(word.text for word in words)
+        return Answer(0, Hypothesis(text, words, start, stop), 0.01, 0.01, 0.01)
+
+
+def feed(dictation: Dictation, sound: Any, start: int = 0) -> Any:
+    """Push sound block by block, giving control after each."""
+    for at in range(0, len(sound), BLOCK):
+        dictation.push(AudioBlock(start + at, sound[at : at + BLOCK]))
+        yield at
+
+
+def test_when_speech_rests_before_the_key_nothing_is_left_to_ask() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        for _ in feed(dictation, np.concatenate([silence(0.5), speech(2.0), silence(0.3)])):
+            assert await dictation.decode(engine) == []
+            await dictation.look_ahead(engine)
+        assert len(engine.asked) == 1, "once, however often it is looked at"
+        assert dictation.transcript.text == "", "what rests may go on"
+        assert dictation.transcript.draft != ""
+        before = dictation.transcript.draft
+        dictation.finish()
+        await dictation.decode(engine)
+        assert len(engine.asked) == 1
+        assert dictation.transcript.text == before
+        assert dictation.transcript.draft == ""
+
+    asyncio.run(go())
+
+
+def test_a_pause_that_lasts_is_sealed_by_what_was_foreseen() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        for _ in feed(dictation, np.concatenate([speech(2.0), silence(1.0), speech(2.0, seed=5), silence(1.0)])):
+            await dictation.decode(engine)
+            await dictation.look_ahead(engine)
+        assert [phase for phase, _, _ in engine.asked] == ["final", "final"]
+        assert dictation.transcript.text.split() == ["w0", "w1", "w2", "w3", "w6", "w7", "w8", "w9"]
+
+    asyncio.run(go())
+
+
+def test_speech_that_goes_on_after_all_is_heard_as_one() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        sound = np.concatenate([speech(2.0), silence(0.3), speech(2.0, seed=5), silence(1.0)])
+        for _ in feed(dictation, sound):
+            await dictation.decode(engine)
+            await dictation.look_ahead(engine)
+        assert [(start, stop > 4 * SAMPLE_RATE) for _, start, stop in engine.asked] == [(0, False), (0, True)]
+
+    asyncio.run(go())
+
+
+def test_a_draft_is_what_was_said_so_far_and_is_no_text() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        assert not await dictation.draft(engine), "nobody speaks"
+        for at in feed(dictation, speech(3.0)):
+            if at == 32_000:
+                assert await dictation.draft(engine)
+                assert dictation.transcript.draft == "w0 w1 w2 w3"
+                assert dictation.transcript.text == ""
+        assert [phase for phase, _, _ in engine.asked] == ["draft"]
+
+    asyncio.run(go())
+
+
+def test_how_far_the_machine_is_behind_is_told() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        for _ in feed(dictation, np.concatenate([speech(3.0), silence(1.0)] * 3 + [speech(14.0)])):
+            pass
+        assert 20 < dictation.behind < 27
+        assert not await dictation.draft(engine), "drafts are for machines that keep up"
+        await dictation.decode(engine)
+        assert dictation.behind == 0
+        dictation.finish()
+        await dictation.decode(engine)
+        assert dictation.behind == 0
+
+    asyncio.run(go())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    spans=st.lists(st.tuples(st.floats(0.3, 14.0), st.floats(0.05, 1.5)), min_size=1, max_size=4),
+    looks=st.lists(st.tuples(st.integers(1, 60), st.sampled_from(["look_ahead", "draft"])), min_size=1, max_size=9),
+    stop=st.floats(0.0, 1.0),
+)
+def test_neither_looking_ahead_nor_drafts_change_a_word(
+    spans: list[tuple[float, float]], looks: list[tuple[int, str]], stop: float
+) -> None:
+    parts = [part for n, (said, rest) in enumerate(spans) for part in (speech(said, seed=n + 2), silence(rest))]
+    sound = np.concatenate(parts)[: max(BLOCK, round(stop * sum(map(len, parts))))]
+
+    async def plain() -> str:
+        engine, dictation = Listener(), Dictation(Settings())
+        for _ in feed(dictation, sound):
+            await dictation.decode(engine)
+        dictation.finish()
+        await dictation.decode(engine)
+        return dictation.transcript.text
+
+    async def watched() -> str:
+        engine, dictation = Listener(), Dictation(Settings())
+        told = ""
+        for number, _ in enumerate(feed(dictation, sound)):
+            await dictation.decode(engine)
+            for every, look in looks:
+                if number % every == 0:
+                    await getattr(dictation, look)(engine)
+            assert dictation.transcript.text.startswith(told), "committed text never changes"
+            told = dictation.transcript.text
+        dictation.finish()
+        await dictation.decode(engine)
+        assert dictation.transcript.text.startswith(told)
+        return dictation.transcript.text
+
+    assert asyncio.run(plain()) == asyncio.run(watched())
