@@ -394,7 +394,9 @@ def line(reply: Mapping[str, Any]) -> str:
     parts = [f"{MARKS.get(reply['state'], '?')} {reply['state']}"]
     if take:
         parts.append(f"{take['seconds']:.1f} s {_meter(take['level'])}")
-        if (behind := take.get("behind", 0)) >= LATE:
+        if reply.get("loading"):
+            parts.append(f"the model loads: {reply['loading']}")
+        elif (behind := take.get("behind", 0)) >= LATE:
             parts.append(f"{behind:.0f} s behind")
         parts.append(_words(take))
     parts += [part for part in (reply.get("trouble"), reply.get("capture")) if part]

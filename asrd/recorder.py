@@ -27,6 +27,9 @@ log = logging.getLogger("asrd")
 LOOK = 0.1
 """Seconds between two looks at a recording that is to end by itself."""
 
+GLANCE = 5.0
+"""Seconds between two looks at one that only a person is to end."""
+
 LONGEST = 3600.0
 """Seconds after which a recording counts as forgotten and is ended."""
 
@@ -142,7 +145,7 @@ class Recorder:
                     log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
                 await self.stop()
                 return
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(LOOK if silence or seconds else GLANCE)
 
     async def adopt(self) -> None:
         """Act on settings that have changed: another microphone, or one that is to stay open from now on."""

@@ -424,6 +424,8 @@ def test_a_status_as_one_line() -> None:
     assert line(STATUS) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  so far and ..."
     slow = STATUS["take"] | {"text": "", "draft": "", "behind": 7.2}
     assert line(STATUS | {"take": slow}) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  7 s behind"
+    told = line(STATUS | {"take": slow, "loading": "restore demo.nemo"})
+    assert told == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  the model loads: restore demo.nemo"
     assert line(PARKED) == "◦ PARKED  no such checkpoint"
     for level, full in ((None, 0), (-1000.0, 0), (-60.0, 0), (0.0, 10), (6.0, 10)):
         told = line(STATUS | {"take": STATUS["take"] | {"level": level}})
