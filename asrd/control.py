@@ -124,7 +124,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _bind(where: Path) -> socket.socket:
-    if _answers(where):
+    if answers(where):
         raise SocketError(
             f"another asrd is running and listens on {where}", "asrd status asks it; systemctl --user stop asrd ends it"
         )
@@ -158,11 +158,11 @@ def forget(settings: Settings | Place) -> None:
     """Remove the control socket of this process, once it is closed; not that of a daemon started meanwhile."""
     with contextlib.suppress(OSError, SocketError):
         where = path(settings)
-        if not _answers(where):
+        if not answers(where):
             where.unlink()
 
 
-def _answers(where: Path) -> bool:
+def answers(where: Path) -> bool:
     """Whether a daemon listens there. Raises SocketError where that may not even be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2.0)

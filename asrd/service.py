@@ -10,13 +10,12 @@ import argparse
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import places
+from . import control, places
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
 
@@ -54,21 +53,23 @@ def service_arguments(parser: argparse.ArgumentParser) -> None:
 def service(args: argparse.Namespace, settings: Settings) -> int:
     """Do `args.act`; return 0, or 3 from status when the service does not run."""
     if args.act == "print":
-        return _print(args.unit)
+        return _print(args.unit, settings)
     if args.act == "status":
         return _status()
-    return _install(args.now) if args.act == "install" else _uninstall()
+    return _install(args.now, settings) if args.act == "install" else _uninstall()
 
 
 # -- the units --------------------------------------------------------------------------------------------------------
 
 
-def units(program: Sequence[str], version: int) -> dict[str, str]:
-    """Return unit -> text, for a program and a version of systemd."""
+def units(program: Sequence[str], version: int, socket_path: str = "") -> dict[str, str]:
+    """Return unit -> text, for a program, a version of systemd and a control socket ("": the usual one)."""
     if re.search(r"[\"'\\]", program[0]):  # systemd refuses such a name as a program, though not as an argument
         program = ["/usr/bin/env", *program]
     command = " ".join(map(quoted, program))
-    return {name: _for_version(_template(name), version).replace("@PROGRAM@", command) for name in UNITS}
+    line = os.path.expanduser(socket_path).replace("%", "%%") or "%t/asrd.sock"
+    texts = {name: _for_version(_template(name), version) for name in UNITS}
+    return {name: text.replace("@PROGRAM@", command).replace("%t/asrd.sock", line) for name, text in texts.items()}
 
 
 def _template(name: str) -> str:
@@ -127,8 +128,8 @@ def folder() -> Path:
 # -- the verbs --------------------------------------------------------------------------------------------------------
 
 
-def _print(unit: str | None) -> int:
-    texts = units(program(), _version())
+def _print(unit: str | None, settings: Settings) -> int:
+    texts = units(program(), _version(), settings.socket)
     if unit:
         print(texts[unit], end="")
     else:
@@ -136,11 +137,12 @@ def _print(unit: str | None) -> int:
     return 0
 
 
-def _install(now: bool) -> int:
+def _install(now: bool, settings: Settings) -> int:
     managed = _managed()
     if now and managed:
-        _refuse_a_stranger()
-    changed = [_write(folder() / name, text) for name, text in units(program(), _version()).items()]
+        _refuse_a_stranger(control.path(settings))
+    texts = units(program(), _version(), settings.socket)
+    changed = [_write(folder() / name, text) for name, text in texts.items()]
     if not managed:
         _say("no user manager answers here; once you are logged in, run:")
         _say("  systemctl --user daemon-reload && systemctl --user enable --now asrd.socket asrd.service")
@@ -266,18 +268,12 @@ def _write(path: Path, text: str) -> bool:
     return True
 
 
-def _refuse_a_stranger() -> None:
+def _refuse_a_stranger(line: Path) -> None:
     """Raise UsageError when a daemon that systemd does not know answers on the socket that the unit would take over."""
     if "active" in (_properties("asrd.socket")["ActiveState"], _properties("asrd.service")["ActiveState"]):
         return
-    path = Path(os.environ.get("XDG_RUNTIME_DIR", "")) / "asrd.sock"
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(os.fspath(path))
-        except OSError:
-            return
-    raise UsageError(f"a daemon that is no service answers on {path}", "stop it first, or leave --now out")
+    if control.answers(line):
+        raise UsageError(f"a daemon that is no service answers on {line}", "stop it first, or leave --now out")
 
 
 def _managed() -> bool:

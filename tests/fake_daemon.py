@@ -150,8 +150,7 @@ def main(words: list[str]) -> int:
         return asyncio.run(run())
     import argparse
 
-    from asrd import history, service
-    from asrd.config import Settings
+    from asrd import config, history, service
 
     parser = argparse.ArgumentParser()
     about, do = {
@@ -160,7 +159,7 @@ def main(words: list[str]) -> int:
     }[words[0]]
     about(parser)
     try:
-        return do(parser.parse_args(words[1:]), Settings())
+        return do(parser.parse_args(words[1:]), config.load().settings)
     except AsrdError as error:
         print(f"asrd: {error.message}", file=sys.stderr)
         return error.exit_code

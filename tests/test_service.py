@@ -55,11 +55,11 @@ class Service:
         self.session.write(f"{UNITS}/asrd.service.d/test.conf", text)
         self.systemctl("daemon-reload")
 
-    def ask(self, line: str, wait: bool = True) -> str:
+    def ask(self, line: str, place: Path | None = None, wait: bool = True) -> str:
         """Say a line over the control socket; return the answer, or without `wait` nothing."""
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(TIMEOUT)
-            control.connect(str(self.session.inside(self.session.runtime / "asrd.sock")))
+            control.connect(str(self.session.inside(place or self.session.runtime / "asrd.sock")))
             control.sendall(f"{line}\n".encode())
             return control.makefile().readline().strip() if wait else ""
 
@@ -351,6 +351,19 @@ def test_a_daemon_in_a_terminal_is_not_cut_off(fresh: Service) -> None:
         session.ok("systemctl", "--user", "stop", "stranger.service")
 
 
+def test_a_socket_of_ones_own_choice_is_the_units_too(fresh: Service) -> None:
+    session, it = fresh.session, fresh
+    place = session.home / "run 100%" / "dictation.sock"
+    settings = session.write(".config/asrd/config.toml", f'socket = "{place}"\n')
+    try:
+        assert "it runs" in it.service("install", "--now")
+        assert session.inside(place).is_socket()
+        assert it.ask("ping", place) == f"ok {it.show('MainPID')}"
+    finally:
+        it.service("uninstall")
+        session.inside(Path(settings)).unlink()
+
+
 @pytest.mark.parametrize("folder", ["with a space", 'quo"te, 5 % and a back\\slash'])
 def test_programs_in_odd_folders_start(fresh: Service, folder: str) -> None:
     fresh.program = fresh.session.write(f"{folder}/bin/asrd", PROGRAM, 0o755)
@@ -406,7 +419,8 @@ def test_without_systemd_at_all_too(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / ".config").write_text("a file where the folder should be")
+    (tmp_path / ".config").mkdir()
+    (tmp_path / ".config" / "systemd").write_text("a file where the folder should be")
     assert alone(tmp_path, "install").startswith(f"asrd: cannot write {tmp_path / UNITS / 'asrd.service'}: Not a dir")
 
 
