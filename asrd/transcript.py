@@ -8,6 +8,7 @@ change; a draft is for eyes only and changes nothing. Knows nothing of sound. Pu
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import msgspec
@@ -95,7 +96,7 @@ class Transcript:
         """Return the words of a hypothesis that are not committed yet."""
         if hypothesis.start >= self.committed_until:
             return list(hypothesis.words)
-        known = [word for word in self.words if word.stop > hypothesis.start]
+        known = self.words[bisect_right(self.words, hypothesis.start, key=lambda word: word.stop) :]
         pairs = align(hypothesis.words, known + self._pending)
         repeated = 1 + max((heard for heard, earlier in pairs if earlier < len(known)), default=-1)
         waited_for = {heard for heard, earlier in pairs if earlier >= len(known)}

@@ -144,6 +144,22 @@ def test_lost_sound_leaves_zeros_and_is_told_once() -> None:
     assert [block.start for block in blocks] == [0, *(block.stop for block in blocks)][:-1]
 
 
+def test_a_rate_that_changes_in_the_middle_leaves_one_clock_and_the_same_pitch() -> None:
+    blocks: list[AudioBlock] = []
+    tape = Tape(blocks.append)
+    for rate in (48_000, 16_000, 44_100, 8000):
+        tape.splice(rate)
+        for piece in np.array_split(tone(1.0, 440.0, rate=rate), 37):
+            tape.push(piece)
+    tape.finish()
+    sound = np.concatenate([block.samples for block in blocks])
+    assert [block.start for block in blocks] == [320 * n for n in range(len(blocks))]
+    assert len(sound) == pytest.approx(4 * 16_000, abs=8)
+    for second in range(4):
+        spectrum = np.abs(np.fft.rfft(sound[16_000 * second + 800 : 16_000 * second + 15_200] * np.hanning(14_400)))
+        assert np.argmax(spectrum) * 16_000 / 14_400 == pytest.approx(440, abs=2)
+
+
 def test_a_tape_without_sound_has_no_gap_to_tell_of() -> None:
     blocks: list[AudioBlock] = []
     tape = Tape(blocks.append)

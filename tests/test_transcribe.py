@@ -102,6 +102,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     put("short.wav", silence(0.001)[:1])
     put("all-nan.wav", np.full(16_000, np.nan, np.float32), subtype="FLOAT")
     put("some-nan.wav", np.where(np.arange(len(first)) < 50, np.nan, first).astype(np.float32), subtype="FLOAT")
+    put("offset.wav", 0.8 * first + 0.2, subtype="FLOAT")
+    put("quiet.wav", first / 50, subtype="FLOAT")
+    put("clipped.wav", np.clip(4 * first, -1, 1))
     (folder / "text.wav").write_text("this is not sound")
     pieces = []
     for line in FEW:
@@ -115,6 +118,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             out.write(np.zeros(60 * 8000 - len(spoken), np.float32))
     names = [
         *("one.flac", "stereo48.wav", "five96.wav", "telephone.wav", "absent.wav", "silence.wav", "tone.wav"),
+        *("offset.wav", "quiet.wav", "clipped.wav"),
         *("short.wav", "all-nan.wav", "some-nan.wav", "text.wav", "long.flac", "no-pause.flac", "hour.flac"),
     ]
     return Run(program("--json", "--model", "demo-ctc", *(str(folder / name) for name in names)), folder)
@@ -149,6 +153,12 @@ def test_channels_and_rates_do_not_change_the_words(run: Run) -> None:
     assert run["telephone.wav"]["complete"]
 
 
+def test_a_bad_microphone_changes_few_words(run: Run) -> None:
+    expected = run["one.flac"]["text"]
+    for name in ("offset.wav", "quiet.wav", "clipped.wav"):
+        assert jiwer.wer(expected, run[name]["text"]) <= 0.15, (name, expected, run[name]["text"])
+
+
 def test_no_speech_is_no_text_and_no_error(run: Run) -> None:
     for name, seconds in (("silence.wav", 12), ("tone.wav", 12), ("short.wav", 0.0)):
         assert run[name]["text"] == ""
@@ -171,7 +181,7 @@ def test_what_cannot_be_read_is_one_line_each_and_the_rest_goes_on(run: Run) -> 
     assert "holds no sound (not one of its samples" in told["all-nan"][0]
     assert "50 samples" in told["some-nan"][0]
     assert len(lines) == 4, lines
-    assert len(run.by_name) == 11
+    assert len(run.by_name) == 14
 
 
 def test_an_hour_needs_no_more_memory_than_a_minute(run: Run) -> None:
