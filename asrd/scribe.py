@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -35,6 +36,36 @@ T = TypeVar("T")
 
 Deliver = Callable[[str], Awaitable[list[str]]]
 """Sends a text everywhere and returns why single places did not take it."""
+
+
+class Turns:
+    """Any number of callers may use the engine at once; whoever starts, ends or exchanges it is alone with it."""
+
+    def __init__(self) -> None:
+        self._using = 0
+        self._alone = asyncio.Lock()
+        self._free = asyncio.Event()
+        self._free.set()
+
+    @contextlib.asynccontextmanager
+    async def shared(self) -> AsyncIterator[None]:
+        """Use the engine; whoever waits to be alone goes first."""
+        async with self._alone:
+            self._using += 1
+            self._free.clear()
+        try:
+            yield
+        finally:
+            self._using -= 1
+            if not self._using:
+                self._free.set()
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Wait until nobody uses it, and let nobody in meanwhile."""
+        async with self._alone:
+            await self._free.wait()
+            yield
 
 
 class Scribe:
@@ -73,7 +104,7 @@ class Scribe:
         self._deliver, self._changed, self._hold = deliver, changed, hold
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._alert = figures.Alert()
         self._rewriting = 0
 
@@ -242,7 +273,7 @@ class Scribe:
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
-        async with self._turn:
+        async with self._turns.shared():
             engine = self.engine
             rejected = len(engine.rejected)
             try:
@@ -269,7 +300,7 @@ class Scribe:
     async def load(self) -> None:
         """Have a worker ready; what fails is `trouble`."""
         try:
-            async with self._turn:
+            async with self._turns.alone():
                 if self.engine.ready is None:
                     await self._start(self.engine, self.settings)
         except AsrdError as error:
@@ -321,7 +352,7 @@ class Scribe:
         beside = await asyncio.to_thread(fits_beside, settings)
         if beside:
             await self._prove(new, settings, strict)
-        async with self._turn:
+        async with self._turns.alone():
             old, before = self.engine, self.settings
             if not beside:
                 was_ready = old.ready is not None
@@ -351,7 +382,7 @@ class Scribe:
 
     async def park(self) -> None:
         """End the worker, so that it holds no memory at all; the next recording starts it."""
-        async with self._turn:
+        async with self._turns.alone():
             if self.engine.ready is not None and not self.busy:
                 await self.engine.stop()
                 self.memory = None
@@ -396,7 +427,7 @@ class Scribe:
         heard = one.dictation.answer is not None
         if heard and self.engine.ready is not None and len(self._queue) == 1:
             try:
-                async with self._turn:
+                async with self._turns.shared():
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)

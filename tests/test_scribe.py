@@ -24,7 +24,7 @@ from asrd.engine import Deadlines, Engine
 from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
 from asrd.precision import TABLE, Gpu, Plan, Rung
 from asrd.recording import Recording
-from asrd.scribe import Scribe, planned
+from asrd.scribe import Scribe, Turns, planned
 from asrd.takes import Spool
 from tests import sound
 
@@ -121,6 +121,33 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def rested(one: Room) -> None:
     await until(lambda: not one.scribe.busy)
+
+
+# -- turns ------------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_many_use_the_engine_at_once_and_whoever_exchanges_it_is_alone() -> None:
+    turns, inside, most = Turns(), [], 0
+
+    async def use(name: str, kind: str) -> None:
+        nonlocal most
+        async with getattr(turns, kind)():
+            assert not [other for other in inside if "alone" in (kind, other[1])]
+            inside.append((name, kind))
+            most = max(most, len(inside))
+            await asyncio.sleep(0.02)
+            inside.remove((name, kind))
+
+    async with asyncio.timeout(IN_TIME):
+        await asyncio.gather(*(use(str(n), "alone" if n % 4 == 3 else "shared") for n in range(16)))
+    assert most == 3
+    given_up = asyncio.create_task(use("late", "shared"))
+    async with turns.alone():
+        await asyncio.sleep(0)
+        given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    await use("last", "alone")
 
 
 # -- text arrives -----------------------------------------------------------------------------------------------------
