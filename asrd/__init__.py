@@ -8,6 +8,7 @@ Reading order, which is dependency order: a file imports only from files above i
     places       where a user's files are, and how one is written whole; imports little
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
+    spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights

@@ -19,6 +19,7 @@ from msgspec import Meta
 from . import places
 from .errors import ConfigError, UsageError, nearest
 from .precision import DTYPES, PRESETS, Precision, find, with_parts
+from .spoken import Phrase, table
 
 
 def _about(text: str, at_least: float | None = None, at_most: float | None = None) -> Meta:
@@ -57,6 +58,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     draft_every: Annotated[
         float, _about("seconds between drafts while somebody looks on (asrd status --follow); 0 for none", 0.0, 60.0)
     ] = 0.5
+    commands: Annotated[bool, _about("obey spoken commands: new line, comma, scratch that")] = False
+    spoken: Annotated[dict[str, str], _about("phrase -> text or action, over the shipped; '' removes one")] = {}
+    capitals: Annotated[bool, _about("begin sentences and lines with a capital, for models that write none")] = False
     suffix: Annotated[str, _about("what follows each delivered text")] = " "
     type_delay: Annotated[int, _about("milliseconds between typed characters", 0, 1000)] = 2
     keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"
@@ -78,6 +82,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def wer_bound(self) -> float:
         """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
         return PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
+
+    @property
+    def phrases(self) -> Mapping[Phrase, str]:
+        """The spoken commands that are obeyed; none while they are switched off."""
+        return table(self.spoken) if self.commands else {}
 
 
 CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure", "always")}
@@ -132,6 +141,8 @@ def load(
     settings = _check(_convert(merged), origins)
     if settings.parts and settings.strategy != "selective":
         notes.append(f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}")
+    if settings.spoken and not settings.commands:
+        notes.append(f"spoken ({origins['spoken']}) does nothing while commands = false")
     return Loaded(settings, origins, tuple(notes))
 
 
@@ -159,7 +170,7 @@ def _environment_layer(environment: Mapping[str, str]) -> Layer:
             continue
         key = name.removeprefix("ASRD_").lower()
         _known(key, name)
-        layer[key] = (_inline_table(name, text) if key == "parts" else text, name)
+        layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
     return layer
 
 
@@ -222,8 +233,8 @@ def _convert(layer: Layer) -> Settings:
     typed = {}
     for key, (value, origin) in layer.items():
         try:
-            several = key == "sinks" and isinstance(value, str)  # in a variable and in a flag, with commas between
-            value = [part.strip() for part in value.split(",")] if several else value
+            if key == "sinks" and isinstance(value, str):  # in a variable or a flag, commas between
+                value = [part.strip() for part in value.split(",")]
             typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
         except msgspec.ValidationError as error:
             raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
@@ -261,6 +272,10 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
             f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
         )
     idle_seconds(settings.idle)
+    try:
+        table(settings.spoken)
+    except ValueError as error:
+        raise ConfigError(f"spoken ({origins['spoken']}): {error}") from error
 
 
 def idle_seconds(text: str) -> float | None:

@@ -17,6 +17,7 @@ import numpy as np
 from .audio import AudioBlock
 from .config import Settings
 from .dictation import Dictation
+from .spoken import Writing
 from .takes import Take
 
 log = logging.getLogger("asrd")
@@ -52,6 +53,7 @@ class Recording:
         self.settings = settings
         self.private = private
         self.dictation = Dictation(settings)
+        self.writing = Writing(settings.phrases, settings.capitals)
         self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self.fresh = asyncio.Event()
         """There may be something to decode, or it has ended."""
@@ -69,6 +71,7 @@ class Recording:
         """When the last draft was ready, on the monotonic clock."""
         self._blocks = 0
         self._origin = 0
+        self._written = 0
 
     def push(self, block: AudioBlock) -> None:
         """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
@@ -96,10 +99,18 @@ class Recording:
         self.ended = True
         self.fresh.set()
 
+    def write(self, whole: bool) -> None:
+        """Make text of the words that became final; `whole` says that they are all."""
+        words = self.dictation.transcript.words
+        self.writing.push(words[self._written :])
+        self._written = len(words)
+        if whole:
+            self.writing.finish()
+
     @property
     def text(self) -> str:
-        """The words that are final so far."""
-        return self.dictation.transcript.text
+        """What is final so far, with spoken commands obeyed."""
+        return self.writing.text
 
     @property
     def draft(self) -> str:

@@ -25,6 +25,7 @@ from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
 from .precision import Plan, Rejected
 from .recording import Recording, Told
+from .spoken import write
 from .takes import Note, Spool, blocks
 
 log = logging.getLogger("asrd")
@@ -171,11 +172,14 @@ class Scribe:
             while not one.cancelled:
                 whole = one.ended
                 one.fresh.clear()
-                words = await self._ask(one.dictation.decode)
+                try:
+                    words = await self._ask(one.dictation.decode)
+                finally:  # what became final before a failure is final
+                    one.write(whole)
                 if words:
                     self._changed()
-                    if one.settings.deliver == "segment" and not one.private and not one.cancelled:
-                        await self._send(one, " ".join(word.text for word in words))
+                if one.settings.deliver == "segment" and not one.private and not one.cancelled:
+                    await self._send(one, one.writing.send())
                 if whole:
                     break
                 if await self._foresee(one):
@@ -190,8 +194,10 @@ class Scribe:
         if one.cancelled:
             self.spool.dropped(one.take)
             return self._told(one, "cancelled")
-        if one.settings.deliver == "take" and not one.private and one.text:
+        if one.settings.deliver == "take" and not one.private:
             await self._send(one, one.text)
+        if one.writing.missed:
+            log.warning("what was to be dropped had been delivered, or was not there: deliver = take can drop all")
         return self._settle(one)
 
     async def _foresee(self, one: Recording) -> bool:
@@ -213,7 +219,9 @@ class Scribe:
         return drafted
 
     async def _send(self, one: Recording, text: str) -> None:
-        one.refused += await self._deliver(text + one.settings.suffix)
+        """Deliver a text, if there is one; no space follows a line's end."""
+        ended = text.endswith("\n") and one.settings.suffix.isspace()
+        one.refused += await self._deliver(text + one.settings.suffix * (not ended)) if text else []
 
     def _settle(self, one: Recording) -> Told:
         """All of it is text."""
@@ -269,7 +277,7 @@ class Scribe:
         finally:
             self._rewriting -= 1
             self._changed()
-        return dictation.transcript.text
+        return write(dictation.transcript.words, self.settings.phrases, self.settings.capitals)
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""

@@ -20,6 +20,7 @@ from .config import Settings
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, DiskError, UsageError
+from .spoken import write
 from .wire import SAMPLE_RATE, Progress, Word
 
 CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
@@ -39,17 +40,23 @@ class Heard:
         self.path = path
         self.duration = duration
         self.model = settings.model
+        self._phrases, self._capitals = settings.phrases, settings.capitals
         self.seconds = 0.0
         """Wall time spent on it, without the start of the worker."""
         self.complete = False
         self.dictation = Dictation(settings)
         self.transcript = self.dictation.transcript
 
+    @property
+    def text(self) -> str:
+        """The words so far, with spoken commands obeyed where the settings say so."""
+        return write(self.transcript.words, self._phrases, self._capitals)
+
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints: times in seconds from the start of the file."""
         return {
             "path": self.path,
-            "text": self.transcript.text,
+            "text": self.text,
             "words": [
                 {
                     "text": word.text,
@@ -152,7 +159,7 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
             for word in words
         )
     else:
-        shown = heard.transcript.text
+        shown = heard.text
     if len(args.files) > 1 and not args.json:
         print(("\n" if number else "") + f"==> {heard.path} <==")
     print(shown, flush=True)

@@ -176,6 +176,31 @@ def test_what_the_daemon_could_not_do_is_refused(tmp_path: Path, text: str, part
     refused(tmp_path, text, *parts)
 
 
+def test_commands_are_the_shipped_ones_and_the_users_own_once_they_are_on(tmp_path: Path) -> None:
+    own = '[spoken]\n"my mail" = "me@example.org"\ncomma = ""\n'
+    loaded = load(tmp_path, own)
+    assert loaded.settings.phrases == {}
+    assert any("spoken" in note and "commands = false" in note for note in loaded.notes)
+    phrases = load(tmp_path, f"commands = true\n{own}").settings.phrases
+    assert phrases[("my", "mail")] == "me@example.org"
+    assert ("comma",) not in phrases
+    assert ("new", "line") in phrases
+    inline = load(tmp_path, "", ASRD_COMMANDS="1", ASRD_SPOKEN='{punkt = "^."}').settings.phrases
+    assert inline[("punkt",)] == "^."
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('[spoken]\n"go back" = "{undo}"', ["{undo}", "{delete}", "config.toml"]),
+        ('[spoken]\n"!" = "x"', ["'!'", "no word"]),
+        ("[spoken]\ncomma = 3", ["spoken", "str"]),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(tmp_path: Path, text: str, parts: list[str]) -> None:
+    refused(tmp_path, text, *parts)
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("never", None), ("immediately", 0), ("30", 1800), ("0.5", 30)])
 def test_how_long_a_model_may_be_unused(text: str, seconds: float | None) -> None:
     assert config.idle_seconds(text) == seconds

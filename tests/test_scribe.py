@@ -285,6 +285,79 @@ async def test_text_that_rested_before_the_key_is_there_without_asking_again(tmp
         assert recording.dictation.answer is asked
 
 
+@case
+async def test_what_was_text_before_a_failure_is_told_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with at_work(tmp_path) as one:
+        heard: list[str] = []
+        real = one.engines[0].transcribe
+
+        async def once(*asked: Any, **more: Any) -> wire.Answer:
+            if heard:
+                raise EngineError("no rung is left that could answer")
+            answer = await real(*asked, **more)
+            heard.append(answer.hypothesis.text)
+            return answer
+
+        monkeypatch.setattr(one.engines[0], "transcribe", once)
+        told = await one.say(TWICE).told
+        assert (told.outcome, told.text) == ("kept", heard[0])
+        assert one.spool.waiting()[0].text == heard[0]
+
+
+COMMANDS = {"commands": True, "spoken": {"samples": "^;", "sum": "^\n^"}}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_everybody_is_told_the_text_that_commands_made(tmp_path: Path, private: bool) -> None:
+    async def go() -> None:
+        async with at_work(tmp_path, keep_audio="always", **COMMANDS) as one:
+            told = await one.say(private=private).told
+            await rested(one)
+            count, total = told.text.partition(";\n")[::2]
+            assert count.isdigit()
+            assert total.lstrip("-").isdigit()
+            assert one.arrived == [told.text] * (not private)
+            assert one.scribe.last.text == told.text
+            (note,) = one.spool.all()
+            assert note.text == told.text
+            assert await one.scribe.rewrite(note) == told.text
+
+    asyncio.run(go())
+
+
+@case
+async def test_commands_are_obeyed_in_segments_and_what_was_sent_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    drop = {"samples": "{delete}", "sum": "{delete}"}
+    async with at_work(tmp_path, deliver="segment", commands=True, spoken=drop) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: len(one.arrived) == 1)
+        assert one.arrived[0].lstrip("-").isdigit(), "the first count was dropped, the sum was not"
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert " ".join(one.arrived) == told.text
+        assert len(one.arrived) == 2
+        assert recording.writing.missed == 2
+    assert "had been delivered" in caplog.text
+
+
+@case
+async def test_no_space_follows_the_end_of_a_line(tmp_path: Path) -> None:
+    for suffix, end in ((" ", "x\n"), ("#", "x\n#")):
+        async with at_work(tmp_path) as one:
+            recording = one.begin()
+            recording.settings = Settings(suffix=suffix)
+            await one.scribe._send(recording, "x\n")
+            await one.scribe._send(recording, "")
+            assert one.arrived == [end]
+            recording.end()
+            await recording.told
+
+
 # -- cancel -----------------------------------------------------------------------------------------------------------
 
 

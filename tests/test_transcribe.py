@@ -280,10 +280,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Told]]:
     assert Told.stopped == 1
 
 
-def call(*words: str) -> int:
+def call(*words: str, **settings: Any) -> int:
     parser = argparse.ArgumentParser()
     verb.transcribe_arguments(parser)
-    return verb.transcribe(parser.parse_args(words), Settings())
+    return verb.transcribe(parser.parse_args(words), Settings(**settings))
 
 
 @pytest.fixture
@@ -308,6 +308,16 @@ def test_several_files_have_headings(told: type[Told], spoken: str, capsys: pyte
     assert out[0] == out[3] == f"==> {spoken} <=="
     assert out[1] == out[4]
     assert out[2] == ""
+
+
+def test_commands_change_the_text_and_not_the_words(
+    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"commands": True, "spoken": {"w6": "^,", "w8": "^\n^", "w30": "{delete}"}, "capitals": True}
+    assert call("--json", spoken, **asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == "W5, w7\n" + "W31 " + " ".join(f"w{n}" for n in range(32, 40))
+    assert [word["text"] for word in found["words"]] == [f"w{n}" for n in range(5, 40)]
 
 
 def test_words_are_a_table(told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]) -> None:

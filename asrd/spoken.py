@@ -1,0 +1,258 @@
+"""What a speaker says to the text: words and a table of phrases -> text with marks, breaks and corrections.
+
+Takes words that are final, in the order they were spoken, however they come in pieces. With an empty table the text is
+they with single spaces. Knows no sound and no model. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from .wire import SAMPLE_RATE, Word
+
+PAUSE = 0.7
+"""Seconds of rest that part two phrases, and that the words of one command do not have between them."""
+
+MARKS = ",.;:?!…"
+"""What a model may have put behind a word, and a mark that is spoken there takes the place of."""
+
+ACTIONS = ("{delete}", "{cap}", "{caps}", "{literal}")
+"""What a phrase may do instead of being written: drop what was said since the last rest or sentence, write the next
+word with a capital, all in capitals, or write the command that follows as the words it is."""
+
+TABLE = {
+    "comma": "^,",
+    "period": "^.",
+    "full stop": "^.",
+    "question mark": "^?",
+    "exclamation mark": "^!",
+    "exclamation point": "^!",
+    "colon": "^:",
+    "semicolon": "^;",
+    "ellipsis": "^…",
+    "hyphen": "^-^",
+    "dash": "–",
+    "open quote": '"^',
+    "close quote": '^"',
+    "open bracket": "(^",
+    "close bracket": "^)",
+    "no space": "^",
+    "new line": "^\n^",
+    "newline": "^\n^",
+    "new paragraph": "^\n\n^",
+    "delete that": "{delete}",
+    "scratch that": "{delete}",
+    "cap": "{cap}",
+    "all caps": "{caps}",
+    "literal": "{literal}",
+}
+"""Phrase -> what is written for it, "^" at an end where no space goes; or one of ACTIONS."""
+
+Phrase = tuple[str, ...]
+
+
+class Piece(msgspec.Struct):
+    """A part of the text that is written or dropped as a whole: a word, or what a phrase stands for."""
+
+    text: str
+    start: int
+    """First sample of what was spoken."""
+    stop: int
+    """One past the last."""
+    left: bool = False
+    """No space before it."""
+    right: bool = False
+    """No space after it."""
+    said: bool = False
+    """It came from the table: no mark that follows changes it."""
+
+    @property
+    def ends(self) -> bool:
+        """Whether a sentence, or a line, ends with it."""
+        return self.text.rstrip("\"')]”’»").endswith((".", "?", "!", "…", "\n"))
+
+
+def table(own: Mapping[str, str]) -> dict[Phrase, str]:
+    """Return the shipped table with a user's own phrases over it; one that is set to "" is taken out.
+
+    Raises ValueError: a phrase without a word, an action that does not exist.
+    """
+    found: dict[Phrase, str] = {}
+    for phrase, text in (TABLE | dict(own)).items():
+        words = tuple(filter(None, map(bare, phrase.split())))
+        if not words:
+            raise ValueError(f"{phrase!r} has no word in it")
+        if text.startswith("{") and text.endswith("}") and text not in ACTIONS:
+            raise ValueError(f"{phrase!r} asks for {text}, which is none of {', '.join(ACTIONS)}")
+        found[words] = text
+    return {words: text for words, text in found.items() if text}
+
+
+def bare(word: str) -> str:
+    """Return a word as phrases are compared: without case, and without what is no letter or digit around it."""
+    first = next((i for i, c in enumerate(word) if c.isalnum()), len(word))
+    last = next((i for i in range(len(word), first, -1) if word[i - 1].isalnum()), first)
+    return word[first:last].casefold()
+
+
+class Writing:
+    """One text as it is being spoken: `push` words as they become final, `finish` after the last.
+
+    A command may begin in one push and end in a later one, so words that may become one wait. `send` gives the text
+    away part by part; what it gave stays as it is.
+
+    Args:
+        phrases: what `table` returns; empty where words are only words.
+        capitals: begin each sentence and each line with a capital.
+    """
+
+    def __init__(self, phrases: Mapping[Phrase, str], capitals: bool = False) -> None:
+        self.missed = 0
+        """How often something was to be dropped and nothing was there that had not been sent."""
+        self._phrases, self._capitals = phrases, capitals
+        self._longest = max(map(len, phrases), default=0)
+        self._beginnings = {phrase[:size] for phrase in phrases for size in range(1, len(phrase))}
+        self._pieces: list[Piece] = []
+        self._sent = 0
+        self._waiting: list[Word] = []
+        self._case = ""
+
+    @property
+    def text(self) -> str:
+        """All of it, words that wait included."""
+        return _join([*self._pieces, *map(_as_heard, self._waiting)])
+
+    def push(self, words: Sequence[Word]) -> None:
+        """Take in words that follow those before."""
+        self._waiting += words
+        self._read(ended=False)
+
+    def finish(self) -> None:
+        """Tell that no word follows: what waits as the beginning of a command was none."""
+        self._read(ended=True)
+
+    def send(self) -> str:
+        """Return what is new since the last call, without the words that wait."""
+        fresh, self._sent = self._pieces[self._sent :], len(self._pieces)
+        return _join(fresh)
+
+    # -- words -> pieces ----------------------------------------------------------------------------------------------
+
+    def _read(self, ended: bool) -> None:
+        """Write down waiting words, as far as no word that may follow changes what they mean."""
+        while self._waiting and (ended or not self._open(0)):
+            size = self._match(0)
+            text = self._phrases[_bared(self._waiting[:size])] if size else ""
+            if text == "{literal}":
+                if not ended and (size == len(self._waiting) or self._open(size)):
+                    return
+                meant = self._match(size)
+                self._heard(self._waiting[size if meant else 0 : size + meant])
+                size += meant
+            elif text in ACTIONS:
+                self._act(text)
+            elif size:
+                self._write(_as_said(text, self._waiting[:size]))
+            else:
+                size = 1
+                self._heard(self._waiting[:size])
+            del self._waiting[:size]
+
+    def _match(self, at: int) -> int:
+        """Return how many words the longest phrase has that begins at a waiting word; 0 for none."""
+        run = self._run(at)
+        return next((n for n in range(len(run), 0, -1) if run[:n] in self._phrases), 0)
+
+    def _open(self, at: int) -> bool:
+        """Return whether the words from `at` on are the beginning of a phrase that is not all there."""
+        run = self._run(at)
+        return at + len(run) == len(self._waiting) and run in self._beginnings
+
+    def _run(self, at: int) -> Phrase:
+        """Return the waiting words from `at` on up to the first rest, bare, and no more than a phrase can have."""
+        words = self._waiting[at : at + self._longest]
+        size = next((n for n in range(1, len(words)) if _rest(words[n - 1], words[n])), len(words))
+        return _bared(words[:size])
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _heard(self, words: Sequence[Word]) -> None:
+        for word in words:
+            self._write(_as_heard(word))
+
+    def _act(self, action: str) -> None:
+        self._case = ""
+        if action != "{delete}":
+            self._case = action
+        elif len(self._pieces) == self._sent:
+            self.missed += 1
+        else:
+            last = self._pieces.pop()
+            while len(self._pieces) > self._sent and not (self._pieces[-1].ends or _rest(self._pieces[-1], last)):
+                last = self._pieces.pop()
+
+    def _write(self, piece: Piece) -> None:
+        """Append a piece in its case; a mark that was said takes the place of those that the model put there."""
+        if piece.said and piece.left and len(self._pieces) > self._sent and not self._pieces[-1].said:
+            before = self._pieces[-1]
+            before.text = before.text.rstrip(_replaced(piece.text))
+        if any(map(str.isalnum, piece.text)):
+            if self._case == "{caps}":
+                piece.text = piece.text.upper()
+            elif self._case or (self._capitals and self._begins()):
+                piece.text = _capital(piece.text)
+            self._case = ""
+        self._pieces.append(piece)
+
+    def _begins(self) -> bool:
+        """Return whether a sentence begins here: nothing but quotes and brackets lies behind the end of the last."""
+        for piece in reversed(self._pieces):
+            if piece.ends or any(map(str.isalnum, piece.text)):
+                return piece.ends
+        return True
+
+
+def write(words: Sequence[Word], phrases: Mapping[Phrase, str], capitals: bool = False) -> str:
+    """Return the text of words that are all there."""
+    writing = Writing(phrases, capitals)
+    writing.push(words)
+    writing.finish()
+    return writing.text
+
+
+def _as_heard(word: Word) -> Piece:
+    return Piece(word.text, word.start, word.stop)
+
+
+def _as_said(text: str, words: Sequence[Word]) -> Piece:
+    """Return what a table's text is, for the words it was said with: "^" at an end is no letter of it."""
+    left, right = text.startswith("^"), text.endswith("^")
+    return Piece(text[left : len(text) - right], words[0].start, words[-1].stop, left, right, said=True)
+
+
+def _join(pieces: Sequence[Piece]) -> str:
+    parts: list[str] = []
+    for before, piece in zip([None, *pieces], pieces, strict=False):
+        parts += [" "] if before and not (before.right or piece.left) else []
+        parts.append(piece.text)
+    return "".join(parts)
+
+
+def _replaced(text: str) -> str:
+    """Return the letters that go from the end of the word before a piece: marks for a mark, a comma for a break."""
+    return MARKS if text and text[0] in MARKS else "," if text.startswith("\n") else ""
+
+
+def _capital(text: str) -> str:
+    first = next(i for i, c in enumerate(text) if c.isalnum())
+    return text[:first] + text[first].upper() + text[first + 1 :]
+
+
+def _rest(before: Word | Piece, after: Word | Piece) -> bool:
+    return after.start - before.stop >= PAUSE * SAMPLE_RATE
+
+
+def _bared(words: Sequence[Word]) -> Phrase:
+    return tuple(bare(word.text) for word in words)
