@@ -29,6 +29,7 @@ Reading order, which is dependency order: a file imports only from files above i
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
+    boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention
     decoding     worker: encoder output -> timed tokens -> words, per model family
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch

@@ -12,6 +12,7 @@ casting leaves, in and out of autocast.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .attention import CachedDecoder, Memory, spans
+from .boosting import Boost
 from .errors import ModelError, UsageError
 
 PROMPTS = ("canary", "canary2")
@@ -79,6 +81,8 @@ class Canary:
 
     def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> None:
         self.guard: Guard | None = Guard()
+        self._boost: Boost | None = None
+        self._language = target_lang
         self._model, self._prompt = model, prompt(model, source_lang, target_lang, pnc)
         self._decoder = CachedDecoder(model.transf_decoder, model.log_softmax)
         self._ends = {int(model.tokenizer.eos), int(model.tokenizer.pad)}
@@ -100,6 +104,12 @@ class Canary:
         else:
             ids, likely, memory, cut = self._greedy(sound, self._limit(encoded.shape[2], count))
         return Heard(ids, likely, spans(memory.paid(), self._prompt.shape[1], len(ids)), cut)
+
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """Prefer these phrases from here on, by a weight in nats. Raises UsageError, also where a beam searches."""
+        if self._searches:
+            raise UsageError("this checkpoint asks for a beam, which prefers no vocabulary", "set vocabulary = []")
+        self._boost = Boost(self._model, phrases, weight, "aed", self._language)
 
     def _project(self, encoded: Tensor) -> Tensor:
         """Return what the decoder listens to [1, T, D]."""
@@ -124,12 +134,15 @@ class Canary:
         likely: list[Tensor] = []
         memory = self._decoder.listen(sound, self._prompt.shape[1] + limit)
         logits = self._decoder.step(memory, self._prompt.to(sound.device))[-1]
-        cut = limit == 0
+        cut, state = limit == 0, 0
         while not cut:
             token = logits[: self._known].argmax()
             number = int(token)  # the one wait for the device per token; the kernels before it take far longer
             if number in self._ends:
                 break
+            if self._boost:
+                number, state = self._boost.choose(logits[: self._known], state, self._ends)
+                token.fill_(number)
             ids.append(number)
             likely.append(torch.log_softmax(logits, -1)[token])
             if kept := self._loop(ids, memory):

@@ -241,6 +241,8 @@ def config(args: argparse.Namespace, settings: Settings) -> int:
 def _value(name: str, value: Any, settings: Settings) -> str:
     if name == "max_wer_delta" and value is None:
         return f"{settings.wer_bound:g} (preset {settings.preset})"
+    if name == "vocabulary" and len(value) > 5:
+        return f"{len(value)} phrases, {value[0]!r} the first"
     return msgspec.json.encode(value).decode()
 
 

@@ -38,6 +38,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target_lang: Annotated[str, _about("language written (Canary); another than spoken translates")] = "en"
     pnc: Annotated[bool | None, _about("ask Canary for punctuation and capitals; unset: as its checkpoint does")] = None
     timestamps_model: Annotated[bool, _about("load the second, FP32 model that newer Canary files carry")] = False
+    vocabulary: Annotated[
+        tuple[str, ...], _about("names and phrases to listen for; @FILE stands for those of a file, one a line")
+    ] = ()
+    boost: Annotated[float, _about("how far the vocabulary is preferred, in nats; 0 switches it off", 0.0, 5.0)] = 1.0
     window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
     threads: Annotated[int, _about("CPU threads of the worker; 0 leaves torch's choice", 0, 256)] = 0
     vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
@@ -98,6 +102,9 @@ FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 LEGACY = ("autocast_dtype", "use_bf16", "use_fp16")
 """Older spellings that are folded into `strategy`; an explicit dtype goes before the flags."""
+
+VOCABULARY = 1 << 18
+"""Bytes of all phrases together: they travel to the worker in one line."""
 
 AUTOCAST = {"bfloat16": "autocast-bf16", "float16": "autocast-fp16", "float32": "fp32"}
 
@@ -233,12 +240,31 @@ def _convert(layer: Layer) -> Settings:
     typed = {}
     for key, (value, origin) in layer.items():
         try:
-            if key == "sinks" and isinstance(value, str):  # in a variable or a flag, commas between
+            if key in ("sinks", "vocabulary") and isinstance(value, str):  # in a variable or a flag, commas between
                 value = [part.strip() for part in value.split(",")]
             typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
+            if key == "vocabulary":
+                typed[key] = _vocabulary(typed[key], origin)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
     return Settings(**typed)
+
+
+def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
+    """Return the phrases, each once, those of a file in the place of "@FILE"; its path begins at the configuration."""
+    found: dict[str, None] = {}
+    for entry in entries:
+        lines = [entry]
+        if entry.startswith("@"):
+            path = Path(origin).parent / Path(entry[1:]).expanduser()  # a variable's or a flag's name has parent "."
+            try:
+                lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
+            except (OSError, UnicodeDecodeError, RuntimeError) as error:
+                raise ConfigError(f"vocabulary ({origin}) names {path}, which cannot be read: {error}") from error
+        found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
+    if (size := sum(len(phrase.encode()) for phrase in found)) > VOCABULARY:
+        raise ConfigError(f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases", f"{VOCABULARY} at most")
+    return tuple(found)
 
 
 def _check(settings: Settings, origins: dict[str, str]) -> Settings:

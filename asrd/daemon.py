@@ -42,7 +42,7 @@ LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
 
 ENGINE = {"model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc"}
-ENGINE |= {"timestamps_model", "threads", "vram_budget", "window"}
+ENGINE |= {"vocabulary", "boost", "timestamps_model", "threads", "vram_budget", "window"}
 """Settings that need another worker."""
 
 

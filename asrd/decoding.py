@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, Protocol
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor
 
 from . import canary, wire
+from .boosting import Boost
 from .canary import weight_dtype
-from .errors import ModelError
+from .errors import ModelError, UsageError
 
 LINGER = 2
 """Frames that a token goes on after its last one where no other follows: a spike is shorter than what it stands for."""
@@ -56,6 +58,13 @@ class Decoder(Protocol):
         """Return what was said, for an encoder output [1, D, T] of which `length` [1] frames hold sound."""
         ...
 
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """From here on prefer these phrases, at least one, where the sound leaves a choice, by a weight in nats.
+
+        Raises UsageError: a phrase that the model cannot write, a model or a search that has no room for preferences.
+        """
+        ...
+
 
 def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool | None = None) -> Decoder:
     """Return the decoder for a restored model, by its exact class: subclasses ask for more than an encoder output.
@@ -64,7 +73,7 @@ def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en",
         model: a NeMo model in eval mode; a transducer's decoding strategy is set here, once.
         source_lang, target_lang, pnc: for Canary: language spoken, language written (another one: translation),
             punctuation and capitals, None leaving those to the checkpoint. The other families write what they were
-            trained to.
+            trained to; of several tokenizers, `prefer` takes that of source_lang.
 
     Raises:
         ModelError: a model of a kind, or a prompt format, that is not known here.
@@ -72,11 +81,11 @@ def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en",
     """
     match type(model).__name__:
         case "EncDecCTCModelBPE" | "EncDecCTCModel":
-            return Ctc(model)
+            return Ctc(model, source_lang)
         case "EncDecRNNTBPEModel" | "EncDecRNNTModel":
-            return Transducer(model)
+            return Transducer(model, source_lang)
         case "EncDecHybridRNNTCTCBPEModel" | "EncDecHybridRNNTCTCModel":
-            return Transducer(model, "hybrid")
+            return Transducer(model, source_lang, "hybrid")
         case "EncDecMultiTaskModel":
             return Aed(model, source_lang, target_lang, pnc)
         case other:
@@ -88,8 +97,10 @@ class Ctc:
 
     family = "ctc"
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, language: str) -> None:
         self._model, self._blank = model, int(model.decoding.blank_id)
+        self._language = language
+        self._boost: Boost | None = None
         layers = getattr(model.decoder, "decoder_layers", None)
         if layers is not None:  # the log-softmax above then runs in float32, whatever the layers are stored in
             layers.register_forward_hook(lambda _, args, logits: logits.float())
@@ -103,7 +114,11 @@ class Ctc:
             return Decoded("", [], False)
         with _recurrent(encoded):
             scores = self._model.decoder(encoder_output=encoded)[0].float()
-        best, ids = torch.log_softmax(scores, -1).max(-1)
+        scores = torch.log_softmax(scores, -1)
+        best, ids = scores.max(-1)
+        if self._boost is not None:
+            ids = self._preferred(scores.cpu(), ids.tolist(), self._boost).to(ids.device)
+            best = scores.gather(1, ids[:, None])[:, 0]
         likely, path = best.exp().tolist(), ids.tolist()
         starts = [t for t in range(count) if path[t] != self._blank and (t == 0 or path[t] != path[t - 1])]
         stops = [next((t for t in range(s, count) if path[t] != path[s]), count) for s in starts]
@@ -112,10 +127,25 @@ class Ctc:
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
 
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """Prefer these phrases from here on."""
+        self._boost = Boost(self._model, phrases, weight, self.family, self._language)
+
+    def _preferred(self, scores: Tensor, path: list[int], boost: Boost) -> Tensor:
+        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins, as NeMo does it."""
+        last, state = self._blank, 0
+        for frame, token in enumerate(path):
+            if token not in (self._blank, last):
+                barred = {last} - {self._blank}
+                path[frame], state = boost.choose(scores[frame, : self._blank], state, barred)
+            last = path[frame]
+        return torch.tensor(path)
+
+
 class Transducer:
     """RNNT and TDT: NeMo's label-looping greedy_batch, with times, durations and confidence switched on."""
 
-    def __init__(self, model: Any, family: str = "") -> None:
+    def __init__(self, model: Any, language: str, family: str = "") -> None:
         from omegaconf import OmegaConf
 
         config = OmegaConf.create(OmegaConf.to_container(model.cfg.decoding, resolve=True))
@@ -127,7 +157,7 @@ class Transducer:
         ours |= {"greedy": {"use_cuda_graph_decoder": False, "preserve_alignments": False}}
         ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": self._durations}
         model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
-        self._model = model
+        self._model, self._language = model, language
 
     @torch.inference_mode()
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
@@ -144,6 +174,15 @@ class Transducer:
         sure = found.non_blank_step_confidence_precomputed
         sure = [min(1.0, max(0.0, float(c))) for c in sure] if sure is not None else [None] * len(ids)
         return Decoded(found.text, _timed(ids, starts, stops, sure, count), False)
+
+
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """Prefer these phrases from here on."""
+        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
+        if not hasattr(loop, "fusion_models"):
+            raise UsageError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
+        boost = Boost(self._model, phrases, weight, self.family, self._language)
+        loop.fusion_models, loop.fusion_models_alpha = [boost.tree], [weight]
 
 
 class Aed:
@@ -163,6 +202,10 @@ class Aed:
         ids, likely, spans, cut = self.canary(encoded, count)
         starts, stops = [first for first, _ in spans], [last for _, last in spans]
         return Decoded(_say(self._model, ids), _timed(ids, starts, stops, likely, count), cut)
+
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """Prefer these phrases from here on."""
+        self.canary.prefer(phrases, weight)
 
 
 # -- words ------------------------------------------------------------------------------------------------------------

@@ -468,6 +468,8 @@ def start_for(settings: Settings) -> wire.Start:
         source_lang=settings.source_lang,
         target_lang=settings.target_lang,
         pnc=settings.pnc,
+        vocabulary=settings.vocabulary,
+        boost=settings.boost,
         timestamps_model=settings.timestamps_model,
         threads=settings.threads,
         vram_fraction=min(1.0, limit / total) if limit and total else 0.0,

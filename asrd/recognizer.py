@@ -86,6 +86,8 @@ class Recognizer:
         self._frame = _samples_per_frame(self.model)
         self._say(wire.Progress("warm-up"))
         self.self_test = self._prove() if start.self_test else None
+        if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
+            self._decode.prefer(start.vocabulary, start.boost)
         self.ledger["ready"] = self.measure()
         self.load_seconds = time.perf_counter() - began
 

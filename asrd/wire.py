@@ -106,6 +106,10 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     target_lang: str = "en"
     pnc: bool | None = None
     """Ask Canary for punctuation and capitals, or for none; None: as the checkpoint's own prompt does."""
+    vocabulary: tuple[str, ...] = ()
+    """Phrases that are preferred where the sound leaves a choice."""
+    boost: float = 0.0
+    """How much, in nats a token; 0 is not at all."""
     timestamps_model: bool = False
     """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
     threads: int = 0

@@ -149,6 +149,12 @@ def test_config_can_be_read_by_programs(tmp_path: Path) -> None:
     assert found["strategy"]["from"] == "default"
 
 
+def test_a_long_vocabulary_is_counted_and_only_programs_get_it_whole(tmp_path: Path) -> None:
+    words = ",".join(f"name{n}" for n in range(400))
+    assert "400 phrases, 'name0' the first" in asrd(tmp_path, "config", ASRD_VOCABULARY=words)
+    assert len(json.loads(asrd(tmp_path, "config", "--json", ASRD_VOCABULARY=words))["vocabulary"]["value"]) == 400
+
+
 @pytest.mark.parametrize("words", [["models"], ["plan", "--gpu", CARD], ["config"]])
 def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(words: list[str], tmp_path: Path) -> None:
     piped, shown = rows(asrd(tmp_path, *words)), on_a_terminal(tmp_path, *words)

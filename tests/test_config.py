@@ -176,6 +176,23 @@ def test_what_the_daemon_could_not_do_is_refused(tmp_path: Path, text: str, part
     refused(tmp_path, text, *parts)
 
 
+def test_a_vocabulary_may_stand_in_a_file_beside_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("# names\nKubernetes\n\n  Ada   Lovelace \nKubernetes\n")
+    loaded = load(tmp_path, 'vocabulary = ["Ada Lovelace", "@words.txt", "new york"]')
+    assert loaded.settings.vocabulary == ("Ada Lovelace", "Kubernetes", "new york")
+    named = load(tmp_path, "", ASRD_VOCABULARY=f"osaka, @{tmp_path / 'words.txt'}")
+    assert named.settings.vocabulary == ("osaka", "Kubernetes", "Ada Lovelace")
+
+
+def test_a_vocabulary_without_its_file_or_end_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, 'vocabulary = ["@nowhere.txt"]', "vocabulary", str(tmp_path / "nowhere.txt"), "No such file")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    refused(tmp_path, 'vocabulary = ["@bytes"]', "bytes", "cannot be read")
+    (tmp_path / "long").write_text("\n".join(f"word number {n}" for n in range(20_000)))
+    refused(tmp_path, 'vocabulary = ["@long"]', "20000 phrases", "262144 at most")
+    refused(tmp_path, "boost = 9", "boost = 9")
+
+
 def test_commands_are_the_shipped_ones_and_the_users_own_once_they_are_on(tmp_path: Path) -> None:
     own = '[spoken]\n"my mail" = "me@example.org"\ncomma = ""\n'
     loaded = load(tmp_path, own)

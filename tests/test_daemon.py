@@ -16,8 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from asrd import config, wire
+from asrd.daemon import ENGINE
 from tests.test_logind import BUS
 
 ROOT = Path(__file__).parents[1]
@@ -423,6 +426,44 @@ def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(d
     one.speak()
     one.ask(verb="stop")
     assert samples(one.settled())
+
+
+def test_another_language_or_vocabulary_is_another_worker_and_another_table_is_not(
+    daemon: Start, tmp_path: Path
+) -> None:
+    file, words = tmp_path / "config.toml", tmp_path / "words.txt"
+    words.write_text("Kubernetes\n")
+    settings = 'model = "ok"\nsinks = ["stdout"]\nvocabulary = ["@words.txt"]\n'
+    file.write_text(settings)
+    one = daemon("--config", os.fspath(file), up=False)
+    del one.environment["ASRD_MODEL"], one.environment["ASRD_SINKS"]
+    one.up("--config", os.fspath(file))
+    one.until(lambda: one.state == "IDLE" and len(one.worker) == 1)
+    seen = [one.worker]
+    for change, said in [
+        ('target_lang = "de"\n', "target_lang"),
+        ('target_lang = "de"\npnc = false\n', "pnc"),
+        ('target_lang = "de"\npnc = false\nboost = 0.5\n', "boost"),
+    ]:
+        file.write_text(settings + change)
+        assert one.ask(verb="reload")["said"] == said
+        seen.append(one.worker)
+    words.write_text("Kubernetes\nHelsinki\n")
+    assert one.ask(verb="reload")["said"] == "vocabulary", "the file has another word"
+    seen.append(one.worker)
+    assert len({tuple(each) for each in seen}) == len(seen) == 5
+    file.write_text(f'{settings}{change}commands = true\n[spoken]\nsamples = "^,"\n')
+    assert one.ask(verb="reload")["said"] == "commands, spoken"
+    assert one.worker == seen[-1]
+    one.speak()
+    one.ask(verb="stop")
+    assert re.match(r"\d+, sum", one.settled()), "the fake says: N samples sum S"
+    assert one.ask(verb="last")["text"] == one.out.read_text().strip()
+
+
+def test_whatever_a_worker_is_started_with_asks_for_another_worker() -> None:
+    started = {field.name for field in msgspec.structs.fields(wire.Start)} & set(config.FIELDS)
+    assert {"model", "source_lang", "target_lang", "pnc", "vocabulary", "boost"} <= started <= ENGINE
 
 
 def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon: Start) -> None:

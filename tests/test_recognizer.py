@@ -21,7 +21,7 @@ from asrd.engine import Deadlines, Engine
 from asrd.errors import ModelError, UsageError
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
-from asrd.recognizer import Recognizer
+from asrd.recognizer import Recognizer, _serve
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -236,3 +236,22 @@ def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
         recognizer(model_of("canary2", folder), source_lang="xx")
     assert "xx" in caught.value.message
     assert "en" in caught.value.hint
+
+
+def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -> None:
+    said: list[wire.Reply] = []
+    start = wire.Start(str(model_of("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0)
+    assert _serve(iter([(start, b"")]), said.append) == 70
+    assert isinstance(said[-1], wire.Failed)
+    assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("usage", True)
+    recognizer(model_of("ctc", folder), vocabulary=("Ωmega",), boost=0.0)
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_a_vocabulary_changes_the_words_and_not_the_proof_of_the_precision(model: str) -> None:
+    (sound, text), *others = clips(60)
+    wanted = sorted({word for _, other in others for word in other.split()} - set(text.split()))
+    worker = recognizer(model, vocabulary=tuple(wanted), boost=5.0)
+    assert worker.self_test is not None
+    assert (worker.self_test.text, worker.self_test.passed) == (text, True)
+    assert hear(worker, sound).text != text
