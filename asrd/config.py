@@ -279,6 +279,9 @@ def _check(settings: Settings, origins: dict[str, str]) -> Settings:
         raise ConfigError(
             f"unknown preset {settings.preset!r} ({origins['preset']})", nearest(settings.preset, tuple(PRESETS))
         )
+    for key in ("source_lang", "target_lang"):
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", code := getattr(settings, key)):
+            raise ConfigError(f"{key} = {code!r} ({origins[key]}) is no language code", "for example en or pt-BR")
     _check_daemon(settings, origins)
     budget(settings.vram_budget, 1 << 40)
     budget(settings.vram_alert, 1 << 40, "vram_alert")

@@ -405,6 +405,7 @@ class Engine:
                 if worker is not self._worker:
                     raise LostError("killed", "the worker was ended while it loaded")
                 self.ready = reply
+                _tell_idle_wishes(self._template, reply.family)
                 return reply
             else:
                 raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
@@ -450,6 +451,14 @@ class Engine:
     def _exhausted(self) -> EngineError:
         tried = "; ".join(f"{r.rung}: {r.detail}" for r in self.rejected) or "the plan had none"
         return EngineError(f"no rung is left that could answer ({tried})", "run with --debug to see the worker's log")
+
+
+def _tell_idle_wishes(start: wire.Start, family: str) -> None:
+    """Say what was asked for and only Canary can do."""
+    wishes = ["translation"] if start.source_lang != start.target_lang else []
+    wishes += ["pnc"] if start.pnc is not None else []
+    if wishes and family != "aed":
+        log.warning("only Canary knows %s; this %s model writes what it was trained to", " and ".join(wishes), family)
 
 
 def plan_for(settings: Settings) -> Plan:

@@ -212,6 +212,8 @@ def test_commands_are_the_shipped_ones_and_the_users_own_once_they_are_on(tmp_pa
         ('[spoken]\n"go back" = "{undo}"', ["{undo}", "{delete}", "config.toml"]),
         ('[spoken]\n"!" = "x"', ["'!'", "no word"]),
         ("[spoken]\ncomma = 3", ["spoken", "str"]),
+        ('source_lang = "English"', ["source_lang = 'English'", "en or pt-BR", "config.toml"]),
+        ('target_lang = ""', ["target_lang = ''"]),
     ],
 )
 def test_words_that_mean_nothing_are_refused(tmp_path: Path, text: str, parts: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from asrd import wire
@@ -308,3 +310,17 @@ def test_a_worker_is_gone_when_its_caller_was_cancelled_twice() -> None:
         assert list(Path(os.environ["TMPDIR"]).iterdir()) == []
 
     asyncio.run(go())
+
+
+def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def go(**asked: object) -> list[str]:
+        caplog.clear()
+        start = msgspec.structs.replace(wire.Start("*=ok", TABLE["fp32"]), **asked)
+        async with Engine(engine("*=ok").plan, start, deadlines=SHORT, command=FAKE) as held:
+            await held.start()
+        return [record.message for record in caplog.records if "Canary" in record.message]
+
+    logging.getLogger("asrd").propagate = True
+    assert asyncio.run(go(source_lang="de", target_lang="de")) == []
+    (told,) = asyncio.run(go(source_lang="de", target_lang="en", pnc=True))
+    assert "translation and pnc" in told
