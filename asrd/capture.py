@@ -50,9 +50,9 @@ class Capture(Protocol):
     ) -> None:
         """Start on the running loop; both are called there, `on_change` after each change of the three above.
 
-        Returns at once and raises nothing for a device that is not there. Where sound was lost, 0.3 s of zeros stand
-        for it and the first block after them has `overflow` set. A source that can wait does so while what it would
-        deliver is not `wanted`; those in real time cannot.
+        Returns at once and raises nothing for a device that is not there. Where sound was lost, zeros of its length
+        stand for it (0.3 s at least, 30 s at most) and the first block after them has `overflow` set. A source that
+        can wait does so while what it would deliver is not `wanted`; those in real time cannot.
         """
 
     async def close(self) -> None:

@@ -59,11 +59,12 @@ class _Line:
     def __init__(self, device: Device, aimed: bool, wake: Callable[[], None]) -> None:
         self.device = device
         self.channels = 1
-        self.last = 0.0
-        """When the last callback came (monotonic seconds); 0 before the first."""
+        self.first = self.last = 0.0
+        """When the first and the last callback came (monotonic seconds); 0 before the first."""
         self.finished = False
         self._aim = device.id if aimed and device.id not in devices.BRIDGES and device.through == "server" else ""
-        self._sound: deque[tuple[bytes, bool]] = deque()
+        self._sound: deque[tuple[bytes, float | None]] = deque()
+        self._due = 0.0
         self._wake = wake
         self._stream: Any = None
 
@@ -87,8 +88,8 @@ class _Line:
                 if code != _CHANNELS or count == counts[-1]:
                     raise AudioError(f"{device.name}: {_REASONS.get(code, error.args[0])}") from error
 
-    def take(self) -> Iterator[tuple[bytes, bool]]:
-        """Yield what was heard since the last time, each piece with whether sound is missing before it."""
+    def take(self) -> Iterator[tuple[bytes, float | None]]:
+        """Yield what was heard since the last time, each piece with the seconds that are missing before it, if any."""
         while self._sound:
             yield self._sound.popleft()
 
@@ -101,9 +102,12 @@ class _Line:
 
     def _heard(self, data: Any, frames: int, when: Any, status: Any) -> None:
         """Keep what PortAudio hands over. Nothing here may take long."""
-        first = not self.last
         self.last = time.monotonic()
-        self._sound.append((bytes(data), bool(status) and status.input_overflow and not first))
+        lost = status.input_overflow if status and self.first else False
+        self.first = self.first or self.last
+        begins = when.inputBufferAdcTime if when else 0.0
+        self._sound.append((bytes(data), max(0.0, begins - self._due) if lost else None))
+        self._due = begins + frames / self.device.rate
         self._wake()
 
     def _end(self) -> None:
@@ -137,6 +141,7 @@ class Microphone:
         self._line: _Line | None = None
         self._changed = asyncio.Event()
         self._muted = self.problem = ""
+        self._silent_since = 0.0
         self._rescan = False
         self._task = self._loop.create_task(self._live(), name="microphone")
         self._task.add_done_callback(self._stopped)
@@ -168,6 +173,7 @@ class Microphone:
                     self._line = None
                     self._take(line)
                     self._tape.lose()
+                    self._silent_since = line.last or self._silent_since
                     await self._give_up(line)
                     self._rescan = line.device.through == "alsa"
                     wait = BACK_OFF[0] if line.last else wait
@@ -261,11 +267,14 @@ class Microphone:
         """Put what a stream has heard on the tape."""
         heard: list[bytes] = []
         for data, lost in line.take():
-            if lost:
+            if lost is not None:
                 self._put(heard, line.channels)
-                self._tape.lose()
+                self._tape.lose(lost)
                 heard = []
             heard.append(data)
+        if heard and self._silent_since:  # another device, or the same again: as long as it was away
+            self._tape.lose(line.first - PERIOD - self._silent_since)
+            self._silent_since = 0.0
         self._put(heard, line.channels)
 
     def _put(self, heard: list[bytes], channels: int) -> None:

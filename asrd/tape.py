@@ -18,7 +18,10 @@ BLOCK = SAMPLE_RATE // 50
 """Samples of a block (20 ms); the last one before `finish` may be shorter."""
 
 GAP = 15 * BLOCK
-"""Zeros that stand for lost sound (0.3 s): words before and after it are never joined."""
+"""Zeros that stand for lost sound at least (0.3 s): words before and after it are never joined."""
+
+LONGEST = 30 * SAMPLE_RATE
+"""And at most; a device that was away for longer leaves the clock behind by the rest."""
 
 
 class Tape:
@@ -34,6 +37,7 @@ class Tape:
         self._rest: Samples = np.zeros(0, np.float32)
         self._resampler: Any = None
         self._lost = False
+        self._zeros = 0
 
     def splice(self, rate: int) -> None:
         """Say at which rate the sound to come is, in hertz; what an earlier rate left in the resampler comes out."""
@@ -46,15 +50,23 @@ class Tape:
             mono = np.clip(np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
         self._cut(mono if self._resampler is None else self._resampler.resample_chunk(mono))
 
-    def lose(self) -> None:
+    def lose(self, seconds: float = 0.0) -> None:
         """Say that sound is missing here: all that was heard goes out, then zeros; the next block tells of it.
 
-        Said again before the next sound it changes nothing.
+        Said again before the next sound it makes the zeros as long as it says by then, in all.
+
+        Args:
+            seconds: how long the missing sound was, as far as that is known.
         """
-        if self._lost:
-            return
-        self._drain()
-        self._cut(np.zeros(GAP + -len(self._rest) % BLOCK, np.float32))
+        wanted = min(max(round(seconds * SAMPLE_RATE), GAP), LONGEST)
+        if not self._lost:
+            self._drain()
+            self._cut(np.zeros(-len(self._rest) % BLOCK, np.float32))
+            self._zeros = 0
+        self._lost = False
+        more = max(0, wanted - self._zeros) // BLOCK * BLOCK
+        self._cut(np.zeros(more, np.float32))
+        self._zeros += more
         self._lost = self._at > 0
 
     def finish(self) -> None:
