@@ -20,9 +20,11 @@ from typing import Any
 import msgspec
 
 from . import __version__, config, control, systemd
+from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
 from .desktop import Desktop
+from .dictation import Dictation
 from .engine import Engine
 from .errors import AsrdError, SinkError, UsageError
 from .logind import Sleep
@@ -32,6 +34,7 @@ from .scribe import Scribe
 from .server import Answers, Request, Server
 from .sinks import Sink, sinks
 from .takes import Spool, folder
+from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
 
@@ -294,8 +297,8 @@ class Daemon:
                     if self.recorder.one is one:
                         self._spawn(self.recorder.stop(cancelled=True))
                 raise
-        elif request.verb == "retry":
-            async for reply in self._retry(request):
+        elif request.verb in ("retry", "transcribe"):
+            async for reply in self._retry(request) if request.verb == "retry" else self._transcribe(request):
                 yield reply
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
@@ -397,6 +400,23 @@ class Daemon:
             self.scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
             yield {"take": note.id, "text": text, "more": number < len(notes)}
 
+    async def _transcribe(self, request: Request) -> Answers:
+        """Write down a file for whoever asks, its words as they become final; it goes to no sink and is not kept."""
+        if not (os.path.isabs(request.path) and os.path.isfile(request.path)):
+            raise UsageError(f"{request.path!r} is not the whole path of a file")
+        dictation = Dictation(self.settings)
+        with SoundFile(request.path) as source:
+            async for words in self.scribe.hear(source, dictation):
+                if words:
+                    yield {"words": words, "more": True}
+        yield {
+            "words": [],
+            "seconds": dictation.vad.heard / SAMPLE_RATE,
+            "strategy": dictation.strategy,
+            "device": dictation.device,
+            "more": False,
+        }
+
     # -- what is told -------------------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -412,6 +432,7 @@ class Daemon:
             "state": self.state,
             "model": self.settings.model,
             "requested": self.settings.strategy,
+            "engine": {key: getattr(self.settings, key) for key in sorted(ENGINE)},
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
             "effective": ready.effective if ready else {},
             "device": ready.device if ready else "",

@@ -11,7 +11,7 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ from .precision import Plan, Rejected
 from .recording import Recording, Told
 from .spoken import write
 from .takes import Note, Spool, blocks
+from .wire import Word
 
 log = logging.getLogger("asrd")
 
@@ -107,7 +108,7 @@ class Scribe:
         self._work = asyncio.Event()
         self._turns = Turns()
         self._alert = figures.Alert()
-        self._rewriting = 0
+        self._rewriting = self._guests = 0
 
     @property
     def waiting(self) -> int:
@@ -262,22 +263,37 @@ class Scribe:
 
         Raises: as Engine.transcribe; AudioError where the file cannot be read.
         """
-        self._renew()
         self._rewriting += 1
+        dictation = Dictation(self.settings)
+        kept = blocks(self.spool.path(note))
+        sound = (AudioBlock(start, np.frombuffer(data, np.float32)) for start, data in kept)
         try:
-            dictation = Dictation(self.settings)
-            for start, data in blocks(self.spool.path(note)):
-                dictation.push(AudioBlock(start, np.frombuffer(data, np.float32)))
-                await self._ask(dictation.decode)
-                await asyncio.sleep(0)
-            dictation.finish()
-            await self._ask(dictation.decode)
+            async for _ in self.hear(sound, dictation):
+                pass
         except OSError as error:
             raise AudioError(f"take {note.id} cannot be read: {error.strerror or error}") from error
         finally:
             self._rewriting -= 1
             self._changed()
         return write(dictation.transcript.words, self.settings.phrases, self.settings.capitals)
+
+    async def hear(self, sound: Iterable[AudioBlock], dictation: Dictation) -> AsyncIterator[list[Word]]:
+        """Decode sound that is all there, between whatever else there is to do, giving words as they become final.
+
+        Raises: as Engine.transcribe; what `sound` raises.
+        """
+        self._renew()
+        self._guests += 1
+        try:
+            for block in sound:
+                dictation.push(block)
+                yield await self._ask(dictation.decode)
+                await asyncio.sleep(0)
+            dictation.finish()
+            yield await self._ask(dictation.decode)
+        finally:
+            self._guests -= 1
+            self._changed()
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
@@ -391,7 +407,7 @@ class Scribe:
     async def park(self) -> None:
         """End the worker, so that it holds no memory at all; the next recording starts it."""
         async with self._turns.alone():
-            if self.engine.ready is not None and not self.busy:
+            if self.engine.ready is not None and not (self.busy or self._guests):
                 await self.engine.stop()
                 self.memory = None
                 systemd.event("unloaded", "the model left memory: unused")

@@ -35,7 +35,7 @@ SILENCE = 30.0
 SLOW = 5.0
 """Seconds that a client may take to read what it asked for."""
 
-VERBS = ("toggle", "start", "stop", "cancel", "status", "last", "retry", "takes", "use", "reload")
+VERBS = ("toggle", "start", "stop", "cancel", "status", "last", "retry", "takes", "use", "reload", "transcribe")
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +58,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """retry: send to the sinks."""
     strategy: str = ""
     """use: which."""
+    path: str = ""
+    """transcribe: a sound file, by its whole path."""
 
 
 Answers = AsyncGenerator[dict[str, Any], None]
