@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from .findings import Comparison, Row
@@ -40,7 +41,7 @@ class Plot(NamedTuple):
 
 def draw(comparison: Comparison) -> list[Plot]:
     """Return the plots for which there are figures."""
-    wanted: list[tuple[str, str, Callable[[Any, list[Row], Comparison], None], Callable[[Row], object]]] = [
+    wanted: list[tuple[str, str, Callable[..., None], Callable[[Row], object]]] = [
         ("Weights", "MiB of parameters and buffers", _weights, lambda row: row.weights_bytes),
         ("Memory of the worker, by phase", "MiB; bar: steady state", _memory, lambda row: _bytes(row, "steady")),
         ("WER against FP32", "points; line: 95 % interval, dotted: limit, grey band: noise floor", _words, _delta),
@@ -55,7 +56,8 @@ def draw(comparison: Comparison) -> list[Plot]:
     for title, caption, paint, has in wanted:
         rows = [row for row in comparison.rows if has(row) is not None]
         if rows:
-            plots.append(Plot(title, caption, _svg(title, rows, comparison, paint)))
+            names = [_name(row) for row in rows]
+            plots.append(Plot(title, caption, svg(title, names, partial(paint, rows=rows, comparison=comparison))))
     return plots
 
 
@@ -77,10 +79,8 @@ def _of_worker(memory: Memory) -> int | None:
     return memory.process if memory.process is not None else memory.allocated
 
 
-def _svg(
-    title: str, rows: list[Row], comparison: Comparison, paint: Callable[[Any, list[Row], Comparison], None]
-) -> str:
-    """Return one plot with a line per row, the first on top."""
+def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
+    """Return one plot with a line per name, the first on top; `paint` draws into its axes, line n at height n."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -99,17 +99,17 @@ def _svg(
         "legend.frameon": False,
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(WIDTH, 0.27 * len(rows) + 0.75), facecolor="none", layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.27 * len(names) + 0.75), facecolor="none", layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
-        axes.set_yticks(range(len(rows)), [_name(row) for row in rows])
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
         axes.tick_params(axis="both", length=0)
         axes.grid(axis="x", color=faint, linewidth=0.6)
         axes.set_axisbelow(True)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-        paint(axes, rows, comparison)
+        paint(axes)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _inline(stream.getvalue(), title)

@@ -1,0 +1,117 @@
+"""The real daemon, with a microphone that plays what it is told to, and faults where they are seeded.
+
+    python -m tools.benchmark.player run           verbs and variables as for asrd
+    python -m tools.benchmark.player worker FAULT  a worker that leaks or is slow, whose frames are the real one's
+
+Before each recording one JSON line on standard input says what is heard: {"sound": FILE.npy, "lead": N, "pace": P}. The
+first N samples are played P times as fast as they were spoken, the rest in real time; then it is still, as a
+microphone is in a quiet room. When the last sample of the sound was delivered, one line is printed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from asrd import cli, daemon, engine, systemd
+from asrd.audio import AudioBlock
+from asrd.capture import Capture
+from asrd.wire import SAMPLE_RATE
+
+BLOCK = 320
+"""Samples: 20 ms, as every source of asrd delivers."""
+
+LEAK = 10 << 10
+"""Bytes that a leaking worker keeps of each utterance."""
+
+SLOW = 0.10
+"""Of its own time by which a slow worker takes longer."""
+
+
+class Player:
+    """A microphone that hears what standard input said last."""
+
+    def __init__(self) -> None:
+        self.name, self.problem, self.ended = "the bench", "", False
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+        """Play; the line was written before the recording was asked for."""
+        told = json.loads(sys.stdin.readline())
+        self._task = asyncio.create_task(self._play(on_block, told["sound"], told["lead"], told["pace"]))
+
+    async def close(self) -> None:
+        """Stop where it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _play(self, on_block: Callable[[AudioBlock], None], path: str, lead: int, pace: float) -> None:
+        loop, still = asyncio.get_running_loop(), np.zeros(BLOCK, np.float32)
+        due, start, playing = loop.time(), 0, True
+        with open(path, "rb") as file:  # block by block, so that what the bench holds is no part of what it measures
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            while True:
+                block = np.fromfile(file, np.float32, BLOCK) if playing else still
+                if not len(block):
+                    playing = False
+                    print("played", flush=True)
+                    continue
+                due += len(block) / SAMPLE_RATE / (pace if start < lead else 1.0)
+                await asyncio.sleep(due - loop.time())
+                on_block(AudioBlock(start, block))
+                start += len(block)
+
+
+def listen(spec: str, microphone: str) -> Capture:
+    """Return the microphone, whatever is asked for."""
+    return Player()
+
+
+def worker(fault: str) -> int:
+    """Be a worker with a fault: it keeps some of each utterance, or takes longer than it has to."""
+    from asrd import recognizer
+
+    real, kept = recognizer.Recognizer.recognize, []
+
+    def recognize(self: Any, sound: bytes, start: int = 0, phase: str = "final") -> Any:
+        began = time.perf_counter()
+        answer = real(self, sound, start, phase)
+        if fault == "leak":
+            kept.append(bytearray(b"x" * LEAK))
+        else:
+            until = time.perf_counter() + SLOW * (time.perf_counter() - began)
+            while time.perf_counter() < until:
+                pass
+        return answer
+
+    recognizer.Recognizer.recognize = recognize  # type: ignore[method-assign]
+    return recognizer.main()
+
+
+def command(fault: str) -> tuple[str, ...]:
+    """Return how a worker is started: as ever, or with a fault ("leak", "slow")."""
+    return (sys.executable, "-m", "tools.benchmark.player", "worker", fault) if fault else engine.WORKER
+
+
+def main(verb: str, *words: str) -> int:
+    """Be the worker or the daemon; return the exit code."""
+    if verb == "worker":
+        return worker(*words)
+    fault = words[0] if words else ""
+    systemd.JOURNAL = ""  # these takes are not the user's
+    hold = functools.partial(engine.Engine, command=command(fault))
+    daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
+    return cli.main([verb])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

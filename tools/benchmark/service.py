@@ -1,0 +1,263 @@
+"""The daemon over its socket: how fast it starts, how soon text comes, what it costs to leave it running.
+
+R2, R5, R6 and R8 are measured here, on the real daemon in a process of its own; only its microphone is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asrd.engine import ENVIRONMENT
+from asrd.verdict import edits
+from asrd.wire import SAMPLE_RATE
+
+from . import sounds
+from .processes import ROOT, Host, children, cpu_seconds, environment, holding, switches
+from .ratios import Reading, StartUp, Stop
+from .sounds import Samples
+
+PATIENCE = 120.0
+"""Seconds that anything may take before the bench gives up."""
+
+TAIL = 10.0
+"""Seconds before the key that are always in real time."""
+
+FASTER = 8.0
+"""How much faster what lies before them is played, where not all is in real time."""
+
+IMPORTS = "import torch, nemo.collections.asr.models, sys; open(sys.argv[1], 'rb').read(); print('read', flush=True)"
+
+
+class Service:
+    """A daemon under `fp32`. Its folders lie in `folder`; nothing of the user's is touched.
+
+    Args:
+        folder: for its state, its socket and its log.
+        model: a shipped name.
+        threads: of its worker.
+        fault: seeded in its worker: "", leak or slow.
+    """
+
+    def __init__(self, folder: Path, model: str, threads: int, fault: str = "") -> None:
+        self.folder = folder
+        self.socket = folder / "asrd.sock"
+        self._command = [sys.executable, "-m", "tools.benchmark.player", "run", *filter(None, [fault])]
+        places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
+        settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": str(threads), "IDLE": "never"}
+        settings |= {"SINKS": "none", "NOTIFY": "false", "SOCKET": str(self.socket)}
+        self._environment = environment(
+            threads,
+            **places,
+            **{f"ASRD_{key}": value for key, value in settings.items()},
+            NOTIFY_SOCKET=str(folder / "notify"),
+        )
+
+    def up(self) -> tuple[float, float]:
+        """Start it; return the seconds from exec until it is ready to record, and until it is ready for text."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (self.folder / "log").open("a") as log:
+            manager.bind(self._environment["NOTIFY_SOCKET"])
+            manager.settimeout(PATIENCE)
+            began = time.perf_counter()
+            self.process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1
+            )
+            while b"READY=1" not in manager.recv(1 << 16).split(b"\n"):
+                pass
+            record = time.perf_counter() - began
+        (self.folder / "notify").unlink()
+        with self._asked(verb="status", follow=True) as replies:
+            while (told := next(replies))["state"] != "IDLE":
+                if told["trouble"]:
+                    raise SystemExit(f"asrd: the daemon cannot load its model: {told['trouble']}")
+            return record, time.perf_counter() - began
+
+    def down(self) -> None:
+        """End it in order."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(PATIENCE)
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The daemon and its worker."""
+        return self.process.pid, children(self.process.pid)[0]
+
+    def dictate(self, sound: Path, lead: int = 0, pace: float = 1.0) -> tuple[float, str]:
+        """Speak a sound and press the key at its very end; return the seconds until the text is there, and the text.
+
+        Args:
+            sound: a .npy file.
+            lead: samples that are played `pace` times as fast as they were spoken.
+        """
+        self._say(sound, lead, pace)
+        with self._asked(verb="start", wait=True) as replies:
+            next(replies)
+            self._wait_until_played()
+            with self._line() as key:
+                began = time.perf_counter()
+                key.sendall(b'{"verb":"stop"}\n')
+                told = next(replies)
+                return time.perf_counter() - began, str(told["text"])
+
+    def listen(self, sound: Path, act: Callable[[], Any]) -> Any:
+        """Do something while a sound is recorded, which is dropped; return what it returned."""
+        self._say(sound, 0, 1.0)
+        self.ask(verb="start")
+        found = act()
+        self.ask(verb="cancel")
+        return found
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send one request; return its first answer."""
+        with self._asked(**request) as replies:
+            return next(replies)
+
+    def _say(self, sound: Path, lead: int, pace: float) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"sound": str(sound), "lead": lead, "pace": pace}) + "\n")
+
+    def _wait_until_played(self) -> None:
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], 3 * PATIENCE)[0] or not self.process.stdout.readline():
+            raise SystemExit(f"asrd: the daemon ended: {(self.folder / 'log').read_text()[-800:]}")
+
+    def _line(self) -> socket.socket:
+        line = socket.socket(socket.AF_UNIX)
+        line.settimeout(PATIENCE)
+        line.connect(os.fspath(self.socket))
+        return line
+
+    @contextlib.contextmanager
+    def _asked(self, **request: Any) -> Iterator[Iterator[dict[str, Any]]]:
+        with self._line() as line, line.makefile("rb") as replies:
+            line.sendall(json.dumps(request).encode() + b"\n")
+            yield (self._told(reply) for reply in replies)
+
+    def _told(self, line: bytes) -> dict[str, Any]:
+        reply = dict(json.loads(line))
+        if not reply["ok"]:
+            raise SystemExit(f"asrd: the daemon refused: {reply['error']}")
+        return reply
+
+
+# -- R6 ---------------------------------------------------------------------------------------------------------------
+
+
+def start_ups(make: Callable[[], Service], checkpoint: Path, count: int) -> tuple[list[StartUp], Service]:
+    """Start the daemon so many times, each after what no program on NeMo can do without; leave the last one running.
+
+    With a count of 0 it is only started.
+    """
+    found: list[StartUp] = []
+    while True:
+        if not count:
+            service = make()
+            service.up()
+            return found, service
+        floor = _floor(checkpoint)
+        service = make()
+        found.append(StartUp(*service.up(), floor))
+        if len(found) == count:
+            return found, service
+        service.down()
+
+
+def _floor(checkpoint: Path) -> float:
+    """Return the seconds from exec of an interpreter until torch and NeMo are imported and a file is read."""
+    command = [sys.executable, "-c", IMPORTS, str(checkpoint)]
+    began = time.perf_counter()
+    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=-1, stderr=-3, text=True) as process:
+        assert process.stdout is not None
+        if not any(line == "read\n" for line in process.stdout):
+            raise SystemExit("asrd: torch and NeMo cannot be imported")
+        return time.perf_counter() - began
+
+
+# -- R2 ---------------------------------------------------------------------------------------------------------------
+
+
+def stops(
+    service: Service, nemo: Host, folder: Path, plan: Sequence[tuple[float, bool]], tell: Callable[[int], None]
+) -> list[Stop]:
+    """Dictate so many seconds, in real time or faster up to the last ten, each from other clips; ask NeMo the same."""
+    clips, found = sounds.clips(), []
+    for number, (length, real_time) in enumerate(plan):
+        sound = sounds.exactly(sounds.joined(clips, length, seed=number).samples, length)
+        sound = sound[: len(sound) - round(sounds.PAUSE * SAMPLE_RATE)]  # the key comes with the last word
+        file = save(folder, f"stop-{number}", sound)
+        lead = 0 if real_time else max(0, len(sound) - round(TAIL * SAMPLE_RATE))
+        seconds, text = service.dictate(file, lead, FASTER)
+        nemo.run("B", file)
+        whole = nemo.run("B", file)
+        changed = sum(edits([whole.text or "-"], [text or "-"]).errors)
+        found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time))
+        tell(number + 1)
+    return found
+
+
+def save(folder: Path, name: str, sound: Samples) -> Path:
+    """Write a sound where other processes read it; return the file."""
+    file = folder / f"{name}.npy"
+    np.save(file, sound)
+    return file
+
+
+# -- R5 ---------------------------------------------------------------------------------------------------------------
+
+
+def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
+    """Watch the daemon for so many seconds of nothing and so many of silence recorded; as `figures.idleness` has it."""
+    pids = service.pids
+
+    def watch() -> tuple[float, float, float]:
+        time.sleep(1.0)  # what a key press leads to is not idleness
+        cpu, woken, began = cpu_seconds(pids), switches(pids), time.perf_counter()
+        time.sleep(span)
+        spent = time.perf_counter() - began
+        return cpu_seconds(pids) - cpu, spent, (switches(pids) - woken) / spent
+
+    idle_cpu, idle, wakeups = watch()
+    room = save(folder, "room", sounds.room(span + 5))
+    silence_cpu, silence, _ = service.listen(room, watch)
+    return {
+        "idle_cpu": idle_cpu,
+        "idle": idle,
+        "silence_cpu": silence_cpu,
+        "silence": silence,
+        "wakeups": wakeups,
+    }
+
+
+# -- R8 ---------------------------------------------------------------------------------------------------------------
+
+
+def endurance(service: Service, folder: Path, count: int, tell: Callable[[int], None]) -> list[Reading]:
+    """Dictate so many clips, one after the other and faster than they were spoken; return what was held on the way.
+
+    The longest clips come first, so that what grows with the length of an utterance has grown before the second half.
+    """
+    clips = sorted(sounds.clips(), key=lambda clip: -len(clip.samples))
+    files = [save(folder, f"clip-{clip.line}", clip.samples) for clip in clips]
+    order = [*files[:10], *np.random.default_rng(0).permutation(np.array(files, object)).tolist()]
+    readings = []
+    for number in range(count):
+        file = order[number] if number < len(order) else order[10 + (number - 10) % len(files)]
+        service.dictate(file, 1 << 30, 1000.0)
+        if number % 4 == 3 or number + 1 == count:
+            held = [holding(pid) for pid in service.pids]
+            rss, fds, threads = zip(*held, strict=True)
+            readings.append(Reading(number + 1, rss, fds, threads))
+            tell(number + 1)
+    return readings
