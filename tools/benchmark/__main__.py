@@ -14,7 +14,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,13 +91,15 @@ class Bench:
         size: how much of everything.
         only: the ratios that are wanted.
         threads: of every contender.
-        fault: seeded in asrd: "", leak or slow.
+        faults: seeded in asrd: leak or slow.
         folder: for everything that is written on the way.
         progress: where to tell.
     """
 
-    def __init__(self, size: Size, only: set[str], threads: int, fault: str, folder: Path, progress: Progress) -> None:
-        self.size, self.only, self.threads, self.fault = size, only, threads, fault
+    def __init__(
+        self, size: Size, only: set[str], threads: int, faults: Sequence[str], folder: Path, progress: Progress
+    ) -> None:
+        self.size, self.only, self.threads, self.faults = size, only, threads, faults
         self.folder, self._progress = folder, progress
         self.ratios: dict[str, Ratio] = {}
         self.contenders: dict[str, Any] = {}
@@ -107,8 +109,10 @@ class Bench:
 
     def run(self) -> None:
         """Measure everything that is wanted; first what wants the machine for itself."""
-        if self.only & {"R2", "R5", "R6", "R8"}:
+        if self.only & {"R2", "R5", "R6"}:
             self._daemon()
+        if "R8" in self.only:
+            self._growth()
         if self.only & {"R1", "R7", "R9"}:
             self._engine()
         if self.only & {"R3", "R4"}:
@@ -132,11 +136,11 @@ class Bench:
         return host
 
     def _daemon(self) -> None:
-        """R6, R5, R8, R2: one daemon, nothing beside it until NeMo is asked for the same."""
+        """R6, R5, R2: one daemon, nothing beside it until NeMo is asked for the same."""
         self._tell("R6, the start of the daemon")
 
         def make() -> service.Service:
-            return service.Service(self.folder, MODEL, self.threads, self.fault)
+            return service.Service(self.folder, MODEL, self.threads, *self.faults)
 
         starts = self.size.starts if "R6" in self.only else 0
         checkpoint = contenders.DATA / f"{MODEL}.nemo"
@@ -158,10 +162,20 @@ class Bench:
         finally:
             daemon.down()
 
+    def _growth(self) -> None:
+        """R8: a daemon of its own, which is tidy."""
+        tell = self._tell("R8, utterance after utterance", self.size.utterances)
+        daemon = service.Service(self.folder, MODEL, self.threads, "tidy", *self.faults)
+        daemon.up()
+        try:
+            self.ratios["R8"] = ratios.growth(service.endurance(daemon, self.folder, self.size.utterances, tell))
+        finally:
+            daemon.down()
+
     def _engine(self) -> None:
         """R1, R7, R9: one engine, and the other contenders."""
         self._tell("asrd's engine")
-        ours = speed.Ours(MODEL, self.threads, fault=self.fault)
+        ours = speed.Ours(MODEL, self.threads, *self.faults)
         self.versions |= ours.ready.versions
         self.machine["cpu"] = ours.ready.device_name
         if "R1" in self.only:
@@ -171,7 +185,7 @@ class Bench:
             self.ratios["R1"] = ratios.overhead(blocks, seconds)
             self.contenders[MODEL] = figures.table(blocks, seconds, NAMES)
             if self.size.whole:
-                canary = speed.Ours("demo", self.threads, fault=self.fault)
+                canary = speed.Ours("demo", self.threads, *self.faults)
                 kept = self._blocks(canary, ["torch"], "demo", clips)
                 self.contenders["demo"] = figures.table(kept, seconds, NAMES | {"A": "bare forward, NeMo's decoder"})
                 canary.close()
@@ -256,7 +270,7 @@ def main() -> int:
     }
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="asrd-bench-") as folder, Progress(parts(size, wanted)) as progress:
-        bench = Bench(size, wanted, args.threads, args.fault, Path(folder), progress)
+        bench = Bench(size, wanted, args.threads, [args.fault] if args.fault else [], Path(folder), progress)
         bench.run()
     machine |= bench.machine | {"seconds": round(time.monotonic() - began, 1)}
     result = Result(dict(sorted(bench.ratios.items())), bench.contenders, machine, bench.versions)
@@ -271,7 +285,7 @@ def main() -> int:
 
 def parts(size: Size, wanted: set[str]) -> int:
     """Return how many parts a run has, for its bars."""
-    daemon = len(wanted & {"R2", "R5", "R8"}) + bool(wanted & {"R2", "R5", "R6", "R8"})
+    daemon = len(wanted & {"R2", "R5", "R8"}) + bool(wanted & {"R2", "R5", "R6"})
     engine = len(wanted & {"R1", "R7", "R9"}) + bool(wanted & {"R1", "R7", "R9"}) + (size.whole and "R1" in wanted)
     return daemon + engine + bool(wanted & {"R3", "R4"})
 

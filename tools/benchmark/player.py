@@ -1,7 +1,10 @@
-"""The real daemon, with a microphone that plays what it is told to, and faults where they are seeded.
+"""The real daemon, with a microphone that plays what it is told to, and what is done to its worker on purpose.
 
-    python -m tools.benchmark.player run           verbs and variables as for asrd
-    python -m tools.benchmark.player worker FAULT  a worker that leaks or is slow, whose frames are the real one's
+    python -m tools.benchmark.player run [WHAT...]     verbs and variables as for asrd
+    python -m tools.benchmark.player worker WHAT...    the real worker, and: leak, slow, tidy
+
+leak and slow are the faults that the bench has to notice. tidy gives free memory back to the system before each reading
+of the ledger, in the daemon after each recording: else the room that loading left in the heap hides any leak that fits.
 
 Before each recording one JSON line on standard input says what is heard: {"sound": FILE.npy, "lead": N, "pace": P}. The
 first N samples are played P times as fast as they were spoken, the rest in real time; then it is still, as a
@@ -11,6 +14,7 @@ microphone is in a quiet room. When the last sample of the sound was delivered, 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
 import json
 import sys
@@ -38,8 +42,9 @@ SLOW = 0.10
 class Player:
     """A microphone that hears what standard input said last."""
 
-    def __init__(self) -> None:
+    def __init__(self, tidy: bool) -> None:
         self.name, self.problem, self.ended = "the bench", "", False
+        self._tidy = tidy
         self._task: asyncio.Task[None] | None = None
 
     def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
@@ -52,6 +57,8 @@ class Player:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._tidy:
+            give_back()
 
     async def _play(self, on_block: Callable[[AudioBlock], None], path: str, lead: int, pace: float) -> None:
         loop, still = asyncio.get_running_loop(), np.zeros(BLOCK, np.float32)
@@ -71,44 +78,53 @@ class Player:
                 start += len(block)
 
 
-def listen(spec: str, microphone: str) -> Capture:
-    """Return the microphone, whatever is asked for."""
-    return Player()
+def give_back() -> None:
+    """Have the allocator return every free page to the system (glibc's malloc_trim)."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
-def worker(fault: str) -> int:
-    """Be a worker with a fault: it keeps some of each utterance, or takes longer than it has to."""
+def worker(*what: str) -> int:
+    """Be a worker that keeps some of each utterance, or takes longer than it has to, or is tidy."""
     from asrd import recognizer
 
-    real, kept = recognizer.Recognizer.recognize, []
+    real, measure, kept = recognizer.Recognizer.recognize, recognizer.Recognizer.measure, []
 
     def recognize(self: Any, sound: bytes, start: int = 0, phase: str = "final") -> Any:
         began = time.perf_counter()
         answer = real(self, sound, start, phase)
-        if fault == "leak":
+        if "leak" in what:
             kept.append(bytearray(b"x" * LEAK))
-        else:
+        if "slow" in what:
             until = time.perf_counter() + SLOW * (time.perf_counter() - began)
             while time.perf_counter() < until:
                 pass
         return answer
 
+    def measured(self: Any) -> Any:
+        if "tidy" in what:
+            give_back()
+        return measure(self)
+
     recognizer.Recognizer.recognize = recognize  # type: ignore[method-assign]
+    recognizer.Recognizer.measure = measured  # type: ignore[method-assign]
     return recognizer.main()
 
 
-def command(fault: str) -> tuple[str, ...]:
-    """Return how a worker is started: as ever, or with a fault ("leak", "slow")."""
-    return (sys.executable, "-m", "tools.benchmark.player", "worker", fault) if fault else engine.WORKER
+def command(*what: str) -> tuple[str, ...]:
+    """Return how a worker is started: as ever, or with what is done to it on purpose."""
+    return (sys.executable, "-m", "tools.benchmark.player", "worker", *what) if what else engine.WORKER
 
 
 def main(verb: str, *words: str) -> int:
     """Be the worker or the daemon; return the exit code."""
     if verb == "worker":
         return worker(*words)
-    fault = words[0] if words else ""
     systemd.JOURNAL = ""  # these takes are not the user's
-    hold = functools.partial(engine.Engine, command=command(fault))
+    hold = functools.partial(engine.Engine, command=command(*words))
+
+    def listen(spec: str, microphone: str) -> Capture:
+        return Player("tidy" in words)
+
     daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     return cli.main([verb])
 

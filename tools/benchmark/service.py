@@ -48,13 +48,13 @@ class Service:
         folder: for its state, its socket and its log.
         model: a shipped name.
         threads: of its worker.
-        fault: seeded in its worker: "", leak or slow.
+        what: is done to its worker on purpose: leak, slow, tidy.
     """
 
-    def __init__(self, folder: Path, model: str, threads: int, fault: str = "") -> None:
+    def __init__(self, folder: Path, model: str, threads: int, *what: str) -> None:
         self.folder = folder
         self.socket = folder / "asrd.sock"
-        self._command = [sys.executable, "-m", "tools.benchmark.player", "run", *filter(None, [fault])]
+        self._command = [sys.executable, "-m", "tools.benchmark.player", "run", *what]
         places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
         settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": str(threads), "IDLE": "never"}
         settings |= {"SINKS": "none", "NOTIFY": "false", "SOCKET": str(self.socket)}

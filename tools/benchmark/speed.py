@@ -49,20 +49,18 @@ class Ours:
         model: a shipped name, or a .nemo file.
         threads: of its worker.
         strategy: its precision.
-        fault: seeded in its worker: "", leak or slow.
+        what: is done to its worker on purpose: leak, slow, tidy.
         self_test: leave out where the model was never trained.
     """
 
-    def __init__(
-        self, model: str, threads: int, strategy: str = "fp32", fault: str = "", self_test: bool = True
-    ) -> None:
+    def __init__(self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True) -> None:
         import msgspec
 
         settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=threads)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         start = msgspec.structs.replace(start_for(settings), self_test=self_test)
         self._runner = asyncio.Runner()
-        self.engine = Engine(plan_for(settings), start, command=player.command(fault))
+        self.engine = Engine(plan_for(settings), start, command=player.command(*what))
         self.ready: wire.Ready = self._runner.run(self.engine.start())
 
     def run(self, samples: Any) -> Run:
@@ -173,7 +171,7 @@ def sizes(model: str, threads: int, self_test: bool = True) -> tuple[int, int, f
     """Return the bytes of a model's weights under half and under fp32, and the load peak over them under fp32."""
     found = []
     for strategy in ("half", "fp32"):
-        ours = Ours(model, threads, strategy, self_test=self_test)
+        ours = Ours(model, threads, strategy=strategy, self_test=self_test)
         found.append(ours.ready)
         ours.close()
     return found[0].weights_bytes, found[1].weights_bytes, load_peak_ratio(found[1])
