@@ -315,8 +315,8 @@ def test_growth_of_a_real_worker_is_its_leak(faults: tuple[str, ...]) -> None:
     ours.close()
     ratio = ratios.growth(found)
     assert ratio.value is not None
-    assert ratio.met is not bool(faults)
-    assert (ratio.value > 0.8 * 1000 * player.LEAK / MIB) is bool(faults)
+    assert (ratio.value > 0.5 * 1000 * player.LEAK / MIB) is bool(faults)
+    assert not (faults and ratio.met)
 
 
 def test_the_daemon_is_heard_through_its_socket(tmp_path: Path) -> None:
