@@ -47,8 +47,8 @@ class Size(NamedTuple):
     """How much is measured."""
 
     blocks: int
-    stops: tuple[tuple[float, bool], ...]
-    """Dictations: seconds, and whether all of it is in real time."""
+    stops: tuple[tuple[float, bool, float], ...]
+    """Dictations: seconds, whether all of it is in real time, seconds of silence before the key."""
     idle: float
     """Seconds of watching, twice."""
     starts: int
@@ -62,7 +62,7 @@ class Size(NamedTuple):
 
 QUICK = Size(
     blocks=12,
-    stops=((10, True), (10, True), (60, False), (120, False)),
+    stops=((10, True, 0), (10, True, 0), (10, True, 0.5), (60, False, 0), (120, False, 0)),
     idle=6.0,
     starts=1,
     crowds=(3, 0.7),
@@ -72,7 +72,9 @@ QUICK = Size(
 )
 FULL = Size(
     blocks=40,
-    stops=((10, True),) * 12 + ((60, True), *((60, False),) * 5, (120, True), *((120, False),) * 5),
+    stops=((10, True, 0), (10, True, 0.5)) * 6
+    + ((10, True, 0),) * 4
+    + ((60, True, 0), *((60, False, 0),) * 5, (120, True, 0), *((120, False, 0),) * 5),
     idle=60.0,
     starts=3,
     crowds=(8, 2.0),

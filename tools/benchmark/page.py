@@ -18,6 +18,9 @@ from asrd.plots import COLOURS, Plot, svg
 
 from .figures import Ratio, Result
 
+WIDE = 124
+"""Columns from which a terminal shows the contenders' intervals."""
+
 NAMES = {
     "R1": "asrd over the bare forward",
     "R2": "stop to text over NeMo's transcribe()",
@@ -70,6 +73,9 @@ def beside(name: str, ratio: Ratio) -> str:
                 f"{length} s: {figure(one['value'])} (goal {one['goal']:g}), {one['ms']:.0f} of {one['nemo_ms']:.0f} ms"
                 for length, one in lengths.items()
             )
+            later = d["key_after_a_rest"]
+            if later is not None:
+                each += f"; with the key half a second later {later['ms']:.0f} ms"
             return f"{each}; {figure(d['slope_ms_per_s'])} ms/s, p99/p50 {figure(d['p99_over_p50'])}"
         case "R4":
             return str(d["model"])
@@ -127,7 +133,7 @@ def table(result: Result, width: int = 120, colour: bool = False) -> str:
     console.print(_ratios(result), highlight=False)
     for model, rows in result.contenders.items():
         console.print()
-        console.print(_contenders(model, rows), highlight=False)
+        console.print(_contenders(model, rows, width >= WIDE), highlight=False)
     console.print()
     for remark in remarks(result):
         console.print(remark, markup=False, highlight=False)
@@ -157,15 +163,17 @@ def _ratios(result: Result) -> Any:
     return grid
 
 
-def _contenders(model: str, rows: dict[str, Any]) -> Any:
+def _contenders(model: str, rows: dict[str, Any], wide: bool) -> Any:
     every = list(next(iter(rows.values()))["ms"])
     clips = [every[0], every[-1]]
     headings = ["", "contender", *(f"{clip.partition(', ')[2]}: ms" for clip in clips), "over bare", "asrd over it"]
     grid = _grid(f"{model} (in brackets: CPU)", *zip([*headings, "words"], ["left"] * 7, strict=True))
     for who, row in rows.items():
         times = [f"{row['ms'][clip]:.1f} ({row['cpu_ms'][clip]:.1f})" for clip in clips]
-        over = [f"{figure(row['over_bare'])} {span(row['over_bare_ci'])} ({figure(row['cpu_over_bare'])})"]
-        over += [f"{figure(row['asrd_over_it'])} {span(row['asrd_over_it_ci'])} ({figure(row['asrd_cpu_over_it'])})"]
+        over = [
+            " ".join(filter(None, [figure(row[key]), span(row[f"{key}_ci"]) * wide, f"({figure(row[cpu])})"]))
+            for key, cpu in (("over_bare", "cpu_over_bare"), ("asrd_over_it", "asrd_cpu_over_it"))
+        ]
         flips = f"{len(row['flips'])} clips differ" if row["flips"] else "the same"
         grid.add_row(who, row["name"], *times, *over, flips)
     return grid
@@ -255,20 +263,17 @@ def _stops(rows: list[dict[str, Any]], axes: Any) -> None:
 
 
 def _growth(series: list[list[float]], axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     x, *both = zip(*series, strict=True)
     for name, values, colour in zip(("daemon", "worker"), both, ("soft", "mark"), strict=True):
         axes.plot(x, [value - values[0] for value in values], label=name, color=COLOURS[colour], linewidth=1.6)
-    axes.set_yticks([])
-    axes.autoscale(axis="y")
-    axes.yaxis.set_major_locator(_integers())
+    heights = [value - values[0] for values in both for value in values]
+    ticks = MaxNLocator(5).tick_values(min(heights), max(heights))
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(ticks[0], ticks[-1])
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
     axes.legend(loc="upper left", fontsize=9)
-
-
-def _integers() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(5)
 
 
 def _write(axes: Any, text: str, value: float, place: int) -> None:

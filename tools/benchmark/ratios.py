@@ -59,13 +59,16 @@ class Stop(msgspec.Struct, frozen=True):
     words: int
     real_time: bool = True
     """False: all but the last ten seconds were fed faster than they were spoken."""
+    rest: float = 0.0
+    """Seconds of silence between the last sound and the key."""
 
 
 STOP_GOALS = {10: 0.5, 60: 0.10, 120: 0.05}
 
 
-def stops(found: Sequence[Stop]) -> Ratio:
-    """R2."""
+def stops(recordings: Sequence[Stop]) -> Ratio:
+    """R2; what decides are the recordings whose key came with the last sound."""
+    found, rested = [s for s in recordings if not s.rest], [s for s in recordings if s.rest]
     lengths: dict[str, Any] = {}
     for length in sorted({stop.length for stop in found}):
         some = [stop for stop in found if stop.length == length]
@@ -100,6 +103,14 @@ def stops(found: Sequence[Stop]) -> Ratio:
             "slope_goal": 0.5,
             "p99_over_p50": spread,
             "p99_goal": 2.0,
+            "key_after_a_rest": {
+                "ms": 1000 * statistics.median(s.seconds for s in rested),
+                "value": statistics.median(paired([s.seconds for s in rested], [s.whole for s in rested])),
+                "rest_s": rested[0].rest,
+                "recordings": len(rested),
+            }
+            if rested
+            else None,
         },
     )
 

@@ -189,20 +189,23 @@ def _floor(checkpoint: Path) -> float:
 
 
 def stops(
-    service: Service, nemo: Host, folder: Path, plan: Sequence[tuple[float, bool]], tell: Callable[[int], None]
+    service: Service, nemo: Host, folder: Path, plan: Sequence[tuple[float, bool, float]], tell: Callable[[int], None]
 ) -> list[Stop]:
-    """Dictate so many seconds, in real time or faster up to the last ten, each from other clips; ask NeMo the same."""
+    """Dictate as planned, each time other clips, and ask NeMo the same; a plan is a list of (seconds, real_time, rest).
+
+    Not real time is faster up to the last ten seconds; a rest is silence between the last sound and the key.
+    """
     clips, found = sounds.clips(), []
-    for number, (length, real_time) in enumerate(plan):
+    for number, (length, real_time, rest) in enumerate(plan):
         sound = sounds.exactly(sounds.joined(clips, length, seed=number).samples, length)
-        sound = sound[: len(sound) - round(sounds.PAUSE * SAMPLE_RATE)]  # the key comes with the last word
+        sound = sound[: len(sound) - round((sounds.PAUSE - rest) * SAMPLE_RATE)]
         file = save(folder, f"stop-{number}", sound)
         lead = 0 if real_time else max(0, len(sound) - round(TAIL * SAMPLE_RATE))
         seconds, text = service.dictate(file, lead, FASTER)
         nemo.run("B", file)
         whole = nemo.run("B", file)
         changed = sum(edits([whole.text or "-"], [text or "-"]).errors)
-        found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time))
+        found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time, rest))
         tell(number + 1)
     return found
 
