@@ -66,7 +66,7 @@ QUICK = Size(
     idle=6.0,
     starts=1,
     crowds=(3, 0.7),
-    utterances=120,
+    utterances=160,
     words=(Plan(30, True, 4), Plan(30, False, 4)),
     whole=False,
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -110,6 +111,14 @@ class Service:
                 key.sendall(b'{"verb":"stop"}\n')
                 told = next(replies)
                 return time.perf_counter() - began, str(told["text"])
+
+    def settle(self) -> None:
+        """Wait until the daemon has done with the last recording, its figures included."""
+        deadline = time.monotonic() + PATIENCE
+        while self.ask(verb="status")["state"] != "IDLE":
+            if time.monotonic() > deadline:
+                raise SystemExit("asrd: the daemon does not come to rest")
+            time.sleep(0.002)
 
     def listen(self, sound: Path, act: Callable[[], Any]) -> Any:
         """Do something while a sound is recorded, which is dropped; return what it returned."""
@@ -249,16 +258,17 @@ def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
 def endurance(service: Service, folder: Path, count: int, tell: Callable[[int], None]) -> list[Reading]:
     """Dictate so many clips, one after the other and faster than they were spoken; return what was held on the way.
 
-    The longest clips come first, so that what grows with the length of an utterance has grown before the second half.
+    One clip in five utterances is new: what a library keeps for each length it has seen is kept before the second half.
     """
-    clips = sorted(sounds.clips(), key=lambda clip: -len(clip.samples))
-    files = [save(folder, f"clip-{clip.line}", clip.samples) for clip in clips]
-    order = [*files[:10], *np.random.default_rng(0).permutation(np.array(files, object)).tolist()]
+    clips = sorted(sounds.clips(), key=lambda clip: len(clip.samples))
+    some = clips[:: max(1, 5 * len(clips) // count)]
+    files = [save(folder, f"clip-{clip.line}", clip.samples) for clip in some]
+    random.Random(0).shuffle(files)
     readings = []
     for number in range(count):
-        file = order[number] if number < len(order) else order[10 + (number - 10) % len(files)]
-        service.dictate(file, 1 << 30, 1000.0)
-        if number % 4 == 3 or number + 1 == count:
+        service.dictate(files[number % len(files)], 1 << 30, 1000.0)
+        service.settle()
+        if number % 2 or number + 1 == count:
             held = [holding(pid) for pid in service.pids]
             rss, fds, threads = zip(*held, strict=True)
             readings.append(Reading(number + 1, rss, fds, threads))
