@@ -49,9 +49,15 @@ class Player:
         self._tidy = tidy
         self._task: asyncio.Task[None] | None = None
 
-    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    def open(
+        self,
+        on_block: Callable[[AudioBlock], None],
+        on_change: Callable[[], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Play; the line was written before the recording was asked for."""
         told = json.loads(sys.stdin.readline())
+        self._wanted = wanted
         self._task = asyncio.create_task(self._play(on_block, told["sound"], told["lead"], told["pace"]))
 
     async def close(self) -> None:
@@ -77,6 +83,8 @@ class Player:
                     continue
                 due += len(block) / SAMPLE_RATE / (pace if start < lead else 1.0)
                 await asyncio.sleep(due - loop.time())
+                while start < lead and not self._wanted():
+                    await asyncio.sleep(0.001)
                 on_block(AudioBlock(start, block))
                 start += len(block)
 

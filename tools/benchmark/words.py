@@ -14,6 +14,7 @@ from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.dictation import Dictation
 from asrd.engine import Engine
+from asrd.recording import FILM
 from asrd.verdict import Edits, edits, normaliser
 from asrd.wire import SAMPLE_RATE
 
@@ -29,9 +30,6 @@ WHOLE = 125 * SAMPLE_RATE
 
 SHIFT = SAMPLE_RATE // 25
 """Samples, half a frame of the encoder: begun so much earlier, an offline decode says what the model is sure of."""
-
-FILM = 10
-"""Blocks between two looks for something to decode, as in the daemon."""
 
 
 class Plan(NamedTuple):
@@ -98,6 +96,7 @@ async def dictated(engine: Engine, samples: Samples) -> str:
         events = dictation.push(AudioBlock(first, samples[first : first + BLOCK]))
         if events or number % FILM == 0:
             await dictation.decode(engine)
+            await dictation.look_ahead(engine)
     dictation.finish()
     await dictation.decode(engine)
     return dictation.transcript.text
