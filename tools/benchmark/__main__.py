@@ -74,8 +74,8 @@ FULL = Size(
     blocks=40,
     stops=((10, True, 0), (10, True, 0.5)) * 6
     + ((10, True, 0),) * 4
-    + ((60, True, 0), *((60, False, 0),) * 5, (120, True, 0), *((120, False, 0),) * 5),
-    idle=60.0,
+    + ((60, True, 0), *((60, False, 0),) * 4, (120, True, 0), *((120, False, 0),) * 4),
+    idle=45.0,
     starts=3,
     crowds=(8, 2.0),
     utterances=1000,
