@@ -98,6 +98,8 @@ def slope(x: Sequence[float], y: Sequence[float]) -> tuple[float, Interval]:
     """Return Theil and Sen's slope of y over x with its 95 % interval."""
     from scipy.stats import theilslopes
 
+    if min(y) == max(y):
+        return 0.0, (0.0, 0.0)
     found = theilslopes(y, x)
     return float(found.slope), (float(found.low_slope), float(found.high_slope))
 

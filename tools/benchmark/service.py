@@ -92,6 +92,9 @@ class Service:
         """End it in order."""
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(PATIENCE)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     @property
     def pids(self) -> tuple[int, int]:
