@@ -266,9 +266,9 @@ def torch_host(folder: Path, model: str, threads: int) -> tuple[dict[str, Conten
 
     nemo_logging.setLevel(40)
     torch.set_num_threads(threads)
+    # Each its own model: transcribe() leaves encoder and decoder of the one it was called on in training mode.
     if model == "demo":
-        canary = restore(model)
-        found = {"A": bare_canary(canary), "B": transcribe(canary)}
+        found = {"A": bare_canary(restore(model)), "B": transcribe(restore(model))}
     else:
         export(restore(model), folder)
         found = {"A": bare(restore(model)), "B": transcribe(restore(model)), "C": pipeline(model)}
