@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -145,7 +146,9 @@ class Recorder:
                     log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
                 await self.stop()
                 return
-            await asyncio.sleep(LOOK if silence or seconds else GLANCE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK if silence or seconds else GLANCE):
+                    await one.over.wait()
 
     async def adopt(self) -> None:
         """Act on settings that have changed: another microphone, or one that is to stay open from now on."""

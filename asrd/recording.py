@@ -57,7 +57,9 @@ class Recording:
         self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self.fresh = asyncio.Event()
         """There may be something to decode, or it has ended."""
-        self.ended = self.cancelled = False
+        self.over = asyncio.Event()
+        """Nothing follows."""
+        self.cancelled = False
         self.stopped = 0.0
         """When its end was asked for, on the monotonic clock."""
         self.level = -math.inf
@@ -96,8 +98,13 @@ class Recording:
         """Nothing follows."""
         self.take.finish()
         self.dictation.finish()
-        self.ended = True
+        self.over.set()
         self.fresh.set()
+
+    @property
+    def ended(self) -> bool:
+        """Nothing follows."""
+        return self.over.is_set()
 
     def write(self, whole: bool) -> None:
         """Make text of the words that became final; `whole` says that they are all."""
