@@ -35,6 +35,7 @@ Reading order, which is dependency order: a file imports only from files above i
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     dictation    one recording on its way to text: detector, window, worker, transcript
+    control      the control socket from outside: the verbs that only ask the daemon
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text
@@ -50,7 +51,6 @@ Reading order, which is dependency order: a file imports only from files above i
     keyboard     keys into the focused window: typing, the paste chord, what works here
     sinks        where text goes: stdout, the window, the clipboard, a command
     logind       suspend and resume, with a delay inhibitor
-    control      the control socket from outside: the verbs that only ask the daemon
     server       the control socket from inside: lines, limits, clients
     recording    one recording between the key and its text: sound on disk, words, what became of it
     figures      what a take cost, as the journal tells it

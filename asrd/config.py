@@ -96,6 +96,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure", "always")}
 """Settings that are one of few words."""
 
+ENGINE = (
+    *("model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc", "timestamps_model"),
+    *("vocabulary", "boost", "threads", "vram_budget", "window"),
+)
+"""Settings that make a worker what it is: with others it is another one."""
+
 SINKS = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none")
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}

@@ -32,7 +32,7 @@ MAX_PATH = 107
 PATIENCE = 10.0
 """Seconds that a daemon may take for an answer that needs no worker."""
 
-LENGTHY = ("use", "reload", "retry")
+LENGTHY = ("use", "reload", "retry", "transcribe")
 """Verbs that wait for a worker."""
 
 LATE = 2.0

@@ -44,10 +44,6 @@ BOUNCE = 0.2
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
 
-ENGINE = {"model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc"}
-ENGINE |= {"vocabulary", "boost", "timestamps_model", "threads", "vram_budget", "window"}
-"""Settings that need another worker."""
-
 
 class Daemon:
     """A dictation daemon on the running event loop.
@@ -360,7 +356,7 @@ class Daemon:
             changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
             fixed = changed & {"socket", "source"}
             new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
-            if changed & ENGINE:
+            if changed & set(config.ENGINE):
                 await self.scribe.use(new)
             await self._adopt(new)
         finally:
@@ -432,7 +428,7 @@ class Daemon:
             "state": self.state,
             "model": self.settings.model,
             "requested": self.settings.strategy,
-            "engine": {key: getattr(self.settings, key) for key in sorted(ENGINE)},
+            "engine": {key: getattr(self.settings, key) for key in config.ENGINE},
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
             "effective": ready.effective if ready else {},
             "device": ready.device if ready else "",

@@ -1,13 +1,15 @@
 """The verb transcribe: sound files -> text, subtitles or JSON.
 
 Every file, however long, goes block by block through the detector and the window to the one worker; its words are
-joined by their times. Knows the order of things and how to print them. Runs on the daemon's side.
+joined by their times. Where a daemon runs under the same settings, that worker is its own, and none is loaded here.
+Knows the order of things and how to print them. Runs on the daemon's side.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -15,11 +17,12 @@ from typing import Any, TextIO
 
 import msgspec
 
+from . import control
 from .audio import SoundFile
-from .config import Settings
+from .config import ENGINE, Settings
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
-from .errors import AsrdError, AudioError, DiskError, UsageError
+from .errors import AsrdError, AudioError, ControlError, DiskError, SocketError, UsageError
 from .spoken import write
 from .wire import SAMPLE_RATE, Progress, Word
 
@@ -33,7 +36,7 @@ class Heard:
     Args:
         path: the file as the user named it.
         duration: seconds, as its header states them.
-        settings: for the window's length.
+        settings: for the model's name and the spoken commands.
     """
 
     def __init__(self, path: str, duration: float, settings: Settings) -> None:
@@ -41,16 +44,16 @@ class Heard:
         self.duration = duration
         self.model = settings.model
         self._phrases, self._capitals = settings.phrases, settings.capitals
+        self.words: list[Word] = []
+        self.strategy = self.device = ""
         self.seconds = 0.0
         """Wall time spent on it, without the start of the worker."""
         self.complete = False
-        self.dictation = Dictation(settings)
-        self.transcript = self.dictation.transcript
 
     @property
     def text(self) -> str:
         """The words so far, with spoken commands obeyed where the settings say so."""
-        return write(self.transcript.words, self._phrases, self._capitals)
+        return write(self.words, self._phrases, self._capitals)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints: times in seconds from the start of the file."""
@@ -64,12 +67,12 @@ class Heard:
                     "stop": round(word.stop / SAMPLE_RATE, 3),
                     "confidence": word.confidence,
                 }
-                for word in self.transcript.words
+                for word in self.words
             ],
             "duration": round(self.duration, 3),
             "rtfx": round(self.duration / self.seconds, 1) if self.seconds else None,
-            "strategy": self.dictation.strategy,
-            "device": self.dictation.device,
+            "strategy": self.strategy,
+            "device": self.device,
             "model": self.model,
             "complete": self.complete,
         }
@@ -78,6 +81,7 @@ class Heard:
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd transcribe` takes."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="sound file of any kind and length, or -")
+    parser.add_argument("--alone", action="store_true", help="load a model even where a daemon has it loaded already")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="one JSON object a line for each file, with word times")
     shape.add_argument("--words", action="store_true", help="one word a line: start, stop, confidence, text")
@@ -95,6 +99,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
     """
     if (args.srt or args.vtt) and len(args.files) > 1:
         raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
+    lent = not args.alone and "-" not in args.files and served(settings)
     worst = 0
     with asyncio.Runner() as runner, Meter(sys.stderr) as meter:
         engine = Engine(plan_for(settings), start_for(settings), on_progress=meter.loading)
@@ -107,36 +112,69 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                     continue
                 with source:
                     meter.show(path, source.seconds)
-                    runner.run(engine.start())
+                    if not lent:
+                        runner.run(engine.start())
                     heard = Heard(path, source.seconds, settings)
                     try:
-                        runner.run(_hear(source, heard, engine, meter.at))
+                        if lent:
+                            _ask(heard, settings, meter.at)
+                        else:
+                            runner.run(_hear(source, heard, settings, engine, meter.at))
                     except AudioError as error:
                         worst = max(worst, _complain(error))
                     finally:
                         meter.hide()
-                        if heard.complete or heard.transcript.words:
+                        if heard.complete or heard.words:
                             _print(heard, args, number)
         finally:
             runner.run(engine.stop())
     return worst
 
 
-async def _hear(source: SoundFile, heard: Heard, engine: Engine, tell: Callable[[float], None]) -> None:
-    """Send one file to the worker, filling `heard`."""
-    began = time.perf_counter()
+def served(settings: Settings) -> bool:
+    """Return whether a daemon runs whose worker is the one that these settings ask for."""
     try:
-        for block in source:
-            heard.dictation.push(block)
-            await heard.dictation.decode(engine)
-            tell(block.stop / SAMPLE_RATE)
-            heard.duration = block.stop / SAMPLE_RATE
-            await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
-        heard.dictation.finish()
-        await heard.dictation.decode(engine)
+        reply = next(iter(control.ask(settings, verb="status")))
+    except (ControlError, SocketError):
+        return False
+    wanted = {key: getattr(settings, key) for key in ENGINE}
+    return bool(reply.get("engine") == msgspec.json.decode(msgspec.json.encode(wanted)))
+
+
+def _ask(heard: Heard, settings: Settings, tell: Callable[[float], None]) -> None:
+    """Have the daemon write down one file, filling `heard`. Raises as control.ask."""
+    began = time.perf_counter()
+    reply: dict[str, Any] = {}
+    try:
+        for reply in control.ask(settings, verb="transcribe", path=os.path.abspath(heard.path)):
+            heard.words += msgspec.convert(reply["words"], list[Word])
+            tell(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
+        heard.duration, heard.strategy, heard.device = reply["seconds"], reply["strategy"], reply["device"]
         heard.complete = True
     finally:
         heard.seconds = time.perf_counter() - began
+
+
+async def _hear(
+    source: SoundFile, heard: Heard, settings: Settings, engine: Engine, tell: Callable[[float], None]
+) -> None:
+    """Send one file to the worker, filling `heard`."""
+    began = time.perf_counter()
+    dictation = Dictation(settings)
+    heard.words = dictation.transcript.words
+    try:
+        for block in source:
+            dictation.push(block)
+            await dictation.decode(engine)
+            tell(block.stop / SAMPLE_RATE)
+            heard.duration = block.stop / SAMPLE_RATE
+            await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
+        dictation.finish()
+        await dictation.decode(engine)
+        heard.complete = True
+    finally:
+        heard.seconds = time.perf_counter() - began
+        heard.strategy, heard.device = dictation.strategy, dictation.device
 
 
 def _complain(error: AsrdError) -> int:
@@ -147,7 +185,7 @@ def _complain(error: AsrdError) -> int:
 
 def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
     """Print one file on standard output in the shape that was asked for; `number` counts files from 0."""
-    words = heard.transcript.words
+    words = heard.words
     if args.json:
         shown = msgspec.json.encode(heard.as_dict()).decode()
     elif args.srt or args.vtt:

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from asrd import config, wire
-from asrd.daemon import ENGINE
+from asrd.config import ENGINE
 from tests.test_logind import BUS
 
 ROOT = Path(__file__).parents[1]
@@ -137,6 +137,29 @@ def daemon(tmp_path: Path) -> Iterator[Start]:
 def samples(text: str) -> list[int]:
     """Return how many samples each buffer had that the fake worker was asked for."""
     return [int(count) for count in re.findall(r"(\d+) samples", text)]
+
+
+def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> None:
+    one = daemon()
+    one.settled()
+    [worker] = one.worker
+    clip = ROOT / "asrd/data/eval/0129.flac"  # the model's name is a script of the fake worker's: no file, no other way
+    out, errors = one.verb("transcribe", "--json", str(clip), "absent.wav").communicate(timeout=20)
+    assert out, errors
+    told = json.loads(out)
+    assert (told["complete"], told["strategy"], told["device"]) == (True, "fp32", "cpu")
+    assert told["duration"] == pytest.approx(9.0, abs=0.1)
+    assert sum(samples(told["text"])) > 7 * 16_000
+    assert "absent.wav: there is no such file" in errors
+    assert one.worker == [worker]
+    for more in (["--alone"], ["--strategy", "half"]):
+        assert "unknown model 'ok'" in one.verb("transcribe", *more, str(clip)).communicate(timeout=20)[1]
+    assert one.ask(verb="transcribe", path="0129.flac")["error"] == "'0129.flac' is not the whole path of a file"
+    one.speak()
+    several = [one.verb("transcribe", str(clip)) for _ in range(3)]
+    assert [each.communicate(timeout=30)[0] for each in several] == [told["text"] + "\n"] * 3
+    one.ask(verb="stop")
+    assert len(samples(one.settled())) >= 1
 
 
 # -- a day in its life ------------------------------------------------------------------------------------------------
@@ -463,7 +486,7 @@ def test_another_language_or_vocabulary_is_another_worker_and_another_table_is_n
 
 def test_whatever_a_worker_is_started_with_asks_for_another_worker() -> None:
     started = {field.name for field in msgspec.structs.fields(wire.Start)} & set(config.FIELDS)
-    assert {"model", "source_lang", "target_lang", "pnc", "vocabulary", "boost"} <= started <= ENGINE
+    assert {"model", "source_lang", "target_lang", "pnc", "vocabulary", "boost"} <= started <= set(ENGINE)
 
 
 def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon: Start) -> None:
