@@ -516,7 +516,7 @@ def _linearize(model: nn.Module) -> None:
     plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
     for parent in list(model.modules()):
         for name, conv in list(parent.named_children()):
-            if type(conv) is nn.Conv1d and all(getattr(conv, key) == value for key, value in plain.items()):
+            if isinstance(conv, nn.Conv1d) and all(getattr(conv, key) == value for key, value in plain.items()):
                 linear = Pointwise(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
                 linear.weight = nn.Parameter(conv.weight.detach().squeeze(-1), requires_grad=False)
                 linear.register_parameter("bias", conv._parameters["bias"])

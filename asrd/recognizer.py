@@ -67,7 +67,7 @@ class Recognizer:
         self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
         self._say(wire.Progress("import"))
         self._torch = _import_torch(start)
-        from . import casting, decoding
+        from . import casting, decoding, encoder
 
         self.ledger["import"] = self.measure()
         began = time.perf_counter()
@@ -75,6 +75,7 @@ class Recognizer:
             self.header, self.model = self._restore()
             self.ledger["load"] = self.measure()
             self._say(wire.Progress("cast", start.precision.name))
+            self._whole = encoder.whole(self.model, self._torch.device(start.device))
             self._applied = casting.apply(self.model, start.precision, self._torch.device(start.device))
             self._decode = decoding.decoder_for(
                 self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
@@ -145,7 +146,7 @@ class Recognizer:
         """Return (encoded [1, D, T], length [1]) for samples [N]."""
         torch, device = self._torch, self.start.device
         signal_ = samples.to(device)[None]
-        length = torch.tensor([samples.numel()], device=device)
+        length = None if self._whole else torch.tensor([samples.numel()], device=device)
         features, frames = self.model.preprocessor(input_signal=signal_, length=length)
         encoded, encoded_length = self.model.encoder(audio_signal=features, length=frames)[:2]
         return encoded, encoded_length
@@ -235,9 +236,11 @@ def _import_torch(start: wire.Start) -> Any:
         if start.vram_fraction:
             torch.cuda.set_per_process_memory_fraction(start.vram_fraction, index)
     import nemo.collections.asr.models  # noqa: F401  so that the import is not counted as loading
+    from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging
 
     nemo_logging.setLevel(logging.ERROR)
+    typecheck.set_typecheck_enabled(enabled=False)  # of shapes that no user's input can change
     if start.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     return torch
