@@ -58,6 +58,10 @@ class Decoder(Protocol):
         """Return what was said, for an encoder output [1, D, T] of which `length` [1] frames hold sound."""
         ...
 
+    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+        """Return what was said in each of several buffers [B, D, T] of which `lengths` [B] frames hold sound."""
+        ...
+
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """From here on prefer these phrases, at least one, where the sound leaves a choice, by a weight in nats.
 
@@ -126,6 +130,9 @@ class Ctc:
         tokens = _timed([path[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
+    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+        """Return what was said in each buffer, one after the other."""
+        return _one_by_one(self, encoded, lengths)
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
@@ -149,32 +156,63 @@ class Transducer:
         from omegaconf import OmegaConf
 
         config = OmegaConf.create(OmegaConf.to_container(model.cfg.decoding, resolve=True))
-        self._durations = bool(config.get("durations"))
+        self._durations = list(config.get("durations") or [])
         self.family = family or ("tdt" if self._durations else "rnnt")
         confidence = {"method_cfg": {"name": "max_prob", "alpha": 1.0}, "exclude_blank": True}
         confidence["preserve_frame_confidence"] = not config.get("big_blank_durations")
         ours = {"strategy": "greedy_batch", "preserve_alignments": False, "compute_timestamps": False}
         ours |= {"greedy": {"use_cuda_graph_decoder": False, "preserve_alignments": False}}
-        ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": self._durations}
+        ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": bool(self._durations)}
         model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
         self._model, self._language = model, language
 
-    @torch.inference_mode()
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
-        count = int(length[0])
-        if not count:
-            return Decoded("", [], False)
+        return self.several(encoded, length)[0]
+
+    @torch.inference_mode()
+    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+        """Return what was said in each buffer, all at once."""
+        counts = [int(count) for count in lengths]
+        if not any(counts):
+            return [Decoded("", [], False) for _ in counts]
         encoded = encoded.to(weight_dtype(self._model.joint))
         with _recurrent(encoded):
-            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, length, return_hypotheses=True)[0]
+            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, return_hypotheses=True)
+            if len(found) > 1 and self._durations:
+                self._durations_again(encoded, found)
+        return [self._read(each, count) for each, count in zip(found, counts, strict=True)]
+
+    def _durations_again(self, encoded: Tensor, found: list[Any]) -> None:
+        """Set the tokens' durations of several hypotheses, all in one pass over what was said.
+
+        NeMo's loop on several buffers overwrites those of a buffer whose token is found while another searches on.
+        """
+        decoder, joint = self._model.decoder, self._model.joint
+        ids = [torch.as_tensor(each.y_sequence, dtype=torch.long, device=encoded.device) for each in found]
+        rows = [row for row, said in enumerate(ids) for _ in said]
+        columns = [column for said in ids for column in range(len(said))]
+        frames = [frame for each in found for frame in _list(each.timestamp)]
+        if not rows:
+            return
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        before = joint.project_prednet(decoder.predict(padded, None, add_sos=True)[0])[rows, columns]
+        heard = joint.project_encoder(encoded.transpose(1, 2))[rows, frames]
+        jumps = joint.joint_after_projection(heard[:, None], before[:, None])[:, 0, 0, -len(self._durations) :]
+        durations = [self._durations[jump] for jump in jumps.argmax(-1).tolist()]
+        for each, said in zip(found, ids, strict=True):
+            each.token_duration, durations = durations[: len(said)], durations[len(said) :]
+
+    def _read(self, found: Any, count: int) -> Decoded:
+        """Return one of NeMo's hypotheses as ours."""
+        if not count:
+            return Decoded("", [], False)
         ids, starts = _list(found.y_sequence), _list(found.timestamp)
         durations = _list(found.token_duration) if self._durations else [1 + LINGER] * len(ids)
         stops = [start + max(1, duration) for start, duration in zip(starts, durations, strict=True)]
         sure = found.non_blank_step_confidence_precomputed
         sure = [min(1.0, max(0.0, float(c))) for c in sure] if sure is not None else [None] * len(ids)
         return Decoded(found.text, _timed(ids, starts, stops, sure, count), False)
-
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
@@ -202,6 +240,10 @@ class Aed:
         ids, likely, spans, cut = self.canary(encoded, count)
         starts, stops = [first for first, _ in spans], [last for _, last in spans]
         return Decoded(_say(self._model, ids), _timed(ids, starts, stops, likely, count), cut)
+
+    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+        """Return what was said in each buffer, one after the other."""
+        return _one_by_one(self, encoded, lengths)
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
@@ -294,6 +336,12 @@ def _say(model: Any, ids: list[int]) -> str:
     decoding = model.decoding
     say = getattr(decoding, "decode_tokens_to_str_with_strip_punctuation", None) or decoding.decode_ids_to_str
     return str(say(ids))
+
+
+def _one_by_one(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+    """Return what a decoder of one buffer says of each of several, without the padding behind it."""
+    counts = [int(count) for count in lengths]
+    return [decoder(encoded[n : n + 1, :, :count], lengths[n : n + 1]) for n, count in enumerate(counts)]
 
 
 def _list(value: Any) -> list[int]:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -47,6 +47,12 @@ ENVIRONMENT = {
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+TOGETHER = {"cpu": 1, "cuda": 8}
+"""Buffers of several callers that a device computes at once. A processor is as fast with one after the other."""
+
+WASTE = 1.25
+"""How much longer than the sum of its buffers a batch may be, each being padded to the longest."""
 
 log = logging.getLogger("asrd.engine")
 worker_log = logging.getLogger("asrd.worker")
@@ -127,6 +133,40 @@ def _abandoned(entry: os.DirEntry[str], fresh: float) -> bool:
     return True
 
 
+class CrowdedError(LostError):
+    """The device had no room for several buffers at once; it may have for fewer."""
+
+
+Reply = TypeVar("Reply", wire.Answer, wire.Reading)
+
+
+class Waiting:
+    """A buffer that a caller waits for."""
+
+    def __init__(self, sound: memoryview, start: int, phase: str) -> None:
+        self.sound, self.start, self.phase = sound, start, phase
+        self.seconds = len(sound) / 4 / wire.SAMPLE_RATE
+        self.answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+
+
+def together(waiting: Sequence[Waiting], limit: int) -> list[Waiting]:
+    """Return what is asked next: the first final buffer, else the first, and up to `limit` in all that go with it.
+
+    Of one phase, and so alike in length that padding them costs little. Who came first goes first, but a draft, which
+    is replaced soon, waits for every final buffer that is there.
+    """
+    found: list[Waiting] = []
+    ordered = sorted(waiting, key=lambda one: one.phase == "draft")
+    for one in ordered:
+        grown = [*found, one]
+        longest, whole = (of(each.seconds for each in grown) for of in (max, sum))
+        if one.phase == ordered[0].phase and longest * len(grown) <= WASTE * whole:
+            found = grown
+        if len(found) >= limit:
+            break
+    return found
+
+
 class Worker:
     """One child process and the frames to and from it."""
 
@@ -169,11 +209,11 @@ class Worker:
                 self.noise.append(line.decode(errors="replace").rstrip())
                 worker_log.debug("%s", self.noise[-1])
 
-    async def send(self, message: wire.Request, payload: memoryview | bytes = b"") -> None:
+    async def send(self, message: wire.Request, *payload: memoryview) -> None:
         """Write one frame. Raises LostError when the worker is gone."""
         assert self.process.stdin is not None
         try:
-            self.process.stdin.writelines(wire.pack(message, payload))
+            self.process.stdin.writelines(wire.pack(message, *payload))
             await self.process.stdin.drain()
         except (ConnectionError, RuntimeError):
             raise await self._gone() from None
@@ -273,6 +313,10 @@ class Engine:
         self._allowed = asyncio.Event()
         self._allowed.set()
         self._number = 0
+        self._waiting: list[Waiting] = []
+        self._asked: list[Waiting] = []
+        self._turn: asyncio.Task[None] | None = None
+        self._most = max(TOGETHER.values())
         self._due: float | None = None
 
     async def __aenter__(self) -> Engine:
@@ -294,6 +338,11 @@ class Engine:
         return self._worker.process.pid if self._worker else None
 
     @property
+    def together(self) -> int:
+        """How many buffers of several callers are computed at once, at most, on the rung in service."""
+        return min(self._most, TOGETHER[self.rung.device.partition(":")[0]])
+
+    @property
     def overdue(self) -> bool:
         """Whether a deadline has passed without being acted upon, which only a fault of this program can cause."""
         return self._due is not None and asyncio.get_running_loop().time() > self._due + 5.0
@@ -311,6 +360,9 @@ class Engine:
     async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> wire.Answer:
         """Return the answer for one buffer, from whichever rung can give it.
 
+        Callers may ask at once: who waits while the worker answers is asked next, several together where the device
+        gains by it. A caller that is cancelled leaves the others theirs; one that was alone takes the worker along.
+
         Args:
             samples: float32, mono, 16 kHz, one-dimensional and contiguous: anything with the buffer protocol.
             start: sample index of its first sample.
@@ -318,20 +370,73 @@ class Engine:
 
         Raises: as `start`.
         """
-        sound = memoryview(samples).cast("B")
-        seconds = len(sound) / 4 / wire.SAMPLE_RATE
-        deadline = self._deadlines.answer + self._deadlines.per_second * seconds
+        mine = Waiting(memoryview(samples).cast("B"), start, phase)
+        self._waiting.append(mine)
+        if self._turn is None:
+            self._turn = asyncio.create_task(self._take_turns())
+        try:
+            return await mine.answer
+        except asyncio.CancelledError:
+            await self._abandon(mine)
+            raise
 
-        async def ask() -> wire.Answer:
-            await self._service()
+    async def _take_turns(self) -> None:
+        """Ask for all that is waited for, turn by turn."""
+        try:
+            while self._waiting:
+                async with self._lock:
+                    if self._waiting:
+                        await self._take_turn()
+        finally:
+            self._turn = None
+
+    async def _take_turn(self) -> None:
+        self._asked = together(self._waiting, self.together if self._rungs else 1)
+        self._waiting = [one for one in self._waiting if one not in self._asked]
+        try:
+            answers = await self._persist(lambda: self._recognize(self._asked))
+        except Exception as error:
+            for one in self._asked:
+                if not one.answer.done():
+                    one.answer.set_exception(error)
+        else:
+            for one, answer in zip(self._asked, answers, strict=True):
+                if not one.answer.done():
+                    one.answer.set_result(answer)
+        finally:
+            self._asked = []
+
+    async def _abandon(self, mine: Waiting) -> None:
+        """Let go of a buffer whose caller was cancelled; nobody else's answer is touched."""
+        if mine in self._waiting:
+            self._waiting.remove(mine)
+        if mine not in self._asked or not all(one.answer.done() for one in self._asked):
+            return
+        turn = self._turn
+        while turn is not None and not turn.done():  # the worker's end, and however often the caller is cancelled
+            turn.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([turn])
+        if self._waiting and self._turn is None:
+            self._turn = asyncio.create_task(self._take_turns())
+
+    async def _recognize(self, asked: Sequence[Waiting]) -> list[wire.Answer]:
+        """Ask the worker for buffers, as many at once as it can hold; return their answers in order."""
+        answers: list[wire.Answer] = []
+        await self._service()
+        while len(answers) < len(asked):
+            part = asked[len(answers) : len(answers) + self.together]
             self._number += 1
-            reply = await self._ask(wire.Recognize(self._number, start, phase, len(sound)), sound, deadline)
-            if not isinstance(reply, wire.Answer):
-                raise LostError("garbage", f"a {type(reply).__name__} where an answer was due")
-            return reply
-
-        async with self._lock:
-            return await self._persist(ask)
+            buffers = [wire.Buffer(one.start, len(one.sound)) for one in part]
+            message = wire.Recognize(self._number, buffers, part[0].phase)
+            deadline = self._deadlines.answer + self._deadlines.per_second * sum(one.seconds for one in part)
+            try:
+                answers += await self._ask(message, wire.Answer, deadline, *(one.sound for one in part))
+            except LostError as loss:
+                if loss.kind == "out-of-memory" and len(part) > 1:
+                    raise CrowdedError(loss.kind, loss.detail) from None
+                raise
+        return answers
 
     async def measure(self, phase: str) -> wire.Memory:
         """Return a reading of the worker's ledger. Raises: as `start`."""
@@ -339,10 +444,9 @@ class Engine:
         async def ask() -> wire.Memory:
             await self._service()
             self._number += 1
-            reply = await self._ask(wire.Measure(self._number, phase), b"", self._deadlines.answer)
-            if not isinstance(reply, wire.Reading):
-                raise LostError("garbage", f"a {type(reply).__name__} where a reading was due")
-            return reply.memory
+            message = wire.Measure(self._number, phase)
+            readings = await self._ask(message, wire.Reading, self._deadlines.answer)
+            return readings[0].memory
 
         async with self._lock:
             return await self._persist(ask)
@@ -367,6 +471,10 @@ class Engine:
             rung = self.rung
             try:
                 return await act()
+            except CrowdedError as loss:
+                await self._retire(0.0)
+                self._most = max(1, self.together // 2)
+                log.warning("%s: %s: %d buffers at most from now on", rung.name, loss.kind, self._most)
             except LostError as loss:
                 await self._retire(0.0)
                 if not self._allowed.is_set():
@@ -410,17 +518,25 @@ class Engine:
             else:
                 raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
 
-    async def _ask(self, message: wire.Recognize | wire.Measure, payload: Any, deadline: float) -> wire.Reply:
+    async def _ask(
+        self, message: wire.Recognize | wire.Measure, kind: type[Reply], deadline: float, *payload: memoryview
+    ) -> list[Reply]:
+        """Return what answers a message, one of `kind` for each of its buffers."""
         worker = self._worker
         if worker is None:
             raise LostError("killed", "the worker was ended before it was asked")
-        await worker.send(message, payload)
-        reply = await self._reply(worker, deadline)
-        if isinstance(reply, wire.Failed):
-            raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
-        if getattr(reply, "id", None) != message.id:
-            raise LostError("garbage", f"an answer to {getattr(reply, 'id', None)}, asked was {message.id}")
-        return reply
+        await worker.send(message, *payload)
+        replies: list[Reply] = []
+        while len(replies) < max(1, len(payload)):
+            reply = await self._reply(worker, deadline)
+            if isinstance(reply, wire.Failed):
+                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
+            if not isinstance(reply, kind):
+                raise LostError("garbage", f"a {type(reply).__name__} where {kind.__name__} was due")
+            if reply.id != message.id:
+                raise LostError("garbage", f"an answer to {reply.id}, asked was {message.id}")
+            replies.append(reply)
+        return replies
 
     async def _reply(self, worker: Worker, deadline: float) -> wire.Reply:
         self._due = asyncio.get_running_loop().time() + deadline

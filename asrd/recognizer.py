@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -115,41 +116,45 @@ class Recognizer:
         Raises:
             NonFiniteError: NaN or infinity in the encoder's output.
         """
+        return self.recognize_together([sound], [start], phase)[0]
+
+    def recognize_together(self, sounds: Sequence[bytes], starts: Sequence[int], phase: str) -> list[wire.Answer]:
+        """Return the same for several buffers that are computed at once; each is padded to the longest of them.
+
+        Raises: as `recognize`, for all of them.
+        """
         torch = self._torch
         began, cpu_began = time.perf_counter(), time.process_time()
-        samples = torch.frombuffer(bytearray(sound), dtype=torch.float32) if sound else torch.zeros(0)
-        count = samples.numel()
-        lead = max(0, MINIMUM - count) // 2
-        padded = torch.nn.functional.pad(samples, (lead, max(0, MINIMUM - count) - lead))
+        given = [torch.frombuffer(bytearray(s), dtype=torch.float32) if s else torch.zeros(0) for s in sounds]
+        lacks = [max(0, MINIMUM - samples.numel()) for samples in given]
+        padded = [torch.nn.functional.pad(s, (n // 2, n - n // 2)) for s, n in zip(given, lacks, strict=True)]
         with torch.inference_mode(), self._applied.context(phase):
-            encoded, length = self._encode(padded)
+            encoded, lengths = self._encode(padded)
             largest = float(encoded.abs().amax())  # the one point where the host waits for the encoder
             if not largest < float("inf"):
                 raise NonFiniteError(f"the encoder put out {largest} under {self.start.precision.name}")
             encoder_seconds = time.perf_counter() - began
-            decoded = self._decode(encoded, length)
-        words = self._words(decoded, self.model, self._frame, start - lead, start - lead + padded.numel())
-        inside = [_clip(word, start, start + count) for word in words]
-        text = decoded.text.strip()
-        return wire.Answer(
-            id=0,
-            hypothesis=wire.Hypothesis(
-                text, inside, start, start + count, self.start.precision.name, decoded.truncated
-            ),
-            seconds=time.perf_counter() - began,
-            encoder_seconds=encoder_seconds,
-            cpu_seconds=time.process_time() - cpu_began,
-            headroom=largest / FLOAT16_MAX,
-        )
+            decoded = self._decode.several(encoded, lengths)
+        heard = []
+        for each, samples, whole, start, lack in zip(decoded, given, padded, starts, lacks, strict=True):
+            first, stop = start - lack // 2, start + samples.numel()
+            words = self._words(each, self.model, self._frame, first, first + whole.numel())
+            inside = [_clip(word, start, stop) for word in words]
+            name, text = self.start.precision.name, each.text.strip()
+            heard.append(wire.Hypothesis(text, inside, start, stop, name, each.truncated))
+        spent = (time.perf_counter() - began, encoder_seconds, time.process_time() - cpu_began)
+        wall, encoding, cpu = (seconds / len(heard) for seconds in spent)
+        return [wire.Answer(0, each, wall, encoding, cpu, largest / FLOAT16_MAX) for each in heard]
 
-    def _encode(self, samples: Any) -> tuple[Any, Any]:
-        """Return (encoded [1, D, T], length [1]) for samples [N]."""
+    def _encode(self, sounds: Sequence[Any]) -> tuple[Any, Any]:
+        """Return (encoded [B, D, T], lengths [B]) for samples [N] each."""
         torch, device = self._torch, self.start.device
-        signal_ = samples.to(device)[None]
-        length = None if self._whole else torch.tensor([samples.numel()], device=device)
-        features, frames = self.model.preprocessor(input_signal=signal_, length=length)
-        encoded, encoded_length = self.model.encoder(audio_signal=features, length=frames)[:2]
-        return encoded, encoded_length
+        counts = [samples.numel() for samples in sounds]
+        signals = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
+        lengths = None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
+        features, frames = self.model.preprocessor(input_signal=signals, length=lengths)
+        encoded, encoded_lengths = self.model.encoder(audio_signal=features, length=frames)[:2]
+        return encoded, encoded_lengths
 
     def measure(self) -> wire.Memory:
         """Return a reading of the ledger now."""
@@ -401,8 +406,11 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
     for message, payload in requests:
         try:
             if isinstance(message, wire.Recognize):
-                answer = recognizer.recognize(payload, message.start, message.phase)
-                say(_numbered(answer, message.id))
+                edges = list(itertools.accumulate((buffer.size for buffer in message.buffers), initial=0))
+                sounds = [payload[first:stop] for first, stop in itertools.pairwise(edges)]
+                starts = [buffer.start for buffer in message.buffers]
+                for answer in recognizer.recognize_together(sounds, starts, message.phase):
+                    say(_numbered(answer, message.id))
             elif isinstance(message, wire.Measure):
                 say(wire.Reading(message.id, message.phase, recognizer.measure()))
         except Exception as error:

@@ -14,7 +14,7 @@ import msgspec
 
 from .precision import Precision
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Both sides say it in their first message; a worker of another version is refused."""
 
 SAMPLE_RATE = 16_000
@@ -120,16 +120,30 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     protocol: int = PROTOCOL
 
 
+class Buffer(msgspec.Struct, frozen=True):
+    """One of the buffers of a Recognize."""
+
+    start: int
+    """Sample index of its first sample."""
+    size: int
+    """Bytes of its samples."""
+
+
 class Recognize(msgspec.Struct, tag="recognize", frozen=True):
-    """Asks for one buffer; its samples follow as payload."""
+    """Asks for one buffer, or for several to be computed together; their samples follow as payload, in order.
+
+    Each is answered by an Answer of its own, in order, or all of them by one Failed.
+    """
 
     id: int
-    start: int = 0
-    """Sample index of the first sample of the buffer."""
+    buffers: list[Buffer]
     phase: str = "final"
     """warmup, draft or final; a phased precision treats them differently."""
-    payload: int = 0
-    """Bytes that follow the line."""
+
+    @property
+    def payload(self) -> int:
+        """Bytes that follow the line."""
+        return sum(buffer.size for buffer in self.buffers)
 
 
 class Measure(msgspec.Struct, tag="measure", frozen=True):
@@ -183,7 +197,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 
 
 class Answer(msgspec.Struct, tag="answer", frozen=True):
-    """The hypothesis for one buffer, and what it cost."""
+    """The hypothesis for one buffer, and what it cost: of several that were asked together, an equal share."""
 
     id: int
     hypothesis: Hypothesis
@@ -228,9 +242,9 @@ class GarbageError(Exception):
     """Bytes on the pipe that are no message of this protocol."""
 
 
-def pack(message: Request | Reply, payload: bytes | memoryview = b"") -> list[bytes | memoryview]:
-    """Return the pieces of one frame; a payload goes with a Recognize whose `payload` field is its length."""
-    return [_encode(message) + b"\n", payload] if payload else [_encode(message) + b"\n"]
+def pack(message: Request | Reply, *payload: bytes | memoryview) -> list[bytes | memoryview]:
+    """Return the pieces of one frame; a payload goes with a Recognize: its buffers' samples, in order."""
+    return [_encode(message) + b"\n", *filter(len, payload)]
 
 
 def unpack_request(line: bytes) -> Request:
@@ -257,8 +271,9 @@ def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
     if not line.endswith(b"\n"):
         raise GarbageError(f"a line of {len(line)} bytes without an end")
     message = unpack_request(line)
-    size = message.payload if isinstance(message, Recognize) else 0
-    if not 0 <= size <= MAX_PAYLOAD or size % 4:
+    sizes = [buffer.size for buffer in message.buffers] if isinstance(message, Recognize) else []
+    size = sum(sizes)
+    if size > MAX_PAYLOAD or any(part < 0 or part % 4 for part in sizes):
         raise GarbageError(f"a payload of {size} bytes is not float32 sound")
     payload = stream.read(size) if size else b""
     if len(payload) != size:
@@ -266,7 +281,7 @@ def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
     return message, payload
 
 
-def write(stream: BinaryIO, message: Request | Reply, payload: bytes | memoryview = b"") -> None:
+def write(stream: BinaryIO, message: Request | Reply, *payload: bytes | memoryview) -> None:
     """Write one frame to a blocking stream and flush it."""
-    stream.writelines(pack(message, payload))
+    stream.writelines(pack(message, *payload))
     stream.flush()

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from asrd import wire
 
@@ -50,13 +50,17 @@ def ready(start: wire.Start) -> wire.Ready:
     )
 
 
-def hear(message: wire.Recognize, payload: bytes, name: str) -> wire.Answer:
-    """Return a hypothesis that proves which samples arrived, at which position."""
-    samples = array.array("f", payload)
-    text = f"{len(samples)} samples sum {sum(samples):.0f}"
-    stop = message.start + len(samples)
-    words = [wire.Word(word, message.start, stop) for word in text.split()]
-    return wire.Answer(message.id, wire.Hypothesis(text, words, message.start, stop, name), 0.01, 0.005, 0.01, 0.1)
+def hear(message: wire.Recognize, payload: bytes, name: str) -> Iterator[wire.Answer]:
+    """Yield hypotheses that prove which samples arrived, at which position, and how many buffers with them."""
+    place = 0
+    for buffer in message.buffers:
+        samples = array.array("f", payload[place : place + buffer.size])
+        place += buffer.size
+        text = f"{len(samples)} samples sum {sum(samples):.0f}"
+        stop = buffer.start + len(samples)
+        words = [wire.Word(word, buffer.start, stop) for word in text.split()]
+        heard = wire.Hypothesis(text, words, buffer.start, stop, name)
+        yield wire.Answer(message.id, heard, 0.01, 0.005, 0.01, float(len(message.buffers)))
 
 
 def die(code: int) -> None:
@@ -88,6 +92,15 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     "wrong-id": lambda n: say(wire.Reading(n + 7, "steady", wire.Memory())),
     "wrong-type": lambda n: say(wire.Reading(n, "steady", wire.Memory())),
 }
+
+
+ON_SEVERAL: dict[str, Callable[[int], object]] = {
+    "crowded": lambda n: say(wire.Failed("out-of-memory", "CUDA out of memory", id=n)),
+    "die-between": lambda n: die(9),
+    "nan-between": lambda n: say(wire.Failed("non-finite", "the encoder put out nan", id=n)),
+    "slow": lambda n: time.sleep(3600),
+}
+"""What happens after the first answer to several buffers."""
 
 
 def raw(data: bytes) -> None:
@@ -122,7 +135,13 @@ def main() -> int:
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):
-            say(hear(message, payload, start.precision.name))
+            answers = list(hear(message, payload, start.precision.name))
+            if act in ON_SEVERAL and len(answers) > 1:
+                say(answers[0])
+                ON_SEVERAL[act](message.id)
+            else:
+                for answer in answers:
+                    say(answer)
     return 0
 
 

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from asrd import wire
-from asrd.engine import Deadlines, Engine, Scratch
+from asrd.engine import Deadlines, Engine, Scratch, Waiting, together
 from asrd.errors import EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Plan, Rung
 
@@ -34,8 +34,8 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def engine(script: str, rungs: str = "half bfloat16 fp32", deadlines: Deadlines = SHORT) -> Engine:
-    plan = Plan("half", tuple(Rung(TABLE[name], "cpu") for name in rungs.split()), "test")
+def engine(script: str, rungs: str = "half bfloat16 fp32", deadlines: Deadlines = SHORT, device: str = "cpu") -> Engine:
+    plan = Plan("half", tuple(Rung(TABLE[name], device) for name in rungs.split()), "test")
     return Engine(plan, wire.Start(script, TABLE["fp32"]), deadlines=deadlines, command=FAKE)
 
 
@@ -232,12 +232,122 @@ def test_a_start_cancelled_at_any_moment_leaves_nothing(at_root: Path) -> None:
     assert Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() == ""
 
 
-def test_callers_at_once_are_answered_one_after_the_other() -> None:
+@pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda:0", 8)])
+def test_callers_at_once_are_each_given_their_own(device: str, most: int) -> None:
     async def go() -> None:
+        async with engine("*=ok", device=device) as held:
+            answers = await asyncio.gather(*(held.transcribe(SOUND[: 9_000 + n], start=n) for n in range(12)))
+            assert [a.hypothesis.text for a in answers] == [f"{9_000 + n} samples sum {9_000 + n}" for n in range(12)]
+            assert [a.hypothesis.start for a in answers] == list(range(12))
+            assert [a.headroom for a in answers] == ([1.0] * 12 if most == 1 else [8.0] * 8 + [4.0] * 4)
+
+    asyncio.run(go())
+
+
+def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
+    async def go() -> None:
+        sounds = {n: memoryview(bytes(4 * n)) for n in (1_000, 1_100, 1_900, 10_000)}
+        draft = Waiting(sounds[1_000], 0, "draft")
+        finals = [Waiting(sounds[n], 0, "final") for n in (1_000, 10_000, 1_100, 1_900, 1_000)]
+        assert together([draft], 8) == [draft]
+        assert together([draft, *finals], 8) == [finals[0], finals[2], finals[4]]
+        assert together([draft, *finals], 2) == [finals[0], finals[2]]
+        assert together([finals[1], draft], 8) == [finals[1]]
+        assert together([], 8) == []
+
+    asyncio.run(go())
+
+
+def test_callers_take_turns_however_many_ask() -> None:
+    """Eight that never stop asking are answered equally often, and a draft waits for one turn of each other."""
+
+    async def go() -> None:
+        order: list[int] = []
+
+        async def speak(number: int, held: Engine) -> None:
+            for _ in range(10):
+                await held.transcribe(SOUND, start=number)
+                order.append(number)
+
         async with running("*=ok") as held:
-            answers = await asyncio.gather(*(held.transcribe(SOUND[: 100 * n], start=n) for n in range(1, 9)))
-            assert [a.hypothesis.text for a in answers] == [f"{100 * n} samples sum {100 * n}" for n in range(1, 9)]
-            assert [a.hypothesis.start for a in answers] == list(range(1, 9))
+            await asyncio.gather(*(speak(number, held) for number in range(8)))
+        assert order == list(range(8)) * 10
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("act", "kind"), [("die-between", "died"), ("nan-between", "non-finite")])
+def test_a_worker_lost_among_several_costs_the_rung_and_no_buffer(act: str, kind: str) -> None:
+    async def go() -> None:
+        async with engine(f"half={act} *=ok", device="cuda:0") as held:
+            answers = await asyncio.gather(*(held.transcribe(SOUND, start=n) for n in range(5)))
+            assert [a.hypothesis.start for a in answers] == list(range(5))
+            assert {a.hypothesis.precision for a in answers} == {"bfloat16"}
+            assert {a.headroom for a in answers} == {5.0}
+            assert [(r.rung, r.kind) for r in held.rejected] == [("half", kind)]
+
+    asyncio.run(go())
+
+
+def test_no_room_for_several_costs_their_number_and_not_the_rung() -> None:
+    async def go() -> None:
+        async with engine("*=crowded", device="cuda:0") as held:
+            answers = await asyncio.gather(*(held.transcribe(SOUND, start=n) for n in range(5)))
+            assert [a.hypothesis.start for a in answers] == list(range(5))
+            assert {a.hypothesis.precision for a in answers} == {"half"}
+            assert (held.together, held.rejected) == (1, [])
+
+    asyncio.run(go())
+
+
+def test_when_no_rung_is_left_every_caller_is_told() -> None:
+    async def go() -> None:
+        async with engine("*=nan", device="cuda:0") as held:
+            told = await asyncio.gather(*(held.transcribe(SOUND) for _ in range(3)), return_exceptions=True)
+            assert [type(error) for error in told] == [EngineError] * 3
+
+    asyncio.run(go())
+
+
+def test_a_caller_that_leaves_does_not_take_the_others_answers_along(at_root: Path) -> None:
+    """One of two that are asked together, and one of two that wait, are cancelled; nobody starts a worker again."""
+
+    async def go() -> None:
+        async with engine("*=ok", device="cuda:0") as held:
+            pid = (await held.start()).pid
+            os.kill(pid, signal.SIGSTOP)
+            asked = [asyncio.create_task(held.transcribe(SOUND, start=n)) for n in range(2)]
+            await asyncio.sleep(0.05)
+            waiting = [asyncio.create_task(held.transcribe(SOUND, start=n)) for n in range(2, 4)]
+            await asyncio.sleep(0.05)
+            asked[0].cancel()
+            waiting[0].cancel()
+            await asyncio.sleep(0.05)
+            os.kill(pid, signal.SIGCONT)
+            left = await asyncio.gather(*asked, *waiting, return_exceptions=True)
+            assert [type(one).__name__ for one in left] == ["CancelledError", "Answer", "CancelledError", "Answer"]
+            assert held.pid == pid
+            assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
+
+    asyncio.run(go())
+
+
+def test_callers_that_all_leave_take_the_worker_along_and_not_who_waits(at_root: Path) -> None:
+    async def go() -> None:
+        async with engine(f"*=slow@{at_root}/once", deadlines=Deadlines(answer=60.0), device="cuda:0") as held:
+            asked = [asyncio.create_task(held.transcribe(SOUND, start=n)) for n in range(2)]
+            while held.ready is None or held._asked == []:
+                await asyncio.sleep(0.01)
+            pid = held.pid
+            assert pid
+            waiting = asyncio.create_task(held.transcribe(SOUND, start=2))
+            await asyncio.sleep(0.05)
+            for one in asked:
+                one.cancel()
+            answer = await waiting
+            assert answer.hypothesis.start == 2
+            assert not alive(pid)
+            assert all(one.cancelled() for one in asked)
 
     asyncio.run(go())
 

@@ -58,6 +58,11 @@ def hear(worker: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "
     return worker.recognize(samples.tobytes(), start, phase).hypothesis
 
 
+def said(answer: wire.Answer) -> tuple[str, list[tuple[int, int]]]:
+    """Return an answer's text and times: what rounding may not change."""
+    return answer.hypothesis.text, [(word.start, word.stop) for word in answer.hypothesis.words]
+
+
 @pytest.mark.parametrize("model", SHIPPED)
 def test_the_shipped_models_hear_what_was_said(model: str) -> None:
     worker = recognizer(model)
@@ -100,6 +105,31 @@ def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) ->
         edges = [edge for word in heard.words for edge in (word.start, word.stop)]
         assert edges == sorted(edges)
         assert all(1_000 <= edge <= 1_000 + len(samples) for edge in edges)
+
+
+@pytest.mark.parametrize("model", SHIPPED)
+def test_buffers_that_are_computed_together_say_what_each_says_alone(model: str) -> None:
+    worker = recognizer(model, self_test=False)
+    sounds = [samples.tobytes() for samples, _ in clips(10_000)]
+    alone = [worker.recognize(sound, 500) for sound in sounds]
+    for size in (2, 5, 8):
+        for first in range(0, len(sounds), size):
+            part = sounds[first : first + size]
+            answers = worker.recognize_together(part, [500] * len(part), "final")
+            for one, other in zip(answers, alone[first:], strict=False):
+                assert said(one) == said(other)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> None:
+    worker = recognizer(model_of(family, folder), self_test=False)
+    lengths = (0, 4_000, 16_000, 16_001, 50_000, 50_000, 160_000)
+    sounds = [tiny.noise(10.0, seed)[:length].tobytes() for seed, length in enumerate(lengths)]
+    starts = [1_000 * n for n in range(len(lengths))]
+    answers = worker.recognize_together(sounds, starts, "final")
+    for answer, sound, start in zip(answers, sounds, starts, strict=True):
+        assert said(answer) == said(worker.recognize(sound, start))
+        assert (answer.hypothesis.start, answer.hypothesis.stop) == (start, start + len(sound) // 4)
 
 
 @pytest.mark.parametrize("strategy", TABLE)
@@ -183,7 +213,7 @@ def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals
 def test_stdout_carries_frames_and_nothing_else() -> None:
     start = b"".join(bytes(p) for p in wire.pack(wire.Start("demo", TABLE["16-mixed"])))
     samples = clips(1)[0][0].tobytes()
-    ask = b"".join(bytes(p) for p in wire.pack(wire.Recognize(1, payload=len(samples)), samples))
+    ask = b"".join(bytes(p) for p in wire.pack(wire.Recognize(1, [wire.Buffer(0, len(samples))]), samples))
     words = [sys.executable, "-m", "asrd.recognizer"]
     done = subprocess.run(words, input=start + ask, cwd=ROOT, capture_output=True, check=True, timeout=300)
     replies = [wire.unpack_reply(line) for line in done.stdout.splitlines()]

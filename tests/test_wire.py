@@ -17,9 +17,11 @@ def frame(message: wire.Request, payload: bytes = b"") -> bytes:
 
 
 @given(st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400))
-def test_a_buffer_is_read_as_it_was_written(start: int, phase: str, sound: bytes) -> None:
+def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: bytes) -> None:
     sound = sound[: len(sound) // 4 * 4]
-    sent = [(wire.Recognize(7, start, phase, len(sound)), sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
+    half = len(sound) // 8 * 4
+    several = wire.Recognize(7, [wire.Buffer(start, half), wire.Buffer(start + 5, len(sound) - half)], phase)
+    sent = [(several, sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
     stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
     assert [wire.read_request(stream) for _ in sent] == sent
     assert wire.read_request(stream) is None
@@ -46,11 +48,11 @@ def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
 @pytest.mark.parametrize("size", [-4, 3, wire.MAX_PAYLOAD + 4])
 def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
     with pytest.raises(wire.GarbageError, match="float32"):
-        wire.read_request(io.BytesIO(frame(wire.Recognize(1, payload=size))))
+        wire.read_request(io.BytesIO(frame(wire.Recognize(1, [wire.Buffer(0, size)]))))
 
 
 def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
-    assert wire.read_request(io.BytesIO(frame(wire.Recognize(1, payload=8), b"1234"))) is None
+    assert wire.read_request(io.BytesIO(frame(wire.Recognize(1, [wire.Buffer(0, 8)]), b"1234"))) is None
 
 
 def test_a_line_without_an_end_is_refused() -> None:
