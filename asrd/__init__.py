@@ -27,6 +27,7 @@ Reading order, which is dependency order: a file imports only from files above i
     baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
     engine       holds the one worker: start on a rung, ask, deadline, next rung
+    startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept

@@ -17,10 +17,13 @@ import logging
 import os
 import signal
 import sys
+import tarfile
+import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,14 +69,34 @@ class Recognizer:
         self.start, self._say = start, say
         self.ledger: dict[str, wire.Memory] = {}
         self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
+        path = models.fetch(start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
+        self.header = models.header(path)
+        _check_scratch(path)
         self._say(wire.Progress("import"))
-        self._torch = _import_torch(start)
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
+            unpacking = beside.submit(_unpack, path, folder)  # half of it waits for a disk, and the import does not
+            self._torch = _import_torch(start)
+            self.ledger["import"] = self.measure()
+            self._load(path, unpacking)
+        self._say(wire.Progress("warm-up"))
+        self.self_test = self._prove() if start.self_test else None
+        if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
+            self._decode.prefer(start.vocabulary, start.boost)
+        self.ledger["ready"] = self.measure()
+        self.load_seconds = time.perf_counter() - self._began
+
+    def _load(self, path: Path, unpacking: Future[str]) -> None:
+        """Restore the model on the CPU in FP32, ready for inference, cast it there and move it to its device."""
         from . import casting, decoding, encoder
 
-        self.ledger["import"] = self.measure()
-        began = time.perf_counter()
+        start, self._began = self.start, time.perf_counter()
         with vram.Peak() as peak:
-            self.header, self.model = self._restore()
+            self._say(wire.Progress("restore", str(path)))
+            self.model = _restore(path, unpacking, start.timestamps_model)
+            self.model.eval().requires_grad_(False)
+            featurizer = getattr(self.model.preprocessor, "featurizer", None)
+            if featurizer is not None:
+                featurizer.dither, featurizer.pad_to = 0.0, 0
             self.ledger["load"] = self.measure()
             self._say(wire.Progress("cast", start.precision.name))
             self._whole = encoder.whole(self.model, self._torch.device(start.device))
@@ -86,29 +109,10 @@ class Recognizer:
         self.load_peak = self._peak(peak.bytes)
         self._words = decoding.words
         self._frame = _samples_per_frame(self.model)
-        self._say(wire.Progress("warm-up"))
-        self.self_test = self._prove() if start.self_test else None
-        if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
-            self._decode.prefer(start.vocabulary, start.boost)
-        self.ledger["ready"] = self.measure()
-        self.load_seconds = time.perf_counter() - began
 
     @property
     def _index(self) -> int:
         return int(self.start.device.partition(":")[2] or 0)
-
-    def _restore(self) -> tuple[models.Header, Any]:
-        """Return the checkpoint's header and its model: FP32, on the CPU, ready for inference."""
-        path = models.fetch(self.start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
-        header = models.header(path)
-        self._say(wire.Progress("restore", str(path)))
-        _check_scratch(path)
-        model = _restore(path, self.start.timestamps_model)
-        model.eval().requires_grad_(False)
-        featurizer = getattr(model.preprocessor, "featurizer", None)
-        if featurizer is not None:
-            featurizer.dither, featurizer.pad_to = 0.0, 0
-        return header, model
 
     def recognize(self, sound: bytes, start: int = 0, phase: str = "final") -> wire.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
@@ -240,7 +244,9 @@ def _import_torch(start: wire.Start) -> Any:
         torch.zeros(1, device=start.device)
         if start.vram_fraction:
             torch.cuda.set_per_process_memory_fraction(start.vram_fraction, index)
-    import nemo.collections.asr.models  # noqa: F401  so that the import is not counted as loading
+    from . import startup
+
+    startup.import_nemo()  # here, so that the import is not counted as loading
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging
 
@@ -251,12 +257,21 @@ def _import_torch(start: wire.Start) -> Any:
     return torch
 
 
-def _restore(path: Path, timestamps_model: bool) -> Any:
-    """Restore a checkpoint of any family by its config's target, on the CPU, in FP32. Raises ModelError."""
+def _unpack(path: Path, folder: str) -> str:
+    """Unpack a checkpoint into a folder and return the folder."""
+    with tarfile.open(path) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def _restore(path: Path, unpacking: Future[str], timestamps_model: bool) -> Any:
+    """Restore a checkpoint of any family by its config's target, on the CPU, in FP32. Raises ModelError, DiskError."""
     import torch
     from nemo.collections.asr.models import ASRModel
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
     from omegaconf import open_dict
+
+    from . import startup
 
     class Mapped(SaveRestoreConnector):
         """Maps the weights instead of reading them: peak memory is one copy of the model, not two."""
@@ -270,15 +285,18 @@ def _restore(path: Path, timestamps_model: bool) -> Any:
                 return torch.load(weights, map_location="cpu", weights_only=True)
 
     try:
-        config = ASRModel.restore_from(str(path), return_config=True)
+        connector = Mapped()
+        connector.model_extracted_dir = unpacking.result()
+        config = ASRModel.restore_from(str(path), return_config=True, save_restore_connector=connector)
         with open_dict(config):
             config.restore_timestamps_model = timestamps_model
             for section in ("train_ds", "validation_ds", "test_ds"):
                 if section in config and config[section] is not None and "manifest_filepath" in config[section]:
                     config[section].manifest_filepath = None  # paths of the machine it was trained on
-        return ASRModel.restore_from(
-            str(path), override_config_path=config, map_location="cpu", save_restore_connector=Mapped()
-        )
+        with startup.uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
+            return ASRModel.restore_from(
+                str(path), override_config_path=config, map_location="cpu", save_restore_connector=connector
+            )
     except (AsrdError, MemoryError):
         raise
     except OSError as error:

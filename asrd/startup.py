@@ -1,0 +1,132 @@
+"""Worker: NeMo imported without torch's compiler, and models built without numbers that are overwritten at once.
+
+NeMo's import is most of a worker's start, and over a third of it is torch's compiler: one attention kernel is handed to
+torch.compile when its module is imported, and Lightning asks for a class of the compiler's only to tell its objects
+from others. Nothing here compiles. So while NeMo is imported a function given to torch.compile is compiled when it is
+first called, and `torch._dynamo` is a stand-in that gives way to the real one when it is asked for more. Afterwards
+everything is as it would have been. Releases that this was not tried with are imported the plain way.
+
+Knows torch and how Python imports; knows no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+COMPILER = "torch._dynamo"
+
+TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
+"""Releases whose import is known to ask no more of the compiler than the stand-in has; any other is left alone."""
+
+
+def import_nemo(name: str = "nemo.collections.asr.models") -> ModuleType:
+    """Import NeMo's models, without the compiler where that is known to work."""
+    tried = all(_version(package).startswith(release) for package, release in TRIED.items())
+    with without_compiler() if tried and COMPILER not in sys.modules else contextlib.nullcontext():
+        return importlib.import_module(name)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """While entered, the compiler is not imported until it is needed."""
+    spec = importlib.util.find_spec(COMPILER)
+    assert spec is not None
+    stand_in = importlib.util.module_from_spec(spec)
+    stand_in.__dict__.update(OptimizedModule=Optimized, disable=_leave, __getattr__=lambda name: _real(stand_in, name))
+    compile_, entered = torch.compile, True
+
+    @functools.wraps(compile_)
+    def later(model: Any = None, **options: Any) -> Any:
+        if not entered or not callable(model) or isinstance(model, torch.nn.Module):
+            return compile_(model, **options)
+        return _later(model, options, compile_)
+
+    sys.modules[COMPILER] = stand_in
+    torch._dynamo = stand_in
+    torch.compile = later  # Lightning wraps what it finds here, so it stays, and does nothing once this is left
+    try:
+        yield
+    finally:
+        entered = False
+        _withdraw(stand_in)
+
+
+class _Compiled(type):
+    """Tells the compiler's modules from others, without the compiler as long as it is not there."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        real = getattr(sys.modules.get(COMPILER), "OptimizedModule", cls)
+        return real is not cls and isinstance(instance, real)
+
+
+class Optimized(metaclass=_Compiled):
+    """Stands for torch._dynamo.OptimizedModule."""
+
+
+def _leave(fn: Any = None, *_: Any, **__: Any) -> Any:
+    """Keep the compiler away from a function, which it is."""
+    return fn if fn is not None else lambda fn: fn
+
+
+def _later(function: Callable[..., Any], options: dict[str, Any], compile_: Any) -> Callable[..., Any]:
+    """Return a function that is compiled when it is called."""
+    compiled = functools.cache(lambda: compile_(function, **options))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return compiled()(*args, **kwargs)
+
+    return call
+
+
+def _withdraw(stand_in: ModuleType) -> None:
+    """Take the stand-in away, so that the next import finds the real module."""
+    if sys.modules.get(COMPILER) is stand_in:
+        del sys.modules[COMPILER]
+    if torch.__dict__.get("_dynamo") is stand_in:
+        del torch._dynamo
+
+
+def _real(stand_in: ModuleType, name: str) -> Any:
+    """Return what the real module has of this name."""
+    if name.startswith("__"):
+        raise AttributeError(name)
+    _withdraw(stand_in)
+    return getattr(importlib.import_module(COMPILER), name)
+
+
+INITIALISERS = (
+    "uniform_", "normal_", "trunc_normal_", "constant_", "zeros_", "ones_", "xavier_uniform_", "xavier_normal_",
+    "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
+)  # fmt: skip
+"""Functions of torch.nn.init that fill a tensor and return it."""
+
+
+@contextlib.contextmanager
+def uninitialised() -> Iterator[None]:
+    """While entered, new layers keep whatever was in memory: for a model all of whose parameters are then loaded."""
+    kept = {name: getattr(torch.nn.init, name) for name in INITIALISERS}
+    for name in kept:
+        setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+    try:
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(torch.nn.init, name, function)
