@@ -43,7 +43,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
     boost: Annotated[float, _about("how far the vocabulary is preferred, in nats; 0 switches it off", 0.0, 5.0)] = 1.0
     window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
-    threads: Annotated[int, _about("CPU threads of the worker; 0 leaves torch's choice", 0, 256)] = 0
+    threads: Annotated[int, _about("CPU threads of the worker; 0 is one for a small model, else all", 0, 256)] = 0
     vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
     max_wer_delta: Annotated[
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,

@@ -35,6 +35,9 @@ MINIMUM = wire.SAMPLE_RATE
 
 FLOAT16_MAX = 65504.0
 
+SMALL = 20_000_000
+"""Parameters below which one thread is left alone: its matrices are done before a second one is awake."""
+
 KINDS: tuple[tuple[type[AsrdError], str], ...] = (
     (ModelError, "model"),
     (NetworkError, "network"),
@@ -75,7 +78,7 @@ class Recognizer:
         self._say(wire.Progress("import"))
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
             unpacking = beside.submit(_unpack, path, folder)  # half of it waits for a disk, and the import does not
-            self._torch = _import_torch(start)
+            self._torch = _import_torch(start, _threads(start, self.header))
             self.ledger["import"] = self.measure()
             self._load(path, unpacking)
         self._say(wire.Progress("warm-up"))
@@ -229,15 +232,21 @@ class Recognizer:
         )
 
 
-def _import_torch(start: wire.Start) -> Any:
+def _threads(start: wire.Start, header: models.Header) -> int:
+    """Return how many CPU threads torch is to use; 0 leaves its choice, which is every core."""
+    small = start.device == "cpu" and sum(t.elements for t in header.unique.values()) < SMALL
+    return start.threads or int(small)
+
+
+def _import_torch(start: wire.Start, threads: int) -> Any:
     """Import torch and NeMo quietly and set what is process-wide; return torch."""
     warnings.filterwarnings("ignore")
     for noisy in ("nv_one_logger", "hydra.utils", "lightning.pytorch", "pytorch_lightning", "nemo_logger"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     import torch
 
-    if start.threads:
-        torch.set_num_threads(start.threads)
+    if threads:
+        torch.set_num_threads(threads)
     if start.device != "cpu":
         index = int(start.device.partition(":")[2] or 0)
         torch.cuda.set_device(index)

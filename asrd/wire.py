@@ -113,7 +113,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     timestamps_model: bool = False
     """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
     threads: int = 0
-    """CPU threads for torch; 0 leaves torch's choice."""
+    """CPU threads for torch; 0 is one for a small model and torch's choice, every core, for others."""
     vram_fraction: float = 0.0
     """Upper bound for torch's allocator as a part of the card; 0 is none."""
     self_test: bool = True
