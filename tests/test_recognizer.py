@@ -13,15 +13,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from asrd import audio, wire
+from asrd import audio, checkpoint, models, wire
 from asrd.engine import Deadlines, Engine
 from asrd.errors import ModelError, UsageError
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
-from asrd.recognizer import Recognizer, _serve
+from asrd.recognizer import SMALL, Recognizer, _serve, _threads
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +173,17 @@ def test_an_overflow_is_reported_and_not_written_down() -> None:
         worker.model.encoder.layers[0].feed_forward1.linear1.weight.fill_(float("inf"))
     with pytest.raises(Exception, match="encoder put out"):
         hear(worker, clips(1)[0][0])
+
+
+def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None:
+    small = models.header(SHIPPED["demo"])
+    wide = {f"encoder.{n}.weight": checkpoint.Tensor((SMALL // 2, 2), "float32") for n in range(2)}
+    large = msgspec.structs.replace(small, tensors=wide)
+    start = wire.Start("demo", TABLE["fp32"])
+    assert _threads(start, small) == 1
+    assert _threads(start, large) == 0
+    assert _threads(msgspec.structs.replace(start, threads=3), small) == 3
+    assert _threads(msgspec.structs.replace(start, device="cuda:0"), small) == 0
 
 
 # -- as a process -----------------------------------------------------------------------------------------------------
