@@ -157,7 +157,7 @@ class WholeConvolution(ConformerConvolution):
         x = F.glu(self.pointwise_conv1(x.transpose(1, 2)).transpose(1, 2), -1)
         x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
         # BatchNorm1d takes frames as a batch too, and is then one pass over contiguous memory.
-        x = self.batch_norm(x) if self.norm_type == "layer_norm" else self.batch_norm(x.flatten(0, 1)).view_as(x)
+        x = self.batch_norm(x) if self.norm_type == "layer_norm" else self.batch_norm(x.flatten(0, 1)).reshape(x.shape)
         return self.pointwise_conv2(F.silu(x, inplace=True).transpose(1, 2)).transpose(1, 2)
 
 
