@@ -26,6 +26,7 @@ Reading order, which is dependency order: a file imports only from files above i
     takes        what was said and is not yet text: each take on disk, retention
     baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
+    worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out

@@ -17,9 +17,10 @@ import msgspec
 import pytest
 
 from asrd import wire
-from asrd.engine import Deadlines, Engine, Scratch, Waiting, together
+from asrd.engine import Deadlines, Engine, Waiting, together
 from asrd.errors import EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Plan, Rung
+from asrd.worker import Scratch
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
 SOUND = array.array("f", [1.0] * 16_000)

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from asrd.engine import ENVIRONMENT
 from asrd.verdict import edits
 from asrd.wire import SAMPLE_RATE
+from asrd.worker import ENVIRONMENT
 
 from . import sounds
 from .processes import ROOT, Host, children, cpu_seconds, environment, holding, switches
