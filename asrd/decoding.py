@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate, pairwise
+from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -70,6 +71,34 @@ class Decoder(Protocol):
         ...
 
 
+class Path(NamedTuple):
+    """How far greedy decoding has come over a buffer's first `frames`; what follows can be decoded from here."""
+
+    frames: int = 0
+    ids: tuple[int, ...] = ()
+    """CTC: the best token of each frame, blanks too. Transducers: the tokens said."""
+    starts: tuple[int, ...] = ()
+    """Transducers: the frame of each token."""
+    durations: tuple[int, ...] = ()
+    """TDT: what the model says of each token's length, in frames."""
+    sure: tuple[Any, ...] = ()
+    """The probability of each id; None where the decoder gives none."""
+    state: Any = None
+    """Transducers: NeMo's decoder state, which decoding on from it leaves as it is. CTC: that of preferred phrases."""
+
+
+class Resumable(Decoder, Protocol):
+    """A decoder that reads from left to right, and so can go on where it stopped."""
+
+    def resume(self, path: Path, encoded: Tensor) -> Path:
+        """Return the path with the frames of an encoder output [1, D, T] behind it; `path` itself stays valid."""
+        ...
+
+    def read(self, path: Path) -> Decoded:
+        """Return what was said up to a path's end."""
+        ...
+
+
 def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool | None = None) -> Decoder:
     """Return the decoder for a restored model, by its exact class: subclasses ask for more than an encoder output.
 
@@ -109,25 +138,35 @@ class Ctc:
         if layers is not None:  # the log-softmax above then runs in float32, whatever the layers are stored in
             layers.register_forward_hook(lambda _, args, logits: logits.float())
 
-    @torch.inference_mode()
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
-        count = int(length[0])
-        encoded = encoded[:, :, :count].to(weight_dtype(self._model.decoder))
+        return self.read(self.resume(Path(), encoded[:, :, : int(length[0])]))
+
+    @torch.inference_mode()
+    def resume(self, path: Path, encoded: Tensor) -> Path:
+        """Return the path over `encoded` too."""
+        count = encoded.shape[2]
         if not count:
-            return Decoded("", [], False)
+            return path
+        encoded = encoded.to(weight_dtype(self._model.decoder))
         with _recurrent(encoded):
             scores = self._model.decoder(encoder_output=encoded)[0].float()
-        scores = torch.log_softmax(scores, -1)
+        scores, state = torch.log_softmax(scores, -1), path.state
         best, ids = scores.max(-1)
         if self._boost is not None:
-            ids = self._preferred(scores.cpu(), ids.tolist(), self._boost).to(ids.device)
+            chosen, state = self._preferred(scores.cpu(), ids.tolist(), self._boost, path)
+            ids = chosen.to(ids.device)
             best = scores.gather(1, ids[:, None])[:, 0]
-        likely, path = best.exp().tolist(), ids.tolist()
-        starts = [t for t in range(count) if path[t] != self._blank and (t == 0 or path[t] != path[t - 1])]
-        stops = [next((t for t in range(s, count) if path[t] != path[s]), count) for s in starts]
-        sure = [max(likely[s:e]) for s, e in zip(starts, stops, strict=True)]
-        tokens = _timed([path[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
+        ids, sure = path.ids + tuple(ids.tolist()), path.sure + tuple(best.exp().tolist())
+        return Path(path.frames + count, ids, sure=sure, state=state)
+
+    def read(self, path: Path) -> Decoded:
+        """Return what was said: runs and blanks collapsed."""
+        ids, count = path.ids, path.frames
+        starts = [t for t in range(count) if ids[t] != self._blank and (t == 0 or ids[t] != ids[t - 1])]
+        stops = [next((t for t in range(s, count) if ids[t] != ids[s]), count) for s in starts]
+        sure = [max(path.sure[s:e]) for s, e in zip(starts, stops, strict=True)]
+        tokens = _timed([ids[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
@@ -138,15 +177,18 @@ class Ctc:
         """Prefer these phrases from here on."""
         self._boost = Boost(self._model, phrases, weight, self.family, self._language)
 
-    def _preferred(self, scores: Tensor, path: list[int], boost: Boost) -> Tensor:
-        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins, as NeMo does it."""
-        last, state = self._blank, 0
+    def _preferred(self, scores: Tensor, path: list[int], boost: Boost, before: Path) -> tuple[Tensor, int]:
+        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins, as NeMo does it.
+
+        And the state of the phrases at its end, for what follows.
+        """
+        last, state = (before.ids or (self._blank,))[-1], before.state or 0
         for frame, token in enumerate(path):
             if token not in (self._blank, last):
                 barred = {last} - {self._blank}
                 path[frame], state = boost.choose(scores[frame, : self._blank], state, barred)
             last = path[frame]
-        return torch.tensor(path)
+        return torch.tensor(path), state
 
 
 class Transducer:
@@ -168,20 +210,33 @@ class Transducer:
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
-        return self.several(encoded, length)[0]
+        return self.read(self.resume(Path(), encoded[:, :, : int(length[0])]))
+
+    @torch.inference_mode()
+    def resume(self, path: Path, encoded: Tensor) -> Path:
+        """Return the path over `encoded` too."""
+        count = encoded.shape[2]
+        if not count:
+            return path
+        encoded, length = encoded.to(weight_dtype(self._model.joint)), torch.tensor([count], device=encoded.device)
+        before = [_Said(dec_state=path.state)] if path.frames else None
+        with _recurrent(encoded):
+            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, length, True, before)[0]
+        return self._further(path, found, count)
 
     @torch.inference_mode()
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
         """Return what was said in each buffer, all at once."""
         counts = [int(count) for count in lengths]
-        if not any(counts):
-            return [Decoded("", [], False) for _ in counts]
+        if len(counts) == 1 or not any(counts):
+            return _one_by_one(self, encoded, lengths)
         encoded = encoded.to(weight_dtype(self._model.joint))
         with _recurrent(encoded):
             found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, return_hypotheses=True)
-            if len(found) > 1 and self._durations:
+            if self._durations:
                 self._durations_again(encoded, found)
-        return [self._read(each, count) for each, count in zip(found, counts, strict=True)]
+        paths = [self._further(Path(), each, count) if count else Path() for each, count in zip(found, counts, strict=True)]
+        return [self.read(path) for path in paths]
 
     def _durations_again(self, encoded: Tensor, found: list[Any]) -> None:
         """Set the tokens' durations of several hypotheses, all in one pass over what was said.
@@ -203,16 +258,26 @@ class Transducer:
         for each, said in zip(found, ids, strict=True):
             each.token_duration, durations = durations[: len(said)], durations[len(said) :]
 
-    def _read(self, found: Any, count: int) -> Decoded:
-        """Return one of NeMo's hypotheses as ours."""
-        if not count:
-            return Decoded("", [], False)
-        ids, starts = _list(found.y_sequence), _list(found.timestamp)
-        durations = _list(found.token_duration) if self._durations else [1 + LINGER] * len(ids)
-        stops = [start + max(1, duration) for start, duration in zip(starts, durations, strict=True)]
+    def _further(self, path: Path, found: Any, count: int) -> Path:
+        """Return a path with what NeMo found in `count` frames more."""
+        ids = _list(found.y_sequence)
         sure = found.non_blank_step_confidence_precomputed
-        sure = [min(1.0, max(0.0, float(c))) for c in sure] if sure is not None else [None] * len(ids)
-        return Decoded(found.text, _timed(ids, starts, stops, sure, count), False)
+        sure = [None] * len(ids) if sure is None else [min(1.0, max(0.0, float(c))) for c in sure]
+        return Path(
+            path.frames + count,
+            (*path.ids, *ids),
+            (*path.starts, *_list(found.timestamp)),
+            (*path.durations, *(_list(found.token_duration) if self._durations else ())),
+            (*path.sure, *sure),
+            found.dec_state,
+        )
+
+    def read(self, path: Path) -> Decoded:
+        """Return what was said."""
+        durations = path.durations or [1 + LINGER] * len(path.ids)
+        stops = [start + max(1, duration) for start, duration in zip(path.starts, durations, strict=True)]
+        said = self._model.decoding.decode_hypothesis([_Said(y_sequence=list(path.ids))])[0].text
+        return Decoded(said, _timed(path.ids, path.starts, stops, path.sure, path.frames), False)
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
@@ -221,6 +286,14 @@ class Transducer:
             raise UsageError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
         boost = Boost(self._model, phrases, weight, self.family, self._language)
         loop.fusion_models, loop.fusion_models_alpha = [boost.tree], [weight]
+
+
+class _Said(SimpleNamespace):
+    """What NeMo's transducer decoding needs to see of a hypothesis of ours."""
+
+    def merge_(self, other: Any) -> None:
+        """Become what was said since `dec_state`; NeMo's own merging drops the durations."""
+        vars(self).update(vars(other))
 
 
 class Aed:
@@ -314,7 +387,9 @@ def _at(part: tuple[Token, float, float], letter: float) -> float:
 # -- small things of several families ---------------------------------------------------------------------------------
 
 
-def _timed(ids: list[int], starts: list[int], stops: list[int], sure: list[Any], count: int) -> list[Token]:
+def _timed(
+    ids: Sequence[int], starts: Sequence[int], stops: Sequence[int], sure: Sequence[Any], count: int
+) -> list[Token]:
     """Return tokens for ids with the frames they begin and naturally end at, in a buffer of `count` frames.
 
     Tokens of one frame share it in equal parts; no token reaches past the next one's start.
