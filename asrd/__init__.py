@@ -35,6 +35,7 @@ Reading order, which is dependency order: a file imports only from files above i
     boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention
     decoding     worker: encoder output -> timed tokens -> words, per model family
+    cacheaware   worker: drafts of a cache-aware model at the price of what is new
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     dictation    one recording on its way to text: detector, window, worker, transcript

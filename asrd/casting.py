@@ -60,11 +60,13 @@ class Applied:
     Attributes:
         fallbacks: what does not run as asked, by component, with the reason.
         trainer: Lightning's Trainer whose precision plugin is entered around each step; None unless asked for.
+        encoder: what the encoder is stored in, but for islands in it; caches that are given back to it go in this.
     """
 
     def __init__(self, model: nn.Module, precision: Precision, device: torch.device, trainer: Any) -> None:
         self.model, self.precision, self.device, self.trainer = model, precision, device, trainer
         self.fallbacks: list[Fallback] = []
+        self.encoder = torch.float32
         self._ran: dict[str, set[tuple[nn.Module, str]]] = defaultdict(set)
 
     def context(self, phase: str) -> AbstractContextManager[Any]:
@@ -153,6 +155,7 @@ def apply(model: nn.Module, precision: Precision, device: torch.device) -> Appli
     _refuse_emulation({*targets.values(), *autocast}, device)
     fenced = _fall_back(parts, targets, autocast, applied.fallbacks) if device.type == "cpu" else []
     applied.fallbacks += _agree_on_shared(parts, targets)
+    applied.encoder = targets[parts["encoder"]]
     _cast(targets)
     if precision.quantize:
         _quantize({name: parts[name] for name in computing})

@@ -432,6 +432,7 @@ class Daemon:
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
             "effective": ready.effective if ready else {},
             "device": ready.device if ready else "",
+            "streaming": ready.streaming if ready else "",
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
             "loading": self.scribe.loading,
             "trouble": self.scribe.trouble,

@@ -235,8 +235,8 @@ class Transducer:
             found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, return_hypotheses=True)
             if self._durations:
                 self._durations_again(encoded, found)
-        paths = [self._further(Path(), each, count) if count else Path() for each, count in zip(found, counts, strict=True)]
-        return [self.read(path) for path in paths]
+        several = zip(found, counts, strict=True)
+        return [self.read(self._further(Path(), each, count) if count else Path()) for each, count in several]
 
     def _durations_again(self, encoded: Tensor, found: list[Any]) -> None:
         """Set the tokens' durations of several hypotheses, all in one pass over what was said.

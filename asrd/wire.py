@@ -193,6 +193,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     load_seconds: float
     versions: dict[str, str]
     pid: int
+    streaming: str = "buffer"
+    """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last one."""
     protocol: int = PROTOCOL
 
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 STATUS: dict[str, Any] = {
     "ok": True, "state": "LISTENING", "model": "demo", "requested": "auto", "strategy": "bfloat16",
     "effective": {"encoder": "bfloat16", "decoder": "float32"}, "device": "cuda:0",
+    "streaming": "cache-aware",
     "memory": {"weights": 3 << 20, "allocated": None, "reserved": 0, "process": 900 << 20, "device": None,
                "source": "nvml"},
     "loading": "", "trouble": "", "capture": "", "rejected": [],
@@ -38,8 +39,8 @@ STATUS: dict[str, Any] = {
 }  # fmt: skip
 
 PARKED: dict[str, Any] = STATUS | {
-    "state": "PARKED", "strategy": "", "effective": {}, "device": "", "memory": None, "take": None, "waiting": 2,
-    "trouble": "no such checkpoint", "rejected": ["half: the encoder put out nan"],
+    "state": "PARKED", "strategy": "", "effective": {}, "device": "", "streaming": "", "memory": None, "take": None,
+    "waiting": 2, "trouble": "no such checkpoint", "rejected": ["half: the encoder put out nan"],
 }  # fmt: skip
 
 
@@ -438,6 +439,7 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         "state     ● LISTENING",
         "strategy  bfloat16 (asked for auto) on cuda:0",
         "dtypes    encoder bfloat16, decoder float32",
+        "drafts    cost what is new\n",
         "memory    weights 3.0 MiB, reserved 0.0 MiB, process 900.0 MiB\n",
         "daemon    asrd 0.1.0, process 7, up 12 s",
     ):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 FAMILIES = (
-    "ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_hybrid", "canary1", "canary2",
-    "ctc_char", "rnnt_char", "canary2_unified",
+    "ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid", "canary1",
+    "canary2", "ctc_char", "rnnt_char", "canary2_unified",
 )  # fmt: skip
 """ca_: cache-aware (streaming) encoder; hybrid: TDT and CTC; ca_hybrid: RNNT and CTC; canary1, canary2: prompt formats
 of EncDecMultiTaskModel; _char: letters instead of a tokenizer; _unified: one tokenizer, special tokens and all."""
@@ -241,6 +241,7 @@ def _class(family: str) -> Any:
         "rnnt": models.EncDecRNNTBPEModel,
         "tdt": models.EncDecRNNTBPEModel,
         "ca_rnnt": models.EncDecRNNTBPEModel,
+        "ca_tdt": models.EncDecRNNTBPEModel,
         "rnnt_char": models.EncDecRNNTModel,
         "hybrid": models.EncDecHybridRNNTCTCBPEModel,
         "ca_hybrid": models.EncDecHybridRNNTCTCBPEModel,
@@ -331,7 +332,7 @@ def _transducer(family: str, size: dict[str, Any]) -> dict[str, Any]:
         decoding=dict(strategy="greedy_batch", greedy=dict(max_symbols=10)),
         loss=dict(loss_name="default", warprnnt_numba_kwargs=dict(fastemit_lambda=0.0)),
     )  # fmt: skip
-    if family in ("tdt", "hybrid"):
+    if family in ("tdt", "ca_tdt", "hybrid"):
         config["joint"]["num_extra_outputs"] = len(DURATIONS)
         config["decoding"].update(model_type="tdt", durations=DURATIONS)
         kwargs = dict(fastemit_lambda=0.0, clamp=-1.0, durations=DURATIONS, sigma=0.02, omega=0.1)
