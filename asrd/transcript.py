@@ -59,8 +59,14 @@ class Transcript:
         """Take in what the speech that goes on is heard as so far: it changes the draft and nothing else."""
         self._supposed = self._fresh(_believable(hypothesis) if hypothesis.truncated else hypothesis)
 
-    def push(self, hypothesis: Hypothesis, sealed: bool) -> list[Word]:
+    def push(self, hypothesis: Hypothesis, sealed: bool, earlier: Hypothesis | None = None) -> list[Word]:
         """Take in what one buffer was heard as and return the words that this committed.
+
+        Args:
+            hypothesis: what was heard.
+            sealed: whether it ends in a pause.
+            earlier: the same speech from the same start, as it was heard when there was less of it. Of an open
+                hypothesis nothing is committed from the first word on that is in its later half and not in this.
 
         Hypotheses come in the order of their starts; one that starts before `committed_until` overlaps the last one.
         Of a truncated one the words before the decoder lost itself are final, and `committed_until` stays there.
@@ -70,7 +76,9 @@ class Transcript:
             hypothesis = _believable(hypothesis)
             sealed, limit = False, min(limit, hypothesis.stop)
         fresh = self._fresh(hypothesis)
-        count = len(fresh) if sealed else next((i for i, w in enumerate(fresh) if w.stop > limit), len(fresh))
+        doubted = _doubted(hypothesis, earlier) if earlier is not None and not sealed else ()
+        waits = (i for i, word in enumerate(fresh) if word.stop > limit or word in doubted)
+        count = len(fresh) if sealed else next(waits, len(fresh))
         self._pending = self._supposed = fresh[count:]
         new = self._commit(fresh[:count])
         if self._pending:
@@ -128,6 +136,17 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
             pairs.append((i, j))
         i, j = i + (step[i][j] != 1), j + (step[i][j] != 0)
     return pairs
+
+
+def _doubted(hypothesis: Hypothesis, earlier: Hypothesis) -> set[Word]:
+    """Return the words in the later half of a hypothesis that an earlier one has not, or has otherwise.
+
+    Not those in the first half: both have heard enough behind them, and a window has to move on.
+    """
+    pairs = align(hypothesis.words, earlier.words)
+    agreed = {a for a, b in pairs if _bare(hypothesis.words[a].text) == _bare(earlier.words[b].text)}
+    half = (hypothesis.start + hypothesis.stop) // 2
+    return {word for index, word in enumerate(hypothesis.words) if index not in agreed and word.start >= half}
 
 
 def _believable(hypothesis: Hypothesis) -> Hypothesis:

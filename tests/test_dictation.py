@@ -24,6 +24,7 @@ class Listener:
     """An engine that hears a word in every half second of the clock that is loud, named by its place."""
 
     rung = Rung(TABLE["fp32"], "cpu")
+    ready = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []

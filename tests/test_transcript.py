@@ -76,6 +76,18 @@ def test_case_and_punctuation_do_not_make_another_word() -> None:
     assert transcript.text == "Meet Peter At noon."
 
 
+def test_what_was_not_heard_twice_waits() -> None:
+    transcript = Transcript(guard=1.0)
+    first = heard(0, 9.2, ("one", 3.0, 3.4), ("two", 6.0, 6.4), ("free", 7.0, 7.4))
+    again = heard(0, 10, ("won", 3.0, 3.4), ("two", 6.0, 6.4), ("three", 7.0, 7.4), ("four", 8.0, 8.4))
+    new = transcript.push(again, sealed=False, earlier=first)
+    assert [w.text for w in new] == ["won", "two"], "what lies in the first half is not asked twice"
+    assert transcript.committed_until == 7 * RATE
+    transcript.push(heard(4.5, 12, ("two", 6.0, 6.4), ("three", 7.0, 7.4), ("four", 8.0, 8.4)), sealed=True)
+    assert transcript.text == "won two three four"
+    assert [w.text for w in Transcript().push(again, sealed=True, earlier=first)] == ["won", "two", "three", "four"]
+
+
 def test_an_empty_hypothesis_moves_on() -> None:
     transcript = Transcript(guard=1.0)
     assert transcript.push(heard(0, 10), sealed=False) == []
@@ -184,8 +196,11 @@ def listen(truth: list[Word], start: int, stop: int, random: np.random.Generator
     count=st.integers(1, 120),
     jitter=st.sampled_from([0.0, 0.05, 0.1, 0.15, 0.3]),
     left=st.sampled_from([1.5, 2.0, 3.0, 4.0]),
+    twice=st.booleans(),
 )
-def test_ideal_hypotheses_give_exactly_the_words(seed: int, count: int, jitter: float, left: float) -> None:
+def test_ideal_hypotheses_give_exactly_the_words(
+    seed: int, count: int, jitter: float, left: float, twice: bool
+) -> None:
     random = np.random.default_rng(seed)
     # A word said twice in a row can be counted only while its two readings lie closer than the next word.
     truth = spoken(random, count, repeats=jitter < 0.3)
@@ -194,7 +209,8 @@ def test_ideal_hypotheses_give_exactly_the_words(seed: int, count: int, jitter: 
     before: list[Word] = []
     while stop < end:
         stop = min(end, start + round(random.uniform(7.0, 10.0) * RATE))
-        new = transcript.push(listen(truth, start, stop, random, jitter), sealed=stop == end)
+        earlier = listen(truth, start, stop - 12_000, random, jitter) if twice else None
+        new = transcript.push(listen(truth, start, stop, random, jitter), stop == end, earlier)
         assert transcript.words == before + new, "committed words never change"
         before = list(transcript.words)
         start = max(start + RATE, transcript.committed_until - round(left * RATE))
