@@ -5,10 +5,12 @@ Knows the order; knows neither where sound comes from nor where text goes. Runs 
 
 from __future__ import annotations
 
+import msgspec
+
 from .audio import AudioBlock
 from .config import Settings
 from .engine import Engine
-from .transcript import Transcript
+from .transcript import Transcript, credible
 from .vad import Event, Vad
 from .window import Buffer, Window
 from .wire import SAMPLE_RATE, Answer, Hypothesis, Word
@@ -65,7 +67,10 @@ class Dictation:
         fresh: list[Word] = []
         while (buffer := self.window.take()) is not None:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
-            fresh += self.transcript.push(answer.hypothesis, buffer.sealed, await self._earlier(engine, buffer))
+            heard = answer.hypothesis
+            if not buffer.sure and not credible(heard):
+                heard = msgspec.structs.replace(heard, text="", words=[])
+            fresh += self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
             self.window.commit(self.transcript.committed_until)
         return fresh
 

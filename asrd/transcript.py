@@ -29,6 +29,10 @@ RUN_ON, RUN_ON_SECONDS = 8, 0.4
 """So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
 
 
+CREDIBLE = 0.7
+"""Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
+
+
 class Transcript:
     """What was said so far.
 
@@ -113,6 +117,11 @@ class Transcript:
             for index, word in enumerate(hypothesis.words)
             if index >= repeated and (index in waited_for or _middle(word) > self.committed_until)
         ]
+
+
+def credible(hypothesis: Hypothesis) -> bool:
+    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of a chord hardly."""
+    return any(word.confidence is None or word.confidence >= CREDIBLE for word in hypothesis.words)
 
 
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:

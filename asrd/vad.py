@@ -36,6 +36,8 @@ class Event(msgspec.Struct, frozen=True):
     """Where: the first sample of interest (open, resume), or one past the last (pause, close)."""
     heard: int
     """When it was known: one past the last sample that the decision used."""
+    sure: bool = True
+    """close: whether any of it was surely speech (`VadSettings.sure`); a cough and a chord open, but hardly are."""
 
 
 class VadSettings(msgspec.Struct, frozen=True):
@@ -47,6 +49,8 @@ class VadSettings(msgspec.Struct, frozen=True):
     """Open speech rests on a chunk below it."""
     minimum: float = 0.06
     """Chunks at or above `release` must last this long before speech opens; a click does not."""
+    sure: float = 0.9
+    """What has a chunk at or above it is surely speech."""
     pre_roll: float = 0.3
     """Kept before the first chunk of speech: the detector hears soft onsets late."""
     post_roll: float = 0.2
@@ -75,6 +79,7 @@ class Vad:
         self._open = self._paused = False
         self._onset: int | None = None
         self._speech_stop = 0
+        self._peak = 0.0
         self._floor = 0
 
     @property
@@ -110,10 +115,11 @@ class Vad:
         """Take one chunk that ends at `stop` into account."""
         start, self.heard = self.heard, stop
         s = self.settings
+        self._peak = max(self._peak, probability)
         if self._open:
             self._inside(probability >= s.release, start, events)
         elif self._onset is None and probability >= s.threshold:
-            self._onset = start
+            self._onset, self._peak = start, probability
         elif probability < s.release:
             self._onset = None
         if not self._open and self._onset is not None and stop - self._onset >= _samples(s.minimum):
@@ -137,7 +143,7 @@ class Vad:
     def _close(self, events: list[Event]) -> None:
         self._open = False
         self._floor = min(self.heard, self._speech_stop + _samples(self.settings.post_roll))
-        events.append(Event("close", self._floor, self.heard))
+        events.append(Event("close", self._floor, self.heard, self._peak >= self.settings.sure))
 
 
 class Silero:

@@ -30,6 +30,8 @@ class Buffer:
     """At most the window's size; may begin with sound that an earlier buffer held already (left context)."""
     sealed: bool
     """True: it ends in a pause and every word in it is final. False: it ends within speech, `commit` must follow."""
+    sure: bool = True
+    """False where all of its speech was doubtful to the detector (`Event.sure`)."""
 
     @property
     def stop(self) -> int:
@@ -49,6 +51,7 @@ class _Segment:
     """One past its last sample of speech, once it has closed."""
     stop: int | None = None
     """One past its last sample, once it has closed."""
+    sure: bool = True
 
 
 class Window:
@@ -110,7 +113,7 @@ class Window:
                 self._paused_at = None
             else:
                 segment = self._segments[-1]
-                segment.stop = event.at
+                segment.stop, segment.sure = event.at, event.sure
                 segment.speech_stop = event.at if self._paused_at is None else self._paused_at
                 self._paused_at = None
         self._forget()
@@ -134,7 +137,7 @@ class Window:
                     self._segments.popleft()
                     if segment.speech_stop <= segment.fresh:
                         continue
-                    return self._give(begin, min(segment.stop, begin + self.size), sealed=True)
+                    return self._give(begin, min(segment.stop, begin + self.size), sealed=True, sure=segment.sure)
             if self._blocks[-1].stop - begin < self.size:
                 return None
             return self._full(segment, begin)
@@ -222,8 +225,8 @@ class Window:
         energy = np.square(tail).reshape(-1, step).mean(axis=1)
         return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
 
-    def _give(self, start: int, stop: int, sealed: bool) -> Buffer:
-        self._out = Buffer(start, self._sound(start, stop), sealed)
+    def _give(self, start: int, stop: int, sealed: bool, sure: bool = True) -> Buffer:
+        self._out = Buffer(start, self._sound(start, stop), sealed, sure)
         self._forget()
         return self._out
 
