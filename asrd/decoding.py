@@ -157,8 +157,8 @@ class Ctc:
             chosen, state = self._preferred(scores.cpu(), ids.tolist(), self._boost, path)
             ids = chosen.to(ids.device)
             best = scores.gather(1, ids[:, None])[:, 0]
-        ids, sure = path.ids + tuple(ids.tolist()), path.sure + tuple(best.exp().tolist())
-        return Path(path.frames + count, ids, sure=sure, state=state)
+        sure = path.sure + tuple(best.exp().tolist())
+        return Path(path.frames + count, path.ids + tuple(ids.tolist()), sure=sure, state=state)
 
     def read(self, path: Path) -> Decoded:
         """Return what was said: runs and blanks collapsed."""

@@ -255,6 +255,25 @@ def test_cuts_change_nothing_under_reduced_precision(family: str, strategy: str,
     assert whole
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Path) -> None:
+    worker(family, folder)
+    start = wire.Start(str(folder / f"{family}.nemo"), TABLE["fp32"], threads=1, self_test=False)
+    held = Recognizer(start, lambda _: None)
+    with listening(held) as heard:
+        ask(held, SOUND)
+        plain = list(heard)
+        held._decode.prefer(["shana", "tho be", "ki"], 4.0)
+        forget(held)
+        ask(held, SOUND)
+        whole = list(heard)
+        forget(held)
+        for cut in (RATE, 2 * RATE, round(3.3 * RATE), 5 * RATE, len(SOUND)):
+            ask(held, SOUND[:cut])
+    assert heard == whole
+    assert whole != plain, "a weight that changes nothing proves nothing"
+
+
 @pytest.mark.parametrize("context", [[70, 6], [70, 1], [70, 0]])
 def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
     name = f"ahead{context[1]}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ class Listener:
     """An engine that hears a word in every half second of the clock that is loud, named by its place."""
 
     rung = Rung(TABLE["fp32"], "cpu")
-    ready = None
+    ready: Any = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
@@ -118,6 +120,26 @@ def test_how_far_the_machine_is_behind_is_told() -> None:
         dictation.finish()
         await dictation.decode(engine)
         assert dictation.behind == 0
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("family", ["aed", "ctc", "rnnt"])
+def test_canary_alone_is_asked_twice_at_an_edge_within_speech(family: str) -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        engine.ready = SimpleNamespace(family=family)
+        for _ in feed(dictation, speech(25.0)):
+            await dictation.decode(engine)
+        dictation.finish()
+        await dictation.decode(engine)
+        (start, stop), second, *_ = [(start, stop) for _, start, stop in engine.asked]
+        assert (second == (start, stop - 12_000)) == (family == "aed")
+        starts = [start for _, start, _ in engine.asked]
+        assert len(set(starts)) == len(starts) - (family == "aed"), "what ends in a pause is asked once"
+        said = dictation.transcript.text.split()
+        assert len(said) > 20
+        assert said == [f"w{number}" for number in range(len(said))]
 
     asyncio.run(go())
 
