@@ -253,6 +253,7 @@ class Told:
 
     fails_at = 10**12
     stopped = 0
+    ready = None
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.rung = argparse.Namespace(precision=argparse.Namespace(name="fp32"), device="cpu")
