@@ -33,6 +33,8 @@ class Dictation:
         """The last one; None while none was needed."""
         self.compute = 0.0
         """Seconds that the worker took for all answers."""
+        self.doubted = 0
+        """Words that were heard where hardly anybody spoke, and are not believed."""
         self.strategy = ""
         """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
         self.device = ""
@@ -69,6 +71,7 @@ class Dictation:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
             heard = answer.hypothesis
             if not buffer.sure and not credible(heard):
+                self.doubted += len(heard.words)
                 heard = msgspec.structs.replace(heard, text="", words=[])
             fresh += self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
             self.window.commit(self.transcript.committed_until)

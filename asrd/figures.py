@@ -28,11 +28,13 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         f"{told.outcome}: {words} words from {told.seconds:.1f} s"
         + (f" by {told.strategy}" if told.strategy else "")
         + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
+        + (f", {one.dictation.doubted} not believed" if one.dictation.doubted else "")
         + (f": {text!r}" if text else ""),
         take=told.take,
         outcome=told.outcome,
         audio_seconds=told.seconds,
         words=words,
+        doubted=one.dictation.doubted or None,
         rtf=one.dictation.compute / told.seconds if heard and told.seconds else None,
         stop_to_text_ms=told.stop_to_text_ms,
         strategy=told.strategy or None,

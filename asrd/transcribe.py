@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -100,35 +101,59 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
     if (args.srt or args.vtt) and len(args.files) > 1:
         raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
     lent = not args.alone and "-" not in args.files and served(settings)
-    worst = 0
+    worst, size, waiting = 0, 1, list(enumerate(args.files))
     with asyncio.Runner() as runner, Meter(sys.stderr) as meter:
         engine = Engine(plan_for(settings), start_for(settings), on_progress=meter.loading)
         try:
-            for number, path in enumerate(args.files):
-                try:
-                    source = SoundFile(path)
-                except (AudioError, DiskError) as error:
-                    worst = max(worst, _complain(error))
-                    continue
-                with source:
-                    meter.show(path, source.seconds)
-                    if not lent:
-                        runner.run(engine.start())
-                    heard = Heard(path, source.seconds, settings)
+            while waiting:
+                with contextlib.ExitStack() as opened:
+                    group: list[tuple[int, SoundFile, Heard]] = []
+                    while waiting and len(group) < size:
+                        number, path = waiting.pop(0)
+                        try:
+                            source = opened.enter_context(SoundFile(path))
+                        except (AudioError, DiskError) as error:
+                            worst = max(worst, _complain(error))
+                            continue
+                        meter.show(path, source.seconds)
+                        if not lent:
+                            runner.run(engine.start())
+                            size = engine.together
+                        group.append((number, source, Heard(path, source.seconds, settings)))
                     try:
-                        if lent:
+                        for _, _, heard in group if lent else []:
                             _ask(heard, settings, meter.at)
-                        else:
-                            runner.run(_hear(source, heard, settings, engine, meter.at))
-                    except AudioError as error:
-                        worst = max(worst, _complain(error))
+                        if group and not lent:
+                            worst = max(worst, runner.run(_all(group, settings, engine, meter.at)))
                     finally:
                         meter.hide()
-                        if heard.complete or heard.words:
-                            _print(heard, args, number)
+                        for number, _, heard in group:
+                            if heard.complete or heard.words:
+                                _print(heard, args, number)
         finally:
             runner.run(engine.stop())
     return worst
+
+
+async def _all(
+    group: list[tuple[int, SoundFile, Heard]], settings: Settings, engine: Engine, tell: Callable[[float], None]
+) -> int:
+    """Send files to the worker at once, as many as it computes together; return the worst exit code."""
+
+    async def one(source: SoundFile, heard: Heard) -> int:
+        try:
+            await _hear(source, heard, settings, engine, tell)
+        except AudioError as error:
+            return _complain(error)
+        return 0
+
+    jobs = [asyncio.create_task(one(source, heard)) for _, source, heard in group]
+    try:
+        return max(await asyncio.gather(*jobs))
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
 
 def served(settings: Settings) -> bool:

@@ -293,11 +293,11 @@ def test_a_slow_worker_is_slower_than_the_real_one_by_what_is_said(monkeypatch: 
         inside.append(time.perf_counter() - began)
         return "heard"
 
-    monkeypatch.setattr(recognizer.Recognizer, "recognize", recognize)
+    monkeypatch.setattr(recognizer.Recognizer, "recognize_together", recognize)
     monkeypatch.setattr(recognizer, "main", lambda: 0)
     assert player.worker("slow") == 0
     began = time.perf_counter()
-    assert recognizer.Recognizer.recognize(None, b"") == "heard"  # type: ignore[arg-type]
+    assert recognizer.Recognizer.recognize_together(None, [b""], [0], "final") == "heard"  # type: ignore[arg-type]
     assert time.perf_counter() - began >= (1 + player.SLOW) * inside[0]
 
 

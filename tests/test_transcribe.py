@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -253,6 +254,8 @@ class Told:
 
     fails_at = 10**12
     stopped = 0
+    together = 1
+    most = now = 0
     ready = None
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -266,6 +269,10 @@ class Told:
     async def transcribe(self, samples: np.ndarray, start: int, phase: str) -> Answer:
         stop = start + len(samples)
         assert len(samples) <= 160_000
+        Told.now += 1
+        Told.most = max(Told.most, Told.now)
+        await asyncio.sleep(0)
+        Told.now -= 1
         if stop > Told.fails_at:
             raise EngineError("no rung is left that could answer", "try again")
         seconds = range(-(-start // SAMPLE_RATE), -(-stop // SAMPLE_RATE))
@@ -319,6 +326,18 @@ def test_commands_change_the_text_and_not_the_words(
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == "W5, w7\n" + "W31 " + " ".join(f"w{n}" for n in range(32, 40))
     assert [word["text"] for word in found["words"]] == [f"w{n}" for n in range(5, 40)]
+
+
+def test_a_device_that_computes_several_at_once_gets_several_files(
+    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Told, "together", 3)
+    monkeypatch.setattr(Told, "most", 0)
+    assert call("--json", *[spoken] * 5, "absent.wav") == 65
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 5
+    assert len({each["text"] for each in printed}) == 1
+    assert Told.most == 3
 
 
 def test_words_are_a_table(told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]) -> None:

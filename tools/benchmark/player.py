@@ -21,7 +21,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,19 +99,19 @@ def worker(*what: str) -> int:
     """Be a worker that keeps some of each utterance, or takes longer than it has to, or is tidy."""
     from asrd import recognizer
 
-    real, measure = recognizer.Recognizer.recognize, recognizer.Recognizer.measure
+    real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
     introduced, kept = recognizer.Recognizer.introduce, []
 
-    def recognize(self: Any, sound: bytes, start: int = 0, phase: str = "final") -> Any:
+    def recognize(self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str) -> Any:
         began = time.perf_counter()
-        answer = real(self, sound, start, phase)
+        answers = real(self, sounds, starts, phase)
         if "leak" in what:
-            kept.append(bytearray(b"x" * LEAK))
+            kept.append(bytearray(b"x" * LEAK * len(sounds)))
         if "slow" in what:
             until = time.perf_counter() + SLOW * (time.perf_counter() - began)
             while time.perf_counter() < until:
                 pass
-        return answer
+        return answers
 
     def measured(self: Any) -> Any:
         if "tidy" in what:
@@ -123,7 +123,7 @@ def worker(*what: str) -> int:
         return introduced(self)
 
     recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]
-    recognizer.Recognizer.recognize = recognize  # type: ignore[method-assign]
+    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]
     return recognizer.main()
 
