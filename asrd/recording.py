@@ -19,8 +19,13 @@ from .config import Settings
 from .dictation import Dictation
 from .spoken import Writing
 from .takes import Take
+from .vad import Event
+from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
+
+NAP = SAMPLE_RATE // 4
+"""Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
 
 FILM = 10
 """Blocks after which the scribe looks for something to do, if the detector has not said anything meanwhile."""
@@ -71,6 +76,7 @@ class Recording:
         self.began = time.monotonic()
         self.drafted = 0.0
         """When the last draft was ready, on the monotonic clock."""
+        self._unheard: list[AudioBlock] = []
         self._blocks = 0
         self._origin = 0
         self._written = 0
@@ -86,7 +92,8 @@ class Recording:
         self.take.append(block.samples)
         if sound and self.take.problem:
             log.warning("%s", self.take.problem)
-        events = self.dictation.push(block)
+        self._unheard.append(block)
+        events = self._listen() if self.dictation.vad.open or self._unheard_samples >= NAP else []
         if self.dictation.vad.speaking:
             self.voice = block.stop
         self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
@@ -94,9 +101,20 @@ class Recording:
         if events or self._blocks % FILM == 0:
             self.fresh.set()
 
+    def _listen(self) -> list[Event]:
+        """Give the detector what it has not heard; return what it says."""
+        blocks, self._unheard = self._unheard, []
+        return self.dictation.push(AudioBlock(blocks[0].start, np.concatenate([block.samples for block in blocks])))
+
+    @property
+    def _unheard_samples(self) -> int:
+        return self._unheard[-1].stop - self._unheard[0].start
+
     def end(self) -> None:
         """Nothing follows."""
         self.take.finish()
+        if self._unheard:
+            self._listen()
         self.dictation.finish()
         self.over.set()
         self.fresh.set()

@@ -83,6 +83,11 @@ class Vad:
         self._floor = 0
 
     @property
+    def open(self) -> bool:
+        """Whether speech is open, resting or not."""
+        return self._open
+
+    @property
     def speaking(self) -> bool:
         """Whether speech is open and does not rest."""
         return self._open and not self._paused
