@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import asrd
 from asrd import config, report
 from asrd.precision import PRESETS, TABLE
+from tools.benchmark.figures import Result
+from tools.benchmark.page import table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -52,11 +55,18 @@ def measured(model: str) -> str:
     return "```\n" + report.table(found, 120, colour=False).rstrip() + "\n```"
 
 
+def bench() -> str:
+    """Return the committed run of tools/bench."""
+    found = msgspec.json.decode((RESULTS / "cpu.json").read_bytes(), type=Result)
+    return "```\n" + table(found, 120).rstrip() + "\n```"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "presets": presets,
     "files": files,
     "journal": journal,
+    "bench": bench,
     "measured-demo": lambda: measured("demo"),
     "measured-demo-ctc": lambda: measured("demo-ctc"),
 }
