@@ -402,9 +402,10 @@ class Daemon:
             raise UsageError(f"{request.path!r} is not the whole path of a file")
         dictation = Dictation(self.settings)
         with SoundFile(request.path) as source:
-            async for words in self.scribe.hear(source, dictation):
-                if words:
-                    yield {"words": words, "more": True}
+            async with contextlib.aclosing(self.scribe.hear(source, dictation)) as heard:
+                async for words in heard:
+                    if words:
+                        yield {"words": words, "more": True}
         yield {
             "words": [],
             "seconds": dictation.vad.heard / SAMPLE_RATE,

@@ -11,7 +11,7 @@ import collections
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -277,7 +277,7 @@ class Scribe:
             self._changed()
         return write(dictation.transcript.words, self.settings.phrases, self.settings.capitals)
 
-    async def hear(self, sound: Iterable[AudioBlock], dictation: Dictation) -> AsyncIterator[list[Word]]:
+    async def hear(self, sound: Iterable[AudioBlock], dictation: Dictation) -> AsyncGenerator[list[Word]]:
         """Decode sound that is all there, between whatever else there is to do, giving words as they become final.
 
         Raises: as Engine.transcribe; what `sound` raises.
@@ -301,13 +301,13 @@ class Scribe:
             engine = self.engine
             rejected = len(engine.rejected)
             try:
-                words = await act(engine)
+                found = await act(engine)
             finally:
                 self.loading = ""  # a worker that was started on the way has told how it came up
                 _tell_rejected(engine.rejected[rejected:])
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
-            return words
+            return found
 
     def _renew(self) -> None:
         """Put a fresh engine in the place of one that has no rung left: what ailed it may be over."""
@@ -416,9 +416,11 @@ class Scribe:
     async def sleep(self) -> None:
         """End the worker at once, whatever it does, and start none until `wake`; then the same is asked again."""
         self.asleep = True
+        loaded = self.engine.pid is not None
         await self.engine.halt()
         self.memory = None
-        systemd.event("unloaded", "the model left memory: the machine sleeps")
+        if loaded:
+            systemd.event("unloaded", "the model left memory: the machine sleeps")
         self._changed()
 
     async def wake(self) -> None:
