@@ -14,6 +14,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import sys
@@ -58,13 +60,16 @@ def without_compiler() -> Iterator[None]:
             return compile_(model, **options)
         return _later(model, options, compile_)
 
+    finder = _Submodules(stand_in)
     sys.modules[COMPILER] = stand_in
+    sys.meta_path.insert(0, finder)
     torch._dynamo = stand_in
     torch.compile = later  # Lightning wraps what it finds here, so it stays, and does nothing once this is left
     try:
         yield
     finally:
         entered = False
+        sys.meta_path.remove(finder)
         _withdraw(stand_in)
 
 
@@ -78,6 +83,36 @@ class _Compiled(type):
 
 class Optimized(metaclass=_Compiled):
     """Stands for torch._dynamo.OptimizedModule."""
+
+
+class _Submodules(importlib.abc.MetaPathFinder):
+    """Has the real package imported before a module of its own is, as torchvision does ask for one."""
+
+    def __init__(self, stand_in: ModuleType) -> None:
+        self._stand_in = stand_in
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Return where a module of the compiler's is; None for any other module."""
+        if not name.startswith(COMPILER + ".") or sys.modules.get(COMPILER) is not self._stand_in:
+            return None
+        _withdraw(self._stand_in)
+        real = importlib.import_module(COMPILER)
+        if name in sys.modules:
+            return importlib.machinery.ModuleSpec(name, _Loaded())
+        return importlib.machinery.PathFinder.find_spec(name, real.__path__)
+
+
+class _Loaded(importlib.abc.Loader):
+    """Loads what the import of the package has loaded already."""
+
+    def create_module(self, spec: Any) -> ModuleType:
+        """Return the module that is there."""
+        self._spec = sys.modules[spec.name].__spec__
+        return sys.modules[spec.name]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run nothing, as it has run; undo what the import system wrote over."""
+        module.__spec__ = self._spec
 
 
 def _leave(fn: Any = None, *_: Any, **__: Any) -> Any:

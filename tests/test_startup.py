@@ -54,6 +54,22 @@ def test_who_asks_for_more_in_the_middle_gets_the_compiler_itself() -> None:
     assert said == "True True True"
 
 
+def test_who_asks_for_a_module_of_the_compiler_gets_the_one_that_the_compiler_uses() -> None:
+    said = run(
+        "import sys, torch\n"
+        "from asrd import startup\n"
+        "with startup.without_compiler():\n"
+        "    from torch._dynamo.utils import is_compile_supported\n"
+        "    import torch._dynamo.testing\n"
+        "real = sys.modules['torch._dynamo']\n"
+        "used = real.utils is sys.modules['torch._dynamo.utils'] and real.utils.is_compile_supported\n"
+        "gone = not any(type(finder).__module__ == 'asrd.startup' for finder in sys.meta_path)\n"
+        "same = torch._dynamo is real and real.config is not None\n"
+        "print(used is is_compile_supported, real.testing.__name__, same, gone)"
+    )
+    assert said == "True torch._dynamo.testing True True"
+
+
 def test_a_release_that_was_not_tried_is_imported_the_plain_way() -> None:
     said = run(
         "import sys\n"
