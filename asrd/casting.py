@@ -20,7 +20,7 @@ import functools
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
@@ -123,8 +123,10 @@ class Applied:
         return found
 
 
-def apply(model: nn.Module, precision: Precision, device: torch.device) -> Applied:
-    """Cast a model that is float32, on the CPU and in eval mode, then move it to its device.
+def apply(
+    model: nn.Module, precision: Precision, device: torch.device, moving: Callable[[], None] = lambda: None
+) -> Applied:
+    """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to its device.
 
     int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in the
     dtype of `weights`. It takes every Linear, and every pointwise convolution, which is rewritten as one; it leaves
@@ -162,6 +164,7 @@ def apply(model: nn.Module, precision: Precision, device: torch.device) -> Appli
     _connect(parts, targets)
     for name in fenced:
         _fence(name, parts[name], device.type)
+    moving()
     for module in (model, *_hidden(model).values()):
         module.to(device)
     _verify(parts, targets, precision)

@@ -104,7 +104,9 @@ class Recognizer:
             self.ledger["load"] = self.measure()
             self._say(wire.Progress("cast", start.precision.name))
             self._whole = encoder.whole(self.model, self._torch.device(start.device))
-            self._applied = casting.apply(self.model, start.precision, self._torch.device(start.device))
+            self._applied = casting.apply(
+                self.model, start.precision, self._torch.device(start.device), lambda: self._say(wire.Progress("move"))
+            )
             self._decode = decoding.decoder_for(
                 self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
             )
@@ -257,8 +259,8 @@ def _threads(start: wire.Start, header: models.Header) -> int:
     return start.threads or int(small)
 
 
-def _import_torch(start: wire.Start, threads: int) -> Any:
-    """Import torch and NeMo quietly and set what is process-wide; return torch."""
+def _import_nemo(threads: int = 0) -> Any:
+    """Import torch and NeMo, quietly, with so many CPU threads; return torch. Touches no other device."""
     warnings.filterwarnings("ignore")
     for noisy in ("nv_one_logger", "hydra.utils", "lightning.pytorch", "pytorch_lightning", "nemo_logger"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
@@ -266,15 +268,21 @@ def _import_torch(start: wire.Start, threads: int) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
+    from . import startup
+
+    startup.import_nemo()
+    return torch
+
+
+def _import_torch(start: wire.Start, threads: int) -> Any:
+    """Import torch and NeMo and set what is process-wide; return torch. Here, so that it is not counted as loading."""
+    torch = _import_nemo(threads)
     if start.device != "cpu":
         index = int(start.device.partition(":")[2] or 0)
         torch.cuda.set_device(index)
         torch.zeros(1, device=start.device)
         if start.vram_fraction:
             torch.cuda.set_per_process_memory_fraction(start.vram_fraction, index)
-    from . import startup
-
-    startup.import_nemo()  # here, so that the import is not counted as loading
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging
 
@@ -477,6 +485,8 @@ def main() -> int:
     """Run a worker on stdin and stdout; return the exit code."""
     frames = _reserve_stdout()
     _die_with_parent()
+    if "--early" in sys.argv[1:]:  # a spare, whose import is over when it is given a model
+        _import_nemo()
     try:
         return _serve(_requests(sys.stdin.buffer), lambda message: wire.write(frames, message))
     except wire.GarbageError as error:

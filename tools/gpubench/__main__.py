@@ -1,0 +1,185 @@
+"""Measure what every precision strategy needs and costs on a GPU, in fresh workers, alone on the card.
+
+    tools/gpu-bench [--json FILE] [--minutes N] [--models a,b] [--strategies a,b] [--device cuda:0]
+
+Goes on where it was stopped: what stands in the JSON file is not measured again on the same machine. Exit code 0: all
+of it is measured; 3: time was over first, or something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import asrd
+from asrd import manifest, vram
+from asrd.errors import AsrdError, UsageError, nearest
+from asrd.precision import find
+from asrd.progress import Progress
+from asrd.wire import SAMPLE_RATE
+
+from . import architectures, cells, tables
+from .cells import LENGTHS, SHIPPED, Cell, Result
+from .measuring import Bench, Repeats, Sounds
+
+ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = ROOT / "asrd" / "data" / "eval" / "manifest.jsonl"
+MODELS = (*SHIPPED, *architectures.NAMES)
+QUICK = Repeats(timed=3, batches=2, growth=20)
+
+
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(prog="tools/gpu-bench", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--json", metavar="FILE", type=Path, default=ROOT / "tools" / "results" / "gpu.json")
+    parser.add_argument("--minutes", metavar="N", type=float, default=9.5, help="begin nothing after so long (9.5)")
+    parser.add_argument("--models", metavar="a,b", default=",".join(MODELS), help="all of them without it")
+    parser.add_argument("--strategies", metavar="a,b", help="only these")
+    parser.add_argument("--cells", metavar="KIND,...", help="only these kinds: strategy,eager,growth,nemo,naive")
+    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the bench itself (cuda:0)")
+    parser.add_argument("--folder", metavar="DIR", type=Path, default=ROOT / "build" / "gpu-bench", help="for models")
+    parser.add_argument("--clips", metavar="N", type=int, help="hear only so many of the shipped clips")
+    parser.add_argument("--quick", action="store_true", help="few repeats, to try the bench itself")
+    parser.add_argument("--spares", metavar="N", type=int, default=max(1, min(6, (os.cpu_count() or 2) // 2)))
+    parser.add_argument("--table", action="store_true", help="only print the tables of what the file holds")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, print the tables, and return the exit code."""
+    args = arguments()
+    if args.table:
+        result = cells.read(args.json)
+        print(tables.text(result) if result else f"{args.json} is not there")
+        return 0
+    try:
+        wanted = _wanted(args)
+        result = _result(args)
+    except AsrdError as error:
+        print(f"gpu-bench: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    todo = [cell for cell in wanted if cell.name not in result.cells or result.cells[cell.name].failure]
+    asyncio.run(_run(args, todo, result))
+    print(tables.text(result))
+    failed = [cell.name for cell in wanted if cell.name in result.cells and result.cells[cell.name].failure]
+    missing = [cell.name for cell in wanted if cell.name not in result.cells]
+    for name in failed:
+        print(f"failed: {name}: {result.cells[name].failure}", file=sys.stderr)
+    if missing:
+        print(f"time was over before {len(missing)} of {len(wanted)}: run it again to go on", file=sys.stderr)
+    return 3 if failed or missing else 0
+
+
+def _wanted(args: argparse.Namespace) -> list[Cell]:
+    models = [word.strip() for word in args.models.split(",")]
+    for name in models:
+        if name not in MODELS:
+            raise UsageError(f"unknown model {name!r}", nearest(name, MODELS))
+    strategies = [find(word.strip()).name for word in args.strategies.split(",")] if args.strategies else None
+    kinds = args.cells.split(",") if args.cells else None
+    found = cells.cells(models, strategies)
+    return [cell for cell in found if kinds is None or cell.kind in kinds]
+
+
+def _result(args: argparse.Namespace) -> Result:
+    """Return the results so far, or empty ones of this machine."""
+    clips, _ = manifest.read(MANIFEST, args.clips)
+    said, seconds = [clip.text for clip in clips], sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
+    command = shlex.join(["tools/gpu-bench", *sys.argv[1:]])
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    fresh = Result(_machine(args.device), _versions(), command, started, said, seconds)
+    earlier = cells.read(args.json)
+    if earlier is None:
+        return fresh
+    if earlier.key != fresh.key or earlier.clips != fresh.clips:
+        raise UsageError(f"{args.json} holds another machine's results", "name another file with --json")
+    return earlier
+
+
+def _machine(device: str) -> dict[str, str]:
+    found = {"system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count())}
+    if device == "cpu":
+        return found | {"gpu": "none"}
+    index = int(device.partition(":")[2] or 0)
+    cards = {card.index: card for card in vram.gpus()}
+    if index not in cards:
+        raise UsageError(f"there is no {device} here", "nvidia-smi lists the cards; --device cpu tries the bench itself")
+    card = cards[index]
+    return found | {"gpu": card.name, "memory": f"{card.total >> 20} MiB", "driver": card.driver}
+
+
+def _versions() -> dict[str, str]:
+    found = {"asrd": asrd.__version__, "python": platform.python_version()}
+    for package in ("torch", "nemo-toolkit", "torchao"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "none"
+    return found
+
+
+async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> None:
+    """Measure what is to be measured, each kept as soon as it is there; what only grows comes last."""
+    until = time.monotonic() + 60 * args.minutes
+    clips, _ = manifest.read(MANIFEST, args.clips)
+    buffers = {seconds: manifest.joined(clips, int(seconds * SAMPLE_RATE)) for seconds in LENGTHS}
+    paths = {name: name if name in SHIPPED else str(args.folder / f"{name}.nemo") for name in {c.model for c in todo}}
+    sounds = Sounds([clip.samples for clip in clips], buffers)
+    repeats = QUICK if args.quick else Repeats()
+    bench = Bench(args.device, paths, sounds, repeats, args.spares)
+    slots = asyncio.Semaphore(max(2, args.spares))
+    built = {name: asyncio.create_task(_build(name, Path(path))) for name, path in paths.items() if name not in SHIPPED}
+    with Progress(len(todo)) as progress:
+        begun = 0
+
+        async def one(cell: Cell) -> None:
+            nonlocal begun
+            if cell.model in built:
+                await built[cell.model]
+            async with slots:
+                if time.monotonic() > until:
+                    return
+                begun += 1
+                progress.begin(cell.name, begun)
+                found = await bench.measure(cell, len(todo) - begun)
+            result.cells[cell.name] = found
+            cells.write(args.json, result)
+            progress.done(found.failure)
+
+        bench.prepare(len(todo))
+        try:
+            await asyncio.gather(*(one(cell) for cell in todo if cell.kind != "growth"))
+            await asyncio.gather(*(one(cell) for cell in todo if cell.kind == "growth"))
+        finally:
+            await bench.close()
+
+
+async def _build(name: str, path: Path) -> None:
+    """Write a random-weight model where it is not there yet."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".building.nemo")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tools.gpubench.architectures", name, str(beside)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(path.parent), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(said.decode(errors="replace").strip()[-500:])
+    shutil.move(beside, path)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""What is measured, in which order, and what is kept of it: values only.
+
+A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by itself. Times are seconds,
+memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from asrd.precision import TABLE
+from asrd.wire import Fallback, Memory
+
+from . import architectures
+
+Kind = Literal["strategy", "eager", "growth", "nemo", "naive"]
+"""strategy: a worker; eager: the same without CUDA graphs; growth: its memory over many buffers; nemo: NeMo's own
+loading and decoding in FP32; naive: NeMo's, cast by .half() after it was loaded onto the card."""
+
+SHIPPED = ("demo", "demo-ctc")
+LENGTHS = (10.0, 5.0, 1.0)
+"""Seconds of the buffers that are timed."""
+
+BATCHES = (1, 2, 4, 8, 16, 32)
+CORE = ("fp32", "tf32", "bfloat16", "half", "int8")
+"""Strategies that every architecture is measured under."""
+
+EAGER = ("fp32", "bfloat16", "half", "int8")
+"""Strategies that are also measured without CUDA graphs."""
+
+GROWING = ("fp32", "bfloat16", "int8")
+
+
+class Cell(NamedTuple):
+    """One process."""
+
+    model: str
+    strategy: str
+    kind: Kind = "strategy"
+
+    @property
+    def name(self) -> str:
+        """What it is called in the results."""
+        return f"{self.model} {self.strategy}" + (f" {self.kind}" if self.kind != "strategy" else "")
+
+
+class Times(msgspec.Struct):
+    """What buffers of one length took, one value each."""
+
+    seconds: list[float] = []
+    """In the worker, from samples to words."""
+    encoder: list[float] = []
+    round_trip: list[float] = []
+    """Seen from the asking process."""
+    tokens: list[int] = []
+
+
+class Found(msgspec.Struct):
+    """What one cell showed."""
+
+    cell: Cell
+    failure: str = ""
+    weights: int = 0
+    parameters: int = 0
+    effective: dict[str, str] = {}
+    fallbacks: list[Fallback] = []
+    graphs: dict[str, str] = {}
+    """What was captured, and what was not and why."""
+    ledger: dict[str, Memory] = {}
+    load_peak: Memory = Memory()
+    load_seconds: float = 0.0
+    times: dict[str, Times] = {}
+    """Length in seconds -> times of single buffers."""
+    batches: dict[str, list[float]] = {}
+    """Buffers of 10 s at once -> seconds of each call."""
+    growth: list[tuple[int, Memory]] = []
+    """After so many buffers of random length."""
+    texts: list[str] = []
+    """Of the shipped clips, on the shipped models."""
+    headroom: float = 0.0
+    """Largest |encoder output| over 65504."""
+    peaks: dict[str, float] = {}
+    """Component -> largest |activation| of any of its layers; inf or nan where one was not finite."""
+    text: str = ""
+    """Of the 10-s buffer."""
+
+
+class Result(msgspec.Struct):
+    """One machine's results: this is the JSON."""
+
+    machine: dict[str, str]
+    versions: dict[str, str]
+    command: str
+    started: str
+    clips: list[str]
+    """What was said in the shipped clips, in order."""
+    seconds_of_speech: float
+    cells: dict[str, Found] = {}
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What has to be the same for results to stand in one file."""
+        return tuple(sorted(self.machine.items())), tuple(sorted(self.versions.items()))
+
+
+def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
+    """Return what is to be measured, the most telling first.
+
+    Args:
+        models: short names, shipped or of `architectures`.
+        strategies: names; None takes every strategy for the shipped models and the first two architectures, the CORE
+            for the others.
+    """
+    first = list(architectures.NAMES)[:2]
+    asked = {m: strategies or (list(TABLE) if m in (*SHIPPED, *first) else list(CORE)) for m in models}
+    large = [m for m in models if m not in SHIPPED]
+    head = [Cell(m, s) for m in large[:2] for s in ("fp32", "bfloat16")]
+    head += [Cell(m, s, "eager") for m in large[:2] for s in EAGER if s in asked[m]]
+    head += [Cell(m, "fp32", kind) for m in large[:2] for kind in ("nemo", "naive")]
+    body = [Cell(m, s) for s in TABLE for m in models if s in asked[m]]
+    # FP32 again: what differs there is nobody's doing.
+    again = [Cell(m, "fp32 again") for m in models]
+    rest = [Cell(m, "fp32", kind) for m in large[2:] for kind in ("nemo", "naive")]
+    rest += [Cell(m, "fp32", "nemo") for m in models if m in SHIPPED]
+    rest += [Cell(m, s, "growth") for m in models for s in GROWING if s in asked[m]]
+    return list(dict.fromkeys([*head, *body, *again, *rest]))
+
+
+def read(path: Path) -> Result | None:
+    """Return earlier results; None where there are none."""
+    return msgspec.json.decode(path.read_bytes(), type=Result) if path.exists() else None
+
+
+def write(path: Path, result: Result) -> None:
+    """Write results whole, or leave what was there."""
+    beside = path.with_suffix(".new")
+    beside.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    beside.replace(path)
