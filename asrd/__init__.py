@@ -32,6 +32,8 @@ Reading order, which is dependency order: a file imports only from files above i
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
+    graphs       worker: work of fixed shapes captured once and replayed; the encoder over few lengths
+    steps        worker: Canary's decoder in tensors of one size, a step always the same work
     boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention
     decoding     worker: encoder output -> timed tokens -> words, per model family

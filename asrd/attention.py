@@ -8,7 +8,7 @@ tensors and token ids; knows no text, no prompt and no clock. Runs in the worker
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,19 @@ class Pair(NamedTuple):
     values: Tensor
 
 
+class Keeping(Protocol):
+    """What a decoder's layers read from and write to."""
+
+    sound: list[Pair]
+    """Keys and values of the encoder's output, by layer."""
+    padding: Tensor | None
+    """What is added to the scores of the sound's frames; None: nothing is padded."""
+
+    def append(self, layer: int, fresh: Pair) -> Pair:
+        """Keep the keys and values of a layer's new tokens and return those that its attention is to look at."""
+        ...
+
+
 class Memory:
     """What one buffer's decoding keeps: both attentions' keys and values by layer, and the attention paid to the sound.
 
@@ -41,6 +54,7 @@ class Memory:
 
     def __init__(self, sound: list[Pair], room: int) -> None:
         self.sound = sound
+        self.padding: Tensor | None = None
         self.own: list[Pair] = []
         self.length, self.room = 0, room
         self.attention: list[Tensor] = []
@@ -85,30 +99,40 @@ class CachedDecoder:
 
     def listen(self, sound: Tensor, room: int) -> Memory:
         """Return the memory for an encoder output [1, T, D], with room for so many tokens."""
-        pairs = []
-        for layer in self.decoder.layers:
-            attention = layer.second_sub_layer
-            pairs.append(Pair(_keys(attention, sound), _split(attention, attention.value_net(sound))))
-        return Memory(pairs, room)
+        return Memory(self.project(sound), room)
+
+    def project(self, sound: Tensor) -> list[Pair]:
+        """Return each layer's keys and values of an encoder output [1, T, D]."""
+        attentions = [layer.second_sub_layer for layer in self.decoder.layers]
+        return [Pair(_keys(each, sound), _split(each, each.value_net(sound))) for each in attentions]
 
     def step(self, memory: Memory, ids: Tensor) -> Tensor:
         """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows token n."""
-        states = self.embedding(input_ids=ids, start_pos=memory.length)
         mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
+        logits, paid = self.read(memory, ids, memory.length, mask)
+        memory.length += ids.shape[1]
+        memory.attention.append(paid)
+        return logits
+
+    def read(self, memory: Keeping, ids: Tensor, start: int | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Read tokens [1, N] of which the first is at place `start`, an int or a tensor [1].
+
+        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return float32 logits [N, V]
+        and the attention paid to the sound [layers, heads, N, T].
+        """
+        states = self.embedding(input_ids=ids, start_pos=start)
         weights = []
         for number, layer in enumerate(self.decoder.layers):
             states, paid = _block(layer, states, mask, memory, number)
             weights.append(paid[0])
         if self.decoder.final_layer_norm is not None:
             states = self.decoder.final_layer_norm(states)
-        memory.length += ids.shape[1]
-        memory.attention.append(torch.stack(weights))
         with self.head.with_log_softmax_enabled(False) as head:
             logits: Tensor = head(hidden_states=states)
-        return logits[0].float()
+        return logits[0].float(), torch.stack(weights)
 
 
-def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Memory, number: int) -> tuple[Tensor, Tensor]:
+def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, number: int) -> tuple[Tensor, Tensor]:
     """Return a TransformerDecoderBlock's output [1, N, D] and its attention to the sound [1, heads, N, T]."""
     own, cross = layer.first_sub_layer, layer.second_sub_layer
     inner = layer.layer_norm_1(states) if layer.pre_ln else states
@@ -117,7 +141,8 @@ def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Memory, numb
     attended += states
     if not layer.pre_ln:
         attended = layer.layer_norm_1(attended)
-    heard, paid = _attend(cross, layer.layer_norm_2(attended) if layer.pre_ln else attended, memory.sound[number], None)
+    inner = layer.layer_norm_2(attended) if layer.pre_ln else attended
+    heard, paid = _attend(cross, inner, memory.sound[number], memory.padding)
     heard += attended
     if not layer.pre_ln:
         heard = layer.layer_norm_2(heard)

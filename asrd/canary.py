@@ -11,6 +11,7 @@ casting leaves, in and out of autocast.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from torch import Tensor
 from .attention import CachedDecoder, Memory, spans
 from .boosting import Boost
 from .errors import ModelError, UsageError
+from .graphs import Recorder
+from .steps import DecoderReplay, Steps
 
 PROMPTS = ("canary", "canary2")
 """Prompt formats that are known here."""
@@ -82,6 +85,7 @@ class Canary:
     def __init__(self, model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> None:
         self.guard: Guard | None = Guard()
         self._boost: Boost | None = None
+        self._replay: DecoderReplay | None = None
         self._language = target_lang
         self._model, self._prompt = model, prompt(model, source_lang, target_lang, pnc)
         self._decoder = CachedDecoder(model.transf_decoder, model.log_softmax)
@@ -99,10 +103,8 @@ class Canary:
     def __call__(self, encoded: Tensor, count: int) -> Heard:
         """Return what was heard in an encoder output [1, D, T] of which `count` frames, one at least, hold sound."""
         sound = self._project(encoded[:, :, :count])
-        if self._searches:
-            ids, likely, memory, cut = self._search(sound)
-        else:
-            ids, likely, memory, cut = self._greedy(sound, self._limit(encoded.shape[2], count))
+        limit = self._limit(encoded.shape[2], count)
+        ids, likely, memory, cut = self._search(sound) if self._searches else self._greedy(sound, limit)
         return Heard(ids, likely, spans(memory.paid(), self._prompt.shape[1], len(ids)), cut)
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
@@ -110,6 +112,16 @@ class Canary:
         if self._searches:
             raise UsageError("this checkpoint asks for a beam, which prefers no vocabulary", "set vocabulary = []")
         self._boost = Boost(self._model, phrases, weight, "aed", self._language)
+
+    def replay(self, recorder: Recorder) -> None:
+        """From here on replay what reads a token, where nothing but the sound decides which it is."""
+        if self._searches:
+            recorder.tell("decoder", "not replayed: this checkpoint asks for a beam")
+            return
+        size = self._prompt.shape[1]
+        self._replay = DecoderReplay(
+            self._decoder, self._prompt, self._known, recorder, lambda frames: size + self._limit(frames, frames)
+        )
 
     def _project(self, encoded: Tensor) -> Tensor:
         """Return what the decoder listens to [1, T, D]."""
@@ -128,8 +140,12 @@ class Canary:
         room = max(0, room) + self._extra
         return min(room, self.guard.limit(count * self._frame)) if self.guard else room
 
-    def _greedy(self, sound: Tensor, limit: int) -> tuple[list[int], list[float], Memory, bool]:
+    def _greedy(self, sound: Tensor, limit: int) -> tuple[list[int], list[float], Memory | Steps, bool]:
         """Return token ids, their probabilities, what was attended to and whether the guard or the limit cut it."""
+        if self._replay is not None and self._boost is None and limit:
+            steps = self._replay(sound, self._prompt.shape[1] + limit)
+            if steps is not None:
+                return self._replayed(steps, sound, limit)
         ids: list[int] = []
         likely: list[Tensor] = []
         memory = self._decoder.listen(sound, self._prompt.shape[1] + limit)
@@ -144,7 +160,7 @@ class Canary:
                 number, state = self._boost.choose(logits[: self._known], state, self._ends)
                 token.fill_(number)
             ids.append(number)
-            likely.append(torch.log_softmax(logits, -1)[token])
+            likely.append(torch.log_softmax(logits, -1)[number])
             if kept := self._loop(ids, memory):
                 del ids[kept:], likely[kept:]
                 cut = True
@@ -153,6 +169,19 @@ class Canary:
             else:
                 logits = self._decoder.step(memory, token.view(1, 1))[-1]
         return ids, torch.stack(likely).exp().tolist() if likely else [], memory, cut
+
+    def _replayed(self, steps: Steps, sound: Tensor, limit: int) -> tuple[list[int], list[float], Steps, bool]:
+        """Return the same, by steps that the device takes without waiting to hear where the text ends."""
+        ids: list[int] = []
+        likely: list[float] = []
+        for number, sure in steps.said(sound, limit):
+            if number in self._ends:
+                return ids, likely, steps, False
+            ids.append(number)
+            likely.append(math.exp(sure))
+            if kept := self._loop(ids, steps):
+                return ids[:kept], likely[:kept], steps, True
+        return ids, likely, steps, True
 
     def _search(self, sound: Tensor) -> tuple[list[int], list[float], Memory, bool]:
         """Return the same as `_greedy`, by NeMo's search with a beam and one pass over its result."""
@@ -175,7 +204,7 @@ class Canary:
         kept = next(filter(None, loops), kept)
         return ids[:kept], likely[:kept], memory, kept < len(ids)
 
-    def _loop(self, ids: list[int], memory: Memory) -> int:
+    def _loop(self, ids: list[int], memory: Memory | Steps) -> int:
         """Return how many tokens to keep when they end in a loop; 0 when they do not."""
         size = self.guard.repeated(ids) if self.guard else 0
         if not size or self.guard is None:

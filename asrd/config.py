@@ -44,6 +44,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boost: Annotated[float, _about("how far the vocabulary is preferred, in nats; 0 switches it off", 0.0, 5.0)] = 1.0
     window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
     threads: Annotated[int, _about("CPU threads of the worker; 0 is one for a small model, else all", 0, 256)] = 0
+    graphs: Annotated[
+        bool, _about("CUDA graphs: replay whole encoder and decoder steps; needs some GPU memory")
+    ] = True
     vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
     max_wer_delta: Annotated[
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,
@@ -98,7 +101,7 @@ CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure",
 
 ENGINE = (
     *("model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc", "timestamps_model"),
-    *("vocabulary", "boost", "threads", "vram_budget", "window"),
+    *("vocabulary", "boost", "threads", "graphs", "vram_budget", "window"),
 )
 """Settings that make a worker what it is: with others it is another one."""
 

@@ -1,8 +1,8 @@
 """What the encoder put out -> timed tokens -> words, for each family of models.
 
 Greedy decoding, and its text is NeMo's own: CTC by collapsing the best path, transducers by NeMo's greedy_batch
-whatever strategy their checkpoint names, Canary as `canary` says. CUDA graphs stay off: capturing one breaks loading in
-the whole process.
+whatever strategy their checkpoint names, Canary as `canary` says. NeMo's own CUDA graphs are switched on by `replay`
+only, which is for a process that loads nothing more: capturing one can break torch.load in the whole process.
 
 Knows models, tokens and frames. Knows no sound: NeMo's transcribe() pads what is shorter than a second with silence on
 both sides, and who wants its text for such a buffer pads it so before encoding. Runs in the worker, on any device and
@@ -26,6 +26,7 @@ from . import canary, wire
 from .boosting import Boost
 from .canary import weight_dtype
 from .errors import ModelError, UsageError
+from .graphs import Recorder, arithmetic
 
 LINGER = 2
 """Frames that a token goes on after its last one where no other follows: a spike is shorter than what it stands for."""
@@ -61,6 +62,10 @@ class Decoder(Protocol):
 
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
         """Return what was said in each of several buffers [B, D, T] of which `lengths` [B] frames hold sound."""
+        ...
+
+    def replay(self, recorder: Recorder) -> None:
+        """From here on replay whole steps as CUDA graphs, as `recorder` allows and tells; it changes no text."""
         ...
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
@@ -173,6 +178,10 @@ class Ctc:
         """Return what was said in each buffer, one after the other."""
         return _one_by_one(self, encoded, lengths)
 
+    def replay(self, recorder: Recorder) -> None:
+        """Replay nothing: it is one layer, and all frames at once."""
+        recorder.tell("decoder", "not replayed: one layer needs no graph")
+
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
         self._boost = Boost(self._model, phrases, weight, self.family, self._language)
@@ -207,6 +216,7 @@ class Transducer:
         ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": bool(self._durations)}
         model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
         self._model, self._language = model, language
+        self._recorder: Recorder | None = None
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
@@ -218,11 +228,44 @@ class Transducer:
         count = encoded.shape[2]
         if not count:
             return path
-        encoded, length = encoded.to(weight_dtype(self._model.joint)), torch.tensor([count], device=encoded.device)
+        encoded = encoded.to(weight_dtype(self._model.joint))
+        length = torch.full((1,), count, device=encoded.device)
         before = [_Said(dec_state=path.state)] if path.frames else None
+        return self._further(path, self._found(encoded, length, before)[0], count)
+
+    def _found(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None = None) -> list[Any]:
+        """Return NeMo's hypotheses, by its graphs where they are on and one buffer is decoded outside autocast."""
+        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
+        mode = loop.cuda_graphs_mode if self._recorder is not None else None
+        if mode is None:
+            return self._searched(encoded, lengths, before)
+        if encoded.shape[0] == 1 and arithmetic(encoded.device) is None:
+            try:
+                found = self._searched(encoded, lengths, before)
+            except Exception as error:  # torch raises every kind here, and without graphs it can still be done
+                self._refuse(loop, str(error) or type(error).__name__)
+                return self._searched(encoded, lengths, before)
+            self._tell(loop)  # NeMo may have gone over to another mode
+            return found
+        loop.cuda_graphs_mode = None  # captured for one buffer: it would be captured anew for each larger number
+        try:
+            return self._searched(encoded, lengths, before)
+        finally:
+            loop.cuda_graphs_mode = mode
+
+    def _searched(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None) -> list[Any]:
         with _recurrent(encoded):
-            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, length, True, before)[0]
-        return self._further(path, found, count)
+            return list(self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, True, before))
+
+    def _tell(self, loop: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.tell("decoder", f"NeMo's {loop.cuda_graphs_mode}".lower())
+
+    def _refuse(self, loop: Any, reason: str) -> None:
+        loop.disable_cuda_graphs()
+        if self._recorder is not None:
+            self._recorder.told.pop("decoder", None)
+            self._recorder.refuse("decoder", reason)
 
     @torch.inference_mode()
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
@@ -231,9 +274,9 @@ class Transducer:
         if len(counts) == 1 or not any(counts):
             return _one_by_one(self, encoded, lengths)
         encoded = encoded.to(weight_dtype(self._model.joint))
-        with _recurrent(encoded):
-            found = self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, return_hypotheses=True)
-            if self._durations:
+        found = self._found(encoded, lengths.to(encoded.device))
+        if self._durations:
+            with _recurrent(encoded):
                 self._durations_again(encoded, found)
         several = zip(found, counts, strict=True)
         return [self.read(self._further(Path(), each, count) if count else Path()) for each, count in several]
@@ -279,6 +322,21 @@ class Transducer:
         said = self._model.decoding.decode_hypothesis([_Said(y_sequence=list(path.ids))])[0].text
         return Decoded(said, _timed(path.ids, path.starts, stops, path.sure, path.frames), False)
 
+    def replay(self, recorder: Recorder) -> None:
+        """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and counts its symbols."""
+        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
+        if not hasattr(loop, "maybe_enable_cuda_graphs"):
+            recorder.tell("decoder", "not replayed: NeMo's loop for this kind of transducer has no graphs")
+        elif arithmetic(recorder.device) is not None:
+            recorder.tell("decoder", "not replayed: NeMo's graphs switch autocast off")
+        elif loop.max_symbols is None:
+            recorder.tell("decoder", "not replayed: NeMo's graphs would bound the tokens of a frame")
+        else:
+            loop.allow_cuda_graphs = True
+            loop.maybe_enable_cuda_graphs()
+            self._recorder = recorder
+            self._tell(loop)
+
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""
         loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
@@ -286,6 +344,10 @@ class Transducer:
             raise UsageError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
         boost = Boost(self._model, phrases, weight, self.family, self._language)
         loop.fusion_models, loop.fusion_models_alpha = [boost.tree], [weight]
+        if self._recorder is not None and loop.cuda_graphs_mode is not None:  # what was captured knows no phrases
+            loop.reset_cuda_graphs_state()
+            if not boost.tree.compatible_with_cuda_graphs():
+                self._refuse(loop, "NeMo's vocabulary needs Triton to be captured")
 
 
 class _Said(SimpleNamespace):
@@ -317,6 +379,10 @@ class Aed:
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
         """Return what was said in each buffer, one after the other."""
         return _one_by_one(self, encoded, lengths)
+
+    def replay(self, recorder: Recorder) -> None:
+        """Replay Canary's steps."""
+        self.canary.replay(recorder)
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on."""

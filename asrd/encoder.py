@@ -7,8 +7,13 @@ projection of relative positions, which depends on nothing but the length and is
 NeMo's, on NeMo's own modules, each still called as a module, so that cast, quantised and hooked layers work.
 
 `whole` takes a class of ours for each module of a kind that is known to the letter; a length of None then means that
-nothing is padded. A length that is given, a streaming cache, and modules of any other kind go NeMo's own way. Knows
-tensors; knows no text. Runs in the worker, in any dtype that casting leaves, in and out of autocast.
+nothing is padded. A length that is given, a streaming cache, and modules of any other kind go NeMo's own way.
+
+Captured work has fixed shapes, so there a buffer is padded after all. `real` then says, on the device, how much of it
+is sound, and masks stand only where sound could see padding: before strided convolutions, before the depthwise ones,
+and in attention. The frames of sound come out as without padding; what the others hold means nothing.
+
+Knows tensors; knows no text. Runs in the worker, in any dtype that casting leaves, in and out of autocast.
 """
 
 from __future__ import annotations
@@ -63,15 +68,23 @@ class WholeFeatures(FilterbankFeatures):
 class WholeSubsampling(ConvSubsampling):
     """The strided convolutions, unmasked; on a CPU with the channels last, where depthwise ones take a third."""
 
-    def forward(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return ([B, T, D], None) for features [B, frames, mels] and no lengths."""
+    def forward(
+        self, x: Tensor, lengths: Tensor | None, real: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return ([B, T, D], None) for features [B, frames, mels] and no lengths.
+
+        Of `real` [1] frames that are sound, how many of T are is returned in the place of None.
+        """
         if lengths is not None:
             found: tuple[Tensor, Tensor] = super().forward(x, lengths)
             return found
         x = x[:, None]
         for layer in self.conv:
+            if real is not None and _strides(layer):
+                x = x.masked_fill(_padding(real, x.shape[2]), 0.0)
+                real = _strided(layer, real)
             x = torch.relu_(x) if type(layer) is nn.ReLU else layer(x)
-        return self.out(x.transpose(1, 2).flatten(2)), None
+        return self.out(x.transpose(1, 2).flatten(2)), real
 
 
 class WholeAttention(RelPositionMultiHeadAttention):
@@ -150,11 +163,15 @@ class Depthwise(CausalConv1D):
 class WholeConvolution(ConformerConvolution):
     """The convolution module, in [B, T, C] from end to end."""
 
-    def forward(self, x: Tensor, pad_mask: Tensor | None = None, cache: Any = None) -> Any:
-        """Return [B, T, D] for [B, T, D]."""
+    def forward(
+        self, x: Tensor, pad_mask: Tensor | None = None, cache: Any = None, padding: Tensor | None = None
+    ) -> Any:
+        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [T, 1] are no sound."""
         if pad_mask is not None or cache is not None:
             return super().forward(x, pad_mask, cache)
         x = F.glu(self.pointwise_conv1(x.transpose(1, 2)).transpose(1, 2), -1)
+        if padding is not None:
+            x = x.masked_fill(padding, 0.0)
         x = self.depthwise_conv(x.transpose(1, 2)).transpose(1, 2)
         # BatchNorm1d takes frames as a batch too, and is then one pass over contiguous memory.
         x = self.batch_norm(x) if self.norm_type == "layer_norm" else self.batch_norm(x.flatten(0, 1)).reshape(x.shape)
@@ -181,14 +198,15 @@ class WholeLayer(ConformerLayer):
         pad_mask: Tensor | None = None,
         cache_last_channel: Any = None,
         cache_last_time: Any = None,
+        padding: Tensor | None = None,
     ) -> Any:
-        """Return [B, T, D] for [B, T, D]."""
+        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [T, 1] are no sound."""
         if pad_mask is not None or cache_last_channel is not None or self.is_adapter_available():
             return super().forward(x, att_mask, pos_emb, pad_mask, cache_last_channel, cache_last_time)
         x = torch.add(x, self.feed_forward1(self.norm_feed_forward1(x)), alpha=self.fc_factor)
         inner = self.norm_self_att(x)
         x = x + self.self_attn(query=inner, key=inner, value=inner, mask=att_mask, pos_emb=pos_emb)
-        x = x + self.conv(self.norm_conv(x))
+        x = x + (self.conv(self.norm_conv(x)) if padding is None else self.conv(self.norm_conv(x), padding=padding))
         x = torch.add(x, self.feed_forward2(self.norm_feed_forward2(x)), alpha=self.fc_factor)
         return self.norm_out(x)
 
@@ -197,25 +215,60 @@ class WholeEncoder(ConformerEncoder):
     """The encoder, where `length` is None."""
 
     def forward(
-        self, audio_signal: Tensor, length: Tensor | None = None, cache_last_channel: Any = None, **streaming: Any
+        self,
+        audio_signal: Tensor,
+        length: Tensor | None = None,
+        cache_last_channel: Any = None,
+        real: Tensor | None = None,
+        **streaming: Any,
     ) -> Any:
-        """Return (encoded [B, D, T], lengths [B], all of them T) for features [B, mels, frames] and no lengths."""
+        """Return (encoded [B, D, T], lengths [B], all of them T) for features [B, mels, frames] and no lengths.
+
+        With `real` [1], how many of the frames are sound, `lengths` is [1]: how many of T are.
+        """
         if length is not None or cache_last_channel is not None or streaming:
             call = dict(audio_signal=audio_signal, length=length, cache_last_channel=cache_last_channel, **streaming)
             return super().forward(**call)
         self.update_max_seq_length(seq_length=audio_signal.shape[2], device=audio_signal.device)
-        x, _ = self.pre_encode(x=audio_signal.transpose(1, 2), lengths=None)
+        x, real = self.pre_encode(x=audio_signal.transpose(1, 2), lengths=None, real=real)
         batch, frames, _ = x.shape
         lengths = torch.full((batch,), frames, device=x.device)
         x, pos_emb = self.pos_enc(x=x)
         mask = None
         if self.att_context_style != "regular" or list(self.att_context_size) != [-1, -1]:
             _, mask = self._create_masks(self.att_context_size, lengths[:1], frames, None, x.device)
+        padding = None
+        if real is not None:
+            lengths, padding = real, _padding(real, frames)
+            mask = padding.T[None] if mask is None else mask | padding.T
         for layer in self.layers:
-            x = layer(x=x, att_mask=mask, pos_emb=pos_emb)
+            x = layer(x=x, att_mask=mask, pos_emb=pos_emb, padding=padding)
         if self.out_proj is not None:
             x = self.out_proj(x)
         return x.transpose(1, 2), lengths
+
+
+def frames_of(encoder: Any, features: int) -> int:
+    """Return how many frames an encoder that took these classes puts out for so many feature frames."""
+    for layer in filter(_strides, encoder.pre_encode.conv):
+        features = _strided(layer, features)
+    return features
+
+
+def _strides(layer: nn.Module) -> bool:
+    return getattr(layer, "stride", (1, 1)) != (1, 1)
+
+
+def _strided(layer: Any, count: Any) -> Any:
+    """Return how many frames a strided convolution makes of a count that is an int, or a tensor on the device."""
+    causal = hasattr(layer, "_left_padding")
+    around = layer._left_padding + layer._right_padding if causal else 2 * layer.padding[0]
+    return (count + around - layer.kernel_size[0]) // layer.stride[0] + 1
+
+
+def _padding(real: Tensor, frames: int) -> Tensor:
+    """Return which of `frames` follow the `real` [1] ones [frames, 1]."""
+    return torch.arange(frames, device=real.device)[:, None] >= real
 
 
 def whole(model: Any, device: torch.device) -> bool:

@@ -407,5 +407,6 @@ def start_for(settings: Settings) -> wire.Start:
         boost=settings.boost,
         timestamps_model=settings.timestamps_model,
         threads=settings.threads,
+        graphs=settings.graphs,
         vram_fraction=min(1.0, limit / total) if limit and total else 0.0,
     )

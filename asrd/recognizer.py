@@ -84,6 +84,7 @@ class Recognizer:
             self._load(path, unpacking)
         self._say(wire.Progress("warm-up"))
         self.self_test = self._prove() if start.self_test else None
+        self._hasten()
         if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
             self._decode.prefer(start.vocabulary, start.boost)
         self.ledger["ready"] = self.measure()
@@ -115,6 +116,8 @@ class Recognizer:
         self.ledger["cast"] = self.measure()
         self.load_peak = self._peak(peak.bytes)
         self._words = decoding.words
+        self._recorder: Any = None
+        self._replay: Any = None
         self._frame = _samples_per_frame(self.model)
 
     @property
@@ -158,7 +161,11 @@ class Recognizer:
             heard.append(wire.Hypothesis(text, inside, start, stop, name, each.truncated))
         spent = (time.perf_counter() - began, encoder_seconds, time.process_time() - cpu_began)
         wall, encoding, cpu = (seconds / len(heard) for seconds in spent)
-        return [wire.Answer(0, each, wall, encoding, cpu, largest / FLOAT16_MAX) for each in heard]
+        said = [len(each.tokens) for each in decoded]
+        headroom = largest / FLOAT16_MAX
+        return [
+            wire.Answer(0, each, wall, encoding, cpu, headroom, count) for each, count in zip(heard, said, strict=True)
+        ]
 
     def _listen(
         self, sounds: Sequence[bytes], padded: Sequence[Any], starts: Sequence[int], phase: str
@@ -177,11 +184,43 @@ class Recognizer:
         """Return (encoded [B, D, T], lengths [B]) for samples [N] each."""
         torch, device = self._torch, self.start.device
         counts = [samples.numel() for samples in sounds]
-        signals = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
+        signals = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+        if device != "cpu":  # from pinned memory the host need not wait for the copy
+            signals = signals.pin_memory().to(device, non_blocking=True)
         lengths = None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
         features, frames = self.model.preprocessor(input_signal=signals, length=lengths)
-        encoded, encoded_lengths = self.model.encoder(audio_signal=features, length=frames)[:2]
-        return encoded, encoded_lengths
+        encoded = self._replay(features) if self._replay is not None and lengths is None else None
+        if encoded is None:
+            encoded, frames = self.model.encoder(audio_signal=features, length=frames)[:2]
+        # Known here where nothing is padded: to ask the device for it would be to wait for it.
+        return encoded, frames if lengths is not None else torch.full((len(sounds),), encoded.shape[2])
+
+    def _hasten(self, sound: bytes = b"") -> None:
+        """On a card, replay graphs from here on, if that is wanted and not yet so."""
+        from . import graphs
+
+        if self.start.graphs and self.start.device != "cpu" and self._recorder is None:
+            self.replay(graphs.Recorder(self._torch.device(self.start.device)), sound)
+
+    def replay(self, recorder: Any, sound: bytes = b"") -> None:
+        """Replay what a graphs.Recorder records from here on; some at once, for a buffer like `sound` and shorter ones.
+
+        What that is, and why it is not more, is in the recorder's `told`. No text changes by it.
+        """
+        from . import graphs
+
+        torch, self._recorder = self._torch, recorder
+        with torch.inference_mode(), self._applied.context("final"):
+            self._decode.replay(recorder)
+            if not self._whole:
+                recorder.tell("encoder", "not replayed: an encoder of another kind")
+                return
+            self._replay = graphs.EncoderReplay(self.model.encoder, recorder)
+            if sound:
+                samples = torch.frombuffer(bytearray(sound), dtype=torch.float32)[None].to(self.start.device)
+                self._replay.prepare(self.model.preprocessor(input_signal=samples, length=None)[0])
+        if sound:
+            self.recognize(sound)  # what decodes is captured at its first use
 
     def measure(self) -> wire.Memory:
         """Return a reading of the ledger now."""
@@ -220,6 +259,7 @@ class Recognizer:
             self.recognize(sound, phase="warmup")
             self.recognize(sound, phase="draft")
             self.recognize(tiled, phase="final")
+        self._hasten(tiled)
         self._say(wire.Progress("self-test"))
         answer = self.recognize(sound, phase="final")
         text = answer.hypothesis.text
@@ -250,6 +290,7 @@ class Recognizer:
             load_seconds=self.load_seconds,
             versions=_versions(torch),
             pid=os.getpid(),
+            graphs=dict(self._recorder.told) if self._recorder else {},
         )
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from .precision import Precision
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Both sides say it in their first message; a worker of another version is refused."""
 
 SAMPLE_RATE = 16_000
@@ -117,6 +117,8 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     vram_fraction: float = 0.0
     """Upper bound for torch's allocator as a part of the card; 0 is none."""
     self_test: bool = True
+    graphs: bool = True
+    """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is possible."""
     protocol: int = PROTOCOL
 
 
@@ -195,6 +197,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     pid: int
     streaming: str = "buffer"
     """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last one."""
+    graphs: dict[str, str] = {}
+    """encoder, decoder -> what of it is replayed as CUDA graphs, and why not more; empty where none are wanted."""
     protocol: int = PROTOCOL
 
 
@@ -209,6 +213,8 @@ class Answer(msgspec.Struct, tag="answer", frozen=True):
     cpu_seconds: float
     headroom: float | None = None
     """Largest |encoder output| over 65504, the largest float16."""
+    tokens: int = 0
+    """Tokens of the text, as the decoder said them."""
 
 
 class Reading(msgspec.Struct, tag="reading", frozen=True):
