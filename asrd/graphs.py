@@ -67,7 +67,8 @@ class Recorder:
         try:
             return self._capture(work)
         except Exception as error:  # torch raises every kind here, and without a graph the same work can still be done
-            self.refuse(part, str(error) or type(error).__name__)
+            first = error.__context__ or error  # that a broken capture cannot end says nothing of what broke it
+            self.refuse(part, str(first) or type(first).__name__)
             return None
 
     def refuses(self, part: str) -> bool:
@@ -112,7 +113,7 @@ class Recorder:
             graph.capture_end()
         except RuntimeError:
             # torch leaves the allocator in the pool where a capture was broken off; it says so if it did not.
-            with contextlib.suppress(RuntimeError, AttributeError):
+            with contextlib.suppress(RuntimeError, AttributeError, TypeError):
                 torch._C._cuda_endAllocateToPool(self._index, self._pool)
             raise
 
