@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import platform
 import shlex
@@ -24,7 +25,6 @@ import asrd
 from asrd import manifest, vram
 from asrd.errors import AsrdError, UsageError, nearest
 from asrd.precision import find
-from asrd.progress import Progress
 from asrd.wire import SAMPLE_RATE
 
 from . import architectures, cells, tables
@@ -112,7 +112,7 @@ def _machine(device: str) -> dict[str, str]:
     index = int(device.partition(":")[2] or 0)
     cards = {card.index: card for card in vram.gpus()}
     if index not in cards:
-        raise UsageError(f"there is no {device} here", "nvidia-smi lists the cards; --device cpu tries the bench itself")
+        raise UsageError(f"there is no {device} here", "nvidia-smi lists the cards; --device cpu tries the bench")
     card = cards[index]
     return found | {"gpu": card.name, "memory": f"{card.total >> 20} MiB", "driver": card.driver}
 
@@ -138,29 +138,39 @@ async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> No
     bench = Bench(args.device, paths, sounds, repeats, args.spares)
     slots = asyncio.Semaphore(max(2, args.spares))
     built = {name: asyncio.create_task(_build(name, Path(path))) for name, path in paths.items() if name not in SHIPPED}
-    with Progress(len(todo)) as progress:
-        begun = 0
+    begun, began, code = 0, time.monotonic(), _digest()
 
-        async def one(cell: Cell) -> None:
-            nonlocal begun
-            if cell.model in built:
-                await built[cell.model]
-            async with slots:
-                if time.monotonic() > until:
-                    return
-                begun += 1
-                progress.begin(cell.name, begun)
-                found = await bench.measure(cell, len(todo) - begun)
-            result.cells[cell.name] = found
-            cells.write(args.json, result)
-            progress.done(found.failure)
+    async def one(cell: Cell) -> None:
+        nonlocal begun
+        if cell.model in built:
+            await built[cell.model]
+        async with slots:
+            if time.monotonic() > until:
+                return
+            begun += 1
+            number = begun
+            found = await bench.measure(cell, len(todo) - begun)
+        found.code = code
+        result.cells[cell.name] = found
+        cells.write(args.json, result)
+        said = found.failure or tables.line(found)
+        took = time.monotonic() - began
+        print(f"{took:5.0f} s  {number}/{len(todo)}  {cell.name}: {said}", file=sys.stderr, flush=True)
 
-        bench.prepare(len(todo))
-        try:
-            await asyncio.gather(*(one(cell) for cell in todo if cell.kind != "growth"))
-            await asyncio.gather(*(one(cell) for cell in todo if cell.kind == "growth"))
-        finally:
-            await bench.close()
+    bench.prepare(len(todo))
+    try:
+        await asyncio.gather(*(one(cell) for cell in todo if cell.kind != "growth"))
+        await asyncio.gather(*(one(cell) for cell in todo if cell.kind == "growth"))
+    finally:
+        await bench.close()
+
+
+def _digest() -> str:
+    """Return a digest of asrd's own files."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "asrd").glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 async def _build(name: str, path: Path) -> None:

@@ -208,8 +208,13 @@ def config(known: Known, scratch: Path) -> dict[str, Any]:
 
 
 def _ctc() -> dict[str, Any]:
-    decoder = dict(_target_="nemo.collections.asr.modules.ConvASRDecoder", feat_in=None, num_classes=-1, vocabulary=[])
-    return dict(ctc_reduction="mean_volume", decoder=decoder, interctc=dict(loss_weights=[], apply_at_layers=[]))
+    return dict(
+        ctc_reduction="mean_volume",
+        decoder=dict(
+            _target_="nemo.collections.asr.modules.ConvASRDecoder", feat_in=None, num_classes=-1, vocabulary=[]
+        ),
+        interctc=dict(loss_weights=[], apply_at_layers=[]),
+    )
 
 
 def _tdt(known: Known) -> dict[str, Any]:
@@ -297,8 +302,9 @@ def _prompt(style: str) -> dict[str, Any]:
 
 def pieces(folder: Path, size: int, symbols: list[str] | None = None) -> Path:
     """Write a SentencePiece tokenizer of exactly `size` pieces, made up and not trained; return its folder."""
-    from sentencepiece import sentencepiece_model_pb2 as proto
+    from sentencepiece import sentencepiece_model_pb2
 
+    proto: Any = sentencepiece_model_pb2  # generated, without types
     folder.mkdir(parents=True, exist_ok=True)
     model = proto.ModelProto()
     model.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM

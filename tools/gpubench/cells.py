@@ -1,7 +1,7 @@
 """What is measured, in which order, and what is kept of it: values only.
 
-A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by itself. Times are seconds,
-memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine.
+A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by itself. Times are
+seconds, memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CORE = ("fp32", "tf32", "bfloat16", "half", "int8")
 """Strategies that every architecture is measured under."""
 
 EAGER = ("fp32", "bfloat16", "half", "int8")
-"""Strategies that are also measured without CUDA graphs."""
+"""Strategies that are also measured without CUDA graphs, and with several buffers at once."""
 
 GROWING = ("fp32", "bfloat16", "int8")
 
@@ -63,6 +63,8 @@ class Found(msgspec.Struct):
 
     cell: Cell
     failure: str = ""
+    code: str = ""
+    """Digest of the program that was measured."""
     weights: int = 0
     parameters: int = 0
     effective: dict[str, str] = {}

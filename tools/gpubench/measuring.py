@@ -26,7 +26,7 @@ from asrd.precision import TABLE
 from asrd.worker import ENVIRONMENT, LostError, Worker
 
 from .bare import READY
-from .cells import BATCHES, LENGTHS, SHIPPED, Cell, Found, Times
+from .cells import BATCHES, EAGER, LENGTHS, SHIPPED, Cell, Found, Times
 
 COMMAND = (sys.executable, "-m", "asrd.recognizer", "--early")
 WARM_UP = 3
@@ -49,7 +49,7 @@ class Repeats(NamedTuple):
 
     timed: int = 15
     """Buffers of each length."""
-    batches: int = 4
+    batches: int = 3
     growth: int = 1000
     """Buffers of random length."""
     marks: int = 5
@@ -133,7 +133,9 @@ class Bench:
         await talk.time(self.sounds, self.repeats)
         if cell.model in SHIPPED:
             await talk.hear(self.sounds.clips)
-        return await talk.batches(self.sounds, self.repeats)
+        if cell.kind == "strategy" and cell.strategy in EAGER:
+            await talk.batches(self.sounds, self.repeats)
+        return None
 
     async def _bare(self, cell: Cell, card: contextlib.AsyncExitStack) -> Found:
         """Have NeMo measured by itself, which waits for the card after its import."""
@@ -148,15 +150,17 @@ class Bench:
                 stderr=asyncio.subprocess.PIPE,
                 env=os.environ | ENVIRONMENT,
             )
-            assert process.stdout is not None and process.stderr is not None
+            assert process.stdout is not None
             try:
                 async with asyncio.timeout(PATIENCE):
                     while (line := await process.stdout.readline()) and line.strip() != READY.encode():
                         pass
-                    await card.enter_async_context(self._card)
+                await card.enter_async_context(self._card)
+                async with asyncio.timeout(PATIENCE):
                     _, said = await process.communicate(b"go\n")
             except TimeoutError:
                 process.kill()
+                await process.wait()
                 return Found(cell, f"no answer within {PATIENCE:.0f} s")
             if process.returncode or not os.path.exists(out):
                 return Found(cell, (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1])
@@ -230,9 +234,7 @@ class Talk:
         buffer = sounds.buffers[LENGTHS[0]]
         for size in BATCHES:
             several = [np.roll(buffer, 997 * number) for number in range(size)]
-            took = []
-            for _ in range(repeats.batches):
-                took.append(sum(answer.seconds for answer in await self.ask(*several)))
+            took = [sum(answer.seconds for answer in await self.ask(*several)) for _ in range(repeats.batches)]
             self._found.batches[str(size)] = took[1:]
         await self.measure("batches")
 

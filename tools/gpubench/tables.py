@@ -1,4 +1,4 @@
-"""Results -> the tables of the terminal and the README. Pure: measures nothing, and leaves out what was not measured."""
+"""Results -> the tables of the terminal and the README. Pure; what was not measured is left out, or said to be so."""
 
 from __future__ import annotations
 
@@ -21,18 +21,28 @@ HEAD = (
     "RTFx", "8 at", "32 at", "WER", "delta [95 %]", "chg",
 )  # fmt: skip
 UNITS = (
-    "", "MiB", "/w", "MiB", "/fp32", "p50/p95", "/fp32", "ms", "ms", "ms", "alone", "once", "once", "%", "points", "/100"
-)
+    "", "MiB", "/w", "MiB", "/fp32", "p50/p95", "/fp32", "ms", "ms", "ms",
+    "alone", "once", "once", "%", "points", "/100",
+)  # fmt: skip
 
 
 def text(result: Result) -> str:
     """Return all tables for a terminal 130 columns wide."""
     machine = ", ".join(f"{key} {value}" for key, value in (result.machine | result.versions).items())
     parts = [machine]
-    for model in (*SHIPPED, *NAMES):
-        if any(found.cell.model == model for found in result.cells.values()):
-            parts.append(_model(result, model))
+    there = {found.cell.model for found in result.cells.values()}
+    parts += [_model(result, model) for model in (*SHIPPED, *NAMES) if model in there]
     return "\n\n".join([*parts, claims(result)])
+
+
+def line(found: Found) -> str:
+    """Return the few figures of a cell that tell how it went."""
+    said = [f"{found.weights / MIB:.0f} MiB of weights"]
+    if found.times.get("10"):
+        said.append(f"10 s in {_spread(found.times['10'])} ms")
+    if found.growth:
+        said.append(f"reserved {(found.growth[-1][1].reserved or 0) / MIB:.0f} MiB after {found.growth[-1][0]} buffers")
+    return ", ".join(said)
 
 
 def _model(result: Result, model: str) -> str:
@@ -59,7 +69,7 @@ def _row(result: Result, model: str, name: str, base: Found | None) -> tuple[str
         _of(_process(found), _process(base)),
         _spread(found.times.get("10")),
         _of(p50(found), p50(base)),
-        _ms(eager and p50(eager)),
+        _ms(p50(eager)),
         _ms(_median(found.times["10"].encoder) if "10" in found.times else None),
         _ms(token(found), 2),
         *(_rtfx(found, size) for size in (1, 8, 32)),
@@ -211,7 +221,7 @@ def p50(found: Found | None) -> float | None:
 def token(found: Found) -> float | None:
     """Return the median seconds of one token of an autoregressive decoder; None for CTC, whose tokens cost nothing."""
     times = found.times.get("10")
-    if times is None or "joint" not in found.cell.model + str(found.effective) + str(found.peaks) and not _canary(found):
+    if times is None or "ctc" in found.cell.model:
         return None
     spent = [
         (whole - encoder) / count
@@ -219,10 +229,6 @@ def token(found: Found) -> float | None:
         if count
     ]
     return _median(spent)
-
-
-def _canary(found: Found) -> bool:
-    return found.cell.model in ("demo", "canary-1b", "canary-1b-flash", "canary-180m-flash")
 
 
 def _rtfx(found: Found, size: int) -> str:
@@ -260,8 +266,10 @@ def _spread(times: Times | None) -> str:
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows if "failed" not in row) for column in range(len(HEAD))]
-    return [
-        "  ".join(cell.ljust(width) if not number else cell.rjust(width) for number, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]
+    whole = [row for row in rows if any(row[2:])]  # a row that failed has a sentence in the place of its figures
+    widths = [max(len(row[column]) for row in whole) for column in range(len(HEAD))]
+    lines = []
+    for row in rows:
+        first, *others = (*zip(row, widths, strict=True),)
+        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip())
+    return lines
