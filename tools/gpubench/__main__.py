@@ -28,7 +28,7 @@ from asrd.precision import find
 from asrd.wire import SAMPLE_RATE
 
 from . import architectures, cells, tables
-from .cells import LENGTHS, SHIPPED, Cell, Result
+from .cells import LENGTHS, SHIPPED, Cell, Found, Result
 from .measuring import Bench, Repeats, Sounds
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,14 +142,13 @@ async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> No
 
     async def one(cell: Cell) -> None:
         nonlocal begun
-        if cell.model in built:
-            await built[cell.model]
+        failure = await built[cell.model] if cell.model in built else ""
         async with slots:
             if time.monotonic() > until:
                 return
             begun += 1
             number = begun
-            found = await bench.measure(cell, len(todo) - begun)
+            found = Found(cell, failure) if failure else await bench.measure(cell, len(todo) - begun)
         found.code = code
         result.cells[cell.name] = found
         cells.write(args.json, result)
@@ -173,10 +172,10 @@ def _digest() -> str:
     return digest.hexdigest()[:12]
 
 
-async def _build(name: str, path: Path) -> None:
-    """Write a random-weight model where it is not there yet."""
+async def _build(name: str, path: Path) -> str:
+    """Write a random-weight model where it is not there yet; return why that failed, or ""."""
     if path.exists():
-        return
+        return ""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".building.nemo")
     process = await asyncio.create_subprocess_exec(
@@ -187,8 +186,9 @@ async def _build(name: str, path: Path) -> None:
     )
     _, said = await process.communicate()
     if process.returncode:
-        raise RuntimeError(said.decode(errors="replace").strip()[-500:])
+        return (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
     shutil.move(beside, path)
+    return ""
 
 
 if __name__ == "__main__":
