@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -64,12 +64,18 @@ class Recorder:
             return None
         if self.device.type != "cuda":
             return work
-        try:
+        with self.trying(part):
             return self._capture(work)
-        except Exception as error:  # torch raises every kind here, and without a graph the same work can still be done
+        return None
+
+    @contextlib.contextmanager
+    def trying(self, part: str) -> Iterator[None]:
+        """Refuse a part for whatever is raised while entered: without a graph the same work can still be done."""
+        try:
+            yield
+        except Exception as error:  # torch raises every kind here
             first = error.__context__ or error  # that a broken capture cannot end says nothing of what broke it
             self.refuse(part, str(first) or type(first).__name__)
-            return None
 
     def refuses(self, part: str) -> bool:
         """Return whether nothing more is captured for a part."""
@@ -160,7 +166,7 @@ class EncoderReplay:
             return None
         self._asked[key] += 1
         if key not in self._ready and self._asked[key] > 1:  # the first one would wait thrice as long
-            self._capture(features, key)
+            self._try(features, key)
         if key not in self._ready:
             return None
         return self._ready[key](features)[:, :, : frames_of(self._encoder, frames)].clone()
@@ -170,11 +176,14 @@ class EncoderReplay:
         began = time.monotonic()
         for size in range(_size(features.shape[2]), 0, -STEP):  # the largest first: its memory serves the others
             if size <= LONGEST and time.monotonic() - began < LOADING:
-                self._capture(features[:, :, :size], (size, arithmetic(features.device)))
+                self._try(features[:, :, :size], (size, arithmetic(features.device)))
+
+    def _try(self, features: Tensor, key: tuple[int, Any]) -> None:
+        if not self._recorder.refuses("encoder"):
+            with self._recorder.trying("encoder"):
+                self._capture(features, key)
 
     def _capture(self, features: Tensor, key: tuple[int, Any]) -> None:
-        if self._recorder.refuses("encoder"):
-            return
         length = _Length(self._encoder, features, key[0])
         plain = length.replay
         replay = self._recorder.record("encoder", plain)

@@ -173,7 +173,9 @@ class DecoderReplay:
             return None
         key = frames, arithmetic(sound.device)
         if key not in self._ready:
-            self._ready[key] = self._capture(sound, frames)
+            self._ready[key] = None
+            with self._recorder.trying("decoder"):
+                self._ready[key] = self._capture(sound, frames)
         steps = self._ready[key]
         return steps if steps is not None and room <= steps.room else None
 
