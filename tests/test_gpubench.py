@@ -97,6 +97,13 @@ def test_nemo_by_itself_says_what_asrd_says(small: dict[str, str]) -> None:
     assert set(theirs.peaks) >= {"preprocessor", "encoder", "transf_decoder"}
 
 
+def test_a_shipped_model_s_words_are_heard_clip_by_clip() -> None:
+    [found] = run({"demo-ctc": "demo-ctc"}, Cell("demo-ctc", "fp32", "words"))
+    assert found.texts[0] == "remind me to open a teacher before i start my meeting"
+    assert len(found.texts) == 3
+    assert not found.times
+
+
 def test_a_worker_that_cannot_load_is_a_result_too(tmp_path: Path) -> None:
     broken = tmp_path / "broken.nemo"
     broken.write_bytes(b"no archive")
@@ -144,9 +151,9 @@ def test_what_was_not_measured_says_so() -> None:
 
 
 def test_a_table_has_words_where_words_were_heard_and_a_failure_in_its_row() -> None:
-    fp32, half = (shown(name, 16, 600, 10.0, "demo") for name in ("fp32", "half"))
+    fp32, half = (shown(name, 16, 600, 10.0, "demo", "words") for name in ("fp32", "half"))
     fp32.texts, half.texts = ["hello there"], ["hello where"]
-    broken = Found(Cell("demo", "int8"), failure="unsupported: int8 needs torchao")
+    broken = Found(Cell("demo", "int8", "words"), failure="unsupported: int8 needs torchao")
     said = tables.text(result(fp32, half, broken))
     assert "unsupported: int8 needs torchao" in said
     row = next(line for line in said.splitlines() if line.startswith("half"))
@@ -159,7 +166,8 @@ def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:
     assert len(found) == len(set(found))
     whole = {cell.strategy for cell in found if (cell.model, cell.kind) == ("canary-1b-flash", "strategy")}
     assert whole >= set(TABLE)
-    assert found[0] == Cell("canary-1b-flash", "fp32")
+    assert found[0] == Cell("demo", "fp32", "words")
+    assert next(cell for cell in found if cell.kind == "strategy") == Cell("canary-1b-flash", "fp32")
     assert [cell.kind for cell in found][-1] == "growth"
 
 

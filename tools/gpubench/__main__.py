@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", metavar="N", type=float, default=9.5, help="begin nothing after so long (9.5)")
     parser.add_argument("--models", metavar="a,b", default=",".join(MODELS), help="all of them without it")
     parser.add_argument("--strategies", metavar="a,b", help="only these")
-    parser.add_argument("--cells", metavar="KIND,...", help="only these kinds: strategy,eager,growth,nemo,naive")
+    parser.add_argument("--cells", metavar="KIND,...", help="only these kinds: strategy,eager,words,growth,nemo,naive")
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the bench itself (cuda:0)")
     parser.add_argument("--folder", metavar="DIR", type=Path, default=ROOT / "build" / "gpu-bench", help="for models")
     parser.add_argument("--clips", metavar="N", type=int, help="hear only so many of the shipped clips")
@@ -158,8 +158,8 @@ async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> No
 
     bench.prepare(len(todo))
     try:
-        await asyncio.gather(*(one(cell) for cell in todo if cell.kind != "growth"))
-        await asyncio.gather(*(one(cell) for cell in todo if cell.kind == "growth"))
+        for kinds in (("words",), ("strategy", "eager", "nemo", "naive"), ("growth",)):
+            await asyncio.gather(*(one(cell) for cell in todo if cell.kind in kinds))
     finally:
         await bench.close()
 

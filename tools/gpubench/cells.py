@@ -16,9 +16,13 @@ from asrd.wire import Fallback, Memory
 
 from . import architectures
 
-Kind = Literal["strategy", "eager", "growth", "nemo", "naive"]
-"""strategy: a worker; eager: the same without CUDA graphs; growth: its memory over many buffers; nemo: NeMo's own
-loading and decoding in FP32; naive: NeMo's, cast by .half() after it was loaded onto the card."""
+Kind = Literal["strategy", "eager", "words", "growth", "nemo", "naive"]
+"""strategy: a worker, timed; eager: the same without CUDA graphs; words: what it makes of the shipped clips; growth:
+its memory over many buffers; nemo: NeMo's own loading and decoding in FP32; naive: NeMo's, cast by .half() on the card.
+"""
+
+UNTIMED = ("words", "growth")
+"""Kinds that need not have the card for themselves."""
 
 SHIPPED = ("demo", "demo-ctc")
 LENGTHS = (10.0, 5.0, 1.0)
@@ -30,6 +34,9 @@ CORE = ("fp32", "tf32", "bfloat16", "half", "int8")
 
 EAGER = ("fp32", "bfloat16", "half", "int8")
 """Strategies that are also measured without CUDA graphs, and with several buffers at once."""
+
+AGAIN = "fp32 again"
+"""FP32 once more: what differs there is nobody's doing."""
 
 GROWING = ("fp32", "bfloat16", "int8")
 
@@ -118,17 +125,20 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     """
     first = list(architectures.NAMES)[:2]
     asked = {m: strategies or (list(TABLE) if m in (*SHIPPED, *first) else list(CORE)) for m in models}
-    large = [m for m in models if m not in SHIPPED]
-    head = [Cell(m, s) for m in large[:2] for s in ("fp32", "bfloat16")]
-    head += [Cell(m, s, "eager") for m in large[:2] for s in EAGER if s in asked[m]]
-    head += [Cell(m, "fp32", kind) for m in large[:2] for kind in ("nemo", "naive")]
-    body = [Cell(m, s) for s in TABLE for m in models if s in asked[m]]
-    # FP32 again: what differs there is nobody's doing.
-    again = [Cell(m, "fp32 again") for m in models]
-    rest = [Cell(m, "fp32", kind) for m in large[2:] for kind in ("nemo", "naive")]
-    rest += [Cell(m, "fp32", "nemo") for m in models if m in SHIPPED]
-    rest += [Cell(m, s, "growth") for m in models for s in GROWING if s in asked[m]]
-    return list(dict.fromkeys([*head, *body, *again, *rest]))
+    small, large = ([m for m in models if (m in SHIPPED) is shipped] for shipped in (True, False))
+    head = [Cell(m, s, "words") for s in ("fp32", AGAIN) for m in small]  # first, as the others build meanwhile
+    head += [Cell(m, s, "words") for s in TABLE for m in small if s in asked[m]]
+    body = [Cell(m, s) for m in large[:2] for s in ("fp32", "bfloat16", "half") if s in asked[m]]
+    body += [Cell(m, s, "eager") for m in large[:2] for s in EAGER if s in asked[m]]
+    body += [Cell(m, "fp32", kind) for m in large[:2] for kind in ("nemo", "naive")]
+    body += [Cell(m, s) for s in CORE for m in large if s in asked[m]]
+    body += [Cell(m, "fp32", "nemo") for m in models]
+    body += [Cell(m, s) for s in TABLE for m in large if s in asked[m]]
+    body += [Cell(m, AGAIN) for m in large[:2]]
+    body += [Cell(m, "fp32", "naive") for m in large]
+    body += [Cell(m, s) for m in small for s in ("fp32", "bfloat16") if s in asked[m]]
+    growing = [Cell(m, s, "growth") for m in [*reversed(large[:2]), *small] for s in GROWING if s in asked[m]]
+    return list(dict.fromkeys([*head, *body, *growing]))
 
 
 def read(path: Path) -> Result | None:

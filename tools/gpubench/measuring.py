@@ -26,7 +26,7 @@ from asrd.precision import TABLE
 from asrd.worker import ENVIRONMENT, LostError, Worker
 
 from .bare import READY
-from .cells import BATCHES, EAGER, LENGTHS, SHIPPED, Cell, Found, Times
+from .cells import BATCHES, EAGER, LENGTHS, UNTIMED, Cell, Found, Times
 
 COMMAND = (sys.executable, "-m", "asrd.recognizer", "--early")
 WARM_UP = 3
@@ -115,13 +115,13 @@ class Bench:
         return found
 
     async def _load(self, worker: Worker, cell: Cell, found: Found, card: contextlib.AsyncExitStack) -> None:
-        """Have a worker load; unless it only grows it has the card for itself from when its model moves there."""
+        """Have a worker load; unless it is not timed it has the card for itself from when its model moves there."""
         precision = TABLE[cell.strategy.partition(" ")[0]]
         await worker.send(wire.Start(self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"))
         while not isinstance(reply := await worker.receive(PATIENCE), wire.Ready):
             if isinstance(reply, wire.Failed):
                 raise LostError(reply.kind, reply.detail)
-            if isinstance(reply, wire.Progress) and reply.stage == "move" and cell.kind != "growth":
+            if isinstance(reply, wire.Progress) and reply.stage == "move" and cell.kind not in UNTIMED:
                 os.kill(worker.process.pid, signal.SIGSTOP)
                 await card.enter_async_context(self._card)
                 os.kill(worker.process.pid, signal.SIGCONT)
@@ -130,9 +130,9 @@ class Bench:
     async def _measure(self, talk: Talk, cell: Cell) -> None:
         if cell.kind == "growth":
             return await talk.grow(self.repeats)
-        await talk.time(self.sounds, self.repeats)
-        if cell.model in SHIPPED:
-            await talk.hear(self.sounds.clips)
+        if cell.kind == "words":
+            return await talk.hear(self.sounds.clips)
+        await talk.time(self.sounds, self.repeats.timed // (3 if cell.kind == "eager" else 1))
         if cell.kind == "strategy" and cell.strategy in EAGER:
             await talk.batches(self.sounds, self.repeats)
         return None
@@ -204,13 +204,13 @@ class Talk:
         self._found.ledger[phase] = reply.memory
         return reply.memory
 
-    async def time(self, sounds: Sounds, repeats: Repeats) -> None:
+    async def time(self, sounds: Sounds, repeats: int) -> None:
         """Time single buffers of each length, in turn."""
         for _ in range(WARM_UP):
             for buffer in sounds.buffers.values():
                 await self.ask(buffer)
         await self.measure("warm-up")
-        for _ in range(repeats.timed):
+        for _ in range(repeats):
             for seconds, buffer in sounds.buffers.items():
                 times = self._found.times.setdefault(f"{seconds:g}", Times([], [], [], []))
                 began = time.perf_counter()
@@ -227,7 +227,7 @@ class Talk:
     async def hear(self, clips: Sequence[Samples]) -> None:
         """Hear every clip, one at a time, as a user would."""
         self._found.texts = [(await self.ask(clip))[0].hypothesis.text for clip in clips]
-        await self.measure("after")
+        await self.measure("steady")
 
     async def batches(self, sounds: Sounds, repeats: Repeats) -> None:
         """Time several 10-s buffers at once."""

@@ -10,7 +10,7 @@ from asrd.precision import TABLE
 from asrd.wire import Memory
 
 from .architectures import NAMES
-from .cells import SHIPPED, Found, Result, Times
+from .cells import AGAIN, SHIPPED, Found, Result, Times
 
 MIB, GIB = 1 << 20, 1 << 30
 NOT_YET = "not yet measured"
@@ -47,15 +47,17 @@ def line(found: Found) -> str:
 
 def _model(result: Result, model: str) -> str:
     """Return one model's strategies, then NeMo by itself and what memory does in the long run."""
-    base = _found(result, model, "fp32")
-    rows = [_row(result, model, name, base) for name in (*TABLE, "fp32 again") if _found(result, model, name)]
+    kind = "words" if model in SHIPPED else ""
+    base = _found(result, model, "fp32", kind)
+    names = [name for name in (*TABLE, AGAIN) if _found(result, model, name, kind)]
+    rows = [_row(result, model, name, base, kind) for name in names]
     size = f"{base.parameters / 1e6:.1f} M parameters" if base else "no FP32 yet"
     lines = [f"{model}, {size}", *_columns([HEAD, UNITS, *rows])] if rows else [model]
     return "\n".join([*lines, *_nemo(result, model), *_growth(result, model)])
 
 
-def _row(result: Result, model: str, name: str, base: Found | None) -> tuple[str, ...]:
-    found = _found(result, model, name)
+def _row(result: Result, model: str, name: str, base: Found | None, kind: str) -> tuple[str, ...]:
+    found = _found(result, model, name, kind)
     assert found is not None
     if found.failure:
         return (name, found.failure[:90], *[""] * (len(HEAD) - 2))
@@ -180,7 +182,7 @@ def _latencies(result: Result, name: str, faster: bool = False) -> str:
 def _wer_claim(result: Result) -> str:
     said = []
     for model in SHIPPED:
-        found, base = _found(result, model, "half"), _found(result, model, "fp32")
+        found, base = _found(result, model, "half", "words"), _found(result, model, "fp32", "words")
         if found and base and (words := _words(result, found, base))[1]:
             said.append(f"{model}, half: {words[1]} points, {words[2]} words changed in 100")
     return "; ".join(said) or NOT_YET
