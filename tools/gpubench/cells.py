@@ -137,8 +137,8 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     body += [Cell(m, AGAIN) for m in large[:2]]
     body += [Cell(m, "fp32", "naive") for m in large]
     body += [Cell(m, s) for m in small for s in ("fp32", "bfloat16") if s in asked[m]]
-    growing = [Cell(m, s, "growth") for m in [*reversed(large[:2]), *small] for s in GROWING if s in asked[m]]
-    return list(dict.fromkeys([*head, *body, *growing]))
+    head += [Cell(m, s, "growth") for m in (large[1:2] or models[:1]) for s in GROWING if s in asked[m]]
+    return list(dict.fromkeys([*head, *body]))
 
 
 def read(path: Path) -> Result | None:
