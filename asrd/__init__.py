@@ -26,6 +26,8 @@ Reading order, which is dependency order: a file imports only from files above i
     takes        what was said and is not yet text: each take on disk, retention
     baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
+    forecast     what each strategy would need on a card, and which would run: values
+    faults       what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
@@ -50,7 +52,6 @@ Reading order, which is dependency order: a file imports only from files above i
     plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged
-    forecast     what each strategy would need on a card, and which would run: values
     catalogue    verbs: models, plan, config
     desktop      the graphical session: its variables, its small programs, notifications, cues
     clipboard    a text in the clipboard for good, or lent for one paste and given back

@@ -6,7 +6,7 @@ the request and the facts of the hardware: it returns rungs and the reason. Know
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -68,6 +68,9 @@ TABLE: dict[str, Precision] = {
 }
 """Every strategy with a name, in the order the report shows them."""
 
+MEMORY = ("out-of-memory", "no-room", "budget")
+"""Kinds of failure after which only a rung that needs less can help."""
+
 BASELINE = TABLE["fp32"]
 
 
@@ -101,6 +104,10 @@ class Gpu(msgspec.Struct, frozen=True):
     free: int
     """Bytes free now."""
     driver: str = ""
+    uuid: str = ""
+    """GPU-... or, of a part of a card, MIG-...: unlike its name, it belongs to no other."""
+    mode: Literal["", "exclusive", "prohibited"] = ""
+    """Compute mode, where it is not for everybody: one process at a time, or none."""
 
     @property
     def bfloat16(self) -> bool:
@@ -131,8 +138,22 @@ class Rejected(msgspec.Struct, frozen=True):
 
     rung: str
     kind: str
-    """hardware or budget before it was tried; otherwise the kind of a wire.Failed, or died, stalled, garbage."""
+    """Before it was tried: hardware, budget, no-room; otherwise that of a wire.Failed, or died, stalled, garbage."""
     detail: str
+    hint: str = ""
+    """What helps; empty where nothing is known to."""
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a strategy needs of a card."""
+
+    bytes: int
+    """Of the whole process: weights, activations, the CUDA context and its libraries."""
+    measured: bool = False
+    """True where `asrd compare` measured it on this card, False where it is an estimate."""
+
+    def __str__(self) -> str:
+        return f"{self.bytes / (1 << 20):.0f} MiB ({'measured' if self.measured else 'estimated'})"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -142,6 +163,10 @@ class Plan(msgspec.Struct, frozen=True):
     rungs: tuple[Rung, ...]
     reason: str
     rejected: tuple[Rejected, ...] = ()
+    smaller: tuple[Rung, ...] = ()
+    """What the preset allows beside the rungs; taken where memory is short and they need less."""
+    needs: dict[str, Need] = {}
+    """Strategy -> what it needs of the card; without a figure the width of its weights decides what needs less."""
 
 
 def find(name: str) -> Precision:
@@ -179,6 +204,8 @@ def dtypes(precision: Precision) -> set[str]:
 def obstacle(precision: Precision, gpu: Gpu) -> str:
     """Return why this card cannot run this precision natively, or "" when it can."""
     capability = ".".join(map(str, gpu.capability))
+    if gpu.mode == "prohibited":
+        return f"{gpu.name} is in the compute mode prohibited: no process may use it"
     if "bfloat16" in dtypes(precision) and not gpu.bfloat16:
         return f"bfloat16 needs compute capability 8.0; {gpu.name} has {capability} and would only emulate it"
     if precision.tf32 and not gpu.tf32:
@@ -209,17 +236,111 @@ def choose(preset: str, gpu: Gpu | None) -> tuple[Precision, str]:
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
-    """Return the card for "auto", "cuda", "cuda:N" or a part of its name; None for the CPU. Raises PrecisionError."""
+    """Return the card for "auto", "cuda", "cuda:N", a part of its name or the beginning of its UUID; None for the CPU.
+
+    Of several that fit, the one with the most memory free. Raises PrecisionError where none fits.
+    """
     cards = list(gpus)
     if wanted == "cpu" or (wanted == "auto" and not cards):
         return None
     if wanted in ("auto", "cuda") and cards:
         return max(cards, key=lambda card: card.free)
-    for card in cards:
-        if wanted == f"cuda:{card.index}" or (not wanted.startswith("cuda") and wanted.lower() in card.name.lower()):
-            return card
+    fitting = [card for card in cards if _means(wanted, card)]
+    if fitting:
+        return max(fitting, key=lambda card: card.free)
     seen = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards) or "none"
     raise PrecisionError(f"no GPU matches device {wanted!r}", f"visible GPUs: {seen}; device = \"cpu\" always works")
+
+
+def _means(wanted: str, card: Gpu) -> bool:
+    """Return whether a device's index, name or UUID means this card."""
+    if wanted.startswith("cuda"):
+        return wanted == f"cuda:{card.index}"
+    word = wanted.lower()
+    return word in card.name.lower() or (word[:4] in ("gpu-", "mig-") and card.uuid.lower().startswith(word))
+
+
+def width(precision: Precision) -> float:
+    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing better is known."""
+    if precision.quantize:
+        return 1.0
+    stored = [BYTES[precision.weights], *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms")]
+    return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
+
+
+def needs_less(plan: Plan, rung: Rung, than: Rung) -> bool:
+    """Return whether a rung needs less memory than another one on the same device."""
+    first, second = plan.needs.get(rung.precision.name), plan.needs.get(than.precision.name)
+    if first and second:
+        return first.bytes < second.bytes
+    return width(rung.precision) < width(than.precision)
+
+
+def after(plan: Plan, rungs: Sequence[Rung], kind: str, out: Collection[str] = ()) -> list[Rung]:
+    """Return what is left to try when the first of these rungs has failed.
+
+    Most failures lead to the next rung, which is safer. Want of memory leads to the next that needs less, the largest
+    of those first: FP32 after bfloat16 would fail the same way. A card that torch cannot use at all is left.
+
+    Args:
+        kind: of the failure.
+        out: names of rungs that failed before and are not to come back.
+    """
+    failed, *rest = rungs
+    if kind == "no-device":
+        return [rung for rung in rest if rung.device != failed.device]
+    if kind not in MEMORY or failed.device == "cpu":
+        return rest
+    known = [*rest, *(rung for rung in plan.smaller if rung not in rest and rung.name not in out)]
+    less = [rung for rung in known if rung.device == failed.device and needs_less(plan, rung, failed)]
+    return [*_largest_first(plan, less), *(rung for rung in rest if rung.device != failed.device)]
+
+
+def _largest_first(plan: Plan, rungs: Iterable[Rung]) -> list[Rung]:
+    def size(rung: Rung) -> tuple[float, float]:
+        need = plan.needs.get(rung.precision.name)
+        return (need.bytes if need else 0.0, width(rung.precision))
+
+    return sorted(rungs, key=size, reverse=True)
+
+
+def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
+    """Return the plan without the rungs on a card that need more than `limit` bytes, by the figures in `needs`.
+
+    Where none is left on the card, what the preset allows and needs less takes their place.
+
+    Args:
+        allowed: what the limit is, as in "vram_budget allows", for the sentence.
+    """
+
+    def over(rung: Rung) -> str:
+        need = plan.needs.get(rung.precision.name)
+        if rung.device == "cpu" or need is None or need.bytes <= limit:
+            return ""
+        return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
+
+    kept = [rung for rung in plan.rungs if not over(rung)]
+    refused = {one.rung for one in plan.rejected}
+    smaller = [rung for rung in plan.smaller if not over(rung) and rung not in kept and rung.name not in refused]
+    if all(rung.device == "cpu" for rung in kept):
+        kept, smaller = [*_largest_first(plan, smaller), *kept], []
+    rejected = [Rejected(rung.name, "budget", over(rung)) for rung in plan.rungs if over(rung)]
+    first = over(plan.rungs[0])
+    return msgspec.structs.replace(
+        plan,
+        rungs=tuple(kept),
+        rejected=(*plan.rejected, *rejected),
+        smaller=tuple(smaller),
+        reason=f"{plan.rungs[0].name} {first}; {kept[0].name} instead" if first and kept else plan.reason,
+    )
+
+
+def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Rung, ...]:
+    """Return the preset's other candidates that the card can run; float16 is not for falling back to."""
+    known = {step.name for step in ladder(precision)}
+    able = [TABLE[name] for name in PRESETS[preset].candidates if name not in known]
+    able = [other for other in able if not obstacle(other, gpu) and "float16" not in dtypes(other)]
+    return tuple(Rung(other, f"cuda:{gpu.index}") for other in able)
 
 
 def plan(requested: str | Precision, device: str = "auto", gpus: Iterable[Gpu] = (), preset: str = "default") -> Plan:
@@ -252,5 +373,5 @@ def plan(requested: str | Precision, device: str = "auto", gpus: Iterable[Gpu] =
             rungs.append(Rung(step, f"cuda:{gpu.index}"))
     rungs.append(Rung(BASELINE, "cpu"))
     if rejected and rejected[0].rung == precision.name:
-        reason = f"{rejected[0].detail}; {rungs[0].precision.name} instead"
-    return Plan(name, tuple(rungs), reason, tuple(rejected))
+        reason = f"{rejected[0].detail}; {rungs[0].name} instead"
+    return Plan(name, tuple(rungs), reason, tuple(rejected), _smaller(precision, gpu, preset))

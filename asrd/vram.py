@@ -6,29 +6,73 @@ by the worker. Figures of different instruments stand side by side and are never
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from .precision import Gpu
 from .wire import Memory
 
+DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""What is there where the kernel has an NVIDIA driver; the last one under WSL2."""
+
+GONE = (1, 9, 15, 16)
+"""NVML's codes after which only a library opened anew can tell more: uninitialized, driver not loaded, lost, reset."""
+
+MISSING = 12
+"""NVML's code for a library that is not there."""
+
+WHY = {
+    4: ("this user may not use the NVIDIA driver", "ls -l /dev/nvidia*"),
+    9: ("the NVIDIA driver is installed and not loaded", "sudo modprobe nvidia; after an upgrade: restart the machine"),
+    18: ("the NVIDIA driver was upgraded while the old one is still loaded", "restart the machine"),
+}
+"""NVML's code when it cannot be opened -> why, and what helps."""
+
+MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
+"""NVML's compute modes; 0 is for everybody."""
+
+_stale = threading.Event()
+"""Set when NVML has said that a card or the driver is gone: it sees what came back only when opened anew."""
+
 
 @functools.cache
+def _library() -> ModuleType:
+    """Return pynvml with the library open. Raises ImportError, OSError, NVMLError, and tries again next time."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return pynvml
+
+
 def _nvml() -> ModuleType | None:
     """Return pynvml with the library open, or None where there is no driver."""
-    try:
-        import pynvml
+    return None if silence()[0] else _library()
 
-        pynvml.nvmlInit()
-    except (ImportError, OSError):
-        return None
-    except pynvml.NVMLError:
-        return None
-    return pynvml
+
+def silence() -> tuple[str, str]:
+    """Return why NVML tells nothing, and what helps; two empty strings where it can be asked."""
+    try:
+        _library()
+    except ImportError:
+        return "the package nvidia-ml-py is not installed", "pip install nvidia-ml-py"
+    except Exception as error:  # pynvml makes its classes as it goes; each has NVML's code
+        code = getattr(error, "value", None)
+        if code in WHY:
+            return WHY[code]
+        if code is not None and code != MISSING:
+            return f"NVML cannot be opened: {error}", "nvidia-smi"
+        if any(path.exists() for path in DRIVER):
+            return (
+                "there is an NVIDIA driver, but its library libnvidia-ml.so.1 is not found, so no card can be seen",
+                "install the driver's libraries; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+            )
+        return "no NVIDIA driver", ""
+    return "", ""
 
 
 def _ask(function: str, *arguments: Any) -> Any:
@@ -38,48 +82,137 @@ def _ask(function: str, *arguments: Any) -> Any:
         return None
     try:
         return getattr(nvml, function)(*arguments)
-    except nvml.NVMLError:
+    except nvml.NVMLError as error:
+        if error.value in GONE:
+            _stale.set()
         return None
+
+
+def _refresh() -> None:
+    """Open NVML anew where it has said that something is gone."""
+    if _stale.is_set():
+        _stale.clear()
+        with contextlib.suppress(Exception):  # a library that is closed already says so
+            _library().nvmlShutdown()
+        _library.cache_clear()
 
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value or "")
 
 
-def _visible(count: int) -> list[int]:
-    """Return NVML indices in the order in which CUDA will number them (CUDA_DEVICE_ORDER is set to PCI_BUS_ID)."""
+def _whole() -> list[Any]:
+    """Return NVML's handle of each card in the machine, None for one that does not answer."""
+    return [_ask("nvmlDeviceGetHandleByIndex", index) for index in range(_ask("nvmlDeviceGetCount") or 0)]
+
+
+def _instances(card: Any) -> list[Any] | None:
+    """Return the handles of the instances that a card is divided into; None where it is whole."""
+    mode = _ask("nvmlDeviceGetMigMode", card)
+    if not mode or mode[0] != 1:
+        return None
+    found = (_ask("nvmlDeviceGetMigDeviceHandleByIndex", card, i) for i in range(_most_instances(card)))
+    return [instance for instance in found if instance is not None]
+
+
+def _most_instances(card: Any) -> int:
+    return int(_ask("nvmlDeviceGetMaxMigDeviceCount", card) or 0)
+
+
+def _visible() -> list[Any]:
+    """Return NVML's handles in the order in which CUDA will number them (CUDA_DEVICE_ORDER is set to PCI_BUS_ID).
+
+    Of cards that are divided (MIG), CUDA shows a process one instance and then no whole card beside it.
+    """
+    cards = _whole()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return list(range(count))
-    uuids = [_text(_ask("nvmlDeviceGetUUID", _ask("nvmlDeviceGetHandleByIndex", i))) for i in range(count)]
-    order: list[int] = []
-    for word in filter(None, (part.strip() for part in chosen.split(","))):
-        found = [int(word)] if word.isdigit() else [i for i, uuid in enumerate(uuids) if uuid.startswith(word)]
-        if not found or found[0] >= count:
+    words = [str(i) for i, card in enumerate(cards) if card] if chosen is None else chosen.split(",")
+    found: list[Any] = []
+    for word in filter(None, (word.strip() for word in words)):
+        if (named := _named(word, cards)) is None:
             break  # CUDA hides everything behind the first entry that it cannot resolve
-        order.append(found[0])
-    return order
+        found.append(named)
+    handles: list[Any] = []
+    for card in found:
+        parts = _instances(card)
+        if parts is None:
+            handles.append(card)
+        elif parts:
+            return parts[:1]
+    parts = [card for card in found if _is_instance(card)]
+    return parts[:1] or handles
+
+
+def _named(word: str, cards: list[Any]) -> Any:
+    """Return the card or instance that an entry of CUDA_VISIBLE_DEVICES means, or None."""
+    if word.isdigit():
+        return cards[int(word)] if int(word) < len(cards) else None
+    parts = [part for card in cards if card for part in _instances(card) or ()]
+    candidates = parts if word.startswith("MIG-") else [card for card in cards if card]
+    return next((one for one in candidates if _text(_ask("nvmlDeviceGetUUID", one)).startswith(word)), None)
+
+
+def _is_instance(card: Any) -> bool:
+    return _text(_ask("nvmlDeviceGetUUID", card)).startswith("MIG-")
 
 
 def handle(index: int) -> Any:
     """Return NVML's handle of CUDA device `index`, or None."""
-    order = _visible(_ask("nvmlDeviceGetCount") or 0)
-    return _ask("nvmlDeviceGetHandleByIndex", order[index]) if index < len(order) else None
+    order = _visible()
+    return order[index] if index < len(order) else None
 
 
 def gpus() -> list[Gpu]:
     """Return the cards that CUDA would see, without starting CUDA; empty where there is no driver."""
-    cards = []
-    for index in range(len(_visible(_ask("nvmlDeviceGetCount") or 0))):
-        card = handle(index)
-        capability = _ask("nvmlDeviceGetCudaComputeCapability", card)
-        memory = _ask("nvmlDeviceGetMemoryInfo", card)
-        if capability is None or memory is None:
-            continue
-        name = _text(_ask("nvmlDeviceGetName", card)) or "GPU"
-        driver = _text(_ask("nvmlSystemGetDriverVersion"))
-        cards.append(Gpu(index, name, (capability[0], capability[1]), memory.total, memory.free, driver))
-    return cards
+    _refresh()
+    found = (_describe(index, card) for index, card in enumerate(_visible()))
+    return [card for card in found if card is not None]
+
+
+def _describe(index: int, card: Any) -> Gpu | None:
+    """Return the facts of a card or an instance; None for one that does not answer."""
+    whole = _ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", card) if _is_instance(card) else card
+    capability = _ask("nvmlDeviceGetCudaComputeCapability", card) or _ask("nvmlDeviceGetCudaComputeCapability", whole)
+    memory = _ask("nvmlDeviceGetMemoryInfo", card)
+    if capability is None or memory is None:
+        return None
+    name = _text(_ask("nvmlDeviceGetName", card))
+    return Gpu(
+        index,
+        name or f"{_text(_ask('nvmlDeviceGetName', whole)) or 'GPU'}{' MIG' if whole is not card else ''}",
+        (capability[0], capability[1]),
+        memory.total,
+        memory.free,
+        _text(_ask("nvmlSystemGetDriverVersion")),
+        _text(_ask("nvmlDeviceGetUUID", card)),
+        MODES.get(_ask("nvmlDeviceGetComputeMode", whole) or 0, ""),
+    )
+
+
+def lost() -> list[str]:
+    """Return a sentence for each card that NVML counts and that does not answer."""
+    said = []
+    for index, card in enumerate(_whole()):
+        if card is None or (_ask("nvmlDeviceGetMemoryInfo", card) is None and _instances(card) is None):
+            said.append(f"card {index} does not answer: it has fallen off the bus, or its driver has given it up")
+    return said
+
+
+def divided() -> list[str]:
+    """Return the names of cards that are divided (MIG) and have no instance that a process could use."""
+    return [_text(_ask("nvmlDeviceGetName", card)) for card in _whole() if card and _instances(card) == []]
+
+
+def driver_cuda() -> str:
+    """Return the newest CUDA that the driver knows, as "12.8"; empty where it does not say."""
+    version = _ask("nvmlSystemGetCudaDriverVersion") or 0
+    return f"{version // 1000}.{version % 1000 // 10}" if version else ""
+
+
+def free_bytes(index: int) -> int | None:
+    """Return the bytes that are free on CUDA device `index` now; None without NVML."""
+    memory = _ask("nvmlDeviceGetMemoryInfo", handle(index))
+    return None if memory is None else int(memory.free)
 
 
 def process_bytes(pid: int, index: int) -> int | None:
@@ -135,6 +268,20 @@ def read(
     if process is None and used is not None and device_at_start is not None:
         return Memory(weights, allocated, reserved, max(0, used - device_at_start), used, "meminfo")
     return Memory(weights, allocated, reserved, process, used, "nvml")
+
+
+def allocator_bytes(limit: int, now: Memory, assumed: int) -> int:
+    """Return what torch's allocator may take, so that the whole process stays within `limit` bytes.
+
+    torch bounds only what it reserves; the CUDA context and the libraries' code are beside it.
+
+    Args:
+        now: a reading of this process, after its first tensor.
+        assumed: bytes beside the allocator where the reading cannot tell them.
+    """
+    known = now.process is not None and now.reserved is not None
+    beside = max(0, int(now.process or 0) - int(now.reserved or 0)) if known else assumed
+    return limit - beside
 
 
 class Peak:
