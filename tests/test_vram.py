@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from asrd import vram
+from asrd.wire import Memory
 
 HERE = Path(__file__).parent
 A1000 = "NVIDIA RTX A1000 Laptop GPU"
@@ -98,6 +99,124 @@ def test_on_the_cpu_the_resident_set_stands_in_and_says_so() -> None:
 
 def test_a_process_that_is_gone_has_no_memory() -> None:
     assert vram.resident_bytes(2**22 + 1) is None
+
+
+# -- drivers and cards that are not as they should be -----------------------------------------------------------------
+
+WHY = "print(json.dumps([vram.silence(), msgspec.to_builtins(vram.gpus())]))"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "helps"),
+    [
+        ("4", "may not use", "/dev/nvidia"),
+        ("9", "not loaded", "modprobe"),
+        ("18", "upgraded while", "restart the machine"),
+        ("999", "cannot be opened", "nvidia-smi"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_named_with_what_helps(driver: Path, code: str, said: str, helps: str) -> None:
+    (why, fix), cards = under(driver, WHY, FAKE_GPUS=TWO, FAKE_INIT=code)
+    assert said in why
+    assert helps in fix
+    assert cards == []
+
+
+def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> None:
+    (tmp_path / "version").touch()
+    program = "from pathlib import Path\nvram.DRIVER = (Path({!r}),)\n" + WHY
+    (why, fix), cards = under(None, program.format(str(tmp_path / "version")))
+    assert "libnvidia-ml.so.1 is not found" in why
+    assert "NVIDIA_DRIVER_CAPABILITIES" in fix
+    assert cards == []
+    assert under(None, program.format(str(tmp_path / "nothing")))[0] == ["no NVIDIA driver", ""]
+
+
+def test_a_driver_that_comes_later_is_found(driver: Path) -> None:
+    program = (
+        "os.environ['FAKE_INIT'] = '9'\nbefore = len(vram.gpus())\ndel os.environ['FAKE_INIT']\n"
+        "print(json.dumps([before, len(vram.gpus()), vram.silence()]))"
+    )
+    assert under(driver, program, FAKE_GPUS=TWO) == [0, 2, ["", ""]]
+
+
+def test_a_card_that_falls_off_the_bus_is_missed_and_found_again(driver: Path) -> None:
+    program = (
+        "names = lambda: [card.name for card in vram.gpus()]\nfound = [names(), vram.lost()]\n"
+        "os.environ['FAKE_LOST'] = '0'\nfound += [vram.free_bytes(0), names(), vram.lost()]\n"
+        "del os.environ['FAKE_LOST']\nfound += [names(), vram.lost()]\nprint(json.dumps(found))"
+    )
+    before, none, free, without, lost, after, none_again = under(driver, program, FAKE_GPUS=TWO)
+    assert before == after == ["Tesla T4", A1000]
+    assert (none, none_again) == ([], [])
+    assert free is None or free == 3500 << 20  # the first card is now another one
+    assert without == [A1000]
+    assert len(lost) == 1
+    assert "card 0 does not answer" in lost[0]
+
+
+A100 = "NVIDIA A100:8.0:40960:40000"
+PARTS = "0:NVIDIA A100 MIG 1g.5gb:4864:4800;0:NVIDIA A100 MIG 2g.10gb:9856:9000"
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["NVIDIA A100 MIG 1g.5gb"]),
+        ("0", ["NVIDIA A100 MIG 1g.5gb"]),
+        ("MIG-0001", ["NVIDIA A100 MIG 2g.10gb"]),
+        ("MIG-0001,MIG-0000", ["NVIDIA A100 MIG 2g.10gb"]),
+        ("1", ["Tesla T4"]),
+        ("1,MIG-0000", ["NVIDIA A100 MIG 1g.5gb"]),
+        ("MIG-0009", []),
+    ],
+)
+def test_of_a_divided_card_cuda_shows_one_instance_and_nothing_beside_it(
+    driver: Path, visible: str | None, names: list[str]
+) -> None:
+    more = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    cards = under(driver, CARDS, FAKE_GPUS=f"{A100};Tesla T4:7.5:16000:15000", FAKE_MIG=PARTS, **more)
+    assert [card["name"] for card in cards] == names
+
+
+def test_an_instance_has_its_own_memory_and_processes_and_its_cards_capability(driver: Path) -> None:
+    program = (
+        "os.environ['FAKE_PROCESS'] = f'{os.getpid()}:777'\n"
+        "print(json.dumps([msgspec.to_builtins(vram.gpus()), vram.process_bytes(os.getpid(), 0), vram.free_bytes(0)]))"
+    )
+    (card,), process, free = under(driver, program, FAKE_GPUS=A100, FAKE_MIG=PARTS)
+    assert (card["total"], card["capability"], card["uuid"]) == (4864 << 20, [8, 0], "MIG-0000")
+    assert (process, free) == (777 << 20, 4800 << 20)
+
+
+def test_a_card_that_is_divided_into_nothing_is_named(driver: Path) -> None:
+    found = under(driver, "print(json.dumps([len(vram.gpus()), vram.divided()]))", FAKE_GPUS=A100, FAKE_MIG="0:")
+    assert found == [0, ["NVIDIA A100"]]
+
+
+@pytest.mark.parametrize(("code", "mode"), [("0", ""), ("1", "exclusive"), ("2", "prohibited"), ("3", "exclusive")])
+def test_the_compute_mode_is_told(driver: Path, code: str, mode: str) -> None:
+    assert [card["mode"] for card in under(driver, CARDS, FAKE_GPUS=TWO, FAKE_MODE=code)] == [mode, mode]
+
+
+def test_the_drivers_own_cuda_is_told(driver: Path) -> None:
+    program = "print(json.dumps(vram.driver_cuda()))"
+    assert under(driver, program, FAKE_GPUS=TWO, FAKE_CUDA="12080") == "12.8"
+    assert under(driver, program, FAKE_GPUS=TWO) == ""
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("process", "reserved", "left"),
+    [(500, 2, 1502), (500, 500, 2000), (None, 2, 1600), (500, None, 1600), (2400, 100, -300)],
+)
+def test_the_allocator_gets_what_the_context_leaves_of_a_limit(
+    process: int | None, reserved: int | None, left: int
+) -> None:
+    now = Memory(process=process and process * MIB, reserved=reserved and reserved * MIB)
+    assert vram.allocator_bytes(2000 * MIB, now, assumed=400 * MIB) == left * MIB
 
 
 def test_the_peak_is_seen_even_when_it_is_over() -> None:
