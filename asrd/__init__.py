@@ -30,6 +30,7 @@ Reading order, which is dependency order: a file imports only from files above i
     faults       what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
+    card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     casting      worker: apply a precision to a model and read back what became of it

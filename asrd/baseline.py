@@ -35,6 +35,8 @@ class Known(msgspec.Struct, frozen=True):
     measured: str
     """When, ISO 8601, UTC."""
     strategies: dict[str, Measure]
+    card: str = ""
+    """Name of the GPU; empty for the CPU, and in files of before it was kept."""
 
 
 def path() -> Path:

@@ -19,7 +19,7 @@ from . import vram
 from .config import Settings
 from .errors import ModelError
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
-from .precision import TABLE, Gpu
+from .precision import TABLE, Gpu, after
 from .weights import CONTEXT, weights_bytes
 
 MAIN = ("fp32", "bfloat16", "int8")
@@ -135,7 +135,9 @@ def _show(found: Outlook, settings: Settings) -> None:
     tongues = f", {found.languages}" if found.languages else ""
     _say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
     _say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU is visible: the plan is for the CPU"], "")
-    headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *([">headroom"] if found.card else []), ""]
+    seen = any(line.measured is not None for line in found.strategies)
+    more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
+    headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
     first = found.plan.rungs[0].precision.name
     rows = [
         [
@@ -144,6 +146,7 @@ def _show(found: Outlook, settings: Settings) -> None:
             size(line.weights),
             f"{100 * line.ratio:.1f} %",
             size(line.process),
+            *([size(line.measured) if line.measured is not None else "-"] if seen else []),
             *([_headroom(line)] if found.card else []),
             "not on this card" if line.obstacle else "does not fit" if (line.headroom or 0) < 0 else "",
         ]
@@ -175,6 +178,9 @@ def _decision(found: Outlook) -> list[str]:
     ]
     if len(rungs) > 1:
         lines.append(f"if it fails: {', '.join(rung.name for rung in rungs[1:])}")
+    smaller = [rung.name for rung in after(found.plan, rungs, "out-of-memory") if first.device != "cpu"]
+    if smaller and smaller != [rung.name for rung in rungs[1:]]:
+        lines.append(f"if memory runs out: {', '.join(smaller)}, which alone need less of the card")
     lines += [f"ruled out by {rejected.kind}: {rejected.rung} - {rejected.detail}" for rejected in found.plan.rejected]
     if found.card is None or found.limit is None:
         return lines
@@ -182,15 +188,27 @@ def _decision(found: Outlook) -> list[str]:
     source = "free" if found.budget is None or found.budget >= found.card.free else "allowed by vram_budget"
     short = [rung.precision.name for rung in rungs if rung.device != "cpu" and rung.precision.name in tight]
     if short:
-        wanted = ", ".join(f"{name} {size(tight[name].process)}" for name in dict.fromkeys(short))
+        wanted = ", ".join(f"{name} {size(tight[name].need)}" for name in dict.fromkeys(short))
         lines.append(
-            f"by the estimate these do not fit into the {size(found.limit)} {source}: {wanted}. The engine tries the "
-            f"rungs in order and goes on where memory runs out; expected to hold: {found.expected}"
+            f"these do not fit into the {size(found.limit)} {source}: {wanted}. That is read again before each start, "
+            f"and what does not fit then is not started; expected to hold: {found.expected}"
         )
     fitting = [line.strategy for line in found.strategies if line.strategy not in tight and not line.obstacle]
     if short and fitting and found.expected.endswith("on cpu"):
         lines.append(f"would fit on this card: {', '.join(fitting)} (choose one with --strategy)")
     return lines
+
+
+def _measured(found: Outlook) -> list[str]:
+    """Return where the measured figures come from, if there are any."""
+    sources = {line.source for line in found.strategies if line.source}
+    if not sources or found.card is None:
+        return []
+    doubt = "; meminfo is what the card lost meanwhile, which other processes disturb" if "meminfo" in sources else ""
+    return [
+        f"\"Measured\" is what asrd compare saw the process hold on {found.card.name} (by {', '.join(sorted(sources))}"
+        f"{doubt}); the plan and the headroom go by it where it is there."
+    ]
 
 
 def _remarks(found: Outlook, settings: Settings) -> list[str]:
@@ -204,6 +222,7 @@ def _remarks(found: Outlook, settings: Settings) -> list[str]:
         f"\"On a GPU about\" is an estimate: weights, up to {size(activations)} of activations for a "
         f"{settings.window:g}-s buffer, and {size(CONTEXT)} assumed for CUDA and its libraries. "
         "asrd compare measures it.",
+        *_measured(found),
         f"{', '.join(whole)}: compute in another format but store FP32; they do not shrink the weights.",
     ]  # fmt: skip
     if found.hidden_bytes:

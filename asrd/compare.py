@@ -131,7 +131,8 @@ def _keep_baseline(result: Comparison) -> None:
             p50 = row.latency_ms.p50 if row.latency_ms else None
             strategies[row.strategy] = baseline.Measure(steady.process, steady.source, p50, row.wer, row.wer_delta)
     try:
-        baseline.keep(result.model, result.device, baseline.Known(result.started, strategies))
+        card = "" if result.device == "cpu" else result.device_name
+        baseline.keep(result.model, result.device, baseline.Known(result.started, strategies, card))
     except DiskError as error:
         log.warning("%s", error.message)
 

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from . import vram, wire
+from . import forecast, vram, wire
 from .config import Settings, budget
-from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
-from .precision import Plan, Rejected, Rung, plan
+from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, PrecisionError, UsageError
+from .precision import BASELINE, Plan, Rejected, Rung, after, device_for
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -33,8 +33,13 @@ AGAIN = ("killed", "stalled")
 TOGETHER = {"cpu": 1, "cuda": 8}
 """Buffers of several callers that a device computes at once. A processor is as fast with one after the other."""
 
+PASSING = ("no-room", "device-lost")
+"""Kinds that may be over when the worker is started anew after a rest: a neighbour left, a card came back."""
+
 WASTE = 1.25
 """How much longer than the sum of its buffers a batch may be, each being padded to the longest."""
+
+MIB = 1 << 20
 
 log = logging.getLogger("asrd.engine")
 
@@ -92,7 +97,7 @@ class Engine:
     """The one worker, whatever happens to it.
 
     Args:
-        plan: rungs to try, in order. Rungs only shrink while the engine lives.
+        plan: rungs to try, in order. Rungs only shrink until `stop`, which gives what may have passed another chance.
         start: what the worker is started with; its precision and device are those of the rung.
         on_progress: called with each wire.Progress while a worker loads.
         deadlines: when a worker counts as stalled.
@@ -262,8 +267,12 @@ class Engine:
             return await self._persist(ask)
 
     async def stop(self) -> None:
-        """End the worker; the engine can be started again."""
+        """End the worker; the engine can be started again, and then tries what failed for a reason that may be over."""
         await self._retire(self._deadlines.stop)
+        lasting = [one for one in self.rejected if one.kind not in PASSING]
+        if len(lasting) < len(self.rejected):
+            out = {one.rung for one in lasting}
+            self.rejected, self._rungs = lasting, [rung for rung in self.plan.rungs if rung.name not in out]
 
     async def halt(self) -> None:
         """End the worker at once and start none until `go_on`; what is being asked is asked again then."""
@@ -291,12 +300,12 @@ class Engine:
                     continue  # it was ended by `halt`, which says nothing about the rung
                 if loss.kind in FINAL:
                     raise self._translated(loss) from None
-                log.warning("%s: %s: %s", rung.name, loss.kind, loss.detail)
+                log.warning("%s: %s: %s%s", rung.name, loss.kind, loss.detail, f" ({loss.hint})" if loss.hint else "")
                 if loss.kind in AGAIN and rung.name not in forgiven:
                     forgiven.add(rung.name)
                     continue
-                self.rejected.append(Rejected(rung.name, loss.kind, loss.detail))
-                self._rungs.pop(0)
+                self.rejected.append(Rejected(rung.name, loss.kind, loss.detail, loss.hint))
+                self._rungs = after(self.plan, self._rungs, loss.kind, {one.rung for one in self.rejected})
             except asyncio.CancelledError:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
@@ -308,6 +317,7 @@ class Engine:
             return self.ready
         await self._allowed.wait()
         rung = self.rung
+        _look_for_room(self.plan, rung)
         log.info("starting a worker: %s on %s", rung.precision.name, rung.device)
         worker = self._worker = await Worker.spawn(self._command)
         if not self._allowed.is_set():
@@ -322,6 +332,7 @@ class Engine:
             elif isinstance(reply, wire.Ready) and reply.protocol == wire.PROTOCOL:
                 if worker is not self._worker:
                     raise LostError("killed", "the worker was ended while it loaded")
+                _hold_to_limit(reply, self._template.vram_limit)
                 self.ready = reply
                 _tell_idle_wishes(self._template, reply.family)
                 return reply
@@ -387,19 +398,52 @@ def _tell_idle_wishes(start: wire.Start, family: str) -> None:
         log.warning("only Canary knows %s; this %s model writes what it was trained to", " and ".join(wishes), family)
 
 
+def _look_for_room(plan: Plan, rung: Rung) -> None:
+    """Refuse a rung whose card is gone or has too little memory free now. Raises LostError: device-lost, no-room."""
+    if rung.device == "cpu":
+        return
+    free = vram.free_bytes(int(rung.device.partition(":")[2] or 0))
+    if free is None and (gone := vram.lost()):
+        raise LostError("device-lost", gone[0], "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back")
+    need = plan.needs.get(rung.precision.name)
+    if free is not None and need is not None and need.bytes > free:
+        raise LostError("no-room", f"would need {need}; {free / MIB:.0f} MiB of the card are free", "nvidia-smi")
+
+
+def _hold_to_limit(ready: wire.Ready, limit: int) -> None:
+    """Refuse a worker that holds more of the card than it may. Raises LostError: budget."""
+    memory = ready.ledger.get("ready")
+    if not limit or ready.device == "cpu" or memory is None or memory.process is None or memory.process <= limit:
+        return
+    holds, allowed = f"{memory.process / MIB:.0f} MiB by {memory.source}", f"{limit / MIB:.0f} MiB"
+    said = f"the worker holds {holds}; vram_budget allows {allowed}"
+    if memory.source == "nvml":
+        raise LostError("budget", said, "asrd plan lists what each strategy needs")
+    log.warning("%s; other processes disturb that figure, so the worker stays", said)
+
+
 def plan_for(settings: Settings) -> Plan:
-    """Return the plan for these settings on this machine. Raises UsageError, PrecisionError."""
-    return plan(settings.requested, settings.device, vram.gpus(), settings.preset)
+    """Return the plan for these settings on this machine, and what each needs. Raises UsageError, PrecisionError."""
+    cards = vram.gpus()
+    if cards:
+        return forecast.planned(settings, cards)
+    why, fix = vram.silence()
+    why, fix = (why, fix) if why else ("; ".join(vram.lost()), "nvidia-smi")
+    try:
+        made = forecast.planned(settings, cards)
+    except PrecisionError as error:
+        raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
+    if settings.device == "cpu" or not fix or not why:
+        return made
+    return msgspec.structs.replace(made, reason=f"{made.reason}; {why} ({fix})")
 
 
 def start_for(settings: Settings) -> wire.Start:
     """Return what a worker is started with under these settings; the rung fills in precision and device."""
-    cards = vram.gpus()
-    total = max((card.total for card in cards), default=0)
-    limit = budget(settings.vram_budget, total)
+    card = device_for(settings.device, vram.gpus()) if settings.vram_budget else None
     return wire.Start(
         model=settings.model,
-        precision=plan_for(settings).rungs[0].precision,
+        precision=BASELINE,
         source_lang=settings.source_lang,
         target_lang=settings.target_lang,
         pnc=settings.pnc,
@@ -408,5 +452,5 @@ def start_for(settings: Settings) -> wire.Start:
         timestamps_model=settings.timestamps_model,
         threads=settings.threads,
         graphs=settings.graphs,
-        vram_fraction=min(1.0, limit / total) if limit and total else 0.0,
+        vram_limit=(budget(settings.vram_budget, card.total) or 0) if card else 0,
     )

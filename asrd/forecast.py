@@ -1,7 +1,7 @@
 """What each strategy would need on a card, which one would run there, and why: values, before anything is started.
 
-Reads a header or, where no file is here, the known architecture; opens no weights. Figures that are exact and figures
-that are estimates keep apart by name. Asks neither NVML nor the network; imports neither torch nor numpy.
+Reads a header or, where no file is here, the known architecture; opens no weights. Figures that are exact, measured and
+estimated keep apart by name. Asks neither NVML nor the network; imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import re
 
 import msgspec
 
+from . import baseline
 from . import models as names
 from .checkpoint import Header
 from .config import Settings, budget
 from .errors import ModelError, UsageError
-from .precision import TABLE, Gpu, Plan, Precision, device_for, obstacle, plan
-from .weights import needs
+from .precision import TABLE, Gpu, Need, Plan, Precision, device_for, fitted, obstacle, plan
+from .weights import Estimate, needs
 
 GIB = 1 << 30
 
 
 class Line(msgspec.Struct, frozen=True):
-    """What one strategy would need. Bytes; `weights` is exact where a file was read, the others are estimates."""
+    """What one strategy would need. Bytes; `weights` is exact where a file was read, `measured` was measured here."""
 
     strategy: str
     weights: int
@@ -30,10 +31,20 @@ class Line(msgspec.Struct, frozen=True):
     load_peak: int
     activations: int
     process: int
+    """Estimated: weights, activations, and what CUDA and its libraries are assumed to take."""
+    measured: int | None
+    """What `asrd compare` saw the process hold on this card; None where it did not."""
+    source: str
+    """The instrument of `measured`: nvml, or meminfo, which other processes disturb; empty without one."""
     obstacle: str
     """Why this card cannot run it; empty when it can, or where there is no card."""
     headroom: int | None
-    """Bytes left under the limit, below zero when it does not fit; None without a card."""
+    """Bytes left under the limit, measured where that is known; below zero where it does not fit; None on the CPU."""
+
+    @property
+    def need(self) -> int:
+        """Bytes that a plan reckons with: measured where that is known, else estimated."""
+        return self.process if self.measured is None else self.measured
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -61,7 +72,7 @@ class Outlook(msgspec.Struct, frozen=True):
     chosen: str
     """The first rung of the plan."""
     expected: str
-    """The first rung that fits by the estimate."""
+    """The first rung that fits into the limit."""
     recalled: str
     """Sizes of the known architecture that no public copy of the config confirmed."""
     strategies: list[Line]
@@ -113,14 +124,14 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     """
     header, path = header_of(settings.model)
     asked = settings.requested
-    rungs = plan(asked, settings.device, gpus, settings.preset)
     card = device_for(settings.device, gpus)
     allowed = budget(settings.vram_budget, card.total) if card else None
-    limit = min(card.free, allowed or card.free) if card else None
+    limit = min(card.free, card.free if allowed is None else allowed) if card else None
     table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
-    lines = [_line(header, precision, settings, card, limit) for precision in table.values()]
-    headroom = {line.strategy: line.headroom for line in lines}
-    fits = [rung for rung in rungs.rungs if rung.device == "cpu" or (headroom[rung.precision.name] or 0) >= 0]
+    before = {} if imagined else measured(settings, card)
+    lines = [_line(header, precision, settings, card, limit, before) for precision in table.values()]
+    rungs = _bounded(plan(asked, settings.device, gpus, settings.preset), lines, allowed)
+    fits = rungs if limit is None else fitted(rungs, limit)
     return Outlook(
         model=settings.model,
         path=path,
@@ -137,16 +148,60 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
         budget=allowed,
         plan=rungs,
         chosen=rungs.rungs[0].name,
-        expected=fits[0].name,
+        expected=fits.rungs[0].name,
         recalled="" if path else names.KNOWN[names.hub_name(settings.model)].recalled,
         strategies=lines,
     )
 
 
-def _line(header: Header, precision: Precision, settings: Settings, card: Gpu | None, limit: int | None) -> Line:
+def planned(settings: Settings, gpus: list[Gpu]) -> Plan:
+    """Return the rungs to try with these cards, what each needs, and none that is above the memory budget.
+
+    A model whose sizes nobody knows keeps all its rungs; the worker's own allocator then keeps the limit.
+
+    Raises: UsageError, PrecisionError.
+    """
+    card = device_for(settings.device, gpus)
+    if card is not None:
+        try:
+            return outlook(settings, gpus).plan
+        except ModelError:
+            pass  # the worker tells what is wrong with it, if anything is
+    return plan(settings.requested, settings.device, gpus, settings.preset)
+
+
+def _bounded(made: Plan, lines: list[Line], allowed: int | None) -> Plan:
+    """Return a plan that knows what each strategy needs, within what is allowed."""
+    needed = {line.strategy: Need(line.need, line.measured is not None) for line in lines}
+    made = msgspec.structs.replace(made, needs=needed)
+    return made if allowed is None else fitted(made, allowed)
+
+
+def measured(settings: Settings, card: Gpu | None) -> dict[str, baseline.Measure]:
+    """Return what `asrd compare` measured of this model on this card, by strategy; empty where it did not.
+
+    The second model of newer Canary files was not part of that.
+    """
+    found = baseline.known(settings.model, "cuda") if card and not settings.timestamps_model else None
+    if card is None or found is None or found.card not in ("", card.name):
+        return {}
+    return {name: one for name, one in found.strategies.items() if one.process is not None and one.source != "rss"}
+
+
+def _line(
+    header: Header,
+    precision: Precision,
+    settings: Settings,
+    card: Gpu | None,
+    limit: int | None,
+    before: dict[str, baseline.Measure],
+) -> Line:
     hidden = settings.timestamps_model
-    estimate = needs(header, precision, settings.window, hidden)
+    estimate: Estimate = needs(header, precision, settings.window, hidden)
     whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
+    own = precision != TABLE.get(precision.name)  # a map of the user's own was not measured under this name
+    seen = None if own else before.get(precision.name)
+    need = estimate.process if seen is None or seen.process is None else seen.process
     return Line(
         strategy=precision.name,
         weights=estimate.weights,
@@ -154,6 +209,8 @@ def _line(header: Header, precision: Precision, settings: Settings, card: Gpu | 
         load_peak=estimate.load_peak,
         activations=estimate.activations,
         process=estimate.process,
+        measured=seen.process if seen else None,
+        source=seen.source if seen else "",
         obstacle=obstacle(precision, card) if card else "",
-        headroom=None if limit is None else limit - estimate.process,
+        headroom=None if limit is None else limit - need,
     )

@@ -28,7 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import models, vram, wire
+from . import card, faults, models, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
 
 MINIMUM = wire.SAMPLE_RATE
@@ -61,6 +61,15 @@ class SelfTestError(Exception):
     """A shipped model did not hear the known clip as it must."""
 
 
+OWN: dict[type[BaseException], str] = {
+    NonFiniteError: "non-finite",
+    SelfTestError: "self-test",
+    card.BudgetError: "budget",
+    card.NoDeviceError: "no-device",
+}
+"""Errors of the worker alone as kinds of wire.Failed."""
+
+
 class Recognizer:
     """A model under one precision, on one device.
 
@@ -80,6 +89,7 @@ class Recognizer:
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
             unpacking = beside.submit(_unpack, path, folder)  # half of it waits for a disk, and the import does not
             self._torch = _import_torch(start, _threads(start, self.header))
+            self._hold_to_limit()
             self.ledger["import"] = self.measure()
             self._load(path, unpacking)
         self._say(wire.Progress("warm-up"))
@@ -87,6 +97,7 @@ class Recognizer:
         self._hasten()
         if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
             self._decode.prefer(start.vocabulary, start.boost)
+        self._hold_to_limit()  # once more: what the warm-up loaded of kernels is beside the allocator too
         self.ledger["ready"] = self.measure()
         self.load_seconds = time.perf_counter() - self._began
 
@@ -235,6 +246,10 @@ class Recognizer:
             device_at_start=self._device_at_start,
         )
 
+    def _hold_to_limit(self) -> None:
+        if self.start.vram_limit and self.start.device != "cpu":
+            card.hold_to_limit(self._torch, self._index, self.start.vram_limit, self.measure())
+
     def _peak(self, resident: int) -> wire.Memory:
         if self.start.device == "cpu":
             return wire.Memory(self.weights_bytes, process=resident)
@@ -317,13 +332,11 @@ def _import_nemo(threads: int = 0) -> Any:
 
 def _import_torch(start: wire.Start, threads: int) -> Any:
     """Import torch and NeMo and set what is process-wide; return torch. Here, so that it is not counted as loading."""
-    torch = _import_nemo(threads)
+    import torch
+
     if start.device != "cpu":
-        index = int(start.device.partition(":")[2] or 0)
-        torch.cuda.set_device(index)
-        torch.zeros(1, device=start.device)
-        if start.vram_fraction:
-            torch.cuda.set_per_process_memory_fraction(start.vram_fraction, index)
+        card.open_device(torch, int(start.device.partition(":")[2] or 0))  # before NeMo: what cannot be fails early
+    _import_nemo(threads)
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging
 
@@ -439,29 +452,18 @@ def _versions(torch: Any) -> dict[str, str]:
     found["python"] = ".".join(map(str, sys.version_info[:3]))
     if torch.version.cuda:
         found["cuda"] = str(torch.version.cuda)
-        found["driver"] = next((card.driver for card in vram.gpus()), "unknown")
+        found["driver"] = next((gpu.driver for gpu in vram.gpus()), "unknown")
     return found
 
 
 def _failure(error: BaseException, number: int | None) -> wire.Failed:
     """Return the message for an exception: our own by its type, torch's by what it says."""
     trace = "".join(traceback.format_exception(error))
-    for kind, name in KINDS:
+    for kind, ours in KINDS:
         if isinstance(error, kind):
-            return wire.Failed(name, error.message, error.hint, number, trace)
-    text = str(error).strip() or type(error).__name__
-    lower = text.lower()
-    if isinstance(error, MemoryError) or "out of memory" in lower or "can't allocate memory" in lower:
-        kind_name = "out-of-memory"
-    elif isinstance(error, NonFiniteError):
-        kind_name = "non-finite"
-    elif isinstance(error, SelfTestError):
-        kind_name = "self-test"
-    elif "cuda error" in lower or "cudnn" in lower or "cublas" in lower:
-        kind_name = "device-lost"
-    else:
-        kind_name = "internal"
-    return wire.Failed(kind_name, text.splitlines()[0], "", number, trace)
+            return wire.Failed(ours, error.message, error.hint, number, trace)
+    name = OWN.get(type(error)) or faults.kind(error) or "internal"
+    return wire.Failed(name, faults.first_line(error), getattr(error, "hint", ""), number, trace)
 
 
 def _reserve_stdout() -> BinaryIO:

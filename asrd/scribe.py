@@ -14,16 +14,16 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 
 from . import figures, forecast, systemd, vram, wire
 from .audio import AudioBlock
 from .config import Settings
 from .dictation import Dictation
-from .engine import Engine, plan_for, start_for
+from .engine import Engine, start_for
+from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
-from .precision import Plan, Rejected
+from .precision import Rejected
 from .recording import Recording, Told
 from .spoken import write
 from .takes import Note, Spool, blocks
@@ -463,31 +463,6 @@ class Scribe:
             await asyncio.to_thread(self.spool.prune)
 
 
-def planned(settings: Settings) -> Plan:
-    """Return the rungs to try, without those above the memory budget. Raises PrecisionError, UsageError."""
-    plan = plan_for(settings)
-    if not settings.vram_budget:
-        return plan
-    try:
-        outlook = forecast.outlook(settings, vram.gpus())
-    except AsrdError:  # a model whose sizes nobody knows: torch's own allocator then keeps the limit
-        return plan
-    lines = {line.strategy: line for line in outlook.strategies}
-    rungs, rejected = [], list(plan.rejected)
-    for rung in plan.rungs:
-        line = lines.get(rung.precision.name)
-        if rung.device == "cpu" or outlook.budget is None or line is None or line.process <= outlook.budget:
-            rungs.append(rung)
-        else:
-            rejected.append(Rejected(rung.precision.name, "budget", _over(line.process, outlook.budget)))
-    if not rungs:
-        raise PrecisionError(
-            f"no strategy fits into vram_budget = {settings.vram_budget}: {rejected[-1].rung}, {rejected[-1].detail}",
-            "asrd plan lists what each strategy needs",
-        )
-    return msgspec.structs.replace(plan, rungs=tuple(rungs), rejected=tuple(rejected))
-
-
 def fits_beside(settings: Settings) -> bool:
     """Whether a second worker has room beside the one in service; True where nothing is known of either."""
     cards = vram.gpus()
@@ -497,14 +472,14 @@ def fits_beside(settings: Settings) -> bool:
         outlook = forecast.outlook(settings, cards)
     except AsrdError:
         return False
-    needs = {line.strategy: line.process for line in outlook.strategies}
+    needs = {line.strategy: line.need for line in outlook.strategies}
+    if outlook.card is not None and outlook.card.mode == "exclusive":
+        return False  # the card takes one process, and the worker in service is it
     return outlook.card is None or needs.get(outlook.chosen, 0) <= outlook.card.free
-
-
-def _over(need: int, allowed: int) -> str:
-    return f"would need {need / (1 << 20):.0f} MiB of {allowed / (1 << 20):.0f} MiB"
 
 
 def _tell_rejected(rejected: list[Rejected]) -> None:
     for one in rejected:
-        systemd.event("rejected", f"{one.rung} is out: {one.detail}", logging.WARNING, strategy=one.rung, kind=one.kind)
+        hint = f" ({one.hint})" if one.hint else ""
+        said = f"{one.rung} is out: {one.detail}{hint}"
+        systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind)

@@ -68,7 +68,7 @@ class Memory(msgspec.Struct, frozen=True):
     device: int | None = None
     """Of the whole device: NVML used memory; None without a GPU."""
     source: str = "rss"
-    """Where `process` comes from: nvml, meminfo (a delta of free memory, other processes disturb it) or rss."""
+    """Where `process` comes from: nvml, meminfo (what the card lost since; other processes disturb it) or rss."""
 
 
 class Fallback(msgspec.Struct, frozen=True):
@@ -114,8 +114,8 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
     threads: int = 0
     """CPU threads for torch; 0 is one for a small model and torch's choice, every core, for others."""
-    vram_fraction: float = 0.0
-    """Upper bound for torch's allocator as a part of the card; 0 is none."""
+    vram_limit: int = 0
+    """Bytes of the card that the whole process may hold, the CUDA context among them; 0 is no limit."""
     self_test: bool = True
     graphs: bool = True
     """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is possible."""
@@ -229,7 +229,12 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     """The worker could not do it. `id` is None while loading."""
 
     kind: str
-    """out-of-memory, non-finite, device-lost, unsupported, self-test, model, audio, network, disk or internal."""
+    """What went wrong.
+
+    out-of-memory; budget, the limit is too low; non-finite; self-test; unsupported, this precision here; no-device, the
+    card under any precision; device-lost, it was there and a new process may get it back; model, audio, network, disk,
+    usage or internal.
+    """
     detail: str
     """One sentence."""
     hint: str = ""

@@ -17,10 +17,10 @@ MORE = (
 """What torch adds to each error of CUDA; it names assertions in every one of them."""
 
 FULL = (
-    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.51 GiB of which 40.75 MiB is free"
-    ". Process 9500 has 148.91 MiB memory in use. Including non-PyTorch memory, this process has 7.01 GiB memory in use"
-    ". 1.95 GiB allowed; Of the allocated memory 6.81 GiB is allocated by PyTorch, and 17.19 MiB is reserved by PyTorch "
-    "but unallocated."
+    "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.51 GiB of which 40.75 MiB is "
+    "free. Process 9500 has 148.91 MiB memory in use. Including non-PyTorch memory, this process has 7.01 GiB memory "
+    "in use. 1.95 GiB allowed; Of the allocated memory 6.81 GiB is allocated by PyTorch, and 17.19 MiB is reserved by "
+    "PyTorch but unallocated."
 )
 
 TEXTS = [

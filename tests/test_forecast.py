@@ -81,7 +81,10 @@ def test_presets_choose_as_the_engine_would(preset: str) -> None:
     from asrd.precision import plan
 
     found = forecast.outlook(Settings(model="demo", preset=preset), [card(4)])
-    assert found.plan == plan("auto", "auto", [card(4)], preset)
+    expected = plan("auto", "auto", [card(4)], preset)
+    assert (found.plan.rungs, found.plan.reason, found.plan.smaller) == (
+        expected.rungs, expected.reason, expected.smaller,
+    )  # fmt: skip
 
 
 def test_the_card_is_the_one_that_the_device_means() -> None:

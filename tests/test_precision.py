@@ -8,7 +8,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.errors import PrecisionError, UsageError
-from asrd.precision import PRESETS, TABLE, Gpu, Plan, Precision, dtypes, ladder, obstacle, plan, select, with_parts
+from asrd.precision import (
+    MEMORY,
+    PRESETS,
+    TABLE,
+    Gpu,
+    Need,
+    Plan,
+    Precision,
+    Rejected,
+    Rung,
+    after,
+    dtypes,
+    fitted,
+    ladder,
+    needs_less,
+    obstacle,
+    plan,
+    select,
+    width,
+    with_parts,
+)
 
 T4 = Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)
 A1000 = Gpu(1, "NVIDIA RTX A1000", (8, 6), 4 << 30, 3 << 30)
@@ -113,3 +133,125 @@ def test_parts_are_checked() -> None:
     assert with_parts({"joint": "float16"}).parts == {"joint": "float16"}
     with pytest.raises(UsageError, match="float8"):
         with_parts({"joint": "float8"})
+
+
+def test_one_of_two_cards_of_the_same_name_is_meant_by_free_memory_index_or_uuid() -> None:
+    twins = [Gpu(i, "RTX 3090", (8, 6), 24 << 30, free << 30, uuid=f"GPU-{i}abc") for i, free in enumerate((9, 20, 3))]
+    for wanted, device in (("rtx 3090", "cuda:1"), ("cuda:2", "cuda:2"), ("GPU-0a", "cuda:0"), ("auto", "cuda:1")):
+        assert plan("fp32", wanted, twins).rungs[0].device == device
+    with pytest.raises(PrecisionError):
+        plan("fp32", "GPU-7", twins)
+
+
+def test_a_card_that_lets_nobody_in_has_no_rung() -> None:
+    made = plan("auto", gpus=[msgspec.structs.replace(A1000, mode="prohibited")])
+    assert names(made) == ["fp32 on cpu"]
+    assert "prohibited" in made.reason
+    assert made.reason.endswith("fp32 on cpu instead")
+
+
+def test_tf32_on_a_card_without_it_says_so() -> None:
+    made = plan("tf32", gpus=[T4])
+    assert names(made) == ["fp32", "fp32 on cpu"]
+    assert made.reason == "TF32 needs compute capability 8.0; Tesla T4 has 7.5; fp32 instead"
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def names_after(made: Plan, kind: str, at: int = 0) -> list[str]:
+    return [rung.name for rung in after(made, made.rungs[at:], kind)]
+
+
+def test_strategies_are_ordered_by_what_they_store() -> None:
+    order = sorted(TABLE, key=lambda name: width(TABLE[name]))
+    assert order[0] == "int8"
+    assert width(TABLE["bfloat16"]) == width(TABLE["half"]) < width(TABLE["selective"]) < width(TABLE["fp32"])
+    assert width(TABLE["tf32"]) == width(TABLE["fp32"]) < width(TABLE["autocast-bf16"])
+
+
+def test_want_of_memory_never_leads_to_more_of_it() -> None:
+    made = plan("bfloat16", gpus=[A1000])
+    assert names_after(made, "non-finite") == ["tf32", "fp32", "fp32 on cpu"]
+    assert names_after(made, "out-of-memory") == ["fp32 on cpu"]
+    aggressive = plan("bfloat16", gpus=[A1000], preset="aggressive")
+    assert names_after(aggressive, "out-of-memory") == ["int8", "fp32 on cpu"]
+    assert names_after(aggressive, "non-finite") == ["tf32", "fp32", "fp32 on cpu"]
+
+
+def test_what_the_preset_allows_is_taken_where_it_needs_less() -> None:
+    assert names_after(plan("fp32", gpus=[A1000]), "no-room") == ["selective", "bfloat16", "fp32 on cpu"]
+    assert names_after(plan("fp32", gpus=[A1000], preset="conservative"), "no-room") == ["fp32 on cpu"]
+    assert names_after(plan("fp32", gpus=[T4]), "no-room") == ["fp32 on cpu"]  # its bfloat16 is only emulated
+
+
+def test_what_failed_before_does_not_come_back_for_want_of_memory() -> None:
+    made = plan("fp32", gpus=[A1000])
+    left = after(made, made.rungs, "out-of-memory", out={"selective"})
+    assert [rung.name for rung in left] == ["bfloat16", "fp32 on cpu"]
+
+
+def test_a_card_that_torch_cannot_use_is_left_at_once() -> None:
+    assert names_after(plan("bfloat16", gpus=[A1000]), "no-device") == ["fp32 on cpu"]
+    assert names_after(plan("half", "cpu"), "no-device") == []
+
+
+def test_on_the_cpu_the_next_rung_follows() -> None:
+    assert names_after(plan("half", "cpu"), "out-of-memory") == ["fp32 on cpu"]
+
+
+MIB = 1 << 20
+NEEDS = {name: Need(mib * MIB) for name, mib in {"int8": 900, "bfloat16": 1800, "selective": 2200}.items()}
+NEEDS |= {name: Need(3600 * MIB, measured=True) for name in ("tf32", "fp32")}
+
+
+def sized(name: str, preset: str = "default") -> Plan:
+    return msgspec.structs.replace(plan(name, gpus=[A1000], preset=preset), needs=NEEDS)
+
+
+def test_a_limit_takes_out_what_does_not_fit_and_tells_the_figures() -> None:
+    made = fitted(sized("bfloat16"), 2000 * MIB)
+    assert names(made) == ["bfloat16", "fp32 on cpu"]
+    assert made.reason == "bfloat16 was asked for"
+    told = "would need 3600 MiB (measured); vram_budget allows 2000 MiB"
+    assert made.rejected == (Rejected("tf32", "budget", told), Rejected("fp32", "budget", told))
+
+
+def test_where_nothing_fits_the_preset_is_asked_and_then_the_cpu() -> None:
+    made = fitted(sized("fp32"), 2300 * MIB)
+    assert names(made) == ["selective", "bfloat16", "fp32 on cpu"]
+    assert made.reason.endswith("vram_budget allows 2300 MiB; selective instead")
+    assert names(fitted(sized("bfloat16", "aggressive"), 1000 * MIB)) == ["int8", "fp32 on cpu"]
+    assert names(fitted(sized("bfloat16"), 1000 * MIB)) == ["fp32 on cpu"]
+    whole = sized("bfloat16")
+    assert fitted(whole, 4000 * MIB).rungs == whole.rungs
+
+
+def test_what_was_refused_for_another_reason_does_not_come_back_for_the_limit() -> None:
+    refused = msgspec.structs.replace(sized("fp32"), rejected=(Rejected("selective", "quality", "4 points worse"),))
+    assert names(fitted(refused, 2300 * MIB)) == ["bfloat16", "fp32 on cpu"]
+
+
+@given(
+    st.sampled_from([*TABLE, "auto"]),
+    st.sampled_from(list(PRESETS)),
+    st.dictionaries(st.sampled_from(list(TABLE)), st.builds(Need, st.integers(1, 5000)), max_size=len(TABLE)),
+    st.sampled_from(MEMORY),
+    st.integers(0, 5000),
+)
+def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(
+    name: str, preset: str, needs: dict[str, Need], kind: str, limit: int
+) -> None:
+    made = msgspec.structs.replace(plan(name, gpus=[A1000], preset=preset), needs=needs)
+    bounded = fitted(made, limit)
+    for rung in bounded.rungs[:-1]:
+        assert rung.precision.name not in needs or needs[rung.precision.name].bytes <= limit
+    left: list[Rung] = list(bounded.rungs)
+    out: set[str] = set()
+    while left[0].device != "cpu":
+        failed = left[0]
+        out.add(failed.name)
+        left = after(bounded, left, kind, out)
+        assert left[-1] == made.rungs[-1]
+        assert all(rung.device == "cpu" or needs_less(bounded, rung, failed) for rung in left)
+        assert not {rung.name for rung in left} & out
