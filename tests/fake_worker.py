@@ -29,8 +29,15 @@ def script(start: wire.Start) -> str:
     return act
 
 
-def ready(start: wire.Start) -> wire.Ready:
+LARGE = {"large": "nvml", "large-by-meminfo": "meminfo"}
+"""Acts of a worker that holds a byte more than it may -> the instrument that says so."""
+
+
+def ready(start: wire.Start, act: str) -> wire.Ready:
     """Return an introduction that keeps the contract."""
+    memory = wire.Memory(4, process=1000)
+    if act in LARGE:
+        memory = wire.Memory(4, process=start.vram_limit + 1, source=LARGE[act])
     return wire.Ready(
         requested=start.precision.name,
         effective={"encoder": start.precision.weights},
@@ -41,7 +48,7 @@ def ready(start: wire.Start) -> wire.Ready:
         target="fake",
         parameters=1,
         weights_bytes=4,
-        ledger={"ready": wire.Memory(4, process=1000)},
+        ledger={"ready": memory},
         load_peak=wire.Memory(4, process=1000),
         self_test=None,
         load_seconds=0.0,
@@ -71,6 +78,8 @@ ON_LOAD: dict[str, Callable[[], object]] = {
     "refuse": lambda: say(wire.Failed("unsupported", "cannot do that here")),
     "model": lambda: say(wire.Failed("model", "no such checkpoint", "look elsewhere")),
     "network": lambda: say(wire.Failed("network", "the hub cannot be reached")),
+    "no-device": lambda: say(wire.Failed("no-device", "torch is built without CUDA", "install another")),
+    "oom-loading": lambda: say(wire.Failed("out-of-memory", "CUDA out of memory")),
     "die-loading": lambda: die(3),
     "stall-loading": lambda: time.sleep(3600),
     "old": lambda: sys.stdout.buffer.write(b'{"type":"ready","protocol":0}\n'),
@@ -125,7 +134,7 @@ def main() -> int:
     if act in ON_LOAD:
         ON_LOAD[act]()
         return 70
-    say(ready(start))
+    say(ready(start, act))
     while (frame := wire.read_request(sys.stdin.buffer)) is not None:
         message, payload = frame
         if isinstance(message, wire.Stop):

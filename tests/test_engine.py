@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from asrd import wire
+from asrd import vram, wire
 from asrd.engine import Deadlines, Engine, Waiting, together
 from asrd.errors import EngineError, ModelError, NetworkError
-from asrd.precision import TABLE, Plan, Rung
+from asrd.precision import TABLE, Gpu, Need, Plan, Rung, plan
 from asrd.worker import Scratch
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
@@ -435,3 +435,167 @@ def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(capl
     assert asyncio.run(go(source_lang="de", target_lang="de")) == []
     (told,) = asyncio.run(go(source_lang="de", target_lang="en", pnc=True))
     assert "translation and pnc" in told
+
+
+# -- a card's memory --------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+CARD = Gpu(0, "A card", (8, 6), 4096 * MIB, 4000 * MIB)
+NEEDS = {"int8": 900, "bfloat16": 1800, "selective": 2200, "tf32": 3600, "fp32": 3600}
+
+
+def on_a_card(script: str, name: str = "bfloat16", preset: str = "default", limit: int = 0) -> Engine:
+    made = plan(name, gpus=[CARD], preset=preset)
+    needs = {strategy: Need(mib * MIB) for strategy, mib in NEEDS.items()}
+    start = wire.Start(script, TABLE["fp32"], vram_limit=limit)
+    return Engine(msgspec.structs.replace(made, needs=needs), start, deadlines=SHORT, command=FAKE)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """What is free of the card, in MiB, start after start; the last one stays. None: NVML cannot tell."""
+    left: list[int | None] = [4000]
+
+    def read(index: int) -> int | None:
+        mib = left.pop(0) if len(left) > 1 else left[0]
+        return None if mib is None else mib * MIB
+
+    monkeypatch.setattr(vram, "free_bytes", read)
+    return left
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "act", "answers"),
+    [
+        ("bfloat16", "default", "oom", "fp32 on cpu"),
+        ("bfloat16", "default", "oom-loading", "fp32 on cpu"),
+        ("bfloat16", "aggressive", "oom", "int8"),
+        ("fp32", "default", "oom", "selective"),
+        ("fp32", "conservative", "oom", "fp32 on cpu"),
+        ("bfloat16", "default", "nan", "tf32"),
+        ("bfloat16", "aggressive", "no-device", "fp32 on cpu"),
+    ],
+)
+def test_after_want_of_memory_only_what_needs_less_is_tried(
+    free: list[int | None], name: str, preset: str, act: str, answers: str
+) -> None:
+    async def go() -> None:
+        async with on_a_card(f"{name}={act}@{os.environ['TMPDIR']}/once *=ok", name, preset) as held:
+            answer = await held.transcribe(SOUND)
+            assert answer.hypothesis.text == HEARD
+            assert held.rung.name == answers
+            assert [one.rung for one in held.rejected] == [name]
+
+    asyncio.run(go())
+
+
+def test_a_full_card_is_found_out_before_a_worker_is_started_and_no_sound_is_lost(free: list[int | None]) -> None:
+    async def go() -> None:
+        free[:] = [1000]
+        async with on_a_card("*=ok", preset="aggressive") as held:
+            assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
+            assert held.rung.name == "int8"
+            told = "would need 1800 MiB (estimated); 1000 MiB of the card are free"
+            assert [(one.rung, one.kind, one.detail) for one in held.rejected] == [("bfloat16", "no-room", told)]
+
+    asyncio.run(go())
+
+
+def test_a_neighbour_that_fills_the_card_in_mid_service_costs_the_rung_and_not_the_sound(
+    free: list[int | None], at_root: Path
+) -> None:
+    async def go() -> None:
+        free[:] = [4000, 500]
+        async with on_a_card(f"bfloat16=oom@{at_root}/once *=ok", preset="aggressive") as held:
+            assert (await held.start()).pid
+            assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
+            told = [(one.rung, one.kind) for one in held.rejected]
+            assert told == [("bfloat16", "out-of-memory"), ("int8", "no-room")]
+            assert held.rung.name == "fp32 on cpu"
+
+    asyncio.run(go())
+
+
+def test_a_neighbour_that_left_gives_the_rung_back_after_a_rest(free: list[int | None]) -> None:
+    async def go() -> None:
+        free[:] = [100]
+        async with on_a_card("*=ok") as held:
+            assert (await held.start()).device == "cpu"
+            await held.stop()
+            free[:] = [4000]
+            assert (await held.start()).device == "cuda:0"
+            assert (held.rung.name, held.rejected) == ("bfloat16", [])
+
+    asyncio.run(go())
+
+
+def test_what_failed_for_good_stays_out_after_a_rest(free: list[int | None]) -> None:
+    async def go() -> None:
+        async with on_a_card("bfloat16=nan tf32=die *=ok") as held:
+            assert (await held.transcribe(SOUND)).hypothesis.precision == "fp32"
+            await held.stop()
+            await held.start()
+            assert held.rung.name == "fp32"
+            assert [one.rung for one in held.rejected] == ["bfloat16", "tf32"]
+
+    asyncio.run(go())
+
+
+def test_a_card_that_vanished_is_not_tried_and_may_come_back(
+    free: list[int | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        free[:] = [None]
+        lost = ["card 0 does not answer"]
+        monkeypatch.setattr(vram, "lost", lambda: lost)
+        async with on_a_card("*=ok") as held:
+            assert (await held.start()).device == "cpu"
+            assert [(one.rung, one.kind) for one in held.rejected] == [
+                (name, "device-lost") for name in ("bfloat16", "tf32", "fp32")
+            ]
+            assert held.rejected[0].detail == lost[0]
+            assert "nvidia-smi" in held.rejected[0].hint
+            await held.stop()
+            lost.clear()
+            free[:] = [4000]
+            assert (await held.start()).device == "cuda:0"
+
+    asyncio.run(go())
+
+
+def test_where_nvml_cannot_tell_the_worker_is_started(free: list[int | None]) -> None:
+    async def go() -> None:
+        free[:] = [None]
+        async with on_a_card("*=ok") as held:
+            assert (await held.start()).device == "cuda:0"
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("act", "device"), [("large", "cpu"), ("large-by-meminfo", "cuda:0")])
+def test_a_worker_above_the_budget_goes_where_the_figure_is_its_own(
+    free: list[int | None], act: str, device: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        async with on_a_card(f"*={act}", limit=2000 * MIB) as held:
+            assert (await held.start()).device == device
+            told = [(one.kind, one.detail) for one in held.rejected]
+            said = "the worker holds 2000 MiB by nvml; vram_budget allows 2000 MiB"
+            assert told == ([("budget", said)] if device == "cpu" else [])
+
+    asyncio.run(go())
+    assert ("other processes disturb that figure" in caplog.text) is (device != "cpu")
+
+
+def test_why_a_card_cannot_be_used_is_told_with_what_helps(
+    free: list[int | None], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        async with on_a_card(f"*=no-device@{os.environ['TMPDIR']}/once") as held:
+            assert (await held.start()).device == "cpu"
+            assert [(one.detail, one.hint) for one in held.rejected] == [
+                ("torch is built without CUDA", "install another")
+            ]
+
+    asyncio.run(go())
+    assert "torch is built without CUDA (install another)" in caplog.text
