@@ -134,7 +134,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
     tongues = f", {found.languages}" if found.languages else ""
     _say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
-    _say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU is visible: the plan is for the CPU"], "")
+    _say(*[_card(gpu, found) for gpu in found.gpus] or [_no_card()], "")
     seen = any(line.measured is not None for line in found.strategies)
     more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
     headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
@@ -163,6 +163,11 @@ def _card(gpu: Gpu, found: Outlook) -> str:
             f"{gpu.name}, capability {capability}, {size(gpu.total)}: hypothetical, not in this machine, all of it free"
         )
     return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {size(gpu.total)}, {size(gpu.free)} free"
+
+
+def _no_card() -> str:
+    why, fix = vram.absence()
+    return "no GPU is visible: the plan is for the CPU" + (f"; {why} ({fix})" if why else "")
 
 
 def _headroom(line: Line) -> str:
@@ -194,7 +199,8 @@ def _decision(found: Outlook) -> list[str]:
             f"and what does not fit then is not started; expected to hold: {found.expected}"
         )
     fitting = [line.strategy for line in found.strategies if line.strategy not in tight and not line.obstacle]
-    if short and fitting and found.expected.endswith("on cpu"):
+    bounded = any(one.kind == "budget" for one in found.plan.rejected)
+    if (short or bounded) and fitting and found.expected.endswith("on cpu"):
         lines.append(f"would fit on this card: {', '.join(fitting)} (choose one with --strategy)")
     return lines
 

@@ -437,7 +437,9 @@ def waybar(reply: Mapping[str, Any]) -> dict[str, str]:
 def _memory(memory: Mapping[str, Any] | None) -> str:
     names = ("weights", "allocated", "reserved", "process", "device")
     known = [(name, memory.get(name)) for name in names] if memory else []
-    return ", ".join(f"{name} {value / (1 << 20):.1f} MiB" for name, value in known if value is not None)
+    told = ", ".join(f"{name} {value / (1 << 20):.1f} MiB" for name, value in known if value is not None)
+    doubt = " (process: what the card lost meanwhile, for NVML does not see it; others disturb that)"
+    return told + (doubt if memory and memory.get("source") == "meminfo" else "")
 
 
 def _meter(level: float | None) -> str:

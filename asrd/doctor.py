@@ -14,12 +14,12 @@ from pathlib import Path
 
 import msgspec
 
-from . import control, forecast, models, sinks, systemd, takes, vram
+from . import control, faults, forecast, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
 from .keyboard import Check
-from .precision import TABLE, obstacle
+from .precision import TABLE, Gpu, obstacle
 
 GIB = 1 << 30
 
@@ -68,19 +68,34 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _card(settings: Settings) -> Iterator[Finding]:
-    """GPU, driver, NVML, bf16."""
+    """GPU, driver, NVML, the torch that is to use them, bf16."""
     cards = vram.gpus()
     if not cards:
-        nvidia = Path("/proc/driver/nvidia/version").exists()
-        why = "the driver is there, but NVML finds no card" if nvidia else "no NVIDIA driver: models run on the CPU"
-        yield Finding("gpu", False, settings.device.startswith("cuda"), why, "nvidia-smi" if nvidia else "")
+        why, fix = vram.absence()
+        said = why or "no NVIDIA driver: models run on the CPU"
+        yield Finding("gpu", False, settings.device not in ("auto", "cpu"), said, fix)
         return
+    for sentence in vram.lost():
+        yield Finding("gpu", False, False, sentence, "nvidia-smi; sudo dmesg | grep -i nvrm")
     for card in cards:
         major, minor = card.capability
         free = f"{card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free"
-        yield Finding("gpu", True, False, f"{card.name}, compute capability {major}.{minor}, {free}")
+        mode = f", compute mode {card.mode}" if card.mode else ""
+        about = f"cuda:{card.index} {card.name}, compute capability {major}.{minor}, {free}{mode}"
+        yield Finding("gpu", card.mode != "prohibited", False, about, "sudo nvidia-smi -c 0")
+        yield from _torch(card)
         why = obstacle(TABLE["bfloat16"], card)
         yield Finding("bf16", not why, False, why or "native")
+
+
+def _torch(card: Gpu) -> Iterator[Finding]:
+    """Whether the installed torch can use a card; only the worker's own try is proof."""
+    torch = faults.build()
+    if torch is None:
+        yield Finding("torch", False, True, "torch is not installed", "pip install torch")
+        return
+    why, fix = faults.mismatch(torch, card, vram.driver_cuda())
+    yield Finding("torch", not why, False, why or f"{torch.version}, built for CUDA {torch.cuda}", fix)
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
@@ -94,6 +109,9 @@ def _model(settings: Settings) -> Iterator[Finding]:
     about = f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
     yield Finding("model", True, True, about)
     room = next((line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None)
+    for one in outlook.plan.rejected:
+        if one.kind == "budget":
+            yield Finding("budget", False, False, f"{one.rung} {one.detail}", "asrd plan; raise vram_budget")
     if outlook.card is not None and room is not None:
         fits = f"{outlook.chosen} " + (f"leaves {room / GIB:.1f}" if room >= 0 else f"is {-room / GIB:.1f}") + " GiB"
         fits += "" if room >= 0 else " too large"

@@ -427,14 +427,14 @@ def plan_for(settings: Settings) -> Plan:
     cards = vram.gpus()
     if cards:
         return forecast.planned(settings, cards)
-    why, fix = vram.silence()
-    why, fix = (why, fix) if why else ("; ".join(vram.lost()), "nvidia-smi")
+    why, fix = vram.absence()
     try:
         made = forecast.planned(settings, cards)
     except PrecisionError as error:
         raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
-    if settings.device == "cpu" or not fix or not why:
+    if settings.device == "cpu" or not why:
         return made
+    log.warning("%s: the plan is for the CPU (%s)", why, fix)
     return msgspec.structs.replace(made, reason=f"{made.reason}; {why} ({fix})")
 
 

@@ -57,7 +57,8 @@ def dtypes(ready: wire.Ready) -> str:
 def ledger(memory: wire.Memory | None) -> dict[str, Any]:
     """Return a reading of the ledger as fields."""
     names = ("allocated", "reserved", "process", "device")
-    return {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+    found: dict[str, Any] = {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+    return found | ({"memory_source": memory.source} if memory and memory.process is not None else {})
 
 
 def _against_baseline(model: str, strategy: str, device: str, now: wire.Memory | None) -> dict[str, Any]:

@@ -163,7 +163,9 @@ def device_sentence(comparison: Comparison) -> str:
     """Return model, device and versions."""
     model = f"{comparison.model} ({comparison.family}, {_figure(comparison.parameters / 1e6)} M parameters)"
     known = ", ".join(f"{key} {value}" for key, value in comparison.versions.items())
-    return f"{model} on {comparison.device} ({comparison.device_name}); {known}"
+    doubt = any(memory.source == "meminfo" for row in comparison.rows for memory in row.ledger.values())
+    said = "; NVML does not see the process: its memory is what the card lost meanwhile, which others disturb"
+    return f"{model} on {comparison.device} ({comparison.device_name}); {known}{said if doubt else ''}"
 
 
 def criterion_text(bound: Bound | Criterion) -> str:

@@ -203,6 +203,21 @@ def divided() -> list[str]:
     return [_text(_ask("nvmlDeviceGetName", card)) for card in _whole() if card and _instances(card) == []]
 
 
+def absence() -> tuple[str, str]:
+    """Return why no card can be seen, and what helps; two empty strings where there simply is none."""
+    why, fix = silence()
+    if why:
+        return (why, fix) if fix else ("", "")
+    if gone := lost():
+        return "; ".join(gone), "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back"
+    if parts := divided():
+        return f"{', '.join(parts)} is divided (MIG) into no instance", "sudo nvidia-smi mig -cgi PROFILE -C"
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if hidden is not None and _whole():
+        return f"CUDA_VISIBLE_DEVICES = {hidden!r} hides every card", "unset CUDA_VISIBLE_DEVICES"
+    return "", ""
+
+
 def driver_cuda() -> str:
     """Return the newest CUDA that the driver knows, as "12.8"; empty where it does not say."""
     version = _ask("nvmlSystemGetCudaDriverVersion") or 0

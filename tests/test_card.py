@@ -161,7 +161,9 @@ def test_a_budget_in_percent_is_of_the_card_that_is_meant(monkeypatch: pytest.Mo
     assert start_for(Settings(device="cuda:1")).vram_limit == 0
 
 
-def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     from asrd.config import Settings
     from asrd.engine import plan_for
     from asrd.errors import PrecisionError
@@ -175,5 +177,6 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(monkeypatch: pytest.M
     with pytest.raises(PrecisionError, match="no GPU matches device 'cuda': its library is not found") as caught:
         plan_for(Settings(device="cuda"))
     assert caught.value.hint == "install it"
+    assert "its library is not found: the plan is for the CPU (install it)" in caplog.text
     monkeypatch.setattr(vram, "silence", lambda: ("no NVIDIA driver", ""))
     assert plan_for(Settings()).reason == "no GPU: FP32 on the CPU"

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from asrd import doctor
+from asrd import doctor, faults
 from asrd.config import Settings
 from asrd.devices import Device
+from tests.test_vram import driver
+
+__all__ = ["driver"]
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "asrd" / "data" / "eval" / "0001.flac"
@@ -43,6 +46,62 @@ def test_what_is_missing_is_named_with_what_helps() -> None:
     assert here["scratch"].detail.startswith(("/var/tmp", os.environ.get("TMPDIR", "/var/tmp")))
     for one in here.values():
         assert one.works or one.fix or one.detail, one
+
+
+def with_driver(driver: Path, **environment: str) -> list[dict[str, object]]:
+    """Return what doctor finds of a card under the stand-in driver."""
+    command = [sys.executable, "-m", "asrd", "doctor", "--json", "--model", "demo"]
+    more = {"LD_LIBRARY_PATH": str(driver), "FAKE_CUDA": "12080", **environment}
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+TWO = "Tesla T4:7.5:16000:15000;RTX A1000:8.6:4096:3500"
+
+
+def test_each_card_is_told_with_the_torch_that_is_to_use_it(driver: Path) -> None:
+    here = with_driver(driver, FAKE_GPUS=TWO, FAKE_MODE="3")
+    cards = [str(one["detail"]) for one in here if one["name"] == "gpu"]
+    assert cards == [
+        "cuda:0 Tesla T4, compute capability 7.5, 14.6 of 15.6 GiB free, compute mode exclusive",
+        "cuda:1 RTX A1000, compute capability 8.6, 3.4 of 4.0 GiB free, compute mode exclusive",
+    ]
+    torch = faults.build()
+    assert torch is not None
+    (told, _) = [one for one in here if one["name"] == "torch"]
+    assert torch.version in str(told["detail"])
+    assert told["works"] is bool(torch.cuda and torch.cuda < "13")
+    assert told["works"] or "pip install" in str(told["fix"])
+    assert [one["works"] for one in here if one["name"] == "bf16"] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("environment", "said", "helps"),
+    [
+        ({"FAKE_INIT": "18"}, "upgraded while the old one is still loaded", "restart"),
+        ({"FAKE_INIT": "4"}, "may not use the NVIDIA driver", "ls -l"),
+        ({"FAKE_LOST": "1"}, "card 1 does not answer", "nvidia-smi"),
+        ({"FAKE_GPUS": "A100:8.0:40960:40000", "FAKE_MIG": "0:"}, "divided (MIG) into no instance", "mig -cgi"),
+        ({"FAKE_MIG": "1:RTX MIG 1g:1000:900"}, "cuda:0 RTX MIG 1g, compute capability 8.6, 0.9 of 1.0 GiB", ""),
+        ({"FAKE_MODE": "2"}, "compute mode prohibited", "nvidia-smi -c 0"),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, "hides every card", "unset"),
+    ],
+)
+def test_a_card_that_is_not_as_it_should_be_is_named_with_what_helps(
+    driver: Path, environment: dict[str, str], said: str, helps: str
+) -> None:
+    here = with_driver(driver, **{"FAKE_GPUS": TWO, **environment})
+    found = [one for one in here if one["name"] == "gpu" and said in str(one["detail"])]
+    assert found, here
+    assert helps in str(found[0]["fix"])
+    assert bool(found[0]["works"]) is not bool(helps)
+
+
+def test_a_budget_that_rules_out_strategies_is_told(driver: Path) -> None:
+    here = with_driver(driver, FAKE_GPUS=TWO, ASRD_DEVICE="a1000", ASRD_VRAM_BUDGET="300MiB")
+    told = [str(one["detail"]) for one in here if one["name"] == "budget"]
+    assert any("bfloat16 would need" in one and "vram_budget allows 300 MiB" in one for one in told)
 
 
 def test_a_microphone_is_found_by_a_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -227,3 +227,24 @@ def test_the_peak_is_seen_even_when_it_is_over() -> None:
         tick.wait(0.1)
         del held
     assert peak.bytes - start > 80 << 20
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"FAKE_GPUS": ""}, "not loaded"),
+        ({"FAKE_GPUS": A100, "FAKE_LOST": "0"}, "does not answer"),
+        ({"FAKE_GPUS": A100, "FAKE_MIG": "0:"}, "divided (MIG)"),
+        ({"FAKE_GPUS": A100, "CUDA_VISIBLE_DEVICES": "7"}, "'7' hides every card"),
+    ],
+)
+def test_why_no_card_is_seen_is_told_with_what_helps(driver: Path, environment: dict[str, str], said: str) -> None:
+    why, fix = under(driver, "print(json.dumps(vram.absence()))", **environment)
+    assert said in why
+    assert fix
+
+
+def test_where_there_simply_is_no_card_nothing_is_told(driver: Path, tmp_path: Path) -> None:
+    program = f"from pathlib import Path\nvram.DRIVER = (Path({str(tmp_path / 'none')!r}),)\n"
+    assert under(None, program + "print(json.dumps(vram.absence()))") == ["", ""]
+    assert under(driver, "print(json.dumps(vram.absence()))", FAKE_GPUS=A100) == ["", ""]
