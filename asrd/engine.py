@@ -426,7 +426,10 @@ def plan_for(settings: Settings) -> Plan:
     """Return the plan for these settings on this machine, and what each needs. Raises UsageError, PrecisionError."""
     cards = vram.gpus()
     if cards:
-        return forecast.planned(settings, cards)
+        made = forecast.planned(settings, cards)
+        if any(one.detail in made.reason for one in made.rejected):
+            log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
+        return made
     why, fix = vram.absence()
     try:
         made = forecast.planned(settings, cards)
@@ -452,5 +455,5 @@ def start_for(settings: Settings) -> wire.Start:
         timestamps_model=settings.timestamps_model,
         threads=settings.threads,
         graphs=settings.graphs,
-        vram_limit=(budget(settings.vram_budget, card.total) or 0) if card else 0,
+        vram_limit=max(1, budget(settings.vram_budget, card.total) or 0) if card else 0,
     )

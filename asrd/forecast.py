@@ -14,7 +14,7 @@ from . import baseline
 from . import models as names
 from .checkpoint import Header
 from .config import Settings, budget
-from .errors import ModelError, UsageError
+from .errors import AsrdError, ModelError, UsageError
 from .precision import TABLE, Gpu, Need, Plan, Precision, device_for, fitted, obstacle, plan
 from .weights import Estimate, needs
 
@@ -165,8 +165,8 @@ def planned(settings: Settings, gpus: list[Gpu]) -> Plan:
     if card is not None:
         try:
             return outlook(settings, gpus).plan
-        except ModelError:
-            pass  # the worker tells what is wrong with it, if anything is
+        except AsrdError:
+            pass  # what is wrong with the model, if anything is, the worker tells
     return plan(settings.requested, settings.device, gpus, settings.preset)
 
 

@@ -159,6 +159,7 @@ def test_a_budget_in_percent_is_of_the_card_that_is_meant(monkeypatch: pytest.Mo
     assert start_for(Settings(vram_budget="50%", device="cuda:1")).vram_limit == 40_000 * MIB
     assert start_for(Settings(vram_budget="50%", device="cpu")).vram_limit == 0
     assert start_for(Settings(device="cuda:1")).vram_limit == 0
+    assert start_for(Settings(vram_budget="0", device="cuda:1")).vram_limit == 1  # 0 would be no limit
 
 
 def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
@@ -180,3 +181,24 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
     assert "its library is not found: the plan is for the CPU (install it)" in caplog.text
     monkeypatch.setattr(vram, "silence", lambda: ("no NVIDIA driver", ""))
     assert plan_for(Settings()).reason == "no GPU: FP32 on the CPU"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "budget", "said"),
+    [
+        ("tf32", "", "TF32 needs compute capability 8.0; Tesla T4 has 7.5; fp32 instead"),
+        ("half", "300MiB", "half would need"),
+        ("half", "", None),
+        ("auto", "", None),
+    ],
+)
+def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
+    strategy: str, budget: str, said: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from asrd.config import Settings
+    from asrd.engine import plan_for
+
+    monkeypatch.setattr(vram, "gpus", lambda: [Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)])
+    plan_for(Settings(strategy=strategy, vram_budget=budget))
+    assert [record.message for record in caplog.records] == ([] if said is None else [caplog.records[0].message])
+    assert said is None or said in caplog.text

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from asrd import checkpoint, forecast, models, weights
+from asrd import baseline, checkpoint, forecast, models, weights
 from asrd.config import Settings
 from asrd.errors import ModelError, PrecisionError, UsageError
 from asrd.precision import PRESETS, TABLE, Gpu
@@ -116,3 +118,86 @@ def test_what_describes_no_card_is_an_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="describes no card") as caught:
         forecast.hypothetical(text)
     assert "RTX A1000:8.6:4" in caught.value.hint
+
+
+# -- what was measured ------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison of the demo model on Card, in which only some strategies can be reckoned with."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    process = {"fp32": (1400, "nvml"), "bfloat16": (700, "meminfo"), "half": (None, "nvml"), "tf32": (1, "rss")}
+    rows = {
+        name: baseline.Measure(mib and mib * MIB, source, 1.0, 0.0, None) for name, (mib, source) in process.items()
+    }
+    rows["selective"] = baseline.Measure(800 * MIB, "nvml", 1.0, 0.0, None)
+    baseline.keep("demo", "cuda:0", baseline.Known("2026-11-26T00:00:00", rows, "Card"))
+
+
+@pytest.mark.usefixtures("seen")
+def test_what_was_measured_here_goes_before_the_estimate_and_stands_beside_it() -> None:
+    found = forecast.outlook(Settings(model="demo"), [card(4)])
+    lines = {line.strategy: line for line in found.strategies}
+    assert (lines["fp32"].measured, lines["fp32"].source, lines["fp32"].need) == (1400 * MIB, "nvml", 1400 * MIB)
+    assert (lines["bfloat16"].measured, lines["bfloat16"].source) == (700 * MIB, "meminfo")
+    assert lines["fp32"].headroom == 4 * GIB - 1400 * MIB
+    assert lines["fp32"].process != 1400 * MIB
+    for name in ("half", "tf32", "int8"):
+        assert (lines[name].measured, lines[name].source, lines[name].need) == (None, "", lines[name].process)
+    assert found.plan.needs["fp32"].measured
+    assert not found.plan.needs["int8"].measured
+
+
+@pytest.mark.usefixtures("seen")
+@pytest.mark.parametrize(
+    ("settings", "other", "imagined"),
+    [
+        (Settings(model="demo"), Gpu(0, "Another", (8, 6), 4 * GIB, 4 * GIB), False),
+        (Settings(model="demo"), card(4), True),
+        (Settings(model="demo-ctc"), card(4), False),
+        (Settings(model="demo", timestamps_model=True), card(4), False),
+    ],
+)
+def test_figures_of_another_card_model_or_load_are_not_taken_for_these(
+    settings: Settings, other: Gpu, imagined: bool
+) -> None:
+    found = forecast.outlook(settings, [other], imagined)
+    assert [line.strategy for line in found.strategies if line.measured is not None] == []
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_map_of_the_users_own_was_not_measured_under_the_name_of_the_shipped_one() -> None:
+    own = Settings(model="demo", strategy="selective", parts={"encoder": "float16"})
+    for settings, measured in ((own, None), (Settings(model="demo"), 800 * MIB)):
+        lines = {line.strategy: line for line in forecast.outlook(settings, [card(4)]).strategies}
+        assert lines["selective"].measured == measured
+
+
+@pytest.mark.usefixtures("seen")
+def test_a_budget_is_held_against_what_was_measured() -> None:
+    made = forecast.planned(Settings(model="demo", strategy="fp32", vram_budget="1000MiB"), [card(4)])
+    assert made.rungs[0].name == "selective"
+    assert made.rejected[0].detail == "would need 1400 MiB (measured); vram_budget allows 1000 MiB"
+    estimated = {line.strategy: line.process for line in forecast.outlook(Settings(), [card(4)]).strategies}
+    assert estimated["fp32"] < 1000 * MIB  # by the estimate it would have been taken
+
+
+def test_the_plan_is_what_the_engine_gets_and_knows_what_each_rung_needs() -> None:
+    settings = Settings(model="demo", strategy="bfloat16")
+    made = forecast.planned(settings, [card(4)])
+    assert made == forecast.outlook(settings, [card(4)]).plan
+    for rung in made.rungs[:-1]:
+        assert made.needs[rung.precision.name].bytes > 0
+    assert forecast.planned(Settings(model="someone/else"), [card(4)]).needs == {}
+    assert forecast.planned(settings, []).needs == {}
+
+
+@pytest.mark.parametrize("budget", ["0", "0%", "1MiB"])
+def test_a_budget_that_nothing_fits_into_leaves_the_cpu(budget: str) -> None:
+    found = forecast.outlook(Settings(model="demo", vram_budget=budget), [card(4)])
+    assert [rung.device for rung in found.plan.rungs] == ["cpu"]
+    assert found.limit is not None
+    assert found.limit <= MIB

@@ -746,6 +746,29 @@ def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
     asyncio.run(go())
 
 
+@case
+async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    card(monkeypatch, 8192, 8000)
+    async with at_work(tmp_path, "bfloat16=oom *=ok", strategy="bfloat16") as one:
+        assert one.scribe.engine.rung.device == "cuda:0"
+        recording = one.say()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        assert one.scribe.engine.rung.name == "fp32 on cpu"  # tf32 and fp32 on the card need more than what failed
+    (event,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "rejected"]
+    assert (event.ASRD_STRATEGY, event.ASRD_KIND) == ("bfloat16", "out-of-memory")
+
+
+def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
+    monkeypatch.setattr(vram, "gpus", lambda: [only])
+    assert not room.fits_beside(Settings(strategy="fp32"))
+    assert room.fits_beside(Settings(strategy="fp32", device="cpu"))
+
+
 def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     card(monkeypatch, 8192, 8000)
     plan = planned(Settings(model="someone/unheard-of", strategy="bfloat16", vram_budget="1MiB"))
