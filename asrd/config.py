@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strategy: Annotated[str, _about("precision strategy, or auto")] = "auto"
     preset: Annotated[str, _about("bounds and candidates for auto: conservative, default or aggressive")] = "default"
     parts: Annotated[dict[str, str], _about("component -> dtype, for strategy selective")] = {}
-    device: Annotated[str, _about("auto, cpu, cuda, cuda:N, or a part of a card's name")] = "auto"
+    device: Annotated[str, _about("auto, cpu, cuda, cuda:N, a part of a card's name, or its UUID")] = "auto"
     source_lang: Annotated[str, _about("language spoken (Canary)")] = "en"
     target_lang: Annotated[str, _about("language written (Canary); another than spoken translates")] = "en"
     pnc: Annotated[bool | None, _about("ask Canary for punctuation and capitals; unset: as its checkpoint does")] = None
@@ -47,7 +47,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graphs: Annotated[
         bool, _about("CUDA graphs: replay whole encoder and decoder steps; needs some GPU memory")
     ] = True
-    vram_budget: Annotated[str, _about("upper bound for the worker's GPU memory: '2000' or '2000MiB' or '50%'")] = ""
+    vram_budget: Annotated[
+        str, _about("upper bound for all the worker holds of a GPU, CUDA's own share too: '2000', '2000MiB' or '50%'")
+    ] = ""
     max_wer_delta: Annotated[
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,
         _about("absolute points of WER a strategy may cost; without it the preset's bound"),

@@ -102,6 +102,10 @@ WHEELS = "https://download.pytorch.org/whl/"
 """Where torch is for each version of CUDA."""
 
 
+OLDEST = (7, 5)
+"""The oldest compute capability that a torch for CUDA 13 has kernels for."""
+
+
 class Build(msgspec.Struct, frozen=True):
     """What torch says of its own build."""
 
@@ -152,13 +156,21 @@ def mismatch(torch: Build, card: Gpu, driver: str) -> tuple[str, str]:
     if driver and _major(torch.cuda) > _major(driver):
         why = f"torch {torch.version} is built for CUDA {torch.cuda}; the driver {card.driver} knows {driver} at most"
         return why, f"update the NVIDIA driver, or {install(torch, card, driver)}"
+    if _major(torch.cuda) >= 13 and card.capability < OLDEST:
+        return no_kernels(torch, card), install(torch, card, driver)
     return "", ""
+
+
+def no_kernels(torch: Build, card: Gpu) -> str:
+    """Return the sentence for a card that a torch was not built for."""
+    capability = ".".join(map(str, card.capability))
+    return f"torch {torch.version} has no kernels for {card.name}, compute capability {capability}"
 
 
 def install(torch: Build, card: Gpu, driver: str) -> str:
     """Return the command that installs the same torch for this card and driver."""
     newest = not driver or _major(driver) >= 13
-    wheel = "cu130" if newest and card.capability >= (7, 5) else "cu126"  # CUDA 13 has no kernels for older cards
+    wheel = "cu130" if newest and card.capability >= OLDEST else "cu126"
     if driver and _major(driver) < 12:
         return f"update the NVIDIA driver, then pip install -i {WHEELS}{wheel} torch"
     return f"pip install --force-reinstall -i {WHEELS}{wheel} torch=={torch.version.partition('+')[0]}"
@@ -178,10 +190,8 @@ def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -
     why, fix = mismatch(torch, card, driver)
     if why:
         return why, fix
-    capability = ".".join(map(str, card.capability))
     if "kernel image" in text or "unsupported toolchain" in text:
-        why = f"torch {torch.version} has no kernels for {card.name}, compute capability {capability}"
-        return why, install(torch, card, driver)
+        return no_kernels(torch, card), install(torch, card, driver)
     if "busy or unavailable" in text:
         why = f"{card.name} takes no further process" + (f" in the compute mode {card.mode}" if card.mode else "")
         return why, "nvidia-smi shows who has it; sudo nvidia-smi -c 0 lets everybody in"

@@ -202,3 +202,40 @@ def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
     plan_for(Settings(strategy=strategy, vram_budget=budget))
     assert [record.message for record in caplog.records] == ([] if said is None else [caplog.records[0].message])
     assert said is None or said in caplog.text
+
+
+# -- a real card ------------------------------------------------------------------------------------------------------
+
+
+def has_card() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_card(), reason="no CUDA device")
+def test_on_a_real_card_the_whole_process_stays_within_its_budget() -> None:
+    import asyncio
+
+    from asrd.engine import Engine
+    from asrd.precision import Plan, Rung
+
+    rungs = (Rung(TABLE["fp32"], "cuda:0"), Rung(TABLE["fp32"], "cpu"))
+    sound = memoryview(bytes(4 * 16_000 * 10)).cast("f")
+
+    async def held(limit: int) -> tuple[str, int, list[str]]:
+        async with Engine(Plan("fp32", rungs, "test"), wire.Start("demo", TABLE["fp32"], vram_limit=limit)) as engine:
+            for _ in range(20):
+                await engine.transcribe(sound)
+            memory = await engine.measure("steady")
+            return engine.rung.device, memory.process or 0, [one.kind for one in engine.rejected]
+
+    device, free, rejected = asyncio.run(held(0))
+    assert (device, rejected) == ("cuda:0", [])
+    device, process, rejected = asyncio.run(held(free + 64 * MIB))
+    assert (device, rejected) == ("cuda:0", [])
+    assert process <= free + 64 * MIB
+    device, _, rejected = asyncio.run(held(free // 4))
+    assert device == "cpu"
+    assert rejected[0] in ("budget", "out-of-memory")

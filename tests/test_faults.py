@@ -119,6 +119,13 @@ def test_a_driver_that_is_too_old_is_named_with_both_versions() -> None:
     assert faults.mismatch(faults.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == ("", "")
 
 
+def test_a_card_that_is_too_old_for_a_torch_is_known_before_it_is_tried() -> None:
+    why, fix = faults.mismatch(NEW, PASCAL, "13.0")
+    assert why == "torch 2.13.0+cu130 has no kernels for GTX 1080, compute capability 6.1"
+    assert "whl/cu126 torch==2.13.0" in fix
+    assert faults.mismatch(faults.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == ("", "")
+
+
 @pytest.mark.parametrize(
     ("text", "card", "said", "helps"),
     [
