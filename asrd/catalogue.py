@@ -20,7 +20,7 @@ from .config import Settings
 from .errors import ModelError
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
 from .precision import TABLE, Gpu, after
-from .weights import CONTEXT, weights_bytes
+from .weights import weights_bytes
 
 MAIN = ("fp32", "bfloat16", "int8")
 """Strategies whose weights the list of models shows: the baseline, the half and the least."""
@@ -226,8 +226,8 @@ def _remarks(found: Outlook, settings: Settings) -> list[str]:
          "Weights are computed from the published architecture; the file may differ by a per cent.")
         + " The load peak equals them, because the cast is made before the model moves to the GPU.",
         f"\"On a GPU about\" is an estimate: weights, up to {size(activations)} of activations for a "
-        f"{settings.window:g}-s buffer, and {size(CONTEXT)} assumed for CUDA and its libraries. "
-        "asrd compare measures it.",
+        f"{settings.window:g}-s buffer, and {size(found.context)} for CUDA and its libraries"
+        + (", as measured here." if _measured(found) else ", which is assumed. asrd compare measures it."),
         *_measured(found),
         f"{', '.join(whole)}: compute in another format but store FP32; they do not shrink the weights.",
     ]  # fmt: skip

@@ -419,7 +419,10 @@ class Daemon:
     def status(self) -> dict[str, Any]:
         """Return everything that `asrd status --json` prints."""
         ready, one = self.scribe.engine.ready, self.recorder.one
-        rejected = [f"{rung.rung}: {rung.detail}" for rung in self.scribe.engine.rejected]
+        rejected = [
+            f"{rung.rung}: {rung.detail}" + (f" ({rung.hint})" if rung.hint else "")
+            for rung in self.scribe.engine.rejected
+        ]
         take = None
         if one is not None:
             level = None if one.level == float("-inf") else round(one.level, 1)

@@ -16,7 +16,7 @@ from .checkpoint import Header
 from .config import Settings, budget
 from .errors import AsrdError, ModelError, UsageError
 from .precision import TABLE, Gpu, Need, Plan, Precision, device_for, fitted, obstacle, plan
-from .weights import Estimate, needs
+from .weights import CONTEXT, Estimate, needs
 
 GIB = 1 << 30
 
@@ -31,7 +31,7 @@ class Line(msgspec.Struct, frozen=True):
     load_peak: int
     activations: int
     process: int
-    """Estimated: weights, activations, and what CUDA and its libraries are assumed to take."""
+    """Estimated: weights, activations, and `context` of the outlook."""
     measured: int | None
     """What `asrd compare` saw the process hold on this card; None where it did not."""
     source: str
@@ -73,6 +73,8 @@ class Outlook(msgspec.Struct, frozen=True):
     """The first rung of the plan."""
     expected: str
     """The first rung that fits into the limit."""
+    context: int
+    """Bytes reckoned for CUDA and its libraries: as measured on this card, else assumed."""
     recalled: str
     """Sizes of the known architecture that no public copy of the config confirmed."""
     strategies: list[Line]
@@ -129,7 +131,8 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     limit = min(card.free, card.free if allowed is None else allowed) if card else None
     table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
     before = {} if imagined else measured(settings, card)
-    lines = [_line(header, precision, settings, card, limit, before) for precision in table.values()]
+    context = _context(header, settings, before)
+    lines = [_line(header, precision, settings, card, limit, before, context) for precision in table.values()]
     rungs = _bounded(plan(asked, settings.device, gpus, settings.preset), lines, allowed)
     fits = rungs if limit is None else fitted(rungs, limit)
     return Outlook(
@@ -149,6 +152,7 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
         plan=rungs,
         chosen=rungs.rungs[0].name,
         expected=fits.rungs[0].name,
+        context=context,
         recalled="" if path else names.KNOWN[names.hub_name(settings.model)].recalled,
         strategies=lines,
     )
@@ -188,6 +192,16 @@ def measured(settings: Settings, card: Gpu | None) -> dict[str, baseline.Measure
     return {name: one for name, one in found.strategies.items() if one.process is not None and one.source != "rss"}
 
 
+def _context(header: Header, settings: Settings, before: dict[str, baseline.Measure]) -> int:
+    """Return what CUDA and its libraries take on this card: the most that a measured process held beside its model."""
+    beside = [
+        (one.process or 0) - needs(header, TABLE[name], settings.window).process + CONTEXT
+        for name, one in before.items()
+        if name in TABLE
+    ]
+    return max(0, *beside) if beside else CONTEXT
+
+
 def _line(
     header: Header,
     precision: Precision,
@@ -195,20 +209,22 @@ def _line(
     card: Gpu | None,
     limit: int | None,
     before: dict[str, baseline.Measure],
+    context: int,
 ) -> Line:
     hidden = settings.timestamps_model
     estimate: Estimate = needs(header, precision, settings.window, hidden)
     whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
     own = precision != TABLE.get(precision.name)  # a map of the user's own was not measured under this name
     seen = None if own else before.get(precision.name)
-    need = estimate.process if seen is None or seen.process is None else seen.process
+    estimated = estimate.process - CONTEXT + context
+    need = estimated if seen is None or seen.process is None else seen.process
     return Line(
         strategy=precision.name,
         weights=estimate.weights,
         ratio=round(estimate.weights / whole, 4),
         load_peak=estimate.load_peak,
         activations=estimate.activations,
-        process=estimate.process,
+        process=estimated,
         measured=seen.process if seen else None,
         source=seen.source if seen else "",
         obstacle=obstacle(precision, card) if card else "",

@@ -166,7 +166,7 @@ class Plan(msgspec.Struct, frozen=True):
     smaller: tuple[Rung, ...] = ()
     """What the preset allows beside the rungs; taken where memory is short and they need less."""
     needs: dict[str, Need] = {}
-    """Strategy -> what it needs of the card; without a figure the width of its weights decides what needs less."""
+    """Strategy -> what it needs of the card, as far as that is known."""
 
 
 def find(name: str) -> Precision:
@@ -269,10 +269,13 @@ def width(precision: Precision) -> float:
 
 
 def needs_less(plan: Plan, rung: Rung, than: Rung) -> bool:
-    """Return whether a rung needs less memory than another one on the same device."""
+    """Return whether a rung needs less memory than another one on the same device.
+
+    It must store less; a figure can only speak against it, and only beside one of its own kind.
+    """
     first, second = plan.needs.get(rung.precision.name), plan.needs.get(than.precision.name)
-    if first and second:
-        return first.bytes < second.bytes
+    if first and second and first.measured == second.measured and first.bytes >= second.bytes:
+        return False
     return width(rung.precision) < width(than.precision)
 
 
@@ -299,7 +302,7 @@ def after(plan: Plan, rungs: Sequence[Rung], kind: str, out: Collection[str] = (
 def _largest_first(plan: Plan, rungs: Iterable[Rung]) -> list[Rung]:
     def size(rung: Rung) -> tuple[float, float]:
         need = plan.needs.get(rung.precision.name)
-        return (need.bytes if need else 0.0, width(rung.precision))
+        return width(rung.precision), need.bytes if need else 0.0
 
     return sorted(rungs, key=size, reverse=True)
 

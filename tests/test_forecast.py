@@ -144,7 +144,6 @@ def test_what_was_measured_here_goes_before_the_estimate_and_stands_beside_it() 
     assert (lines["fp32"].measured, lines["fp32"].source, lines["fp32"].need) == (1400 * MIB, "nvml", 1400 * MIB)
     assert (lines["bfloat16"].measured, lines["bfloat16"].source) == (700 * MIB, "meminfo")
     assert lines["fp32"].headroom == 4 * GIB - 1400 * MIB
-    assert lines["fp32"].process != 1400 * MIB
     for name in ("half", "tf32", "int8"):
         assert (lines[name].measured, lines[name].source, lines[name].need) == (None, "", lines[name].process)
     assert found.plan.needs["fp32"].measured
@@ -181,8 +180,17 @@ def test_a_budget_is_held_against_what_was_measured() -> None:
     made = forecast.planned(Settings(model="demo", strategy="fp32", vram_budget="1000MiB"), [card(4)])
     assert made.rungs[0].name == "selective"
     assert made.rejected[0].detail == "would need 1400 MiB (measured); vram_budget allows 1000 MiB"
-    estimated = {line.strategy: line.process for line in forecast.outlook(Settings(), [card(4)]).strategies}
-    assert estimated["fp32"] < 1000 * MIB  # by the estimate it would have been taken
+
+
+@pytest.mark.usefixtures("seen")
+def test_what_cuda_takes_here_is_reckoned_with_for_strategies_that_were_not_measured() -> None:
+    found = forecast.outlook(Settings(model="demo"), [card(4)])
+    lines = {line.strategy: line for line in found.strategies}
+    assert found.context > weights.CONTEXT
+    assert lines["tf32"].process == lines["fp32"].process == 1400 * MIB
+    other = forecast.outlook(Settings(model="demo"), [Gpu(0, "Another", (8, 6), 4 * GIB, 4 * GIB)])
+    assert other.context == weights.CONTEXT
+    assert {line.strategy: line.process for line in other.strategies}["fp32"] < 1000 * MIB
 
 
 def test_the_plan_is_what_the_engine_gets_and_knows_what_each_rung_needs() -> None:

@@ -158,6 +158,8 @@ def test_tf32_on_a_card_without_it_says_so() -> None:
 
 # -- memory -----------------------------------------------------------------------------------------------------------
 
+MIB = 1 << 20
+
 
 def names_after(made: Plan, kind: str, at: int = 0) -> list[str]:
     return [rung.name for rung in after(made, made.rungs[at:], kind)]
@@ -196,11 +198,18 @@ def test_a_card_that_torch_cannot_use_is_left_at_once() -> None:
     assert names_after(plan("half", "cpu"), "no-device") == []
 
 
+def test_an_estimate_and_a_measured_figure_are_not_held_against_each_other() -> None:
+    needs = {"bfloat16": Need(700 * MIB, measured=True), "tf32": Need(512 * MIB), "fp32": Need(512 * MIB)}
+    made = msgspec.structs.replace(plan("bfloat16", gpus=[A1000], preset="aggressive"), needs=needs)
+    assert names_after(made, "out-of-memory") == ["int8", "fp32 on cpu"]
+    worse = msgspec.structs.replace(made, needs={"bfloat16": Need(700), "int8": Need(800)})
+    assert names_after(worse, "out-of-memory") == ["fp32 on cpu"]
+
+
 def test_on_the_cpu_the_next_rung_follows() -> None:
     assert names_after(plan("half", "cpu"), "out-of-memory") == ["fp32 on cpu"]
 
 
-MIB = 1 << 20
 NEEDS = {name: Need(mib * MIB) for name, mib in {"int8": 900, "bfloat16": 1800, "selective": 2200}.items()}
 NEEDS |= {name: Need(3600 * MIB, measured=True) for name in ("tf32", "fp32")}
 
