@@ -446,6 +446,8 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         assert part in told
     assert "rejected" not in told
     assert "waiting" not in told
+    hidden = page(STATUS | {"memory": STATUS["memory"] | {"source": "meminfo"}})
+    assert "process 900.0 MiB (process: what the card lost meanwhile, for NVML does not see it" in hidden
     told = page(PARKED)
     for part in ("none yet (asked for auto) on -", "rejected  half: the encoder put out nan", "waiting   2 recordings"):
         assert part in told

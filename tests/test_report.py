@@ -138,6 +138,13 @@ def test_a_row_by_hand() -> None:
     assert cells[-3:] == ["5.0", "worse", "FAIL"]
 
 
+def test_a_figure_that_nvml_did_not_give_is_told_as_such() -> None:
+    hidden = {"steady": wire.Memory(process=900 * MIB, source="meminfo")}
+    said = report.device_sentence(comparison(measured("half", ledger=hidden)))
+    assert "NVML does not see the process" in said
+    assert "NVML" not in report.device_sentence(comparison(measured("half")))
+
+
 def test_colour_only_when_asked_for(full: Comparison) -> None:
     assert "\x1b[" not in report.table(full, 120)
     assert "\x1b[" in report.table(full, 120, colour=True)
