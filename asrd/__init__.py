@@ -27,7 +27,7 @@ Reading order, which is dependency order: a file imports only from files above i
     baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
     forecast     what each strategy would need on a card, and which would run: values
-    faults       what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
+    failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit

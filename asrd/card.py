@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import faults, vram, weights
+from . import failures, vram, weights
 from .wire import Memory
 
 
@@ -36,11 +36,11 @@ def open_device(torch: Any, index: int) -> None:
         torch.cuda.set_device(index)
         torch.zeros(1, device=f"cuda:{index}").add_(1).item()
     except Exception as error:  # what is missing, each layer says in a class of its own
-        if faults.kind(error) != "no-device":
+        if failures.kind(error) != "no-device":
             raise
         card = next((one for one in vram.gpus() if one.index == index), None)
-        built = faults.Build(str(torch.__version__), str(torch.version.cuda or ""))
-        raise NoDeviceError(*faults.explain(error, built, card, vram.driver_cuda())) from error
+        built = failures.Build(str(torch.__version__), str(torch.version.cuda or ""))
+        raise NoDeviceError(*failures.explain(error, built, card, vram.driver_cuda())) from error
 
 
 def hold_to_limit(torch: Any, index: int, limit: int, now: Memory) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import control, faults, forecast, models, sinks, systemd, takes, vram
+from . import control, failures, forecast, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
@@ -90,11 +90,11 @@ def _card(settings: Settings) -> Iterator[Finding]:
 
 def _torch(card: Gpu) -> Iterator[Finding]:
     """Whether the installed torch can use a card; only the worker's own try is proof."""
-    torch = faults.build()
+    torch = failures.build()
     if torch is None:
         yield Finding("torch", False, True, "torch is not installed", "pip install torch")
         return
-    why, fix = faults.mismatch(torch, card, vram.driver_cuda())
+    why, fix = failures.mismatch(torch, card, vram.driver_cuda())
     yield Finding("torch", not why, False, why or f"{torch.version}, built for CUDA {torch.cuda}", fix)
 
 

@@ -28,7 +28,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import card, faults, models, vram, wire
+from . import card, failures, models, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
 
 MINIMUM = wire.SAMPLE_RATE
@@ -462,8 +462,8 @@ def _failure(error: BaseException, number: int | None) -> wire.Failed:
     for kind, ours in KINDS:
         if isinstance(error, kind):
             return wire.Failed(ours, error.message, error.hint, number, trace)
-    name = OWN.get(type(error)) or faults.kind(error) or "internal"
-    return wire.Failed(name, faults.first_line(error), getattr(error, "hint", ""), number, trace)
+    name = OWN.get(type(error)) or failures.kind(error) or "internal"
+    return wire.Failed(name, failures.first_line(error), getattr(error, "hint", ""), number, trace)
 
 
 def _reserve_stdout() -> BinaryIO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from asrd import faults
+from asrd import failures
 from asrd.precision import Gpu
 
 MORE = (
@@ -86,44 +86,44 @@ TEXTS = [
 
 @pytest.mark.parametrize(("kind", "error"), TEXTS, ids=lambda value: str(value)[:50])
 def test_each_text_is_of_its_kind(kind: str, error: BaseException) -> None:
-    assert faults.kind(error) == kind
-    assert "\n" not in faults.first_line(error)
-    assert faults.first_line(error)
+    assert failures.kind(error) == kind
+    assert "\n" not in failures.first_line(error)
+    assert failures.first_line(error)
 
 
 A1000 = Gpu(0, "RTX A1000", (8, 6), 4 << 30, 3 << 30, "570.00")
 PASCAL = Gpu(0, "GTX 1080", (6, 1), 8 << 30, 8 << 30, "580.00")
-NEW = faults.Build("2.13.0+cu130", "13.0")
+NEW = failures.Build("2.13.0+cu130", "13.0")
 
 
 def test_the_installed_torch_is_known_without_its_import() -> None:
-    found = faults.build()
+    found = failures.build()
     assert found is not None
     assert (found.version, found.cuda) == (str(torch.__version__), torch.version.cuda or "")
 
 
 def test_a_torch_without_cuda_beside_a_card_is_named_with_the_command() -> None:
-    why, fix = faults.mismatch(faults.Build("2.13.0+cpu", ""), A1000, "13.0")
+    why, fix = failures.mismatch(failures.Build("2.13.0+cpu", ""), A1000, "13.0")
     assert why == "torch 2.13.0+cpu is built without CUDA and cannot use RTX A1000"
     assert fix == "pip install --force-reinstall -i https://download.pytorch.org/whl/cu130 torch==2.13.0"
 
 
 def test_a_driver_that_is_too_old_is_named_with_both_versions() -> None:
-    why, fix = faults.mismatch(NEW, A1000, "12.8")
+    why, fix = failures.mismatch(NEW, A1000, "12.8")
     assert why == "torch 2.13.0+cu130 is built for CUDA 13.0; the driver 570.00 knows 12.8 at most"
     assert "whl/cu126 torch==2.13.0" in fix
     assert fix.startswith("update the NVIDIA driver, or pip install")
-    assert faults.mismatch(NEW, A1000, "11.4")[1].count("update the NVIDIA driver") >= 1
+    assert failures.mismatch(NEW, A1000, "11.4")[1].count("update the NVIDIA driver") >= 1
     for driver in ("13.0", "13.2", ""):
-        assert faults.mismatch(NEW, A1000, driver) == ("", "")
-    assert faults.mismatch(faults.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == ("", "")
+        assert failures.mismatch(NEW, A1000, driver) == ("", "")
+    assert failures.mismatch(failures.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == ("", "")
 
 
 def test_a_card_that_is_too_old_for_a_torch_is_known_before_it_is_tried() -> None:
-    why, fix = faults.mismatch(NEW, PASCAL, "13.0")
+    why, fix = failures.mismatch(NEW, PASCAL, "13.0")
     assert why == "torch 2.13.0+cu130 has no kernels for GTX 1080, compute capability 6.1"
     assert "whl/cu126 torch==2.13.0" in fix
-    assert faults.mismatch(faults.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == ("", "")
+    assert failures.mismatch(failures.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -136,14 +136,14 @@ def test_a_card_that_is_too_old_for_a_torch_is_known_before_it_is_tried() -> Non
     ],
 )
 def test_a_card_that_torch_cannot_use_is_one_sentence_and_a_hint(text: str, card: Gpu, said: str, helps: str) -> None:
-    why, fix = faults.explain(RuntimeError(text + MORE), NEW, card, "13.0")
+    why, fix = failures.explain(RuntimeError(text + MORE), NEW, card, "13.0")
     assert said in why
     assert helps in fix
     assert "\n" not in why
-    assert faults.explain(RuntimeError(text), NEW, None, "")[1]
+    assert failures.explain(RuntimeError(text), NEW, None, "")[1]
 
 
 def test_a_card_in_exclusive_mode_is_told_as_such() -> None:
     taken = Gpu(0, "A100", (8, 0), 1, 1, mode="exclusive")
-    why, _ = faults.explain(RuntimeError("CUDA-capable device(s) is/are busy or unavailable"), NEW, taken, "13.0")
+    why, _ = failures.explain(RuntimeError("CUDA-capable device(s) is/are busy or unavailable"), NEW, taken, "13.0")
     assert why == "A100 takes no further process in the compute mode exclusive"
