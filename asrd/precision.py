@@ -131,8 +131,11 @@ class Rejected(msgspec.Struct, frozen=True):
 
     rung: str
     kind: str
-    """hardware or budget before it was tried; otherwise the kind of a wire.Failed, or died, stalled, garbage."""
+    """hardware or budget before it was tried; the kind of a wire.Failed, or died, stalled, garbage, dtypes; or one of
+    the triggers': empty, failures, slow, memory, budget, changed."""
     detail: str
+    figures: dict[str, float] = {}
+    """What a trigger decided by."""
 
 
 class Plan(msgspec.Struct, frozen=True):

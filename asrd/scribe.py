@@ -17,9 +17,10 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from . import figures, forecast, systemd, vram, wire
+from . import demotion, figures, forecast, shadow, systemd, vram, wire
 from .audio import AudioBlock
 from .config import Settings
+from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
@@ -79,6 +80,7 @@ class Scribe:
         deliver: where text goes.
         changed: called whenever there is something new to show.
         hold: makes an engine, for tests.
+        warn: shows a person a summary and a sentence.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Scribe:
         deliver: Deliver,
         changed: Callable[[], None],
         hold: Callable[..., Engine] = Engine,
+        warn: Warn = lambda summary, body: None,
     ) -> None:
         self.settings = settings
         self.spool = spool
@@ -102,13 +105,17 @@ class Scribe:
         self.asleep = False
         """Between `sleep` and `wake`."""
         self.last = Told("", "", "empty", "nothing was said yet")
-        self.engine = hold(planned(settings), start_for(settings), on_progress=self._heard_of)
-        self._deliver, self._changed, self._hold = deliver, changed, hold
+        self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
+        self.shadow = shadow.Shadow(hold)
+        self.engine = self.engine_for(planned(settings), settings)
+        self.demotion = Demotion(settings, demotion.wanted(self.engine.plan), warn)
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
-        self._turns = Turns()
+        self.turns = Turns()
         self._alert = figures.Alert()
         self._rewriting = self._guests = 0
+        self.disturb: Callable[[], None] = lambda: None
+        """Called when somebody speaks or has spoken: what could wait ends at once."""
 
     @property
     def waiting(self) -> int:
@@ -121,12 +128,18 @@ class Scribe:
         return bool(self._queue or self._rewriting)
 
     @property
+    def still(self) -> bool:
+        """Whether nobody at all needs the engine."""
+        return not (self.busy or self._guests or self.asleep)
+
+    @property
     def _open(self) -> list[Recording]:
         """Recordings whose fate is not known; the first in the queue may be there for its figures only."""
         return [one for one in self._queue if not one.told.done()]
 
     def add(self, recording: Recording) -> None:
         """Take on a recording, best before its first block."""
+        self.disturb()
         self._renew()
         self._queue.append(recording)
         self._work.set()
@@ -165,6 +178,7 @@ class Scribe:
             except Exception:  # figures are worth less than the next recording
                 log.exception("the figures of take %s", one.take.id)
             self._queue.popleft()
+            self.disturb()
             self._changed()
 
     async def _write_down(self, one: Recording) -> Told:
@@ -229,6 +243,7 @@ class Scribe:
         if one.refused:
             kept = self.spool.failed(one.take, one.refused[0], one.text)
             return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
+        self.shadow.offer(one)
         self.spool.delivered(one.take, one.text)
         return self._told(one, "delivered" if one.text else "empty")
 
@@ -282,6 +297,7 @@ class Scribe:
 
         Raises: as Engine.transcribe; what `sound` raises.
         """
+        self.disturb()
         self._renew()
         self._guests += 1
         try:
@@ -297,14 +313,14 @@ class Scribe:
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
-        async with self._turns.shared():
+        async with self.turns.shared():
             engine = self.engine
-            rejected = len(engine.rejected)
+            known, before = len(engine.rejected), _name(engine)
             try:
                 found = await act(engine)
             finally:
                 self.loading = ""  # a worker that was started on the way has told how it came up
-                _tell_rejected(engine.rejected[rejected:])
+                self.demotion.tell(engine, known, before)
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
             return found
@@ -317,14 +333,14 @@ class Scribe:
             _ = self.engine.rung
         except EngineError:
             try:
-                self.engine = self._hold(planned(self.settings), start_for(self.settings), on_progress=self._heard_of)
+                self._serve(self.engine_for(planned(self.settings), self.settings), self.settings)
             except AsrdError as error:
                 self._ill(error)
 
     async def load(self) -> None:
         """Have a worker ready; what fails is `trouble`."""
         try:
-            async with self._turns.alone():
+            async with self.turns.alone():
                 if self.engine.ready is None:
                     await self._start(self.engine, self.settings)
         except AsrdError as error:
@@ -334,7 +350,7 @@ class Scribe:
 
     async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
         """Start a worker, telling how it goes and which rungs did not hold."""
-        rejected = len(engine.rejected)
+        known, before = len(engine.rejected), _name(engine)
         self.loading = "starting"
         self._changed()
         try:
@@ -342,7 +358,8 @@ class Scribe:
             self.memory = ready.ledger.get("ready")
         finally:
             self.loading = ""
-            _tell_rejected(engine.rejected[rejected:])
+            if engine is self.engine:
+                self.demotion.tell(engine, known, before)
             self._changed()
         systemd.event(
             "loaded",
@@ -372,28 +389,31 @@ class Scribe:
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
             raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
-        new = self._hold(plan, start_for(settings), on_progress=self._heard_of)
+        self.disturb()
+        new = self.engine_for(plan, settings)
         beside = await asyncio.to_thread(fits_beside, settings)
         if beside:
-            await self._prove(new, settings, strict)
-        async with self._turns.alone():
+            await self.prove(new, settings, strict)
+        async with self.turns.alone():
             old, before = self.engine, self.settings
             if not beside:
                 was_ready = old.ready is not None
                 await old.stop()
                 try:
-                    await self._prove(new, settings, strict)
+                    await self.prove(new, settings, strict)
                 except AsrdError:
                     if was_ready:
                         await self._start(old, before)
                     raise
-            self.engine, self.settings = new, settings
+            self._serve(new, settings)
         await old.stop()
         self._well()
         systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
 
-    async def _prove(self, new: Engine, settings: Settings, strict: bool) -> None:
+    async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
+        """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""
         wanted, memory = new.rung.name, self.memory
+        known = len(new.rejected)
         try:
             await self._start(new, settings)
             if strict and new.rung.name != wanted:
@@ -402,11 +422,26 @@ class Scribe:
         except BaseException:
             self.memory = memory
             await new.stop()
+            for one in new.rejected[known:]:
+                demotion.tell_rejected(one)
             raise
+
+    def engine_for(self, plan: Plan, settings: Settings) -> Engine:
+        """Return an engine that tells what it does."""
+        heard = lambda *answered: self.demotion.heard(*answered)  # noqa: E731
+        return self._hold(plan, start_for(settings), on_progress=self._heard_of, on_answer=heard)
+
+    def _serve(self, engine: Engine, settings: Settings) -> None:
+        """Put an engine in service that owes nothing to the one before."""
+        self.engine, self.settings = engine, settings
+        wanted = demotion.wanted(engine.plan)
+        self.demotion = Demotion(settings, wanted, self._warn)
+        self.demotion.tell(engine, len(engine.plan.rejected), wanted)
+        self.shadow.forget()
 
     async def park(self) -> None:
         """End the worker, so that it holds no memory at all; the next recording starts it."""
-        async with self._turns.alone():
+        async with self.turns.alone():
             if self.engine.ready is not None and not (self.busy or self._guests):
                 await self.engine.stop()
                 self.memory = None
@@ -416,6 +451,7 @@ class Scribe:
     async def sleep(self) -> None:
         """End the worker at once, whatever it does, and start none until `wake`; then the same is asked again."""
         self.asleep = True
+        self.disturb()
         loaded = self.engine.pid is not None
         await self.engine.halt()
         self.memory = None
@@ -431,6 +467,7 @@ class Scribe:
 
     async def stop(self) -> None:
         """End the worker for good."""
+        self.disturb()
         await self.engine.stop()
 
     def _heard_of(self, progress: wire.Progress) -> None:
@@ -453,14 +490,31 @@ class Scribe:
         heard = one.dictation.answer is not None
         if heard and self.engine.ready is not None and len(self._queue) == 1:
             try:
-                async with self._turns.shared():
+                async with self.turns.shared():
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)
         figures.tell_take(one, told, self.settings.model, self.engine.ready, self.memory)
         self._alert.watch(self.memory, self.settings)
+        if heard and self.engine.ready is not None:
+            await self.judge()
         if told.outcome == "kept" or self.spool.keep == "always":
             await asyncio.to_thread(self.spool.prune)
+
+    async def judge(self) -> None:
+        """Leave the rung in service if its figures are reason enough, and have the next one ready."""
+        engine, served = self.engine, self.demotion
+        verdict = served.judge(engine, self.memory, self.shadow.figures)
+        if verdict is None:
+            return
+        async with self.turns.shared():
+            known, before = len(engine.rejected), _name(engine)
+            left = await engine.demote(engine.rung, verdict.kind, verdict.detail, verdict.figures)
+            served.tell(engine, known, before)
+        if left:
+            await self.load()
+        else:
+            served.in_vain(engine, verdict)
 
 
 def planned(settings: Settings) -> Plan:
@@ -505,6 +559,5 @@ def _over(need: int, allowed: int) -> str:
     return f"would need {need / (1 << 20):.0f} MiB of {allowed / (1 << 20):.0f} MiB"
 
 
-def _tell_rejected(rejected: list[Rejected]) -> None:
-    for one in rejected:
-        systemd.event("rejected", f"{one.rung} is out: {one.detail}", logging.WARNING, strategy=one.rung, kind=one.kind)
+def _name(engine: Engine) -> str:
+    return engine.rung.name if engine.rungs else ""
