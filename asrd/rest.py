@@ -106,17 +106,16 @@ class Rest:
                     await old.stop()
                     await scribe.prove(new, settings, strict=False)
                 taken = scribe.engine is old and len(new.rungs) > len(old.rungs)
-                scribe.engine = new if taken else scribe.engine
+                if taken:
+                    scribe.engine = new
+                    served.promoted(new, old.rung.name)
         except AsrdError as error:
             log.info("no better rung holds: %s", error.message)
         finally:
             if not taken:
                 scribe.memory = memory
-                await new.stop()
+            await (old if taken else new).stop()
         served.calm.tried(time.monotonic(), held=taken and new.rung == plan.rungs[0])
-        if taken:
-            await old.stop()
-            served.promoted(new, old.rung.name)
-        elif not beside:
+        if not (taken or beside):
             await scribe.load()
         return taken

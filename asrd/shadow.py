@@ -7,6 +7,7 @@ bounded, and gone once they are compared; counts stay. Runs in the daemon.
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import logging
 import os
@@ -68,6 +69,7 @@ class Shadow:
         self._hold = hold
         self._waiting: collections.deque[Held] = collections.deque()
         self._counts: collections.deque[tuple[int, int]] = collections.deque(maxlen=KEPT)
+        self._interval: tuple[float, float] | None = None
         self._strategy = ""
         self._takes = self._seen = 0
         self._crowded = False
@@ -100,7 +102,7 @@ class Shadow:
         """Begin anew: another engine is in service."""
         self._waiting.clear()
         self._counts.clear()
-        self._strategy, self._takes = "", 0
+        self._strategy, self._takes, self._interval = "", 0, None
 
     async def work(self, settings: Settings, used: int | None) -> None:
         """Hear all that waits in FP32, in a worker of its own. May be cancelled at any moment; what is left waits on.
@@ -136,6 +138,7 @@ class Shadow:
             self._strategy, self._takes = held.strategy, 0
         self._counts += found
         self._takes += 1
+        self._interval = await asyncio.to_thread(disagreement, list(self._counts))  # a key must not wait for it
         self._tell(held, sum(changed for changed, _ in found), sum(count for _, count in found), engine.rung.device)
 
     def _tell(self, held: Held, changed: int, count: int, device: str) -> None:
@@ -158,7 +161,7 @@ class Shadow:
     def figures(self) -> dict[str, Any]:
         """Return the disagreement so far: takes, changed, words, and per 100 words the rate and its 95 % interval."""
         changed, count = sum(c for c, _ in self._counts), sum(n for _, n in self._counts)
-        both = disagreement(self._counts)
+        both = self._interval
         return {
             "strategy": self._strategy,
             "takes": self._takes,
