@@ -7,7 +7,6 @@ Pure: takes rungs, kinds of trouble and times, returns values; starts nothing an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -107,7 +106,7 @@ def mismatch(rung: Rung, ready: Ready) -> str:
                 must = " or ".join(sorted(right))
                 return f"{component} is {what} {wrong.pop()} under {rung.name}, which allows {must}"
         for path, dtype in precision.parts.items():
-            inside = "." in path and "*" not in path and path.partition(".")[0] == component
+            inside = "." in path and not _pattern(path) and path.partition(".")[0] == component
             if inside and dtype not in {*stored.split("/"), *(f.wanted for f in ready.fallbacks)}:
                 return f"nothing of {component} is stored in {dtype} under {rung.name}, which wants {path} so"
     return ""
@@ -117,15 +116,17 @@ def _allowed(precision: Precision, component: str) -> set[str]:
     """Return every dtype in which a component, or a module below it, may be stored."""
     if component.startswith("timestamps"):  # a second model, which no precision casts
         return {"float32"}
-    whole = precision.parts.get(component)
-    found: set[str] = {whole or _storage(precision, component)}
+    found: set[str] = {_storage(precision, component)}
     for path, dtype in precision.parts.items():
-        first = path.partition(".")[0]
-        below = "." in path and fnmatchcase(component, first)
         alias = (path == "norms" and component == "encoder") or (path == "decoder" and component != "encoder")
-        if below or alias or ("." not in path and fnmatchcase(component, path)):
+        if alias or path.partition(".")[0] == component or _pattern(path):
             found.add(dtype)
     return found | ({precision.quantize} if precision.quantize and component != "preprocessor" else set())
+
+
+def _pattern(path: str) -> bool:
+    """Whether a key of `parts` is a pattern, which may reach into any component."""
+    return not {"*", "?", "["}.isdisjoint(path)
 
 
 # -- the way back -----------------------------------------------------------------------------------------------------

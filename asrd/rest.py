@@ -109,13 +109,15 @@ class Rest:
                 if taken:
                     scribe.engine = new
                     served.promoted(new, old.rung.name)
+                    served.calm.tried(time.monotonic(), held=new.rung == plan.rungs[0])
         except AsrdError as error:
             log.info("no better rung holds: %s", error.message)
         finally:
             if not taken:
                 scribe.memory = memory
             await (old if taken else new).stop()
-        served.calm.tried(time.monotonic(), held=taken and new.rung == plan.rungs[0])
+        if not taken:
+            served.calm.tried(time.monotonic(), held=False)
         if not (taken or beside):
             await scribe.load()
         return taken

@@ -313,7 +313,6 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
         await one.say().told
         await rested(one)
         wait = one.scribe.demotion.calm.wait
-        monkeypatch.setattr(one.scribe, "hold", None, raising=False)
         one.scribe.settings = msgspec.structs.replace(one.settings, model="half=refuse")
         served = one.scribe.engine
         assert not await idle.promote()
@@ -446,8 +445,8 @@ async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_words_are_counted_as_edits() -> None:
     assert shadow.words("The cat,  sat - down.") == ["the", "cat", "sat", "down"]
     assert shadow.edits([], []) == 0
-    assert shadow.edits("a b c d".split(), "a x c".split()) == 2
-    assert shadow.edits("a b".split(), "b a b".split()) == 1
+    assert shadow.edits(["a", "b", "c", "d"], ["a", "x", "c"]) == 2
+    assert shadow.edits(["a", "b"], ["b", "a", "b"]) == 1
     assert shadow.edits([], ["a"]) == shadow.edits(["a"], []) == 1
 
 
