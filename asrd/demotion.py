@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import baseline, ladder, systemd, triggers, vram, wire
+from . import baseline, figures, ladder, systemd, triggers, vram, wire
 from .config import Settings, budget
 from .engine import Engine
 from .errors import AsrdError
@@ -108,9 +108,16 @@ class Demotion:
         cause = next((one for one in fresh if one.rung == before), why)
         said = f"{before} gave way to {to}: {cause.detail}"
         systemd.event(
-            "demoted", said, logging.WARNING, strategy=to, before=before, wanted=self.wanted, kind=cause.kind,
+            "demoted",
+            said,
+            logging.WARNING,
+            strategy=to,
+            before=before,
+            wanted=self.wanted,
+            kind=cause.kind,
+            effective=figures.dtypes(engine.ready) if engine.ready else None,
             **cause.figures,
-        )  # fmt: skip
+        )
         self._warn("Another precision", said)
 
     def promoted(self, engine: Engine, before: str) -> None:

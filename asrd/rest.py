@@ -30,12 +30,16 @@ class Rest:
         self._job: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._quiet_since = time.monotonic()
-        scribe.disturb = self.disturb
+        scribe.disturb, scribe.settled = self.disturb, self.settled
 
-    def disturb(self) -> None:
-        """Somebody speaks, or has spoken: what could wait ends at once, and quiet begins anew."""
+    def settled(self) -> None:
+        """Quiet begins anew; there may be something else to do in it."""
         self._quiet_since = time.monotonic()
         self._news.set()
+
+    def disturb(self) -> None:
+        """Somebody needs the engine: what could wait ends at once."""
+        self.settled()
         if self._job is not None:
             self._job.cancel()
 

@@ -115,7 +115,9 @@ class Scribe:
         self._alert = figures.Alert()
         self._rewriting = self._guests = 0
         self.disturb: Callable[[], None] = lambda: None
-        """Called when somebody speaks or has spoken: what could wait ends at once."""
+        """Called when somebody needs the engine: what could wait ends at once."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called when nobody may need it any more, or another rung is in service."""
 
     @property
     def waiting(self) -> int:
@@ -178,7 +180,7 @@ class Scribe:
             except Exception:  # figures are worth less than the next recording
                 log.exception("the figures of take %s", one.take.id)
             self._queue.popleft()
-            self.disturb()
+            self.settled()
             self._changed()
 
     async def _write_down(self, one: Recording) -> Told:
@@ -309,6 +311,7 @@ class Scribe:
             yield await self._ask(dictation.decode)
         finally:
             self._guests -= 1
+            self.settled()
             self._changed()
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
@@ -347,6 +350,7 @@ class Scribe:
             self._ill(error)
         else:
             self._well()
+        self.settled()
 
     async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
         """Start a worker, telling how it goes and which rungs did not hold."""

@@ -81,6 +81,7 @@ def die(code: int) -> None:
 
 ON_LOAD: dict[str, Callable[[], object]] = {
     "refuse": lambda: say(wire.Failed("unsupported", "cannot do that here")),
+    "no-room": lambda: say(wire.Failed("out-of-memory", "CUDA out of memory")),
     "model": lambda: say(wire.Failed("model", "no such checkpoint", "look elsewhere")),
     "network": lambda: say(wire.Failed("network", "the hub cannot be reached")),
     "die-loading": lambda: die(3),

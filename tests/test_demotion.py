@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 from asrd import baseline, demotion, rest, shadow, triggers, vram
+from asrd.audio import AudioBlock
 from asrd.baseline import Known, Measure
 from asrd.config import Settings
 from asrd.control import page, waybar
+from asrd.dictation import Dictation
 from asrd.precision import Gpu, plan
 from asrd.rest import Rest
 from tests import sound
@@ -189,6 +191,7 @@ async def test_out_of_memory_and_what_is_not_finite_cost_a_rung_and_no_word(
         assert told.text.count("samples") == 2
         [step] = events(caplog, "demoted")
         assert (step["KIND"], step["STRATEGY"]) == ("non-finite", "half(encoder.layers.3:float32) on cpu")
+        assert step["EFFECTIVE"] == "encoder=float16/float32"
     async with at_work(tmp_path, "half=oom") as one:
         assert (await one.say().told).strategy == "fp32"
     assert [step["KIND"] for step in events(caplog, "demoted")] == ["non-finite", "out-of-memory"]
@@ -290,6 +293,29 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
         assert one.scribe.demotion.below(one.scribe.engine) is None
         [back] = events(caplog, "promoted")
         assert (back["STRATEGY"], back["BEFORE"]) == ("half on cpu", "fp32 on cpu")
+
+
+@case
+async def test_what_failed_while_loading_is_tried_again_though_nobody_has_spoken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, f"half=no-room@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+        await one.scribe.load()
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "out-of-memory")])
+        assert [step["BEFORE"] for step in events(caplog, "demoted")] == ["half on cpu"]
+        await until(lambda: bool(events(caplog, "promoted")))
+        assert left(one) == ("half on cpu", [])
+
+
+@case
+async def test_a_file_that_was_heard_leaves_the_rest_to_go_on(tmp_path: Path) -> None:
+    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+        dictation = Dictation(one.settings)
+        pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
+        async for _ in one.scribe.hear(pieces, dictation):
+            pass
+        assert dictation.strategy == "fp32"
+        await until(lambda: one.scribe.engine.rung.name == "half on cpu")
 
 
 @case
