@@ -154,8 +154,8 @@ class Recognizer:
             largest = float(encoded.abs().amax()) if encoded.numel() else 0.0
             if not largest < float("inf"):
                 began_in = self._first_non_finite(padded)
-                said = f"the encoder put out {largest} under {self.start.precision.name}, beginning in {began_in}"
-                raise NonFiniteError(said, began_in)
+                name = self.start.precision.name
+                raise NonFiniteError(f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in)
             encoder_seconds = time.perf_counter() - began
             decoded = decode()
         heard = []
