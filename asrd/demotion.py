@@ -123,6 +123,7 @@ class Demotion:
     def promoted(self, engine: Engine, before: str) -> None:
         """A better rung is in service again, in an engine of its own."""
         self._buffers = self._forgiven = 0
+        self._costs.clear()  # what it cost before it was left says nothing of today
         for one in engine.rejected[len(engine.plan.rejected) :]:
             tell_rejected(one)
         to = engine.rung.name

@@ -323,7 +323,6 @@ class Engine:
                 return await act()
             except CrowdedError as loss:
                 await self._retire(0.0)
-                self.failures += 1
                 self._most = max(1, self.together // 2)
                 log.warning("%s: %s: %d buffers at most from now on", rung.name, loss.kind, self._most)
             except LostError as loss:

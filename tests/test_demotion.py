@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asrd import baseline, demotion, rest, shadow, triggers, vram
 from asrd.audio import AudioBlock
@@ -23,6 +25,7 @@ from asrd.control import page, waybar
 from asrd.dictation import Dictation
 from asrd.precision import Gpu, plan
 from asrd.rest import Rest
+from asrd.verdict import edits
 from tests import sound
 from tests.test_control import STATUS
 from tests.test_scribe import SAID, TWICE, Room, at_work, case, rested, until
@@ -350,6 +353,25 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
 
 
 @case
+async def test_a_rung_that_is_tried_again_is_judged_by_what_it_does_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triggers, "LONG", 0.1)
+    monkeypatch.setattr(triggers, "ENOUGH", 2)
+    async with at_work(tmp_path, "half=slow-answers", promote_after=1.0) as one:
+        measured(one.settings.model, p50_ms=100.0)
+        idle = Rest(one.scribe)
+        for expected in ("half", "half", "fp32"):
+            assert (await one.say().told).strategy == expected
+            await rested(one)
+        assert await idle.promote()
+        for expected in ("half", "half", "fp32"):
+            assert (await one.say().told).strategy == expected
+            await rested(one)
+        assert one.scribe.demotion.calm.wait == 120, "it was in vain"
+
+
+@case
 async def test_a_parked_engine_is_exchanged_without_a_worker(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=1.0) as one:
         idle = Rest(one.scribe)
@@ -474,6 +496,13 @@ def test_words_are_counted_as_edits() -> None:
     assert shadow.edits(["a", "b", "c", "d"], ["a", "x", "c"]) == 2
     assert shadow.edits(["a", "b"], ["b", "a", "b"]) == 1
     assert shadow.edits([], ["a"]) == shadow.edits(["a"], []) == 1
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[str]) -> None:
+    if expected:
+        assert shadow.edits(expected, heard) == edits([" ".join(expected)], [" ".join(heard)]).errors[0]
+    assert shadow.edits(expected, heard) == shadow.edits(heard, expected)
 
 
 def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
