@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import time
 from functools import cache
 from pathlib import Path
@@ -14,12 +15,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from asrd import audio, faults, wire
+from asrd import audio, faults, shadow, wire
 from asrd.config import Settings, load
 from asrd.engine import Engine, plan_for, start_for
 from asrd.errors import ConfigError, UsageError
 from asrd.faults import Fault, parse, rehearse, strikes
 from asrd.precision import TABLE, Plan, Rung
+from asrd.rest import Rest
+from tests.test_scribe import Room, until
 
 EVALUATION = Path(faults.__file__).with_name("data") / "eval"
 HALF = wire.Start("demo", TABLE["half"])
@@ -154,3 +157,42 @@ def test_a_plan_of_one_rung_fails_as_it_did() -> None:
             return [(one.rung, one.kind) for one in engine.rejected]
 
     assert asyncio.run(go()) == [("bfloat16 on cpu", "non-finite")]
+
+
+class RealRoom(Room):
+    """A scribe over workers that hold the shipped model."""
+
+    def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
+        self.engines.append(Engine(plan, start, **more))
+        return self.engines[-1]
+
+
+def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One clip through the daemon's own path; the second worker hears it in FP32, where no fault strikes."""
+    monkeypatch.setattr(shadow, "QUIET", 0.1)
+    monkeypatch.setattr(shadow, "resting", lambda: True)
+    caplog.set_level(logging.INFO, "asrd")
+    trouble = {"faults": "garbled:1", "strategy": "bfloat16", "device": "cpu", "shadow": 1, "keep_audio": "never"}
+
+    async def go() -> None:
+        one = RealRoom(tmp_path, "demo-ctc", **trouble)
+        tasks = [asyncio.create_task(one.scribe.run()), asyncio.create_task(Rest(one.scribe).run())]
+        try:
+            async with asyncio.timeout(300):
+                told = await one.say(clips(1)[0]).told
+                assert told.text.startswith("garbled me to open")
+                await until(lambda: one.scribe.shadow.figures["takes"] == 1)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for engine in one.engines:
+                await engine.stop()
+        figures = one.scribe.shadow.figures
+        assert (figures["strategy"], figures["changed"], figures["words"]) == ("bfloat16", 1, len(told.text.split()))
+        assert not list(one.spool.where.iterdir())
+        assert "open a teacher" not in "".join(str(vars(record)) for record in caplog.records)
+
+    asyncio.run(go())
