@@ -8,6 +8,8 @@ Reading order, which is dependency order: a file imports only from files above i
     places       where a user's files are, and how one is written whole; imports little
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
+    ladder       which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
+    faults       trouble that a user can rehearse: what is asked for, and how a worker then fails
     spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
@@ -62,7 +64,11 @@ Reading order, which is dependency order: a file imports only from files above i
     server       the control socket from inside: lines, limits, clients
     recording    one recording between the key and its text: sound on disk, words, what became of it
     figures      what a take cost, as the journal tells it
+    triggers     what of a rung's figures is reason enough to leave it (pure)
+    demotion     a rung was left: who is told, what is remembered, when it may return
+    shadow       one take in N once more in FP32: how many words differ
     scribe       recordings -> text by the one engine, and which engine that is
+    rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it
     daemon       verb run: states, the key, reload, status, the end
     service      verb: the user service, installed, removed, printed

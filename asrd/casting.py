@@ -183,6 +183,41 @@ def set_flags(precision: Precision, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = on
 
 
+def first_non_finite(model: nn.Module, act: Callable[[], Any]) -> str:
+    """Return the module whose output is the first, while `act` runs, that is not finite; "encoder" where none is.
+
+    Looked at are the components that listen and their layers: `preprocessor`, `encoder.pre_encode`, `encoder.layers.3`.
+    """
+    found: list[str] = []
+
+    def look(name: str, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if not found and isinstance(first, torch.Tensor) and not bool(torch.isfinite(first).all()):
+            found.append(name)
+
+    listening = {name: part for name, part in components(model).items() if name in ("preprocessor", "encoder")}
+    parts = listening | dict(item for name, part in listening.items() for item in _layers(name, part))
+    handles = [
+        module.register_forward_hook(lambda _, args, output, name=name: look(name, output))
+        for name, module in parts.items()
+    ]
+    try:
+        act()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else "encoder"
+
+
+def _layers(name: str, component: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules with weights right below a component, those of a list one by one."""
+    for child, module in component.named_children():
+        if isinstance(module, nn.ModuleList):
+            yield from _layers(f"{name}.{child}", module)
+        elif _holds(module):
+            yield f"{name}.{child}", module
+
+
 def components(model: nn.Module) -> dict[str, nn.Module]:
     """Return NeMo's own child name -> child, for the children that hold tensors and serve recognition."""
     return {name: child for name, child in model.named_children() if name not in NO_WEIGHTS and _holds(child)}

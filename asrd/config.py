@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from . import places
+from . import faults, places
 from .errors import ConfigError, UsageError, nearest
 from .precision import DTYPES, PRESETS, Precision, find, with_parts
 from .spoken import Phrase, table
@@ -80,6 +80,30 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     notify: Annotated[bool, _about("tell trouble on the desktop")] = True
     cues: Annotated[bool, _about("a sound when recording starts and stops")] = False
     vram_alert: Annotated[str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")] = ""
+    demote_empty: Annotated[
+        float, _about("leave a rung that hears no word in so many seconds of clear speech; 0: never", 0.0)
+    ] = 2.0
+    demote_failures: Annotated[
+        float, _about("leave a rung of whose buffers surely more than so many in 100 fail; 0: never", 0.0, 100.0)
+    ] = 1.0
+    demote_slower: Annotated[
+        float, _about("leave a rung that is so many percent slower than FP32 was under asrd compare; 0: never", 0.0)
+    ] = 10.0
+    demote_memory: Annotated[
+        float, _about("leave a rung that holds so many percent more memory than FP32 did then; 0: never", 0.0)
+    ] = 10.0
+    demote_changed: Annotated[
+        float, _about("leave a rung that surely changes more than so many words in 100 (shadow); 0: never", 0.0, 100.0)
+    ] = 1.0
+    promote_after: Annotated[
+        float, _about("minutes without trouble until a better rung is tried again, doubled if in vain; 0: never", 0.0)
+    ] = 30.0
+    shadow: Annotated[
+        int, _about("one take in so many is heard once more in FP32 while all rests, to count words; 0: none", 0)
+    ] = 0
+    faults: Annotated[
+        str, _about("trouble to rehearse, for example non-finite:3 or slow:1; asrd run --help lists the kinds")
+    ] = ""
     socket: Annotated[str, _about("control socket; empty: asrd.sock in the runtime directory")] = ""
 
     @property
@@ -103,7 +127,7 @@ CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure",
 
 ENGINE = (
     *("model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc", "timestamps_model"),
-    *("vocabulary", "boost", "threads", "graphs", "vram_budget", "window"),
+    *("vocabulary", "boost", "threads", "graphs", "vram_budget", "window", "faults"),
 )
 """Settings that make a worker what it is: with others it is another one."""
 
@@ -312,6 +336,10 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
             f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
         )
     idle_seconds(settings.idle)
+    try:
+        faults.parse(settings.faults)
+    except UsageError as error:
+        raise ConfigError(f"{error.message} ({origins['faults']})", error.hint) from error
     try:
         table(settings.spoken)
     except ValueError as error:

@@ -399,6 +399,8 @@ def line(reply: Mapping[str, Any]) -> str:
         elif (behind := take.get("behind", 0)) >= LATE:
             parts.append(f"{behind:.0f} s behind")
         parts.append(_words(take))
+    if below := reply.get("below"):
+        parts.append(f"below {below['wanted']} ({below['kind']})")
     parts += [part for part in (reply.get("trouble"), reply.get("capture")) if part]
     return "  ".join(filter(None, parts))
 
@@ -418,6 +420,9 @@ def page(reply: Mapping[str, Any]) -> str:
         ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
         ("drafts", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
         ("memory", _memory(reply["memory"])),
+        ("below", _below(reply.get("below"))),
+        ("shadow", _shadow(reply.get("shadow"))),
+        ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
         ("rejected", "; ".join(reply["rejected"])),
         ("waiting", f"{reply['waiting']} recordings; asrd takes lists them" if reply["waiting"] else ""),
         ("sinks", ", ".join(reply["sinks"])),
@@ -426,12 +431,34 @@ def page(reply: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<9} {text}" for name, text in rows if text)
 
 
-def waybar(reply: Mapping[str, Any]) -> dict[str, str]:
-    """Return a status as waybar's custom modules take it."""
+def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a status as waybar's custom modules take it; below what was asked for, "below" is a second class."""
     state = str(reply["state"])
-    css = "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
+    css: str | list[str] = "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
+    css = [str(css), "below"] if reply.get("below") else css
     tooltip = page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # it is Pango markup
     return {"text": MARKS.get(state, "?"), "alt": state.lower(), "class": css, "tooltip": tooltip}
+
+
+def _below(below: Mapping[str, Any] | None) -> str:
+    """Return what does not run though it was asked for, why, and when it is tried again."""
+    if below is None:
+        return ""
+    again = below.get("again_in")
+    when = "" if again is None else f"; tried again after {max(1, round(again / 60))} min of rest"
+    return f"{below['wanted']} was asked for and is out: {below['detail']}{when}"
+
+
+def _shadow(shadow: Mapping[str, Any] | None) -> str:
+    """Return the disagreement with FP32 as a line; "" where nothing is compared."""
+    if shadow is None:
+        return ""
+    if shadow.get("per_100") is None:
+        return f"nothing is compared with FP32 yet, {shadow['waiting']} takes wait"
+    low = shadow.get("low")
+    both = f" [{low:.1f}, {shadow['high']:.1f}]" if low is not None else ""
+    takes = f"{shadow['takes']} takes, {shadow['words']} words"
+    return f"{shadow['strategy']} differs from FP32 in {shadow['per_100']:.1f}{both} words of 100 ({takes})"
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:

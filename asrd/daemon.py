@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, systemd
+from . import __version__, config, control, faults, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -30,6 +30,7 @@ from .errors import AsrdError, SinkError, UsageError
 from .logind import Sleep
 from .recorder import Recorder
 from .recording import Recording, Told
+from .rest import Rest
 from .scribe import Scribe
 from .server import Answers, Request, Server
 from .sinks import Sink, sinks
@@ -69,7 +70,8 @@ class Daemon:
         self._reread, self._line = reread, line
         self._sinks: list[Sink] = sinks(settings)
         self._desktop = Desktop(settings.notify, settings.cues)
-        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold)
+        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold, self._warn)
+        self.rest = Rest(self.scribe)
         self.recorder = Recorder(self.scribe, listen, self)
         self._told_state = ""
         self._toggled = float("-inf")
@@ -91,7 +93,7 @@ class Daemon:
         if self._line is not None:
             await server.open(self._line)
         scribe = self._scribing = asyncio.create_task(self.scribe.run())
-        heart = asyncio.create_task(self._beat())
+        heart, rest = asyncio.create_task(self._beat()), asyncio.create_task(self.rest.run())
         sleep = Sleep(self._fall_asleep, self._wake)
         if self.recorder.one_shot:
             self.start()
@@ -104,9 +106,9 @@ class Daemon:
         await sleep.start()
         await self._ending.wait()
         await self._drain()
-        for task in (heart, scribe, *self._jobs):
+        for task in (heart, rest, scribe, *self._jobs):
             task.cancel()
-        await asyncio.gather(scribe, heart, *self._jobs, return_exceptions=True)
+        await asyncio.gather(scribe, heart, rest, *self._jobs, return_exceptions=True)
         await server.close()
         await sleep.stop()
         await self.scribe.stop()
@@ -226,6 +228,10 @@ class Daemon:
     def cue(self, name: str) -> None:
         """Let a person hear what happens: start, stop or cancel."""
         self._desktop.cue(name)
+
+    def _warn(self, summary: str, body: str) -> None:
+        """Let a person see that another precision is in service."""
+        self._spawn(self._desktop.notify(summary, body))
 
     def lost(self, device: str, problem: str) -> None:
         """Let a person see that sound stopped coming."""
@@ -376,6 +382,7 @@ class Daemon:
     async def _adopt(self, new: Settings) -> None:
         """Take over settings that need no other worker."""
         self.scribe.settings, self.scribe.spool = new, spool_for(new)
+        self.scribe.demotion.adopt(new)
         self._sinks = sinks(new)
         self._desktop = Desktop(new.notify, new.cues)
         _warn_of_text(new)
@@ -442,6 +449,9 @@ class Daemon:
             "trouble": self.scribe.trouble,
             "capture": self.recorder.problem,
             "rejected": rejected,
+            "below": self.scribe.demotion.below(self.scribe.engine),
+            "shadow": self.scribe.shadow.figures if self.settings.shadow else None,
+            "faults": self.settings.faults,
             "take": take,
             "pending": self.scribe.waiting,
             "waiting": len(self.scribe.spool.waiting()) if one is None else None,
@@ -458,6 +468,8 @@ class Daemon:
             parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
         if (memory := self.scribe.memory) is not None and memory.process is not None:
             parts.append(f"{memory.process / (1 << 20):.0f} MiB")
+        if (below := self.scribe.demotion.below(self.scribe.engine)) is not None:
+            parts.append(f"below {below['wanted']}: {below['kind']}")
         return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self.recorder.problem))])
 
 
@@ -482,6 +494,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--sink", dest="sinks", metavar="S", action="append", help="type, paste, clipboard, stdout, command:CMD, none"
     )
     parser.add_argument("--deliver", choices=config.CHOICES["deliver"], help="at the end of a take, or at each pause")
+    kinds = "; ".join(f"{kind}: {about}" for kind, about in faults.KINDS.items())
+    parser.add_argument("--faults", metavar="KIND:BUFFER,...", help=f"rehearse trouble. {kinds}")
     parser.add_argument("--socket", metavar="PATH", help="control socket")
 
 
@@ -500,6 +514,8 @@ def run(
     about = f"asrd {__version__}, {settings.model} under {settings.strategy}; set are: {', '.join(chosen) or 'none'}"
     systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
+    if settings.faults:
+        systemd.event("faults", f"trouble is rehearsed: {settings.faults}", logging.WARNING)
 
     async def serve() -> int:
         return await Daemon(args.loaded, args.reread, line, hold, listen).serve()

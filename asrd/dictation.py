@@ -5,6 +5,8 @@ Knows the order; knows neither where sound comes from nor where text goes. Runs 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from .audio import AudioBlock
@@ -17,6 +19,15 @@ from .wire import SAMPLE_RATE, Answer, Hypothesis, Word
 
 EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
+
+
+class Heard(NamedTuple):
+    """A buffer and what it was heard as."""
+
+    start: int
+    stop: int
+    strategy: str
+    text: str
 
 
 class Dictation:
@@ -38,6 +49,9 @@ class Dictation:
         self.strategy = ""
         """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
         self.device = ""
+        self.heard: list[Heard] = []
+        """Every buffer that `decode` asked for."""
+        self._deaf = settings.demote_empty
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little near these.
         self.window = Window(
@@ -69,7 +83,8 @@ class Dictation:
         fresh: list[Word] = []
         while (buffer := self.window.take()) is not None:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
-            heard = answer.hypothesis
+            heard = (await self._insist(engine, buffer, answer)).hypothesis
+            self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text))
             if not buffer.sure and not credible(heard):
                 self.doubted += len(heard.words)
                 heard = msgspec.structs.replace(heard, text="", words=[])
@@ -96,6 +111,22 @@ class Dictation:
             return False
         self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
         return True
+
+    async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> Answer:
+        """Have the next rung hear clear speech of which this one made no word at all; FP32's silence is believed."""
+        clear = self.vad.clear(buffer.start, buffer.stop) / SAMPLE_RATE
+        if answer.hypothesis.text or not 0 < self._deaf <= clear:
+            return answer
+        why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
+        while not answer.hypothesis.text:
+            rung = engine.rung
+            same = rung.precision.name == answer.hypothesis.precision  # else another caller has left it already
+            if same and not await engine.demote(rung, "empty", why, figures):
+                break
+            answer = await self._ask(engine, buffer, self.phase)
+        if not answer.hypothesis.text:
+            engine.pardon("empty")
+        return answer
 
     async def _earlier(self, engine: Engine, buffer: Buffer) -> Hypothesis | None:
         """Return what an open buffer is heard as without its last moments; None where that tells nothing.

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from . import forecast, vram, wire
+from . import forecast, ladder, vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, PrecisionError, UsageError
-from .precision import BASELINE, Plan, Rejected, Rung, after, device_for
+from .precision import BASELINE, Plan, Rejected, Rung, device_for
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -100,6 +100,7 @@ class Engine:
         plan: rungs to try, in order. Rungs only shrink until `stop`, which gives what may have passed another chance.
         start: what the worker is started with; its precision and device are those of the rung.
         on_progress: called with each wire.Progress while a worker loads.
+        on_answer: called with the seconds, the phase and the answer of each buffer.
         deadlines: when a worker counts as stalled.
         command: the worker's program, for tests.
     """
@@ -110,6 +111,7 @@ class Engine:
         start: wire.Start,
         *,
         on_progress: Callable[[wire.Progress], None] | None = None,
+        on_answer: Callable[[float, str, wire.Answer], None] | None = None,
         deadlines: Deadlines = DEADLINES,
         command: Sequence[str] = WORKER,
     ) -> None:
@@ -118,9 +120,14 @@ class Engine:
         """What the worker in service said of itself; None while there is none."""
         self.rejected: list[Rejected] = list(plan.rejected)
         """Every rung that was not taken or did not hold, and why."""
+        self.left: list[Rung] = []
+        """Rungs that were left for the next, in order."""
+        self.failures = 0
+        """Times that a buffer or a start cost the worker, forgiven ones as well."""
         self._rungs = list(plan.rungs)
         self._template = start
         self._on_progress = on_progress or (lambda progress: None)
+        self._on_answer = on_answer or (lambda seconds, phase, answer: None)
         self._deadlines = deadlines
         self._command = tuple(command)
         self._worker: Worker | None = None
@@ -146,6 +153,11 @@ class Engine:
         if not self._rungs:
             raise self._exhausted()
         return self._rungs[0]
+
+    @property
+    def rungs(self) -> tuple[Rung, ...]:
+        """The rung in service and what is left behind it."""
+        return tuple(self._rungs)
 
     @property
     def pid(self) -> int | None:
@@ -216,6 +228,7 @@ class Engine:
                     one.answer.set_exception(error)
         else:
             for one, answer in zip(self._asked, answers, strict=True):
+                self._on_answer(one.seconds, one.phase, answer)
                 if not one.answer.done():
                     one.answer.set_result(answer)
         finally:
@@ -266,6 +279,33 @@ class Engine:
         async with self._lock:
             return await self._persist(ask)
 
+    async def demote(self, rung: Rung, kind: str, detail: str, figures: dict[str, float] | None = None) -> bool:
+        """Leave a rung that answers and yet is not good enough; the next question starts a worker on the next.
+
+        Args:
+            rung: the one that is meant; another caller may have left it already.
+            kind, detail, figures: as in Rejected.
+
+        Returns:
+            Whether another rung is in service now. False: there is none that would help, and this one stays.
+        """
+        async with self._lock:
+            if not self._rungs or self._rungs[0] != rung:
+                return bool(self._rungs)
+            if not ladder.after(self.plan, self._rungs, kind):
+                return False
+            self._leave(kind, detail, figures=figures)
+            await self._retire(self._deadlines.stop)
+            return True
+
+    def pardon(self, kind: str) -> None:
+        """Say of rungs that were left for `kind` that FP32 did no better: the sound was to blame, they may return."""
+        because = "; FP32 heard nothing either"
+        self.rejected = [
+            msgspec.structs.replace(one, kind="silent", detail=one.detail + because) if one.kind == kind else one
+            for one in self.rejected
+        ]
+
     async def stop(self) -> None:
         """End the worker; the engine can be started again, and then tries what failed for a reason that may be over."""
         await self._retire(self._deadlines.stop)
@@ -273,6 +313,7 @@ class Engine:
         if len(lasting) < len(self.rejected):
             out = {one.rung for one in lasting}
             self.rejected, self._rungs = lasting, [rung for rung in self.plan.rungs if rung.name not in out]
+            self.left = [rung for rung in self.left if rung.name in out]
 
     async def halt(self) -> None:
         """End the worker at once and start none until `go_on`; what is being asked is asked again then."""
@@ -300,16 +341,29 @@ class Engine:
                     continue  # it was ended by `halt`, which says nothing about the rung
                 if loss.kind in FINAL:
                     raise self._translated(loss) from None
+                self.failures += 1
                 log.warning("%s: %s: %s%s", rung.name, loss.kind, loss.detail, f" ({loss.hint})" if loss.hint else "")
                 if loss.kind in AGAIN and rung.name not in forgiven:
                     forgiven.add(rung.name)
                     continue
-                self.rejected.append(Rejected(rung.name, loss.kind, loss.detail, loss.hint))
-                self._rungs = after(self.plan, self._rungs, loss.kind, {one.rung for one in self.rejected})
+                self._leave(loss.kind, loss.detail, loss.component, hint=loss.hint)
             except asyncio.CancelledError:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
                 raise
+
+    def _leave(
+        self, kind: str, detail: str, component: str = "", hint: str = "", figures: dict[str, float] | None = None
+    ) -> None:
+        """Go on to the next rung that may help; what lies between is left as well."""
+        here, *rest = self._rungs
+        self.rejected.append(Rejected(here.name, kind, detail, hint, figures or {}))
+        out = {one.rung for one in self.rejected}
+        self._rungs = list(ladder.after(self.plan, self._rungs, kind, component, out))
+        passed = [rung for rung in rest if rung not in self._rungs]
+        larger = f"larger than {here.name}, which had no room"
+        self.rejected += [Rejected(rung.name, kind, larger) for rung in passed]
+        self.left += [here, *passed]
 
     async def _service(self) -> wire.Ready:
         """Return what the worker in service said of itself, starting one on the present rung if there is none."""
@@ -328,11 +382,13 @@ class Engine:
             if isinstance(reply, wire.Progress):
                 self._on_progress(reply)
             elif isinstance(reply, wire.Failed):
-                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
+                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace, reply.component)
             elif isinstance(reply, wire.Ready) and reply.protocol == wire.PROTOCOL:
                 if worker is not self._worker:
                     raise LostError("killed", "the worker was ended while it loaded")
                 _hold_to_limit(reply, self._template.vram_limit)
+                if wrong := ladder.mismatch(rung, reply):
+                    raise LostError("dtypes", wrong)
                 self.ready = reply
                 _tell_idle_wishes(self._template, reply.family)
                 return reply
@@ -351,7 +407,7 @@ class Engine:
         while len(replies) < max(1, len(payload)):
             reply = await self._reply(worker, deadline)
             if isinstance(reply, wire.Failed):
-                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace)
+                raise LostError(reply.kind, reply.detail, reply.hint, reply.trace, reply.component)
             if not isinstance(reply, kind):
                 raise LostError("garbage", f"a {type(reply).__name__} where {kind.__name__} was due")
             if reply.id != message.id:
@@ -456,4 +512,5 @@ def start_for(settings: Settings) -> wire.Start:
         threads=settings.threads,
         graphs=settings.graphs,
         vram_limit=max(1, budget(settings.vram_budget, card.total) or 0) if card else 0,
+        faults=settings.faults,
     )

@@ -19,10 +19,14 @@ import msgspec
 
 from .config import Settings
 from .errors import AsrdError, UsageError
+from .triggers import disagreement
 
 MIB = 1 << 20
 
-EVENTS = ("take", "kept", "rejected", "loaded", "vram-alert", "device-lost", "sink-failed", "starting", "suspend")
+EVENTS = (
+    *("take", "kept", "rejected", "demoted", "promoted", "shadow", "loaded", "vram-alert", "device-lost"),
+    *("sink-failed", "starting", "suspend"),
+)
 """Events that count here."""
 
 
@@ -62,6 +66,29 @@ class Rejection(msgspec.Struct, frozen=True):
     count: int
 
 
+class Step(msgspec.Struct, frozen=True):
+    """From one rung down to another, and how often."""
+
+    before: str
+    strategy: str
+    kind: str
+    """The trouble: slow, non-finite, empty, ..."""
+    count: int
+
+
+class Disagreement(msgspec.Struct, frozen=True):
+    """What takes that were heard once more in FP32 came to. No word error rate: nobody knows what was said."""
+
+    takes: int
+    changed: int
+    words: int
+    """Of FP32."""
+    per_100: float | None
+    low: float | None
+    """95 % interval of `per_100`, by bootstrap over takes; None where they are too few."""
+    high: float | None
+
+
 class History(msgspec.Struct, frozen=True):
     """What the journal holds of asrd since a time."""
 
@@ -73,6 +100,9 @@ class History(msgspec.Struct, frozen=True):
     all: Group
     strategies: dict[str, Group]
     rejected: list[Rejection]
+    demoted: list[Step]
+    shadow: dict[str, Disagreement]
+    """Strategy -> how far it differs from FP32."""
     events: dict[str, int]
     """Event -> entries, for those that are no take and no rejection."""
 
@@ -130,6 +160,8 @@ def history(found: Iterable[dict[str, Any]], since: str = "", until: str = "") -
     """Sum up journal entries: dictionaries of strings, as journalctl's JSON has them."""
     takes: list[dict[str, Any]] = []
     rejected: Counter[tuple[str, str]] = Counter()
+    demoted: Counter[tuple[str, str, str]] = Counter()
+    shadows: list[dict[str, Any]] = []
     events: Counter[str] = Counter()
     times: list[float] = []
     for entry in found:
@@ -139,6 +171,10 @@ def history(found: Iterable[dict[str, Any]], since: str = "", until: str = "") -
             takes.append(entry)
         elif name == "rejected":
             rejected[_text(entry, "STRATEGY") or "?", str(entry.get("MESSAGE") or "")] += 1
+        elif name == "demoted":
+            demoted[_text(entry, "BEFORE"), _text(entry, "STRATEGY"), _text(entry, "KIND")] += 1
+        elif name == "shadow":
+            shadows.append(entry)
         else:
             events[name] += 1
     strategies = sorted({_strategy(take) for take in takes})
@@ -150,8 +186,27 @@ def history(found: Iterable[dict[str, Any]], since: str = "", until: str = "") -
         all=_group(takes),
         strategies={name: _group([take for take in takes if _strategy(take) == name]) for name in strategies},
         rejected=[Rejection(strategy, message, count) for (strategy, message), count in rejected.most_common()],
+        demoted=[Step(*step, count) for step, count in demoted.most_common()],
+        shadow={
+            name: _disagreement([one for one in shadows if _strategy(one) == name])
+            for name in sorted({_strategy(one) for one in shadows})
+        },
         events=dict(sorted(events.items())),
     )
+
+
+def _disagreement(shadows: list[dict[str, Any]]) -> Disagreement:
+    counts = [(round(changed), round(of)) for changed, of in _pairs(shadows, "CHANGED", "WORDS")]
+    changed, of = sum(changed for changed, _ in counts), sum(of for _, of in counts)
+    low, high = disagreement(counts) or (None, None)
+    return Disagreement(len(counts), changed, of, 100 * changed / of if of else None, low, high)
+
+
+def _pairs(entries: list[dict[str, Any]], one: str, other: str) -> Iterator[tuple[float, float]]:
+    """Yield two figures of each entry that has both."""
+    for entry in entries:
+        if len(both := _figures([entry], one) + _figures([entry], other)) == 2:
+            yield both[0], both[1]
 
 
 def _group(takes: list[dict[str, Any]]) -> Group:
@@ -218,6 +273,8 @@ def described(found: History) -> list[str]:
     for name, about in ABOUT.items():
         if count := found.events.get(name):
             lines.append(f"{about}: {count}")
+    lines += [f"demoted {each.count}x {each.before} -> {each.strategy}: {each.kind}" for each in found.demoted]
+    lines += [_shadow_line(name, each) for name, each in found.shadow.items()]
     lines += [f"rejected {each.count}x {each.strategy}: {each.message}" for each in found.rejected]
     return lines
 
@@ -226,11 +283,18 @@ ABOUT = {
     "starting": "starts of the daemon",
     "loaded": "models loaded",
     "kept": "takes kept for asrd retry",
+    "promoted": "times a better precision was tried again",
     "vram-alert": "alerts on GPU memory",
     "device-lost": "times the microphone was lost",
     "sink-failed": "deliveries that failed",
     "suspend": "suspends",
 }
+
+
+def _shadow_line(strategy: str, found: Disagreement) -> str:
+    rate = "no words" if found.per_100 is None else f"{found.per_100:.2f} words of 100"
+    both = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    return f"{strategy} differs from FP32 in {rate}{both}: {found.takes} takes of {found.words} words heard twice"
 
 
 def _group_lines(group: Group) -> list[str]:

@@ -138,10 +138,16 @@ class Rejected(msgspec.Struct, frozen=True):
 
     rung: str
     kind: str
-    """Before it was tried: hardware, budget, no-room; otherwise that of a wire.Failed, or died, stalled, garbage."""
+    """Why it is not in service.
+
+    hardware, budget or no-room before it was tried; that of a wire.Failed, or died, stalled, garbage, dtypes; or one of
+    the triggers': empty, failures, slow, memory, budget, changed.
+    """
     detail: str
     hint: str = ""
     """What helps; empty where nothing is known to."""
+    figures: dict[str, float] = {}
+    """What a trigger decided by."""
 
 
 class Need(msgspec.Struct, frozen=True):

@@ -54,7 +54,11 @@ EVALUATION = Path(__file__).with_name("data") / "eval" / "manifest.jsonl"
 
 
 class NonFiniteError(Exception):
-    """The encoder put out NaN or infinity."""
+    """The encoder put out NaN or infinity; `component` is where that began."""
+
+    def __init__(self, detail: str, component: str) -> None:
+        super().__init__(detail)
+        self.component = component
 
 
 class SelfTestError(Exception):
@@ -160,7 +164,9 @@ class Recognizer:
             # The one point where the host waits for the encoder; a draft may bring it nothing that is new.
             largest = float(encoded.abs().amax()) if encoded.numel() else 0.0
             if not largest < float("inf"):
-                raise NonFiniteError(f"the encoder put out {largest} under {self.start.precision.name}")
+                began_in = self._first_non_finite(padded)
+                name = self.start.precision.name
+                raise NonFiniteError(f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in)
             encoder_seconds = time.perf_counter() - began
             decoded = decode()
         heard = []
@@ -190,6 +196,13 @@ class Recognizer:
             stream.forget()
         encoded, lengths = self._encode(padded)
         return encoded, functools.partial(self._decode.several, encoded, lengths)
+
+    def _first_non_finite(self, padded: Sequence[Any]) -> str:
+        """Return the first module that puts out NaN or infinity for sounds that the encoder put it out for."""
+        from . import casting
+
+        self._replay = None  # inside a replay nobody can look
+        return casting.first_non_finite(self.model, lambda: self._encode(padded))
 
     def _encode(self, sounds: Sequence[Any]) -> tuple[Any, Any]:
         """Return (encoded [B, D, T], lengths [B]) for samples [N] each."""
@@ -463,7 +476,8 @@ def _failure(error: BaseException, number: int | None) -> wire.Failed:
         if isinstance(error, kind):
             return wire.Failed(ours, error.message, error.hint, number, trace)
     name = OWN.get(type(error)) or failures.kind(error) or "internal"
-    return wire.Failed(name, failures.first_line(error), getattr(error, "hint", ""), number, trace)
+    said, hint, component = failures.first_line(error), getattr(error, "hint", ""), getattr(error, "component", "")
+    return wire.Failed(name, said, hint, number, trace, component)
 
 
 def _reserve_stdout() -> BinaryIO:
@@ -496,6 +510,10 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
         return 70
     try:
         recognizer = Recognizer(start, say)
+        if start.faults:
+            from . import faults
+
+            faults.rehearse(recognizer, start)
         say(recognizer.introduce())
     except Exception as error:
         say(_failure(error, None))

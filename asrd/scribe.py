@@ -16,14 +16,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from . import figures, forecast, systemd, vram, wire
+from . import demotion, figures, forecast, shadow, systemd, vram, wire
 from .audio import AudioBlock
 from .config import Settings
+from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, start_for
 from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
-from .precision import Rejected
+from .precision import Plan, Rejected
 from .recording import Recording, Told
 from .spoken import write
 from .takes import Note, Spool, blocks
@@ -79,6 +80,7 @@ class Scribe:
         deliver: where text goes.
         changed: called whenever there is something new to show.
         hold: makes an engine, for tests.
+        warn: shows a person a summary and a sentence.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Scribe:
         deliver: Deliver,
         changed: Callable[[], None],
         hold: Callable[..., Engine] = Engine,
+        warn: Warn = lambda summary, body: None,
     ) -> None:
         self.settings = settings
         self.spool = spool
@@ -102,13 +105,19 @@ class Scribe:
         self.asleep = False
         """Between `sleep` and `wake`."""
         self.last = Told("", "", "empty", "nothing was said yet")
-        self.engine = hold(planned(settings), start_for(settings), on_progress=self._heard_of)
-        self._deliver, self._changed, self._hold = deliver, changed, hold
+        self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
+        self.shadow = shadow.Shadow(hold)
+        self.engine = self.engine_for(planned(settings), settings)
+        self.demotion = Demotion(settings, demotion.wanted(self.engine.plan), warn)
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
-        self._turns = Turns()
+        self.turns = Turns()
         self._alert = figures.Alert()
         self._rewriting = self._guests = 0
+        self.disturb: Callable[[], None] = lambda: None
+        """Called when somebody needs the engine: what could wait ends at once."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called when nobody may need it any more, or another rung is in service."""
 
     @property
     def waiting(self) -> int:
@@ -121,12 +130,18 @@ class Scribe:
         return bool(self._queue or self._rewriting)
 
     @property
+    def still(self) -> bool:
+        """Whether nobody at all needs the engine."""
+        return not (self.busy or self._guests or self.asleep)
+
+    @property
     def _open(self) -> list[Recording]:
         """Recordings whose fate is not known; the first in the queue may be there for its figures only."""
         return [one for one in self._queue if not one.told.done()]
 
     def add(self, recording: Recording) -> None:
         """Take on a recording, best before its first block."""
+        self.disturb()
         self._renew()
         self._queue.append(recording)
         self._work.set()
@@ -165,6 +180,7 @@ class Scribe:
             except Exception:  # figures are worth less than the next recording
                 log.exception("the figures of take %s", one.take.id)
             self._queue.popleft()
+            self.settled()
             self._changed()
 
     async def _write_down(self, one: Recording) -> Told:
@@ -229,6 +245,7 @@ class Scribe:
         if one.refused:
             kept = self.spool.failed(one.take, one.refused[0], one.text)
             return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
+        self.shadow.offer(one)
         self.spool.delivered(one.take, one.text)
         return self._told(one, "delivered" if one.text else "empty")
 
@@ -282,6 +299,7 @@ class Scribe:
 
         Raises: as Engine.transcribe; what `sound` raises.
         """
+        self.disturb()
         self._renew()
         self._guests += 1
         try:
@@ -293,18 +311,19 @@ class Scribe:
             yield await self._ask(dictation.decode)
         finally:
             self._guests -= 1
+            self.settled()
             self._changed()
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
-        async with self._turns.shared():
+        async with self.turns.shared():
             engine = self.engine
-            rejected = len(engine.rejected)
+            known, before = len(engine.rejected), _name(engine)
             try:
                 found = await act(engine)
             finally:
                 self.loading = ""  # a worker that was started on the way has told how it came up
-                _tell_rejected(engine.rejected[rejected:])
+                self.demotion.tell(engine, known, before)
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
             return found
@@ -317,24 +336,25 @@ class Scribe:
             _ = self.engine.rung
         except EngineError:
             try:
-                self.engine = self._hold(planned(self.settings), start_for(self.settings), on_progress=self._heard_of)
+                self._serve(self.engine_for(planned(self.settings), self.settings), self.settings)
             except AsrdError as error:
                 self._ill(error)
 
     async def load(self) -> None:
         """Have a worker ready; what fails is `trouble`."""
         try:
-            async with self._turns.alone():
+            async with self.turns.alone():
                 if self.engine.ready is None:
                     await self._start(self.engine, self.settings)
         except AsrdError as error:
             self._ill(error)
         else:
             self._well()
+        self.settled()
 
     async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
         """Start a worker, telling how it goes and which rungs did not hold."""
-        rejected = len(engine.rejected)
+        known, before = len(engine.rejected), _name(engine)
         self.loading = "starting"
         self._changed()
         try:
@@ -342,7 +362,8 @@ class Scribe:
             self.memory = ready.ledger.get("ready")
         finally:
             self.loading = ""
-            _tell_rejected(engine.rejected[rejected:])
+            if engine is self.engine:
+                self.demotion.tell(engine, known, before)
             self._changed()
         systemd.event(
             "loaded",
@@ -372,28 +393,31 @@ class Scribe:
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
             raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
-        new = self._hold(plan, start_for(settings), on_progress=self._heard_of)
+        self.disturb()
+        new = self.engine_for(plan, settings)
         beside = await asyncio.to_thread(fits_beside, settings)
         if beside:
-            await self._prove(new, settings, strict)
-        async with self._turns.alone():
+            await self.prove(new, settings, strict)
+        async with self.turns.alone():
             old, before = self.engine, self.settings
             if not beside:
                 was_ready = old.ready is not None
                 await old.stop()
                 try:
-                    await self._prove(new, settings, strict)
+                    await self.prove(new, settings, strict)
                 except AsrdError:
                     if was_ready:
                         await self._start(old, before)
                     raise
-            self.engine, self.settings = new, settings
+            self._serve(new, settings)
         await old.stop()
         self._well()
         systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
 
-    async def _prove(self, new: Engine, settings: Settings, strict: bool) -> None:
+    async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
+        """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""
         wanted, memory = new.rung.name, self.memory
+        known = len(new.rejected)
         try:
             await self._start(new, settings)
             if strict and new.rung.name != wanted:
@@ -402,11 +426,26 @@ class Scribe:
         except BaseException:
             self.memory = memory
             await new.stop()
+            for one in new.rejected[known:]:
+                demotion.tell_rejected(one)
             raise
+
+    def engine_for(self, plan: Plan, settings: Settings) -> Engine:
+        """Return an engine that tells what it does."""
+        heard = lambda *answered: self.demotion.heard(*answered)  # noqa: E731
+        return self._hold(plan, start_for(settings), on_progress=self._heard_of, on_answer=heard)
+
+    def _serve(self, engine: Engine, settings: Settings) -> None:
+        """Put an engine in service that owes nothing to the one before."""
+        self.engine, self.settings = engine, settings
+        wanted = demotion.wanted(engine.plan)
+        self.demotion = Demotion(settings, wanted, self._warn)
+        self.demotion.tell(engine, len(engine.plan.rejected), wanted)
+        self.shadow.forget()
 
     async def park(self) -> None:
         """End the worker, so that it holds no memory at all; the next recording starts it."""
-        async with self._turns.alone():
+        async with self.turns.alone():
             if self.engine.ready is not None and not (self.busy or self._guests):
                 await self.engine.stop()
                 self.memory = None
@@ -416,6 +455,7 @@ class Scribe:
     async def sleep(self) -> None:
         """End the worker at once, whatever it does, and start none until `wake`; then the same is asked again."""
         self.asleep = True
+        self.disturb()
         loaded = self.engine.pid is not None
         await self.engine.halt()
         self.memory = None
@@ -431,6 +471,7 @@ class Scribe:
 
     async def stop(self) -> None:
         """End the worker for good."""
+        self.disturb()
         await self.engine.stop()
 
     def _heard_of(self, progress: wire.Progress) -> None:
@@ -453,14 +494,31 @@ class Scribe:
         heard = one.dictation.answer is not None
         if heard and self.engine.ready is not None and len(self._queue) == 1:
             try:
-                async with self._turns.shared():
+                async with self.turns.shared():
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)
         figures.tell_take(one, told, self.settings.model, self.engine.ready, self.memory)
         self._alert.watch(self.memory, self.settings)
+        if heard and self.engine.ready is not None:
+            await self.judge()
         if told.outcome == "kept" or self.spool.keep == "always":
             await asyncio.to_thread(self.spool.prune)
+
+    async def judge(self) -> None:
+        """Leave the rung in service if its figures are reason enough, and have the next one ready."""
+        engine, served = self.engine, self.demotion
+        verdict = served.judge(engine, self.memory, self.shadow.figures)
+        if verdict is None:
+            return
+        async with self.turns.shared():
+            known, before = len(engine.rejected), _name(engine)
+            left = await engine.demote(engine.rung, verdict.kind, verdict.detail, verdict.figures)
+            served.tell(engine, known, before)
+        if left:
+            await self.load()
+        else:
+            served.in_vain(engine, verdict)
 
 
 def fits_beside(settings: Settings) -> bool:
@@ -478,8 +536,5 @@ def fits_beside(settings: Settings) -> bool:
     return outlook.card is None or needs.get(outlook.chosen, 0) <= outlook.card.free
 
 
-def _tell_rejected(rejected: list[Rejected]) -> None:
-    for one in rejected:
-        hint = f" ({one.hint})" if one.hint else ""
-        said = f"{one.rung} is out: {one.detail}{hint}"
-        systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind)
+def _name(engine: Engine) -> str:
+    return engine.rung.name if engine.rungs else ""

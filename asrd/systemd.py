@@ -23,6 +23,9 @@ EVENTS = {
     "kept": "5bdbd22e2bff477d81b23afea11e9ee3",
     "waiting": "2e2f8dae1ed14581b3bef7cdf9fab41e",
     "rejected": "c7ca528d20b74906bfe90587fc7833f9",
+    "demoted": "33edc4c02432c841833a3f71fc427078",
+    "promoted": "edd2694a74188c674e869ed799b4625d",
+    "shadow": "c9349ad8cca7850727a13b8932a9826c",
     "loaded": "560a698b4c464a0a8c42cdafc350253f",
     "unloaded": "6c7e61130af14035b840784d72fa876d",
     "device-lost": "ca09ce96dfb14fefbece304a1a2c8fa3",
@@ -33,6 +36,7 @@ EVENTS = {
     "resume": "b9b671a99db04cbca15188248f514308",
     "reloaded": "95daaa2cd9004af3923c3e3dfc52fb23",
     "log-text": "506e3d81ebe0475b94c62a5b1bf0c158",
+    "faults": "e7ced6fc5ce4cd4d8a5b9e6cb0e88253",
     "stopping": "30475ed6389044e0b7647ed5067faa9b",
 }
 """Event -> MESSAGE_ID, by which `journalctl MESSAGE_ID=` finds it in every version of asrd."""

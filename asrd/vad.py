@@ -8,8 +8,10 @@ Runs on the daemon's side.
 
 from __future__ import annotations
 
+import array
 import math
 import struct
+from bisect import bisect_left
 from pathlib import Path
 from typing import Literal
 
@@ -81,6 +83,7 @@ class Vad:
         self._speech_stop = 0
         self._peak = 0.0
         self._floor = 0
+        self._clear = array.array("q")
 
     @property
     def open(self) -> bool:
@@ -91,6 +94,10 @@ class Vad:
     def speaking(self) -> bool:
         """Whether speech is open and does not rest."""
         return self._open and not self._paused
+
+    def clear(self, start: int, stop: int) -> int:
+        """Return how many samples from `start` to `stop` were surely speech, chunk by chunk."""
+        return CHUNK * (bisect_left(self._clear, stop) - bisect_left(self._clear, start))
 
     def push(self, block: AudioBlock) -> list[Event]:
         """Judge one block and return what changed. Raises ValueError for a block that does not follow the last one."""
@@ -121,6 +128,8 @@ class Vad:
         start, self.heard = self.heard, stop
         s = self.settings
         self._peak = max(self._peak, probability)
+        if probability >= s.sure:
+            self._clear.append(start)
         if self._open:
             self._inside(probability >= s.release, start, events)
         elif self._onset is None and probability >= s.threshold:

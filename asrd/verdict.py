@@ -1,7 +1,7 @@
 """How a comparison is judged: word edits, intervals, the noise floor, criteria, verdicts.
 
-Pure: takes what was measured and returns values; starts nothing, prints nothing, reads no clock. Used by `compare`
-only, never by the daemon, and imports numpy, jiwer and the normaliser where they are needed.
+Pure: takes what was measured and returns values; starts nothing, prints nothing, reads no clock. Used by `compare`,
+and by the daemon for intervals only; imports numpy, jiwer and the normaliser where they are needed.
 """
 
 from __future__ import annotations

@@ -119,6 +119,8 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     self_test: bool = True
     graphs: bool = True
     """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is possible."""
+    faults: str = ""
+    """Trouble to rehearse, as in `faults.parse`; "" for none."""
     protocol: int = PROTOCOL
 
 
@@ -241,6 +243,8 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     id: int | None = None
     trace: str = ""
     """The traceback, for --debug."""
+    component: str = ""
+    """Of kind non-finite: the first module whose output was not, as `parts` would name it."""
 
 
 Request = Start | Recognize | Measure | Stop

@@ -44,9 +44,9 @@ ENVIRONMENT = {
 class LostError(Exception):
     """The worker did not do it: `kind` is one of wire.Failed's, or killed, died, stalled, garbage."""
 
-    def __init__(self, kind: str, detail: str, hint: str = "", trace: str = "") -> None:
+    def __init__(self, kind: str, detail: str, hint: str = "", trace: str = "", component: str = "") -> None:
         super().__init__(detail)
-        self.kind, self.detail, self.hint, self.trace = kind, detail, hint, trace
+        self.kind, self.detail, self.hint, self.trace, self.component = kind, detail, hint, trace, component
 
 
 class Scratch:

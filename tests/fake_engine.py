@@ -126,7 +126,9 @@ class Engine:
 def ready(precision: Precision, device: str = "cpu") -> wire.Ready:
     """What a worker of this precision would say of itself."""
     weights = WEIGHTS // 2 if precision.weights != "float32" else WEIGHTS
-    effective = {"preprocessor": "float32", "encoder": precision.weights, "decoder": precision.weights}
+    features = "float32" if precision.features == "float32" else precision.weights
+    encoder = precision.parts.get("encoder", precision.weights)
+    effective = {"preprocessor": features, "encoder": encoder, "decoder": precision.weights}
     fallbacks = []
     if precision.quantize:
         fallbacks = [wire.Fallback("encoder", "int8", precision.weights, "torchao is not installed")]

@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 from asrd import wire
 
 
@@ -33,14 +35,24 @@ LARGE = {"large": "nvml", "large-by-meminfo": "meminfo"}
 """Acts of a worker that holds a byte more than it may -> the instrument that says so."""
 
 
-def ready(start: wire.Start, act: str) -> wire.Ready:
+def stored(start: wire.Start, act: str) -> str:
+    """Return what the encoder says that it is stored in; the act "liar" says another than was asked for."""
+    precision = start.precision
+    parts = {dtype for path, dtype in precision.parts.items() if path.startswith("encoder.")}
+    whole = precision.parts.get("encoder", precision.weights)
+    if act == "liar":
+        return "float16" if whole != "float16" else "float32"
+    return "/".join([whole, *sorted(parts - {whole})])
+
+
+def ready(start: wire.Start, act: str = "ok") -> wire.Ready:
     """Return an introduction that keeps the contract."""
     memory = wire.Memory(4, process=1000)
     if act in LARGE:
         memory = wire.Memory(4, process=start.vram_limit + 1, source=LARGE[act])
     return wire.Ready(
         requested=start.precision.name,
-        effective={"encoder": start.precision.weights},
+        effective={"encoder": stored(start, act)},
         fallbacks=[],
         device=start.device,
         device_name="fake",
@@ -76,6 +88,7 @@ def die(code: int) -> None:
 
 ON_LOAD: dict[str, Callable[[], object]] = {
     "refuse": lambda: say(wire.Failed("unsupported", "cannot do that here")),
+    "no-room": lambda: say(wire.Failed("out-of-memory", "CUDA out of memory")),
     "model": lambda: say(wire.Failed("model", "no such checkpoint", "look elsewhere")),
     "network": lambda: say(wire.Failed("network", "the hub cannot be reached")),
     "no-device": lambda: say(wire.Failed("no-device", "torch is built without CUDA", "install another")),
@@ -87,6 +100,9 @@ ON_LOAD: dict[str, Callable[[], object]] = {
 
 ON_BUFFER: dict[str, Callable[[int], object]] = {
     "nan": lambda n: say(wire.Failed("non-finite", "the encoder put out nan", id=n)),
+    "nan-in-layer": lambda n: say(
+        wire.Failed("non-finite", "the encoder put out nan", id=n, component="encoder.layers.3")
+    ),
     "oom": lambda n: say(wire.Failed("out-of-memory", "CUDA out of memory", id=n)),
     "die": lambda n: die(9),
     "abort": lambda n: os.abort(),
@@ -101,6 +117,18 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     "wrong-id": lambda n: say(wire.Reading(n + 7, "steady", wire.Memory())),
     "wrong-type": lambda n: say(wire.Reading(n, "steady", wire.Memory())),
 }
+
+
+def changed(act: str, answer: wire.Answer) -> wire.Answer:
+    """Return an answer that says or costs something else than a good one."""
+    heard = answer.hypothesis
+    if act == "deaf":
+        heard = msgspec.structs.replace(heard, text="", words=[])
+    elif act == "garbled":
+        words = [msgspec.structs.replace(heard.words[0], text="garbled"), *heard.words[1:]]
+        heard = msgspec.structs.replace(heard, text=" ".join(word.text for word in words), words=words)
+    seconds = 90.0 if act == "slow-answers" else answer.seconds
+    return msgspec.structs.replace(answer, hypothesis=heard, seconds=seconds)
 
 
 ON_SEVERAL: dict[str, Callable[[int], object]] = {
@@ -140,7 +168,7 @@ def main() -> int:
         if isinstance(message, wire.Stop):
             return 0
         if isinstance(message, wire.Measure):
-            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1000)))
+            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1 << 40 if act == "heavy" else 1000)))
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):
@@ -150,7 +178,7 @@ def main() -> int:
                 ON_SEVERAL[act](message.id)
             else:
                 for answer in answers:
-                    say(answer)
+                    say(changed(act, answer))
     return 0
 
 

@@ -16,8 +16,10 @@ from torch import nn
 
 from asrd import casting
 from asrd.errors import ModelError, PrecisionError, UsageError
-from asrd.precision import BASELINE, TABLE, Precision
+from asrd.ladder import mismatch, restored
+from asrd.precision import BASELINE, TABLE, Precision, Rung
 from tests import tiny
+from tests.fake_engine import ready as introduced
 
 CPU = torch.device("cpu")
 EVERY = ("ctc", "tdt", "canary2")
@@ -143,6 +145,50 @@ def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: P
         assert isinstance(text, str)
     assert set(applied.effective()) == set(casting.components(model))
     assert {fallback.component for fallback in applied.fallbacks} <= set(applied.effective())
+    assert read_back(applied) == ""
+
+
+def read_back(applied: casting.Applied) -> str:
+    """Return where the daemon would say that this is not what its rung says."""
+    told = introduced(applied.precision)
+    told = msgspec.structs.replace(told, effective=applied.effective(), fallbacks=applied.fallbacks)
+    return mismatch(Rung(applied.precision, "cpu"), told)
+
+
+def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(folder: Path) -> None:
+    """Weights that float32 carries with ease and float16 does not: up by 1e5 in one matrix, down in the next."""
+    model, twin = (restore("ctc", folder) for _ in range(2))
+    for each in (model, twin):
+        layer = each.encoder.layers[1].feed_forward1
+        layer.activation = nn.ReLU()
+        for tensor, factor in ((layer.linear1.weight, 1e5), (layer.linear1.bias, 1e5), (layer.linear2.weight, 1e-5)):
+            tensor *= factor
+    applied = apply(model, "half")
+    assert not encode(model, applied)[1].isfinite().all()
+    found = casting.first_non_finite(model, lambda: encode(model, applied))
+    assert found == "encoder.layers.1"
+    assert hooks(model) == hooks(apply(restore("ctc", folder), "half").model)
+    softer = restored(TABLE["half"], found)
+    assert softer is not None
+    cured = apply(twin, softer)
+    assert encode(twin, cured)[1].isfinite().all()
+    assert casting.first_non_finite(twin, lambda: encode(twin, cured)) == "encoder"
+    assert set(cured.effective()["encoder"].split("/")) == {"float16", "float32"}
+    assert read_back(cured) == ""
+
+
+@pytest.mark.parametrize("family", ["ctc", "tdt", "canary2"])
+@pytest.mark.parametrize("component", ["encoder.pre_encode", "encoder.layers.0", "encoder"])
+def test_every_component_that_can_be_restored_is_what_its_rung_says(family: str, component: str, folder: Path) -> None:
+    softer = restored(TABLE["bfloat16"], component)
+    assert softer is not None
+    model = restore(family, folder)
+    applied = apply(model, softer)
+    with applied.observing():
+        encode(model, applied)
+        assert isinstance(transcribe(model, applied), str)
+    assert read_back(applied) == ""
+    assert read_back(apply(restore(family, folder), "bfloat16")) == ""
 
 
 EFFECTIVE = {
@@ -260,6 +306,7 @@ def test_any_map_of_components_runs(family: str, parts: dict[str, Any], weights:
     assert isinstance(text, str)
     assert encoded.isfinite().all()
     assert not any(" as " in told for told in applied.effective().values())
+    assert read_back(applied) == ""
 
 
 def test_the_deepest_name_decides(folder: Path) -> None:

@@ -560,3 +560,27 @@ def test_text_is_in_the_log_only_where_that_is_asked_for(daemon: Start) -> None:
     one.end()
     assert "log_text is on: what you say is written into the journal" in one.log.read_text()
     assert text in one.log.read_text()
+
+
+def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="half=nan-in-layer *=ok", ASRD_STRATEGY="half", ASRD_SHADOW="3", ASRD_FAULTS="stall:99")
+    one.until(lambda: one.state == "IDLE")
+    assert one.ask(verb="status")["below"] is None
+    one.speak()
+    one.ask(verb="stop")
+    assert len(samples(one.settled())) == 1
+    status = one.ask(verb="status")
+    assert status["strategy"] == "half(encoder.layers.3:float32)"
+    assert status["below"]["wanted"] == "half on cpu"
+    assert (status["shadow"]["takes"], status["faults"]) == (0, "stall:99")
+    page = one.verb("status").communicate(timeout=20)[0]
+    assert "below     half on cpu was asked for and is out: the encoder put out nan" in page
+    assert "below half on cpu (non-finite)" in page.splitlines()[0]
+    assert "faults    rehearsed: stall:99" in page
+    bar = json.loads(one.verb("status", "--waybar").communicate(timeout=20)[0])
+    assert bar["class"] == ["idle", "below"]
+    log = one.log.read_text()
+    assert "trouble is rehearsed: stall:99" in log
+    assert "half on cpu gave way to half(encoder.layers.3:float32) on cpu" in log
+    assert one.ask(verb="use", strategy="half")["said"] == "now on half on cpu"
+    assert one.ask(verb="status")["below"] is None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd import doctor, faults
+from asrd import doctor, failures
 from asrd.config import Settings
 from asrd.devices import Device
 from tests.test_vram import driver
@@ -67,7 +67,7 @@ def test_each_card_is_told_with_the_torch_that_is_to_use_it(driver: Path) -> Non
         "cuda:0 Tesla T4, compute capability 7.5, 14.6 of 15.6 GiB free, compute mode exclusive",
         "cuda:1 RTX A1000, compute capability 8.6, 3.4 of 4.0 GiB free, compute mode exclusive",
     ]
-    torch = faults.build()
+    torch = failures.build()
     assert torch is not None
     (told, _) = [one for one in here if one["name"] == "torch"]
     assert torch.version in str(told["detail"])

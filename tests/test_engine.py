@@ -149,6 +149,67 @@ def test_what_no_rung_can_cure_is_raised_at_once(act: str, error: type[Exception
     asyncio.run(go())
 
 
+def test_a_worker_that_is_not_what_its_rung_says_is_refused() -> None:
+    async def go() -> None:
+        async with running("half=liar") as held:
+            answer = await held.transcribe(SOUND)
+            assert answer.hypothesis.precision == "bfloat16"
+            [refused] = held.rejected
+            assert (refused.rung, refused.kind) == ("half on cpu", "dtypes")
+            assert refused.detail == "encoder is stored in float32 under half on cpu, which allows float16"
+
+    asyncio.run(go())
+
+
+def test_the_component_goes_up_before_the_model_and_the_same_sound_is_asked_again() -> None:
+    async def go(script: str) -> tuple[str, list[str]]:
+        async with running(script) as held:
+            answer = await held.transcribe(SOUND, start=320)
+            assert (answer.hypothesis.text, answer.hypothesis.start) == (HEARD, 320)
+            assert held.ready is not None
+            assert held.ready.requested == answer.hypothesis.precision
+            assert [rung.name for rung in held.left] == [one.rung for one in held.rejected]
+            return answer.hypothesis.precision, [one.rung for one in held.rejected]
+
+    layer, encoder = "half(encoder.layers.3:float32)", "half(encoder:float32)"
+    assert asyncio.run(go("half=nan-in-layer")) == (layer, ["half on cpu"])
+    assert asyncio.run(go(f"half=nan-in-layer {layer}=nan-in-layer"))[0] == encoder
+    every = f"half=nan-in-layer {layer}=nan-in-layer {encoder}=nan-in-layer"
+    assert asyncio.run(go(every)) == ("bfloat16", [f"{name} on cpu" for name in ("half", layer, encoder)])
+
+
+def test_a_rung_that_answers_is_left_where_another_helps_and_only_then() -> None:
+    async def go() -> None:
+        async with running("*=ok", "half fp32") as held:
+            await held.transcribe(SOUND)
+            half, fp32 = held.rungs
+            assert await held.demote(half, "slow", "too slow", {"p50_ms": 5.0})
+            assert held.pid is None
+            assert await held.demote(half, "slow", "another caller thinks so too")
+            assert (await held.transcribe(SOUND)).hypothesis.precision == "fp32"
+            pid = held.pid
+            assert not await held.demote(fp32, "slow", "it is the measure itself")
+            assert held.pid == pid
+            [left] = held.rejected
+            assert (left.rung, left.kind, left.figures) == ("half on cpu", "slow", {"p50_ms": 5.0})
+
+    asyncio.run(go())
+
+
+def test_every_answer_is_told_with_its_length_and_each_lost_worker_is_counted(at_root: Path) -> None:
+    async def go() -> None:
+        told: list[tuple[float, str]] = []
+        held = engine(f"*=kill@{at_root}/once")
+        held._on_answer = lambda seconds, phase, answer: told.append((seconds, phase))
+        async with held:
+            await held.transcribe(SOUND)
+            await held.transcribe(SOUND[:8000], phase="draft")
+            assert told == [(1.0, "final"), (0.5, "draft")]
+            assert (held.failures, held.rejected) == (1, [])
+
+    asyncio.run(go())
+
+
 def test_no_child_and_no_scratch_folder_stays_behind(at_root: Path) -> None:
     async def go() -> list[int]:
         pids = []

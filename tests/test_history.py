@@ -54,6 +54,34 @@ def test_a_day_is_the_sum_of_its_entries() -> None:
     assert found.events == {"kept": 1, "starting": 1, "vram-alert": 1}
 
 
+def test_steps_down_and_disagreement_are_summed_up() -> None:
+    step = {"before": "bfloat16", "strategy": "tf32", "kind": "slow"}
+    shadows = [entry("shadow", strategy="bfloat16", words=50, changed=n % 2) for n in range(20)]
+    found = history.history(
+        [
+            *(entry("demoted", **(step | {"kind": kind})) for kind in ("slow", "slow", "empty")),
+            *shadows,
+            entry("shadow", strategy="half", words=10, changed=3),
+            entry("promoted"),
+        ]
+    )
+    assert found.demoted == [
+        history.Step("bfloat16", "tf32", "slow", 2), history.Step("bfloat16", "tf32", "empty", 1)
+    ]  # fmt: skip
+    both = found.shadow["bfloat16"]
+    assert (both.takes, both.changed, both.words, both.per_100) == (20, 10, 1000, 1.0)
+    assert both.low is not None
+    assert both.high is not None
+    assert 0 < both.low < 1 < both.high < 2
+    assert found.shadow["half"] == history.Disagreement(1, 3, 10, 30.0, None, None), "too few for an interval"
+    lines = history.described(found)
+    assert "demoted 2x bfloat16 -> tf32: slow" in lines
+    assert "half differs from FP32 in 30.00 words of 100: 1 takes of 10 words heard twice" in lines
+    assert "times a better precision was tried again: 1" in lines
+    odd = history.history([entry("shadow", strategy="half", words="many", changed=1)])
+    assert odd.shadow["half"] == history.Disagreement(0, 0, 0, None, None, None)
+
+
 def test_fields_that_are_missing_or_no_figures_are_left_out_of_the_figures() -> None:
     bare = {"__REALTIME_TIMESTAMP": "1000000", "MESSAGE": None, "ASRD_EVENT": "take"}
     odd = {**bare, "ASRD_RTF": "nan", "ASRD_WORDS": ["1", "2"], "ASRD_AUDIO_SECONDS": "1e-3", "ASRD_PROCESS_BYTES": ""}

@@ -20,6 +20,7 @@ import pytest
 from asrd import audio, checkpoint, models, wire
 from asrd.engine import Deadlines, Engine
 from asrd.errors import ModelError, UsageError
+from asrd.ladder import mismatch
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
 from asrd.recognizer import SMALL, Recognizer, _serve, _threads
@@ -138,6 +139,7 @@ def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> 
 def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str, strategy: str) -> None:
     ready = recognizer(model, strategy).introduce()
     assert ready.requested == strategy
+    assert mismatch(Rung(TABLE[strategy], "cpu"), ready) == ""
     assert ready.self_test is not None
     assert ready.self_test.text == ready.self_test.expected
     stored = {dtype.split(" as ")[0] for name, dtype in ready.effective.items() if name != "preprocessor"}

@@ -1,0 +1,167 @@
+"""A rung was left: who is told, what is remembered, and when it may return.
+
+Gathers the figures that `triggers` judges, tells the journal and a person once for each step, and says for the status
+that less runs than was asked for. Decides nothing by itself and starts nothing. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import baseline, figures, ladder, systemd, triggers, vram, wire
+from .config import Settings, budget
+from .engine import Engine
+from .errors import AsrdError
+from .precision import BASELINE, Plan, Rejected
+from .triggers import Verdict
+
+PERIOD = 500
+"""Buffers after which failures are counted anew: what happened long ago says little of today."""
+
+Warn = Callable[[str, str], None]
+"""Shows a person a summary and a sentence."""
+
+
+class Demotion:
+    """What a daemon remembers of the engine in service.
+
+    Args:
+        settings: for the limits.
+        wanted: the plan's first rung, as `wanted` has it.
+        warn: called once for each rung that is left.
+    """
+
+    def __init__(self, settings: Settings, wanted: str, warn: Warn) -> None:
+        self.settings, self.wanted = settings, wanted
+        self.calm = ladder.Calm(settings.promote_after)
+        self._warn = warn
+        self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=4 * triggers.RECENT)
+        self._buffers = self._forgiven = 0
+        self._in_vain: set[tuple[str, str]] = set()
+
+    def adopt(self, settings: Settings) -> None:
+        """Take over limits that were changed; what is remembered stays."""
+        self.settings = settings
+        self.calm.minutes = settings.promote_after
+
+    def heard(self, seconds: float, phase: str, answer: wire.Answer) -> None:
+        """Take an answer into account."""
+        self._buffers += 1
+        if phase == "final":
+            self._costs.append((answer.hypothesis.precision, seconds, answer.seconds))
+
+    def judge(self, engine: Engine, memory: wire.Memory | None, shadow: dict[str, Any]) -> Verdict | None:
+        """Return why the rung in service is to be left, by what is known since it took over.
+
+        Args:
+            memory: the last reading of the worker's ledger.
+            shadow: the disagreement with FP32 (`shadow.Shadow.figures`).
+        """
+        rung, limits = engine.rung, self.settings
+        known = baseline.known(limits.model, rung.device) if not ladder.plain(rung.precision) else None
+        fp32 = known.strategies.get(BASELINE.name) if known else None
+        costs = [(seconds, spent) for name, seconds, spent in self._costs if name == rung.precision.name]
+        failures, buffers = engine.failures - self._forgiven, self._buffers
+        if buffers > PERIOD:
+            self._buffers, self._forgiven = 0, engine.failures
+        found = (
+            triggers.failing(failures, buffers, limits.demote_failures)
+            or triggers.heavy(memory, fp32, limits.demote_memory, _budget(limits, rung.device))
+            or triggers.slow(costs, fp32, limits.demote_slower)
+        )
+        if found is None and shadow.get("strategy") == rung.precision.name:
+            found = triggers.changing(shadow["changed"], shadow["words"], shadow["low"], limits.demote_changed)
+        return None if found is None or (rung.name, found.kind) in self._in_vain else found
+
+    def in_vain(self, engine: Engine, verdict: Verdict) -> None:
+        """No rung would help; that is said once."""
+        self._in_vain.add((engine.rung.name, verdict.kind))
+        systemd.event(
+            "rejected",
+            f"{engine.rung.name} stays, as no other rung would help: {verdict.detail}",
+            logging.WARNING,
+            strategy=engine.rung.name,
+            kind=verdict.kind,
+            **verdict.figures,
+        )
+
+    def tell(self, engine: Engine, known: int, before: str) -> None:
+        """Tell what an engine in service has left.
+
+        Args:
+            known: how many of `engine.rejected` have been told.
+            before: name of the rung that was in service then.
+        """
+        fresh = engine.rejected[known:]
+        for one in fresh:
+            tell_rejected(one)
+        if not fresh or not engine.rungs or engine.rung.name == before:
+            return
+        self._buffers, self._forgiven = 0, engine.failures
+        if ladder.again(engine.plan, engine.left, engine.rungs, engine.rejected):
+            self.calm.trouble(time.monotonic())
+        why, to = fresh[-1], engine.rung.name
+        cause = next((one for one in fresh if one.rung == before), why)
+        said = f"{before} gave way to {to}: {cause.detail}"
+        systemd.event(
+            "demoted",
+            said,
+            logging.WARNING,
+            strategy=to,
+            before=before,
+            wanted=self.wanted,
+            kind=cause.kind,
+            effective=figures.dtypes(engine.ready) if engine.ready else None,
+            **cause.figures,
+        )
+        self._warn("Another precision", said)
+
+    def promoted(self, engine: Engine, before: str) -> None:
+        """A better rung is in service again, in an engine of its own."""
+        self._buffers = self._forgiven = 0
+        self._costs.clear()  # what it cost before it was left says nothing of today
+        for one in engine.rejected[len(engine.plan.rejected) :]:
+            tell_rejected(one)
+        to = engine.rung.name
+        systemd.event("promoted", f"{before} gave way to {to}, which is tried again", strategy=to, before=before)
+
+    def below(self, engine: Engine) -> dict[str, Any] | None:
+        """Return what was asked for, why it does not run and when it is tried again; None where it runs."""
+        if not engine.rungs or engine.rung.name == self.wanted:
+            return None
+        rejected: list[Rejected] = [one for one in engine.rejected if one.rung == self.wanted] or engine.rejected[-1:]
+        left = self.calm.left(time.monotonic())
+        return {
+            "wanted": self.wanted,
+            "kind": rejected[0].kind if rejected else "",
+            "detail": rejected[0].detail if rejected else "",
+            "again_in": None if left is None else round(left),
+        }
+
+
+def wanted(plan: Plan) -> str:
+    """Return the rung that was asked for, which the plan may have left out for the hardware's sake or the budget's."""
+    refused = plan.rejected and plan.rejected[0].rung == plan.requested
+    return plan.requested if refused else plan.rungs[0].name
+
+
+def tell_rejected(one: Rejected) -> None:
+    """Write down that a rung is out."""
+    said = f"{one.rung} is out: {one.detail}" + (f" ({one.hint})" if one.hint else "")
+    systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
+
+
+def _budget(settings: Settings, device: str) -> int | None:
+    """Return the limit on a card's memory in bytes; None without one, and on the CPU."""
+    if not settings.vram_budget or device == "cpu":
+        return None
+    try:
+        index = int(device.partition(":")[2] or 0)
+        total = next((card.total for card in vram.gpus() if card.index == index), 0)
+        return budget(settings.vram_budget, total) or None
+    except AsrdError:
+        return None

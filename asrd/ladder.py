@@ -1,0 +1,184 @@
+"""The ladder at run time: what comes after a rung that did not hold, whether a worker is what its rung says, and when a
+better rung may be tried again.
+
+Pure: takes rungs, kinds of trouble and times, returns values; starts nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from . import precision as precisions
+from .precision import BASELINE, MEMORY, Dtype, Plan, Precision, Rejected, Rung, dtypes
+from .wire import Ready
+
+COMPARED = ("slow", "memory", "changed", "empty")
+"""Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no cure."""
+
+PASSING = (*MEMORY, "slow", "memory", "failures", "killed", "stalled", "device-lost", "silent")
+"""Trouble that may be over later; every other kind is the rung's own, and it stays left."""
+
+LONGEST = 24 * 3600.0
+"""Seconds that a rung stays left at most, however often it came back in vain."""
+
+
+def plain(precision: Precision) -> bool:
+    """Whether a precision stores and computes everything in FP32, TF32 off."""
+    return dtypes(precision) == {"float32"} and not precision.quantize and not precision.tf32
+
+
+def after(
+    plan: Plan, rungs: Sequence[Rung], kind: str, component: str = "", out: Collection[str] = ()
+) -> tuple[Rung, ...]:
+    """Return what is left to try once the first of `rungs` did not hold.
+
+    Args:
+        plan: what the rungs are of; it knows what each needs.
+        kind: of the trouble, as in Rejected.
+        component: the module whose output was not finite, where a worker could tell.
+        out: names of rungs that failed and are not to come back.
+
+    A plan of one rung is a wish for that one and nothing else: nothing comes after it.
+    """
+    here, *rest = rungs
+    if kind == "non-finite" and rest and (softer := restored(here.precision, component)):
+        return Rung(softer, here.device), *rest
+    if kind in COMPARED:
+        return () if plain(here.precision) else tuple(r for r in rest if r.device == here.device)
+    return tuple(precisions.after(plan, rungs, kind, out))
+
+
+def restored(precision: Precision, component: str) -> Precision | None:
+    """Return the precision with one component back in float32, or None where that is no smaller step.
+
+    First the module that was named (`encoder.layers.3`), then, if that was not enough, the component it is a part of.
+    Arithmetic that autocast lowers and weights that are quantised do not follow `parts`.
+    """
+    if not component or precision.quantize or precision.autocast or precision.phases:
+        return None
+    for path in dict.fromkeys((component, component.partition(".")[0])):
+        if _storage(precision, path) != "float32":
+            parts: dict[str, Dtype] = {**precision.parts, path: "float32"}
+            name = f"{precision.name.partition('(')[0]}({path}:float32)"
+            return msgspec.structs.replace(precision, name=name, parts=parts)
+    return None
+
+
+def _storage(precision: Precision, path: str) -> str:
+    """Return what `parts` or, where they do not name it or a module above it, `weights` say of a module."""
+    words = path.split(".")
+    above = (".".join(words[:count]) for count in range(len(words), 0, -1))
+    exempt = words[0] == "preprocessor" and precision.features == "float32"
+    return next((precision.parts[p] for p in above if p in precision.parts), "float32" if exempt else precision.weights)
+
+
+# -- what a worker must be --------------------------------------------------------------------------------------------
+
+
+def mismatch(rung: Rung, ready: Ready) -> str:
+    """Return where a worker, as it read itself back, is not what its rung says; "" where it is.
+
+    What a Fallback names may be float32 instead. Arithmetic above the storage is no mismatch, below it is, unless
+    autocast or TF32 was asked for.
+    """
+    precision = rung.precision
+    if (ready.requested, ready.device) != (precision.name, rung.device):
+        return f"a worker for {rung.name} says that it is {ready.requested} on {ready.device}"
+    for component, effective in ready.effective.items():
+        stored, _, ran = effective.partition(" as ")
+        allowed = _allowed(precision, component) | {f.got for f in ready.fallbacks if f.component == component}
+        lower = {"float16", "bfloat16"} if precision.autocast or precision.phases else set()
+        lower |= {"tf32"} if precision.tf32 else set()
+        for what, found, right in (
+            ("stored in", stored, allowed),
+            ("computed in", ran, {"float32"} | allowed | lower),
+        ):
+            if wrong := set(filter(None, found.split("/"))) - right:
+                must = " or ".join(sorted(right))
+                return f"{component} is {what} {wrong.pop()} under {rung.name}, which allows {must}"
+        for path, dtype in precision.parts.items():
+            inside = "." in path and not _pattern(path) and path.partition(".")[0] == component
+            if inside and dtype not in {*stored.split("/"), *(f.wanted for f in ready.fallbacks)}:
+                return f"nothing of {component} is stored in {dtype} under {rung.name}, which wants {path} so"
+    return ""
+
+
+def _allowed(precision: Precision, component: str) -> set[str]:
+    """Return every dtype in which a component, or a module below it, may be stored."""
+    if component.startswith("timestamps"):  # a second model, which no precision casts
+        return {"float32"}
+    found: set[str] = {_storage(precision, component)}
+    for path, dtype in precision.parts.items():
+        alias = (path == "norms" and component == "encoder") or (path == "decoder" and component != "encoder")
+        if alias or path.partition(".")[0] == component or _pattern(path):
+            found.add(dtype)
+    return found | ({precision.quantize} if precision.quantize and component != "preprocessor" else set())
+
+
+def _pattern(path: str) -> bool:
+    """Whether a key of `parts` is a pattern, which may reach into any component."""
+    return not {"*", "?", "["}.isdisjoint(path)
+
+
+# -- the way back -----------------------------------------------------------------------------------------------------
+
+
+def again(plan: Plan, left: Sequence[Rung], rungs: Sequence[Rung], rejected: Sequence[Rejected]) -> Plan | None:
+    """Return the plan with the rungs whose trouble may be over, or None where there is none.
+
+    Args:
+        left: rungs that were left, in order.
+        rungs: those that are still there; the first is in service.
+        rejected: why each of the others is not.
+    """
+    lasting = {one.rung for one in rejected if one.kind not in PASSING}
+    better = tuple(rung for rung in left if rung.name not in lasting)
+    if not better:
+        return None
+    why = tuple(one for one in rejected if one.rung in lasting)
+    return msgspec.structs.replace(plan, rungs=(*better, *rungs), rejected=why)
+
+
+class Calm:
+    """When a better rung may be tried again: after `minutes` without trouble, twice as long each time that was in vain.
+
+    Args:
+        minutes: the first wait; 0: never by itself.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self._vain = 0
+        self._due: float | None = None
+        self._returned: float | None = None
+
+    def trouble(self, now: float) -> None:
+        """A rung was left at `now` (seconds)."""
+        if self._returned is not None:
+            lasted, self._returned = now - self._returned, None
+            self._vain = 0 if lasted > 2 * self.wait else self._vain + 1
+        self._due = now + self.wait if self.minutes else None
+
+    def tried(self, now: float, held: bool) -> None:
+        """A better rung was tried: it is in service now, or it did not hold."""
+        if held:
+            self._returned, self._due = now, None
+        else:
+            self._vain += 1
+            self._due = now + self.wait
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the present wait lasts."""
+        return min(LONGEST, 60 * self.minutes * 2.0 ** min(self._vain, 30))
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds until a better rung may be tried; None while there is nothing to wait for."""
+        return None if self._due is None else max(0.0, self._due - now)
+
+
+def fp32(device: str) -> Plan:
+    """Return the plan of FP32 on a device and nothing else."""
+    return Plan(BASELINE.name, (Rung(BASELINE, device),), "the reference that a shadow is")

@@ -1,0 +1,127 @@
+"""What the daemon does while nobody speaks: it tries a better rung again, and hears takes once more in FP32.
+
+Both wait until nobody has spoken for a while and the machine rests, and end at once when a key is pressed. Runs in the
+daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+
+from . import ladder, shadow
+from .errors import AsrdError
+from .scribe import Scribe, fits_beside
+
+log = logging.getLogger("asrd")
+
+
+class Rest:
+    """The jobs of one scribe that can wait.
+
+    Args:
+        scribe: whose engine it is.
+    """
+
+    def __init__(self, scribe: Scribe) -> None:
+        self.scribe = scribe
+        self._job: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
+        self._quiet_since = time.monotonic()
+        scribe.disturb, scribe.settled = self.disturb, self.settled
+
+    def settled(self) -> None:
+        """Quiet begins anew; there may be something else to do in it."""
+        self._quiet_since = time.monotonic()
+        self._news.set()
+
+    def disturb(self) -> None:
+        """Somebody needs the engine: what could wait ends at once."""
+        self.settled()
+        if self._job is not None:
+            self._job.cancel()
+
+    @property
+    def due(self) -> float | None:
+        """Seconds until there is something to do; None while there is nothing, or no rest."""
+        scribe, now = self.scribe, time.monotonic()
+        if not scribe.still:
+            return None
+        quiet = max(0.0, self._quiet_since + shadow.QUIET - now)
+        known = [scribe.demotion.calm.left(now), quiet if scribe.shadow.waiting else None]
+        return min((max(quiet, each) for each in known if each is not None), default=None)
+
+    async def run(self) -> None:
+        """Do what can wait, for ever."""
+        try:
+            while True:
+                self._news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self.due):
+                        await self._news.wait()
+                if self.due == 0.0:
+                    if shadow.resting():
+                        await self._do()
+                    if self.due == 0.0:  # no room, or no rest: not at once again
+                        await asyncio.sleep(shadow.AGAIN)
+        finally:
+            if self._job is not None:
+                self._job.cancel()
+                await asyncio.wait([self._job])
+
+    async def _do(self) -> None:
+        job = self._job = asyncio.create_task(self._jobs())
+        await asyncio.wait([job])
+        self._job = None
+        if not job.cancelled() and (error := job.exception()):
+            log.error("what could wait failed: %s", error, exc_info=error)
+
+    async def _jobs(self) -> None:
+        scribe = self.scribe
+        if scribe.demotion.calm.left(time.monotonic()) == 0.0:
+            await self.promote()
+        if scribe.shadow.waiting:
+            in_use = scribe.memory.process if scribe.memory else None
+            await scribe.shadow.work(scribe.settings, in_use if scribe.engine.pid is not None else 0)
+            if scribe.engine.ready is not None:
+                await scribe.judge()
+
+    async def promote(self) -> bool:
+        """Try the rungs whose trouble may be over: beside the one in service where the memory allows, else instead.
+
+        Returns whether another rung is in service now.
+        """
+        scribe, old = self.scribe, self.scribe.engine
+        served, settings, memory = scribe.demotion, scribe.settings, scribe.memory
+        plan = ladder.again(old.plan, old.left, old.rungs, old.rejected)
+        if plan is None or not old.rungs:
+            served.calm.tried(time.monotonic(), held=True)
+            return False
+        new, parked = scribe.engine_for(plan, settings), old.pid is None  # a parked one starts with the next recording
+        beside = parked or await asyncio.to_thread(fits_beside, settings)
+        taken = False
+        try:
+            if beside and not parked:
+                await scribe.prove(new, settings, strict=False)
+            async with scribe.turns.alone():
+                if not beside:
+                    await old.stop()
+                    await scribe.prove(new, settings, strict=False)
+                taken = scribe.engine is old and len(new.rungs) > len(old.rungs)
+                if taken:
+                    scribe.engine = new
+                    served.promoted(new, old.rung.name)
+                    served.calm.tried(time.monotonic(), held=new.rung == plan.rungs[0])
+        except AsrdError as error:
+            log.info("no better rung holds: %s", error.message)
+        finally:
+            if not taken:
+                scribe.memory = memory
+            await (old if taken else new).stop()
+        if not taken:
+            served.calm.tried(time.monotonic(), held=False)
+        if not (taken or beside):
+            await scribe.load()
+        return taken

@@ -1,0 +1,521 @@
+"""Each trigger on its way from a worker that does wrong to another rung, the journal, the status, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrd import baseline, demotion, rest, shadow, triggers, vram
+from asrd.audio import AudioBlock
+from asrd.baseline import Known, Measure
+from asrd.config import Settings
+from asrd.control import page, waybar
+from asrd.dictation import Dictation
+from asrd.precision import Gpu, plan
+from asrd.rest import Rest
+from asrd.verdict import edits
+from tests import sound
+from tests.test_control import STATUS
+from tests.test_scribe import SAID, TWICE, Room, at_work, case, rested, until
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(vram, "gpus", list)
+    monkeypatch.setattr(shadow, "QUIET", 0.05)
+    monkeypatch.setattr(shadow, "AGAIN", 0.05)
+    monkeypatch.setattr(shadow, "resting", lambda: True)
+    logging.getLogger("asrd").propagate = True
+    caplog.set_level(logging.INFO, "asrd")
+
+
+def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, str]]:
+    """Return the fields of the journal's entries of one kind, without their prefix."""
+    records = [vars(record) for record in caplog.records if getattr(record, "ASRD_EVENT", "") == name]
+    return [{k.removeprefix("ASRD_"): v for k, v in one.items() if k.startswith("ASRD_")} for one in records]
+
+
+def no_text(caplog: pytest.LogCaptureFixture) -> None:
+    """What was said stands nowhere in the journal."""
+    assert not [record for record in caplog.records if "samples sum" in str(vars(record))]
+
+
+def measured(script: str, **fp32: Any) -> None:
+    """Have `asrd compare` measured FP32 of a model on the CPU."""
+    figures = {"process": None, "source": "rss", "p50_ms": None, "wer": 2.0, "wer_delta": None} | fp32
+    baseline.keep(script, "cpu", Known("now", {"fp32": Measure(**figures)}))
+
+
+@contextlib.asynccontextmanager
+async def resting(one: Room) -> AsyncIterator[Rest]:
+    """Have what can wait done."""
+    idle = Rest(one.scribe)
+    task = asyncio.create_task(idle.run())
+    try:
+        yield idle
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def left(one: Room) -> tuple[str, list[tuple[str, str]]]:
+    """Return the rung in service, and what was left for what."""
+    engine = one.scribe.engine
+    return engine.rung.name, [(each.rung, each.kind) for each in engine.rejected]
+
+
+# -- the triggers -----------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_clear_speech_without_a_word_is_heard_by_the_next_rung(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, "half=deaf", demote_empty=0.3) as one:
+        told = await one.say().told
+        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        assert one.arrived == [told.text]
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
+        [step] = events(caplog, "demoted")
+        wanted = {"STRATEGY": "fp32 on cpu", "BEFORE": "half on cpu", "WANTED": "half on cpu", "KIND": "empty"}
+        assert wanted.items() <= step.items()
+        assert float(step["CLEAR_SECONDS"]) >= 0.3
+        no_text(caplog)
+
+
+@case
+async def test_where_fp32_hears_nothing_either_the_rung_is_pardoned_and_the_silence_believed(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=deaf", demote_empty=0.3) as one:
+        told = await one.say().told
+        assert (told.outcome, told.text) == ("empty", "")
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "silent")])
+        assert one.scribe.demotion.calm.left(0.0) is not None, "it may return"
+        pid = one.scribe.engine.pid
+        await rested(one)
+        assert (await one.say().told).outcome == "empty"
+        assert one.scribe.engine.pid == pid, "FP32's silence costs no worker"
+
+
+@pytest.mark.parametrize("limit", [0.0, 30.0])
+@case
+async def test_little_speech_without_a_word_is_no_reason(tmp_path: Path, limit: float) -> None:
+    async with at_work(tmp_path, "half=deaf", demote_empty=limit) as one:
+        assert (await one.say().told).outcome == "empty"
+        assert left(one) == ("half on cpu", [])
+
+
+@case
+async def test_a_rung_that_is_slower_than_fp32_was_is_left_after_the_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(triggers, "LONG", 0.1)
+    monkeypatch.setattr(triggers, "ENOUGH", 2)
+    for limit, expected in ((10.0, "fp32 on cpu"), (0.0, "half on cpu")):
+        async with at_work(tmp_path, "half=slow-answers", demote_slower=limit) as one:
+            measured(one.settings.model, p50_ms=100.0)
+            for _ in range(2):
+                assert (await one.say().told).strategy == "half", "while it speaks it stays"
+                await rested(one)
+            assert one.scribe.engine.rung.name == expected
+            assert one.scribe.engine.ready is not None, "the next one is ready"
+            assert (await one.say().told).outcome == "delivered"
+    [step] = events(caplog, "demoted")
+    assert (step["KIND"], step["P50_MS"], step["BASELINE_P50_MS"]) == ("slow", "90000", "100")
+    no_text(caplog)
+
+
+@case
+async def test_without_a_comparison_nothing_is_slow_or_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triggers, "LONG", 0.1)
+    monkeypatch.setattr(triggers, "ENOUGH", 1)
+    async with at_work(tmp_path, "half=slow-answers") as one:
+        await one.say().told
+        await rested(one)
+        assert left(one) == ("half on cpu", [])
+    async with at_work(tmp_path, "half=heavy") as one:
+        await one.say().told
+        await rested(one)
+        assert left(one) == ("half on cpu", [])
+
+
+@case
+async def test_a_rung_that_holds_more_than_fp32_did_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with at_work(tmp_path, "half=heavy") as one:
+        measured(one.settings.model, process=500 * MIB)
+        await one.say().told
+        await rested(one)
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "memory")])
+        [step] = events(caplog, "demoted")
+        assert (step["PROCESS_BYTES"], step["BASELINE_PROCESS_BYTES"]) == (str(1 << 40), str(500 * MIB))
+
+
+@case
+async def test_workers_that_are_lost_again_and_again_are_a_rate(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path) as one:
+        for number in range(triggers.FEWEST_FAILURES):
+            await one.scribe.load()
+            assert left(one) == ("half on cpu", []), f"forgiven {number} times"
+            pid = one.scribe.engine.pid
+            assert pid
+            os.kill(pid, signal.SIGKILL)
+            assert (await one.say().told).outcome == "delivered"
+            await rested(one)
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "failures")])
+        [step] = events(caplog, "demoted")
+        assert (step["FAILURES"], step["BUFFERS"]) == ("3", "3")
+
+
+@case
+async def test_out_of_memory_and_what_is_not_finite_cost_a_rung_and_no_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, "half=nan-in-layer") as one:
+        told = await one.say(TWICE).told
+        assert (told.outcome, told.strategy) == ("delivered", "half(encoder.layers.3:float32)")
+        assert told.text.count("samples") == 2
+        [step] = events(caplog, "demoted")
+        assert (step["KIND"], step["STRATEGY"]) == ("non-finite", "half(encoder.layers.3:float32) on cpu")
+        assert step["EFFECTIVE"] == "encoder=float16/float32"
+    async with at_work(tmp_path, "half=oom") as one:
+        assert (await one.say().told).strategy == "fp32"
+    assert [step["KIND"] for step in events(caplog, "demoted")] == ["non-finite", "out-of-memory"]
+
+
+@case
+async def test_a_rung_that_surely_changes_words_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, "half=garbled", shadow=1) as one, resting(one):
+        bounds = iter([None, (0.9, 80.0), (1.1, 60.0)])
+        monkeypatch.setattr(shadow, "disagreement", lambda counts: next(bounds))
+        for number in range(3):
+            assert left(one) == ("half on cpu", [])
+            await one.say().told
+            await until(lambda: len(events(caplog, "shadow")) == number + 1)  # noqa: B023
+        await until(lambda: bool(events(caplog, "demoted")))
+        assert left(one)[1] == [("half on cpu", "changed")]
+        [step] = events(caplog, "demoted")
+        assert (step["CHANGED"], step["WORDS"], step["LOW_PER_100"]) == ("3", "12", "1.1")
+        assert one.scribe.shadow.waiting is False
+        no_text(caplog)
+
+
+@case
+async def test_where_no_rung_would_help_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On a card the next rung below FP32's comparison must not be the CPU."""
+    async with at_work(tmp_path, "*=heavy", strategy="tf32") as one:
+        engine = one.scribe.engine
+        engine._rungs = [rung for rung in plan("tf32", "auto", [CARD]).rungs if rung.name != "fp32"]
+        baseline.keep(one.settings.model, "cuda", Known("now", {"fp32": Measure(1, "rss", None, None, None)}))
+        for _ in range(2):
+            await one.say().told
+            await rested(one)
+        assert engine.rung.name == "tf32"
+        [said] = events(caplog, "rejected")
+        assert (said["KIND"], said["STRATEGY"]) == ("memory", "tf32")
+
+
+CARD = Gpu(0, "A card", (8, 6), 8000 * MIB, 8000 * MIB)
+
+
+def test_the_budget_is_of_the_card_that_the_rung_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = msgspec.structs.replace(CARD, index=1, total=4000 * MIB)
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD, other])
+    half = Settings(vram_budget="50%")
+    assert demotion._budget(half, "cuda:0") == 4000 * MIB
+    assert demotion._budget(half, "cuda:1") == 2000 * MIB
+    assert demotion._budget(half, "cpu") is None
+    assert demotion._budget(Settings(), "cuda:0") is None
+    monkeypatch.setattr(vram, "gpus", list)
+    assert demotion._budget(half, "cuda:0") is None, "nobody knows half of what"
+
+
+# -- it is never silent -----------------------------------------------------------------------------------------------
+
+
+@case
+async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    async with at_work(tmp_path, "half=nan") as one:
+        one.scribe.demotion._warn = lambda *said: told.append(said)
+        assert one.scribe.demotion.below(one.scribe.engine) is None
+        for _ in range(3):
+            await one.say().told
+        assert told == [("Another precision", "half on cpu gave way to fp32 on cpu: the encoder put out nan")]
+        below = one.scribe.demotion.below(one.scribe.engine)
+        assert below == {
+            "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
+        }  # fmt: skip
+    status = STATUS | {"below": below}
+    assert "below     half on cpu was asked for and is out: the encoder put out nan" in page(status)
+    assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "below"]
+    assert "tried again after 30 min" in page(STATUS | {"below": {**below, "again_in": 1800}})
+
+
+def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:
+    old = Gpu(0, "Tesla T4", (7, 5), 1 << 33, 1 << 33)
+    assert demotion.wanted(plan("bfloat16", "auto", [old])) == "bfloat16"
+    assert demotion.wanted(plan("bfloat16", "auto", [CARD])) == "bfloat16"
+    assert demotion.wanted(plan("auto", "auto", [CARD])) == "bfloat16"
+    assert demotion.wanted(plan("half", "cpu")) == "half on cpu"
+
+
+# -- the way back -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_what_has_passed_is_tried_again_while_nobody_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, beside: bool
+) -> None:
+    monkeypatch.setattr(rest, "fits_beside", lambda settings: beside)
+    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+        assert (await one.say().told).strategy == "fp32"
+        await until(lambda: one.scribe.engine.rung.name == "half on cpu" and one.scribe.engine.ready is not None)
+        assert one.engines[0].pid is None
+        assert (await one.say().told).strategy == "half"
+        assert one.scribe.demotion.below(one.scribe.engine) is None
+        [back] = events(caplog, "promoted")
+        assert (back["STRATEGY"], back["BEFORE"]) == ("half on cpu", "fp32 on cpu")
+
+
+@case
+async def test_what_failed_while_loading_is_tried_again_though_nobody_has_spoken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, f"half=no-room@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+        await one.scribe.load()
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "out-of-memory")])
+        assert [step["BEFORE"] for step in events(caplog, "demoted")] == ["half on cpu"]
+        await until(lambda: bool(events(caplog, "promoted")))
+        assert left(one) == ("half on cpu", [])
+
+
+@case
+async def test_a_file_that_was_heard_leaves_the_rest_to_go_on(tmp_path: Path) -> None:
+    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+        dictation = Dictation(one.settings)
+        pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
+        async for _ in one.scribe.hear(pieces, dictation):
+            pass
+        assert dictation.strategy == "fp32"
+        await until(lambda: one.scribe.engine.rung.name == "half on cpu")
+
+
+@case
+async def test_what_is_the_rungs_own_fault_is_not_tried_again(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=nan", promote_after=0.0001) as one, resting(one) as idle:
+        await one.say().told
+        await rested(one)
+        assert idle.due is None
+        assert not await idle.promote()
+        assert len(one.engines) == 1
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(rest, "fits_beside", lambda settings: beside)
+    async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
+        idle = Rest(one.scribe)
+        await one.say().told
+        await rested(one)
+        wait = one.scribe.demotion.calm.wait
+        one.scribe.settings = msgspec.structs.replace(one.settings, model="half=refuse")
+        served = one.scribe.engine
+        assert not await idle.promote()
+        assert one.scribe.engine is served
+        assert served.ready is not None, "it serves as before"
+        assert one.scribe.demotion.calm.wait == 2 * wait
+        assert one.engines[-1].pid is None
+        assert (await one.say().told).strategy == "fp32"
+
+
+@case
+async def test_a_rung_that_is_tried_again_is_judged_by_what_it_does_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(triggers, "LONG", 0.1)
+    monkeypatch.setattr(triggers, "ENOUGH", 2)
+    async with at_work(tmp_path, "half=slow-answers", promote_after=1.0) as one:
+        measured(one.settings.model, p50_ms=100.0)
+        idle = Rest(one.scribe)
+        for expected in ("half", "half", "fp32"):
+            assert (await one.say().told).strategy == expected
+            await rested(one)
+        assert await idle.promote()
+        for expected in ("half", "half", "fp32"):
+            assert (await one.say().told).strategy == expected
+            await rested(one)
+        assert one.scribe.demotion.calm.wait == 120, "it was in vain"
+
+
+@case
+async def test_a_parked_engine_is_exchanged_without_a_worker(tmp_path: Path) -> None:
+    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=1.0) as one:
+        idle = Rest(one.scribe)
+        await one.say().told
+        await rested(one)
+        await one.scribe.park()
+        assert await idle.promote()
+        assert one.scribe.engine.pid is None
+        assert (await one.say().told).strategy == "half"
+
+
+@case
+async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(tmp_path / "gate"))
+    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.001) as one, resting(one) as idle:
+        await one.say().told
+        one.scribe.settings = msgspec.structs.replace(one.settings, model="half=gate")
+        await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
+        pid, job = one.engines[1].pid, idle._job
+        assert pid
+        assert job
+        assert (await one.say().told).strategy == "fp32"
+        await asyncio.wait([job])
+        assert job.cancelled()
+        assert one.engines[1].pid is None
+        assert one.scribe.engine is one.engines[0]
+
+
+@case
+async def test_use_overrides_and_forgets(tmp_path: Path) -> None:
+    async with at_work(tmp_path, f"half=nan@{tmp_path}/once") as one:
+        await one.say().told
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "non-finite")])
+        await one.scribe.use(one.settings, strict=True)
+        assert left(one) == ("half on cpu", [])
+        assert one.scribe.demotion.calm.left(0.0) is None
+        assert (await one.say().told).strategy == "half"
+
+
+# -- the shadow -------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_one_take_in_n_is_heard_again_in_fp32_and_only_counts_remain(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, "half=garbled", shadow=2, keep_audio="never") as one, resting(one):
+        for _ in range(4):
+            await one.say(TWICE).told
+            await rested(one)
+        await until(lambda: len(events(caplog, "shadow")) == 2)
+        assert one.spool.all() == []
+        assert not list(one.spool.where.iterdir())
+        told = events(caplog, "shadow")
+        assert [(each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in told] == 2 * [
+            ("half", "8", "2", "cpu")
+        ]
+        await until(lambda: len([each for each in one.engines if each.pid is not None]) == 1)
+        assert one.scribe.shadow.figures == {
+            "strategy": "half", "takes": 2, "changed": 4, "words": 16, "per_100": 25.0, "low": None, "high": None,
+            "waiting": 0,
+        }  # fmt: skip
+        no_text(caplog)
+
+
+@case
+async def test_the_same_words_are_no_disagreement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with at_work(tmp_path, shadow=1) as one, resting(one):
+        await one.say(TWICE).told
+        await until(lambda: bool(events(caplog, "shadow")))
+        figures = one.scribe.shadow.figures
+        assert (figures["changed"], figures["words"], figures["low"], figures["high"]) == (0, 8, 0.0, 0.0)
+
+
+@case
+async def test_fp32_has_no_shadow_and_neither_has_silence(tmp_path: Path) -> None:
+    for strategy, samples in (("fp32", SAID), ("half", sound.silence(1.0))):
+        async with at_work(tmp_path, strategy=strategy, shadow=1) as one:
+            await one.say(samples).told
+            assert not one.scribe.shadow.waiting
+
+
+@case
+async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, f"fp32=stall@{tmp_path}/once", shadow=2) as one, resting(one) as idle:
+        for _ in range(2):
+            await one.say().told
+            await rested(one)
+        await until((tmp_path / "once").exists)
+        job, shadowing = idle._job, one.engines[1]
+        assert job
+        assert (await one.say().told).strategy == "half"
+        await asyncio.wait([job])
+        assert job.cancelled()
+        assert shadowing.pid is None
+        assert one.scribe.shadow.waiting
+        await until(lambda: len(events(caplog, "shadow")) == 1)
+
+
+@case
+async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = len(SAID) / 16_000
+    monkeypatch.setattr(shadow, "MOST", 2.5 * seconds)
+    async with at_work(tmp_path, shadow=1) as one:
+        for _ in range(5):
+            await one.say().told
+        held = one.scribe.shadow._waiting
+        assert len(held) == 2
+        assert all(np.array_equal(each.sound, SAID) for each in held)
+        monkeypatch.setattr(shadow, "LONGEST", 0.5 * seconds)
+        await one.say().told
+        assert len(held) == 2
+
+
+def test_words_are_counted_as_edits() -> None:
+    assert shadow.words("The cat,  sat - down.") == ["the", "cat", "sat", "down"]
+    assert shadow.edits([], []) == 0
+    assert shadow.edits(["a", "b", "c", "d"], ["a", "x", "c"]) == 2
+    assert shadow.edits(["a", "b"], ["b", "a", "b"]) == 1
+    assert shadow.edits([], ["a"]) == shadow.edits(["a"], []) == 1
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
+def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[str]) -> None:
+    if expected:
+        assert shadow.edits(expected, heard) == edits([" ".join(expected)], [" ".join(heard)]).errors[0]
+    assert shadow.edits(expected, heard) == shadow.edits(heard, expected)
+
+
+def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, settings = shadow.Shadow(lambda *_: None), Settings()  # type: ignore[arg-type,return-value]
+    assert one._place(settings, None) == "cpu"
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    assert one._place(settings, 0) == "cuda:0"
+    monkeypatch.setattr(vram, "gpus", lambda: [msgspec.structs.replace(CARD, free=MIB)])
+    assert one._place(settings, 0) == "cpu"
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    tight = Settings(vram_budget="2000MiB")
+    assert one._place(tight, 0) == "cuda:0"
+    assert one._place(tight, 1900 * MIB) == "cpu"
+    assert one._place(tight, None) == "cpu", "nobody knows what is in use"
+    monkeypatch.setattr(shadow, "_available", lambda: 1.0)
+    assert one._place(tight, None) is None
