@@ -18,6 +18,7 @@ import msgspec
 from . import vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
+from .evidence import evidence_for
 from .precision import Plan, Rejected, Rung, plan
 from .worker import LostError, Worker, worker_log
 
@@ -388,8 +389,9 @@ def _tell_idle_wishes(start: wire.Start, family: str) -> None:
 
 
 def plan_for(settings: Settings) -> Plan:
-    """Return the plan for these settings on this machine. Raises UsageError, PrecisionError."""
-    return plan(settings.requested, settings.device, vram.gpus(), settings.preset)
+    """Return the plan for these settings here, `auto` by what was measured. Raises UsageError, PrecisionError."""
+    cards = vram.gpus()
+    return plan(settings.requested, settings.device, cards, settings.preset, evidence_for(settings, cards))
 
 
 def start_for(settings: Settings) -> wire.Start:

@@ -10,10 +10,12 @@ import re
 
 import msgspec
 
+from . import evidence
 from . import models as names
 from .checkpoint import Header
 from .config import Settings, budget
 from .errors import ModelError, UsageError
+from .evidence import Record
 from .precision import TABLE, Gpu, Plan, Precision, device_for, obstacle, plan
 from .weights import needs
 
@@ -65,6 +67,10 @@ class Outlook(msgspec.Struct, frozen=True):
     recalled: str
     """Sizes of the known architecture that no public copy of the config confirmed."""
     strategies: list[Line]
+    evidence: Record | None = None
+    """What was measured of `auto`, here and for this model."""
+    stale: str = ""
+    """Why it does not hold any more; empty while it does."""
 
 
 def header_of(name: str) -> tuple[Header, str]:
@@ -113,8 +119,10 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     """
     header, path = header_of(settings.model)
     asked = settings.requested
-    rungs = plan(asked, settings.device, gpus, settings.preset)
     card = device_for(settings.device, gpus)
+    told = settings.strategy == "auto" and not imagined
+    record, stale = evidence.known(settings, card) if told else (None, "")
+    rungs = plan(asked, settings.device, gpus, settings.preset, record.value(stale) if record else None)
     allowed = budget(settings.vram_budget, card.total) if card else None
     limit = min(card.free, allowed or card.free) if card else None
     table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
@@ -140,6 +148,8 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
         expected=fits[0].name,
         recalled="" if path else names.KNOWN[names.hub_name(settings.model)].recalled,
         strategies=lines,
+        evidence=record,
+        stale=stale,
     )
 
 

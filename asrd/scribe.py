@@ -392,6 +392,15 @@ class Scribe:
         self._well()
         systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
 
+    async def retune(self) -> None:
+        """Go by what was measured of `auto` meanwhile; where no worker is in service the next one does. As `use`."""
+        if self.engine.ready is not None and not self.asleep:
+            await self.use(self.settings)
+            return
+        async with self._turns.alone():
+            await self.engine.stop()
+            self.engine = self._hold(planned(self.settings), start_for(self.settings), on_progress=self._heard_of)
+
     async def _prove(self, new: Engine, settings: Settings, strict: bool) -> None:
         wanted, memory = new.rung.name, self.memory
         try:

@@ -23,6 +23,7 @@ EVENTS = {
     "kept": "5bdbd22e2bff477d81b23afea11e9ee3",
     "waiting": "2e2f8dae1ed14581b3bef7cdf9fab41e",
     "rejected": "c7ca528d20b74906bfe90587fc7833f9",
+    "auto": "98da70bf4dad4bddada630ea4c5f0b41",
     "loaded": "560a698b4c464a0a8c42cdafc350253f",
     "unloaded": "6c7e61130af14035b840784d72fa876d",
     "device-lost": "ca09ce96dfb14fefbece304a1a2c8fa3",

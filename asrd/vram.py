@@ -6,6 +6,7 @@ by the worker. Figures of different instruments stand side by side and are never
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
@@ -105,6 +106,15 @@ def _status(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def processor() -> str:
+    """Return the name of the processor, or CPU where the kernel tells none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "CPU"
 
 
 def resident_bytes(pid: int) -> int | None:
