@@ -51,7 +51,7 @@ class Key(msgspec.Struct, frozen=True):
 
 
 LABELS = {
-    "device": "the device", "driver": "the driver", "torch": "torch", "asrd": "asrd", "languages": "the languages",
+    "device": "the device", "driver": "the driver", "torch": "torch", "asrd": "asrd", "languages": "the language",
     "preset": "the preset", "bound": "max_wer_delta", "budget": "vram_budget",
 }  # fmt: skip
 """Fields of a key as a person calls them; those of the model's file are told together."""
