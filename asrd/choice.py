@@ -19,6 +19,9 @@ from .verdict import Edits, Heard, hear, judge, memory_of, most, normaliser
 RESOLUTION = 0.25
 """Points of WER that too little speech may have missed under any bound: none proves that not one word ever changes."""
 
+BUSY = 0.15
+"""Part by which FP32's latency may differ from itself before the machine counts as too busy to tell much."""
+
 REACH = 50.0
 """Times as much speech beyond which asking for more is no advice."""
 
@@ -84,13 +87,14 @@ def decide(
     ]
     candidates = [*asked, whole]
     taken = cheapest([one for one in candidates if not one.refused], floor)
-    return Choice(taken.strategy, _reason(taken, candidates, bounds), candidates, limit, words, _hint(asked, bounds))
+    hint = " ".join(filter(None, (_more(asked, bounds), _busy(floor))))
+    return Choice(taken.strategy, _reason(taken, candidates, bounds), candidates, limit, words, hint)
 
 
 def cheapest(fit: Sequence[Candidate], floor: NoiseFloor) -> Candidate:
     """Return the one with the least memory, and of those that memory does not tell apart the fastest.
 
-    Of those that neither tells apart it is the last, which is the one nearest to FP32.
+    Of those that neither tells apart it is the last, which is nearest to FP32.
 
     Args:
         fit: those that qualify, FP32 last.
@@ -101,9 +105,20 @@ def cheapest(fit: Sequence[Candidate], floor: NoiseFloor) -> Candidate:
     if base.memory is None or least is None:
         return base
     tolerance = (floor.memory or 0.0) * base.memory
-    light = [one for one in fit if one.memory is not None and one.memory <= least + tolerance]
-    quickest = min((one.p50_ms for one in light if one.p50_ms is not None), default=0.0)
-    return [one for one in light if (one.p50_ms or 0.0) <= quickest * (1 + (floor.latency or 0.0))][-1]
+    *light, best = [one for one in fit if one.memory is not None and one.memory <= least + tolerance]
+    for one in reversed(light):
+        best = one if _faster(one, best, 1 + (floor.latency or 0.0)) else best
+    return best
+
+
+def _faster(one: Candidate, other: Candidate, factor: float) -> bool:
+    """Return whether a candidate is faster by more than `factor`, on the CPU in processor time too.
+
+    Other programs change how long a buffer takes far more than what it costs.
+    """
+    pairs = [(one.p50_ms, other.p50_ms), (one.cpu_ms, other.cpu_ms)]
+    known = [(now, before) for now, before in pairs if now is not None and before is not None]
+    return bool(known) and all(now * factor < before for now, before in known)
 
 
 # -- one candidate ----------------------------------------------------------------------------------------------------
@@ -141,6 +156,7 @@ def _candidate(
         source="torch" if steady is not None and steady.process is None else steady.source if steady else "",
         p50_ms=row.latency_ms.p50 if row.latency_ms else None,
         failures=row.errors,
+        cpu_ms=row.cpu_ms.p50 if row.cpu_ms and steady is not None and steady.source == "rss" else None,
         effective=row.effective,
     )
     if whole is None:
@@ -218,7 +234,7 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
     if taken.strategy == BASELINE.name:
         others = [one for one in candidates[:-1] if not one.refused]
         return "measured here: " + (
-            f"{', '.join(one.strategy for one in others)} would do, but nothing measured is cheaper than FP32"
+            f"{', '.join(one.strategy for one in others)} would do, and FP32 is as cheap within its own spread"
             if others
             else "no cheaper candidate qualifies"
         )
@@ -230,7 +246,16 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
     )
 
 
-def _hint(asked: Sequence[Candidate], bounds: _Bounds) -> str:
+def _busy(floor: NoiseFloor) -> str:
+    if floor.latency is None or floor.latency <= BUSY:
+        return ""
+    return (
+        f"FP32's own latency differed by {100 * floor.latency:.0f} % between its runs: the machine was busy, and "
+        "measured while nothing else runs another may be taken."
+    )
+
+
+def _more(asked: Sequence[Candidate], bounds: _Bounds) -> str:
     """Return how much more speech would decide what is undecided; "" where nothing is."""
     short = [one for one in asked if one.missing]
     if not short:

@@ -81,8 +81,11 @@ class Candidate(msgspec.Struct, frozen=True):
     source: str
     """The instrument of `memory`."""
     p50_ms: float | None
+    """Wall time of a 10-s buffer."""
     failures: int
     """Utterances without an answer."""
+    cpu_ms: float | None = None
+    """Processor time of the same buffer, where it is computed on the CPU."""
     effective: dict[str, str] = {}
     missing: int = 0
     """Words of speech that would decide it, beyond those there were; 0 where more would not help."""

@@ -203,6 +203,14 @@ def test_the_memory_budget_is_held_against_what_was_measured() -> None:
     assert one(made).refused == "takes 450 MiB of the 400 that vram_budget allows"
 
 
+def test_a_busy_machine_is_told() -> None:
+    truth = sentences(180, 11, 5)
+    runs = three(truth, truth)
+    assert decide(runs, truth, 900.0, 0.5, again=measured("fp32", "again", truth, ms=110.0)).hint == ""
+    made = decide(runs, truth, 900.0, 0.5, again=measured("fp32", "again", truth, ms=140.0))
+    assert made.hint.startswith("FP32's own latency differed by 40 % between its runs: the machine was busy")
+
+
 def test_int8_that_runs_as_something_else_is_not_int8() -> None:
     truth = sentences(180, 11, 5)
     runs = [*three(list(truth), list(truth))[:2], measured("int8", "asked", list(truth), 300)]
@@ -211,9 +219,9 @@ def test_int8_that_runs_as_something_else_is_not_int8() -> None:
     assert "torchao is not installed" in one(made, "int8").refused
 
 
-def candidate(name: str, mib: int | None, ms: float) -> Candidate:
+def candidate(name: str, mib: int | None, ms: float, cpu: float | None = None) -> Candidate:
     memory = None if mib is None else mib * MIB
-    return Candidate(name, "", "same", 0.0, (0.0, 0.0), 0.2, 0, memory, "nvml", ms, 0)
+    return Candidate(name, "", "same", 0.0, (0.0, 0.0), 0.2, 0, memory, "nvml", ms, 0, cpu)
 
 
 @pytest.mark.parametrize(
@@ -225,10 +233,12 @@ def candidate(name: str, mib: int | None, ms: float) -> Candidate:
         ([("bfloat16", 890, 50), ("fp32", 900, 100)], "bfloat16"),
         ([("bfloat16", 890, 99), ("fp32", 900, 100)], "fp32"),
         ([("bfloat16", 500, 50), ("fp32", None, 100)], "fp32"),
+        ([("bfloat16", 890, 50, 49.5), ("fp32", 900, 100, 50)], "fp32"),
+        ([("bfloat16", 890, 50, 40), ("fp32", 900, 100, 50)], "bfloat16"),
     ],
 )
 def test_memory_goes_first_then_time_and_what_neither_tells_apart_is_nearest_to_fp32(
-    fit: list[tuple[str, int | None, float]], best: str
+    fit: list[tuple[Any, ...]], best: str
 ) -> None:
     floor = NoiseFloor(wer=0.0, changed_per_100=0.0, latency=0.02, memory=0.02)
     assert cheapest([candidate(*each) for each in fit], floor).strategy == best
