@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from . import catalogue, choice, compare, control, engine, evidence, places, precision, vram
+from . import baseline, catalogue, choice, compare, control, engine, evidence, places, precision, vram
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -94,8 +94,9 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     evidence.keep(record)
     with contextlib.suppress(OSError):
         _begun().unlink(missing_ok=True)
-    if not args.takes:
-        compare.keep_baseline(compare.conclude(job, found))
+    before = baseline.known(settings.model, job.device)
+    if not args.takes and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
+        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
     if told := _tell(settings):
         print(f"asrd: {told}", file=sys.stderr)
     return 0

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd import engine, evidence, places, tune, vram
+from asrd import baseline, engine, evidence, places, tune, vram
 from asrd.config import Settings
 from asrd.errors import DiskError, ManifestError, ModelError, UsageError
 from asrd.precision import Gpu
@@ -221,6 +221,16 @@ def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(be
 def script(bench: Bench, **changes: Any) -> Script:
     texts = json.loads((bench.folder / "texts.json").read_text())
     return Script(texts={int(length): text for length, text in texts.items()}, **changes)
+
+
+def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
+    more = {name: baseline.Measure(1, "rss", 1.0, 1.0, None) for name in ("fp32", "bfloat16", "int8")}
+    for known, stays in ((more, True), ({"fp32": more["fp32"]}, False)):
+        baseline.keep(bench.settings.model, "cpu", baseline.Known("before", known))
+        tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
+        found = baseline.known(bench.settings.model, "cpu")
+        assert found is not None
+        assert (found.measured == "before") is stays
 
 
 @pytest.mark.parametrize("change", ["nothing", "speech", "model", "repeats", "age", "anew", "damage"])
