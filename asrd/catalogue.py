@@ -161,10 +161,9 @@ def _show(found: Outlook, settings: Settings) -> None:
 def show_evidence(record: Record) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
     what = "differs" if record.speech == TAKES else "WER"
-    headings = ["", "strategy", "words", f">{what} [95 %]", ">at most", ">changed", ">MiB", ">10 s ms", ">failures", ""]
+    headings = ["strategy", "words", f">{what} [95 %]", ">at most", ">changed", ">MiB", ">ms", ">failed", ""]
     rows = [
         [
-            ">" if one.strategy == record.chosen else "",
             one.strategy,
             one.verdict,
             _range(one),
@@ -173,7 +172,7 @@ def show_evidence(record: Record) -> None:
             "-" if one.memory is None else _mib(one.memory),
             "-" if one.p50_ms is None else f"{one.p50_ms:.1f}",
             str(one.failures),
-            "refused" if one.refused else "would do",
+            "refused" if one.refused else "chosen" if one.strategy == record.chosen else "fit",
         ]
         for one in record.candidates
     ]
@@ -183,8 +182,8 @@ def show_evidence(record: Record) -> None:
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
         f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} words, "
-        f"{record.seconds / 60:.1f} minutes of {record.speech}; memory by {instruments}; fp32's words are its second "
-        f"run's against its first. The limit is {record.limit:.2f} points.",
+        f"{record.seconds / 60:.1f} minutes of {record.speech}; ms for a buffer of 10 s, memory by {instruments}; "
+        f"fp32's words are its second run's against its first. The limit is {record.limit:.2f} points.",
         *([record.hint] if record.hint else []),
     )
 

@@ -234,7 +234,7 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
     if taken.strategy == BASELINE.name:
         others = [one for one in candidates[:-1] if not one.refused]
         return "measured here: " + (
-            f"{', '.join(one.strategy for one in others)} would do, and FP32 is as cheap within its own spread"
+            f"FP32 is as cheap, within its own spread, as what else fits: {', '.join(one.strategy for one in others)}"
             if others
             else "no cheaper candidate qualifies"
         )

@@ -40,12 +40,11 @@ def asrd(home: Path, *words: str, **more: str) -> str:
     return done.stdout
 
 
-def on_a_terminal(home: Path, *words: str) -> str:
+def on_a_terminal(home: Path, *words: str, **more: str) -> str:
     """Return what a verb prints on a terminal of 100 columns, without its colours."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asrd", *words], cwd=ROOT, env=environment(home) | {"TERM": "xterm"}, stdout=follower
-    )
+    around = environment(home) | {"TERM": "xterm"} | more
+    process = subprocess.Popen([sys.executable, "-m", "asrd", *words], cwd=ROOT, env=around, stdout=follower)
     os.close(follower)
     said = b""
     with contextlib.suppress(OSError):  # Linux reports the closed terminal as an error
@@ -156,10 +155,12 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert max(map(len, text.splitlines())) <= 100
     said = " ".join(text.split())
     assert "chosen: bfloat16 on cpu - measured here: cheap" in said
-    assert "> bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 would do" in said
+    assert "bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 chosen" in said
     assert "int8 same - - - - - 2 refused" in said
     assert "int8: takes more memory than FP32: 950 MiB against 900" in said
-    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; memory by rss" in said
+    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory by rss" in said
+    shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
+    assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
     found = json.loads(asrd(tmp_path, *words, "--json", XDG_STATE_HOME=state))
     assert found["evidence"]["chosen"] == "bfloat16"
     old = msgspec.structs.replace(kept, key=msgspec.structs.replace(key, torch="1.0"))
@@ -167,7 +168,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     said = " ".join(asrd(tmp_path, *words, XDG_STATE_HOME=state).split())
     assert "chosen: fp32 on cpu" in said
     assert "not measured: asrd tune; what was measured is stale: torch was 1.0" in said
-    assert "would do" not in said
+    assert "+0.32" not in said
 
 
 def test_plan_as_json_is_exact(tmp_path: Path) -> None:
