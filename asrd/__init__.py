@@ -28,6 +28,7 @@ Reading order, which is dependency order: a file imports only from files above i
     takes        what was said and is not yet text: each take on disk, retention
     baseline     what compare measured here, kept for the daemon's own figures
     vram         the ledger: five named figures, NVML and torch side by side
+    evidence     what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
     forecast     what each strategy would need on a card, and which would run: values
     failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
@@ -51,11 +52,13 @@ Reading order, which is dependency order: a file imports only from files above i
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text
     verdict      word edits, intervals, the noise floor, criteria, verdicts (pure)
+    choice       what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
     progress     how far long work has come: bars on a terminal, few lines in a pipe
     plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged
     catalogue    verbs: models, plan, config
+    tune         verb: the candidates of auto measured here, and the verdict that auto goes by
     desktop      the graphical session: its variables, its small programs, notifications, cues
     clipboard    a text in the clipboard for good, or lent for one paste and given back
     keyboard     keys into the focused window: typing, the paste chord, what works here

@@ -18,6 +18,7 @@ from . import models as names
 from . import vram
 from .config import Settings
 from .errors import ModelError
+from .evidence import TAKES, Candidate, Record
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
 from .precision import TABLE, Gpu, after
 from .weights import weights_bytes
@@ -153,7 +154,51 @@ def _show(found: Outlook, settings: Settings) -> None:
         for line in found.strategies
     ]
     _table(headings, rows)
-    _say("", *_decision(found), "", *_remarks(found, settings))
+    _say("", *_decision(found))
+    if found.evidence is not None and not found.stale:
+        print()
+        show_evidence(found.evidence)
+    _say("", *_remarks(found, settings))
+
+
+def show_evidence(record: Record) -> None:
+    """Print by what figures `auto` chose, and why it did not take what it refused."""
+    what = "differs" if record.speech == TAKES else "WER"
+    headings = ["strategy", "words", f">{what} [95 %]", ">at most", ">changed", ">MiB", ">ms", ">failed", ""]
+    rows = [
+        [
+            one.strategy,
+            one.verdict,
+            _range(one),
+            _signed(one.most),
+            "-" if one.changed is None else str(one.changed),
+            "-" if one.memory is None else _mib(one.memory),
+            "-" if one.p50_ms is None else f"{one.p50_ms:.1f}",
+            str(one.failures),
+            "refused" if one.refused else "chosen" if one.strategy == record.chosen else "fit",
+        ]
+        for one in record.candidates
+    ]
+    _table(headings, rows)
+    instruments = ", ".join(dict.fromkeys(one.source for one in record.candidates if one.source)) or "nothing"
+    _say(
+        "",
+        *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
+        f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} words, "
+        f"{record.seconds / 60:.1f} minutes of {record.speech}; ms for a buffer of 10 s, memory by {instruments}; "
+        f"fp32's words are its second run's against its first. The limit is {record.limit:.2f} points.",
+        *([record.hint] if record.hint else []),
+    )
+
+
+def _range(one: Candidate) -> str:
+    if one.interval is None:
+        return _signed(one.delta)
+    return f"{_signed(one.delta)} [{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _card(gpu: Gpu, found: Outlook) -> str:

@@ -34,6 +34,7 @@ VERBS = {
     "devices": ("asrd.capture:devices", "list the microphones"),
     "transcribe": ("asrd.transcribe:transcribe", "write down what sound files say"),
     "compare": ("asrd.compare:compare", "measure what each precision strategy saves and costs"),
+    "tune": ("asrd.tune:tune", "measure here what strategy = auto may take, and have it taken"),
     "plan": ("asrd.catalogue:plan", "say what each strategy would need here, and which one would run"),
     "models": ("asrd.catalogue:models", "list known models, what is cached, and what they weigh"),
     "config": ("asrd.catalogue:config", "list each setting, its value and where it came from"),

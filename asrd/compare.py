@@ -118,11 +118,11 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     result = conclude(job, found, partial=bool(code))
     _show(args, result)
     if not code and result.manifest.words:
-        _keep_baseline(result)
+        keep_baseline(result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
-def _keep_baseline(result: Comparison) -> None:
+def keep_baseline(result: Comparison) -> None:
     """Keep what was measured for the daemon, which tells its own figures beside it."""
     strategies = {}
     for row in result.rows:
@@ -150,25 +150,32 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     if isinstance(own, Precision):
         chosen = [own if p.name == own.name else p for p in chosen]
     gpu = precision.device_for(settings.device, vram.gpus())
-    path = args.manifest or MANIFEST
-    clips, skipped = manifest.read(path, args.limit)
+    clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
+    device = f"cuda:{gpu.index}" if gpu else "cpu"
+    return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold)
+
+
+def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:
+    """Return the clips of a manifest and what they are together; lines that cannot be used are told.
+
+    Raises ManifestError: it cannot be read, or has no usable line.
+    """
+    clips, skipped = manifest.read(path, limit)
     for one in skipped:
         print(f"asrd: {path}, line {one.line} is skipped: {one.reason}", file=sys.stderr)
     if not clips:
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
-    words = sum(len(verdict.normaliser(settings.target_lang)(clip.text).split()) for clip in clips)
+    words = sum(len(verdict.normaliser(language)(clip.text).split()) for clip in clips)
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
-    speech = Speech(str(shown), len(clips), words, seconds, settings.target_lang, skipped)
-    device = f"cuda:{gpu.index}" if gpu else "cpu"
-    return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold)
+    return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
 
 
 async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: None) -> None:
-    """Run every strategy, one worker after the other, and keep what it showed in `found`.
+    """Run every strategy that `found` lacks, one worker after the other, and keep what it showed there.
 
     Args:
         save: called after each complete run.
@@ -182,7 +189,9 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     buffer = manifest.joined(job.clips, BUFFER)
     with Progress(len(job.runs)) as progress:
-        for number, (chosen, role) in enumerate(job.runs, 1):
+        for _ in found.measured:
+            progress.done()
+        for number, (chosen, role) in list(enumerate(job.runs, 1))[len(found.measured) :]:
             progress.begin(chosen.name, number)
             found.measured.append(await _run(job, chosen, role, buffer, progress))
             progress.done(found.measured[-1].failure)

@@ -25,7 +25,7 @@ from .capture import Capture, capture
 from .config import Loaded, Settings
 from .desktop import Desktop
 from .dictation import Dictation
-from .engine import Engine
+from .engine import Engine, plan_for
 from .errors import AsrdError, SinkError, UsageError
 from .logind import Sleep
 from .recorder import Recorder
@@ -102,6 +102,7 @@ class Daemon:
         systemd.ready(self._line_of_status())
         systemd.event("ready", f"ready to record; {self._line_of_status()}")
         self._tell_waiting()
+        self._tell_auto()
         self._spawn(self.scribe.load())
         await sleep.start()
         await self._ending.wait()
@@ -207,6 +208,13 @@ class Daemon:
                 takes=[note.id for note in waiting],
                 audio_seconds=seconds,
             )
+
+    def _tell_auto(self) -> None:
+        """Say what `auto` chose and by what; where nothing was measured, that names the verb that would."""
+        if self.settings.strategy == "auto":
+            plan = self.scribe.engine.plan
+            strategy = plan.rungs[0].precision.name
+            systemd.event("auto", f"auto takes {plan.rungs[0].name}: {plan.reason}", strategy=strategy)
 
     # -- recording ----------------------------------------------------------------------------------------------------
 
@@ -353,6 +361,26 @@ class Daemon:
         wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
         await self.scribe.use(wanted, strict=request.strategy != "auto")
         return {"said": f"now on {self.scribe.engine.rung.name}", "state": self.state}
+
+    async def _do_tuned(self, request: Request) -> dict[str, Any]:
+        """A verdict for `auto` was found: go by it as soon as nobody waits for text."""
+        if self.settings.strategy != "auto":
+            return {"said": f"the daemon stays on {self.settings.strategy}, which it was told to use"}
+        now, first = self.scribe.engine.plan.rungs[0], plan_for(self.settings).rungs[0]
+        if first == now:
+            return {"said": f"the daemon stays on {now.name}"}
+        self._spawn(self._move())
+        return {"said": f"the daemon goes from {now.name} to {first.name} when it is idle"}
+
+    async def _move(self) -> None:
+        """Exchange the worker for the one that `auto` takes now, between recordings."""
+        while self.scribe.asleep or self.state in ("LISTENING", "FLUSHING", "LOADING"):
+            await self._moved(None)
+        try:
+            await self.scribe.retune()
+        except AsrdError as error:
+            log.error("the worker stays as it was: %s (%s)", error.message, error.hint or "no hint")
+        self._tell_auto()
 
     async def _do_reload(self, request: Request) -> dict[str, Any]:
         """Read the configuration again. What needs another worker gets one; if that fails, the old one stays."""

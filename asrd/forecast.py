@@ -10,11 +10,12 @@ import re
 
 import msgspec
 
-from . import baseline
+from . import baseline, evidence
 from . import models as names
 from .checkpoint import Header
 from .config import Settings, budget
 from .errors import AsrdError, ModelError, UsageError
+from .evidence import Record, evidence_for
 from .precision import TABLE, Gpu, Need, Plan, Precision, device_for, fitted, obstacle, plan
 from .weights import CONTEXT, Estimate, needs
 
@@ -78,6 +79,10 @@ class Outlook(msgspec.Struct, frozen=True):
     recalled: str
     """Sizes of the known architecture that no public copy of the config confirmed."""
     strategies: list[Line]
+    evidence: Record | None = None
+    """What was measured of `auto`, here and for this model."""
+    stale: str = ""
+    """Why it does not hold any more; empty while it does."""
 
 
 def header_of(name: str) -> tuple[Header, str]:
@@ -127,13 +132,16 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     header, path = header_of(settings.model)
     asked = settings.requested
     card = device_for(settings.device, gpus)
+    told = settings.strategy == "auto" and not imagined
+    record, stale = evidence.known(settings, card) if told else (None, "")
+    value = record.value(stale) if record else None
     allowed = budget(settings.vram_budget, card.total) if card else None
     limit = min(card.free, card.free if allowed is None else allowed) if card else None
     table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
     before = {} if imagined else measured(settings, card)
     context = _context(header, settings, before)
     lines = [_line(header, precision, settings, card, limit, before, context) for precision in table.values()]
-    rungs = _bounded(plan(asked, settings.device, gpus, settings.preset), lines, allowed)
+    rungs = _bounded(plan(asked, settings.device, gpus, settings.preset, value), lines, allowed)
     fits = rungs if limit is None else fitted(rungs, limit)
     return Outlook(
         model=settings.model,
@@ -155,6 +163,8 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
         context=context,
         recalled="" if path else names.KNOWN[names.hub_name(settings.model)].recalled,
         strategies=lines,
+        evidence=record,
+        stale=stale,
     )
 
 
@@ -171,7 +181,7 @@ def planned(settings: Settings, gpus: list[Gpu]) -> Plan:
             return outlook(settings, gpus).plan
         except AsrdError:
             pass  # what is wrong with the model, if anything is, the worker tells
-    return plan(settings.requested, settings.device, gpus, settings.preset)
+    return plan(settings.requested, settings.device, gpus, settings.preset, evidence_for(settings, gpus))
 
 
 def _bounded(made: Plan, lines: list[Line], allowed: int | None) -> Plan:

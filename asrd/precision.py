@@ -93,6 +93,23 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+ON_CPU = ("int8", "bfloat16", "fp32")
+"""Candidates that make sense on a processor: it has no TF32, and halves of float16 only by way of float32."""
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What was measured on this machine, as far as a plan needs it."""
+
+    chosen: str
+    """The strategy that `auto` found best."""
+    reason: str
+    """By what figures, one clause."""
+    refused: dict[str, str] = {}
+    """Strategy -> why it did not qualify; no rung falls to it."""
+    stale: str = ""
+    """Why it does not hold any more; it then decides nothing and is only told."""
+
+
 class Gpu(msgspec.Struct, frozen=True):
     """The facts of one card that a plan needs, as NVML tells them."""
 
@@ -140,8 +157,8 @@ class Rejected(msgspec.Struct, frozen=True):
     kind: str
     """Why it is not in service.
 
-    hardware, budget or no-room before it was tried; that of a wire.Failed, or died, stalled, garbage, dtypes; or one of
-    the triggers': empty, failures, slow, memory, budget, changed.
+    hardware, budget, no-room or measured before it was tried; that of a wire.Failed, or died, stalled, garbage, dtypes;
+    or one of the triggers': empty, failures, slow, memory, budget, changed.
     """
     detail: str
     hint: str = ""
@@ -230,14 +247,32 @@ def ladder(precision: Precision) -> list[Precision]:
     return [precision, *(TABLE[name] for name in down if name != precision.name)]
 
 
-def choose(preset: str, gpu: Gpu | None) -> tuple[Precision, str]:
-    """Return the strategy that `auto` starts from where nothing was measured yet, and why."""
+def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
+    """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and the last."""
+    names = [name for name in PRESETS[preset].candidates if gpu is not None or name in ON_CPU]
+    return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
+
+
+def choose(preset: str, gpu: Gpu | None, evidence: Evidence | None = None) -> tuple[Precision, str]:
+    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone."""
+    options = candidates(preset, gpu)
+    if len(options) == 1:
+        return BASELINE, f"preset {preset} leaves only FP32 " + (f"on {gpu.name}" if gpu else "where there is no GPU")
+    if evidence is not None and not evidence.stale:
+        for precision in options:
+            if precision.name == evidence.chosen and not (gpu and obstacle(precision, gpu)):
+                return precision, evidence.reason
+    precision, reason = _by_hardware(preset, gpu)
+    stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
+    return precision, f"{reason}; not measured: asrd tune{stale}"
+
+
+def _by_hardware(preset: str, gpu: Gpu | None) -> tuple[Precision, str]:
     if gpu is None:
-        return BASELINE, "no GPU: FP32 on the CPU"
-    for name in PRESETS[preset].candidates:
-        precision = TABLE[name]
+        return BASELINE, "no GPU, so FP32 on the CPU"
+    for precision in candidates(preset, gpu)[:-1]:
         if not obstacle(precision, gpu) and "float16" not in dtypes(precision) and not precision.quantize:
-            return precision, f"preset {preset} on {gpu.name}, by hardware alone: not measured on this machine yet"
+            return precision, f"preset {preset} on {gpu.name}, by hardware alone"
     return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32"
 
 
@@ -352,7 +387,13 @@ def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Rung, ...]:
     return tuple(Rung(other, f"cuda:{gpu.index}") for other in able)
 
 
-def plan(requested: str | Precision, device: str = "auto", gpus: Iterable[Gpu] = (), preset: str = "default") -> Plan:
+def plan(
+    requested: str | Precision,
+    device: str = "auto",
+    gpus: Iterable[Gpu] = (),
+    preset: str = "default",
+    evidence: Evidence | None = None,
+) -> Plan:
     """Return the rungs to try for a request on this hardware.
 
     Args:
@@ -360,13 +401,14 @@ def plan(requested: str | Precision, device: str = "auto", gpus: Iterable[Gpu] =
         device: auto, cpu, cuda, cuda:N or a part of a card's name.
         gpus: the cards that are there.
         preset: the bounds for `auto`.
+        evidence: what was measured of `auto` on this device.
 
     Raises:
         UsageError: an unknown strategy. PrecisionError: a device that is not there.
     """
     gpu = device_for(device, gpus)
     if requested == "auto":
-        precision, reason = choose(preset, gpu)
+        precision, reason = choose(preset, gpu, evidence)
     else:
         precision = find(requested) if isinstance(requested, str) else requested
         reason = f"{precision.name} was asked for"
@@ -375,9 +417,12 @@ def plan(requested: str | Precision, device: str = "auto", gpus: Iterable[Gpu] =
         rungs = [Rung(precision, "cpu")]
         return Plan(name, tuple(rungs + [Rung(BASELINE, "cpu")] * (precision.name != BASELINE.name)), reason)
     rungs, rejected = [], []
+    unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
     for step in ladder(precision):
         if why := obstacle(step, gpu):
             rejected.append(Rejected(step.name, "hardware", why))
+        elif step.name in unfit and step.name not in (precision.name, BASELINE.name):
+            rejected.append(Rejected(step.name, "measured", unfit[step.name]))
         else:
             rungs.append(Rung(step, f"cuda:{gpu.index}"))
     rungs.append(Rung(BASELINE, "cpu"))

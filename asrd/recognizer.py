@@ -306,7 +306,7 @@ class Recognizer:
             effective=self._applied.effective(),
             fallbacks=list(self._applied.fallbacks),
             device=self.start.device,
-            device_name=torch.cuda.get_device_name(self._index) if cuda else _cpu_name(),
+            device_name=torch.cuda.get_device_name(self._index) if cuda else vram.processor(),
             family=self._decode.family,
             streaming="cache-aware" if self._stream else "buffer",
             target=self.header.target,
@@ -446,14 +446,6 @@ def _known_clip(audio: Any) -> tuple[bytes, str]:
         raise AudioError(f"the shipped clips are missing: {error}", "install asrd again") from error
     samples = audio.read(EVALUATION.parent / entry["audio_filepath"])
     return samples.tobytes(), str(entry["text"])
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return "CPU"
 
 
 def _versions(torch: Any) -> dict[str, str]:

@@ -24,7 +24,7 @@ from .dictation import Dictation
 from .engine import Engine, start_for
 from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
-from .precision import Plan, Rejected
+from .precision import Plan
 from .recording import Recording, Told
 from .spoken import write
 from .takes import Note, Spool, blocks
@@ -413,6 +413,15 @@ class Scribe:
         await old.stop()
         self._well()
         systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
+
+    async def retune(self) -> None:
+        """Go by what was measured of `auto` meanwhile; where no worker is in service the next one does. As `use`."""
+        if self.engine.ready is not None and not self.asleep:
+            await self.use(self.settings)
+            return
+        async with self.turns.alone():
+            await self.engine.stop()
+            self._serve(self.engine_for(planned(self.settings), self.settings), self.settings)
 
     async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
         """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""

@@ -35,7 +35,10 @@ SILENCE = 30.0
 SLOW = 5.0
 """Seconds that a client may take to read what it asked for."""
 
-VERBS = ("toggle", "start", "stop", "cancel", "status", "last", "retry", "takes", "use", "reload", "transcribe")
+VERBS = (
+    *("toggle", "start", "stop", "cancel", "status", "last"),
+    *("retry", "takes", "use", "reload", "tuned", "transcribe"),
+)
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

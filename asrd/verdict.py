@@ -59,16 +59,18 @@ class Edits(msgspec.Struct, frozen=True):
 
 @functools.cache
 def normaliser(language: str) -> Callable[[str], str]:
-    """Return the Whisper normaliser for a language: English has its own (numbers, contractions, spelling)."""
+    """Return the Whisper normaliser for a language: English has its own (numbers, contractions, spelling).
+
+    It remembers: strategies hear nearly all clips alike, and a text takes it a fifth of a millisecond.
+    """
     if language.lower().startswith("en"):
         from whisper_normalizer.english import EnglishTextNormalizer
 
-        english: Callable[[str], str] = EnglishTextNormalizer()
-        return english
+        return functools.lru_cache(maxsize=1 << 14)(EnglishTextNormalizer())
     from whisper_normalizer.basic import BasicTextNormalizer
 
     basic: Callable[[str], str] = BasicTextNormalizer(split_letters=language.lower()[:2] in UNSPACED)
-    return lambda text: basic(text).strip()
+    return functools.lru_cache(maxsize=1 << 14)(lambda text: basic(text).strip())
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
@@ -108,6 +110,40 @@ def interval(
         deltas.append(100 * difference[drawn].sum(axis=1) / np.where(totals > 0, totals, 1))
     low, high = np.percentile(np.concatenate(deltas), (2.5, 97.5))
     return float(low), float(high)
+
+
+def most(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float:
+    """Return the upper 97.5 % bound of candidate.rate - baseline.rate that is left by few changes, in points.
+
+    A bootstrap repeats only what it has seen: it calls a change that no utterance happened to show impossible. This is
+    the score bound (Wilson's, for the difference of two Poisson counts: words made worse, words made better): with no
+    change at all 3.84 edits may have been missed. The variance is that of the utterances' sums where edits come in
+    clusters.
+
+    Args:
+        larger: what it would be on so many times as much speech with the same rates.
+    """
+    pairs = zip(candidate.errors, baseline.errors, strict=True)
+    steps = [now - before for now, before in pairs if now != before]
+    worse, better = larger * sum(s for s in steps if s > 0), larger * -sum(s for s in steps if s < 0)
+    clusters = sum(s * s for s in steps) / sum(map(abs, steps)) if steps else 1.0
+    net, words = worse - better, larger * sum(baseline.words)
+    if not words:
+        return float("inf")
+    low, high = max(net, 0.0), max(net, 0.0) + 4.0
+    while not _beyond(high, worse, better, clusters):
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _beyond(middle, worse, better, clusters) else (middle, high)
+    return 100 * high / words
+
+
+def _beyond(supposed: float, worse: float, better: float, clusters: float) -> bool:
+    """Return whether a true net count of `supposed` is refuted by what was counted, one-sided at 2.5 %."""
+    total = 2 * supposed - worse - better
+    improved = (-total + (total * total + 8 * better * supposed) ** 0.5) / 4  # most likely, if `supposed` is true
+    return (supposed - worse + better) ** 2 > 1.96**2 * clusters * (2 * improved + supposed)
 
 
 def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float) -> Verdict:

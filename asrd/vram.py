@@ -255,6 +255,15 @@ def _status(pid: int) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
+def processor() -> str:
+    """Return the name of the processor, or CPU where the kernel tells none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "CPU"
+
+
 def resident_bytes(pid: int) -> int | None:
     """Return the anonymous resident memory of a process; pages of a mapped checkpoint belong to the page cache."""
     size = _status(pid).get("RssAnon", "").split()

@@ -2,26 +2,36 @@
 
 `Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
 then done once, by whichever worker creates FILE first; after that the worker behaves. The act "gate" loads only once
-the file FAKE_WORKER_GATE names is there.
+the file FAKE_WORKER_GATE names is there. The act "spoil:RATE:SEED" makes RATE words of a hundred other ones.
+
+Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a worker with half
+the bytes a weight says that it needs half the memory. The model is then any file, and FAKE_WORKER_ACTS the script.
 """
 
 from __future__ import annotations
 
 import array
+import json
 import os
+import random
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 
 from asrd import wire
 
+TEXTS = os.environ.get("FAKE_WORKER_TEXTS", "")
+MIB = 1 << 20
+
 
 def script(start: wire.Start) -> str:
     """Return the act for this worker's strategy."""
-    acts = dict(part.partition("=")[::2] for part in start.model.split())
+    told = os.environ.get("FAKE_WORKER_ACTS", "") if TEXTS else start.model
+    acts = dict(part.partition("=")[::2] for part in told.split())
     act, _, once = acts.get(start.precision.name, acts.get("*", "ok")).partition("@")
     if once:
         try:
@@ -69,13 +79,29 @@ def ready(start: wire.Start, act: str = "ok") -> wire.Ready:
     )
 
 
-def hear(message: wire.Recognize, payload: bytes, name: str) -> Iterator[wire.Answer]:
+def memory(start: wire.Start) -> wire.Memory:
+    """Return a reading of the ledger."""
+    half = start.precision.weights != "float32"
+    return wire.Memory(4, process=(450 if half else 900) * MIB if TEXTS else 1000)
+
+
+def known(length: int, act: str) -> str:
+    """Return the text of a clip, known by its length, as this act hears it."""
+    text = str(json.loads(Path(TEXTS).read_text()).get(str(length), ""))
+    if not act.startswith("spoil:"):
+        return text
+    _, rate, seed = act.split(":")
+    draw = random.Random(f"{seed} {length}")
+    return " ".join("wrong" if draw.random() < float(rate) / 100 else word for word in text.split())
+
+
+def hear(message: wire.Recognize, payload: bytes, name: str, act: str = "") -> Iterator[wire.Answer]:
     """Yield hypotheses that prove which samples arrived, at which position, and how many buffers with them."""
     place = 0
     for buffer in message.buffers:
         samples = array.array("f", payload[place : place + buffer.size])
         place += buffer.size
-        text = f"{len(samples)} samples sum {sum(samples):.0f}"
+        text = known(len(samples), act) if TEXTS else f"{len(samples)} samples sum {sum(samples):.0f}"
         stop = buffer.start + len(samples)
         words = [wire.Word(word, buffer.start, stop) for word in text.split()]
         heard = wire.Hypothesis(text, words, buffer.start, stop, name)
@@ -168,11 +194,12 @@ def main() -> int:
         if isinstance(message, wire.Stop):
             return 0
         if isinstance(message, wire.Measure):
-            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1 << 40 if act == "heavy" else 1000)))
+            read = wire.Memory(4, process=1 << 40) if act == "heavy" else memory(start)
+            say(wire.Reading(message.id, message.phase, read))
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):
-            answers = list(hear(message, payload, start.precision.name))
+            answers = list(hear(message, payload, start.precision.name, act))
             if act in ON_SEVERAL and len(answers) > 1:
                 say(answers[0])
                 ON_SEVERAL[act](message.id)

@@ -13,9 +13,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from asrd import catalogue, models
+from asrd import catalogue, evidence, models
+from asrd.config import Settings
+from asrd.evidence import Candidate, Record
 from asrd.precision import TABLE
 
 ROOT = Path(__file__).parents[1]
@@ -37,12 +40,11 @@ def asrd(home: Path, *words: str, **more: str) -> str:
     return done.stdout
 
 
-def on_a_terminal(home: Path, *words: str) -> str:
+def on_a_terminal(home: Path, *words: str, **more: str) -> str:
     """Return what a verb prints on a terminal of 100 columns, without its colours."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "asrd", *words], cwd=ROOT, env=environment(home) | {"TERM": "xterm"}, stdout=follower
-    )
+    around = environment(home) | {"TERM": "xterm"} | more
+    process = subprocess.Popen([sys.executable, "-m", "asrd", *words], cwd=ROOT, env=around, stdout=follower)
     os.close(follower)
     said = b""
     with contextlib.suppress(OSError):  # Linux reports the closed terminal as an error
@@ -132,6 +134,42 @@ def test_plan_reads_a_file_and_says_so(tmp_path: Path) -> None:
     assert f"read from {models.SHIPPED['demo-ctc']}" in said
     assert "Weights are exact" in said
     assert "chosen: fp32 on cpu" in said
+
+
+def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Path) -> None:
+    state = str(tmp_path / "state")
+    words = ("plan", "--model", "demo-ctc", "--device", "cpu")
+    said = " ".join(asrd(tmp_path, *words, XDG_STATE_HOME=state).split())
+    assert "chosen: fp32 on cpu - no GPU, so FP32 on the CPU; not measured: asrd tune" in said
+    key = evidence.key_for(Settings(model="demo-ctc"), None)
+    assert key is not None
+    half = Candidate("bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0)
+    full = Candidate("fp32", "", "same", 0.0, (0.0, 0.0), 0.2, 0, 900 << 20, "rss", 14.4, 0)
+    eight = Candidate("int8", "takes more memory than FP32: 950 MiB against 900", "same", None, None, None, None,
+                      None, "rss", None, 2)  # fmt: skip
+    every = [eight, half, full]
+    kept = Record(key, "bfloat16", "measured here: cheap", every, "m.jsonl", 180, 1751, 720.0, "today", 0.5)
+    file = tmp_path / "state" / "asrd" / "verdicts.json"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(msgspec.json.encode([kept]))
+    text = asrd(tmp_path, *words, XDG_STATE_HOME=state)
+    assert max(map(len, text.splitlines())) <= 100
+    said = " ".join(text.split())
+    assert "chosen: bfloat16 on cpu - measured here: cheap" in said
+    assert "bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 chosen" in said
+    assert "int8 same - - - - - 2 refused" in said
+    assert "int8: takes more memory than FP32: 950 MiB against 900" in said
+    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory by rss" in said
+    shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
+    assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
+    found = json.loads(asrd(tmp_path, *words, "--json", XDG_STATE_HOME=state))
+    assert found["evidence"]["chosen"] == "bfloat16"
+    old = msgspec.structs.replace(kept, key=msgspec.structs.replace(key, torch="1.0"))
+    file.write_bytes(msgspec.json.encode([old]))
+    said = " ".join(asrd(tmp_path, *words, XDG_STATE_HOME=state).split())
+    assert "chosen: fp32 on cpu" in said
+    assert "not measured: asrd tune; what was measured is stale: torch was 1.0" in said
+    assert "+0.32" not in said
 
 
 def test_plan_as_json_is_exact(tmp_path: Path) -> None:

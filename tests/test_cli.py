@@ -37,7 +37,7 @@ def test_help_lists_every_verb() -> None:
     assert asrd().returncode == 2
 
 
-@pytest.mark.parametrize("verb", ["transcribe", "compare", "plan", "models", "config"])
+@pytest.mark.parametrize("verb", ["transcribe", "compare", "tune", "plan", "models", "config"])
 def test_every_verb_has_help(verb: str) -> None:
     done = asrd(verb, "--help")
     assert done.returncode == 0, done.stderr
@@ -58,6 +58,7 @@ def test_every_verb_has_help(verb: str) -> None:
         (["transcribe", "/nowhere/a.wav"], 65, ["/nowhere/a.wav"]),
         (["compare", "--strategies", "halv"], 2, ["halv", "'half'"]),
         (["compare", "--manifest", "/nowhere/m.jsonl"], 65, ["/nowhere/m.jsonl"]),
+        (["tune", "--manifest", "/nowhere/m.jsonl"], 65, ["/nowhere/m.jsonl"]),
     ],
 )
 def test_wrong_words(words: list[str], code: int, parts: list[str]) -> None:

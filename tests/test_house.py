@@ -79,6 +79,7 @@ def loaded_after(words: str) -> set[str]:
         ("plan --model demo", {"rich"}),
         ("models --json", {"rich", "huggingface_hub"}),
         ("compare --help", {"rich", "numpy", "jiwer", "soundfile"}),
+        ("tune --help", {"rich", "numpy", "jiwer", "soundfile"}),
         ("transcribe --help", {"rich", "numpy", "soundfile"}),
     ],
 )

@@ -12,6 +12,7 @@ from asrd.precision import (
     MEMORY,
     PRESETS,
     TABLE,
+    Evidence,
     Gpu,
     Need,
     Plan,
@@ -19,6 +20,7 @@ from asrd.precision import (
     Rejected,
     Rung,
     after,
+    candidates,
     dtypes,
     fitted,
     ladder,
@@ -78,6 +80,39 @@ def test_auto_is_honest_about_not_having_measured() -> None:
     assert "not measured" in made.reason
     assert names(plan("auto", gpus=[T4]))[0] == "fp32"
     assert names(plan("auto", gpus=[A1000], preset="conservative"))[0] == "tf32"
+
+
+def test_auto_goes_by_evidence_and_never_by_stale_evidence() -> None:
+    made = plan("auto", gpus=[A1000], evidence=Evidence("selective", "measured here: cheap"))
+    assert names(made) == ["selective", "tf32", "fp32", "fp32 on cpu"]
+    assert made.reason == "measured here: cheap"
+    stale = plan("auto", gpus=[A1000], evidence=Evidence("selective", "measured here: cheap", stale="torch is another"))
+    assert names(stale)[0] == "bfloat16"
+    assert "stale: torch is another" in stale.reason
+    assert names(plan("half", gpus=[A1000], evidence=Evidence("selective", "")))[0] == "half"
+
+
+def test_evidence_may_take_what_hardware_alone_never_would_and_nothing_else() -> None:
+    for chosen in ("half", "int8"):
+        assert names(plan("auto", gpus=[A1000], preset="aggressive", evidence=Evidence(chosen, "")))[0] == chosen
+        assert names(plan("auto", gpus=[A1000], evidence=Evidence(chosen, "")))[0] == "bfloat16", "not of this preset"
+    assert names(plan("auto", gpus=[T4], evidence=Evidence("bfloat16", "")))[0] == "fp32", "not on this card"
+
+
+def test_what_was_refused_is_no_rung_but_fp32_always_is() -> None:
+    evidence = Evidence("bfloat16", "", {"tf32": "costs too much", "fp32": "nonsense", "bfloat16": "nonsense"})
+    made = plan("auto", gpus=[A1000], evidence=evidence)
+    assert names(made) == ["bfloat16", "fp32", "fp32 on cpu"]
+    assert [(one.rung, one.kind) for one in made.rejected] == [("tf32", "measured")]
+
+
+def test_candidates_end_with_fp32_and_the_cpu_has_fewer() -> None:
+    assert [p.name for p in candidates("default", A1000)] == ["bfloat16", "selective", "tf32", "fp32"]
+    assert [p.name for p in candidates("default", None)] == ["bfloat16", "fp32"]
+    assert [p.name for p in candidates("aggressive", None)] == ["int8", "bfloat16", "fp32"]
+    assert [p.name for p in candidates("conservative", None)] == ["fp32"]
+    assert names(plan("auto", evidence=Evidence("bfloat16", ""))) == ["bfloat16 on cpu", "fp32 on cpu"]
+    assert "leaves only FP32" in plan("auto", preset="conservative").reason
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -1,0 +1,225 @@
+"""The verb `tune`: the candidates of `auto` measured on this machine, and the verdict that `auto` goes by from then on.
+
+Measures as `compare` does, each strategy in a fresh worker, FP32 twice first. What is complete stays on disk until the
+verdict stands, so that an interrupted run goes on where it was. Runs beside the worker; imports no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from . import baseline, catalogue, choice, compare, control, engine, evidence, places, precision, vram
+from .compare import Found, Job
+from .config import Settings, budget
+from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
+from .evidence import TAKES, Record
+from .findings import Measured, Speech
+from .manifest import Clip
+from .takes import Spool, blocks, folder
+from .wire import SAMPLE_RATE
+
+log = logging.getLogger("asrd")
+
+FRESH = 86_400.0
+"""Seconds for which an interrupted run can be taken up again: later the machine is not the same in load and heat."""
+
+HELP = """FP32 always qualifies. Another does where it answers everything, takes no more memory and time than FP32, and
+even the upper bound of its cost in words stays within max_wer_delta; auto takes the cheapest of those.
+exit codes: 0 there is a verdict, 130 interrupted (asrd tune goes on from there)."""
+
+
+class Begun(msgspec.Struct):
+    """What an interrupted run had measured. Over takes it holds what was said, as they do."""
+
+    job: str
+    """Which: model file, device, versions, settings, speech."""
+    at: float
+    """When the last run was complete, seconds since the epoch."""
+    measured: list[Measured]
+
+
+def tune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `asrd tune` takes."""
+    parser.epilog = HELP
+    speech = parser.add_mutually_exclusive_group()
+    speech.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
+    speech.add_argument(
+        "--takes", action="store_true", help="the recordings that are kept: how often words differ from FP32's"
+    )
+    parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
+    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
+    parser.add_argument("--anew", action="store_true", help="forget what an interrupted run had measured")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+
+
+def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine) -> int:
+    """Do the verb and return 0, 130 or 143 when it was interrupted.
+
+    Args:
+        args, settings: as the command line has them.
+        hold: what holds a worker.
+
+    Raises:
+        AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict.
+    """
+    settings = msgspec.structs.replace(settings, strategy="auto")
+    job = _job(args, settings, hold)
+    if len(job.precisions) == 1:
+        print(f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}")
+        return 0
+    found = Found(measured=[] if args.anew else _resumed(job))
+    if found.measured:
+        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), len(job.runs))
+    try:
+        asyncio.run(compare.measure(job, found, lambda: _save(job, found)))
+    except (KeyboardInterrupt, asyncio.CancelledError) as error:
+        print(
+            f"asrd: interrupted after {len(found.measured)} of {len(job.runs)} runs: asrd tune goes on from there",
+            file=sys.stderr,
+        )
+        return 130 if isinstance(error, KeyboardInterrupt) else 143
+    record = _judged(job, found, settings, args.takes)
+    _show(args, record)
+    evidence.keep(record)
+    with contextlib.suppress(OSError):
+        _begun().unlink(missing_ok=True)
+    before = baseline.known(settings.model, job.device)
+    if not args.takes and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
+        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
+    if told := _tell(settings):
+        print(f"asrd: {told}", file=sys.stderr)
+    return 0
+
+
+# -- what is measured -------------------------------------------------------------------------------------------------
+
+
+def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine]) -> Job:
+    for name in ("limit", "repeats"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} is too few", "1 or more")
+    gpu = precision.device_for(settings.device, vram.gpus())
+    if args.takes:
+        clips, speech = _taken(settings, args.limit)
+    else:
+        clips, speech = compare.spoken(args.manifest or compare.MANIFEST, args.limit, settings.target_lang)
+    device = f"cuda:{gpu.index}" if gpu else "cpu"
+    free = msgspec.structs.replace(settings, vram_budget="")  # what is measured says what fits; FP32 must run for that
+    options = precision.candidates(settings.preset, gpu)
+    return Job(settings, engine.start_for(free), device, gpu, options, clips, speech, args.repeats, hold)
+
+
+def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
+    """Return the kept takes as clips without text, the newest where not all are wanted. Raises ManifestError."""
+    spool = Spool(folder())
+    notes = [note for note in spool.all() if note.seconds > 0]
+    clips = []
+    for number, note in enumerate(notes[-limit:] if limit else notes, 1):
+        try:
+            sound = b"".join(data for _, data in blocks(spool.path(note)))
+        except OSError as error:
+            print(f"asrd: take {note.id} is skipped: {error.strerror}", file=sys.stderr)
+            continue
+        clips.append(Clip(number, "", np.frombuffer(sound, np.float32)))
+    if not clips:
+        raise ManifestError("no take is kept that could be heard", 'keep_audio = "always" keeps what you dictate')
+    seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
+    return clips, Speech(TAKES, len(clips), 0, seconds, settings.target_lang)
+
+
+# -- an interrupted run -----------------------------------------------------------------------------------------------
+
+
+def _begun() -> Path:
+    return places.state() / "tuning.json"
+
+
+def _name(job: Job) -> str:
+    """Return a digest of everything that what is measured depends on."""
+    key = evidence.key_for(job.settings, job.gpu)
+    digest = hashlib.blake2b(msgspec.json.encode((key, job.start, job.precisions, job.repeats)), digest_size=16)
+    for clip in job.clips:
+        digest.update(clip.text.encode())
+        digest.update(clip.samples.tobytes())
+    return digest.hexdigest()
+
+
+def _resumed(job: Job) -> list[Measured]:
+    """Return what an interrupted run of the same job had measured, in its order."""
+    try:
+        begun = msgspec.json.decode(_begun().read_bytes(), type=Begun)
+    except (OSError, msgspec.MsgspecError):
+        return []
+    return begun.measured if begun.job == _name(job) and 0 <= time.time() - begun.at < FRESH else []
+
+
+def _save(job: Job, found: Found) -> None:
+    """Keep what is complete; a disk that refuses costs only the going on."""
+    target = _begun()
+    try:
+        target.parent.mkdir(0o700, parents=True, exist_ok=True)
+        places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
+    except OSError as error:
+        log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
+    """Return the verdict on what was measured. Raises ModelError where the model's file went meanwhile."""
+    key = evidence.key_for(settings, job.gpu)
+    if key is None:
+        raise ModelError(f"the file of {settings.model} is not there any more", "asrd models lists what is")
+    made = choice.decide(
+        found.measured,
+        None if taken else [clip.text for clip in job.clips],
+        job.speech.seconds,
+        settings.wer_bound,
+        job.speech.language,
+        found.again,
+        budget(settings.vram_budget, job.gpu.total) if job.gpu else None,
+    )
+    return Record(
+        key=key,
+        chosen=made.chosen,
+        reason=made.reason,
+        candidates=made.candidates,
+        speech=job.speech.path,
+        utterances=job.speech.utterances,
+        words=made.words,
+        seconds=job.speech.seconds,
+        measured=found.started,
+        limit=made.limit,
+        hint=made.hint,
+    )
+
+
+def _show(args: argparse.Namespace, record: Record) -> None:
+    if args.json:
+        print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode(), flush=True)
+        return
+    catalogue.show_evidence(record)
+    print(f"\nauto takes {record.chosen} for {record.key.model}: {record.reason}", flush=True)
+
+
+def _tell(settings: Settings) -> str:
+    """Have a running daemon go by the verdict; return what it says, "" where none runs."""
+    try:
+        return str(next(control.ask(settings, verb="tuned"))["said"])
+    except (ControlError, SocketError):
+        return ""
+    except AsrdError as error:
+        return f"the running daemon does not take it up: {error.message}"
