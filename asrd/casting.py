@@ -20,7 +20,7 @@ import functools
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 from .errors import ModelError, PrecisionError, UsageError, nearest
-from .precision import Precision
+from .precision import Precision, beside_int8, for_family, quantizes
 from .wire import Fallback
 
 NO_WEIGHTS = ("spec_augmentation", "loss", "ctc_loss", "val_loss", "wer", "ctc_wer", "bleu")
@@ -51,7 +51,7 @@ Parts = Mapping[str, nn.Module]
 """Component -> its module."""
 
 Targets = dict[nn.Module, torch.dtype]
-"""Every module of the components -> what its own tensors are stored in."""
+"""Every module of the components -> what its own tensors are stored in, and it computes in."""
 
 
 class Applied:
@@ -128,9 +128,10 @@ def apply(
 ) -> Applied:
     """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to its device.
 
-    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in the
-    dtype of `weights`. It takes every Linear, and every pointwise convolution, which is rewritten as one; it leaves
-    other convolutions, recurrent layers, embeddings, and a head that shares an embedding's weight.
+    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in a 16-bit
+    dtype. It takes every Linear, every pointwise convolution, which is rewritten as one, and every embedding, whose
+    rows are its channels; a head that shares its embedding's weight goes on sharing it. It leaves other convolutions
+    and recurrent layers. Weights are quantised one by one, so that no second copy of the model is ever there.
 
     Raises:
         UsageError: `parts` names a component that the model has not.
@@ -139,12 +140,14 @@ def apply(
         ModelError: the model has no encoder.
     """
     set_flags(precision, device)
-    if precision.quantize:
-        _linearize(model)
-    parts = components(model)
-    if "encoder" not in parts:
+    if "encoder" not in components(model):
         raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
-    targets = _targets(model, precision)
+    precision = for_family(precision, family(model))
+    if quantizes(precision):
+        _open(_asked(model, precision))
+    parts, asked = components(model), _asked(model, precision)
+    targets = {module: getattr(torch, name) for module, name in _computing(asked, precision).items()}
+    matrices = _matrices(parts, asked)
     applied = Applied(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
     if precision.tf32 and (reason := _no_tf32(device)):
@@ -159,15 +162,15 @@ def apply(
     applied.fallbacks += _agree_on_shared(parts, targets)
     applied.encoder = targets[parts["encoder"]]
     _cast(targets)
-    if precision.quantize:
-        _quantize({name: parts[name] for name in computing})
+    if matrices:
+        _quantize(parts, matrices)
     _connect(parts, targets)
     for name in fenced:
         _fence(name, parts[name], device.type)
     moving()
     for module in (model, *_hidden(model).values()):
         module.to(device)
-    _verify(parts, targets, precision)
+    _verify(parts, targets, matrices)
     return applied
 
 
@@ -186,6 +189,14 @@ def set_flags(precision: Precision, device: torch.device) -> None:
 def components(model: nn.Module) -> dict[str, nn.Module]:
     """Return NeMo's own child name -> child, for the children that hold tensors and serve recognition."""
     return {name: child for name, child in model.named_children() if name not in NO_WEIGHTS and _holds(child)}
+
+
+def family(model: nn.Module) -> str:
+    """Return a model's family by what decodes its encoder's output, as `checkpoint` names it; tdt counts as rnnt."""
+    children = components(model)
+    if "transf_decoder" in children:
+        return "aed"
+    return "ctc" if "joint" not in children else "hybrid" if "ctc_decoder" in children else "rnnt"
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -256,17 +267,25 @@ def _to(value: Any, dtype: torch.dtype) -> Any:
 # -- which module is stored in what -----------------------------------------------------------------------------------
 
 
-def _targets(model: nn.Module, precision: Precision) -> Targets:
-    """Return what every module is stored in: the deepest module that `parts` names decides, the later of equals."""
-    targets: Targets = {}
+def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
+    """Return what every module is to be stored as: the deepest module that `parts` names decides, the later of equals.
+
+    int8 is asked of a module with all that is in it; what can be quantised there is seen later.
+    """
+    asked: dict[nn.Module, str] = {}
     for name, component in components(model).items():
-        plain = name == "preprocessor" and precision.features == "float32"
-        dtype = torch.float32 if plain else getattr(torch, precision.weights)
-        targets.update(dict.fromkeys(component.modules(), dtype))
+        front = precision.weights if precision.features == "weights" else "float32"
+        dtype = front if name == "preprocessor" else precision.quantize or precision.weights
+        asked.update(dict.fromkeys(component.modules(), dtype))
     named = [(path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)]
     for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
-        targets.update(dict.fromkeys(model.get_submodule(path).modules(), getattr(torch, dtype)))
-    return targets
+        asked.update(dict.fromkeys(model.get_submodule(path).modules(), dtype))
+    return asked
+
+
+def _computing(asked: Mapping[nn.Module, str], precision: Precision) -> dict[nn.Module, str]:
+    """Return what every module computes in, which is all that is left of int8 where nothing can be quantised."""
+    return {module: beside_int8(precision) if name == "int8" else name for module, name in asked.items()}
 
 
 def _paths(model: nn.Module, name: str) -> list[str]:
@@ -328,11 +347,11 @@ def _cast(targets: Targets) -> None:
             setattr(module, name, _to(buffer, dtype))
 
 
-def _verify(parts: Parts, targets: Targets, precision: Precision) -> None:
+def _verify(parts: Parts, targets: Targets, matrices: Set[nn.Module]) -> None:
     """Read every stored tensor back. Raises PrecisionError where it is not what was decided."""
     for name, component in parts.items():
         for path, module in component.named_modules():
-            decided = {_name(targets[module]), *(["int8"] if precision.quantize else [])}
+            decided = {_name(targets[module])} | ({"int8"} if module in matrices else set())
             if wrong := set(_stored(module, recurse=False)) - decided:
                 where = f"{name}.{path}".rstrip(".")
                 raise PrecisionError(f"{where} is stored as {wrong.pop()}, not as {_name(targets[module])}")
@@ -517,25 +536,61 @@ class Pointwise(nn.Linear):
         return super().forward(features.transpose(1, 2)).transpose(1, 2)
 
 
-def _linearize(model: nn.Module) -> None:
-    """Replace every pointwise Conv1d by a Pointwise that holds the same weights."""
+class Lookup(nn.Embedding):
+    """An embedding that can read rows of an int8 weight, which may be that of the output layer."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return [..., D] for integers [...]."""
+        weight: Any = self.weight
+        if not hasattr(weight, "qdata"):
+            return super().forward(ids)
+        rows: torch.Tensor = weight.qdata[ids] * weight.scale[ids]
+        return rows.to(weight.dtype)
+
+
+def _open(asked: Mapping[nn.Module, str]) -> None:
+    """Replace what holds a matrix under another name, and is to be int8, by layers that can hold it quantised.
+
+    A pointwise Conv1d becomes a Pointwise and an Embedding a Lookup, each with the very weight it had.
+    """
     plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
-    for parent in list(model.modules()):
-        for name, conv in list(parent.named_children()):
-            if isinstance(conv, nn.Conv1d) and all(getattr(conv, key) == value for key, value in plain.items()):
-                linear = Pointwise(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
-                linear.weight = nn.Parameter(conv.weight.detach().squeeze(-1), requires_grad=False)
-                linear.register_parameter("bias", conv._parameters["bias"])
+    for parent in list(asked):
+        for name, child in list(parent.named_children()):
+            if asked.get(child) != "int8":
+                continue
+            if isinstance(child, nn.Conv1d) and all(getattr(child, key) == value for key, value in plain.items()):
+                linear = Pointwise(child.in_channels, child.out_channels, child.bias is not None, device="meta")
+                linear.weight = nn.Parameter(child.weight.detach().squeeze(-1), requires_grad=False)
+                linear.register_parameter("bias", child._parameters["bias"])
                 setattr(parent, name, linear.eval())
+            elif type(child) is nn.Embedding:
+                lookup = Lookup(*child.weight.shape, padding_idx=child.padding_idx, device="meta")
+                lookup.weight = child.weight
+                setattr(parent, name, lookup.eval())
 
 
-def _quantize(parts: Parts) -> None:
-    """Quantise the Linear weights of components in place. Raises PrecisionError without torchao."""
+def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
+    """Return the layers whose weight becomes int8: of those that share one, all or none."""
+    found = {m for m, name in asked.items() if name == "int8" and isinstance(m, nn.Linear | Lookup)}
+    shared = [[module for _, module in group] for group in _sharing(parts)]
+    return found.difference(*(group for group in shared if not found.issuperset(group)))
+
+
+def _quantize(parts: Parts, matrices: Set[nn.Module]) -> None:
+    """Quantise the weights of these layers in place, a shared one once. Raises PrecisionError without torchao."""
     try:
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
     except ImportError as error:
         raise PrecisionError(f"int8 needs torchao: {error}", "pip install 'asrd[int8]'") from error
-    shared = {module for group in _sharing(parts) for _, module in group}
     config = Int8WeightOnlyConfig(version=2, set_inductor_config=False)
+    users: dict[int, list[Any]] = defaultdict(list)
     for component in parts.values():
-        quantize_(component, config, filter_fn=lambda m, _: isinstance(m, nn.Linear) and m not in shared)
+        for module in component.modules():
+            if module in matrices:
+                users[id(module.weight)].append(module)
+    for layers in users.values():
+        carrier = nn.Linear(1, 1, bias=False, device="meta")  # torchao takes a Linear, whoever the weight belongs to
+        carrier.weight = layers[0].weight
+        quantize_(carrier, config)
+        for layer in layers:
+            layer.weight = carrier.weight
