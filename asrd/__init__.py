@@ -14,6 +14,7 @@ Reading order, which is dependency order: a file imports only from files above i
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here
+    components   which parts of a model can go down by themselves (pure)
     models       names, cache, download
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock

@@ -222,6 +222,15 @@ class Recognizer:
         if sound:
             self.recognize(sound)  # what decodes is captured at its first use
 
+    def encode(self, sound: bytes) -> bytes:
+        """Return what the encoder puts out for a buffer of float32 samples, as wire.Encoded holds it."""
+        samples = self._torch.frombuffer(bytearray(sound), dtype=self._torch.float32)
+        with self._torch.inference_mode(), self._applied.context("final"):
+            encoded, _ = self._encode([samples])
+        frames = encoded[0].T.float().cpu().contiguous()
+        values: bytes = frames[: wire.ENCODED // frames[0].nbytes].numpy().tobytes()
+        return values
+
     def measure(self) -> wire.Memory:
         """Return a reading of the ledger now."""
         cuda = self.start.device != "cpu"
@@ -506,6 +515,8 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
                 starts = [buffer.start for buffer in message.buffers]
                 for answer in recognizer.recognize_together(sounds, starts, message.phase):
                     say(_numbered(answer, message.id))
+            elif isinstance(message, wire.Encode):
+                say(wire.Encoded(message.id, recognizer.encode(payload)))
             elif isinstance(message, wire.Measure):
                 say(wire.Reading(message.id, message.phase, recognizer.measure()))
         except Exception as error:

@@ -118,19 +118,25 @@ def _dtypes(names: list[str], precision: Precision, tied: bool) -> dict[str, str
     return found
 
 
-def _paths(names: Iterable[str], key: str) -> list[str]:
-    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
-    modules: dict[str, None] = {}
+def modules(names: Iterable[str]) -> list[str]:
+    """Return the dotted paths of all modules that tensors of these names are in."""
+    found: dict[str, None] = {}
     for name in names:
         words = name.split(".")
-        modules.update(dict.fromkeys(".".join(words[:end]) for end in range(1, len(words))))
+        found.update(dict.fromkeys(".".join(words[:end]) for end in range(1, len(words))))
+    return list(found)
+
+
+def _paths(names: Iterable[str], key: str) -> list[str]:
+    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
+    known = modules(names)
     if key == "norms":
-        return [path for path in modules if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]]
-    if key == "decoder" and key not in modules:
-        return [child for child in CANARY_DECODER if child in modules]
-    found = [path for path in modules if fnmatchcase(path, key)]
+        return [path for path in known if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]]
+    if key == "decoder" and key not in known:
+        return [child for child in CANARY_DECODER if child in known]
+    found = [path for path in known if fnmatchcase(path, key)]
     if not found:
-        children = tuple(path for path in modules if "." not in path)
+        children = tuple(path for path in known if "." not in path)
         raise UsageError(f"this model has no component {key!r}", nearest(key, (*children, "norms")))
     return found
 

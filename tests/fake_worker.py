@@ -132,6 +132,8 @@ def main() -> int:
             return 0
         if isinstance(message, wire.Measure):
             say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1000)))
+        elif isinstance(message, wire.Encode):
+            say(wire.Encoded(message.id, payload[: wire.ENCODED]))
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):
