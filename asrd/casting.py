@@ -192,11 +192,9 @@ def components(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def family(model: nn.Module) -> str:
-    """Return a model's family by what decodes its encoder's output, as `checkpoint` names it; tdt counts as rnnt."""
+    """Return a model's family by what decodes its encoder's output: aed, rnnt (with tdt and hybrids) or ctc."""
     children = components(model)
-    if "transf_decoder" in children:
-        return "aed"
-    return "ctc" if "joint" not in children else "hybrid" if "ctc_decoder" in children else "rnnt"
+    return "aed" if "transf_decoder" in children else "rnnt" if "joint" in children else "ctc"
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -255,13 +253,21 @@ def _main(module: nn.Module) -> str:
     return next((dtype for dtype, _ in _stored(module).most_common(1)), "")
 
 
-def _to(value: Any, dtype: torch.dtype) -> Any:
-    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are."""
+def _to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = None) -> Any:
+    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are.
+
+    One tensor that stands in it twice is one afterwards too: attention sees by that that it looks at itself.
+    """
+    done = {} if done is None else done
     if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
+        if not value.is_floating_point():
+            return value
+        if id(value) not in done:
+            done[id(value)] = value.to(dtype)
+        return done[id(value)]
     if isinstance(value, dict):
-        return {key: _to(item, dtype) for key, item in value.items()}
-    return type(value)(_to(item, dtype) for item in value) if type(value) in (tuple, list) else value
+        return {key: _to(item, dtype, done) for key, item in value.items()}
+    return type(value)(_to(item, dtype, done) for item in value) if type(value) in (tuple, list) else value
 
 
 # -- which module is stored in what -----------------------------------------------------------------------------------

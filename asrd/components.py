@@ -13,7 +13,7 @@ import msgspec
 
 from .checkpoint import Header
 from .errors import UsageError, nearest
-from .precision import Precision, Stored
+from .precision import KINDRED, Precision, Stored
 from .weights import modules, weights_bytes
 
 LOW: tuple[Stored, ...] = ("bfloat16", "float16", "int8")
@@ -41,18 +41,23 @@ class Alone(msgspec.Struct, frozen=True):
     precision: Precision
 
 
-FEED_FORWARD, ATTENTION, CONVOLUTION = (f"encoder.layers.*.{part}" for part in ("feed_forward?", "self_attn", "conv"))
+FEED_FORWARD, ATTENTION, MATRICES, CONVOLUTION = (
+    f"encoder.layers.*.{part}" for part in ("feed_forward?", "self_attn", "self_attn.linear_*", "conv")
+)
 
 ENCODER = (
     Component("encoder", ("encoder",), apart=False),
-    Component("encoder, sums in float32", (FEED_FORWARD, ATTENTION, CONVOLUTION), apart=False),
+    Component("blocks but sums", (FEED_FORWARD, ATTENTION, CONVOLUTION), apart=False),
+    Component("blocks but sums, scores", (FEED_FORWARD, MATRICES, CONVOLUTION), apart=False),
     Component("subsampling", ("encoder.pre_encode",)),
     Component("feed-forward", (FEED_FORWARD,), apart=False),
     Component("attention", (ATTENTION,), apart=False),
+    Component("attention but scores", (MATRICES,), apart=False),
     Component("convolution", (CONVOLUTION,), apart=False),
     Component("norms", ("norms",), apart=False),
 )
-"""Of every FastConformer. Where only what is inside the blocks goes down, what they add up to stays float32."""
+"""Of every FastConformer. Sums: what the blocks add up to, from the first to the last; with them the norms stay float32.
+Scores: what attention computes between its matrices."""
 
 AFTER = {
     "ctc": (Component("output", ("decoder",)),),
@@ -82,7 +87,7 @@ def wanted(words: str) -> tuple[tuple[Stored, ...], bool]:
 
 def derive(header: Header, blocks: bool = False) -> list[Component]:
     """Return the components that a model has: a few that mean something, or one for each block."""
-    family = {"tdt": "rnnt", "hybrid": "rnnt"}.get(header.family, header.family)
+    family = KINDRED.get(header.family, header.family)
     known = modules(header.tensors)
     found = [*ENCODER, *AFTER.get(family, ())]
     if blocks:

@@ -224,8 +224,8 @@ def remarks(comparison: Comparison) -> list[str]:
             changed = _figure(row.draft.changed_per_100, 2)
             wer = _figure(row.draft.wer, 2)
             lines.append(
-                f"{name(row)}: drafts take {latency} ms, FP32 {_pair(base.latency_ms if base else None)} ms for the "
-                f"same buffer; they change {changed} words in 100 (WER {wer} %)"
+                f"{name(row)}: drafts take {latency} ms (FP32 {_pair(base.latency_ms if base else None)}), "
+                f"change {changed} words in 100 of FP32's and have a WER of {wer} %; final texts are FP32's"
             )
     return lines
 

@@ -26,7 +26,7 @@ from .findings import (
     Row,
     Verdict,
 )
-from .precision import Precision
+from .precision import Precision, for_family
 from .wire import Fallback, Memory, Ready
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
     return Row(
         strategy=measured.precision.name,
         role=measured.role,
-        requested=describe(measured.precision),
+        requested=describe(for_family(measured.precision, ready.family if ready else "")),
         effective=ready.effective if ready else {},
         fallback_reason=_reasons(ready.fallbacks) if ready else "",
         weights_bytes=ready.weights_bytes if ready else None,
