@@ -31,6 +31,7 @@ Reading order, which is dependency order: a file imports only from files above i
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
+    int8         worker: layers that hold a matrix as int8
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
     graphs       worker: work of fixed shapes captured once and replayed; the encoder over few lengths

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import int8
 from .errors import ModelError, PrecisionError, UsageError, nearest
 from .precision import Precision, beside_int8, for_family, quantizes
 from .wire import Fallback
@@ -144,7 +145,7 @@ def apply(
         raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
     precision = for_family(precision, family(model))
     if quantizes(precision):
-        _open(_asked(model, precision))
+        int8.open_up(_asked(model, precision))
     parts, asked = components(model), _asked(model, precision)
     targets = {module: getattr(torch, name) for module, name in _computing(asked, precision).items()}
     matrices = _matrices(parts, asked)
@@ -163,7 +164,7 @@ def apply(
     applied.encoder = targets[parts["encoder"]]
     _cast(targets)
     if matrices:
-        _quantize(parts, matrices)
+        int8.quantize(module for part in parts.values() for module in part.modules() if module in matrices)
     _connect(parts, targets)
     for name in fenced:
         _fence(name, parts[name], device.type)
@@ -344,6 +345,14 @@ def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
     return [group for group in owners.values() if len(group) > 1]
 
 
+def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
+    """Return the layers whose weight becomes int8: of those that share one, all or none."""
+    kinds = (nn.Linear, int8.Lookup)
+    found: set[nn.Module] = {layer for layer, name in asked.items() if name == "int8" and isinstance(layer, kinds)}
+    shared = [[module for _, module in group] for group in _sharing(parts)]
+    return found.difference(*(group for group in shared if not found.issuperset(group)))
+
+
 def _cast(targets: Targets) -> None:
     """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in the state dict."""
     for module, dtype in targets.items():
@@ -515,7 +524,7 @@ def _try(layer: nn.Module, stored: torch.dtype, dtype: torch.dtype) -> str:
 def _sample(layer: nn.Module) -> torch.Tensor | None:
     """Return a smallest input of a layer; None for layers that only look up."""
     match layer:
-        case Pointwise():
+        case int8.Pointwise():
             return torch.zeros(1, layer.in_features, 1)
         case nn.Linear():
             return torch.zeros(1, layer.in_features)
@@ -529,74 +538,3 @@ def _sample(layer: nn.Module) -> torch.Tensor | None:
         case nn.BatchNorm1d():
             return torch.zeros(1, layer.num_features, 2)
     return None
-
-
-# -- int8 -------------------------------------------------------------------------------------------------------------
-
-
-class Pointwise(nn.Linear):
-    """A Conv1d of kernel 1 as the same matrix product, called as the convolution was."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return [B, C', T] for [B, C, T]."""
-        return super().forward(features.transpose(1, 2)).transpose(1, 2)
-
-
-class Lookup(nn.Embedding):
-    """An embedding that can read rows of an int8 weight, which may be that of the output layer."""
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return [..., D] for integers [...]."""
-        weight: Any = self.weight
-        if not hasattr(weight, "qdata"):
-            return super().forward(ids)
-        rows: torch.Tensor = weight.qdata[ids] * weight.scale[ids]
-        return rows.to(weight.dtype)
-
-
-def _open(asked: Mapping[nn.Module, str]) -> None:
-    """Replace what holds a matrix under another name, and is to be int8, by layers that can hold it quantised.
-
-    A pointwise Conv1d becomes a Pointwise and an Embedding a Lookup, each with the very weight it had.
-    """
-    plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
-    for parent in list(asked):
-        for name, child in list(parent.named_children()):
-            if asked.get(child) != "int8":
-                continue
-            if isinstance(child, nn.Conv1d) and all(getattr(child, key) == value for key, value in plain.items()):
-                linear = Pointwise(child.in_channels, child.out_channels, child.bias is not None, device="meta")
-                linear.weight = nn.Parameter(child.weight.detach().squeeze(-1), requires_grad=False)
-                linear.register_parameter("bias", child._parameters["bias"])
-                setattr(parent, name, linear.eval())
-            elif type(child) is nn.Embedding:
-                lookup = Lookup(*child.weight.shape, padding_idx=child.padding_idx, device="meta")
-                lookup.weight = child.weight
-                setattr(parent, name, lookup.eval())
-
-
-def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
-    """Return the layers whose weight becomes int8: of those that share one, all or none."""
-    found = {m for m, name in asked.items() if name == "int8" and isinstance(m, nn.Linear | Lookup)}
-    shared = [[module for _, module in group] for group in _sharing(parts)]
-    return found.difference(*(group for group in shared if not found.issuperset(group)))
-
-
-def _quantize(parts: Parts, matrices: Set[nn.Module]) -> None:
-    """Quantise the weights of these layers in place, a shared one once. Raises PrecisionError without torchao."""
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise PrecisionError(f"int8 needs torchao: {error}", "pip install 'asrd[int8]'") from error
-    config = Int8WeightOnlyConfig(version=2, set_inductor_config=False)
-    users: dict[int, list[Any]] = defaultdict(list)
-    for component in parts.values():
-        for module in component.modules():
-            if module in matrices:
-                users[id(module.weight)].append(module)
-    for layers in users.values():
-        carrier = nn.Linear(1, 1, bias=False, device="meta")  # torchao takes a Linear, whoever the weight belongs to
-        carrier.weight = layers[0].weight
-        quantize_(carrier, config)
-        for layer in layers:
-            layer.weight = carrier.weight

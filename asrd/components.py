@@ -56,7 +56,7 @@ ENCODER = (
     Component("convolution", (CONVOLUTION,), apart=False),
     Component("norms", ("norms",), apart=False),
 )
-"""Of every FastConformer. Sums: what the blocks add up to, from the first to the last; with them the norms stay float32.
+"""Of every FastConformer. Sums: what the blocks add up to, from the first to the last; with them norms stay float32.
 Scores: what attention computes between its matrices."""
 
 AFTER = {

@@ -163,6 +163,8 @@ class Draft(msgspec.Struct, frozen=True):
     latency_ms: Percentiles | None
     wer: float | None
     changed_per_100: float | None
+    """Against FP32's texts of the same clips."""
+    changed_ci: tuple[float, float] | None = None
 
 
 class Row(msgspec.Struct, frozen=True):

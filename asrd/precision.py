@@ -85,7 +85,7 @@ TABLE: dict[str, Precision] = {
             summary="matrices bfloat16, sums and norms FP32",
         ),
         Precision("phased", phases={"draft": "bfloat16"}, summary="drafts under bfloat16 autocast, final decode FP32"),
-        Precision("int8", weights="bfloat16", quantize="int8", summary="int8 matrices and embeddings, the rest bfloat16"),
+        Precision("int8", weights="bfloat16", quantize="int8", summary="int8 matrices and embeddings, rest bfloat16"),
     )
 }
 """Every strategy with a name, in the order the report shows them."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .findings import Bound, Comparison, Criterion, Percentiles, Row
+from .findings import Bound, Comparison, Criterion, Draft, Percentiles, Row
 from .wire import Memory
 
 MIB = 1 << 20
@@ -221,12 +221,10 @@ def remarks(comparison: Comparison) -> list[str]:
             lines.append(f"{name(row)}: {said}")
         if row.draft is not None:
             latency = _pair(row.draft.latency_ms)
-            changed = _figure(row.draft.changed_per_100, 2)
-            wer = _figure(row.draft.wer, 2)
-            lines.append(
-                f"{name(row)}: drafts take {latency} ms (FP32 {_pair(base.latency_ms if base else None)}), "
-                f"change {changed} words in 100 of FP32's and have a WER of {wer} %; final texts are FP32's"
-            )
+            before = _pair(base.latency_ms if base else None)
+            changed, wer = _changed(row.draft), _figure(row.draft.wer, 2)
+            said = f"drafts take {latency} ms, FP32 {before} ms, and change {changed} words in 100 (WER {wer} %)"
+            lines.append(f"{name(row)}: {said}")
     return lines
 
 
@@ -310,18 +308,18 @@ def saved(row: Row, comparison: Comparison) -> int | None:
     return base.weights_bytes - row.weights_bytes
 
 
-def error_text(row: Row) -> str:
+def _error(row: Row) -> str:
     """Return the error of the encoder's output in percent; two figures that count."""
     error = row.encoder_error
     return "–" if error is None else "0" if error == 0 else f"{100 * error:.2g}"
 
 
-def changed_text(row: Row, joint: str = " ") -> str:
+def _changed(one: Row | Draft, joint: str = " ") -> str:
     """Return the words changed per 100 with their interval."""
-    if row.changed_per_100 == 0 or row.changed_ci is None:
-        return _figure(row.changed_per_100, 2)
-    low, high = row.changed_ci
-    return f"{_figure(row.changed_per_100, 2)}{joint}[{_figure(low, 2)}, {_figure(high, 2)}]"
+    if one.changed_per_100 == 0 or one.changed_ci is None:
+        return _figure(one.changed_per_100, 2)
+    low, high = one.changed_ci
+    return f"{_figure(one.changed_per_100, 2)}{joint}[{_figure(low, 2)}, {_figure(high, 2)}]"
 
 
 def _parts_grid(comparison: Comparison, width: int) -> Any:
@@ -331,15 +329,15 @@ def _parts_grid(comparison: Comparison, width: int) -> Any:
         ("component", "left", lambda row: row.component),
         ("to", "left", lambda row: _shorten(row.dtype)),
         ("saves\nMiB", "right", lambda row: _mib(saved(row, comparison))),
-        ("encoder\nerror %", "right", error_text),
-        ("changed [95 %]\n/100", "left", lambda row: changed_text(row, joint)),
+        ("encoder\nerror %", "right", _error),
+        ("changed [95 %]\n/100", "left", lambda row: _changed(row, joint)),
         ("delta [95 %]\npoints", "left", lambda row: _delta(row, joint)),
         ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
     ]
     grid = _table("One component at a time, the rest FP32")
     for heading, justify, _ in columns if width >= NARROW else columns[:-1]:
         fold: Any = {"no_wrap": heading != "component"}
-        grid.add_column(heading, justify=justify, **fold)  # type: ignore[arg-type]
+        grid.add_column(heading, justify=justify, **fold)
     for row, following in zip(comparison.components, [*comparison.components[1:], None], strict=True):
         cells = [cell(row) for _, _, cell in columns][: len(grid.columns)]
         grid.add_row(*cells, end_section=following is None or following.component != row.component)
@@ -351,7 +349,7 @@ def _grid(comparison: Comparison, width: int) -> Any:
     columns = _columns(width)
     for heading, justify, _ in columns:
         fold: Any = {"no_wrap": heading != "effective"}
-        grid.add_column(heading, justify=justify, **fold)  # type: ignore[arg-type]
+        grid.add_column(heading, justify=justify, **fold)
     for row in comparison.strategies:
         style = "" if row.role != "asked" else "green" if row.passed else "red"
         grid.add_row(*(cell(row) for _, _, cell in columns), style=style)
@@ -386,6 +384,7 @@ def html(comparison: Comparison) -> str:
     environment.filters.update(
         mib=_mib, figure=_figure, pair=_pair, times=_times, value=value_text, limit=criterion_text, short=_shorten
     )
+    environment.filters["changed"] = _changed
     template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
     return template.render(
         c=comparison,
@@ -422,8 +421,8 @@ def _part_view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
     return {
         "row": row,
         "saved": saved(row, comparison),
-        "error": error_text(row),
-        "changed": changed_text(row),
+        "error": _error(row),
+        "changed": _changed(row),
         "delta": _delta(row, " "),
     }
 

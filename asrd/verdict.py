@@ -401,4 +401,7 @@ def _draft(measured: Measured, context: _Context) -> Draft | None:
         as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
         heard = hear(as_texts, context.references, context.heard.texts, context.language)
     latency = percentiles(measured.draft_latency)
-    return Draft(latency, heard.score.rate if heard else None, heard.against_baseline.rate if heard else None)
+    if heard is None:
+        return Draft(latency, None, None)
+    against = heard.against_baseline
+    return Draft(latency, heard.score.rate, against.rate, changed_interval(against))

@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.errors import PrecisionError, UsageError
-from asrd.precision import PRESETS, TABLE, Gpu, Plan, Precision, dtypes, ladder, obstacle, plan, select, with_parts
+from asrd.precision import (
+    PRESETS,
+    TABLE,
+    Gpu,
+    Plan,
+    Precision,
+    dtypes,
+    for_family,
+    ladder,
+    obstacle,
+    plan,
+    quantizes,
+    select,
+    with_parts,
+)
 
 T4 = Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)
 A1000 = Gpu(1, "NVIDIA RTX A1000", (8, 6), 4 << 30, 3 << 30)
@@ -113,3 +127,23 @@ def test_parts_are_checked() -> None:
     assert with_parts({"joint": "float16"}).parts == {"joint": "float16"}
     with pytest.raises(UsageError, match="float8"):
         with_parts({"joint": "float8"})
+
+
+def test_a_family_has_a_map_of_its_own_where_one_was_measured() -> None:
+    selective = TABLE["selective"]
+    assert for_family(selective, "aed").parts == {**selective.parts, "decoder": "bfloat16"}
+    for family in ("ctc", "rnnt", "tdt", "hybrid", "unknown"):
+        assert for_family(selective, family).parts == selective.parts
+    other = msgspec.structs.replace(selective, families={"rnnt": {"joint": "bfloat16"}})
+    assert for_family(other, "tdt").parts == for_family(other, "hybrid").parts == {"joint": "bfloat16"}
+    assert for_family(TABLE["half"], "aed") == TABLE["half"]
+
+
+def test_a_users_own_map_holds_for_every_family_and_may_ask_for_int8() -> None:
+    own = with_parts({"encoder": "int8"})
+    assert for_family(own, "aed").parts == {"encoder": "int8"}
+    assert quantizes(own)
+    assert not quantizes(TABLE["selective"])
+    assert dtypes(own) == {"float32", "bfloat16"}
+    assert [step.name for step in ladder(own)] == ["selective", "bfloat16", "tf32", "fp32"]
+    assert "bfloat16" in obstacle(own, T4)

@@ -133,6 +133,21 @@ def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> 
         assert (answer.hypothesis.start, answer.hypothesis.stop) == (start, start + len(sound) // 4)
 
 
+@pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary2"])
+def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -> None:
+    path = model_of(family, folder)
+    sound = tiny.noise(3.0)
+    told = np.frombuffer(recognizer(path, self_test=False).encode(sound.tobytes()), np.float32)
+    encoded, _ = tiny.encode(tiny.restore(path), sound)
+    np.testing.assert_allclose(told, encoded[0].T.numpy().ravel(), rtol=1e-3, atol=1e-4)
+
+
+def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: Path) -> None:
+    told = recognizer(model_of("ctc", folder), self_test=False).encode(tiny.noise(240.0).tobytes())
+    assert wire.ENCODED - 64 * 4 < len(told) <= wire.ENCODED
+    assert len(told) % (64 * 4) == 0
+
+
 @pytest.mark.parametrize("strategy", TABLE)
 @pytest.mark.parametrize("model", SHIPPED)
 def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str, strategy: str) -> None:
