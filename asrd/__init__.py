@@ -16,6 +16,7 @@ Reading order, which is dependency order: a file imports only from files above i
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here
+    components   which parts of a model can go down by themselves (pure)
     models       names, cache, download
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
@@ -36,6 +37,7 @@ Reading order, which is dependency order: a file imports only from files above i
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
+    int8         worker: layers that hold a matrix as int8
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
     graphs       worker: work of fixed shapes captured once and replayed; the encoder over few lengths

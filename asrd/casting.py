@@ -20,7 +20,7 @@ import functools
 import logging
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from typing import Any
@@ -28,8 +28,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from . import int8
 from .errors import ModelError, PrecisionError, UsageError, nearest
-from .precision import Precision
+from .precision import Precision, beside_int8, for_family, quantizes
 from .wire import Fallback
 
 NO_WEIGHTS = ("spec_augmentation", "loss", "ctc_loss", "val_loss", "wer", "ctc_wer", "bleu")
@@ -51,7 +52,7 @@ Parts = Mapping[str, nn.Module]
 """Component -> its module."""
 
 Targets = dict[nn.Module, torch.dtype]
-"""Every module of the components -> what its own tensors are stored in."""
+"""Every module of the components -> what its own tensors are stored in, and it computes in."""
 
 
 class Applied:
@@ -128,9 +129,10 @@ def apply(
 ) -> Applied:
     """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to its device.
 
-    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in the
-    dtype of `weights`. It takes every Linear, and every pointwise convolution, which is rewritten as one; it leaves
-    other convolutions, recurrent layers, embeddings, and a head that shares an embedding's weight.
+    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in a 16-bit
+    dtype. It takes every Linear, every pointwise convolution, which is rewritten as one, and every embedding, whose
+    rows are its channels; a head that shares its embedding's weight goes on sharing it. It leaves other convolutions
+    and recurrent layers. Weights are quantised one by one, so that no second copy of the model is ever there.
 
     Raises:
         UsageError: `parts` names a component that the model has not.
@@ -139,12 +141,14 @@ def apply(
         ModelError: the model has no encoder.
     """
     set_flags(precision, device)
-    if precision.quantize:
-        _linearize(model)
-    parts = components(model)
-    if "encoder" not in parts:
+    if "encoder" not in components(model):
         raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
-    targets = _targets(model, precision)
+    precision = for_family(precision, family(model))
+    if quantizes(precision):
+        int8.open_up(_asked(model, precision))
+    parts, asked = components(model), _asked(model, precision)
+    targets = {module: getattr(torch, name) for module, name in _computing(asked, precision).items()}
+    matrices = _matrices(parts, asked)
     applied = Applied(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
     if precision.tf32 and (reason := _no_tf32(device)):
@@ -159,15 +163,15 @@ def apply(
     applied.fallbacks += _agree_on_shared(parts, targets)
     applied.encoder = targets[parts["encoder"]]
     _cast(targets)
-    if precision.quantize:
-        _quantize({name: parts[name] for name in computing})
+    if matrices:
+        int8.quantize(module for part in parts.values() for module in part.modules() if module in matrices)
     _connect(parts, targets)
     for name in fenced:
         _fence(name, parts[name], device.type)
     moving()
     for module in (model, *_hidden(model).values()):
         module.to(device)
-    _verify(parts, targets, precision)
+    _verify(parts, targets, matrices)
     return applied
 
 
@@ -221,6 +225,12 @@ def _layers(name: str, component: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def components(model: nn.Module) -> dict[str, nn.Module]:
     """Return NeMo's own child name -> child, for the children that hold tensors and serve recognition."""
     return {name: child for name, child in model.named_children() if name not in NO_WEIGHTS and _holds(child)}
+
+
+def family(model: nn.Module) -> str:
+    """Return a model's family by what decodes its encoder's output: aed, rnnt (with tdt and hybrids) or ctc."""
+    children = components(model)
+    return "aed" if "transf_decoder" in children else "rnnt" if "joint" in children else "ctc"
 
 
 def weights_bytes(model: nn.Module) -> int:
@@ -279,29 +289,45 @@ def _main(module: nn.Module) -> str:
     return next((dtype for dtype, _ in _stored(module).most_common(1)), "")
 
 
-def _to(value: Any, dtype: torch.dtype) -> Any:
-    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are."""
+def _to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = None) -> Any:
+    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are.
+
+    One tensor that stands in it twice is one afterwards too: attention sees by that that it looks at itself.
+    """
+    done = {} if done is None else done
     if isinstance(value, torch.Tensor):
-        return value.to(dtype) if value.is_floating_point() else value
+        if not value.is_floating_point():
+            return value
+        if id(value) not in done:
+            done[id(value)] = value.to(dtype)
+        return done[id(value)]
     if isinstance(value, dict):
-        return {key: _to(item, dtype) for key, item in value.items()}
-    return type(value)(_to(item, dtype) for item in value) if type(value) in (tuple, list) else value
+        return {key: _to(item, dtype, done) for key, item in value.items()}
+    return type(value)(_to(item, dtype, done) for item in value) if type(value) in (tuple, list) else value
 
 
 # -- which module is stored in what -----------------------------------------------------------------------------------
 
 
-def _targets(model: nn.Module, precision: Precision) -> Targets:
-    """Return what every module is stored in: the deepest module that `parts` names decides, the later of equals."""
-    targets: Targets = {}
+def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
+    """Return what every module is to be stored as: the deepest module that `parts` names decides, the later of equals.
+
+    int8 is asked of a module with all that is in it; what can be quantised there is seen later.
+    """
+    asked: dict[nn.Module, str] = {}
     for name, component in components(model).items():
-        plain = name == "preprocessor" and precision.features == "float32"
-        dtype = torch.float32 if plain else getattr(torch, precision.weights)
-        targets.update(dict.fromkeys(component.modules(), dtype))
+        front = precision.weights if precision.features == "weights" else "float32"
+        dtype = front if name == "preprocessor" else precision.quantize or precision.weights
+        asked.update(dict.fromkeys(component.modules(), dtype))
     named = [(path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)]
     for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
-        targets.update(dict.fromkeys(model.get_submodule(path).modules(), getattr(torch, dtype)))
-    return targets
+        asked.update(dict.fromkeys(model.get_submodule(path).modules(), dtype))
+    return asked
+
+
+def _computing(asked: Mapping[nn.Module, str], precision: Precision) -> dict[nn.Module, str]:
+    """Return what every module computes in, which is all that is left of int8 where nothing can be quantised."""
+    return {module: beside_int8(precision) if name == "int8" else name for module, name in asked.items()}
 
 
 def _paths(model: nn.Module, name: str) -> list[str]:
@@ -354,6 +380,14 @@ def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
     return [group for group in owners.values() if len(group) > 1]
 
 
+def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
+    """Return the layers whose weight becomes int8: of those that share one, all or none."""
+    kinds = (nn.Linear, int8.Lookup)
+    found: set[nn.Module] = {layer for layer, name in asked.items() if name == "int8" and isinstance(layer, kinds)}
+    shared = [[module for _, module in group] for group in _sharing(parts)]
+    return found.difference(*(group for group in shared if not found.issuperset(group)))
+
+
 def _cast(targets: Targets) -> None:
     """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in the state dict."""
     for module, dtype in targets.items():
@@ -363,11 +397,11 @@ def _cast(targets: Targets) -> None:
             setattr(module, name, _to(buffer, dtype))
 
 
-def _verify(parts: Parts, targets: Targets, precision: Precision) -> None:
+def _verify(parts: Parts, targets: Targets, matrices: Set[nn.Module]) -> None:
     """Read every stored tensor back. Raises PrecisionError where it is not what was decided."""
     for name, component in parts.items():
         for path, module in component.named_modules():
-            decided = {_name(targets[module]), *(["int8"] if precision.quantize else [])}
+            decided = {_name(targets[module])} | ({"int8"} if module in matrices else set())
             if wrong := set(_stored(module, recurse=False)) - decided:
                 where = f"{name}.{path}".rstrip(".")
                 raise PrecisionError(f"{where} is stored as {wrong.pop()}, not as {_name(targets[module])}")
@@ -525,7 +559,7 @@ def _try(layer: nn.Module, stored: torch.dtype, dtype: torch.dtype) -> str:
 def _sample(layer: nn.Module) -> torch.Tensor | None:
     """Return a smallest input of a layer; None for layers that only look up."""
     match layer:
-        case Pointwise():
+        case int8.Pointwise():
             return torch.zeros(1, layer.in_features, 1)
         case nn.Linear():
             return torch.zeros(1, layer.in_features)
@@ -539,38 +573,3 @@ def _sample(layer: nn.Module) -> torch.Tensor | None:
         case nn.BatchNorm1d():
             return torch.zeros(1, layer.num_features, 2)
     return None
-
-
-# -- int8 -------------------------------------------------------------------------------------------------------------
-
-
-class Pointwise(nn.Linear):
-    """A Conv1d of kernel 1 as the same matrix product, called as the convolution was."""
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Return [B, C', T] for [B, C, T]."""
-        return super().forward(features.transpose(1, 2)).transpose(1, 2)
-
-
-def _linearize(model: nn.Module) -> None:
-    """Replace every pointwise Conv1d by a Pointwise that holds the same weights."""
-    plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
-    for parent in list(model.modules()):
-        for name, conv in list(parent.named_children()):
-            if isinstance(conv, nn.Conv1d) and all(getattr(conv, key) == value for key, value in plain.items()):
-                linear = Pointwise(conv.in_channels, conv.out_channels, conv.bias is not None, device="meta")
-                linear.weight = nn.Parameter(conv.weight.detach().squeeze(-1), requires_grad=False)
-                linear.register_parameter("bias", conv._parameters["bias"])
-                setattr(parent, name, linear.eval())
-
-
-def _quantize(parts: Parts) -> None:
-    """Quantise the Linear weights of components in place. Raises PrecisionError without torchao."""
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise PrecisionError(f"int8 needs torchao: {error}", "pip install 'asrd[int8]'") from error
-    shared = {module for group in _sharing(parts) for _, module in group}
-    config = Int8WeightOnlyConfig(version=2, set_inductor_config=False)
-    for component in parts.values():
-        quantize_(component, config, filter_fn=lambda m, _: isinstance(m, nn.Linear) and m not in shared)

@@ -13,7 +13,7 @@ import msgspec
 
 from .evidence import Candidate
 from .findings import FEWEST, Measured, NoiseFloor, Row
-from .precision import BASELINE
+from .precision import BASELINE, quantizes
 from .verdict import Edits, Heard, hear, judge, memory_of, most, normaliser
 
 RESOLUTION = 0.25
@@ -178,7 +178,7 @@ def _refusal(found: Candidate, measured: Measured, row: Row, whole: Candidate, b
         return row.failure
     if row.errors:
         return f"{row.errors} utterances without an answer"
-    if measured.precision.quantize and not any("int8" in dtype for dtype in row.effective.values()):
+    if quantizes(measured.precision) and not any("int8" in dtype for dtype in row.effective.values()):
         return f"does not run as asked: {row.fallback_reason}"
     if found.source != whole.source:
         return f"its memory was read by {found.source or 'nothing'}, FP32's by {whole.source or 'nothing'}"

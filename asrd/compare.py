@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, baseline, engine, manifest, precision, report, verdict, vram, wire
+from . import __version__, baseline, components, engine, manifest, models, precision, report, verdict, vram, wire
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
@@ -64,12 +64,15 @@ class Job:
     speech: Speech
     repeats: int
     hold: Callable[..., engine.Engine] = engine.Engine
+    alone: list[components.Alone] = field(default_factory=list)
+    """Components, each put down by itself; the encoder's output is then compared too."""
 
     @property
     def runs(self) -> list[tuple[Precision, Role]]:
         """FP32 twice, then what was asked for; FP32 itself is then there already."""
         asked: list[tuple[Precision, Role]] = [(p, "asked") for p in self.precisions if p.name != BASELINE.name]
-        return [(BASELINE, "baseline"), (BASELINE, "again"), *asked]
+        down: list[tuple[Precision, Role]] = [(one.precision, "component") for one in self.alone]
+        return [(BASELINE, "baseline"), (BASELINE, "again"), *asked, *down]
 
 
 @dataclass
@@ -88,6 +91,14 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     known = ", ".join(precision.PRESETS)
     parser.epilog = HELP
     parser.add_argument("--strategies", metavar="a,b", help=f"names, all, or a preset: {known} (the preset in force)")
+    parser.add_argument(
+        "--components",
+        metavar="DTYPE,...",
+        nargs="?",
+        const="",
+        help="put each component down by itself (all of bfloat16,float16,int8; with layers: block by block), "
+        "and strategies only where they are named",
+    )
     parser.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
@@ -117,7 +128,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
     _show(args, result)
-    if not code and result.manifest.words:
+    if not code and result.manifest.words and not job.alone:
         keep_baseline(result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
@@ -145,14 +156,18 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
-    chosen = precision.select(args.strategies or settings.preset)
+    down = args.components is not None
+    chosen = precision.select(args.strategies or settings.preset) if args.strategies or not down else []
+    if down:
+        components.wanted(args.components)  # what is wrong is said before a model is fetched
     own = settings.requested
     if isinstance(own, Precision):
         chosen = [own if p.name == own.name else p for p in chosen]
     gpu = precision.device_for(settings.device, vram.gpus())
     clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
-    return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold)
+    alone = components.alone(models.header(_fetched(settings.model)), args.components) if down else []
+    return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)
 
 
 def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:
@@ -169,6 +184,15 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
     return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)
+
+
+def _fetched(model: str) -> Path:
+    """Return the file of a model; one that is not here yet is fetched, which is said."""
+    try:
+        return models.resolve(model)
+    except models.NotCachedError:
+        print(f"asrd: {model} is fetched", file=sys.stderr)
+        return models.fetch(model, lambda part, text: None)
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------
@@ -203,6 +227,8 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
 async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progress: Progress) -> Measured:
     """Return what one worker showed; a failure of any but the baseline is part of it."""
     measured = Measured(chosen, role)
+    if role == "component":
+        measured.component, measured.dtype = next((a.component, a.dtype) for a in job.alone if a.precision == chosen)
     if job.gpu is not None and (why := precision.obstacle(chosen, job.gpu)):
         measured.failure = why
         return measured
@@ -212,6 +238,8 @@ async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progres
             measured.ready = await one.start()
             _heed()
             await _time(one, measured, buffer, job.repeats, progress)
+            if job.alone:
+                measured.encoded = await one.encode(buffer)
             await _hear(one, measured, job, progress)
     except AsrdError as error:
         if role == "baseline":

@@ -63,7 +63,7 @@ class CrowdedError(LostError):
     """The device had no room for several buffers at once; it may have for fewer."""
 
 
-Reply = TypeVar("Reply", wire.Answer, wire.Reading)
+Reply = TypeVar("Reply", wire.Answer, wire.Encoded, wire.Reading)
 
 
 class Waiting:
@@ -266,6 +266,20 @@ class Engine:
                 raise
         return answers
 
+    async def encode(self, samples: Any) -> bytes:
+        """Return what the worker's encoder puts out for samples, as wire.Encoded holds it. Raises: as `start`."""
+
+        async def ask() -> bytes:
+            await self._service()
+            self._number += 1
+            sound = memoryview(samples).cast("B")
+            message = wire.Encode(self._number, len(sound))
+            return (await self._ask(message, wire.Encoded, self._deadlines.answer, sound))[0].values
+
+        async with self._lock:
+            found: bytes = await self._persist(ask)
+        return found
+
     async def measure(self, phase: str) -> wire.Memory:
         """Return a reading of the worker's ledger. Raises: as `start`."""
 
@@ -396,7 +410,11 @@ class Engine:
                 raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
 
     async def _ask(
-        self, message: wire.Recognize | wire.Measure, kind: type[Reply], deadline: float, *payload: memoryview
+        self,
+        message: wire.Recognize | wire.Encode | wire.Measure,
+        kind: type[Reply],
+        deadline: float,
+        *payload: memoryview,
     ) -> list[Reply]:
         """Return what answers a message, one of `kind` for each of its buffers."""
         worker = self._worker

@@ -26,7 +26,8 @@ MEMORY_RESOLUTION = 16 << 20
 """Bytes by which the resident memory of two runs of one program differs for no reason (measured: 527 to 540 MiB)."""
 
 Verdict = Literal["better", "same", "worse", "undecided"]
-Role = Literal["baseline", "again", "asked"]
+Role = Literal["baseline", "again", "asked", "component"]
+"""component: one component put down by itself, which shows a price and is not judged as a strategy."""
 
 DEFINITIONS = {
     "wer": "Word error rate in percent: word edits over reference words, summed over all utterances (jiwer), after the "
@@ -37,6 +38,10 @@ DEFINITIONS = {
     "leaves room for a change in 3/N of all utterances.",
     "changed_per_100": "Word edits between this hypothesis and FP32's, per 100 words of FP32's. It sees changes that "
     "cancel out in the WER.",
+    "changed_ci": "95 % interval of changed_per_100, by the same bootstrap, and with the same limits.",
+    "encoder_error": "Root mean square of the difference between the encoder's output and FP32's for the fixed buffer "
+    "of 10.000 s, over the root mean square of FP32's; measured where components are. It sees what no word shows.",
+    "saved": "FP32's weights_bytes minus this row's.",
     "noise_floor": "What FP32 differs from itself in this same run. wer, changed_per_100: first against second FP32 "
     "run. latency: largest relative difference among three FP32 runs (the last one after all strategies), at least the "
     "95 % interval of the median within the first. memory: the same of steady process memory, at least "
@@ -90,6 +95,11 @@ class Measured(msgspec.Struct):
     draft_latency: list[float] = []
     failure: str = ""
     """Why it did not start, or stopped; one sentence."""
+    component: str = ""
+    """What was put down by itself, and to what; empty for a strategy."""
+    dtype: str = ""
+    encoded: bytes = b""
+    """The encoder's output for the fixed buffer, float32 frame by frame; empty where nobody asked for it."""
 
 
 # -- what a report says -----------------------------------------------------------------------------------------------
@@ -153,6 +163,8 @@ class Draft(msgspec.Struct, frozen=True):
     latency_ms: Percentiles | None
     wer: float | None
     changed_per_100: float | None
+    """Against FP32's texts of the same clips."""
+    changed_ci: tuple[float, float] | None = None
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -191,6 +203,13 @@ class Row(msgspec.Struct, frozen=True):
     changed_utterances: int = 0
     self_test: SelfTest | None = None
     draft: Draft | None = None
+    component: str = ""
+    """What was put down by itself; empty for a strategy."""
+    dtype: str = ""
+    """What it was put down to."""
+    changed_ci: tuple[float, float] | None = None
+    encoder_error: float | None = None
+    """Relative: 0.01 is one percent."""
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -246,5 +265,15 @@ class Comparison(msgspec.Struct, frozen=True):
 
     @property
     def asked(self) -> list[Row]:
-        """The rows that are judged: everything but the FP32 runs that set the baseline and the noise floor."""
+        """The rows that are judged: strategies but the FP32 runs that set the baseline and the noise floor."""
         return [row for row in self.rows if row.role == "asked"]
+
+    @property
+    def strategies(self) -> list[Row]:
+        """The rows of whole strategies, FP32's among them."""
+        return [row for row in self.rows if row.role != "component"]
+
+    @property
+    def components(self) -> list[Row]:
+        """The rows in which one component went down by itself."""
+        return [row for row in self.rows if row.role == "component"]

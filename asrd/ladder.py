@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from . import precision as precisions
-from .precision import BASELINE, MEMORY, Dtype, Plan, Precision, Rejected, Rung, dtypes
+from .precision import BASELINE, MEMORY, Plan, Precision, Rejected, Rung, Stored, beside_int8, dtypes, for_family, quantizes
 from .wire import Ready
 
 COMPARED = ("slow", "memory", "changed", "empty")
@@ -26,7 +26,7 @@ LONGEST = 24 * 3600.0
 
 def plain(precision: Precision) -> bool:
     """Whether a precision stores and computes everything in FP32, TF32 off."""
-    return dtypes(precision) == {"float32"} and not precision.quantize and not precision.tf32
+    return dtypes(precision) == {"float32"} and not quantizes(precision) and not precision.tf32
 
 
 def after(
@@ -60,9 +60,10 @@ def restored(precision: Precision, component: str) -> Precision | None:
         return None
     for path in dict.fromkeys((component, component.partition(".")[0])):
         if _storage(precision, path) != "float32":
-            parts: dict[str, Dtype] = {**precision.parts, path: "float32"}
+            parts: dict[str, Stored] = {**precision.parts, path: "float32"}
+            families = {family: {**own, **parts} for family, own in precision.families.items()}
             name = f"{precision.name.partition('(')[0]}({path}:float32)"
-            return msgspec.structs.replace(precision, name=name, parts=parts)
+            return msgspec.structs.replace(precision, name=name, parts=parts, families=families)
     return None
 
 
@@ -83,7 +84,7 @@ def mismatch(rung: Rung, ready: Ready) -> str:
     What a Fallback names may be float32 instead. Arithmetic above the storage is no mismatch, below it is, unless
     autocast or TF32 was asked for.
     """
-    precision = rung.precision
+    precision = for_family(rung.precision, ready.family)
     if (ready.requested, ready.device) != (precision.name, rung.device):
         return f"a worker for {rung.name} says that it is {ready.requested} on {ready.device}"
     for component, effective in ready.effective.items():
@@ -114,7 +115,9 @@ def _allowed(precision: Precision, component: str) -> set[str]:
         alias = (path == "norms" and component == "encoder") or (path == "decoder" and component != "encoder")
         if alias or path.partition(".")[0] == component or _pattern(path):
             found.add(dtype)
-    return found | ({precision.quantize} if precision.quantize and component != "preprocessor" else set())
+    if component != "preprocessor" and (precision.quantize or "int8" in found):
+        found |= {"int8", beside_int8(precision)}
+    return found
 
 
 def _pattern(path: str) -> bool:

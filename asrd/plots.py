@@ -54,7 +54,7 @@ def draw(comparison: Comparison) -> list[Plot]:
     ]
     plots = []
     for title, caption, paint, has in wanted:
-        rows = [row for row in comparison.rows if has(row) is not None]
+        rows = [row for row in comparison.strategies if has(row) is not None]
         if rows:
             names = [_name(row) for row in rows]
             plots.append(Plot(title, caption, svg(title, names, partial(paint, rows=rows, comparison=comparison))))

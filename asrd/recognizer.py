@@ -126,6 +126,7 @@ class Recognizer:
             self._decode = decoding.decoder_for(
                 self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
             )
+            _give_back()
         self._stream = cacheaware.stream_for(self.model, self._decode, self._applied.encoder)
         self.weights_bytes = casting.weights_bytes(self.model)
         self.ledger["cast"] = self.measure()
@@ -245,6 +246,15 @@ class Recognizer:
                 self._replay.prepare(self.model.preprocessor(input_signal=samples, length=None)[0])
         if sound:
             self.recognize(sound)  # what decodes is captured at its first use
+
+    def encode(self, sound: bytes) -> bytes:
+        """Return what the encoder puts out for a buffer of float32 samples, as wire.Encoded holds it."""
+        samples = self._torch.frombuffer(bytearray(sound), dtype=self._torch.float32)
+        with self._torch.inference_mode(), self._applied.context("final"):
+            encoded, _ = self._encode([samples])
+        frames = encoded[0].T.float().cpu().contiguous()
+        values: bytes = frames[: wire.ENCODED // frames[0].nbytes].numpy().tobytes()
+        return values
 
     def measure(self) -> wire.Memory:
         """Return a reading of the ledger now."""
@@ -486,6 +496,12 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _give_back() -> None:
+    """Give the system back what was freed: a cast leaves the float32 weights behind it, as holes in the heap."""
+    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _requests(stream: BinaryIO) -> Iterator[tuple[wire.Request, bytes]]:
     while (frame := wire.read_request(stream)) is not None and not isinstance(frame[0], wire.Stop):
         yield frame
@@ -518,6 +534,8 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
                 starts = [buffer.start for buffer in message.buffers]
                 for answer in recognizer.recognize_together(sounds, starts, message.phase):
                     say(_numbered(answer, message.id))
+            elif isinstance(message, wire.Encode):
+                say(wire.Encoded(message.id, recognizer.encode(payload)))
             elif isinstance(message, wire.Measure):
                 say(wire.Reading(message.id, message.phase, recognizer.measure()))
         except Exception as error:

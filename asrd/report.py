@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .findings import Bound, Comparison, Criterion, Percentiles, Row
+from .findings import Bound, Comparison, Criterion, Draft, Percentiles, Row
 from .wire import Memory
 
 MIB = 1 << 20
@@ -82,7 +82,7 @@ def _steady(row: Row) -> int | None:
 
 def name(row: Row) -> str:
     """Return the strategy as a row is called: the FP32 runs say which they are."""
-    return {"baseline": row.strategy, "again": f"{row.strategy} again", "asked": row.strategy}[row.role]
+    return f"{row.strategy} again" if row.role == "again" else row.strategy
 
 
 def effective(row: Row) -> str:
@@ -131,11 +131,26 @@ def summary(comparison: Comparison) -> str:
     good = [row.strategy for row in rows if row.passed]
     said = f"{len(good)} of {len(rows)} strategies meet every criterion"
     said += f": {', '.join(good)}." if good else "."
-    if not rows:
+    if not rows and comparison.components:
+        said = components_sentence(comparison)
+    elif not rows:
         said = "No strategy was measured." if comparison.partial else "Only FP32 was asked for."
     if comparison.partial:
         said += f" Interrupted: {', '.join(comparison.unfinished) or 'the last latency check'} not measured."
     return said
+
+
+def components_sentence(comparison: Comparison) -> str:
+    """Return which components cost words by themselves, beyond what FP32 changes from run to run."""
+    floor = comparison.noise_floor.changed_per_100 or 0.0
+    rows = [row for row in comparison.components if row.changed_per_100 is not None]
+    costly = sorted((row for row in rows if (row.changed_per_100 or 0.0) > floor), key=lambda row: row.strategy)
+    sure = [row.strategy for row in costly if row.changed_ci is not None and row.changed_ci[0] > floor]
+    perhaps = [row.strategy for row in costly if row.strategy not in sure]
+    said = [f"Of {len(rows)} components put down one by one, {len(rows) - len(costly)} change no word"]
+    said += [f"{len(perhaps)} change so few that more speech would have to decide"] if perhaps else []
+    said += [f"{len(sure)} change some beyond doubt: {', '.join(sure)}"] if sure else []
+    return "; ".join(said) + "."
 
 
 def floor_sentence(comparison: Comparison) -> str:
@@ -190,6 +205,8 @@ def remarks(comparison: Comparison) -> list[str]:
     """Return a line for what cannot be told from FP32, and for each fall-back, failure, missed criterion and draft."""
     same = [row.strategy for row in comparison.asked if indistinct(row, comparison)]
     lines = [f"Words not distinguishable from FP32: {', '.join(same)}."] if same else []
+    lines += [components_sentence(comparison)] if comparison.asked and comparison.components else []
+    base = comparison.baseline
     for row in comparison.rows:
         if row.failure:
             lines.append(f"{name(row)}: {row.failure}")
@@ -206,8 +223,10 @@ def remarks(comparison: Comparison) -> list[str]:
             lines.append(f"{name(row)}: {said}")
         if row.draft is not None:
             latency = _pair(row.draft.latency_ms)
-            changed = _figure(row.draft.changed_per_100, 2)
-            lines.append(f"{name(row)}: drafts take {latency} ms and change {changed} words in 100")
+            before = _pair(base.latency_ms if base else None)
+            changed, wer = _changed(row.draft), _figure(row.draft.wer, 2)
+            said = f"drafts take {latency} ms, FP32 {before} ms, and change {changed} words in 100 (WER {wer} %)"
+            lines.append(f"{name(row)}: {said}")
     return lines
 
 
@@ -235,7 +254,8 @@ def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str
         color_system="standard" if colour else None,
         legacy_windows=False,
     )
-    console.print(Group(_grid(comparison, width), *(Text(note) for note in notes)), highlight=False)
+    grids = [_grid(comparison, width), *([_parts_grid(comparison, width)] if comparison.components else [])]
+    console.print(Group(*grids, *(Text(note) for note in notes)), highlight=False)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -282,12 +302,67 @@ def _times(value: float | None) -> str:
     return "–" if value is None else f"{_figure(value, 2)}×"
 
 
+def saved(row: Row, comparison: Comparison) -> int | None:
+    """Return the bytes of weights that a row saves against FP32."""
+    base = comparison.baseline
+    if base is None or base.weights_bytes is None or row.weights_bytes is None:
+        return None
+    return base.weights_bytes - row.weights_bytes
+
+
+def _error(row: Row) -> str:
+    """Return the error of the encoder's output in percent; two figures that count."""
+    error = row.encoder_error
+    return "–" if error is None else "0" if error == 0 else f"{100 * error:.2g}"
+
+
+def _changed(one: Row | Draft, joint: str = " ") -> str:
+    """Return the words changed per 100 with their interval."""
+    if one.changed_per_100 == 0 or one.changed_ci is None:
+        return _figure(one.changed_per_100, 2)
+    low, high = one.changed_ci
+    return f"{_figure(one.changed_per_100, 2)}{joint}[{_figure(low, 2)}, {_figure(high, 2)}]"
+
+
+def _parts_grid(comparison: Comparison, width: int) -> Any:
+    """Return the table of what each component costs by itself."""
+    joint = " " if width >= WIDE else "\n"
+    columns: list[tuple[str, str, Callable[[Row], str]]] = [
+        ("component", "left", lambda row: row.component),
+        ("to", "left", lambda row: _shorten(row.dtype)),
+        ("saves\nMiB", "right", lambda row: _mib(saved(row, comparison))),
+        ("encoder\nerror %", "right", _error),
+        ("changed [95 %]\n/100", "left", lambda row: _changed(row, joint)),
+        ("delta [95 %]\npoints", "left", lambda row: _delta(row, joint)),
+        ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
+    ]
+    grid = _table("One component at a time, the rest FP32")
+    for heading, justify, _ in columns if width >= NARROW else columns[:-1]:
+        fold: Any = {"no_wrap": heading != "component"}
+        grid.add_column(heading, justify=justify, **fold)
+    for row, following in zip(comparison.components, [*comparison.components[1:], None], strict=True):
+        cells = [cell(row) for _, _, cell in columns][: len(grid.columns)]
+        grid.add_row(*cells, end_section=following is None or following.component != row.component)
+    return grid
+
+
 def _grid(comparison: Comparison, width: int) -> Any:
+    grid = _table(f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else ""))
+    columns = _columns(width)
+    for heading, justify, _ in columns:
+        fold: Any = {"no_wrap": heading != "effective"}
+        grid.add_column(heading, justify=justify, **fold)
+    for row in comparison.strategies:
+        style = "" if row.role != "asked" else "green" if row.passed else "red"
+        grid.add_row(*(cell(row) for _, _, cell in columns), style=style)
+    return grid
+
+
+def _table(title: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    title = f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else "")
-    grid = Table(
+    return Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -296,14 +371,6 @@ def _grid(comparison: Comparison, width: int) -> Any:
         pad_edge=False,
         show_edge=False,
     )
-    columns = _columns(width)
-    for heading, justify, _ in columns:
-        fold: Any = {"no_wrap": heading != "effective"}
-        grid.add_column(heading, justify=justify, **fold)  # type: ignore[arg-type]
-    for row in comparison.rows:
-        style = "" if row.role != "asked" else "green" if row.passed else "red"
-        grid.add_row(*(cell(row) for _, _, cell in columns), style=style)
-    return grid
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -319,10 +386,12 @@ def html(comparison: Comparison) -> str:
     environment.filters.update(
         mib=_mib, figure=_figure, pair=_pair, times=_times, value=value_text, limit=criterion_text, short=_shorten
     )
+    environment.filters["changed"] = _changed
     template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
     return template.render(
         c=comparison,
-        rows=[_view(row, comparison) for row in comparison.rows],
+        rows=[_view(row, comparison) for row in comparison.strategies],
+        parts=[_part_view(row, comparison) for row in comparison.components],
         summary=summary(comparison),
         floor=floor_sentence(comparison),
         speech=speech_sentence(comparison),
@@ -346,6 +415,17 @@ def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
         "mark": "base" if row.role != "asked" else "pass" if row.passed else "fail",
         "columns": columns,
         "phases": [(phase, [getattr(memory, field) for field in columns]) for phase, memory in phases],
+    }
+
+
+def _part_view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+    """Return what the template shows of a component beside its row's own fields."""
+    return {
+        "row": row,
+        "saved": saved(row, comparison),
+        "error": _error(row),
+        "changed": _changed(row),
+        "delta": _delta(row, " "),
     }
 
 

@@ -26,7 +26,7 @@ from .findings import (
     Row,
     Verdict,
 )
-from .precision import Precision
+from .precision import Precision, for_family
 from .wire import Fallback, Memory, Ready
 
 if TYPE_CHECKING:
@@ -146,6 +146,25 @@ def _beyond(supposed: float, worse: float, better: float, clusters: float) -> bo
     return (supposed - worse + better) ** 2 > 1.96**2 * clusters * (2 * improved + supposed)
 
 
+def changed_interval(against_baseline: Edits) -> tuple[float, float] | None:
+    """Return the 95 % interval of the words changed per 100, as `interval` does, from edits against FP32's words."""
+    untouched = Edits((0,) * len(against_baseline.words), against_baseline.words)
+    return interval(against_baseline, untouched)
+
+
+def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
+    """Return the relative root mean square of what an encoder's output, in float32, differs from FP32's.
+
+    None where one of them was not asked for, or is of another length or not finite.
+    """
+    import numpy as np
+
+    one, other = (np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline))
+    if not len(other) or len(one) != len(other) or not np.isfinite(one).all() or not other.any():
+        return None
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
 def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float) -> Verdict:
     """Return what the words say about a strategy.
 
@@ -223,7 +242,7 @@ def describe(precision: Precision) -> str:
     """Return in words what a precision asks for: storage, arithmetic, exceptions."""
     said = [f"{precision.weights} weights"]
     if precision.quantize:
-        said = [f"{precision.quantize} weight-only linear layers, other weights {precision.weights}"]
+        said = [f"{precision.quantize} matrices and embeddings, other weights {precision.weights}"]
     said += [f"{component} {dtype}" for component, dtype in precision.parts.items()]
     if precision.autocast:
         said.append(f"{precision.autocast} autocast" + (f" by Lightning {precision.trainer}" * bool(precision.trainer)))
@@ -287,7 +306,8 @@ def judge(
 
 def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], again: Measured | None) -> NoiseFloor:
     """Return what the FP32 runs among `measured`, and the one taken `again` at the end, differ in."""
-    pairs = [(one, words) for one, words in zip(measured, heard, strict=True) if one.role != "asked"]
+    fp32 = ("baseline", "again")
+    pairs = [(one, words) for one, words in zip(measured, heard, strict=True) if one.role in fp32]
     rates = [words.score.rate for _, words in pairs if words is not None and words.score.rate is not None]
     changed = [words.against_baseline.rate for one, words in pairs if words is not None and one.role == "again"]
     runs = [one for one, _ in pairs] + ([again] if again else [])
@@ -339,7 +359,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
     return Row(
         strategy=measured.precision.name,
         role=measured.role,
-        requested=describe(measured.precision),
+        requested=describe(for_family(measured.precision, ready.family if ready else "")),
         effective=ready.effective if ready else {},
         fallback_reason=_reasons(ready.fallbacks) if ready else "",
         weights_bytes=ready.weights_bytes if ready else None,
@@ -366,6 +386,10 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         changed_utterances=len(_changes(heard, context)),
         self_test=ready.self_test if ready else None,
         draft=_draft(measured, context),
+        component=measured.component,
+        dtype=measured.dtype,
+        changed_ci=changed_interval(heard.against_baseline) if heard else None,
+        encoder_error=encoder_error(measured.encoded, context.baseline.encoded),
     )
 
 
@@ -413,4 +437,7 @@ def _draft(measured: Measured, context: _Context) -> Draft | None:
         as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
         heard = hear(as_texts, context.references, context.heard.texts, context.language)
     latency = percentiles(measured.draft_latency)
-    return Draft(latency, heard.score.rate if heard else None, heard.against_baseline.rate if heard else None)
+    if heard is None:
+        return Draft(latency, None, None)
+    against = heard.against_baseline
+    return Draft(latency, heard.score.rate, against.rate, changed_interval(against))

@@ -14,7 +14,7 @@ import msgspec
 
 from .checkpoint import EMBEDDING, HEAD, WIDTHS, Header, Tensor, is_buffer
 from .errors import UsageError, nearest
-from .precision import Precision, dtypes
+from .precision import Precision, beside_int8, dtypes, for_family
 
 CANARY_DECODER = ("encoder_decoder_proj", "transf_decoder", "log_softmax")
 """What `decoder` means for Canary, which has no child of that name."""
@@ -80,52 +80,63 @@ def weights_bytes(header: Header, precision: Precision) -> int:
         UsageError: `parts` names a component that the model has not.
     """
     tensors = resident(header)
-    stored = _dtypes([*tensors, *([HEAD] if header.tied else [])], precision, header.tied)
+    asked = for_family(precision, header.family)
+    stored = _dtypes([*tensors, *([HEAD] if header.tied else [])], asked, header.tied)
     total = 0
     for name, tensor in tensors.items():
-        if precision.quantize and is_linear(name, tensor):
+        if stored[name] == "int8" and is_matrix(name, tensor):
             total += tensor.elements + tensor.shape[0] * INT8_ROW
         else:
-            dtype = stored[name] if tensor.floating else tensor.dtype
-            total += tensor.elements * WIDTHS.get(dtype, 1)
+            dtype = beside_int8(asked) if stored[name] == "int8" else stored[name]
+            total += tensor.elements * WIDTHS.get(dtype if tensor.floating else tensor.dtype, 1)
     return total
 
 
-def is_linear(name: str, tensor: Tensor) -> bool:
-    """Return whether a tensor is the weight of a linear layer, or of a pointwise convolution, which is the same."""
+def is_matrix(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is the weight of a linear layer, a pointwise convolution, which is one, or an embedding.
+
+    These can be stored as int8; what cannot are convolutions of more than one frame, recurrent layers and vectors.
+    """
     if not name.endswith(".weight") or is_buffer(name) or name.startswith("preprocessor."):
         return False
-    if len(tensor.shape) == 3:
-        return tensor.shape[2] == 1 and tensor.shape[1] > 1
-    return len(tensor.shape) == 2 and "embed" not in name.rpartition(".weight")[0].rpartition(".")[2]
+    return len(tensor.shape) == 2 or (len(tensor.shape) == 3 and tensor.shape[2] == 1 and tensor.shape[1] > 1)
 
 
 def _dtypes(names: list[str], precision: Precision, tied: bool) -> dict[str, str]:
-    """Return name -> dtype of its floats: the deepest module that `parts` names decides, the later of equals."""
+    """Return name -> what it is stored as: the deepest module that `parts` names decides, the later of equals."""
     front = precision.weights if precision.features == "weights" else "float32"
-    found: dict[str, str] = {n: front if n.startswith("preprocessor.") else precision.weights for n in names}
+    rest = precision.quantize or precision.weights
+    found: dict[str, str] = {n: front if n.startswith("preprocessor.") else rest for n in names}
     parts = [(path, dtype) for key, dtype in precision.parts.items() for path in _paths(names, key)]
     for path, dtype in sorted(parts, key=lambda part: part[0].count(".")):
         found.update(dict.fromkeys((name for name in names if name.startswith(f"{path}.")), dtype))
     if tied and found[HEAD] != found[EMBEDDING]:  # a shared weight has one dtype: where its owners differ, float32
         owners = {name.rpartition(".")[0] for name in (EMBEDDING, HEAD)}
-        found.update(dict.fromkeys((name for name in names if name.rpartition(".")[0] in owners), "float32"))
+        beside = {found[name].replace("int8", beside_int8(precision)) for name in (EMBEDDING, HEAD)}
+        common = beside.pop() if len(beside) == 1 else "float32"
+        found.update(dict.fromkeys((name for name in names if name.rpartition(".")[0] in owners), common))
     return found
+
+
+def modules(names: Iterable[str]) -> list[str]:
+    """Return the dotted paths of all modules that tensors of these names are in."""
+    found: dict[str, None] = {}
+    for name in names:
+        words = name.split(".")
+        found.update(dict.fromkeys(".".join(words[:end]) for end in range(1, len(words))))
+    return list(found)
 
 
 def _paths(names: Iterable[str], key: str) -> list[str]:
     """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
-    modules: dict[str, None] = {}
-    for name in names:
-        words = name.split(".")
-        modules.update(dict.fromkeys(".".join(words[:end]) for end in range(1, len(words))))
+    known = modules(names)
     if key == "norms":
-        return [path for path in modules if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]]
-    if key == "decoder" and key not in modules:
-        return [child for child in CANARY_DECODER if child in modules]
-    found = [path for path in modules if fnmatchcase(path, key)]
+        return [path for path in known if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]]
+    if key == "decoder" and key not in known:
+        return [child for child in CANARY_DECODER if child in known]
+    found = [path for path in known if fnmatchcase(path, key)]
     if not found:
-        children = tuple(path for path in modules if "." not in path)
+        children = tuple(path for path in known if "." not in path)
         raise UsageError(f"this model has no component {key!r}", nearest(key, (*children, "norms")))
     return found
 

@@ -23,6 +23,9 @@ SAMPLE_RATE = 16_000
 MAX_LINE = 1 << 20
 """Bytes of one JSON line; longer is garbage, not a message."""
 
+ENCODED = 640 << 10
+"""Bytes of encoder output in one answer, which is a line: 12 s of an encoder that is 1,024 wide."""
+
 MAX_PAYLOAD = 64 << 20
 """Bytes of sound in one frame (about 17 minutes)."""
 
@@ -150,6 +153,14 @@ class Recognize(msgspec.Struct, tag="recognize", frozen=True):
         return sum(buffer.size for buffer in self.buffers)
 
 
+class Encode(msgspec.Struct, tag="encode", frozen=True):
+    """Asks what the encoder puts out for one buffer; its samples follow as payload."""
+
+    id: int
+    size: int
+    """Bytes of its samples."""
+
+
 class Measure(msgspec.Struct, tag="measure", frozen=True):
     """Asks for a reading of the ledger, to be kept under `phase`."""
 
@@ -227,6 +238,14 @@ class Reading(msgspec.Struct, tag="reading", frozen=True):
     memory: Memory
 
 
+class Encoded(msgspec.Struct, tag="encoded", frozen=True):
+    """Answers Encode."""
+
+    id: int
+    values: bytes
+    """float32, all dimensions of the first frame, then of the next; as many whole frames as fit into ENCODED bytes."""
+
+
 class Failed(msgspec.Struct, tag="failed", frozen=True):
     """The worker could not do it. `id` is None while loading."""
 
@@ -247,8 +266,8 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     """Of kind non-finite: the first module whose output was not, as `parts` would name it."""
 
 
-Request = Start | Recognize | Measure | Stop
-Reply = Progress | Ready | Answer | Reading | Failed
+Request = Start | Recognize | Encode | Measure | Stop
+Reply = Progress | Ready | Answer | Encoded | Reading | Failed
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(Request)
@@ -260,7 +279,7 @@ class GarbageError(Exception):
 
 
 def pack(message: Request | Reply, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Return the pieces of one frame; a payload goes with a Recognize: its buffers' samples, in order."""
+    """Return the pieces of one frame; a payload goes with Recognize and Encode: their buffers' samples, in order."""
     return [_encode(message) + b"\n", *filter(len, payload)]
 
 
@@ -289,6 +308,7 @@ def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
         raise GarbageError(f"a line of {len(line)} bytes without an end")
     message = unpack_request(line)
     sizes = [buffer.size for buffer in message.buffers] if isinstance(message, Recognize) else []
+    sizes += [message.size] if isinstance(message, Encode) else []
     size = sum(sizes)
     if size > MAX_PAYLOAD or any(part < 0 or part % 4 for part in sizes):
         raise GarbageError(f"a payload of {size} bytes is not float32 sound")

@@ -196,6 +196,8 @@ def main() -> int:
         if isinstance(message, wire.Measure):
             read = wire.Memory(4, process=1 << 40) if act == "heavy" else memory(start)
             say(wire.Reading(message.id, message.phase, read))
+        elif isinstance(message, wire.Encode):
+            say(wire.Encoded(message.id, payload[: wire.ENCODED]))
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from asrd import casting
+from asrd import casting, int8
 from asrd.errors import ModelError, PrecisionError, UsageError
 from asrd.ladder import mismatch, restored
 from asrd.precision import BASELINE, TABLE, Precision, Rung
@@ -99,7 +99,7 @@ def apply(model: Any, precision: Precision | str) -> casting.Applied:
 
 
 def parted(parts: dict[str, Any], weights: Any = "float32") -> Precision:
-    return msgspec.structs.replace(TABLE["selective"], parts=parts, weights=weights)
+    return msgspec.structs.replace(TABLE["selective"], parts=parts, families={}, weights=weights)
 
 
 def hooks(model: nn.Module) -> int:
@@ -121,7 +121,7 @@ def arithmetic(precision: Precision) -> str:
         return "int8"
     if precision.trainer or precision.phases:
         return "bfloat16"  # Lightning has no float16 autocast on a CPU
-    return precision.autocast or precision.parts.get("encoder", precision.weights)
+    return precision.autocast or next(iter(precision.parts.values()), precision.weights)
 
 
 # -- every strategy on every family -----------------------------------------------------------------------------------
@@ -316,6 +316,37 @@ def test_the_deepest_name_decides(folder: Path) -> None:
     assert layers[0].self_attn.linear_q.weight.dtype == torch.float32
     assert layers[1].self_attn.linear_q.weight.dtype == torch.bfloat16
     assert {layer.norm_out.weight.dtype for layer in layers} == {torch.float16}
+
+
+def test_selective_keeps_what_blocks_add_up_to_and_differs_by_family(folder: Path) -> None:
+    for family, decoder in (("ctc", {"float32"}), ("tdt", {"float32"}), ("canary2", {"bfloat16"})):
+        model = restore(family, folder)
+        applied = apply(model, "selective")
+        summed = []
+        model.encoder.layers[0].register_forward_hook(lambda *call, kept=summed: kept.append(call[2].dtype))
+        encode(model, applied)
+        assert summed == [torch.float32]
+        layer = model.encoder.layers[1]
+        assert layer.self_attn.linear_q.weight.dtype == layer.conv.depthwise_conv.weight.dtype == torch.bfloat16
+        assert layer.self_attn.pos_bias_u.dtype == layer.norm_out.weight.dtype == torch.float32
+        after = [told for name, told in applied.effective().items() if name not in ("preprocessor", "encoder")]
+        assert set(after) == decoder
+
+
+def test_attention_that_is_an_island_still_sees_that_it_looks_at_itself(folder: Path) -> None:
+    model = restore("ctc", folder)
+    applied = apply(model, parted({"encoder.layers.*.self_attn": "bfloat16"}))
+    seen = []
+    attention = model.encoder.layers[0].self_attn
+    forward = attention.forward
+
+    def looking(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **words: Any) -> Any:
+        seen.append((query is key is value, query.dtype))
+        return forward(query=query, key=key, value=value, **words)
+
+    attention.forward = looking
+    encode(model, applied)
+    assert seen == [(True, torch.bfloat16)]
 
 
 def test_an_island_computes_in_its_own_dtype(folder: Path) -> None:
@@ -599,17 +630,58 @@ def test_int8_reaches_95_percent_of_a_true_encoder() -> None:
     assert casting.weights_bytes(model) <= 0.27 * before
 
 
-def test_int8_takes_every_linear_but_the_tied_head_and_no_lookup(folder: Path) -> None:
+def test_int8_takes_every_linear_and_every_lookup_but_no_recurrent_layer(folder: Path) -> None:
     canary, tdt = restore("canary2", folder), restore("tdt", folder)
     for model in (canary, tdt):
         apply(model, "int8")
         linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        assert linears - set(quantised(model)) <= {"log_softmax.mlp.layer0"}
+        assert linears == set(quantised(model))
         assert not any(type(m) is nn.Conv1d and m.kernel_size == (1,) for m in model.modules())
-        assert {p.dtype for name, p in model.named_parameters() if "embed" in name or "lstm" in name} <= {
-            torch.bfloat16
-        }
+        lookups = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        assert [type(lookup) for lookup in lookups] == [int8.Lookup]
+        assert lookups[0].weight.qdata.dtype == torch.int8
+        recurrent = [p for name, p in model.named_parameters() if "lstm" in name]
+        assert not any(hasattr(p, "qdata") for p in recurrent)
     assert len([name for name in quantised(canary) if name.startswith("transf_decoder")]) == 2 * 10
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_an_int8_embedding_is_the_output_layers_own_rows(learned: bool, tmp_path: Path) -> None:
+    path = tiny.build("canary2", tmp_path, learned_positions=learned)
+    plain, model = tiny.restore(path), tiny.restore(path)
+    apply(model, "int8")
+    head, lookup = model.log_softmax.mlp.layer0, model.transf_decoder.embedding.token_embedding
+    assert head.weight is lookup.weight
+    ids = torch.arange(lookup.weight.shape[0])[None]
+    rows, before = lookup(ids)[0], plain.transf_decoder.embedding.token_embedding(ids)[0]
+    assert rows.dtype == torch.bfloat16
+    step = before.abs().amax(1, keepdim=True) / 127.5
+    assert ((rows.float() - before).abs() <= 1.5 * step).all()  # half of one, and twice bfloat16's own rounding
+    model.to("meta")  # as a model moves to a card
+    assert head.weight is lookup.weight
+    assert lookup.weight.qdata.device.type == "meta"
+
+
+def test_a_component_alone_can_be_int8(folder: Path) -> None:
+    model = restore("tdt", folder)
+    applied = apply(model, parted({"encoder.layers.*.feed_forward?": "int8", "decoder": "int8"}))
+    with applied.observing():
+        encode(model, applied)
+        transcribe(model, applied)
+    assert {name.rpartition(".")[0] for name in quantised(model)} == {
+        f"encoder.layers.{layer}.feed_forward{part}" for layer in (0, 1) for part in (1, 2)
+    }
+    told = applied.effective()
+    assert told["encoder"].split(" as ")[0] == "float32/int8/bfloat16"
+    assert told["decoder"].startswith("bfloat16/int8")
+    assert told["joint"] == "float32"
+
+
+def test_an_output_layer_alone_is_not_int8_while_its_embedding_is_not(folder: Path) -> None:
+    model = restore("canary2", folder)
+    apply(model, parted({"log_softmax": "int8", "transf_decoder": "bfloat16"}))
+    assert quantised(model) == {}
+    assert model.log_softmax.mlp.layer0.weight.dtype == torch.bfloat16
 
 
 def test_int8_is_symmetric_per_output_channel_and_half_a_step_off(folder: Path) -> None:
@@ -629,8 +701,8 @@ def test_int8_is_symmetric_per_output_channel_and_half_a_step_off(folder: Path) 
 
 def test_a_pointwise_convolution_is_the_same_as_a_linear(folder: Path) -> None:
     model, same = restore("ctc", folder).double(), restore("ctc", folder).double()
-    casting._linearize(same)
-    rewritten = [name for name, module in same.named_modules() if isinstance(module, casting.Pointwise)]
+    int8.open_up(dict.fromkeys(same.modules(), "int8"))
+    rewritten = [name for name, module in same.named_modules() if isinstance(module, int8.Pointwise)]
     assert len(rewritten) == 2 * 2 + 1
     for name in rewritten:
         conv, linear = model.get_submodule(name), same.get_submodule(name)

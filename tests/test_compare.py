@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd import compare, report, vram
+from asrd import baseline, checkpoint, compare, components, report, vram
 from asrd.config import Settings
 from asrd.engine import Engine
 from asrd.errors import DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
 from asrd.findings import Comparison
+from asrd.models import SHIPPED
 from asrd.precision import Gpu
 
 from . import fake_engine
@@ -254,6 +255,7 @@ def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.
         (["--strategies", ","], UsageError),
         (["--repeats", "0"], UsageError),
         (["--limit", "0"], UsageError),
+        (["--components", "bf17"], UsageError),
         (["--manifest", "/nowhere/m.jsonl"], ManifestError),
         (["--html", "/nowhere/out.html"], DiskError),
         (["--html", "/"], DiskError),
@@ -305,6 +307,55 @@ def test_a_clip_longer_than_the_window_is_heard_in_buffers_no_longer_than_it(tmp
     assert len(lengths) >= 4
     assert max(lengths) < 160_000
     assert sum(lengths) > 2 * 8 * 16_000, "most of each voice is heard, in both runs"
+
+
+# -- component by component -------------------------------------------------------------------------------------------
+
+
+def test_components_go_down_one_by_one_and_no_strategy_unless_named(
+    speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    acts = script(heard={"norms float16": spoiled(15)}, astray={"encoder bfloat16": 0.02})
+    page = tmp_path / "out.html"
+    settings = Settings(model="demo-ctc")
+    code, result = run(
+        speech, tmp_path, acts, "--components", "bfloat16,float16", "--html", page, settings=settings
+    )
+    names = [one.precision.name for one in components.alone(checkpoint.header(SHIPPED["demo-ctc"]), "bfloat16,float16")]
+    assert acts.started == ["fp32", "fp32", *names, "fp32"]
+    assert code == 0, "a component is a price and not a failure"
+    assert [row.strategy for row in result.components] == names
+    rows = {row.strategy: row for row in result.components}
+    assert rows["encoder bfloat16"].encoder_error == pytest.approx(0.02)
+    assert rows["encoder float16"].encoder_error == 0.0
+    assert rows["norms float16"].changed_ci is not None
+    assert rows["norms float16"].changed_ci[0] > 0
+    assert "beyond doubt: norms float16." in " ".join(capsys.readouterr().out.split())
+    assert "One component at a time" in page.read_text()
+
+
+def test_components_beside_strategies_are_all_measured(speech: Path, tmp_path: Path) -> None:
+    acts = script(heard={"half": spoiled(15)}, broken={"output int8": EngineError("no torchao")})
+    words = ("--components", "int8", "--strategies", "half")
+    code, result = run(speech, tmp_path, acts, *words, settings=Settings(model="demo-ctc"))
+    assert code == 3, "the strategy that was named is judged"
+    assert [row.strategy for row in result.asked] == ["half"]
+    failed = result.components[-1]
+    assert (failed.strategy, failed.failure) == ("output int8", "unsupported: no torchao")
+
+
+def test_without_components_no_encoder_output_is_asked_for(speech: Path, tmp_path: Path) -> None:
+    _, result = run(speech, tmp_path, script(), "--strategies", "half")
+    assert {row.encoder_error for row in result.rows} == {None}
+
+
+def test_components_do_not_replace_what_is_known_of_strategies(speech: Path, tmp_path: Path) -> None:
+    settings = Settings(model="demo-ctc")
+    run(speech, tmp_path, script(), "--strategies", "half", settings=settings)
+    run(speech, tmp_path, script(), "--components", "int8", settings=settings)
+    known = baseline.known("demo-ctc", "cpu")
+    assert known is not None
+    assert "half" in known.strategies
 
 
 # -- the verb as a program, over the real engine and a worker that misbehaves -----------------------------------------

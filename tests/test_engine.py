@@ -426,6 +426,16 @@ def test_the_ledger_is_read_and_progress_is_told() -> None:
     asyncio.run(go())
 
 
+def test_what_the_encoder_puts_out_is_asked_for_in_turn() -> None:
+    async def go() -> None:
+        async with running("*=ok") as held:
+            answer, encoded = await asyncio.gather(held.transcribe(SOUND), held.encode(SOUND))
+            assert answer.hypothesis.text.startswith(f"{len(SOUND)} samples")
+            assert encoded == SOUND.tobytes()[: wire.ENCODED]
+
+    asyncio.run(go())
+
+
 def test_a_large_buffer_goes_through() -> None:
     async def go() -> None:
         async with running("*=ok") as held:

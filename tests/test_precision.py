@@ -23,10 +23,12 @@ from asrd.precision import (
     candidates,
     dtypes,
     fitted,
+    for_family,
     ladder,
     needs_less,
     obstacle,
     plan,
+    quantizes,
     select,
     width,
     with_parts,
@@ -299,3 +301,23 @@ def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(
         assert left[-1] == made.rungs[-1]
         assert all(rung.device == "cpu" or needs_less(bounded, rung, failed) for rung in left)
         assert not {rung.name for rung in left} & out
+
+
+def test_a_family_has_a_map_of_its_own_where_one_was_measured() -> None:
+    selective = TABLE["selective"]
+    assert for_family(selective, "aed").parts == {**selective.parts, "decoder": "bfloat16"}
+    for family in ("ctc", "rnnt", "tdt", "hybrid", "unknown"):
+        assert for_family(selective, family).parts == selective.parts
+    other = msgspec.structs.replace(selective, families={"rnnt": {"joint": "bfloat16"}})
+    assert for_family(other, "tdt").parts == for_family(other, "hybrid").parts == {"joint": "bfloat16"}
+    assert for_family(TABLE["half"], "aed") == TABLE["half"]
+
+
+def test_a_users_own_map_holds_for_every_family_and_may_ask_for_int8() -> None:
+    own = with_parts({"encoder": "int8"})
+    assert for_family(own, "aed").parts == {"encoder": "int8"}
+    assert quantizes(own)
+    assert not quantizes(TABLE["selective"])
+    assert dtypes(own) == {"float32", "bfloat16"}
+    assert [step.name for step in ladder(own)] == ["selective", "bfloat16", "tf32", "fp32"]
+    assert "bfloat16" in obstacle(own, T4)

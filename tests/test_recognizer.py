@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from asrd import audio, checkpoint, models, wire
+from asrd import audio, checkpoint, models, weights, wire
 from asrd.engine import Deadlines, Engine
 from asrd.errors import ModelError, UsageError
 from asrd.ladder import mismatch
@@ -132,6 +132,31 @@ def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> 
     for answer, sound, start in zip(answers, sounds, starts, strict=True):
         assert said(answer) == said(worker.recognize(sound, start))
         assert (answer.hypothesis.start, answer.hypothesis.stop) == (start, start + len(sound) // 4)
+
+
+@pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary2"])
+def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -> None:
+    path = model_of(family, folder)
+    sound = tiny.noise(3.0)
+    told = np.frombuffer(recognizer(path, self_test=False).encode(sound.tobytes()), np.float32)
+    encoded, _ = tiny.encode(tiny.restore(path), sound)
+    np.testing.assert_allclose(told, encoded[0].T.numpy().ravel(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_cast_gives_the_system_back_what_it_frees(tmp_path: Path) -> None:
+    path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=4)
+    worker = recognizer(path, "bfloat16", self_test=False)
+    freed = weights.weights_bytes(checkpoint.header(path), TABLE["fp32"]) - worker.weights_bytes
+    before, after = worker.ledger["load"].process, worker.ledger["cast"].process
+    assert before is not None
+    assert after is not None
+    assert before - after > 0.6 * freed
+
+
+def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: Path) -> None:
+    told = recognizer(model_of("ctc", folder), self_test=False).encode(tiny.noise(240.0).tobytes())
+    assert wire.ENCODED - 64 * 4 < len(told) <= wire.ENCODED
+    assert len(told) % (64 * 4) == 0
 
 
 @pytest.mark.parametrize("strategy", TABLE)

@@ -8,11 +8,12 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
 import msgspec
+import numpy as np
 import pytest
 
 from asrd import plots, report, verdict, wire
 from asrd.findings import Comparison, Measured, Skipped, Speech
-from asrd.precision import TABLE
+from asrd.precision import TABLE, Precision
 
 from .fake_engine import MIB, ready
 
@@ -120,7 +121,7 @@ def test_the_table_says_what_happened(full: Comparison) -> None:
     assert "int8: encoder: int8 asked, bfloat16 runs: torchao is not installed" in shown
     assert "autocast-fp16: non-finite: nan at clip 4 of 40" in shown
     assert "half: latency 2.804 × (limit ≤" in shown
-    assert "phased: drafts take 50.0/50.0 ms and change 0.00 words in 100" in shown
+    assert "phased: drafts take 50.0/50.0 ms, FP32 107/113 ms, and change 0.00 words in 100 (WER 0.00 %)" in shown
     assert "wer_delta ≤ 0.50 points" in shown
     assert "1 lines skipped" in shown
     assert "torch 2.13.0" in shown
@@ -283,3 +284,54 @@ def test_a_plot_without_figures_is_left_out() -> None:
     runs = comparison(lost)
     titles = [plot.title for plot in plots.draw(msgspec.structs.replace(runs, rows=runs.rows[-1:]))]
     assert titles == []
+
+
+# -- components -------------------------------------------------------------------------------------------------------
+
+
+def component(name: str, dtype: str, wrong: int = 0, error: float = 0.0) -> Measured:
+    down = Precision(f"{name} {dtype}", parts={"encoder": dtype})  # type: ignore[dict-item]
+    weights = msgspec.structs.replace(ready(TABLE["fp32"]), weights_bytes=30 * MIB)
+    changes = {"precision": down, "ready": weights, "component": name, "dtype": dtype, "encoded": output(error)}
+    return measured("fp32", "component", wrong, **changes)
+
+
+def output(error: float) -> bytes:
+    return (np.arange(1, 9, dtype=np.float32) * (1 + error)).tobytes()
+
+
+@pytest.fixture
+def by_component() -> Comparison:
+    runs = [measured("fp32", "baseline", encoded=output(0.0)), measured("fp32", "again", encoded=output(0.0))]
+    runs += [component("attention", "bfloat16", 0, 0.01), component(f"attention {EVIL}", "int8", 20, 0.034)]
+    runs += [component("norms", "float16", 1)]
+    floor, _, rows = verdict.judge(runs, REFERENCES, 400.0, 0.5)
+    return comparison(rows=rows, noise_floor=floor)
+
+
+@pytest.mark.parametrize("width", [72, 100, 160])
+def test_components_have_a_table_of_their_own(by_component: Comparison, width: int) -> None:
+    shown = report.table(by_component, width)
+    assert max(map(len, shown.splitlines())) <= width
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    first = next(line for line in lines if line.startswith("attention bf16"))
+    assert first.startswith("attention bf16 10.0 1 0.00 no word changed")
+    assert "One component at a time, the rest FP32" in lines
+    assert sum(line.startswith("fp32") for line in lines) == 2, "components are no strategies"
+
+
+def test_what_components_cost_is_said_in_words(by_component: Comparison) -> None:
+    said = report.summary(by_component)
+    assert said.startswith("Of 3 components put down one by one, 1 change no word; 1 change so few")
+    assert said.endswith(f"1 change some beyond doubt: attention {EVIL} int8.")
+
+
+def test_components_on_the_page_are_those_of_the_result(by_component: Comparison) -> None:
+    page = report.html(by_component)
+    assert EVIL not in page
+    section = page[page.index("One component at a time") : page.index("<h2>Criteria")]
+    assert section.count("<tr>") == 1 + 3
+    assert "3.4" in section
+    assert "One component at a time" not in report.html(comparison())
+    assert report.from_json(report.to_json(by_component)) == by_component
+    assert by_component.asked == []

@@ -348,3 +348,36 @@ def test_without_a_second_fp32_the_floor_is_unknown() -> None:
     floor, _, rows = verdict.judge([measured(role="baseline")], REFERENCES, 400.0, 0.5)
     assert (floor.wer, floor.changed_per_100, floor.latency) == (None, None, None)
     assert rows[0].passed
+
+
+def test_the_interval_of_changed_words_needs_no_reference() -> None:
+    untouched = verdict.changed_interval(Edits((0,) * 30, (7,) * 30))
+    touched = verdict.changed_interval(Edits((1, 0) * 15, (7,) * 30))
+    assert untouched == (0.0, 0.0)
+    assert touched is not None
+    assert 0 < touched[0] < 100 / 14 < touched[1]
+    assert verdict.changed_interval(Edits((1,) * 5, (7,) * 5)) is None
+
+
+def test_the_encoders_error_by_hand() -> None:
+    fp32 = np.array([3.0, 4.0], np.float32)
+    assert verdict.encoder_error(fp32.tobytes(), fp32.tobytes()) == 0.0
+    assert verdict.encoder_error(np.array([3.0, 4.5], np.float32).tobytes(), fp32.tobytes()) == pytest.approx(0.1)
+    for other in (b"", np.array([3.0], np.float32).tobytes(), np.array([3.0, np.nan], np.float32).tobytes()):
+        assert verdict.encoder_error(other, fp32.tobytes()) is None
+    assert verdict.encoder_error(b"", b"") is None
+
+
+def test_a_component_is_no_measure_of_the_noise_floor_and_is_not_judged_as_a_strategy() -> None:
+    other = measured("half", "component", texts=spoiled(20), component="encoder", dtype="float16")
+    runs = [measured(role="baseline"), measured(role="again"), other]
+    floor, _, rows = verdict.judge(runs, REFERENCES, 400.0, 0.5)
+    assert (floor.wer, floor.changed_per_100) == (0.0, 0.0)
+    assert (rows[-1].component, rows[-1].dtype, rows[-1].role) == ("encoder", "float16", "component")
+    assert rows[-1].changed_per_100 == pytest.approx(100 * 20 / sum(len(text.split()) for text in REFERENCES))
+
+
+def test_what_is_asked_of_a_family_is_told_of_that_family() -> None:
+    runs = [measured(role="baseline"), measured(role="again"), measured("selective")]
+    rows = verdict.judge(runs, REFERENCES, 400.0, 0.5)[2]
+    assert rows[-1].requested.endswith("decoder bfloat16"), "the stand-in says that it is an aed"

@@ -11,7 +11,7 @@ import pytest
 
 from asrd import checkpoint, known, weights
 from asrd.errors import UsageError
-from asrd.precision import TABLE, Precision, with_parts
+from asrd.precision import TABLE, Precision, quantizes, with_parts
 from tests import tiny
 
 STORED = ("fp32", "half", "bfloat16", "half-naive", "selective", "int8")
@@ -23,10 +23,14 @@ PARTS: dict[str, dict[str, str]] = {
     "islands": {"encoder": "bfloat16", "encoder.layers.1": "float16", "norms": "float32"},
     "norms alone": {"norms": "float16"},
     "pattern": {"encoder.layers.*.feed_forward?": "bfloat16"},
+    "int8 encoder": {"encoder": "int8", "norms": "float32"},
+    "int8 decoder": {"decoder": "int8"},
 }
 TIED: dict[str, dict[str, str]] = {
     "embedding without its head": {"transf_decoder": "float16"},
     "embedding and head apart": {"log_softmax": "float16", "transf_decoder": "bfloat16"},
+    "embedding alone int8": {"log_softmax": "bfloat16", "transf_decoder": "int8"},
+    "head alone int8": {"log_softmax": "int8"},
 }
 
 
@@ -39,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def check(path: Path, precision: Precision) -> None:
     """Compare what is foretold with what the worker reports after the cast."""
-    if precision.quantize:
+    if quantizes(precision):
         pytest.importorskip("torchao")
     import torch
 
@@ -145,6 +149,16 @@ def test_an_encoder_without_biases_is_computed_too(tmp_path: Path) -> None:
     real = checkpoint.header(tiny.build("ctc", tmp_path, encoder__use_bias=False))
     computed = known.describe("x", known.Known("ctc", "en", vocabulary=128, biases=False, **SMALL))
     assert {n: t.shape for n, t in computed.tensors.items()} == {n: t.shape for n, t in real.tensors.items()}
+
+
+@pytest.mark.parametrize("name", known.KNOWN)
+def test_int8_reaches_95_percent_of_the_weights_and_a_quarter_of_the_bytes(name: str) -> None:
+    header = known.describe(name)
+    parameters = {n: t for n, t in header.unique.items() if t.floating and not checkpoint.is_buffer(n)}
+    covered = sum(tensor.elements for n, tensor in parameters.items() if weights.is_matrix(n, tensor))
+    assert covered / sum(tensor.elements for tensor in parameters.values()) > 0.95
+    whole, int8 = (weights.weights_bytes(header, TABLE[strategy]) for strategy in ("fp32", "int8"))
+    assert int8 / whole < 0.28
 
 
 @pytest.mark.parametrize("name", [name for name, sizes in known.KNOWN.items() if sizes.card])

@@ -21,7 +21,7 @@ def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: by
     sound = sound[: len(sound) // 4 * 4]
     half = len(sound) // 8 * 4
     several = wire.Recognize(7, [wire.Buffer(start, half), wire.Buffer(start + 5, len(sound) - half)], phase)
-    sent = [(several, sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
+    sent = [(several, sound), (wire.Encode(9, len(sound)), sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
     stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
     assert [wire.read_request(stream) for _ in sent] == sent
     assert wire.read_request(stream) is None
@@ -58,3 +58,10 @@ def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
 def test_a_line_without_an_end_is_refused() -> None:
     with pytest.raises(wire.GarbageError):
         wire.read_request(io.BytesIO(b"{" * (wire.MAX_LINE + 5)))
+
+
+def test_the_longest_encoder_output_fits_a_line() -> None:
+    told = wire.Encoded(1, bytes(range(256)) * (wire.ENCODED // 256))
+    line = b"".join(bytes(piece) for piece in wire.pack(told))
+    assert len(line) < wire.MAX_LINE
+    assert wire.unpack_reply(line) == told
