@@ -116,9 +116,12 @@ def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
         features = features_of(model, 30_000)
         assert replayed(features) is None
         assert replayed(features) is not None
-        assert replayed(features.expand(2, -1, -1)) is None
+        assert replayed(features.expand(5, -1, -1)) is None
+        assert replayed(features.expand(4, -1, -1)) is not None
         assert replayed(features_of(model, 16_000 * 31)) is None
-    assert recorder.told == {"encoder": "1 lengths up to 256 feature frames"}
+    assert recorder.told == {
+        "encoder": "1 lengths up to 256 feature frames; 1 lengths up to 256 feature frames of 4 buffers"
+    }
 
 
 class Wrong(Recorder):
@@ -220,8 +223,8 @@ def test_numbers_that_were_not_finite_do_not_stay(folder: Path) -> None:
     replayed(encoded, length)
     steps = next(iter(replayed.canary._replay._ready.values()))
     with torch.inference_mode():
-        said = list(steps.said(torch.full((1, 20, 32), torch.nan), 40))
-    assert all(math.isnan(sure) for _, sure in said)
+        said = list(steps.said([torch.full((1, 20, 32), torch.nan)], 40))
+    assert all(math.isnan(sure) for ((_, sure),) in said)
     same(replayed(encoded, length), plain(encoded, length))
 
 
