@@ -252,7 +252,7 @@ def stacked(given: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("family", "sizes"), TALKERS, ids=str)
-def test_texts_in_step_say_what_each_says_alone(family: str, sizes: dict[str, Any], guarded: bool, folder: Path) -> None:
+def test_texts_in_step_say_the_same_as_alone(family: str, sizes: dict[str, Any], guarded: bool, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
     plain, replayed, recorder = both(model)
     for each in (plain, replayed) if not guarded else ():
@@ -471,23 +471,33 @@ def test_the_shipped_models_hear_the_same(model: str) -> None:
             assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
 
-@pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1"])
-@pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "autocast-bf16", "int8"])
-def test_workers_hear_the_same_of_several(family: str, strategy: str, folder: Path) -> None:
-    if strategy == "int8":
-        pytest.importorskip("torchao", reason="int8 is an extra")
-    plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
+@pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1", "canary2"])
+def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
+    plain, held = (worker(path_of(folder, family)) for _ in range(2))
     held.replay(Recorder(CPU))
     sounds = [sound.tobytes() for sound in noises([50_000, 4_000, 16_000, 0, 64_000, 33_333, 16_001, 47_000])]
     starts = [1_000 * n for n in range(len(sounds))]
     for _ in range(2):
         answers = held.recognize_together(sounds, starts, "final")
-    assert (8, 512, graphs.arithmetic(CPU)) in held._replay._ready or strategy == "autocast-bf16"
-    alone = [plain.recognize(sound, start) for sound, start in zip(sounds, starts, strict=True)]
-    alike = sum(one.hypothesis.text == other.hypothesis.text for one, other in zip(answers, alone, strict=True))
-    assert alike >= (8 if strategy == "fp32" else 4)  # rounding turns random weights' texts
+    assert (8, 512, None) in held._replay._ready
     for answer, sound, start in zip(answers, sounds, starts, strict=True):
-        assert (answer.hypothesis.start, answer.hypothesis.stop) == (start, start + len(sound) // 4)
+        found, expected = answer.hypothesis, plain.recognize(sound, start).hypothesis
+        assert (found.text, found.start, found.stop) == (expected.text, expected.start, expected.stop)
+        assert [(word.start, word.stop) for word in found.words] == [(w.start, w.stop) for w in expected.words]
+
+
+@pytest.mark.parametrize("strategy", ["bfloat16", "half", "autocast-bf16", "selective", "int8"])
+def test_encoders_of_every_arithmetic_take_several(strategy: str, folder: Path) -> None:
+    if strategy == "int8":
+        pytest.importorskip("torchao", reason="int8 is an extra")
+    plain, held = (worker(path_of(folder, "tdt"), strategy) for _ in range(2))
+    held.replay(Recorder(CPU))
+    sounds = noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])
+    for _ in range(2):
+        encoded, counts = encoded_of(held, sounds)
+    assert [shape[:2] for shape in held._replay._ready] == [(8, 512)]
+    for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
+        near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), 0.05)
 
 
 def test_answers_count_tokens_and_a_cpu_has_no_graphs(folder: Path) -> None:
@@ -607,18 +617,17 @@ def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, f
     for batch in (8, 8, 8, 5, 5, 3, 10):
         sounds = noises([dice.randrange(16_000, 60_000) for _ in range(batch)])
         encoded, counts = encoded_of(held, sounds)
-        assert counts.device.type == "cpu" or batch != 10
         for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
             near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), STRATEGIES[strategy])
         answers = held.recognize_together([sound.tobytes() for sound in sounds], [0] * batch, "final")
         alike += sum(answer.hypothesis.text == heard(plain, s).text for answer, s in zip(answers, sounds, strict=True))
         total += batch
     told = held.introduce().graphs
-    print(f"\n{family} {strategy}: {told}")
+    print(f"\n{family} {strategy}: {told}, {alike} of {total} alike")
     assert "of 8 buffers" in told["encoder"]
     assert "no more" not in told["encoder"], told
     assert family[:6] != "canary" or told["decoder"].endswith("8 at once"), told
-    assert alike >= total * {"fp32": 0.9}.get(strategy, 0.5), (alike, total)
+    assert strategy != "fp32" or alike >= 0.9 * total  # rounding turns random weights' texts
 
 
 @cuda
