@@ -25,7 +25,7 @@ REACH = 4
 
 
 class Pair(NamedTuple):
-    """Keys and values of one attention, each [1, heads, length, width of a head]."""
+    """Keys and values of one attention, each [B, heads, length, width of a head]."""
 
     keys: Tensor
     values: Tensor
@@ -102,7 +102,7 @@ class CachedDecoder:
         return Memory(self.project(sound), room)
 
     def project(self, sound: Tensor) -> list[Pair]:
-        """Return each layer's keys and values of an encoder output [1, T, D]."""
+        """Return each layer's keys and values of encoder outputs [B, T, D]."""
         attentions = [layer.second_sub_layer for layer in self.decoder.layers]
         return [Pair(_keys(each, sound), _split(each, each.value_net(sound))) for each in attentions]
 
@@ -111,29 +111,29 @@ class CachedDecoder:
         mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
         logits, paid = self.read(memory, ids, memory.length, mask)
         memory.length += ids.shape[1]
-        memory.attention.append(paid)
-        return logits
+        memory.attention.append(paid[:, 0])
+        return logits[0]
 
     def read(self, memory: Keeping, ids: Tensor, start: int | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Read tokens [1, N] of which the first is at place `start`, an int or a tensor [1].
+        """Read tokens [B, N] of which the first is at place `start`, an int or a tensor [1].
 
-        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return float32 logits [N, V]
-        and the attention paid to the sound [layers, heads, N, T].
+        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return float32 logits
+        [B, N, V] and the attention paid to the sound [layers, B, heads, N, T].
         """
         states = self.embedding(input_ids=ids, start_pos=start)
         weights = []
         for number, layer in enumerate(self.decoder.layers):
             states, paid = _block(layer, states, mask, memory, number)
-            weights.append(paid[0])
+            weights.append(paid)
         if self.decoder.final_layer_norm is not None:
             states = self.decoder.final_layer_norm(states)
         with self.head.with_log_softmax_enabled(False) as head:
             logits: Tensor = head(hidden_states=states)
-        return logits[0].float(), torch.stack(weights)
+        return logits.float(), torch.stack(weights)
 
 
 def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, number: int) -> tuple[Tensor, Tensor]:
-    """Return a TransformerDecoderBlock's output [1, N, D] and its attention to the sound [1, heads, N, T]."""
+    """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
     own, cross = layer.first_sub_layer, layer.second_sub_layer
     inner = layer.layer_norm_1(states) if layer.pre_ln else states
     past = memory.append(number, Pair(_keys(own, inner), _split(own, own.value_net(inner))))
@@ -152,7 +152,7 @@ def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, num
 
 
 def _attend(attention: Any, queries: Tensor, pair: Pair, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the attention's output [1, N, D] and its weights [1, heads, N, length]."""
+    """Return the attention's output [B, N, D] and its weights [B, heads, N, length]."""
     query = _split(attention, attention.query_net(queries)) / attention.attn_scale
     scores = query @ pair.keys.transpose(-1, -2)
     weights = torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1)
@@ -166,7 +166,7 @@ def _keys(attention: Any, states: Tensor) -> Tensor:
 
 
 def _split(attention: Any, states: Tensor) -> Tensor:
-    """Return [1, heads, N, D / heads] for [1, N, D]."""
+    """Return [B, heads, N, D / heads] for [B, N, D]."""
     split: Tensor = states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(1, 2)
     return split
 

@@ -18,13 +18,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .attention import CachedDecoder, Memory, spans
 from .boosting import Boost
 from .errors import ModelError, UsageError
 from .graphs import Recorder
-from .steps import DecoderReplay, Steps
+from .steps import ROWS, DecoderReplay, Steps
 
 PROMPTS = ("canary", "canary2")
 """Prompt formats that are known here."""
@@ -104,8 +105,26 @@ class Canary:
         """Return what was heard in an encoder output [1, D, T] of which `count` frames, one at least, hold sound."""
         sound = self._project(encoded[:, :, :count])
         limit = self._limit(encoded.shape[2], count)
+        if not self._searches and (steps := self._steps([sound], [limit])) is not None:
+            return self._replayed(steps, [sound], [limit])[0]
         ids, likely, memory, cut = self._search(sound) if self._searches else self._greedy(sound, limit)
-        return Heard(ids, likely, spans(memory.paid(), self._prompt.shape[1], len(ids)), cut)
+        return Heard(ids, likely, self._spans(memory, ids), cut)
+
+    @torch.inference_mode()
+    def several(self, encoded: Tensor, counts: Sequence[int]) -> list[Heard]:
+        """Return the same for each of encoder outputs [B, D, T]: in step where that is replayed, or one by one."""
+        found: list[Heard] = []
+        while len(found) < len(counts):
+            rows = range(len(found), min(len(found) + ROWS, len(counts)))
+            each = [encoded[row : row + 1, :, : counts[row]] for row in rows]
+            limits = [self._limit(count, count) for count in counts[rows.start : rows.stop]]
+            sounds = [self._project(one) for one in each] if self._replay is not None else []
+            steps = self._steps(sounds, limits) if sounds else None
+            if steps is not None:
+                found += self._replayed(steps, sounds, limits)
+            else:
+                found += [self(one, one.shape[2]) for one in each]
+        return found
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """Prefer these phrases from here on, by a weight in nats. Raises UsageError, also where a beam searches."""
@@ -140,12 +159,14 @@ class Canary:
         room = max(0, room) + self._extra
         return min(room, self.guard.limit(count * self._frame)) if self.guard else room
 
-    def _greedy(self, sound: Tensor, limit: int) -> tuple[list[int], list[float], Memory | Steps, bool]:
+    def _steps(self, sounds: list[Tensor], limits: list[int]) -> Steps | None:
+        """Return what replays these sounds' texts; None where nothing does, or a text is to have no token."""
+        if self._replay is None or self._boost is not None or not all(limits):
+            return None
+        return self._replay(sounds, self._prompt.shape[1] + max(limits))
+
+    def _greedy(self, sound: Tensor, limit: int) -> tuple[list[int], list[float], Memory, bool]:
         """Return token ids, their probabilities, what was attended to and whether the guard or the limit cut it."""
-        if self._replay is not None and self._boost is None and limit:
-            steps = self._replay(sound, self._prompt.shape[1] + limit)
-            if steps is not None:
-                return self._replayed(steps, sound, limit)
         ids: list[int] = []
         likely: list[Tensor] = []
         memory = self._decoder.listen(sound, self._prompt.shape[1] + limit)
@@ -170,18 +191,27 @@ class Canary:
                 logits = self._decoder.step(memory, token.view(1, 1))[-1]
         return ids, torch.stack(likely).exp().tolist() if likely else [], memory, cut
 
-    def _replayed(self, steps: Steps, sound: Tensor, limit: int) -> tuple[list[int], list[float], Steps, bool]:
-        """Return the same, by steps that the device takes without waiting to hear where the text ends."""
-        ids: list[int] = []
-        likely: list[float] = []
-        for number, sure in steps.said(sound, limit):
-            if number in self._ends:
-                return ids, likely, steps, False
-            ids.append(number)
-            likely.append(math.exp(sure))
-            if kept := self._loop(ids, steps):
-                return ids[:kept], likely[:kept], steps, True
-        return ids, likely, steps, True
+    def _replayed(self, steps: Steps, sounds: list[Tensor], limits: list[int]) -> list[Heard]:
+        """Return what was heard, by steps that the device takes without waiting to hear where each text ends."""
+        texts = [_Text(steps, row, limit) for row, limit in enumerate(limits)]
+        for found in steps.said(sounds, max(limits)):
+            for text, (number, sure) in zip(texts, found, strict=True):
+                if not text.over:
+                    self._take(text, number, sure)
+            if all(text.over for text in texts):
+                break
+        return [Heard(text.ids, text.likely, self._spans(text, text.ids), text.cut) for text in texts]
+
+    def _take(self, text: _Text, number: int, sure: float) -> None:
+        """Let a text go on by one token, or end."""
+        if number in self._ends:
+            text.over = True
+            return
+        text.ids.append(number)
+        text.likely.append(math.exp(sure))
+        if kept := self._loop(text.ids, text):
+            del text.ids[kept:], text.likely[kept:]
+        text.over = text.cut = bool(kept) or len(text.ids) == text.limit
 
     def _search(self, sound: Tensor) -> tuple[list[int], list[float], Memory, bool]:
         """Return the same as `_greedy`, by NeMo's search with a beam and one pass over its result."""
@@ -204,7 +234,10 @@ class Canary:
         kept = next(filter(None, loops), kept)
         return ids[:kept], likely[:kept], memory, kept < len(ids)
 
-    def _loop(self, ids: list[int], memory: Memory | Steps) -> int:
+    def _spans(self, memory: Memory | _Text, ids: list[int]) -> list[tuple[int, int]]:
+        return spans(memory.paid(), self._prompt.shape[1], len(ids))
+
+    def _loop(self, ids: list[int], memory: Memory | _Text) -> int:
         """Return how many tokens to keep when they end in a loop; 0 when they do not."""
         size = self.guard.repeated(ids) if self.guard else 0
         if not size or self.guard is None:
@@ -212,6 +245,20 @@ class Canary:
         rows = memory.paid()[self._prompt.shape[1] - 1 :][: len(ids)]
         centres = (rows @ np.arange(rows.shape[1]) / rows.sum(1)).tolist()
         return len(ids) - size * (self.guard.repeats - 1) if self.guard.stuck(centres, size) else 0
+
+
+class _Text:
+    """One of the texts that steps read: what it says so far, `limit` tokens at most."""
+
+    def __init__(self, steps: Steps, row: int, limit: int) -> None:
+        self.ids: list[int] = []
+        self.likely: list[float] = []
+        self.limit, self.over, self.cut = limit, False, False
+        self._steps, self._row = steps, row
+
+    def paid(self) -> NDArray[np.float32]:
+        """Return the attention of every token read so far [tokens, frames], the mean over layers and heads."""
+        return self._steps.paid(self._row, self.limit)
 
 
 def weight_dtype(module: torch.nn.Module) -> torch.dtype:

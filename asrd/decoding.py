@@ -21,12 +21,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import canary, wire
 from .boosting import Boost
 from .canary import weight_dtype
 from .errors import ModelError, UsageError
-from .graphs import Recorder, arithmetic
+from .graphs import ROWS, Recorder, arithmetic
 
 LINGER = 2
 """Frames that a token goes on after its last one where no other follows: a spike is shorter than what it stands for."""
@@ -234,24 +235,34 @@ class Transducer:
         return self._further(path, self._found(encoded, length, before)[0], count)
 
     def _found(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None = None) -> list[Any]:
-        """Return NeMo's hypotheses, by its graphs where they are on and one buffer is decoded outside autocast."""
+        """Return NeMo's hypotheses, by its graphs where they are on and outside autocast."""
         loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
         mode = loop.cuda_graphs_mode if self._recorder is not None else None
         if mode is None:
             return self._searched(encoded, lengths, before)
-        if encoded.shape[0] == 1 and arithmetic(encoded.device) is None:
+        if encoded.shape[2] <= loop.INITIAL_MAX_TIME and arithmetic(encoded.device) is None:
             try:
-                found = self._searched(encoded, lengths, before)
+                found = self._replayed(encoded, lengths, before)
             except Exception as error:  # torch raises every kind here, and without graphs it can still be done
                 self._refuse(loop, str(error) or type(error).__name__)
                 return self._searched(encoded, lengths, before)
             self._tell(loop)  # NeMo may have gone over to another mode
             return found
-        loop.cuda_graphs_mode = None  # captured for one buffer: it would be captured anew for each larger number
+        loop.cuda_graphs_mode = None  # what is longer would be captured anew, and after it what is more
         try:
             return self._searched(encoded, lengths, before)
         finally:
             loop.cuda_graphs_mode = mode
+
+    def _replayed(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None) -> list[Any]:
+        """Return the same by graphs, several buffers as so many that none has them captured anew for more rows."""
+        if encoded.shape[0] == 1:
+            return self._searched(encoded, lengths, before)
+        found: list[Any] = []
+        for part, counts in zip(encoded.split(ROWS[-1]), lengths.split(ROWS[-1]), strict=True):
+            lack = ROWS[-1] - len(part)
+            found += self._searched(F.pad(part, (0, 0, 0, 0, 0, lack)), F.pad(counts, (0, lack)), None)[: len(part)]
+        return found
 
     def _searched(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None) -> list[Any]:
         with _recurrent(encoded):
@@ -370,15 +381,19 @@ class Aed:
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
         count = int(length[0])
-        if not count:
-            return Decoded("", [], False)
-        ids, likely, spans, cut = self.canary(encoded, count)
-        starts, stops = [first for first, _ in spans], [last for _, last in spans]
-        return Decoded(_say(self._model, ids), _timed(ids, starts, stops, likely, count), cut)
+        return self._read(self.canary(encoded, count), count) if count else Decoded("", [], False)
 
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
-        """Return what was said in each buffer, one after the other."""
-        return _one_by_one(self, encoded, lengths)
+        """Return what was said in each buffer."""
+        counts = [int(count) for count in lengths]
+        if not all(counts):
+            return _one_by_one(self, encoded, lengths)
+        return [self._read(*each) for each in zip(self.canary.several(encoded, counts), counts, strict=True)]
+
+    def _read(self, heard: canary.Heard, count: int) -> Decoded:
+        starts, stops = [first for first, _ in heard.spans], [last for _, last in heard.spans]
+        tokens = _timed(heard.ids, starts, stops, heard.likely, count)
+        return Decoded(_say(self._model, heard.ids), tokens, heard.truncated)
 
     def replay(self, recorder: Recorder) -> None:
         """Replay Canary's steps."""

@@ -9,7 +9,7 @@ NeMo's, on NeMo's own modules, each still called as a module, so that cast, quan
 `whole` takes a class of ours for each module of a kind that is known to the letter; a length of None then means that
 nothing is padded. A length that is given, a streaming cache, and modules of any other kind go NeMo's own way.
 
-Captured work has fixed shapes, so there a buffer is padded after all. `real` then says, on the device, how much of it
+Captured work has fixed shapes, so there buffers are padded after all. `real` then says, on the device, how much of each
 is sound, and masks stand only where sound could see padding: before strided convolutions, before the depthwise ones,
 and in attention. The frames of sound come out as without padding; what the others hold means nothing.
 
@@ -73,7 +73,7 @@ class WholeSubsampling(ConvSubsampling):
     ) -> tuple[Tensor, Tensor | None]:
         """Return ([B, T, D], None) for features [B, frames, mels] and no lengths.
 
-        Of `real` [1] frames that are sound, how many of T are is returned in the place of None.
+        Of `real` [B] frames that are sound, how many of T are is returned in the place of None.
         """
         if lengths is not None:
             found: tuple[Tensor, Tensor] = super().forward(x, lengths)
@@ -81,7 +81,7 @@ class WholeSubsampling(ConvSubsampling):
         x = x[:, None]
         for layer in self.conv:
             if real is not None and _strides(layer):
-                x = x.masked_fill(_padding(real, x.shape[2]), 0.0)
+                x = x.masked_fill(_padding(real, x.shape[2])[:, None], 0.0)
                 real = _strided(layer, real)
             x = torch.relu_(x) if type(layer) is nn.ReLU else layer(x)
         return self.out(x.transpose(1, 2).flatten(2)), real
@@ -93,7 +93,7 @@ class WholeAttention(RelPositionMultiHeadAttention):
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, pos_emb: Tensor, cache: Any = None
     ) -> Any:
-        """Return [B, T, D] for one input [B, T, D]; `mask` [1 or B, T, T] is True where a frame may not look."""
+        """Return [B, T, D] for one input [B, T, D]; `mask` [1 or B, 1 or T, T] is True where a frame may not look."""
         if cache is not None or query is not key:
             return super().forward(query, key, value, mask, pos_emb, cache)
         if not torch.is_autocast_enabled():
@@ -166,7 +166,7 @@ class WholeConvolution(ConformerConvolution):
     def forward(
         self, x: Tensor, pad_mask: Tensor | None = None, cache: Any = None, padding: Tensor | None = None
     ) -> Any:
-        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [T, 1] are no sound."""
+        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [B, T, 1] are no sound."""
         if pad_mask is not None or cache is not None:
             return super().forward(x, pad_mask, cache)
         x = F.glu(self.pointwise_conv1(x.transpose(1, 2)).transpose(1, 2), -1)
@@ -200,7 +200,7 @@ class WholeLayer(ConformerLayer):
         cache_last_time: Any = None,
         padding: Tensor | None = None,
     ) -> Any:
-        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [T, 1] are no sound."""
+        """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [B, T, 1] are no sound."""
         if pad_mask is not None or cache_last_channel is not None or self.is_adapter_available():
             return super().forward(x, att_mask, pos_emb, pad_mask, cache_last_channel, cache_last_time)
         x = torch.add(x, self.feed_forward1(self.norm_feed_forward1(x)), alpha=self.fc_factor)
@@ -224,7 +224,7 @@ class WholeEncoder(ConformerEncoder):
     ) -> Any:
         """Return (encoded [B, D, T], lengths [B], all of them T) for features [B, mels, frames] and no lengths.
 
-        With `real` [1], how many of the frames are sound, `lengths` is [1]: how many of T are.
+        With `real` [B], how many of the frames are sound, `lengths` say how many of T are.
         """
         if length is not None or cache_last_channel is not None or streaming:
             call = dict(audio_signal=audio_signal, length=length, cache_last_channel=cache_last_channel, **streaming)
@@ -240,7 +240,8 @@ class WholeEncoder(ConformerEncoder):
         padding = None
         if real is not None:
             lengths, padding = real, _padding(real, frames)
-            mask = padding.T[None] if mask is None else mask | padding.T
+            later = padding.transpose(1, 2)
+            mask = later if mask is None else mask | later
         for layer in self.layers:
             x = layer(x=x, att_mask=mask, pos_emb=pos_emb, padding=padding)
         if self.out_proj is not None:
@@ -267,8 +268,8 @@ def _strided(layer: Any, count: Any) -> Any:
 
 
 def _padding(real: Tensor, frames: int) -> Tensor:
-    """Return which of `frames` follow the `real` [1] ones [frames, 1]."""
-    return torch.arange(frames, device=real.device)[:, None] >= real
+    """Return which of `frames` follow the `real` [B] ones [B, frames, 1]."""
+    return torch.arange(frames, device=real.device)[:, None] >= real[:, None, None]
 
 
 def whole(model: Any, device: torch.device) -> bool:

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,13 @@ STEP = 128
 
 LONGEST = 3072
 """Feature frames that are captured at most: the longest window a user can set. What is longer runs as it is."""
+
+ROWS = (1, 4, 8)
+"""Buffers that are captured together. Each number costs captures and memory for every length; 8 are all that sessions
+are asked for at once."""
+
+FULL = 0.75
+"""How full of buffers a replay is at least: a card that counting and not launching keeps busy gains nothing by more."""
 
 LOADING = 1.5
 """Seconds that loading may spend on capturing; lengths that are left wait until they are asked for a second time."""
@@ -43,6 +50,9 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[], Tensor]
 """Reads and writes the same tensors at each call, and waits for nothing."""
+
+Shape = tuple[int, int, Any]
+"""Buffers, feature frames, and what autocast is on in."""
 
 
 class Recorder:
@@ -146,7 +156,7 @@ def near(found: Tensor, expected: Tensor) -> bool:
 
 
 class EncoderReplay:
-    """An encoder that takes `encoder.whole`'s classes, over a few lengths, each captured once it is worth it.
+    """An encoder that takes `encoder.whole`'s classes, over a few shapes, each captured once it is worth it.
 
     Args:
         encoder: model.encoder, called as a module, with whatever hooks casting put on it.
@@ -155,74 +165,112 @@ class EncoderReplay:
 
     def __init__(self, encoder: Any, recorder: Recorder) -> None:
         self._encoder, self._recorder = encoder, recorder
-        self._ready: dict[tuple[int, Any], _Length] = {}
-        self._asked: Counter[tuple[int, Any]] = Counter()
+        self._ready: dict[Shape, _Shaped] = {}
+        self._asked: Counter[Shape] = Counter()
 
-    def __call__(self, features: Tensor) -> Tensor | None:
-        """Return [1, D, T] for features [1, mels, frames] as the encoder alone would; None: that is to be asked."""
-        frames = features.shape[2]
-        key = _size(frames), arithmetic(features.device)
-        if features.shape[0] != 1 or frames > LONGEST:
+    def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
+        """Return [B, D, T] for features [B, mels, frames] as the encoder alone would; None: that is to be asked.
+
+        Args:
+            features: anything finite may stand behind a buffer that is shorter than the longest.
+            counts: how many frames of each buffer are sound; None: all of all. The same of T are.
+        """
+        batch, _, frames = features.shape
+        if frames > LONGEST:
             return None
-        self._asked[key] += 1
-        if key not in self._ready and self._asked[key] > 1:  # the first one would wait thrice as long
-            self._try(features, key)
-        if key not in self._ready:
+        counts = counts if counts is not None else [frames] * batch
+        given = [(features[part], counts[part]) for part in parts(batch)]
+        shapes = [(_rows(len(each)), _size(frames), arithmetic(features.device)) for _, each in given]
+        self._asked.update(set(shapes))
+        for shape, each in zip(shapes, given, strict=True):
+            if shape not in self._ready and self._asked[shape] > 1:  # the first one would wait thrice as long
+                self._try(*each, shape)
+        if not all(shape in self._ready for shape in shapes):
             return None
-        return self._ready[key](features)[:, :, : frames_of(self._encoder, frames)].clone()
+        stop = frames_of(self._encoder, frames)
+        heard = [self._ready[shape](*each)[:, :, :stop].clone() for shape, each in zip(shapes, given, strict=True)]
+        return torch.cat(heard) if len(heard) > 1 else heard[0]
 
     def prepare(self, features: Tensor) -> None:
         """Capture the length of these features [1, mels, frames] and the shorter ones, while `LOADING` lasts."""
         began = time.monotonic()
         for size in range(_size(features.shape[2]), 0, -STEP):  # the largest first: its memory serves the others
             if size <= LONGEST and time.monotonic() - began < LOADING:
-                self._try(features[:, :, :size], (size, arithmetic(features.device)))
+                part = features[:, :, :size]
+                self._try(part, [part.shape[2]], (1, size, arithmetic(features.device)))
 
-    def _try(self, features: Tensor, key: tuple[int, Any]) -> None:
+    def _try(self, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
         if not self._recorder.refuses("encoder"):
             with self._recorder.trying("encoder"):
-                self._capture(features, key)
+                self._capture(features, counts, shape)
 
-    def _capture(self, features: Tensor, key: tuple[int, Any]) -> None:
-        length = _Length(self._encoder, features, key[0])
-        plain = length.replay
+    def _capture(self, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
+        shaped = _Shaped(self._encoder, features, counts, shape)
+        plain = shaped.replay
         replay = self._recorder.record("encoder", plain)
         if replay is None:
             return
         expected = plain().clone()
         if not near(replay(), expected):
-            self._recorder.refuse("encoder", f"a replay over {key[0]} feature frames was not what had been captured")
+            reason = f"a replay over {shape[1]} feature frames of {shape[0]} was not what had been captured"
+            self._recorder.refuse("encoder", reason)
             return
-        length.replay, length.held = replay, _positions(self._encoder)
-        self._ready[key] = length
-        sizes = {size for size, _ in self._ready}
-        self._recorder.tell("encoder", f"{len(sizes)} lengths up to {max(sizes)} feature frames")
+        shaped.replay, shaped.held = replay, _positions(self._encoder)
+        self._ready[shape] = shaped
+        self._recorder.tell("encoder", "; ".join(self._shapes()))
+
+    def _shapes(self) -> Iterator[str]:
+        """Say what is ready, by how many buffers it is for."""
+        for rows in sorted({rows for rows, _, _ in self._ready}):
+            sizes = {size for each, size, _ in self._ready if each == rows}
+            together = f" of {rows} buffers" if rows > 1 else ""
+            yield f"{len(sizes)} lengths up to {max(sizes)} feature frames{together}"
 
 
-class _Length:
-    """The encoder over features [1, mels, size], of which fewer may be sound."""
+class _Shaped:
+    """The encoder over features [rows, mels, size], of which fewer may be sound."""
 
-    def __init__(self, encoder: Any, features: Tensor, size: int) -> None:
+    def __init__(self, encoder: Any, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
+        rows, size, _ = shape
         self._encoder = encoder
-        self._features = features.new_zeros(1, features.shape[1], size)
-        self._real = torch.zeros(1, dtype=torch.long, device=features.device)
+        self._features = features.new_zeros(rows, features.shape[1], size)
+        self._real = torch.zeros(rows, dtype=torch.long, device=features.device)
         self.replay: Work = self._work
         self.held: Any = None
         """What the captured work reads and others may replace."""
-        self._write(features)
+        self._write(features, counts)
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return [1, D, T]; the frames past those of the features mean nothing."""
-        self._write(features)
-        return self.replay()
+    def __call__(self, features: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return [B, D, T]; the frames past those of each buffer mean nothing."""
+        self._write(features, counts)
+        return self.replay()[: len(counts)]
 
-    def _write(self, features: Tensor) -> None:
-        self._features[:, :, : features.shape[2]].copy_(features)
-        self._real.fill_(features.shape[2])
+    def _write(self, features: Tensor, counts: Sequence[int]) -> None:
+        batch, _, frames = features.shape
+        self._features[:batch, :, :frames].copy_(features)
+        for row, real in enumerate([*counts, *[0] * (len(self._real) - batch)]):
+            self._real[row].fill_(real)  # a copy from memory of the host would wait for the device
 
     def _work(self) -> Tensor:
         encoded: Tensor = self._encoder(audio_signal=self._features, length=None, real=self._real)[0]
         return encoded
+
+
+def parts(batch: int) -> list[slice]:
+    """Return the parts of a batch that are replayed one after the other, so that little is computed for nothing."""
+    found, first = list[slice](), 0
+    while first < batch:
+        left = batch - first
+        rows = min(rows for rows in ROWS if rows >= left) if left <= ROWS[-1] else ROWS[-1]
+        if left < FULL * rows:
+            rows = max(smaller for smaller in ROWS if smaller <= left)
+        found.append(slice(first, first + min(rows, left)))
+        first = found[-1].stop
+    return found
+
+
+def _rows(batch: int) -> int:
+    return min(rows for rows in ROWS if rows >= batch)
 
 
 def _size(frames: int) -> int:

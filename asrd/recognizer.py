@@ -131,7 +131,7 @@ class Recognizer:
         self.weights_bytes = casting.weights_bytes(self.model)
         self.ledger["cast"] = self.measure()
         self.load_peak = self._peak(peak.bytes)
-        self._words = decoding.words
+        self._words, self._frames_of = decoding.words, encoder.frames_of
         self._recorder: Any = None
         self._replay: Any = None
         self._frame = _samples_per_frame(self.model)
@@ -214,9 +214,12 @@ class Recognizer:
             signals = signals.pin_memory().to(device, non_blocking=True)
         lengths = None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
         features, frames = self.model.preprocessor(input_signal=signals, length=lengths)
-        encoded = self._replay(features) if self._replay is not None and lengths is None else None
-        if encoded is None:
-            encoded, frames = self.model.encoder(audio_signal=features, length=frames)[:2]
+        if self._replay is not None:
+            sound = self.model.preprocessor.featurizer.get_seq_len(torch.tensor(counts)).tolist()
+            encoded = self._replay(features[:, :, : max(sound)], sound)
+            if encoded is not None:
+                return encoded, torch.tensor([self._frames_of(self.model.encoder, count) for count in sound])
+        encoded, frames = self.model.encoder(audio_signal=features, length=frames)[:2]
         # Known here where nothing is padded: to ask the device for it would be to wait for it.
         return encoded, frames if lengths is not None else torch.full((len(sounds),), encoded.shape[2])
 

@@ -116,9 +116,12 @@ def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
         features = features_of(model, 30_000)
         assert replayed(features) is None
         assert replayed(features) is not None
-        assert replayed(features.expand(2, -1, -1)) is None
+        assert replayed(features.expand(5, -1, -1)) is None
+        assert replayed(features.expand(4, -1, -1)) is not None
         assert replayed(features_of(model, 16_000 * 31)) is None
-    assert recorder.told == {"encoder": "1 lengths up to 256 feature frames"}
+    assert recorder.told == {
+        "encoder": "1 lengths up to 256 feature frames; 1 lengths up to 256 feature frames of 4 buffers"
+    }
 
 
 class Wrong(Recorder):
@@ -149,6 +152,203 @@ def test_what_cannot_be_captured_runs_as_before(folder: Path) -> None:
         "encoder": "not replayed; no more: operation not permitted when stream is capturing",
         "decoder": "not replayed; no more: out of memory",
     }
+
+
+# -- several buffers --------------------------------------------------------------------------------------------------
+
+
+def encoded_of(held: Recognizer, sounds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode(), held._applied.context("final"):
+        encoded, lengths = held._encode([torch.as_tensor(sound) for sound in sounds])
+    return encoded, lengths
+
+
+def noises(lengths: list[int]) -> list[np.ndarray]:
+    return [tiny.noise(10.0, seed)[:length] for seed, length in enumerate(lengths)]
+
+
+@pytest.mark.parametrize("batch", range(1, 40))
+def test_parts_of_a_batch_are_nearly_full(batch: int) -> None:
+    parts = graphs.parts(batch)
+    assert [row for part in parts for row in range(batch)[part]] == list(range(batch))
+    for part in parts:
+        size = part.stop - part.start
+        assert size >= graphs.FULL * min(rows for rows in graphs.ROWS if rows >= size)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["ctc", "ca_rnnt", "canary2"]), st.lists(st.integers(16_000, 60_000), min_size=1, max_size=10))
+def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths: list[int]) -> None:
+    if family not in _made:
+        _made[family] = plain, held = worker(path_of(folder, family)), worker(path_of(folder, family))
+        held.replay(Recorder(CPU))
+    plain, held = _made[family]
+    sounds = noises(lengths)
+    encoded_of(held, sounds)  # what is asked for a second time is captured
+    asked = sum(held._replay._asked.values())
+    encoded, counts = encoded_of(held, sounds)
+    assert sum(held._replay._asked.values()) > asked
+    assert all(shape in held._replay._ready for shape, times in held._replay._asked.items() if times > 1)
+    assert len(encoded) == len(counts) == len(sounds)
+    for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
+        alone, length = encoded_of(plain, [sound])
+        assert int(length) == count
+        near(encoded[row : row + 1, :, :count], alone, 1e-4)
+
+
+def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> None:
+    held = worker(path_of(folder, "ctc"))
+    held.replay(recorder := Recorder(CPU), tiny.noise(1.0).tobytes())
+    assert recorder.told["encoder"] == "1 lengths up to 128 feature frames"
+    sounds = noises([16_000 + 400 * n for n in range(7)])
+    for _ in range(2):
+        encoded_of(held, sounds)
+    assert recorder.told["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held.model.encoder, "forward", None)
+        shaped = held._replay._ready[(8, 128, None)]
+        shaped.replay = lambda: shaped._features
+        encoded, lengths = encoded_of(held, sounds)
+    assert encoded.shape[0] == len(lengths) == 7
+
+
+def test_what_is_in_rows_that_nobody_asked_for_is_never_heard(folder: Path) -> None:
+    model = tiny.restore(path_of(folder, "ctc"))
+    encoder.whole(model, CPU)
+    replayed = EncoderReplay(model.encoder, Recorder(CPU))
+    many = features_of(model, 16_000).expand(8, -1, -1)
+    with torch.inference_mode():
+        for _ in range(2):
+            replayed(many)
+        replayed(torch.full_like(many, torch.nan))
+        found = replayed(many[:6])
+        assert found is not None
+        near(found, model.encoder(audio_signal=many[:6])[0])
+
+
+TALKERS: list[tuple[str, dict[str, Any]]] = [
+    ("canary2", {"seed": 4, "learned_positions": True, "generation_delta": 20}),
+    ("canary2_unified", {"seed": 4, "vocabulary": 1500}),
+    ("canary2", {"seed": 4, "transf_encoder__num_layers": 1, "generation_delta": 5}),
+]
+"""Canaries of whose texts some end by themselves, early and late, and the guard cuts others."""
+
+SAID = {5: 3.3, 7: 10.0, 2: 7.0, 0: 1.0, 10: 7.0, 15: 10.0, 4: 1.0, 18: 7.0, 9: 0.4, 11: 10.0}
+"""Seed of a sound -> its seconds."""
+
+
+def sounding(model: Any, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an encoder output without the frames that NeMo puts behind the sound."""
+    encoded, length = tiny.encode(model, samples)
+    return encoded[:, :, : int(length)], length
+
+
+def stacked(given: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return encoder outputs as one batch; what stands behind the shorter ones is loud."""
+    longest = max(each.shape[2] for each, _ in given)
+    padded = [torch.nn.functional.pad(each, (0, longest - each.shape[2]), value=9.0) for each, _ in given]
+    return torch.cat(padded), torch.cat([length for _, length in given])
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize(("family", "sizes"), TALKERS, ids=str)
+def test_texts_in_step_say_the_same_as_alone(family: str, sizes: dict[str, Any], guarded: bool, folder: Path) -> None:
+    model = tiny.restore(path_of(folder, family, **sizes))
+    plain, replayed, recorder = both(model)
+    for each in (plain, replayed) if not guarded else ():
+        each.canary.guard = None
+    given = [sounding(model, tiny.noise(seconds, seed)) for seed, seconds in SAID.items()]
+    expected = [plain(*each) for each in given]
+    assert len({len(text.tokens) for text in expected}) > 3, "texts of one length end together"
+    for size in (2, 3, 8, 10):
+        found = replayed.several(*stacked(given[:size]))
+        for one, other in zip(found, expected[:size], strict=True):
+            same(one, other)
+    assert recorder.told["decoder"].endswith("encoder frames, 8 at once")
+
+
+def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
+    family, sizes = TALKERS[0]
+    model = tiny.restore(path_of(folder, family, **sizes))
+    plain, replayed, _ = both(model)
+    given = [sounding(model, tiny.noise(seconds, seed)) for seed, seconds in ((0, 1.0), (7, 10.0), (5, 3.3))]
+    found = replayed.several(*stacked(given))
+    assert [text.truncated for text in found] == [True, False, False]
+    for one, each in zip(found, given, strict=True):
+        same(one, plain(*each))
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 125), st.integers(0, 20)), min_size=2, max_size=9))
+def test_texts_of_any_lengths_say_what_each_says_alone(folder: Path, rows: list[tuple[int, int]]) -> None:
+    if "texts" not in _made:
+        family, sizes = TALKERS[1]
+        model = tiny.restore(path_of(folder, family, **sizes))
+        _made["texts"] = model, *both(model), {}
+    model, plain, replayed, _, heard = _made["texts"]
+    for _, seed in rows:
+        heard.setdefault(seed, tiny.encode(model, tiny.noise(10.0, seed))[0])
+    encoded, lengths = torch.cat([heard[seed] for _, seed in rows]), torch.tensor([frames for frames, _ in rows])
+    found = replayed.several(encoded, lengths)
+    for row, (one, (frames, _)) in enumerate(zip(found, rows, strict=True)):
+        same(one, plain(encoded[row : row + 1, :, :frames], lengths[row : row + 1]))
+
+
+def test_a_text_that_is_not_finite_leaves_the_others_alone(folder: Path) -> None:
+    model = tiny.restore(path_of(folder, "canary2"))
+    _, replayed, _ = both(model)
+    sounds = [replayed.canary._project(tiny.encode(model, tiny.noise(3.0, seed))[0]) for seed in range(3)]
+    steps = replayed.canary._steps(sounds, [20] * 3)
+    assert steps is not None
+    with torch.inference_mode():
+        expected = list(steps.said(sounds, 20))
+        found = list(steps.said([sounds[0], torch.full_like(sounds[1], torch.nan), sounds[2]], 20))
+    assert [step[::2] for step in found] == [step[::2] for step in expected]
+    assert all(math.isnan(step[1][1]) for step in found)
+
+
+@pytest.mark.parametrize("family", ["rnnt", "tdt", "ca_rnnt", "ca_tdt", "hybrid"])
+def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: Path) -> None:
+    model = tiny.restore(path_of(folder, family))
+    plain, held = decoding.decoder_for(model), decoding.decoder_for(tiny.restore(path_of(folder, family)))
+    assert isinstance(held, decoding.Transducer)
+    uncaptured(held)
+    loop = held._model.decoding.decoding.decoding_computer
+    lengths = (10.0, 1.0, 3.3, 7.0, 1.0, 2.2, 0.3, 5.0, 4.0, 8.0)
+    given = [sounding(model, tiny.noise(seconds, seed)) for seed, seconds in enumerate(lengths)]
+    expected = [plain(*each) for each in given]
+    assert sum(len(text.tokens) for text in expected) > 20
+    same(held(*given[0]), expected[0])
+    kept = None
+    for size in (3, 8, 10, 2, 1):
+        found = held.several(*stacked(given[:size]))
+        kept = kept or loop.state
+        for one, other in zip(found, expected[:size], strict=True):
+            same(one, other)
+        same(held(*given[1]), expected[1])
+        same(held.read(halved(held, *given[0])), held.read(halved(plain, *given[0])))
+    assert loop.state is kept, "captured anew"
+    longer = torch.cat([given[0][0]] * 4, 2)
+    assert longer.shape[2] > loop.INITIAL_MAX_TIME
+    same(held(longer, torch.tensor([longer.shape[2]])), plain(longer, torch.tensor([longer.shape[2]])))
+    assert loop.state is kept
+    assert loop.cuda_graphs_mode is not None
+
+
+def uncaptured(held: decoding.Transducer) -> None:
+    """Have NeMo do on a CPU, step by step, what its graphs would hold."""
+    loop = held._model.decoding.decoding.decoding_computer
+    loop.force_cuda_graphs_mode("no_graphs")
+    eager, replayed = loop.torch_impl, loop.cuda_graphs_impl
+    loop.torch_impl = lambda *args, **words: (replayed if loop.cuda_graphs_mode else eager)(*args, **words)
+    held._recorder = Recorder(CPU)
+
+
+def halved(decoder: Any, encoded: torch.Tensor, _: torch.Tensor) -> decoding.Path:
+    """Return the path over an encoder output that came in two halves."""
+    half = encoded.shape[2] // 2
+    path = decoder.resume(decoding.Path(), encoded[:, :, :half])
+    return decoder.resume(path, encoded[:, :, half:])
 
 
 # -- Canary's steps ---------------------------------------------------------------------------------------------------
@@ -220,8 +420,8 @@ def test_numbers_that_were_not_finite_do_not_stay(folder: Path) -> None:
     replayed(encoded, length)
     steps = next(iter(replayed.canary._replay._ready.values()))
     with torch.inference_mode():
-        said = list(steps.said(torch.full((1, 20, 32), torch.nan), 40))
-    assert all(math.isnan(sure) for _, sure in said)
+        said = list(steps.said([torch.full((1, 20, 32), torch.nan)], 40))
+    assert all(math.isnan(sure) for ((_, sure),) in said)
     same(replayed(encoded, length), plain(encoded, length))
 
 
@@ -269,6 +469,35 @@ def test_the_shipped_models_hear_the_same(model: str) -> None:
         assert [(word.start, word.stop) for word in found.words] == [(w.start, w.stop) for w in expected.words]
         for one, other in zip(found.words, expected.words, strict=True):
             assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
+
+
+@pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1", "canary2"])
+def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
+    plain, held = (worker(path_of(folder, family)) for _ in range(2))
+    held.replay(Recorder(CPU))
+    sounds = [sound.tobytes() for sound in noises([50_000, 4_000, 16_000, 0, 64_000, 33_333, 16_001, 47_000])]
+    starts = [1_000 * n for n in range(len(sounds))]
+    for _ in range(2):
+        answers = held.recognize_together(sounds, starts, "final")
+    assert (8, 512, None) in held._replay._ready
+    for answer, sound, start in zip(answers, sounds, starts, strict=True):
+        found, expected = answer.hypothesis, plain.recognize(sound, start).hypothesis
+        assert (found.text, found.start, found.stop) == (expected.text, expected.start, expected.stop)
+        assert [(word.start, word.stop) for word in found.words] == [(w.start, w.stop) for w in expected.words]
+
+
+@pytest.mark.parametrize("strategy", ["bfloat16", "half", "autocast-bf16", "selective", "int8"])
+def test_encoders_of_every_arithmetic_take_several(strategy: str, folder: Path) -> None:
+    if strategy == "int8":
+        pytest.importorskip("torchao", reason="int8 is an extra")
+    plain, held = (worker(path_of(folder, "tdt"), strategy) for _ in range(2))
+    held.replay(Recorder(CPU))
+    sounds = noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])
+    for _ in range(2):
+        encoded, counts = encoded_of(held, sounds)
+    assert [shape[:2] for shape in held._replay._ready] == [(8, 512)]
+    for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
+        near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), 0.05)
 
 
 def test_answers_count_tokens_and_a_cpu_has_no_graphs(folder: Path) -> None:
@@ -374,3 +603,60 @@ def test_a_buffer_longer_than_every_length_is_heard_too_and_harms_none(folder: P
     short, long = tiny.noise(3.0), tiny.noise(40.0)
     for sound in (short, long, short, long, short):
         assert heard(held, sound).text == heard(plain, sound).text
+
+
+@cuda
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("family", CARD_FAMILIES)
+def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, folder: Path) -> None:
+    if strategy == "int8":
+        pytest.importorskip("torchao", reason="int8 is an extra")
+    plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
+    alike = total = 0
+    dice = random.Random(3)
+    for batch in (8, 8, 8, 5, 5, 3, 10):
+        sounds = noises([dice.randrange(16_000, 60_000) for _ in range(batch)])
+        encoded, counts = encoded_of(held, sounds)
+        for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
+            near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), STRATEGIES[strategy])
+        answers = held.recognize_together([sound.tobytes() for sound in sounds], [0] * batch, "final")
+        alike += sum(answer.hypothesis.text == heard(plain, s).text for answer, s in zip(answers, sounds, strict=True))
+        total += batch
+    told = held.introduce().graphs
+    print(f"\n{family} {strategy}: {told}, {alike} of {total} alike")
+    assert "of 8 buffers" in told["encoder"]
+    assert "no more" not in told["encoder"], told
+    assert family[:6] != "canary" or told["decoder"].endswith("8 at once"), told
+    assert strategy != "fp32" or alike >= 0.9 * total  # rounding turns random weights' texts
+
+
+@cuda
+@pytest.mark.parametrize("family", ["rnnt", "tdt"])
+def test_nemo_captures_no_more_once_it_has_captured_for_several(family: str, folder: Path) -> None:
+    held = on_card(folder, family, "bfloat16")
+    loop = held._decode._model.decoding.decoding.decoding_computer
+    states = []
+    for batch in (1, 8, 1, 3, 8, 10, 1):
+        sounds = [sound.tobytes() for sound in noises([32_000] * batch)]
+        held.recognize_together(sounds, [0] * batch, "final")
+        states.append(loop.state)
+    assert loop.cuda_graphs_mode is not None
+    assert all(state is states[1] for state in states[1:])
+
+
+@cuda
+@pytest.mark.parametrize("family", ["ctc", "tdt", "canary2"])
+def test_memory_does_not_grow_once_several_are_captured(family: str, folder: Path) -> None:
+    held, dice = on_card(folder, family, "bfloat16"), random.Random(1)
+
+    def together(batch: int, most: int) -> None:
+        sounds = [sound.tobytes() for sound in noises([dice.randrange(most // 2, most) for _ in range(batch)])]
+        held.recognize_together(sounds, [0] * batch, "final")
+
+    for most in range(20_000, 160_001, 20_000):
+        for batch in (*range(1, 9), *range(1, 9)):
+            together(batch, most)
+    reserved = torch.cuda.memory_reserved()
+    for _ in range(100):
+        together(dice.randint(1, 8), dice.randrange(32_000, 160_000))
+    assert torch.cuda.memory_reserved() <= reserved
