@@ -279,6 +279,19 @@ def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:
     assert demotion.wanted(plan("half", "cpu")) == "half on cpu"
 
 
+@case
+async def test_several_who_are_asked_at_once_hear_of_one_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with at_work(tmp_path, "half=nan") as one:
+
+        async def listen() -> None:
+            pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
+            async for _ in one.scribe.hear(pieces, Dictation(one.settings)):
+                pass
+
+        await asyncio.gather(*(listen() for _ in range(3)), one.say().told)
+        assert len(events(caplog, "demoted")) == len(events(caplog, "rejected")) == 1
+
+
 # -- the way back -----------------------------------------------------------------------------------------------------
 
 
