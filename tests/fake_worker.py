@@ -159,7 +159,8 @@ def main() -> int:
         if isinstance(message, wire.Stop):
             return 0
         if isinstance(message, wire.Measure):
-            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=1 << 40 if act == "heavy" else 1000)))
+            size, source = 1 << 40 if act == "heavy" else 1000, "rss" if start.device == "cpu" else "nvml"
+            say(wire.Reading(message.id, message.phase, wire.Memory(4, process=size, source=source)))
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):
