@@ -31,12 +31,13 @@ class Demotion:
 
     Args:
         settings: for the limits.
-        wanted: the plan's first rung, as `wanted` has it.
+        plan: what the engine in service began with.
         warn: called once for each rung that is left.
     """
 
-    def __init__(self, settings: Settings, wanted: str, warn: Warn) -> None:
-        self.settings, self.wanted = settings, wanted
+    def __init__(self, settings: Settings, plan: Plan, warn: Warn) -> None:
+        self.settings, self.wanted = settings, wanted(plan)
+        self._told, self._serving = len(plan.rejected), plan.rungs[0].name
         self.calm = ladder.Calm(settings.promote_after)
         self._warn = warn
         self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=4 * triggers.RECENT)
@@ -89,18 +90,15 @@ class Demotion:
             **verdict.figures,
         )
 
-    def tell(self, engine: Engine, known: int, before: str) -> None:
-        """Tell what an engine in service has left.
-
-        Args:
-            known: how many of `engine.rejected` have been told.
-            before: name of the rung that was in service then.
-        """
-        fresh = engine.rejected[known:]
+    def tell(self, engine: Engine) -> None:
+        """Tell what the engine in service has left since this was asked last."""
+        fresh, before = engine.rejected[self._told :], self._serving
+        self._told = len(engine.rejected)
         for one in fresh:
             tell_rejected(one)
         if not fresh or not engine.rungs or engine.rung.name == before:
             return
+        self._serving = engine.rung.name
         self._buffers, self._forgiven = 0, engine.failures
         if ladder.again(engine.plan, engine.left, engine.rungs, engine.rejected):
             self.calm.trouble(time.monotonic())
@@ -126,6 +124,7 @@ class Demotion:
         self._costs.clear()  # what it cost before it was left says nothing of today
         for one in engine.rejected[len(engine.plan.rejected) :]:
             tell_rejected(one)
+        self._told, self._serving = len(engine.rejected), engine.rung.name
         to = engine.rung.name
         systemd.event("promoted", f"{before} gave way to {to}, which is tried again", strategy=to, before=before)
 

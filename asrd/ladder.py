@@ -11,7 +11,19 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from . import precision as precisions
-from .precision import BASELINE, MEMORY, Plan, Precision, Rejected, Rung, Stored, beside_int8, dtypes, for_family, quantizes
+from .precision import (
+    BASELINE,
+    MEMORY,
+    Plan,
+    Precision,
+    Rejected,
+    Rung,
+    Stored,
+    beside_int8,
+    dtypes,
+    for_family,
+    quantizes,
+)
 from .wire import Ready
 
 COMPARED = ("slow", "memory", "changed", "empty")
@@ -132,16 +144,26 @@ def again(plan: Plan, left: Sequence[Rung], rungs: Sequence[Rung], rejected: Seq
     """Return the plan with the rungs whose trouble may be over, or None where there is none.
 
     Args:
-        left: rungs that were left, in order.
+        left: rungs that were left.
         rungs: those that are still there; the first is in service.
         rejected: why each of the others is not.
     """
     lasting = {one.rung for one in rejected if one.kind not in PASSING}
-    better = tuple(rung for rung in left if rung.name not in lasting)
+    names = [rung.name for rung in plan.rungs]
+    better = sorted(
+        (rung for rung in left if rung.name not in lasting),
+        key=lambda rung: names.index(_base(rung)) if _base(rung) in names else len(names),
+    )
     if not better:
         return None
     why = tuple(one for one in rejected if one.rung in lasting)
     return msgspec.structs.replace(plan, rungs=(*better, *rungs), rejected=why)
+
+
+def _base(rung: Rung) -> str:
+    """Return the name of the rung that one with a restored component was made of."""
+    before = msgspec.structs.replace(rung.precision, name=rung.precision.name.partition("(")[0])
+    return Rung(before, rung.device).name
 
 
 class Calm:

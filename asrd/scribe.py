@@ -108,7 +108,7 @@ class Scribe:
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
         self.engine = self.engine_for(planned(settings), settings)
-        self.demotion = Demotion(settings, demotion.wanted(self.engine.plan), warn)
+        self.demotion = Demotion(settings, self.engine.plan, warn)
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
         self.turns = Turns()
@@ -318,12 +318,11 @@ class Scribe:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
         async with self.turns.shared():
             engine = self.engine
-            known, before = len(engine.rejected), _name(engine)
             try:
                 found = await act(engine)
             finally:
                 self.loading = ""  # a worker that was started on the way has told how it came up
-                self.demotion.tell(engine, known, before)
+                self.demotion.tell(engine)
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
             return found
@@ -354,7 +353,6 @@ class Scribe:
 
     async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
         """Start a worker, telling how it goes and which rungs did not hold."""
-        known, before = len(engine.rejected), _name(engine)
         self.loading = "starting"
         self._changed()
         try:
@@ -363,7 +361,7 @@ class Scribe:
         finally:
             self.loading = ""
             if engine is self.engine:
-                self.demotion.tell(engine, known, before)
+                self.demotion.tell(engine)
             self._changed()
         systemd.event(
             "loaded",
@@ -447,9 +445,8 @@ class Scribe:
     def _serve(self, engine: Engine, settings: Settings) -> None:
         """Put an engine in service that owes nothing to the one before."""
         self.engine, self.settings = engine, settings
-        wanted = demotion.wanted(engine.plan)
-        self.demotion = Demotion(settings, wanted, self._warn)
-        self.demotion.tell(engine, len(engine.plan.rejected), wanted)
+        self.demotion = Demotion(settings, engine.plan, self._warn)
+        self.demotion.tell(engine)
         self.shadow.forget()
 
     async def park(self) -> None:
@@ -521,9 +518,8 @@ class Scribe:
         if verdict is None:
             return
         async with self.turns.shared():
-            known, before = len(engine.rejected), _name(engine)
             left = await engine.demote(engine.rung, verdict.kind, verdict.detail, verdict.figures)
-            served.tell(engine, known, before)
+            served.tell(engine)
         if left:
             await self.load()
         else:
@@ -543,7 +539,3 @@ def fits_beside(settings: Settings) -> bool:
     if outlook.card is not None and outlook.card.mode == "exclusive":
         return False  # the card takes one process, and the worker in service is it
     return outlook.card is None or needs.get(outlook.chosen, 0) <= outlook.card.free
-
-
-def _name(engine: Engine) -> str:
-    return engine.rung.name if engine.rungs else ""

@@ -81,8 +81,8 @@ def ready(start: wire.Start, act: str = "ok") -> wire.Ready:
 
 def memory(start: wire.Start) -> wire.Memory:
     """Return a reading of the ledger."""
-    half = start.precision.weights != "float32"
-    return wire.Memory(4, process=(450 if half else 900) * MIB if TEXTS else 1000)
+    half, source = start.precision.weights != "float32", "rss" if start.device == "cpu" else "nvml"
+    return wire.Memory(4, process=(450 if half else 900) * MIB if TEXTS else 1000, source=source)
 
 
 def known(length: int, act: str) -> str:
@@ -194,7 +194,8 @@ def main() -> int:
         if isinstance(message, wire.Stop):
             return 0
         if isinstance(message, wire.Measure):
-            read = wire.Memory(4, process=1 << 40) if act == "heavy" else memory(start)
+            read = memory(start)
+            read = msgspec.structs.replace(read, process=1 << 40) if act == "heavy" else read
             say(wire.Reading(message.id, message.phase, read))
         elif isinstance(message, wire.Encode):
             say(wire.Encoded(message.id, payload[: wire.ENCODED]))

@@ -225,7 +225,7 @@ async def test_where_no_rung_would_help_that_is_said_once(tmp_path: Path, caplog
     async with at_work(tmp_path, "*=heavy", strategy="tf32") as one:
         engine = one.scribe.engine
         engine._rungs = [rung for rung in plan("tf32", "auto", [CARD]).rungs if rung.name != "fp32"]
-        baseline.keep(one.settings.model, "cuda", Known("now", {"fp32": Measure(1, "rss", None, None, None)}))
+        baseline.keep(one.settings.model, "cuda", Known("now", {"fp32": Measure(1, "nvml", None, None, None)}))
         for _ in range(2):
             await one.say().told
             await rested(one)
@@ -235,6 +235,26 @@ async def test_where_no_rung_would_help_that_is_said_once(tmp_path: Path, caplog
 
 
 CARD = Gpu(0, "A card", (8, 6), 8000 * MIB, 8000 * MIB)
+
+
+@case
+async def test_a_rung_above_the_budget_gives_way_to_one_that_is_no_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    async with at_work(tmp_path, "half=heavy bfloat16=heavy", vram_budget="50%") as one:
+        for expected in ("half", "bfloat16", "fp32"):
+            assert (await one.say().told).strategy == expected
+            await rested(one)
+        in_service, why = left(one)
+        assert in_service == "fp32 on cpu"
+        assert [name for name, _ in why] == ["half", "tf32", "fp32", "bfloat16"]
+        assert {kind for _, kind in why} == {"budget"}
+        steps = events(caplog, "demoted")
+        assert [(step["BEFORE"], step["STRATEGY"]) for step in steps] == [
+            ("half", "bfloat16"), ("bfloat16", "fp32 on cpu")
+        ]  # fmt: skip
+        assert {step["BUDGET_BYTES"] for step in steps} == {str(4000 * MIB)}
 
 
 def test_the_budget_is_of_the_card_that_the_rung_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,6 +297,19 @@ def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:
     assert demotion.wanted(plan("bfloat16", "auto", [CARD])) == "bfloat16"
     assert demotion.wanted(plan("auto", "auto", [CARD])) == "bfloat16"
     assert demotion.wanted(plan("half", "cpu")) == "half on cpu"
+
+
+@case
+async def test_several_who_are_asked_at_once_hear_of_one_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with at_work(tmp_path, "half=nan") as one:
+
+        async def listen() -> None:
+            pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
+            async for _ in one.scribe.hear(pieces, Dictation(one.settings)):
+                pass
+
+        await asyncio.gather(*(listen() for _ in range(3)), one.say().told)
+        assert len(events(caplog, "demoted")) == len(events(caplog, "rejected")) == 1
 
 
 # -- the way back -----------------------------------------------------------------------------------------------------

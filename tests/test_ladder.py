@@ -198,6 +198,16 @@ def test_what_may_be_over_returns_and_what_is_the_rungs_own_does_not() -> None:
     assert again(start, [], [bf16], []) is None
 
 
+def test_what_returns_does_so_in_the_order_of_the_plan() -> None:
+    half, bf16, tf32, fp32, cpu = rungs("half")
+    layer = restored(TABLE["half"], "encoder.layers.3")
+    assert layer is not None
+    start = Plan("half", (half, bf16, tf32, fp32, cpu), "asked")
+    found = again(start, [half, tf32, fp32, Rung(layer, half.device), bf16], [cpu], [])
+    assert found is not None
+    assert names(found.rungs) == ["half", layer.name, "bfloat16", "tf32", "fp32", "fp32 on cpu"]
+
+
 def test_each_try_in_vain_doubles_the_wait() -> None:
     calm = Calm(30)
     assert calm.left(0) is None
