@@ -31,7 +31,10 @@ AGAIN = ("killed", "stalled")
 """Kinds that may have come from outside: the same rung is started once more before the next is tried."""
 
 TOGETHER = {"cpu": 1, "cuda": 8}
-"""Buffers of several callers that a device computes at once. A processor is as fast with one after the other."""
+"""Buffers of several callers that a device computes at once; a card replays so many together, as `graphs.ROWS` says.
+
+A processor is as fast with one after the other.
+"""
 
 PASSING = ("no-room", "device-lost")
 """Kinds that may be over when the worker is started anew after a rest: a neighbour left, a card came back."""
@@ -374,10 +377,7 @@ class Engine:
         self.rejected.append(Rejected(here.name, kind, detail, hint, figures or {}))
         out = {one.rung for one in self.rejected}
         self._rungs = list(ladder.after(self.plan, self._rungs, kind, component, out))
-        passed = [rung for rung in rest if rung not in self._rungs]
-        larger = f"larger than {here.name}, which had no room"
-        self.rejected += [Rejected(rung.name, kind, larger) for rung in passed]
-        self.left += [here, *passed]
+        self.left += [here, *(rung for rung in rest if rung not in self._rungs)]
 
     async def _service(self) -> wire.Ready:
         """Return what the worker in service said of itself, starting one on the present rung if there is none."""

@@ -58,7 +58,8 @@ def after(
     if kind == "non-finite" and rest and (softer := restored(here.precision, component)):
         return Rung(softer, here.device), *rest
     if kind in COMPARED:
-        return () if plain(here.precision) else tuple(r for r in rest if r.device == here.device)
+        stays = plain(here.precision) or all(rung.device != here.device for rung in rest)
+        return () if stays else tuple(rest)
     return tuple(precisions.after(plan, rungs, kind, out))
 
 
@@ -125,7 +126,8 @@ def _allowed(precision: Precision, component: str) -> set[str]:
     found: set[str] = {_storage(precision, component)}
     for path, dtype in precision.parts.items():
         alias = (path == "norms" and component == "encoder") or (path == "decoder" and component != "encoder")
-        if alias or path.partition(".")[0] == component or _pattern(path):
+        first = path.partition(".")[0]
+        if alias or first == component or _pattern(first):
             found.add(dtype)
     if component != "preprocessor" and (precision.quantize or "int8" in found):
         found |= {"int8", beside_int8(precision)}

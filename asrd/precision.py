@@ -472,4 +472,5 @@ def plan(
     rungs.append(Rung(BASELINE, "cpu"))
     if rejected and rejected[0].rung == precision.name:
         reason = f"{rejected[0].detail}; {rungs[0].name} instead"
-    return Plan(name, tuple(rungs), reason, tuple(rejected), _smaller(precision, gpu, preset))
+    smaller = tuple(rung for rung in _smaller(precision, gpu, preset) if rung.precision.name not in unfit)
+    return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)

@@ -115,7 +115,7 @@ class Shadow:
         if device is None:
             log.debug("no room for a second worker: the shadow waits")
             return
-        start = msgspec.structs.replace(start_for(settings), faults="", vram_fraction=0.0)
+        start = msgspec.structs.replace(start_for(settings), faults="", vram_limit=0)
         try:
             async with self._hold(ladder.fp32(device), start) as engine:
                 while self._waiting:

@@ -15,7 +15,7 @@ import numpy as np
 
 from asrd import wire
 from asrd.errors import AsrdError, AudioError, EngineError
-from asrd.precision import Plan, Precision, Rejected
+from asrd.precision import Plan, Precision, Rejected, for_family
 
 MIB = 1 << 20
 WEIGHTS = 40 * MIB
@@ -137,7 +137,8 @@ def ready(precision: Precision, device: str = "cpu") -> wire.Ready:
     weights = WEIGHTS // 2 if precision.weights != "float32" else WEIGHTS
     features = "float32" if precision.features == "float32" else precision.weights
     encoder = precision.parts.get("encoder", precision.weights)
-    effective = {"preprocessor": features, "encoder": encoder, "decoder": precision.weights}
+    decoder = for_family(precision, "aed").parts.get("decoder", precision.weights)
+    effective = {"preprocessor": features, "encoder": encoder, "decoder": decoder}
     fallbacks = []
     if precision.quantize:
         fallbacks = [wire.Fallback("encoder", "int8", precision.weights, "torchao is not installed")]

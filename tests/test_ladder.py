@@ -49,7 +49,8 @@ def test_what_had_no_room_is_followed_by_what_needs_less() -> None:
 
 def test_what_is_measured_against_fp32_never_leaves_the_device_or_fp32() -> None:
     for kind in ladder.COMPARED:
-        assert names(after(rungs("bfloat16"), kind)) == ["tf32", "fp32"]
+        assert names(after(rungs("bfloat16"), kind)) == ["tf32", "fp32", "fp32 on cpu"]
+        assert after(rungs("bfloat16", "cpu")[:1] + rungs("fp32")[-1:], kind), "the same device is left"
         assert after(rungs("fp32"), kind) == ()
 
 
@@ -114,7 +115,7 @@ def test_every_way_down_ends_and_only_ever_gains_range(
 
 def said(precision: Precision, effective: dict[str, str], fallbacks: tuple[Fallback, ...] = ()) -> str:
     told = introduced(precision)
-    told = msgspec.structs.replace(told, effective=effective, fallbacks=list(fallbacks))
+    told = msgspec.structs.replace(told, effective=effective, fallbacks=list(fallbacks), family="ctc")
     return mismatch(Rung(precision, "cpu"), told)
 
 
