@@ -40,7 +40,7 @@ Reading order, which is dependency order: a file imports only from files above i
     int8         worker: layers that hold a matrix as int8
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
-    graphs       worker: work of fixed shapes captured once and replayed; the encoder over few lengths
+    graphs       worker: work of fixed shapes captured once and replayed; the encoder over few shapes
     steps        worker: Canary's decoder in tensors of one size, a step always the same work
     boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention

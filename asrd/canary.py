@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .attention import CachedDecoder, Memory, spans
+from .attention import CachedDecoder, Memory, spans, spans_of_several
 from .boosting import Boost
 from .errors import ModelError, UsageError
 from .graphs import Recorder
@@ -108,7 +108,7 @@ class Canary:
         if not self._searches and (steps := self._steps([sound], [limit])) is not None:
             return self._replayed(steps, [sound], [limit])[0]
         ids, likely, memory, cut = self._search(sound) if self._searches else self._greedy(sound, limit)
-        return Heard(ids, likely, self._spans(memory, ids), cut)
+        return Heard(ids, likely, spans(memory.paid(), self._prompt.shape[1], len(ids)), cut)
 
     @torch.inference_mode()
     def several(self, encoded: Tensor, counts: Sequence[int]) -> list[Heard]:
@@ -200,7 +200,9 @@ class Canary:
                     self._take(text, number, sure)
             if all(text.over for text in texts):
                 break
-        return [Heard(text.ids, text.likely, self._spans(text, text.ids), text.cut) for text in texts]
+        paid, counts = [text.paid() for text in texts], [len(text.ids) for text in texts]
+        reached = spans_of_several(paid, self._prompt.shape[1], counts)
+        return [Heard(text.ids, text.likely, each, text.cut) for text, each in zip(texts, reached, strict=True)]
 
     def _take(self, text: _Text, number: int, sure: float) -> None:
         """Let a text go on by one token, or end."""
@@ -233,9 +235,6 @@ class Canary:
         loops = (self._loop(ids[:stop], memory) for stop in range(1, kept + 1))
         kept = next(filter(None, loops), kept)
         return ids[:kept], likely[:kept], memory, kept < len(ids)
-
-    def _spans(self, memory: Memory | _Text, ids: list[int]) -> list[tuple[int, int]]:
-        return spans(memory.paid(), self._prompt.shape[1], len(ids))
 
     def _loop(self, ids: list[int], memory: Memory | _Text) -> int:
         """Return how many tokens to keep when they end in a loop; 0 when they do not."""

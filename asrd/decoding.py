@@ -154,10 +154,7 @@ class Ctc:
         count = encoded.shape[2]
         if not count:
             return path
-        encoded = encoded.to(weight_dtype(self._model.decoder))
-        with _recurrent(encoded):
-            scores = self._model.decoder(encoder_output=encoded)[0].float()
-        scores, state = torch.log_softmax(scores, -1), path.state
+        scores, state = self._scores(encoded)[0], path.state
         best, ids = scores.max(-1)
         if self._boost is not None:
             chosen, state = self._preferred(scores.cpu(), ids.tolist(), self._boost, path)
@@ -165,6 +162,12 @@ class Ctc:
             best = scores.gather(1, ids[:, None])[:, 0]
         sure = path.sure + tuple(best.exp().tolist())
         return Path(path.frames + count, path.ids + tuple(ids.tolist()), sure=sure, state=state)
+
+    def _scores(self, encoded: Tensor) -> Tensor:
+        """Return the log probability of every token [B, T, V]."""
+        encoded = encoded.to(weight_dtype(self._model.decoder))
+        with _recurrent(encoded):
+            return torch.log_softmax(self._model.decoder(encoder_output=encoded).float(), -1)
 
     def read(self, path: Path) -> Decoded:
         """Return what was said: runs and blanks collapsed."""
@@ -175,9 +178,14 @@ class Ctc:
         tokens = _timed([ids[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
+    @torch.inference_mode()
     def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
-        """Return what was said in each buffer, one after the other."""
-        return _one_by_one(self, encoded, lengths)
+        """Return what was said in each buffer, all in one pass where nothing is preferred."""
+        if len(lengths) == 1 or self._boost is not None or not encoded.shape[2]:
+            return _one_by_one(self, encoded, lengths)
+        best, ids = self._scores(encoded).max(-1)
+        rows = zip(ids.tolist(), best.exp().tolist(), lengths.tolist(), strict=True)
+        return [self.read(Path(count, tuple(row[:count]), sure=tuple(sure[:count]))) for row, sure, count in rows]
 
     def replay(self, recorder: Recorder) -> None:
         """Replay nothing: it is one layer, and all frames at once."""

@@ -1,9 +1,10 @@
 """Worker: work of fixed shapes, captured once as a CUDA graph and then replayed whole; and the encoder replayed so.
 
 At a batch of one a card waits for its host, which launches about a thousand kernels for a buffer. A graph is one
-launch, but of one shape, so that a buffer is padded to the next of few lengths; what it costs is the arithmetic of the
-padding, at most `STEP` feature frames, and memory that stays taken. What may not be captured (waiting for the device,
-copies from pageable memory) or fails for whatever reason runs as it would without graphs, and `Recorder.told` says why.
+launch, but of one shape, so that a buffer is padded to the next of few lengths, and several to the next of few numbers;
+what it costs is the arithmetic of the padding, at most `STEP` feature frames, and memory that stays taken. What may not
+be captured (waiting for the device, copies from pageable memory) or fails for whatever reason runs as it would without
+graphs, and `Recorder.told` says why.
 
 On a CPU the same work is done at each call instead of being replayed: tests see all but the capture itself. All graphs
 of a worker share one pool, so what a replay puts out is to be copied before the next one. Knows tensors and shapes; no
@@ -35,7 +36,7 @@ ROWS = (1, 4, 8)
 are asked for at once."""
 
 FULL = 0.75
-"""How full of buffers a replay is at least: a card that counting and not launching keeps busy gains nothing by more."""
+"""How full of buffers a replay is at least: where arithmetic takes the time, it takes as much for an empty row."""
 
 LOADING = 1.5
 """Seconds that loading may spend on capturing; lengths that are left wait until they are asked for a second time."""

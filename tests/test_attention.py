@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from asrd.attention import REACH, CachedDecoder, spans, warp
+from asrd.attention import REACH, CachedDecoder, spans, spans_of_several, warp, warps
 from asrd.errors import ModelError
 from tests import tiny
 
@@ -170,6 +170,11 @@ def test_the_path_is_the_cheapest_and_never_goes_back(cost: np.ndarray) -> None:
     assert sum(float(cost[cell]) for cell in path) == cheapest(cost)
 
 
+@given(st.lists(COSTS, max_size=5))
+def test_paths_of_several_are_those_of_each(costs: list[np.ndarray]) -> None:
+    assert warps(costs) == [warp(cost) for cost in costs]
+
+
 def spoken(heard: list[int], frames: int, prompt: int, ended: bool = True) -> np.ndarray:
     """Return attention as a decoder pays it: a row per token read, each half on its own word and half on the next."""
     peaks = [0, *heard, frames - 1]
@@ -208,6 +213,13 @@ def test_spans_are_in_order_and_inside(case: tuple[int, int, np.ndarray]) -> Non
     assert len(found) == count
     assert all(0 <= first < last <= paid.shape[1] for first, last in found)
     assert all(a[0] <= b[0] and a[1] <= b[0] + 1 for a, b in pairwise(found))
+
+
+def test_spans_of_several_are_those_of_each() -> None:
+    texts = [[10, 13, 20, 34, 36], [], [3], [50, 51, 52, 53, 54, 55, 56]]
+    paid = [spoken(heard, 60 - row, 4, row != 2) for row, heard in enumerate(texts)]
+    expected = [spans(each, 4, len(heard)) for each, heard in zip(paid, texts, strict=True)]
+    assert spans_of_several(paid, 4, [len(heard) for heard in texts]) == expected
 
 
 def test_no_tokens_have_no_spans() -> None:
