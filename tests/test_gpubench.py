@@ -79,7 +79,9 @@ def test_canary_says_forty_tokens_in_ten_seconds_and_the_card_is_one_worker_s_at
     assert lower.weights < 0.6 * found.weights
     assert {"import", "load", "cast", "ready", "warm-up", "steady", "batches"} <= found.ledger.keys()
     assert list(found.batches) == [str(size) for size in cells.BATCHES]
-    assert all(len(took) == 1 and took[0] > 0 for took in found.batches.values())
+    assert all(len(took) == 2 and took[0] > 0 for took in found.batches.values())
+    assert all(found.alike.values())
+    assert found.mismatch == lower.mismatch == ""
 
 
 def test_a_transducer_says_something_in_half_of_its_steps_and_growth_is_read_on_the_way(small: dict[str, str]) -> None:

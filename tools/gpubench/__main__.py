@@ -34,7 +34,7 @@ from .measuring import Bench, Repeats, Sounds
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "asrd" / "data" / "eval" / "manifest.jsonl"
 MODELS = (*SHIPPED, *architectures.NAMES)
-QUICK = Repeats(timed=3, batches=2, growth=20)
+QUICK = Repeats(timed=3, batches=1, growth=20)
 
 
 def arguments() -> argparse.Namespace:

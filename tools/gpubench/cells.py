@@ -85,6 +85,10 @@ class Found(msgspec.Struct):
     """Length in seconds -> times of single buffers."""
     batches: dict[str, list[float]] = {}
     """Buffers of 10 s at once -> seconds of each call."""
+    alike: dict[str, bool] = {}
+    """Buffers at once -> whether the first of them was heard as it was alone."""
+    mismatch: str = ""
+    """Where the worker is not what its strategy says, as the engine would refuse it; "" where it is."""
     growth: list[tuple[int, Memory]] = []
     """After so many buffers of random length."""
     texts: list[str] = []

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from asrd import models, wire
-from asrd.precision import TABLE
+from asrd import ladder, models, wire
+from asrd.precision import TABLE, Rung
 from asrd.worker import ENVIRONMENT, LostError, Worker
 
 from .bare import READY
@@ -30,6 +30,8 @@ from .cells import BATCHES, EAGER, LENGTHS, UNTIMED, Cell, Found, Times
 
 COMMAND = (sys.executable, "-m", "asrd.recognizer", "--early")
 WARM_UP = 3
+CAPTURING = 2
+"""Batches of a size that are not timed: the first runs as it is, the second is captured."""
 PATIENCE = 240.0
 """Seconds until a worker that says nothing is given up."""
 
@@ -49,7 +51,7 @@ class Repeats(NamedTuple):
 
     timed: int = 15
     """Buffers of each length."""
-    batches: int = 3
+    batches: int = 2
     growth: int = 1000
     """Buffers of random length."""
     marks: int = 5
@@ -126,6 +128,7 @@ class Bench:
                 await card.enter_async_context(self._card)
                 os.kill(worker.process.pid, signal.SIGCONT)
         _introduce(found, reply)
+        found.mismatch = ladder.mismatch(Rung(precision, self.device), reply)
 
     async def _measure(self, talk: Talk, cell: Cell) -> None:
         if cell.kind == "growth":
@@ -234,8 +237,9 @@ class Talk:
         buffer = sounds.buffers[LENGTHS[0]]
         for size in BATCHES:
             several = [np.roll(buffer, 997 * number) for number in range(size)]
-            took = [sum(answer.seconds for answer in await self.ask(*several)) for _ in range(repeats.batches)]
-            self._found.batches[str(size)] = took[1:]
+            calls = [await self.ask(*several) for _ in range(CAPTURING + repeats.batches)]
+            self._found.batches[str(size)] = [sum(answer.seconds for answer in call) for call in calls[CAPTURING:]]
+            self._found.alike[str(size)] = calls[-1][0].hypothesis.text == self._found.text
         await self.measure("batches")
 
     async def grow(self, repeats: Repeats) -> None:
