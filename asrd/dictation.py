@@ -21,6 +21,10 @@ EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
 
 
+STEPS = 8
+"""Times that one buffer is asked for again at most; no ladder has more rungs."""
+
+
 class Heard(NamedTuple):
     """A buffer and what it was heard as."""
 
@@ -115,17 +119,18 @@ class Dictation:
     async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> Answer:
         """Have the next rung hear clear speech of which this one made no word at all; FP32's silence is believed."""
         clear = self.vad.clear(buffer.start, buffer.stop) / SAMPLE_RATE
-        if answer.hypothesis.text or not 0 < self._deaf <= clear:
+        if _said(answer) or not 0 < self._deaf <= clear:
             return answer
         why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
-        while not answer.hypothesis.text:
+        for _ in range(STEPS):
             rung = engine.rung
             same = rung.precision.name == answer.hypothesis.precision  # else another caller has left it already
             if same and not await engine.demote(rung, "empty", why, figures):
                 break
             answer = await self._ask(engine, buffer, self.phase)
-        if not answer.hypothesis.text:
-            engine.pardon("empty")
+            if _said(answer):
+                return answer
+        engine.pardon("empty")
         return answer
 
     async def _earlier(self, engine: Engine, buffer: Buffer) -> Hypothesis | None:
@@ -154,3 +159,8 @@ class Dictation:
         self.compute += answer.seconds
         self.strategy, self.device = engine.rung.precision.name, engine.rung.device
         return answer
+
+
+def _said(answer: Answer) -> bool:
+    """Whether there is a word at all."""
+    return bool(answer.hypothesis.text or answer.hypothesis.words)
