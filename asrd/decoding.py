@@ -342,7 +342,11 @@ class Transducer:
         return Decoded(said, _timed(path.ids, path.starts, stops, path.sure, path.frames), False)
 
     def replay(self, recorder: Recorder) -> None:
-        """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and counts its symbols."""
+        """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and counts its symbols.
+
+        Part by part, with the loop itself in Python. In NeMo's graph of the whole loop, what the loop's body allocates
+        while it is captured is not the graph's own: on an H200 it read memory that had been given back, and died.
+        """
         loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
         if not hasattr(loop, "maybe_enable_cuda_graphs"):
             recorder.tell("decoder", "not replayed: NeMo's loop for this kind of transducer has no graphs")
@@ -352,7 +356,10 @@ class Transducer:
             recorder.tell("decoder", "not replayed: NeMo's graphs would bound the tokens of a frame")
         else:
             loop.allow_cuda_graphs = True
-            loop.maybe_enable_cuda_graphs()
+            if recorder.device.type == "cuda":
+                loop.force_cuda_graphs_mode("no_while_loops")
+            else:
+                loop.maybe_enable_cuda_graphs()
             self._recorder = recorder
             self._tell(loop)
 

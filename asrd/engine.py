@@ -30,6 +30,9 @@ FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage
 AGAIN = ("killed", "stalled")
 """Kinds that may have come from outside: the same rung is started once more before the next is tried."""
 
+BROKEN = ("device-lost", "died")
+"""Kinds after which a card's worker is started once more without CUDA graphs before its rung is left."""
+
 TOGETHER = {"cpu": 1, "cuda": 8}
 """Buffers of several callers that a device computes at once; a card replays so many together, as `graphs.ROWS` says.
 
@@ -353,6 +356,7 @@ class Engine:
                 self._most = max(1, self.together // 2)
                 log.warning("%s: %s: %d buffers at most from now on", rung.name, loss.kind, self._most)
             except LostError as loss:
+                ran = self._worker is not None
                 await self._retire(0.0)
                 if not self._allowed.is_set():
                     continue  # it was ended by `halt`, which says nothing about the rung
@@ -363,11 +367,20 @@ class Engine:
                 if loss.kind in AGAIN and rung.name not in forgiven:
                     forgiven.add(rung.name)
                     continue
+                if ran and loss.kind in BROKEN and self._template.graphs and rung.device != "cpu":
+                    self._leave_graphs(loss)
+                    continue
                 self._leave(loss.kind, loss.detail, loss.component, hint=loss.hint)
             except asyncio.CancelledError:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
                 raise
+
+    def _leave_graphs(self, loss: LostError) -> None:
+        """Go without CUDA graphs from here on, as they may be what lost the worker, and try the rung once more."""
+        self._template = msgspec.structs.replace(self._template, graphs=False)
+        hint = "graphs = false does without from the start"
+        self.rejected.append(Rejected("CUDA graphs", loss.kind, loss.detail, hint))
 
     def _leave(
         self, kind: str, detail: str, component: str = "", hint: str = "", figures: dict[str, float] | None = None

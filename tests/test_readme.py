@@ -17,6 +17,7 @@ from asrd import config, report
 from asrd.precision import PRESETS, TABLE
 from tools.benchmark.figures import Result
 from tools.benchmark.page import table
+from tools.gpubench import cells, tables
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -61,12 +62,20 @@ def bench() -> str:
     return "```\n" + table(found, 120).rstrip() + "\n```"
 
 
+def gpu() -> str:
+    """Return what tools/gpu-bench measured, as committed: the claims, then the tables."""
+    found = cells.read(RESULTS / "gpu.json")
+    assert found is not None
+    return f"{tables.claims(found)}\n\n```\n{tables.strategies(found)}\n```"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "presets": presets,
     "files": files,
     "journal": journal,
     "bench": bench,
+    "gpu": gpu,
     "measured-demo": lambda: measured("demo"),
     "measured-demo-ctc": lambda: measured("demo-ctc"),
 }

@@ -27,12 +27,15 @@ UNITS = (
 
 
 def text(result: Result) -> str:
-    """Return all tables for a terminal 130 columns wide."""
+    """Return everything for a terminal 120 columns wide."""
+    return f"{strategies(result)}\n\n{claims(result)}"
+
+
+def strategies(result: Result) -> str:
+    """Return the tables of the models that were measured, and what they were measured on."""
     machine = ", ".join(f"{key} {value}" for key, value in (result.machine | result.versions).items())
-    parts = [machine]
     there = {found.cell.model for found in result.cells.values()}
-    parts += [_model(result, model) for model in (*SHIPPED, *NAMES) if model in there]
-    return "\n\n".join([*parts, claims(result)])
+    return "\n\n".join([machine, *(_model(result, model) for model in (*SHIPPED, *NAMES) if model in there)])
 
 
 def line(found: Found) -> str:
@@ -51,9 +54,24 @@ def _model(result: Result, model: str) -> str:
     base = _found(result, model, "fp32", kind)
     names = [name for name in (*TABLE, AGAIN) if _found(result, model, name, kind)]
     rows = [_row(result, model, name, base, kind) for name in names]
-    size = f"{base.parameters / 1e6:.1f} M parameters" if base else "no FP32 yet"
-    lines = [f"{model}, {size}", *_columns([HEAD, UNITS, *rows])] if rows else [model]
-    return "\n".join([*lines, *_nemo(result, model), *_growth(result, model)])
+    size = f"{base.parameters / 1e6:.1f} M parameters" if base and base.parameters else "no FP32 yet"
+    lines = [f"{model}, {size}", *_columns(_used([HEAD, UNITS, *rows]))] if rows else [model]
+    return "\n".join([*lines, *_eager(result, model), *_nemo(result, model), *_growth(result, model)])
+
+
+def _used(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the rows without the columns in which nothing was measured."""
+    whole = [row for row in rows[2:] if any(row[2:])]
+    used = [column for column in range(len(HEAD)) if column < 2 or any(row[column] for row in whole)]
+    return [tuple(row[column] for column in used) for row in rows]
+
+
+def _eager(result: Result, model: str) -> Iterable[str]:
+    """Say what the strategies take without CUDA graphs, as far as their row could not."""
+    alone = [name for name in TABLE if _found(result, model, name, "eager") and not p50(_found(result, model, name))]
+    said = [f"{name} {_ms(p50(_found(result, model, name, 'eager')))} ms" for name in alone]
+    if said:
+        yield f"  10 s without CUDA graphs: {', '.join(said)}"
 
 
 def _row(result: Result, model: str, name: str, base: Found | None, kind: str) -> tuple[str, ...]:
@@ -136,23 +154,30 @@ def claims(result: Result | None) -> str:
 
 
 def _memory_claim(result: Result) -> str:
-    fp32, half = (_found(result, "canary-1b", name) for name in ("fp32", "half"))
+    model = _canary(result)
+    fp32, half = (_found(result, model, name) for name in ("fp32", "half"))
     if not (fp32 and half and _process(fp32) and _process(half)):
         return NOT_YET
-    said = f"canary-1b: weights {fp32.weights / GIB:.2f} -> {half.weights / GIB:.2f} GiB, "
+    said = f"{model}: weights {fp32.weights / GIB:.2f} -> {half.weights / GIB:.2f} GiB, "
     said += f"process {_gib(fp32)} -> {_gib(half)} GiB, {_of(_process(half), _process(fp32))} of FP32's"
     return said
 
 
 def _peak_claim(result: Result) -> str:
-    half, naive = _found(result, "canary-1b", "half"), _found(result, "canary-1b", "fp32", "naive")
+    model = _canary(result)
+    half, naive = _found(result, model, "half"), _found(result, model, "fp32", "naive")
     if not half or half.load_peak.process is None:
         return NOT_YET
-    said = f"canary-1b, half: process {half.load_peak.process / GIB:.2f} GiB at the end of loading, "
+    said = f"{model}, half: process {half.load_peak.process / GIB:.2f} GiB at the end of loading, "
     said += f"torch's peak {_of(half.load_peak.allocated, half.weights)} of the weights"
     if naive and naive.load_peak.process:
         said += f"; `.cuda().half()`: {naive.load_peak.process / GIB:.2f} GiB"
     return said
+
+
+def _canary(result: Result) -> str:
+    """Return the model that the claims were made of, or the one of its kind that was measured."""
+    return "canary-1b" if _found(result, "canary-1b", "half") else "canary-1b-flash"
 
 
 def _latency_claim(result: Result) -> str:
@@ -171,12 +196,18 @@ def _latencies(result: Result, name: str, faster: bool = False) -> str:
     """Return a strategy's 10-s latency over FP32's for each large model, with CUDA graphs and without."""
     said = []
     for model in NAMES:
-        pairs = [(_found(result, model, name, kind), _found(result, model, "fp32", kind)) for kind in ("", "eager")]
-        ratios = [(p50(one) or 0) / (p50(base) or 1) for one, base in pairs if one and base and p50(one) and p50(base)]
-        shown = [f"{1 / r:.2f}x" if faster else f"{r:.2f}" for r in ratios]
-        if shown:
-            said.append(f"{model} {shown[0]}" + (f" (eager {shown[1]})" if len(shown) > 1 else ""))
+        shown = [_ratio(result, model, name, kind, faster) for kind in ("", "eager")]
+        if any(shown):
+            eager = f"eager {shown[1]}" if shown[1] else ""
+            said.append(f"{model} {shown[0]} ({eager})" if all(shown) else f"{model} {shown[0] or eager}")
     return f"{'faster by' if faster else 'of FP32'}: " + ", ".join(said) if said else NOT_YET
+
+
+def _ratio(result: Result, model: str, name: str, kind: str, faster: bool) -> str:
+    one, base = (p50(_found(result, model, strategy, kind)) for strategy in (name, "fp32"))
+    if not one or not base:
+        return ""
+    return f"{base / one:.2f}x" if faster else f"{one / base:.2f}"
 
 
 def _wer_claim(result: Result) -> str:
@@ -268,10 +299,11 @@ def _spread(times: Times | None) -> str:
 
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:
-    whole = [row for row in rows if any(row[2:])]  # a row that failed has a sentence in the place of its figures
-    widths = [max(len(row[column]) for row in whole) for column in range(len(HEAD))]
+    # A row that failed has a sentence in the place of its figures.
+    whole = [row for row in rows if any(row[2:])] or rows[:2]
+    widths = [max(len(row[column]) for row in whole) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
-        first, *others = (*zip(row, widths, strict=True),)
+        first, *others = zip(row, widths, strict=True)
         lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip())
     return lines
