@@ -28,8 +28,8 @@ INT8_ROW = 5
 CONTEXT = 480 << 20
 """Bytes of a CUDA context with the kernels and workspaces of cuBLAS and cuDNN: assumed; 300-600 MiB by card.
 
-An H200 (driver 580) takes 710 to 755, whatever the model, and captured CUDA graphs 200 to 370 more. Too little here costs
-a start that does not hold; too much would keep off a small card what fits there.
+An H200 (driver 580) takes 710 to 755, whatever the model, and captured CUDA graphs 200 to 370 more. Too little here
+costs a start that does not hold; too much would keep off a small card what fits there.
 """
 
 ALIVE = 3
