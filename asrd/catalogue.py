@@ -230,7 +230,8 @@ def _decision(found: Outlook) -> list[str]:
         lines.append(f"if it fails: {', '.join(rung.name for rung in rungs[1:])}")
     smaller = [rung.name for rung in after(found.plan, rungs, "out-of-memory") if first.device != "cpu"]
     if smaller and smaller != [rung.name for rung in rungs[1:]]:
-        lines.append(f"if memory runs out: {', '.join(smaller)}, which alone need less of the card")
+        alone = "which alone needs" if len(smaller) == 1 else "which need"
+        lines.append(f"if memory runs out: {', '.join(smaller)}, {alone} less of the card")
     lines += [f"ruled out by {rejected.kind}: {rejected.rung} - {rejected.detail}" for rejected in found.plan.rejected]
     if found.card is None or found.limit is None:
         return lines

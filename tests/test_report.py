@@ -114,7 +114,7 @@ def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int)
 
 def test_the_table_says_what_happened(full: Comparison) -> None:
     shown = " ".join(report.table(full, 120).split())
-    assert "half-naive fp16; fp32" in shown
+    assert "bfloat16 bf16; fp32" in shown
     assert "worse FAIL" in shown
     assert "Noise floor, FP32 against itself: 0.00 points of WER, 0.00 words in 100 changed" in shown
     assert "Words not distinguishable from FP32: tf32," in shown
