@@ -174,6 +174,11 @@ def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:
     assert {cell.kind for cell in found} == set(get_args(cells.Kind))
 
 
+def test_the_command_that_is_kept_has_no_path_of_one_machine() -> None:
+    told = bench._told(["--json", "/root/out/gpu.json", "--folder=/tmp/m", "--minutes", "5", "--models", "demo"])
+    assert told == ["--minutes", "5", "--models", "demo"]
+
+
 def test_results_go_on_where_they_were_stopped_and_are_of_one_machine(tmp_path: Path) -> None:
     path = tmp_path / "gpu.json"
     cells.write(path, result(shown("fp32", 4, 8, 1.0)))

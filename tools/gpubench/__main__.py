@@ -17,6 +17,7 @@ import shlex
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,7 +95,7 @@ def _result(args: argparse.Namespace) -> Result:
     """Return the results so far, or empty ones of this machine."""
     clips, _ = manifest.read(MANIFEST, args.clips)
     said, seconds = [clip.text for clip in clips], sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
-    command = shlex.join(["tools/gpu-bench", *sys.argv[1:]])
+    command = shlex.join(["tools/gpu-bench", *_told(sys.argv[1:])])
     started = datetime.now(UTC).isoformat(timespec="seconds")
     fresh = Result(_machine(args.device), _versions(), command, started, said, seconds)
     earlier = cells.read(args.json)
@@ -103,6 +104,15 @@ def _result(args: argparse.Namespace) -> Result:
     if earlier.key != fresh.key or earlier.clips != fresh.clips:
         raise UsageError(f"{args.json} holds another machine's results", "name another file with --json")
     return earlier
+
+
+def _told(words: Sequence[str]) -> list[str]:
+    """Return a command line without the paths of one machine, which decide nothing of what is measured."""
+    paths = ("--json", "--folder")
+    follows = {number + 1 for number, word in enumerate(words) if word in paths}
+    return [
+        word for number, word in enumerate(words) if number not in follows and word.partition("=")[0] not in paths
+    ]
 
 
 def _machine(device: str) -> dict[str, str]:
