@@ -439,8 +439,12 @@ class Scribe:
 
     def engine_for(self, plan: Plan, settings: Settings) -> Engine:
         """Return an engine that tells what it does."""
-        heard = lambda *answered: self.demotion.heard(*answered)  # noqa: E731
-        return self._hold(plan, start_for(settings), on_progress=self._heard_of, on_answer=heard)
+        return self._hold(
+            plan,
+            start_for(settings),
+            on_progress=self._heard_of,
+            on_answer=lambda *answered: self.demotion.heard(*answered),  # whichever is in service by then
+        )
 
     def _serve(self, engine: Engine, settings: Settings) -> None:
         """Put an engine in service that owes nothing to the one before."""

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tools.gpubench.architectures import DEFAULTS, DURATIONS, SPECIAL, prompt
+
 FAMILIES = (
     "ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid", "canary1",
     "canary2", "ctc_char", "rnnt_char", "canary2_unified",
@@ -28,15 +30,7 @@ of EncDecMultiTaskModel; _char: letters instead of a tokenizer; _unified: one to
 SEEDS = {"rnnt": 11, "tdt": 4, "hybrid": 4, "rnnt_char": 8, "canary1": 4, "canary2": 1}
 """Seeds whose models neither fall silent nor repeat one token only; 0 for the rest."""
 
-DURATIONS = [0, 1, 2, 3, 4]
 LETTERS = list(" abcdefghijklmnopqrstuvwxyz'")
-LANGUAGES = ["en", "de", "es", "fr"]
-CANARY1 = ["translate", "transcribe", *LANGUAGES]
-CANARY2 = [
-    "startofcontext", "emo:undefined", "emo:neutral", *LANGUAGES, "itn", "noitn", "timestamp", "notimestamp",
-    "diarize", "nodiarize", *map(str, range(20)),
-]  # fmt: skip
-CANARY_DEFAULTS = ["<|nospeech|>", "<pad>", "<|endoftext|>", "<|startoftranscript|>", "<|pnc|>", "<|nopnc|>"]
 
 _ENV = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -158,7 +152,7 @@ def _loosen_attention(model: Any, encoded: Any) -> None:
     head = model.log_softmax.mlp.layer0
     head.bias.zero_()
     for piece, number in _special_tokens(model.tokenizer).items():
-        head.bias[number] += 0.4 if piece == CANARY_DEFAULTS[2] else -30.0
+        head.bias[number] += 0.4 if piece == DEFAULTS[2] else -30.0
     head.bias[model.tokenizer.vocab_size :] = -30.0
 
 
@@ -388,20 +382,8 @@ def _aed(family: str, scratch: Path, size: dict[str, Any]) -> dict[str, Any]:
             _target_="nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss",
             label_smoothing=0.0, pad_id=2,
         ),
-        **_prompt(family),
+        **prompt("canary" if family == "canary1" else "canary2"),
     )  # fmt: skip
-
-
-def _prompt(family: str) -> dict[str, Any]:
-    if family == "canary1":
-        slots = dict(source_lang="en", target_lang="en", task="asr", pnc="yes")
-        return dict(prompt_format="canary", prompt_defaults=[dict(role="user", slots=slots)])
-    slots = dict(
-        decodercontext="", source_lang="<|en|>", target_lang="<|en|>", emotion="<|emo:undefined|>", pnc="<|pnc|>",
-        itn="<|noitn|>", diarize="<|nodiarize|>", timestamp="<|notimestamp|>",
-    )  # fmt: skip
-    partial = dict(role="user_partial", slots=dict(decodercontext=""))
-    return dict(prompt_format="canary2", prompt_defaults=[dict(role="user", slots=slots), partial])
 
 
 # -- tokenizers -------------------------------------------------------------------------------------------------------
@@ -434,9 +416,9 @@ def _canary_tokenizer(family: str, scratch: Path, size: int) -> dict[str, Any]:
     from nemo.collections.common.tokenizers.canary_tokenizer import CanaryTokenizer
 
     module = "nemo.collections.common.tokenizers.canary_tokenizer"
-    tokens = CANARY1 if family == "canary1" else CANARY2
+    tokens = SPECIAL["canary" if family == "canary1" else "canary2"]
     if family == "canary2_unified":
-        symbols = [*CANARY_DEFAULTS, *(f"<|{token}|>" for token in tokens)]
+        symbols = [*DEFAULTS, *(f"<|{token}|>" for token in tokens)]
         folder = str(_pieces(scratch / "unified", size + len(symbols), symbols))
         return dict(dir=folder, type="bpe", custom_tokenizer=dict(_target_=f"{module}.CanaryBPETokenizer"))
     with _muted():

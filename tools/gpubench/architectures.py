@@ -145,15 +145,15 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     """
     import torch
 
+    from asrd import canary
     from asrd.attention import CachedDecoder
-    from asrd.canary import prompt
 
     embedding, head = model.transf_decoder.embedding, model.log_softmax.mlp.layer0
     places = embedding.position_embedding.pos_enc
     places.copy_(torch.randn(places.shape))
     for layer in model.transf_decoder.decoder.layers:
         layer.second_sub_layer.out_projection.weight.mul_(0.3)
-    begin = prompt(model, "en", "en", None)
+    begin = canary.prompt(model, "en", "en", None)
     ids = torch.cat([begin, torch.randint(len(LANGUAGES), head.out_features, (1, 2 * tokens))], 1)
     sound = model.encoder_decoder_proj(encoded.transpose(1, 2))
     states: list[Any] = []
@@ -281,11 +281,12 @@ def _aed(known: Known, scratch: Path) -> dict[str, Any]:
             _target_="nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss",
             label_smoothing=0.0, pad_id=2,
         ),
-        **_prompt(style),
+        **prompt(style),
     )  # fmt: skip
 
 
-def _prompt(style: str) -> dict[str, Any]:
+def prompt(style: str) -> dict[str, Any]:
+    """Return the part of Canary's configuration that says how a decoding begins, for a prompt format."""
     if style == "canary":
         slots = dict(source_lang="en", target_lang="en", task="asr", pnc="yes")
         return dict(prompt_format=style, prompt_defaults=[dict(role="user", slots=slots)])
