@@ -73,9 +73,11 @@ class Dictation:
         self.window.push(block, events)
         return events
 
-    def finish(self) -> None:
-        """Tell that no block follows: speech that is open closes, and `decode` gives the rest."""
-        self.window.note(self.vad.finish())
+    def finish(self) -> list[Event]:
+        """Tell that no block follows: speech that is open closes, and `decode` gives the rest; return as `push`."""
+        events = self.vad.finish()
+        self.window.note(events)
+        return events
 
     @property
     def behind(self) -> float:

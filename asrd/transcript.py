@@ -29,6 +29,10 @@ RUN_ON, RUN_ON_SECONDS = 8, 0.4
 """So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
 
 
+MISSED = 4
+"""So many words in a row that only the later of two hypotheses has were spoken, and not heard the first time."""
+
+
 CREDIBLE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
 
@@ -112,11 +116,12 @@ class Transcript:
         pairs = align(hypothesis.words, known + self._pending)
         repeated = 1 + max((heard for heard, earlier in pairs if earlier < len(known)), default=-1)
         waited_for = {heard for heard, earlier in pairs if earlier >= len(known)}
-        return [
-            word
-            for index, word in enumerate(hypothesis.words)
-            if index >= repeated and (index in waited_for or _middle(word) > self.committed_until)
-        ]
+        rest = list(hypothesis.words[repeated:])
+        news = [i in waited_for or _middle(word) > self.committed_until for i, word in enumerate(rest, repeated)]
+        early = news.index(True) if True in news else len(news)
+        if early >= MISSED and known and any(earlier == len(known) - 1 for _, earlier in pairs):
+            return rest
+        return [word for word, new in zip(rest, news, strict=True) if new]
 
 
 def credible(hypothesis: Hypothesis) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from asrd import recognizer
 from asrd.verdict import Edits
 from tools.benchmark import __main__ as bench
-from tools.benchmark import figures, page, player, processes, ratios, service, sounds, speed
+from tools.benchmark import figures, page, player, processes, ratios, service, sounds, speed, words
 from tools.benchmark.figures import MIB, Block, Result, Run
 from tools.benchmark.ratios import Case, Crowd, Reading, StartUp, Stop
 
@@ -176,12 +176,14 @@ def test_what_decides_beside_the_ratio_itself() -> None:
 
 def test_streaming_is_judged_by_its_worst_case() -> None:
     right, wrong = Edits((0,) * 40, (10,) * 40), Edits((0,) * 39 + (3,), (10,) * 40)
-    good, bad = Case("30 s", right, right, "whole", 4, 3, 400), Case("120 s", wrong, right, "whole", 3, 3, 400)
+    good = Case("30 s", right, right, "whole", "whole", 4, 3, 400)
+    bad = Case("120 s", wrong, right, "whole", "whole", 3, 3, 400)
     assert ratios.streaming([good]).met
     ratio = ratios.streaming([good, bad])
     assert ratio.value == pytest.approx(0.75)
     assert not ratio.met
-    assert not ratios.streaming([Case("30 s", right, right, "whole", 5, 3, 400)]).met
+    for changed, floor, met in ((5, 3, False), (5, 5, True), (6, 5, False), (0, 0, True)):
+        assert ratios.streaming([Case("30 s", right, right, "whole", "whole", changed, floor, 400)]).met is met
 
 
 # -- the report -------------------------------------------------------------------------------------------------------
@@ -199,7 +201,7 @@ def result() -> Result:
         "R6": ratios.start_up([StartUp(0.2, 10.0, 9.0)] * 3),
         "R7": ratios.concurrency([Crowd(100, 97, (1.0,) * 8)] * 3),
         "R8": ratios.growth(readings()),
-        "R9": ratios.streaming([Case("30 s", right, right, "whole", 2, 3, 400)]),
+        "R9": ratios.streaming([Case("30 s", right, right, "whole", "whole", 2, 3, 400)]),
     }
     machine = {"cpu": "A CPU", "cores": 2, "threads": 2, "mode": "full", "seconds": 1.0, "load": 0.1, "blocks": 15}
     machine |= {"dropped": 0, "noisy": False, "seeded": "", "command": "tools/bench", "started": "2026-11-26"}
@@ -260,16 +262,36 @@ def test_a_goal_is_used_up_in_both_directions(result: Result) -> None:
 
 def test_joined_sounds_are_the_same_every_time_and_know_their_joins() -> None:
     clips = sounds.clips()
-    one, again, other = (sounds.joined(clips, 30, True, seed) for seed in (1, 1, 2))
+    one, again, other = (sounds.joined(clips, 30, seed) for seed in (1, 1, 2))
     assert np.array_equal(one.samples, again.samples)
     assert one.texts == again.texts
     assert one.texts != other.texts
-    pieces = list(one.pieces())
+    pieces = np.split(one.samples, one.cuts)
     assert len(pieces) == len(one.texts)
     assert len(one.samples) >= 30 * sounds.SAMPLE_RATE
     assert not pieces[0][-round(sounds.PAUSE * sounds.SAMPLE_RATE) :].any()
-    tight = sounds.joined(clips, 30, False)
-    assert all(abs(piece[-1]) > 0 for piece in tight.pieces())
+
+
+def test_one_voice_speaks_sentences_through() -> None:
+    sound, again = sounds.spoken(40, 3), sounds.spoken(40, 3)
+    assert np.array_equal(sound.samples, again.samples)
+    assert len(sound.samples) >= 40 * sounds.SAMPLE_RATE
+    assert len(sound.texts) == len(sound.cuts) + 1 > 8
+    frames = np.abs(sound.samples[: len(sound.samples) // 4000 * 4000]).reshape(-1, 4000).max(axis=1)
+    assert frames.min() > 0.02  # of 0.25 s, no one is silent
+
+
+def test_where_there_are_pauses_streaming_is_one_offline_pass() -> None:
+    ours = speed.Ours("demo-ctc", 1)
+    try:
+        (paused, through) = words.cases(ours, [words.Plan(60, True, 1), words.Plan(30, False, 1)], lambda _: None)
+    finally:
+        ours.close()
+    assert (paused.against, paused.changed) == ("cut at the pauses", 0)
+    assert paused.floor > 0
+    assert paused.words > 100
+    assert (through.how, through.against) == ("whole", "whole")
+    assert through.changed <= max(3, through.floor)
 
 
 def test_processor_time_is_that_of_the_process() -> None:

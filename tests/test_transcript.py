@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asrd.transcript import Transcript, align
+from asrd.transcript import MISSED, Transcript, align
 from asrd.wire import Hypothesis, Word
 
 RATE = 16_000
@@ -58,6 +58,19 @@ def test_a_word_heard_otherwise_the_second_time_is_not_kept_twice() -> None:
         heard(5, 15, ("Four,", 7.5, 7.9), ("for", 8.3, 8.5), ("tea", 8.5, 8.9), ("now", 9.3, 9.6)), sealed=True
     )
     assert transcript.text == "four forty now"
+
+
+@pytest.mark.parametrize("missed", [0, 1, 3, 4, 6])
+def test_a_phrase_that_was_not_heard_the_first_time_is_kept_where_it_lies_before_what_waits(missed: int) -> None:
+    transcript = Transcript(guard=1.5)
+    first = heard(0, 10, ("at", 7.0, 7.2), ("zero", 7.4, 7.7), ("two", 7.8, 8.0), ("say", 8.6, 8.7), ("am", 9.7, 9.9))
+    assert [w.text for w in transcript.push(first, sealed=False)] == ["at", "zero", "two"]
+    assert transcript.committed_until == 8.5 * RATE
+    phrase = [(text, 8.02 + 0.05 * i, 8.05 + 0.05 * i) for i, text in enumerate("send word to robert and then".split())]
+    words = [("zero", 7.4, 7.7), ("two", 7.8, 8.0), *phrase[:missed], ("say", 8.55, 8.65), ("am", 9.7, 9.9)]
+    transcript.push(heard(6, 12, *words), sealed=True)
+    kept = [text for text, *_ in phrase[:missed]] if missed >= MISSED else []
+    assert transcript.text.split() == ["at", "zero", "two", *kept, "say", "am"]
 
 
 def test_the_same_word_twice_in_a_row_stays_twice() -> None:

@@ -292,7 +292,7 @@ def growth(readings: Sequence[Reading]) -> Ratio:
 
 
 class Case(msgspec.Struct, frozen=True):
-    """One long sound, heard as a stream and by the best offline decode of it."""
+    """One long sound, heard as a stream and by offline decodes of it."""
 
     name: str
     streaming: Edits
@@ -300,8 +300,10 @@ class Case(msgspec.Struct, frozen=True):
     offline: Edits
     how: str
     """Which offline decode was the best."""
+    against: str
+    """Which of those that cannot be told from the best in WER streaming is nearest to."""
     changed: int
-    """Word edits between the two."""
+    """Word edits between that one and streaming."""
     floor: int
     """Word edits between that offline decode and the same of the sound begun half a frame earlier."""
     words: int
@@ -313,17 +315,18 @@ def streaming(cases: Sequence[Case]) -> Ratio:
     rows: dict[str, dict[str, Any]] = {}
     for case in cases:
         delta = (case.streaming.rate or 0.0) - (case.offline.rate or 0.0)
-        changed = 100 * case.changed / max(1, case.words)
+        changed, floor = (100 * count / max(1, case.words) for count in (case.changed, case.floor))
         rows[case.name] = {
             "wer_delta": delta,
             "ci": interval(case.streaming, case.offline),
             "wer": case.streaming.rate,
             "wer_offline": case.offline.rate,
             "offline": case.how,
+            "against": case.against,
             "changed_per_100": changed,
-            "changed_floor_per_100": 100 * case.floor / max(1, case.words),
+            "changed_floor_per_100": floor,
             "words": case.words,
-            "met": delta <= 0.5 and changed <= 1.0,
+            "met": delta <= 0.5 and changed <= max(1.0, floor),
         }
     worst = max(rows.values(), key=lambda row: row["wer_delta"])
     return Ratio(
@@ -332,8 +335,9 @@ def streaming(cases: Sequence[Case]) -> Ratio:
         goal=0.5,
         met=all(row["met"] for row in rows.values()),
         definition="absolute points of WER that dictation block by block loses against the best offline decode of the "
-        "same sound (all of it at once, two minutes at most, or cut at its pauses); the worst case. And at most 1 word "
-        "in 100 changed, in each. The floor beside that is what the offline decode itself changes when the sound "
-        "begins half a frame earlier",
+        "same sound (all of it at once, two minutes at most, or each stretch between two pauses at once); the worst "
+        "case. And in each case of 100 words at most 1 changed, or as many as the offline decode itself changes when "
+        "the sound begins half a frame earlier; of two offline decodes whose WER cannot be told apart the nearer one. "
+        "With pauses: shipped clips. Without: sentences spoken through by one voice",
         detail={"cases": rows, "changed_goal": 1.0},
     )

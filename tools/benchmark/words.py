@@ -15,7 +15,8 @@ from asrd.config import Settings
 from asrd.dictation import Dictation
 from asrd.engine import Engine
 from asrd.recording import FILM
-from asrd.verdict import Edits, edits, normaliser
+from asrd.vad import Event
+from asrd.verdict import Edits, edits, interval, normaliser
 from asrd.wire import SAMPLE_RATE
 
 from . import sounds
@@ -33,7 +34,7 @@ SHIFT = SAMPLE_RATE // 25
 
 
 class Plan(NamedTuple):
-    """Sounds of one kind."""
+    """Sounds of one kind: shipped clips with a pause after each, or one voice that speaks through."""
 
     seconds: float
     pauses: bool
@@ -45,32 +46,57 @@ def cases(ours: Ours, plan: Sequence[Plan], tell: Callable[[str], None]) -> list
     """Return what became of the words of each kind of sound."""
     clips, found = sounds.clips(), []
     for kind in plan:
-        joins = [sounds.joined(clips, kind.seconds, kind.pauses, seed) for seed in range(kind.joins)]
+        seeds = range(kind.joins)
+        joins = [
+            sounds.joined(clips, kind.seconds, seed=seed) if kind.pauses else sounds.spoken(kind.seconds, seed)
+            for seed in seeds
+        ]
         name = f"{kind.seconds:g} s, {'with' if kind.pauses else 'without'} pauses"
-        found.append(ours.wait(_case(ours.engine, joins, name, kind.pauses)))
+        found.append(ours.wait(_case(ours.engine, joins, name)))
         tell(name)
     return found
 
 
-async def _case(engine: Engine, joins: Sequence[Joined], name: str, pauses: bool) -> Case:
+async def _case(engine: Engine, joins: Sequence[Joined], name: str) -> Case:
     clean = normaliser("en")
-    streamed = [clean(await dictated(engine, join.samples)) for join in joins]
-    offline = {"whole": [clean(await _offline(engine, _stretches(join))) for join in joins]}
-    if pauses:
-        offline["cut at the pauses"] = [clean(await _offline(engine, join.pieces())) for join in joins]
-    score = {how: _score(joins, texts) for how, texts in offline.items()}
+    streamed, offline = [], dict[str, list[list[Samples]]]()
+    for join in joins:
+        text, events = await dictated(engine, join.samples)
+        streamed.append(clean(text))
+        for how, pieces in _cuts(join, events).items():
+            offline.setdefault(how, []).append(pieces)
+    texts = {how: [clean(await _offline(engine, one)) for one in pieces] for how, pieces in offline.items()}
+    score = {how: _score(joins, heard) for how, heard in texts.items()}
     best = min(score, key=lambda how: sum(score[how].errors))
-    pieces = [piece for join in joins for piece in (_stretches(join) if best == "whole" else join.pieces())]
-    again = clean(await _offline(engine, [np.pad(piece, (SHIFT, 0)) for piece in pieces]))
+    changed = {how: sum(edits(texts[how], streamed).errors) for how in score if _as_good(score[how], score[best])}
+    nearest = min(changed, key=lambda how: changed[how])
+    earlier = [[np.pad(piece, (SHIFT, 0)) for piece in pieces] for pieces in offline[nearest]]
+    again = [clean(await _offline(engine, one)) for one in earlier]
     return Case(
         name,
         _score(joins, streamed),
         score[best],
         best,
-        sum(edits(offline[best], streamed).errors),
-        sum(edits([" ".join(offline[best])], [again]).errors),
-        sum(len(text.split()) for text in offline[best]),
+        nearest,
+        changed[nearest],
+        sum(edits(texts[nearest], again).errors),
+        sum(len(text.split()) for text in texts[nearest]),
     )
+
+
+def _as_good(decode: Edits, best: Edits) -> bool:
+    """Return whether the WER of an offline decode cannot be told from that of the best."""
+    between = interval(decode, best)
+    return between is None or between[0] <= 0
+
+
+def _cuts(join: Joined, events: list[Event]) -> dict[str, list[Samples]]:
+    """Return the pieces of each offline decode: of the whole sound, and of each stretch between two pauses."""
+    ways = {"whole": _stretches(join)}
+    heard = sounds.stretches(join.samples, events)
+    if len(heard) > 1:
+        ways["cut at the pauses"] = heard
+    return ways
 
 
 def _score(joins: Sequence[Joined], texts: Sequence[str]) -> Edits:
@@ -89,17 +115,18 @@ def _stretches(join: Joined) -> list[Samples]:
     return np.split(join.samples, cuts)
 
 
-async def dictated(engine: Engine, samples: Samples) -> str:
-    """Return the text of a sound that comes in blocks, asked for as `scribe` asks."""
-    dictation = Dictation(Settings(model="demo-ctc"))
+async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[Event]]:
+    """Return the text of a sound that comes in blocks, asked for as `scribe` asks, and what the detector said of it."""
+    dictation, told = Dictation(Settings(model="demo-ctc")), list[Event]()
     for number, first in enumerate(range(0, len(samples), BLOCK), 1):
         events = dictation.push(AudioBlock(first, samples[first : first + BLOCK]))
+        told += events
         if events or number % FILM == 0:
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
-    dictation.finish()
+    told += dictation.finish()
     await dictation.decode(engine)
-    return dictation.transcript.text
+    return dictation.transcript.text, told
 
 
 async def _offline(engine: Engine, pieces: Any) -> str:
