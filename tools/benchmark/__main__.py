@@ -80,7 +80,7 @@ FULL = Size(
     crowds=(8, 2.0),
     utterances=1000,
     words=tuple(
-        Plan(seconds, pauses, joins) for seconds, joins in ((30, 8), (120, 3), (1200, 1)) for pauses in (True, False)
+        Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),
     whole=True,
 )
