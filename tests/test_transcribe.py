@@ -209,6 +209,22 @@ def test_standard_input_gives_plain_text_and_no_progress() -> None:
     assert jiwer.wer(FEW[1]["text"], done.stdout) < 0.3
 
 
+def test_marks_and_lines_that_a_voice_speaks_are_written_and_what_it_takes_back_is_not(tmp_path: Path) -> None:
+    said = {
+        "marks": "call helen at noon, comma, send a message to peter, full stop, new line, open the door, question mark",
+        "taken-back": "remind me to open a window. new paragraph. save the file. delete that. call maria",
+    }
+    files = [str(tmp_path / f"{name}.wav") for name in said]
+    for file, text in zip(files, said.values(), strict=True):
+        subprocess.run(["flite", "-voice", "slt", "-t", text, "-o", file], check=True)
+    done = program("--json", *files, env=os.environ | {"ASRD_COMMANDS": "true"})
+    heard = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["text"] for one in heard] == [
+        "call helen at noon, send a message to peter.\nopen the door?",
+        "remind me to open a window\n\ncall maria",
+    ]
+
+
 def test_a_missing_file_alone_starts_no_worker(tmp_path: Path) -> None:
     began = time.monotonic()
     done = program(str(tmp_path / "gone.wav"), "--model", "demo-ctc")
