@@ -227,7 +227,7 @@ class Microphone:
         started = time.monotonic()
         self._changed.set()
         while not line.finished:
-            await asyncio.sleep(LOOK)
+            await self._until_notable(line)
             silent = time.monotonic() - (line.last or started)
             if silent > STALL:
                 trouble = f"{self.name}: delivers no sound"
@@ -241,6 +241,17 @@ class Microphone:
                         break
                 self._say(self._muted)
         return f"{self.name}: is gone"
+
+    async def _until_notable(self, line: _Line) -> None:
+        """Wait as long as nothing can be wrong: until sound is overdue, the server tells of a change, or the end."""
+        if line.last and not self._changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, line.last + STALL - time.monotonic()) + 0.01):
+                    await self._changed.wait()
+                    if line.finished:
+                        return
+        if not line.last or self._changed.is_set():
+            await asyncio.sleep(LOOK)
 
     async def _moved(self, line: _Line) -> bool:
         """Ask the server where our stream ended up; return whether that is another source than was asked for."""
@@ -262,6 +273,8 @@ class Microphone:
         """Take sound as it comes; a stream that was closed or is not yet known is left alone."""
         if line is self._line:
             self._take(line)
+            if line.finished:
+                self._changed.set()
 
     def _take(self, line: _Line) -> None:
         """Put what a stream has heard on the tape."""

@@ -28,7 +28,7 @@ NAP = SAMPLE_RATE // 4
 """Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
 
 FILM = 10
-"""Blocks after which the scribe looks for something to do, if the detector has not said anything meanwhile."""
+"""Blocks after which the scribe looks for something to do while speech is open, if the detector has said nothing."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ class Recording:
             self.voice = block.stop
         self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
         self._blocks += 1
-        if events or self._blocks % FILM == 0:
+        if events or (self.dictation.vad.open and self._blocks % FILM == 0):
             self.fresh.set()
 
     def _listen(self) -> list[Event]:
