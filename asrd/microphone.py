@@ -24,7 +24,7 @@ from . import devices, soundserver
 from .audio import AudioBlock
 from .devices import Device
 from .errors import AudioError
-from .tape import Tape
+from .tape import BLOCK, Tape
 
 log = logging.getLogger("asrd")
 T = TypeVar("T")
@@ -43,6 +43,8 @@ CLOSE = 0.25
 """Seconds that closing a stream may take before it is left behind."""
 PERIOD = 0.064
 """Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU time is 2.5 times."""
+TOGETHER = 4 * BLOCK
+"""Samples of a block at most: all whole 20 ms of a period."""
 LINGER = 0.08
 """Seconds that sound may be on its way to us when the microphone is closed."""
 
@@ -137,7 +139,7 @@ class Microphone:
     ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
         self._loop = asyncio.get_running_loop()
-        self._tape, self._on_change = Tape(on_block), on_change
+        self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
         self._line: _Line | None = None
         self._changed = asyncio.Event()
         self._muted = self.problem = ""
