@@ -1,7 +1,8 @@
 """Live sound: a microphone, a file played in real time, or a pipe, all with one face.
 
-Every source delivers blocks of 20 ms, float32 mono 16 kHz, on a sample clock that starts at 0 at `open`, and says in
-one sentence what is wrong with it right now. Knows nothing of speech. Runs on the daemon's side.
+Every source delivers blocks of 20 ms, a microphone of as many 20 ms as came at once, float32 mono 16 kHz, on a sample
+clock that starts at 0 at `open`, and says in one sentence what is wrong with it right now. Knows nothing of speech.
+Runs on the daemon's side.
 """
 
 from __future__ import annotations

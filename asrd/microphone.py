@@ -24,7 +24,7 @@ from . import devices, soundserver
 from .audio import AudioBlock
 from .devices import Device
 from .errors import AudioError
-from .tape import Tape
+from .tape import BLOCK, Tape
 
 log = logging.getLogger("asrd")
 T = TypeVar("T")
@@ -43,6 +43,8 @@ CLOSE = 0.25
 """Seconds that closing a stream may take before it is left behind."""
 PERIOD = 0.064
 """Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU time is 2.5 times."""
+TOGETHER = 4 * BLOCK
+"""Samples of a block at most: all whole 20 ms of a period."""
 LINGER = 0.08
 """Seconds that sound may be on its way to us when the microphone is closed."""
 
@@ -137,7 +139,7 @@ class Microphone:
     ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
         self._loop = asyncio.get_running_loop()
-        self._tape, self._on_change = Tape(on_block), on_change
+        self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
         self._line: _Line | None = None
         self._changed = asyncio.Event()
         self._muted = self.problem = ""
@@ -227,7 +229,7 @@ class Microphone:
         started = time.monotonic()
         self._changed.set()
         while not line.finished:
-            await asyncio.sleep(LOOK)
+            await self._until_notable(line)
             silent = time.monotonic() - (line.last or started)
             if silent > STALL:
                 trouble = f"{self.name}: delivers no sound"
@@ -241,6 +243,17 @@ class Microphone:
                         break
                 self._say(self._muted)
         return f"{self.name}: is gone"
+
+    async def _until_notable(self, line: _Line) -> None:
+        """Wait as long as nothing can be wrong: until sound is overdue, the server tells of a change, or the end."""
+        if line.last and not self._changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, line.last + STALL - time.monotonic()) + 0.01):
+                    await self._changed.wait()
+                    if line.finished:
+                        return
+        if not line.last or self._changed.is_set():
+            await asyncio.sleep(LOOK)
 
     async def _moved(self, line: _Line) -> bool:
         """Ask the server where our stream ended up; return whether that is another source than was asked for."""
@@ -262,6 +275,8 @@ class Microphone:
         """Take sound as it comes; a stream that was closed or is not yet known is left alone."""
         if line is self._line:
             self._take(line)
+            if line.finished:
+                self._changed.set()
 
     def _take(self, line: _Line) -> None:
         """Put what a stream has heard on the tape."""

@@ -177,7 +177,8 @@ class Recorder:
             one.push(block)
         if not targets:
             self._before.append(block)
-            while self._before[-1].stop - self._before[0].start > self._settings.pre_roll * SAMPLE_RATE:
+            kept = self._settings.pre_roll * SAMPLE_RATE
+            while len(self._before) > 1 and self._before[-1].stop - self._before[1].start >= kept:
                 self._before.popleft()
 
     def _device_changed(self, device: Capture) -> None:

@@ -27,8 +27,8 @@ log = logging.getLogger("asrd")
 NAP = SAMPLE_RATE // 4
 """Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
 
-FILM = 10
-"""Blocks after which the scribe looks for something to do, if the detector has not said anything meanwhile."""
+FILM = SAMPLE_RATE // 5
+"""Samples after which the scribe looks for something to do while speech is open, if the detector has said nothing."""
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -77,15 +77,15 @@ class Recording:
         self.drafted = 0.0
         """When the last draft was ready, on the monotonic clock."""
         self._unheard: list[AudioBlock] = []
-        self._blocks = 0
-        self._origin = 0
+        self._origin: int | None = None
+        self._looked = 0
         self._written = 0
 
     def push(self, block: AudioBlock) -> None:
         """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
         if self.ended:
             return
-        if not self._blocks:
+        if self._origin is None:
             self._origin = block.start
         block = AudioBlock(block.start - self._origin, block.samples, block.overflow)
         sound = not self.take.problem
@@ -97,8 +97,8 @@ class Recording:
         if self.dictation.vad.speaking:
             self.voice = block.stop
         self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
-        self._blocks += 1
-        if events or self._blocks % FILM == 0:
+        if events or (self.dictation.vad.open and block.stop - self._looked >= FILM):
+            self._looked = block.stop
             self.fresh.set()
 
     def _listen(self) -> list[Event]:

@@ -1,4 +1,4 @@
-"""The sample clock: sound at any rate, in pieces of any size -> blocks of 20 ms at 16 kHz that follow each other.
+"""The sample clock: sound at any rate, in pieces of any size -> blocks at 16 kHz that follow each other.
 
 Knows nothing of where the sound came from. Runs on the daemon's side, on the event loop only.
 """
@@ -15,7 +15,7 @@ from .audio import AudioBlock, Samples
 from .wire import SAMPLE_RATE
 
 BLOCK = SAMPLE_RATE // 50
-"""Samples of a block (20 ms); the last one before `finish` may be shorter."""
+"""Samples of a block (20 ms), or of its parts where it may be longer; the last before `finish` may be shorter."""
 
 GAP = 15 * BLOCK
 """Zeros that stand for lost sound at least (0.3 s): words before and after it are never joined."""
@@ -29,10 +29,11 @@ class Tape:
 
     Args:
         on_block: is given every block, in order.
+        most: samples of a block at most; what comes at once then goes on at once, to the last whole 20 ms.
     """
 
-    def __init__(self, on_block: Callable[[AudioBlock], None]) -> None:
-        self._on_block = on_block
+    def __init__(self, on_block: Callable[[AudioBlock], None], most: int = BLOCK) -> None:
+        self._on_block, self._most = on_block, most
         self._at = 0
         self._rest: Samples = np.zeros(0, np.float32)
         self._resampler: Any = None
@@ -86,8 +87,8 @@ class Tape:
         if len(self._rest):
             sound = np.concatenate([self._rest, sound])
         whole = len(sound) - len(sound) % BLOCK
-        for start in range(0, whole, BLOCK):
-            self._give(sound[start : start + BLOCK])
+        for start in range(0, whole, self._most):
+            self._give(sound[start : min(start + self._most, whole)])
         self._rest = sound[whole:]
 
     def _give(self, samples: Samples) -> None:

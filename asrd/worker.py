@@ -34,6 +34,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TRANSFORMERS_OFFLINE": "1",  # imported by NeMo, never asked for a model
     "WANDB_MODE": "disabled",
+    "ORT_DISABLE_TELEMETRY": "1",  # NeMo imports onnxruntime where it is, and that alone reports to its maker
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # every length is new: what is kept for it is memory, seldom time
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other cost a busy machine several times the time
     "TQDM_DISABLE": "1",
@@ -144,6 +145,12 @@ class Worker:
             async for line in self.process.stderr:
                 self.noise.append(line.decode(errors="replace").rstrip())
                 worker_log.debug("%s", self.noise[-1])
+
+    def post(self, message: wire.Request, *payload: memoryview) -> None:
+        """Write one frame without waiting; that the worker is gone is told by `receive`."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(ConnectionError, RuntimeError):
+            self.process.stdin.writelines(wire.pack(message, *payload))
 
     async def send(self, message: wire.Request, *payload: memoryview) -> None:
         """Write one frame. Raises LostError when the worker is gone."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test that imports NeMo imports onnxruntime too, which else calls home
 
 pytest_plugins = ["tests.screen"]
 

@@ -30,7 +30,7 @@ from asrd.capture import Capture, Pipe, PlayedFile, capture
 from asrd.config import Settings
 from asrd.devices import Device, choose
 from asrd.errors import AudioError, UsageError
-from asrd.microphone import Microphone
+from asrd.microphone import TOGETHER, Microphone
 from asrd.tape import BLOCK, GAP, Tape
 
 from .sound import noise, silence, speech, tone
@@ -81,9 +81,10 @@ class Heard:
         await self.until(lambda: len(self.blocks) >= wanted, "more sound")
 
     def assert_one_clock(self) -> None:
-        """Assert that blocks follow each other from 0, all of 20 ms but the last one, and are fit to be heard."""
+        """Assert that blocks follow each other from 0, all of whole 20 ms but the last one, and are fit to be heard."""
         assert [block.start for block in self.blocks] == [0, *np.cumsum([len(b.samples) for b in self.blocks])][:-1]
-        assert {len(block.samples) for block in self.blocks[:-1]} <= {BLOCK}
+        most = TOGETHER if isinstance(self.source, Microphone) else BLOCK
+        assert {len(block.samples) for block in self.blocks[:-1]} <= set(range(BLOCK, most + 1, BLOCK))
         assert all(block.samples.dtype == np.float32 and block.samples.flags.c_contiguous for block in self.blocks)
         assert np.isfinite(self.sound).all()
 
@@ -355,6 +356,22 @@ def test_a_pipe_is_heard_to_its_end_with_an_odd_byte_over(caplog: pytest.LogCapt
 
     asyncio.run(story())
     assert "in the middle of a sample" in caplog.text
+
+
+@given(pieces=st.lists(st.integers(0, 3000), max_size=12), most=st.integers(1, 6))
+def test_what_comes_at_once_goes_on_at_once(pieces: list[int], most: int) -> None:
+    blocks: list[AudioBlock] = []
+    tape = Tape(blocks.append, most * BLOCK)
+    sound = np.arange(sum(pieces), dtype=np.float32) / 100_000
+    tape.splice(16_000)
+    edges = [0, *np.cumsum(pieces)]
+    for left, right in itertools.pairwise(edges):
+        before, held = len(blocks), right - left + len(tape._rest)
+        tape.push(sound[left:right])
+        assert len(blocks) - before == -(-(held // BLOCK) // most), "no more blocks than it takes"
+    tape.finish()
+    assert [block.start for block in blocks] == [0, *np.cumsum([len(block.samples) for block in blocks])][: len(blocks)]
+    assert np.array_equal(np.concatenate([np.zeros(0, np.float32), *(block.samples for block in blocks)]), sound)
 
 
 def test_a_pipe_can_be_left_and_taken_up_without_losing_a_sample() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -11,16 +13,18 @@ import pytest
 import torch
 
 from asrd import recognizer, startup
+from asrd.worker import ENVIRONMENT
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(program: str) -> str:
+def run(program: str, **environment: str) -> str:
     """Return what a program prints in a fresh interpreter, after NeMo's chatter."""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=300
-    )
+        [sys.executable, "-c", program],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
     return done.stdout.splitlines()[-1]
 
 
@@ -113,3 +117,10 @@ def test_layers_are_initialised_again_afterwards() -> None:
         raise ZeroDivisionError
     assert float(torch.nn.Linear(64, 64).weight.detach().abs().max()) <= 1 / 8
     assert float(torch.nn.init.ones_(torch.empty(3)).sum()) == 3.0
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the extra bench brings it")
+def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() -> None:
+    threads = "import os, onnxruntime; print(len(os.listdir('/proc/self/task')))"
+    assert run(threads, ORT_DISABLE_TELEMETRY="0") != "1", "its telemetry has changed: look at it anew"
+    assert run(threads, **ENVIRONMENT) == "1"

@@ -78,7 +78,7 @@ FULL = Size(
     idle=45.0,
     starts=3,
     crowds=(8, 2.0),
-    utterances=1000,
+    utterances=2000,
     words=tuple(
         Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),

@@ -265,7 +265,8 @@ def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
 def endurance(service: Service, folder: Path, count: int, tell: Callable[[int], None]) -> list[Reading]:
     """Dictate so many clips, one after the other and faster than they were spoken; return what was held on the way.
 
-    One clip in five utterances is new: what a library keeps for each length it has seen is kept before the second half.
+    One clip in five utterances is new at most: what a library keeps for each length it has seen is kept before the
+    second half. So is what the heap takes to settle, which lasts some thousand utterances and is no growth.
     """
     clips = sorted(sounds.clips(), key=lambda clip: len(clip.samples))
     some = clips[:: max(1, 5 * len(clips) // count)]
