@@ -33,7 +33,6 @@ Reading order, which is dependency order: a file imports only from files above i
     forecast     what each strategy would need on a card, and which would run: values
     failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
-    waiting      buffers that callers wait for: which is asked next, which is in the worker's pipe already
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
     startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten

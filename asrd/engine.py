@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,6 @@ from . import forecast, ladder, vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, PrecisionError, UsageError
 from .precision import BASELINE, Plan, Rejected, Rung, device_for
-from .waiting import Ahead, Waiting, together
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -42,6 +41,9 @@ A processor is as fast with one after the other.
 
 PASSING = ("no-room", "device-lost")
 """Kinds that may be over when the worker is started anew after a rest: a neighbour left, a card came back."""
+
+WASTE = 1.25
+"""How much longer than the sum of its buffers a batch may be, each being padded to the longest."""
 
 MIB = 1 << 20
 
@@ -68,7 +70,33 @@ class CrowdedError(LostError):
 
 
 Reply = TypeVar("Reply", wire.Answer, wire.Encoded, wire.Reading)
-Question = TypeVar("Question", wire.Recognize, wire.Encode, wire.Measure)
+
+
+class Waiting:
+    """A buffer that a caller waits for."""
+
+    def __init__(self, sound: memoryview, start: int, phase: str) -> None:
+        self.sound, self.start, self.phase = sound, start, phase
+        self.seconds = len(sound) / 4 / wire.SAMPLE_RATE
+        self.answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
+
+
+def together(waiting: Sequence[Waiting], limit: int) -> list[Waiting]:
+    """Return what is asked next: the first final buffer, else the first, and up to `limit` in all that go with it.
+
+    Of one phase, and so alike in length that padding them costs little. Who came first goes first, but a draft, which
+    is replaced soon, waits for every final buffer that is there.
+    """
+    found: list[Waiting] = []
+    ordered = sorted(waiting, key=lambda one: one.phase == "draft")
+    for one in ordered:
+        grown = [*found, one]
+        longest, whole = (of(each.seconds for each in grown) for of in (max, sum))
+        if one.phase == ordered[0].phase and longest * len(grown) <= WASTE * whole:
+            found = grown
+        if len(found) >= limit:
+            break
+    return found
 
 
 class Engine:
@@ -116,9 +144,6 @@ class Engine:
         self._waiting: list[Waiting] = []
         self._asked: list[Waiting] = []
         self._turn: asyncio.Task[None] | None = None
-        self._ahead: Ahead | None = None
-        self._answering = False
-        self._others = 0
         self._most = max(TOGETHER.values())
         self._due: float | None = None
 
@@ -162,7 +187,7 @@ class Engine:
             ModelError, NetworkError, DiskError, UsageError: what no other rung would cure.
             EngineError: every rung was tried and rejected.
         """
-        async with self._alone():
+        async with self._lock:
             return await self._persist(self._service)
 
     async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> wire.Answer:
@@ -182,22 +207,11 @@ class Engine:
         self._waiting.append(mine)
         if self._turn is None:
             self._turn = asyncio.create_task(self._take_turns())
-        self._send_ahead()
         try:
             return await mine.answer
         except asyncio.CancelledError:
             await self._abandon(mine)
             raise
-
-    @contextlib.asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
-        """Have the worker to oneself, between two turns; nothing is sent ahead meanwhile."""
-        self._others += 1
-        try:
-            async with self._lock:
-                yield
-        finally:
-            self._others -= 1
 
     async def _take_turns(self) -> None:
         """Ask for all that is waited for, turn by turn."""
@@ -206,23 +220,14 @@ class Engine:
                 async with self._lock:
                     if self._waiting:
                         await self._take_turn()
-                    while self._ahead is not None:  # only an empty pipe is for others
-                        await self._take_turn()
         finally:
             self._turn = None
-            ahead, self._ahead = self._ahead, None
-            if ahead is not None and not ahead.one.answer.done():  # the worker was ended, and its pipe with it
-                self._waiting.insert(0, ahead.one)
 
     async def _take_turn(self) -> None:
-        ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            self._asked = together(self._waiting, self.together if self._rungs else 1)
-            self._waiting = [one for one in self._waiting if one not in self._asked]
-        else:
-            self._asked = [ahead.one]
+        self._asked = together(self._waiting, self.together if self._rungs else 1)
+        self._waiting = [one for one in self._waiting if one not in self._asked]
         try:
-            answers = await self._persist(lambda: self._recognize(self._asked, ahead))
+            answers = await self._persist(lambda: self._recognize(self._asked))
         except Exception as error:
             for one in self._asked:
                 if not one.answer.done():
@@ -234,24 +239,6 @@ class Engine:
                     one.answer.set_result(answer)
         finally:
             self._asked = []
-
-    def _send_ahead(self) -> None:
-        """Where a worker answers one buffer at a time, put the next into its pipe: it then never waits for us.
-
-        A draft is not sent: whatever is final and comes meanwhile goes before it.
-        """
-        worker = self._worker
-        if not self._answering or worker is None or self._ahead or self._others or self.together > 1:
-            return
-        chosen = together(self._waiting, 1)
-        if chosen and chosen[0].phase != "draft":
-            self._waiting.remove(chosen[0])
-            self._ahead = Ahead(chosen[0], self._message(chosen), worker)
-            worker.post(self._ahead.message, chosen[0].sound)
-
-    def _message(self, part: Sequence[Waiting]) -> wire.Recognize:
-        self._number += 1
-        return wire.Recognize(self._number, [wire.Buffer(one.start, len(one.sound)) for one in part], part[0].phase)
 
     async def _abandon(self, mine: Waiting) -> None:
         """Let go of a buffer whose caller was cancelled; nobody else's answer is touched."""
@@ -267,30 +254,22 @@ class Engine:
         if self._waiting and self._turn is None:
             self._turn = asyncio.create_task(self._take_turns())
 
-    async def _recognize(self, asked: Sequence[Waiting], ahead: Ahead | None) -> list[wire.Answer]:
-        """Ask the worker for buffers, as many at once as it can hold; return their answers in order.
-
-        What was sent ahead to this worker is in its pipe already.
-        """
+    async def _recognize(self, asked: Sequence[Waiting]) -> list[wire.Answer]:
+        """Ask the worker for buffers, as many at once as it can hold; return their answers in order."""
         answers: list[wire.Answer] = []
         await self._service()
         while len(answers) < len(asked):
             part = asked[len(answers) : len(answers) + self.together]
+            self._number += 1
+            buffers = [wire.Buffer(one.start, len(one.sound)) for one in part]
+            message = wire.Recognize(self._number, buffers, part[0].phase)
             deadline = self._deadlines.answer + self._deadlines.per_second * sum(one.seconds for one in part)
             try:
-                if ahead is not None and ahead.worker is self._worker:
-                    message = ahead.message
-                else:
-                    message = await self._send(self._message(part), *(one.sound for one in part))
-                self._answering = True
-                self._send_ahead()
-                answers += await self._replies(message, wire.Answer, deadline, len(part))
+                answers += await self._ask(message, wire.Answer, deadline, *(one.sound for one in part))
             except LostError as loss:
                 if loss.kind == "out-of-memory" and len(part) > 1:
                     raise CrowdedError(loss.kind, loss.detail) from None
                 raise
-            finally:
-                self._answering = False
         return answers
 
     async def encode(self, samples: Any) -> bytes:
@@ -301,10 +280,9 @@ class Engine:
             self._number += 1
             sound = memoryview(samples).cast("B")
             message = wire.Encode(self._number, len(sound))
-            await self._send(message, sound)
-            return (await self._replies(message, wire.Encoded, self._deadlines.answer))[0].values
+            return (await self._ask(message, wire.Encoded, self._deadlines.answer, sound))[0].values
 
-        async with self._alone():
+        async with self._lock:
             found: bytes = await self._persist(ask)
         return found
 
@@ -314,10 +292,11 @@ class Engine:
         async def ask() -> wire.Memory:
             await self._service()
             self._number += 1
-            message = await self._send(wire.Measure(self._number, phase))
-            return (await self._replies(message, wire.Reading, self._deadlines.answer))[0].memory
+            message = wire.Measure(self._number, phase)
+            readings = await self._ask(message, wire.Reading, self._deadlines.answer)
+            return readings[0].memory
 
-        async with self._alone():
+        async with self._lock:
             return await self._persist(ask)
 
     async def demote(self, rung: Rung, kind: str, detail: str, figures: dict[str, float] | None = None) -> bool:
@@ -330,7 +309,7 @@ class Engine:
         Returns:
             Whether another rung is in service now. False: there is none that would help, and this one stays.
         """
-        async with self._alone():
+        async with self._lock:
             if not self._rungs or self._rungs[0] != rung:
                 return bool(self._rungs)
             if not ladder.after(self.plan, self._rungs, kind):
@@ -443,20 +422,20 @@ class Engine:
             else:
                 raise LostError("garbage", f"{type(reply).__name__} of another protocol while loading")
 
-    async def _send(self, message: Question, *payload: memoryview) -> Question:
-        """Put a message into the worker's pipe, and return it."""
-        if self._worker is None:
-            raise LostError("killed", "the worker was ended before it was asked")
-        await self._worker.send(message, *payload)
-        return message
-
-    async def _replies(self, message: Question, kind: type[Reply], deadline: float, count: int = 1) -> list[Reply]:
-        """Return so many answers to the message that is first in the pipe, all of one kind."""
+    async def _ask(
+        self,
+        message: wire.Recognize | wire.Encode | wire.Measure,
+        kind: type[Reply],
+        deadline: float,
+        *payload: memoryview,
+    ) -> list[Reply]:
+        """Return what answers a message, one of `kind` for each of its buffers."""
         worker = self._worker
         if worker is None:
-            raise LostError("killed", "the worker was ended as it was asked")
+            raise LostError("killed", "the worker was ended before it was asked")
+        await worker.send(message, *payload)
         replies: list[Reply] = []
-        while len(replies) < count:
+        while len(replies) < max(1, len(payload)):
             reply = await self._reply(worker, deadline)
             if isinstance(reply, wire.Failed):
                 raise LostError(reply.kind, reply.detail, reply.hint, reply.trace, reply.component)

@@ -146,12 +146,6 @@ class Worker:
                 self.noise.append(line.decode(errors="replace").rstrip())
                 worker_log.debug("%s", self.noise[-1])
 
-    def post(self, message: wire.Request, *payload: memoryview) -> None:
-        """Write one frame without waiting; that the worker is gone is told by `receive`."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(ConnectionError, RuntimeError):
-            self.process.stdin.writelines(wire.pack(message, *payload))
-
     async def send(self, message: wire.Request, *payload: memoryview) -> None:
         """Write one frame. Raises LostError when the worker is gone."""
         assert self.process.stdin is not None

@@ -17,10 +17,9 @@ import msgspec
 import pytest
 
 from asrd import vram, wire
-from asrd.engine import Deadlines, Engine
+from asrd.engine import Deadlines, Engine, Waiting, together
 from asrd.errors import EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Gpu, Need, Plan, Rung, plan
-from asrd.waiting import Waiting, together
 from asrd.worker import Scratch
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
@@ -391,85 +390,6 @@ def test_a_caller_that_leaves_does_not_take_the_others_answers_along(at_root: Pa
             assert [type(one).__name__ for one in left] == ["CancelledError", "Answer", "CancelledError", "Answer"]
             assert held.pid == pid
             assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
-
-    asyncio.run(go())
-
-
-@contextlib.asynccontextmanager
-async def two_in_the_pipe(*phases: str) -> AsyncIterator[tuple[Engine, int, list[asyncio.Task[wire.Answer]]]]:
-    """Give an engine whose worker stands still while callers wait: it was asked the first, the next is behind that."""
-    async with engine("*=ok", deadlines=Deadlines(answer=30.0, stop=5.0)) as held:
-        pid = (await held.start()).pid
-        os.kill(pid, signal.SIGSTOP)
-        asked = [asyncio.create_task(held.transcribe(SOUND, start=n, phase=phase)) for n, phase in enumerate(phases)]
-        await asyncio.sleep(0.05)
-        yield held, pid, asked
-
-
-@pytest.mark.parametrize("blow", [signal.SIGCONT, signal.SIGKILL])
-def test_the_next_buffer_is_in_the_pipe_before_the_first_is_answered(blow: signal.Signals) -> None:
-    async def go() -> None:
-        async with two_in_the_pipe("final", "final", "final") as (held, pid, asked):
-            assert held._ahead is not None
-            assert (held._ahead.one.start, [one.start for one in held._waiting]) == (1, [2])
-            os.kill(pid, blow)
-            assert [(await one).hypothesis.start for one in asked] == [0, 1, 2]
-            assert held.rejected == []
-            assert (held.pid == pid) == (blow == signal.SIGCONT)
-
-    asyncio.run(go())
-
-
-@pytest.mark.parametrize("leaves", [0, 1])
-def test_a_caller_that_leaves_takes_no_buffer_along_that_is_in_the_pipe(leaves: int) -> None:
-    async def go() -> None:
-        async with two_in_the_pipe("final", "final", "final") as (held, pid, asked):
-            asked[leaves].cancel()
-            await asyncio.sleep(0.05)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-            told = await asyncio.gather(*asked, return_exceptions=True)
-            found = [one.hypothesis.start for one in told if isinstance(one, wire.Answer)]
-            assert found == [n for n in range(3) if n != leaves]
-            assert (await held.transcribe(SOUND, start=9)).hypothesis.start == 9
-            assert (held.pid == pid) == (leaves == 1), "one that was asked alone takes the worker along, as ever"
-
-    asyncio.run(go())
-
-
-def test_a_draft_does_not_get_into_the_pipe_before_what_is_final() -> None:
-    async def go() -> None:
-        order: list[int] = []
-        async with two_in_the_pipe("final", "draft") as (held, pid, asked):
-            assert held._ahead is None
-            asked.append(asyncio.create_task(held.transcribe(SOUND, start=2)))
-            for one in asked:
-                one.add_done_callback(lambda done: order.append(done.result().hypothesis.start))
-            await asyncio.sleep(0.05)
-            os.kill(pid, signal.SIGCONT)
-            await asyncio.gather(*asked)
-        assert order == [0, 2, 1]
-
-    asyncio.run(go())
-
-
-def test_what_else_is_asked_gets_its_turn_between_callers_that_never_stop() -> None:
-    async def go() -> None:
-        async with running("*=ok") as held:
-            done = asyncio.Event()
-
-            async def speak(number: int) -> None:
-                while not done.is_set():
-                    assert (await held.transcribe(SOUND, start=number)).hypothesis.start == number
-
-            speakers = [asyncio.create_task(speak(number)) for number in range(4)]
-            async with asyncio.timeout(10):
-                for _ in range(5):
-                    assert (await held.measure("steady")).process == 1000
-                    assert len(await held.encode(SOUND)) == 4 * len(SOUND)
-            done.set()
-            await asyncio.gather(*speakers)
-            assert held.rejected == []
 
     asyncio.run(go())
 
