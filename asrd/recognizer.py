@@ -18,17 +18,14 @@ import logging
 import os
 import signal
 import sys
-import tarfile
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import card, failures, models, vram, wire
+from . import card, failures, models, startup, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
 
 MINIMUM = wire.SAMPLE_RATE
@@ -88,14 +85,13 @@ class Recognizer:
         self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
         path = models.fetch(start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
         self.header = models.header(path)
-        _check_scratch(path)
-        self._say(wire.Progress("import"))
-        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
-            unpacking = beside.submit(_unpack, path, folder)  # half of it waits for a disk, and the import does not
+        with startup.Checkpoint(path, start.timestamps_model) as checkpoint:
+            self._say(wire.Progress("import"))
+            checkpoint.prepare()
             self._torch = _import_torch(start, _threads(start, self.header))
             self._hold_to_limit()
             self.ledger["import"] = self.measure()
-            self._load(path, unpacking)
+            self._load(checkpoint)
         self._say(wire.Progress("warm-up"))
         self.self_test = self._prove() if start.self_test else None
         self._hasten()
@@ -105,14 +101,14 @@ class Recognizer:
         self.ledger["ready"] = self.measure()
         self.load_seconds = time.perf_counter() - self._began
 
-    def _load(self, path: Path, unpacking: Future[str]) -> None:
+    def _load(self, checkpoint: startup.Checkpoint) -> None:
         """Restore the model on the CPU in FP32, ready for inference, cast it there and move it to its device."""
         from . import cacheaware, casting, decoding, encoder
 
         start, self._began = self.start, time.perf_counter()
         with vram.Peak() as peak:
-            self._say(wire.Progress("restore", str(path)))
-            self.model = _restore(path, unpacking, start.timestamps_model)
+            self._say(wire.Progress("restore", str(checkpoint.path)))
+            self.model = checkpoint.restore()
             self.model.eval().requires_grad_(False)
             featurizer = getattr(self.model.preprocessor, "featurizer", None)
             if featurizer is not None:
@@ -350,8 +346,6 @@ def _import_nemo(threads: int = 0) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    from . import startup
-
     startup.import_nemo()
     return torch
 
@@ -371,69 +365,6 @@ def _import_torch(start: wire.Start, threads: int) -> Any:
     if start.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     return torch
-
-
-def _unpack(path: Path, folder: str) -> str:
-    """Unpack a checkpoint into a folder and return the folder."""
-    with tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-def _restore(path: Path, unpacking: Future[str], timestamps_model: bool) -> Any:
-    """Restore a checkpoint of any family by its config's target, on the CPU, in FP32. Raises ModelError, DiskError."""
-    import torch
-    from nemo.collections.asr.models import ASRModel
-    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
-    from omegaconf import open_dict
-
-    from . import startup
-
-    class Mapped(SaveRestoreConnector):
-        """Maps the weights instead of reading them: peak memory is one copy of the model, not two."""
-
-        @staticmethod
-        def _load_state_dict_from_disk(weights: str, map_location: Any = "cpu") -> Any:
-            del map_location
-            try:
-                return torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
-            except RuntimeError:  # the format before torch 1.6 cannot be mapped
-                return torch.load(weights, map_location="cpu", weights_only=True)
-
-    try:
-        connector = Mapped()
-        connector.model_extracted_dir = unpacking.result()
-        config = ASRModel.restore_from(str(path), return_config=True, save_restore_connector=connector)
-        with open_dict(config):
-            config.restore_timestamps_model = timestamps_model
-            for section in ("train_ds", "validation_ds", "test_ds"):
-                if section in config and config[section] is not None and "manifest_filepath" in config[section]:
-                    config[section].manifest_filepath = None  # paths of the machine it was trained on
-        with startup.uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
-            return ASRModel.restore_from(
-                str(path), override_config_path=config, map_location="cpu", save_restore_connector=connector
-            )
-    except (AsrdError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno == 28:
-            raise DiskError(f"no room to unpack {path} in {os.environ.get('TMPDIR')}", "set TMPDIR") from error
-        raise ModelError(f"cannot read {path}: {error}") from error
-    except Exception as error:  # NeMo raises every kind for a checkpoint it cannot build
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"NeMo cannot restore {path}: {first}", "run with --debug for its traceback") from error
-
-
-def _check_scratch(path: Path) -> None:
-    """Refuse early where NeMo could not unpack the checkpoint. Raises DiskError."""
-    folder = os.environ.get("TMPDIR", "/tmp")
-    disk = os.statvfs(folder)
-    free, need = disk.f_bavail * disk.f_frsize, path.stat().st_size
-    if free < need:
-        raise DiskError(
-            f"unpacking {path.name} needs {need >> 20} MiB, {folder} has {free >> 20} MiB free",
-            "set TMPDIR to a folder on a larger disk",
-        )
 
 
 def _samples_per_frame(model: Any) -> int:
