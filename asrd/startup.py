@@ -36,7 +36,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .checkpoint import Place, apart, places
+from .checkpoint import WEIGHTS, Place, apart, places
 from .errors import AsrdError, DiskError, ModelError
 
 COMPILER = "torch._dynamo"
@@ -242,39 +242,58 @@ class Checkpoint:
         with contextlib.suppress(TimeoutError):
             self._prepared.result(SOON)
 
-    def restore(self) -> Any:
-        """Return the model, of any family that the config names, on the CPU and in FP32.
+    def build(self) -> Any:
+        """Return the model, of any family that the config names, on the CPU and in FP32: without its numbers.
+
+        What the checkpoint holds of it is whatever was in memory until `load`.
 
         Raises:
-            ModelError: NeMo refuses it, or the file is changed or cut short meanwhile. DiskError: as `prepare`.
+            ModelError: NeMo refuses it. DiskError: as `prepare`.
         """
+        from nemo.collections.asr.models import ASRModel
+        from omegaconf import OmegaConf, open_dict
+
+        with self._translating():
+            self._prepared.result()
+            config = OmegaConf.load(self.folder / "model_config.yaml")
+            with open_dict(config):
+                config.restore_timestamps_model = self._hidden
+                for section in ("train_ds", "validation_ds", "test_ds"):
+                    if section in config and config[section] is not None and "manifest_filepath" in config[section]:
+                        config[section].manifest_filepath = None  # paths of the machine it was trained on
+            connector = _connector(str(self.folder))
+            with uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
+                return ASRModel.restore_from(
+                    str(self.path), override_config_path=config, map_location="cpu", save_restore_connector=connector
+                )
+
+    def load(self, model: Any) -> None:
+        """Read a built model's numbers into it, whatever dtypes and layouts its tensors have by now.
+
+        Raises:
+            ModelError: names or shapes that are not the model's, or the file is changed or cut short meanwhile.
+        """
+        with self._translating():
+            model.load_state_dict(self._state(), strict=True)
+            model._set_model_restore_state(is_being_restored=False)
+        if self._facts() != self._as_opened:
+            raise ModelError(f"{self.path} was changed while it was read", "start again once it is whole")
+
+    def restore(self) -> Any:
+        """Return the model as NeMo restores it. Raises: as `build` and `load`."""
+        model = self.build()
+        self.load(model)
+        return model
+
+    @contextlib.contextmanager
+    def _translating(self) -> Iterator[None]:
         try:
-            model = self._restored()
+            yield
         except Exception as error:
             translated = self._translated(self._failure or error)
             if translated is error:
                 raise
             raise translated from error
-        if self._facts() != self._as_opened:
-            raise ModelError(f"{self.path} was changed while it was read", "start again once it is whole")
-        return model
-
-    def _restored(self) -> Any:
-        from nemo.collections.asr.models import ASRModel
-        from omegaconf import OmegaConf, open_dict
-
-        self._prepared.result()
-        config = OmegaConf.load(self.folder / "model_config.yaml")
-        with open_dict(config):
-            config.restore_timestamps_model = self._hidden
-            for section in ("train_ds", "validation_ds", "test_ds"):
-                if section in config and config[section] is not None and "manifest_filepath" in config[section]:
-                    config[section].manifest_filepath = None  # paths of the machine it was trained on
-        connector = _connector(self._state, str(self.folder))
-        with uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
-            return ASRModel.restore_from(
-                str(self.path), override_config_path=config, map_location="cpu", save_restore_connector=connector
-            )
 
     def _translated(self, error: Exception) -> Exception:
         if isinstance(error, AsrdError | MemoryError):
@@ -288,7 +307,7 @@ class Checkpoint:
         return ModelError(f"NeMo cannot restore {self.path}: {first}", "run with --debug for its traceback")
 
     def fill(self, into: Any, place: Place) -> None:
-        """Read one tensor's numbers from the file into a tensor of its shape. Raises ModelError: there are too few."""
+        """Read one tensor's numbers from the file into one of its shape, of any dtype. Raises ModelError: too few."""
         if self._failure:
             raise self._failure
         try:
@@ -310,8 +329,13 @@ class Checkpoint:
             if not count:
                 raise ModelError(f"{self.path} was cut short while it was read", "copy or download it again")
             left, offset = left[count:], offset + count
-        if not direct:
-            into.copy_(target)
+        if direct:
+            return
+        if target.is_floating_point():
+            target = target.float().to(into.dtype)  # by way of float32, as NeMo restores
+        if into.dim() == 2 and into.t().is_contiguous():
+            into, target = into.t(), target.t()  # torch turns a matrix five times as fast from this side
+        into.copy_(target)
 
     def _facts(self) -> tuple[int, int]:
         now = os.fstat(self._file.fileno())
@@ -347,11 +371,12 @@ class Checkpoint:
             while not self._over and (sent := os.sendfile(nowhere.fileno(), self._file.fileno(), first, PIECE)):
                 first += sent
 
-    def _state(self, unpacked: str) -> Any:
-        """Return the model's state: tensors that are read when they are copied, or all those of an unpacked file."""
+    def _state(self) -> Any:
+        """Return the model's state: tensors that are read when they are copied, or those of the unpacked file."""
         import torch
 
         if self._places is None:
+            unpacked = self.folder / WEIGHTS
             try:
                 return torch.load(unpacked, map_location="cpu", mmap=True, weights_only=True)
             except RuntimeError:  # the format before torch 1.6 cannot be mapped
@@ -361,13 +386,14 @@ class Checkpoint:
         return state
 
 
-def _connector(state: Callable[[str], Any], folder: str) -> Any:
-    """Return what NeMo restores by: it finds the files unpacked, and takes the state from a function."""
+def _connector(folder: str) -> Any:
+    """Return what NeMo restores by, where a checkpoint's files lie in a folder, and that loads no weights."""
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
     connector = SaveRestoreConnector()
     connector.model_extracted_dir = folder
-    connector._load_state_dict_from_disk = lambda weights, map_location="cpu": state(weights)
+    connector._load_state_dict_from_disk = lambda *_, **__: {}
+    connector.load_instance_with_state_dict = lambda *_, **__: None
     return connector
 
 
