@@ -262,6 +262,30 @@ def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(folder: Path, tmp_path:
     Restored(odd).is_that_of(path)
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_second_model_is_unpacked_and_restored_only_where_it_is_wanted(
+    hidden: bool, folder: Path, tmp_path: Path, scratch: Path
+) -> None:
+    second, path = checkpoint_of("ctc", folder), tmp_path / "two.nemo"
+    shutil.copy(checkpoint_of("canary2", folder), path)
+    with tarfile.open(second) as theirs, tarfile.open(path, "a:") as ours:
+        for member in theirs:
+            content, name = theirs.extractfile(member), member.name.removeprefix("./")
+            if content is not None:
+                member.name = f"timestamps_asr_{name}" if name.startswith("model_") else name
+                ours.addfile(member, content)
+    with startup.Checkpoint(path, hidden) as checkpoint:
+        checkpoint.prepare()
+        model = checkpoint.restore()
+        assert (checkpoint.folder / "timestamps_asr_model_weights.ckpt").exists() == hidden
+    if hidden:
+        expected = tiny.restore(second).state_dict()
+        found = model.timestamps_asr_model.state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    else:
+        assert getattr(model, "timestamps_asr_model", None) is None
+
+
 @pytest.mark.parametrize("missing", [True, False])
 def test_names_and_shapes_are_held_against_the_model(
     missing: bool, folder: Path, tmp_path: Path, scratch: Path
