@@ -235,11 +235,11 @@ class Checkpoint:
         """Begin to unpack what must be, and to have the weights in the page cache: disk work, beside an import.
 
         Raises:
-            ModelError, DiskError: what is found at once to be wrong; what is found later, `restore` raises.
+            ModelError, DiskError: what is found at once to be wrong; what is found later, `build` raises.
         """
         self._prepared = self._beside.submit(self._unpack)
         self._beside.submit(self._read_ahead)
-        with contextlib.suppress(TimeoutError):
+        with self._translating(), contextlib.suppress(TimeoutError):
             self._prepared.result(SOON)
 
     def build(self) -> Any:
