@@ -13,7 +13,7 @@ Reading order, which is dependency order: a file imports only from files above i
     spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
-    checkpoint   what a .nemo file says of itself: kind, tensors, sizes; opens no weights
+    checkpoint   what a .nemo file says of itself: kind, tensors, sizes, where they lie; reads no weights
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here
     components   which parts of a model can go down by themselves (pure)
@@ -35,7 +35,7 @@ Reading order, which is dependency order: a file imports only from files above i
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
-    startup      worker: NeMo imported without torch's compiler; models built without numbers that are overwritten
+    startup      worker: NeMo imported without torch's compiler; a model's weights read from its file, once
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     int8         worker: layers that hold a matrix as int8
     casting      worker: apply a precision to a model and read back what became of it

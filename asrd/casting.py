@@ -22,6 +22,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -129,15 +130,21 @@ def apply(
 ) -> Applied:
     """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to its device.
 
-    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in a 16-bit
-    dtype. It takes every Linear, every pointwise convolution, which is rewritten as one, and every embedding, whose
-    rows are its channels; a head that shares its embedding's weight goes on sharing it. It leaves other convolutions
-    and recurrent layers. Weights are quantised one by one, so that no second copy of the model is ever there.
+    Raises: as `prepare` and `Prepared.finish`.
+    """
+    return prepare(model, precision, device).finish(moving)
+
+
+def prepare(model: nn.Module, precision: Precision, device: torch.device, empty: bool = False) -> Prepared:
+    """Decide what a model's tensors become, and cast them; on the CPU, in eval mode.
+
+    Args:
+        empty: no number of a checkpoint is in it yet: its parameters are made anew in their dtypes and layouts, for the
+            numbers to be read into. Not possible where int8 is asked for, which changes shapes.
 
     Raises:
         UsageError: `parts` names a component that the model has not.
-        PrecisionError: the device, or an absent torchao, cannot serve this precision at all; or the model read back
-            is not what was decided.
+        PrecisionError: the device cannot serve this precision at all.
         ModelError: the model has no encoder.
     """
     set_flags(precision, device)
@@ -145,10 +152,10 @@ def apply(
         raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
     precision = for_family(precision, family(model))
     if quantizes(precision):
+        assert not empty
         int8.open_up(_asked(model, precision))
     parts, asked = components(model), _asked(model, precision)
     targets = {module: getattr(torch, name) for module, name in _computing(asked, precision).items()}
-    matrices = _matrices(parts, asked)
     applied = Applied(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
     if precision.tf32 and (reason := _no_tf32(device)):
@@ -162,17 +169,45 @@ def apply(
     fenced = _fall_back(parts, targets, autocast, applied.fallbacks) if device.type == "cpu" else []
     applied.fallbacks += _agree_on_shared(parts, targets)
     applied.encoder = targets[parts["encoder"]]
-    _cast(targets)
-    if matrices:
-        int8.quantize(module for part in parts.values() for module in part.modules() if module in matrices)
-    _connect(parts, targets)
-    for name in fenced:
-        _fence(name, parts[name], device.type)
-    moving()
-    for module in (model, *_hidden(model).values()):
-        module.to(device)
-    _verify(parts, targets, matrices)
-    return applied
+    _cast(targets, empty)
+    return Prepared(applied, parts, targets, _matrices(parts, asked), fenced)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model whose tensors have the dtypes they will have; to be finished once it holds its numbers.
+
+    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in a 16-bit
+    dtype. It takes every Linear, every pointwise convolution, which is rewritten as one, and every embedding, whose
+    rows are its channels; a head that shares its embedding's weight goes on sharing it. It leaves other convolutions
+    and recurrent layers. Weights are quantised one by one, so that no second copy of the model is ever there.
+    """
+
+    applied: Applied
+    parts: Parts
+    targets: Targets
+    matrices: Set[nn.Module]
+    """Layers whose weight becomes int8."""
+    fenced: list[str]
+    """Components that compute in float32, outside autocast."""
+
+    def finish(self, moving: Callable[[], None] = lambda: None) -> Applied:
+        """Quantise what is to be int8, connect the dtypes, call `moving` and move the model to its device.
+
+        Raises:
+            PrecisionError: torchao is not there; or the model read back is not what was decided.
+        """
+        parts, device = self.parts, self.applied.device
+        if self.matrices:
+            int8.quantize(module for part in parts.values() for module in part.modules() if module in self.matrices)
+        _connect(parts, self.targets)
+        for name in self.fenced:
+            _fence(name, parts[name], device.type)
+        moving()
+        for module in (self.applied.model, *_hidden(self.applied.model).values()):
+            module.to(device)
+        _verify(parts, self.targets, self.matrices)
+        return self.applied
 
 
 def set_flags(precision: Precision, device: torch.device) -> None:
@@ -388,11 +423,14 @@ def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
     return found.difference(*(group for group in shared if not found.issuperset(group)))
 
 
-def _cast(targets: Targets) -> None:
+def _cast(targets: Targets, empty: bool) -> None:
     """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in the state dict."""
     for module, dtype in targets.items():
         for parameter in module.parameters(recurse=False):
-            parameter.data = _to(parameter.data, dtype)
+            if not empty:
+                parameter.data = _to(parameter.data, dtype)
+            elif parameter.is_floating_point() and parameter.dtype != dtype:
+                parameter.data = torch.empty_like(parameter.data, dtype=dtype)
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, _to(buffer, dtype))
 

@@ -1,22 +1,26 @@
-"""What a checkpoint says of itself: its kind of model and every tensor's name, shape and dtype, without its weights.
+"""What a checkpoint says of itself: its kind of model, and of every tensor its name, shape, dtype and place.
 
 A .nemo file is a tar, in older files gzipped, of `model_config.yaml`, `model_weights.ckpt` and tokenizers. The ckpt is
 a torch file: a zip whose first entry, `data.pkl`, describes the tensors, or four pickles in a row in the format before
 torch 1.6. Both are read by an unpickler that knows the few names a tensor needs and refuses all others, so a hostile
-file runs no code. Takes milliseconds for a file of any size. Runs on both sides; imports neither torch nor NeMo.
+file runs no code. Weights are not read: it takes milliseconds for a file of any size. Runs on both sides; imports
+neither torch nor NeMo.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import math
+import operator
+import os
 import pickle
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +39,10 @@ FAMILIES = {
     "EncDecHybridRNNTCTCModel": "hybrid",
 }
 """Class of a checkpoint, as its config names it -> family. A transducer that predicts durations is a `tdt`."""
+
+WEIGHTS = "model_weights.ckpt"
+HIDDEN_WEIGHTS = "timestamps_asr_model_weights.ckpt"
+"""Members of a .nemo file; the second is of the second model that newer Canary files carry."""
 
 STORAGES = {
     "FloatStorage": "float32",
@@ -74,6 +82,8 @@ class Tensor(msgspec.Struct, frozen=True):
     dtype: str
     memory: str = ""
     """Where it lies: tensors of one shape that lie in one place are one tensor under several names."""
+    dense: bool = True
+    """Its numbers lie side by side and in order."""
 
     @property
     def elements(self) -> int:
@@ -84,6 +94,13 @@ class Tensor(msgspec.Struct, frozen=True):
     def floating(self) -> bool:
         """True for what a cast changes; counters are integers and stay."""
         return "float" in self.dtype
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where in a .nemo file the numbers of a tensor begin: bytes, at no multiple of anything."""
+
+    tensor: Tensor
+    offset: int
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -181,6 +198,86 @@ def header(path: str | Path) -> Header:
     return _described(path, size, config, tensors, hidden)
 
 
+def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
+    """Return where in an open .nemo file each tensor lies, as the model's state with all that torch keeps beside it.
+
+    None where they can only be read after unpacking: a gzipped archive, the format before torch 1.6, numbers of another
+    byte order or that do not lie side by side.
+
+    Raises:
+        ModelError: weights that are no tensors. zipfile.BadZipFile, OSError, tarfile.ReadError: damage.
+    """
+    file.seek(0)
+    if file.read(2) == b"\x1f\x8b":
+        return None
+    file.seek(0)
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        member = next((one for one in archive if one.name.removeprefix("./") == WEIGHTS and one.isfile()), None)
+        content = archive.extractfile(member) if member is not None else None
+        if member is None or content is None or not zipfile.is_zipfile(content):
+            return None
+        content.seek(0)
+        state = _Unpickler(_description(content), path).load()
+        content.seek(0)
+        with zipfile.ZipFile(content) as packed:
+            found = {name: _place(tensor, packed, content) for name, tensor in state.items()}
+    result: Any = OrderedDict()
+    for name, place in found.items():
+        if place is None:
+            return None
+        result[name] = msgspec.structs.replace(place, offset=member.offset_data + place.offset)
+    result._metadata = getattr(state, "_metadata", None)  # versions of torch's modules, by their names
+    return result
+
+
+def apart(archive: Iterable[tarfile.TarInfo], in_place: bool, hidden: bool = False) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a .nemo file that a restore needs as files of their own.
+
+    Args:
+        in_place: its weights are read from where they lie.
+        hidden: its second model is wanted too.
+    """
+    left = ({WEIGHTS} if in_place else set()) | (set() if hidden else {HIDDEN_WEIGHTS})
+    return (member for member in archive if member.name.removeprefix("./") not in left)
+
+
+def unpacked_bytes(path: Path, hidden: bool = False) -> int:
+    """Return how much room a restore of the file at `path` takes on disk; of a gzipped file its size, which is less.
+
+    Raises:
+        ModelError: missing or damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            if places(file, path) is None:
+                return os.fstat(file.fileno()).st_size
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as archive:
+                return sum(member.size for member in apart(archive, True, hidden))
+    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", "copy or download it again") from error
+
+
+def _place(tensor: object, packed: zipfile.ZipFile, content: IO[bytes]) -> Place | None:
+    """Return where a tensor lies within torch's file; None where it does not lie there as it is."""
+    if not isinstance(tensor, Tensor) or not tensor.dense:
+        return None
+    key, _, first = tensor.memory.rpartition("+")
+    root = packed.infolist()[0].filename.partition("/")[0]
+    try:
+        order = packed.read(f"{root}/byteorder") if f"{root}/byteorder" in packed.NameToInfo else b"little"
+        entry = packed.getinfo(f"{root}/data/{key}")
+    except KeyError:
+        return None
+    width = WIDTHS.get(tensor.dtype, 1)
+    begin, end = int(first) * width, (int(first) + tensor.elements) * width
+    if order != b"little" or entry.compress_type != zipfile.ZIP_STORED or end > entry.file_size:
+        return None
+    content.seek(entry.header_offset)
+    *_, name_length, extra_length = struct.unpack("<4s5H3I2H", content.read(30))
+    return Place(tensor, entry.header_offset + 30 + name_length + extra_length + begin)
+
+
 def _size(path: Path) -> int:
     try:
         size = path.stat().st_size
@@ -209,16 +306,16 @@ def _members(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Any], di
             content = archive.extractfile(member) if member.isfile() else None
             if name == "model_config.yaml" and content:
                 config = _yaml(content, path)
-            elif name == "model_weights.ckpt" and content:
+            elif name == WEIGHTS and content:
                 tensors = _tensors(content, path)
-            elif name == "timestamps_asr_model_weights.ckpt":
+            elif name == HIDDEN_WEIGHTS:
                 hidden = member.size
             elif name.startswith("model_weights/"):
                 raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
             if zipped and config is not None and tensors is not None:
                 break  # the rest is weights, and unpacking them takes half a minute
     if config is None or tensors is None:
-        missing = "model_config.yaml" if config is None else "model_weights.ckpt"
+        missing = "model_config.yaml" if config is None else WEIGHTS
         raise ModelError(f"{path} is not a .nemo file of a model: it holds no {missing}", "copy or download it again")
     return config, tensors, hidden
 
@@ -288,11 +385,15 @@ class _Unpickler(pickle._Unpickler):
         _, dtype, key = pid[:3]
         return str(dtype), str(key)
 
-    def _tensor(self, storage: tuple[str, str], offset: int, shape: tuple[int, ...], *_: object) -> Tensor:
+    def _tensor(
+        self, storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
+    ) -> Tensor:
         dtype, key = storage
         if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape)):
             raise ValueError("a tensor without a shape")
-        return Tensor(tuple(shape), dtype, f"{key}+{offset}")
+        steps = itertools.accumulate(shape[:0:-1], operator.mul, initial=1)  # from the last dimension on
+        dense = all(size == 1 or step == due for size, step, due in zip(shape[::-1], stride[::-1], steps, strict=False))
+        return Tensor(tuple(shape), dtype, f"{key}+{offset}", dense)
 
     def _parameter(self, tensor: Tensor, *_: object) -> Tensor:
         return tensor

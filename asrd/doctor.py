@@ -6,6 +6,7 @@ Everything is tried, nothing is changed; each check stands alone, so that one th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import control, failures, forecast, models, sinks, systemd, takes, vram
+from . import checkpoint, control, failures, forecast, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
@@ -22,6 +23,9 @@ from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
 
 GIB = 1 << 30
+
+MARGIN = 64 << 20
+"""Bytes of scratch beside what a model needs: what libraries put there themselves."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -177,7 +181,7 @@ def _said(*words: str, every: bool = False) -> str:
 
 
 def _places(settings: Settings) -> Iterator[Finding]:
-    """Where takes, models and extracted checkpoints go."""
+    """Where takes and what is unpacked of a model go."""
     where = takes.folder()
     standing = next(path for path in (where, *where.parents) if path.exists())
     free = shutil.disk_usage(standing).free
@@ -186,6 +190,9 @@ def _places(settings: Settings) -> Iterator[Finding]:
     yield Finding("takes", enough, False, f"{where}, {free / GIB:.1f} GiB free", fix)
     scratch = Path(os.environ.get("TMPDIR", "/var/tmp"))
     room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
-    able = room > 4 * GIB and os.access(scratch, os.W_OK)
-    detail = f"{scratch}, {room / GIB:.1f} GiB free; checkpoints are unpacked there"
-    yield Finding("scratch", able, False, detail, "set TMPDIR to a folder with as much room as your model is large")
+    need = 0
+    with contextlib.suppress(AsrdError):  # told of the model already
+        need = checkpoint.unpacked_bytes(models.resolve(settings.model), settings.timestamps_model)
+    able = room > need + MARGIN and os.access(scratch, os.W_OK)
+    detail = f"{scratch}, {room / GIB:.1f} GiB free; a start of {settings.model} unpacks {need >> 20} MiB there"
+    yield Finding("scratch", able, False, detail, "set TMPDIR to a folder on a larger disk")

@@ -272,11 +272,11 @@ def _padding(real: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=real.device)[:, None] >= real[:, None, None]
 
 
-def whole(model: Any, device: torch.device) -> bool:
+def whole(model: Any, device: torch.device, empty: bool = False) -> bool:
     """Give the modules of a restored model, in eval mode, these classes; return whether its encoder now takes None.
 
-    No tensor is changed but for its layout in memory on a CPU. All or nothing: a model of which one
-    part is of another kind stays as it is.
+    No tensor is changed but for its layout in memory on a CPU; of an `empty` model, into which its numbers are not read
+    yet, none is copied for that. All or nothing: a model of which one part is of another kind stays as it is.
     """
     features, encoder = getattr(model.preprocessor, "featurizer", None), model.encoder
     if not (_plain_features(features) and _plain_encoder(encoder)):
@@ -287,7 +287,9 @@ def whole(model: Any, device: torch.device) -> bool:
     if device.type == "cpu":
         encoder.pre_encode.conv.to(memory_format=torch.channels_last)
         for linear in (module for module in encoder.modules() if isinstance(module, nn.Linear)):
-            linear.weight.data = linear.weight.data.t().contiguous().t()  # as the product reads it
+            turned = linear.weight.data.t()
+            turned = torch.empty_like(turned, memory_format=torch.contiguous_format) if empty else turned.contiguous()
+            linear.weight.data = turned.t()  # as the product reads it
     for layer in encoder.layers:
         layer.__class__ = WholeLayer
         layer.feed_forward1.__class__ = layer.feed_forward2.__class__ = WholeFeedForward

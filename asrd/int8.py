@@ -53,7 +53,7 @@ def open_up(asked: Mapping[nn.Module, str]) -> None:
                 setattr(parent, name, linear.eval())
             elif type(child) is nn.Embedding:
                 rows, width = child.weight.shape
-                lookup = Lookup(rows, width, child.padding_idx, device="meta")
+                lookup = Lookup(rows, width, child.padding_idx, _weight=child.weight)  # given one, it draws none
                 lookup.weight = child.weight
                 setattr(parent, name, lookup.eval())
 

@@ -4,8 +4,8 @@ Started as `python -m asrd.recognizer`, imported by nobody; the only program tha
 event loop: read a frame, answer a frame. The real stdout is kept for frames before anything chatty is imported, and
 whatever else prints goes to stderr. Knows models and sound buffers; holds no audio between two frames.
 
-Load order is always: restore on the CPU, cast there, move to the device, so that the device never holds more than the
-final weights.
+Load order is always: build on the CPU, read each tensor's numbers into the dtype it is to have, move to the device, so
+that neither memory ever holds more than the final weights; int8 is quantised of what was read, before the move.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ import logging
 import os
 import signal
 import sys
-import tarfile
-import tempfile
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from . import card, failures, models, vram, wire
+from . import card, failures, models, startup, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
+from .precision import quantizes
 
 MINIMUM = wire.SAMPLE_RATE
 """Samples; a shorter buffer is padded with silence on both sides, as NeMo's transcribe() does."""
@@ -88,14 +86,13 @@ class Recognizer:
         self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
         path = models.fetch(start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
         self.header = models.header(path)
-        _check_scratch(path)
-        self._say(wire.Progress("import"))
-        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as beside:
-            unpacking = beside.submit(_unpack, path, folder)  # half of it waits for a disk, and the import does not
+        with startup.Checkpoint(path, start.timestamps_model) as checkpoint:
+            self._say(wire.Progress("import"))
+            checkpoint.prepare()
             self._torch = _import_torch(start, _threads(start, self.header))
             self._hold_to_limit()
             self.ledger["import"] = self.measure()
-            self._load(path, unpacking)
+            self._load(checkpoint)
         self._say(wire.Progress("warm-up"))
         self.self_test = self._prove() if start.self_test else None
         self._hasten()
@@ -105,24 +102,27 @@ class Recognizer:
         self.ledger["ready"] = self.measure()
         self.load_seconds = time.perf_counter() - self._began
 
-    def _load(self, path: Path, unpacking: Future[str]) -> None:
-        """Restore the model on the CPU in FP32, ready for inference, cast it there and move it to its device."""
+    def _load(self, checkpoint: startup.Checkpoint) -> None:
+        """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it to its device."""
         from . import cacheaware, casting, decoding, encoder
 
-        start, self._began = self.start, time.perf_counter()
+        start, self._began, device = self.start, time.perf_counter(), self._torch.device(self.start.device)
         with vram.Peak() as peak:
-            self._say(wire.Progress("restore", str(path)))
-            self.model = _restore(path, unpacking, start.timestamps_model)
+            self._say(wire.Progress("restore", str(checkpoint.path)))
+            self.model = checkpoint.build()
             self.model.eval().requires_grad_(False)
             featurizer = getattr(self.model.preprocessor, "featurizer", None)
             if featurizer is not None:
                 featurizer.dither, featurizer.pad_to = 0.0, 0
+            # Numbers are read into tensors as they will be, so that no second copy is made; int8 is made of numbers.
+            empty = not quantizes(start.precision)
+            self._whole = encoder.whole(self.model, device, empty=True)
+            prepared = casting.prepare(self.model, start.precision, device, empty=True) if empty else None
+            checkpoint.load(self.model)
             self.ledger["load"] = self.measure()
             self._say(wire.Progress("cast", start.precision.name))
-            self._whole = encoder.whole(self.model, self._torch.device(start.device))
-            self._applied = casting.apply(
-                self.model, start.precision, self._torch.device(start.device), lambda: self._say(wire.Progress("move"))
-            )
+            prepared = prepared or casting.prepare(self.model, start.precision, device)
+            self._applied = prepared.finish(lambda: self._say(wire.Progress("move")))
             self._decode = decoding.decoder_for(
                 self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
             )
@@ -297,8 +297,8 @@ class Recognizer:
         sound, expected = _known_clip(audio)
         tiled = (sound * (1 + 10 * 4 * wire.SAMPLE_RATE // len(sound)))[: 10 * 4 * wire.SAMPLE_RATE]
         with self._applied.observing():
-            self.recognize(sound, phase="warmup")
-            self.recognize(sound, phase="draft")
+            for phase in self._rehearsed():
+                self.recognize(sound, phase=phase)
             self.recognize(tiled, phase="final")
         self._hasten(tiled)
         self._say(wire.Progress("self-test"))
@@ -309,6 +309,15 @@ class Recognizer:
         if shipped and not passed:
             raise SelfTestError(f"the known clip was heard as {text!r} under {self.start.precision.name}")
         return wire.SelfTest(expected, text, answer.seconds, passed)
+
+    def _rehearsed(self) -> Sequence[str]:
+        """Return the phases that are gone through before a final: a card's kernels are loaded by them.
+
+        On a CPU, where a first time costs little more than a second, only those that compute otherwise.
+        """
+        if self.start.device != "cpu" or self.start.precision.phases:
+            return ("warmup", "draft")
+        return ("draft",) if self._stream is not None else ()
 
     def introduce(self) -> wire.Ready:
         """Return what this worker is, read back from the model."""
@@ -350,8 +359,6 @@ def _import_nemo(threads: int = 0) -> Any:
 
     if threads:
         torch.set_num_threads(threads)
-    from . import startup
-
     startup.import_nemo()
     return torch
 
@@ -371,69 +378,6 @@ def _import_torch(start: wire.Start, threads: int) -> Any:
     if start.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
     return torch
-
-
-def _unpack(path: Path, folder: str) -> str:
-    """Unpack a checkpoint into a folder and return the folder."""
-    with tarfile.open(path) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
-def _restore(path: Path, unpacking: Future[str], timestamps_model: bool) -> Any:
-    """Restore a checkpoint of any family by its config's target, on the CPU, in FP32. Raises ModelError, DiskError."""
-    import torch
-    from nemo.collections.asr.models import ASRModel
-    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
-    from omegaconf import open_dict
-
-    from . import startup
-
-    class Mapped(SaveRestoreConnector):
-        """Maps the weights instead of reading them: peak memory is one copy of the model, not two."""
-
-        @staticmethod
-        def _load_state_dict_from_disk(weights: str, map_location: Any = "cpu") -> Any:
-            del map_location
-            try:
-                return torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
-            except RuntimeError:  # the format before torch 1.6 cannot be mapped
-                return torch.load(weights, map_location="cpu", weights_only=True)
-
-    try:
-        connector = Mapped()
-        connector.model_extracted_dir = unpacking.result()
-        config = ASRModel.restore_from(str(path), return_config=True, save_restore_connector=connector)
-        with open_dict(config):
-            config.restore_timestamps_model = timestamps_model
-            for section in ("train_ds", "validation_ds", "test_ds"):
-                if section in config and config[section] is not None and "manifest_filepath" in config[section]:
-                    config[section].manifest_filepath = None  # paths of the machine it was trained on
-        with startup.uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
-            return ASRModel.restore_from(
-                str(path), override_config_path=config, map_location="cpu", save_restore_connector=connector
-            )
-    except (AsrdError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno == 28:
-            raise DiskError(f"no room to unpack {path} in {os.environ.get('TMPDIR')}", "set TMPDIR") from error
-        raise ModelError(f"cannot read {path}: {error}") from error
-    except Exception as error:  # NeMo raises every kind for a checkpoint it cannot build
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"NeMo cannot restore {path}: {first}", "run with --debug for its traceback") from error
-
-
-def _check_scratch(path: Path) -> None:
-    """Refuse early where NeMo could not unpack the checkpoint. Raises DiskError."""
-    folder = os.environ.get("TMPDIR", "/tmp")
-    disk = os.statvfs(folder)
-    free, need = disk.f_bavail * disk.f_frsize, path.stat().st_size
-    if free < need:
-        raise DiskError(
-            f"unpacking {path.name} needs {need >> 20} MiB, {folder} has {free >> 20} MiB free",
-            "set TMPDIR to a folder on a larger disk",
-        )
 
 
 def _samples_per_frame(model: Any) -> int:

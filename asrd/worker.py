@@ -51,7 +51,7 @@ class LostError(Exception):
 
 
 class Scratch:
-    """A folder for what a worker unpacks, as large as its checkpoint; locked as long as this process lives.
+    """A folder for what a worker unpacks, which of an old checkpoint is all; locked as long as this process lives.
 
     Making one removes those of daemons that were killed. Raises DiskError.
     """

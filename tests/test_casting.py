@@ -514,7 +514,7 @@ def test_the_probe_leaves_the_model_as_it_was(folder: Path) -> None:
 
 
 def test_a_cast_that_did_not_happen_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(casting, "_cast", lambda targets: None)
+    monkeypatch.setattr(casting, "_cast", lambda *_: None)
     with pytest.raises(PrecisionError, match="is stored as float32, not as float16"):
         apply(restore("ctc", folder), "half")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def test_what_is_missing_is_named_with_what_helps() -> None:
     assert here["daemon"].fix.startswith("asrd service install --now")
     assert here["takes"].works
     assert here["scratch"].detail.startswith(("/var/tmp", os.environ.get("TMPDIR", "/var/tmp")))
+    assert here["scratch"].works
+    assert re.search(r"a start of demo\S* unpacks 0 MiB there$", here["scratch"].detail)
     for one in here.values():
         assert one.works or one.fix or one.detail, one
 

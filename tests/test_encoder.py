@@ -115,7 +115,7 @@ def test_what_runs_in_what_is_told_as_without_it(
     """Casting reads what is effective from the model: our classes must leave it the same layers to read from."""
     start = wire.Start(str(path_of(family, folder)), TABLE[strategy])
     ours = Recognizer(start, lambda _: None)
-    monkeypatch.setattr(encoder, "whole", lambda *_: False)
+    monkeypatch.setattr(encoder, "whole", lambda *_, **__: False)
     theirs = Recognizer(start, lambda _: None)
     assert (ours._whole, theirs._whole) == (True, False)
     assert ours.introduce().effective == theirs.introduce().effective

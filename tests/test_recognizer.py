@@ -143,14 +143,45 @@ def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -
     np.testing.assert_allclose(told, encoded[0].T.numpy().ravel(), rtol=1e-3, atol=1e-4)
 
 
-def test_a_cast_gives_the_system_back_what_it_frees(tmp_path: Path) -> None:
-    path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=4)
+def test_loading_holds_no_more_than_the_weights_as_they_will_be(tmp_path: Path) -> None:
+    path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=16)
+    recognizer(path, "bfloat16", self_test=False)  # what a first model brings into memory beside itself
     worker = recognizer(path, "bfloat16", self_test=False)
+    before, peak = worker.ledger["import"].process, worker.load_peak.process
+    assert before is not None
+    assert peak is not None
+    assert worker.weights_bytes > 100 << 20
+    assert peak - before < 1.3 * worker.weights_bytes
+
+
+def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
+    path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=4)
+    worker = recognizer(path, "int8", self_test=False)
     freed = weights.weights_bytes(checkpoint.header(path), TABLE["fp32"]) - worker.weights_bytes
     before, after = worker.ledger["load"].process, worker.ledger["cast"].process
     assert before is not None
     assert after is not None
     assert before - after > 0.6 * freed
+
+
+@pytest.mark.parametrize("strategy", [name for name in TABLE if TABLE[name].weights != "float32" or TABLE[name].parts])
+@pytest.mark.parametrize("family", ["tdt", "ca_hybrid", "canary2"])
+def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(family: str, strategy: str, folder: Path) -> None:
+    import torch
+
+    from asrd import casting, encoder
+
+    found = recognizer(model_of(family, folder), strategy, self_test=False).model.state_dict()
+    plain = tiny.restore(model_of(family, folder)).requires_grad_(False)
+    encoder.whole(plain, torch.device("cpu"))
+    casting.apply(plain, TABLE[strategy], torch.device("cpu"))
+    expected = plain.state_dict()
+    assert list(found) == list(expected)
+    for name, value in found.items():
+        assert value.dtype == expected[name].dtype, name
+        quantized = hasattr(value, "qdata")
+        pair = [one.dequantize() if quantized else one for one in (value, expected[name])]
+        assert torch.equal(*pair), name
 
 
 def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: Path) -> None:
