@@ -92,7 +92,7 @@ class Bench:
     Args:
         size: how much of everything.
         only: the ratios that are wanted.
-        threads: of every contender.
+        threads: of every contender; asrd takes as many of them as it finds worth it.
         faults: seeded in asrd: leak or slow.
         folder: for everything that is written on the way.
         progress: where to tell.
@@ -240,7 +240,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools/bench", description=str(__doc__).splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three minutes instead of twenty; leaves R4 out")
     parser.add_argument("--only", metavar="R1,R8", help="these ratios alone")
-    parser.add_argument("--threads", type=int, default=cores, help=f"of every contender (default {cores}, the cores)")
+    parser.add_argument("--threads", type=int, default=cores,
+                        help=f"of every contender; asrd may take fewer (default {cores}, the cores)")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures there")
     parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page with plots there")
     fault = parser.add_mutually_exclusive_group()

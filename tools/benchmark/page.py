@@ -108,7 +108,8 @@ def _risen(key: str, rise: Any) -> bool:
 def remarks(result: Result) -> list[str]:
     """Return sentences on the run itself."""
     machine = result.machine
-    said = [f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads each; {machine['mode']} run"]
+    said = [f"{machine['cpu']}, {machine['cores']} cores; {machine['threads']} threads each, asrd as many of them"]
+    said[0] += f" as are worth it; {machine['mode']} run"
     said[0] += f" of {machine['seconds']:.0f} s, load {machine['load']:.2f} when it began."
     if "blocks" in machine:
         said.append(f"{machine['dropped']} of {machine['blocks']} blocks were dropped: their canary had moved by 10 %.")

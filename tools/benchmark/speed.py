@@ -47,7 +47,7 @@ class Ours:
 
     Args:
         model: a shipped name, or a .nemo file.
-        threads: of its worker.
+        threads: that it may take, as every contender; how many it does is its own choice, as it is for a user.
         strategy: its precision.
         what: is done to its worker on purpose: leak, slow, tidy.
         self_test: leave out where the model was never trained.
@@ -56,7 +56,7 @@ class Ours:
     def __init__(self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True) -> None:
         import msgspec
 
-        settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=threads)
+        settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=0)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         start = msgspec.structs.replace(start_for(settings), self_test=self_test)
         self._runner = asyncio.Runner()
