@@ -251,16 +251,16 @@ def _times(rows: list[dict[str, Any]], clip: str, axes: Any) -> None:
         ours = row["asrd_over_it"] == 1
         axes.barh(place, row["ms"][clip], height=0.62, color=COLOURS["mark" if ours else "soft"])
         axes.plot(row["cpu_ms"][clip], place, "D", color=COLOURS["ink"], markersize=4, fillstyle="none")
-        _write(axes, f"{row['ms'][clip]:.1f}", row["ms"][clip], place)
-    axes.set_xlim(0, 1.15 * max(row["ms"][clip] for row in rows))
+        _write(axes, f"{row['ms'][clip]:.1f}", max(row["ms"][clip], row["cpu_ms"][clip]), place)
+    axes.set_xlim(0, 1.15 * max(max(row["ms"][clip], row["cpu_ms"][clip]) for row in rows))
 
 
 def _stops(rows: list[dict[str, Any]], axes: Any) -> None:
     for place, row in enumerate(rows):
         axes.barh(place, row["ms"], height=0.62, color=COLOURS["mark"])
         axes.plot(row["nemo_ms"], place, "D", color=COLOURS["ink"], markersize=5, fillstyle="none")
-        _write(axes, f"{row['ms']:.0f}", row["ms"], place)
-    axes.set_xlim(left=0)
+        _write(axes, f"{row['ms']:.0f} of {row['nemo_ms']:.0f}", max(row["ms"], row["nemo_ms"]), place)
+    axes.set_xlim(0, 1.25 * max(max(row["ms"], row["nemo_ms"]) for row in rows))
 
 
 def _growth(series: list[list[float]], axes: Any) -> None:
@@ -274,9 +274,9 @@ def _growth(series: list[list[float]], axes: Any) -> None:
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(ticks[0], ticks[-1])
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
-    axes.legend(loc="upper left", fontsize=9)
+    axes.legend(loc="center right", fontsize=9)
 
 
 def _write(axes: Any, text: str, value: float, place: int) -> None:
-    offset = {"xytext": (4, 0), "textcoords": "offset points"}
+    offset = {"xytext": (6, 0), "textcoords": "offset points"}
     axes.annotate(text, (value, place), va="center_baseline", fontsize=9, **offset)
