@@ -87,7 +87,10 @@ def beside(name: str, ratio: Ratio) -> str:
                 f"{d['text_s']:.1f} of {d['floor_s']:.1f} s; ready to record after {figure(d['record_s'])} s (goal 0.3)"
             )
         case "R7":
-            return f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            rates = f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            if d.get("over_nemo") is None:
+                return rates
+            return f"{rates}, {figure(d['over_nemo'])} (goal 1) of transcribe() of many at once ({d['nemo']})"
         case "R8":
             rises = [f"{key.replace('_', ' of ')} +{rise:g}" for key, rise in d.items() if _risen(key, rise)]
             return ", ".join([f"{d['utterances']} utterances", *(rises or ["no descriptor, no thread"])])
