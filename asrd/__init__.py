@@ -41,6 +41,7 @@ Reading order, which is dependency order: a file imports only from files above i
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
     graphs       worker: work of fixed shapes captured once and replayed; the encoder over few shapes
+    straight     worker: the encoder on a CPU as one straight program over its tensors
     steps        worker: Canary's decoder in tensors of one size, a step always the same work
     boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention

@@ -172,10 +172,11 @@ class Ctc:
     def read(self, path: Path) -> Decoded:
         """Return what was said: runs and blanks collapsed."""
         ids, count = path.ids, path.frames
-        starts = [t for t in range(count) if ids[t] != self._blank and (t == 0 or ids[t] != ids[t - 1])]
-        stops = [next((t for t in range(s, count) if ids[t] != ids[s]), count) for s in starts]
-        sure = [max(path.sure[s:e]) for s, e in zip(starts, stops, strict=True)]
-        tokens = _timed([ids[s] for s in starts], starts, [s + LINGER for s in stops], sure, count)
+        changes = [t for t in range(1, count) if ids[t] != ids[t - 1]]
+        runs = [(s, e) for s, e in pairwise((0, *changes, count)) if ids[s] != self._blank] if count else []
+        starts = [s for s, _ in runs]
+        sure = [max(path.sure[s:e]) for s, e in runs]
+        tokens = _timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
     @torch.inference_mode()
@@ -464,7 +465,11 @@ def _letters(tokens: list[Token], model: Any, total: int) -> list[tuple[Token, f
     Counted token by token; where that does not add up to the text (bytes of one letter, tags that were stripped), the
     counts are stretched to fit.
     """
-    counts = [len("".join(_say(model, [token.id]).split())) for token in tokens]
+    known: dict[int, int] = model.__dict__.setdefault("_letters", {})  # a token's own never change
+    for token in tokens:
+        if token.id not in known:
+            known[token.id] = len("".join(_say(model, [token.id]).split()))
+    counts = [known[token.id] for token in tokens]
     scale = total / sum(counts) if sum(counts) else 0.0
     edges = [0.0]
     for count in counts:

@@ -140,7 +140,7 @@ def _weights(axes: Any, rows: list[Row], comparison: Comparison) -> None:
     axes.barh(range(len(rows)), values, height=0.62, color=[_shade(row) for row in rows])
     for place, value in enumerate(values):
         offset = {"xytext": (4, 0), "textcoords": "offset points"}
-        axes.annotate(f"{value:.3g}", (value, place), va="center_baseline", fontsize=9, **offset)
+        axes.annotate(f"{value:.1f}", (value, place), va="center_baseline", fontsize=9, **offset)
     axes.set_xlim(0, max(values) * 1.14 or 1)
 
 

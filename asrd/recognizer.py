@@ -202,7 +202,7 @@ class Recognizer:
         """Return the first module that puts out NaN or infinity for sounds that the encoder put it out for."""
         from . import casting
 
-        self._replay = None  # inside a replay nobody can look
+        self._replay = None  # inside a replay, or a straight program, nobody can look
         return casting.first_non_finite(self.model, lambda: self._encode(padded))
 
     def _encode(self, sounds: Sequence[Any]) -> tuple[Any, Any]:
@@ -224,9 +224,11 @@ class Recognizer:
         return encoded, frames if lengths is not None else torch.full((len(sounds),), encoded.shape[2])
 
     def _hasten(self, sound: bytes = b"") -> None:
-        """On a card, replay graphs from here on, if that is wanted and not yet so."""
-        from . import graphs
+        """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if that is wanted."""
+        from . import graphs, straight
 
+        if self.start.device == "cpu" and self._whole and not straight.refusal(self.model.encoder):
+            self._replay = straight.Straight(self.model.encoder)
         if self.start.graphs and self.start.device != "cpu" and self._recorder is None:
             self.replay(graphs.Recorder(self._torch.device(self.start.device)), sound)
 

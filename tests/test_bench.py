@@ -169,6 +169,9 @@ def test_what_decides_beside_the_ratio_itself() -> None:
     assert ratios.concurrency([Crowd(100, 97, (1.0,) * 8)] * 3).met
     assert not ratios.concurrency([Crowd(100, 97, (4.0, *(1.0,) * 7))] * 3).met
     assert not ratios.concurrency([Crowd(100, 90, (1.0,) * 8)] * 3).met
+    ahead, behind = (ratios.concurrency([Crowd(100, 97, (1.0,) * 8, nemo)] * 3, "batches of 8") for nemo in (90, 98))
+    assert (ahead.met, behind.met) == (True, False)
+    assert ahead.detail["over_nemo"] == pytest.approx(97 / 90)
     assert ratios.weights(5027, 10_000).met
     assert not ratios.weights(10_000, 10_000).met
     assert not ratios.load_peak(2.0, 1, "a model").met
@@ -367,6 +370,7 @@ def test_a_small_run_measures_judges_and_writes(tmp_path: Path) -> None:
     assert done.returncode == (0 if told["ratios"]["R7"]["met"] else 3)
     assert told["ratios"]["R7"]["detail"]["callers"] == 8
     assert told["ratios"]["R7"]["detail"]["rtfx_alone"] > 1
+    assert told["ratios"]["R7"]["detail"]["rtfx_nemo"] > 1
     assert told["versions"]["torch"]
     assert "<svg" in (tmp_path / "b.html").read_text()
 

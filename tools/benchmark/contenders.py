@@ -1,11 +1,11 @@
 """Everything that asrd is measured against, each behind one call: samples in, text out.
 
-    python -m tools.benchmark.contenders torch|onnx FOLDER MODEL THREADS
+    python -m tools.benchmark.contenders torch|onnx|many FOLDER MODEL THREADS
 
 A host is a process of its own, so that one library's threads never stand in the way of another's. It reads a JSON
 line {"who", "sound"} on standard input and answers with {"text", "seconds", "cpu"}: wall and processor time of that
 call, all threads together. `torch` also writes what `onnx` reads: NeMo's own export of the model, with its vocabulary
-and filters, into FOLDER.
+and filters, into FOLDER. `many` hears a whole .npz of sounds at once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ ONNX = "model.onnx"
 
 CHUNK, LEFT, RIGHT = 1.6, 7.2, 0.8
 """Seconds of NeMo's buffered pipeline: with its buffer of 9.6 s the nearest to asrd's ten."""
+
+BATCHES = (4, 8, 16)
+"""Sounds that NeMo's transcribe() is given at once, where it is asked for many."""
 
 
 # -- NeMo -------------------------------------------------------------------------------------------------------------
@@ -87,6 +90,20 @@ def transcribe(model: Any) -> Contender:
     """B: NeMo's transcribe() of an array, as its documentation has it."""
     more = {"source_lang": "en", "target_lang": "en"} if hasattr(model, "prompt") else {}
     return lambda samples: str(model.transcribe([samples], batch_size=1, verbose=False, **more)[0].text)
+
+
+def together(model: Any, batch: int, threads: int) -> Callable[[Any], str]:
+    """Return NeMo's transcribe() of many sounds at once, in batches, with so many threads; its texts line by line."""
+    import torch
+
+    more = {"source_lang": "en", "target_lang": "en"} if hasattr(model, "prompt") else {}
+
+    def hear(kept: Any) -> str:
+        torch.set_num_threads(threads)
+        heard = model.transcribe([kept[name] for name in kept.files], batch_size=batch, verbose=False, **more)
+        return "\n".join(str(one.text) for one in heard)
+
+    return hear
 
 
 def pipeline(model: str) -> Contender:
@@ -275,6 +292,13 @@ def torch_host(folder: Path, model: str, threads: int) -> tuple[dict[str, Conten
     return found, {"torch": torch.__version__, "nemo": nemo.__version__}
 
 
+def many_host(model: str, threads: int) -> tuple[dict[str, Callable[[Any], str]], dict[str, str]]:
+    """Return NeMo's transcribe() as many ways as may be its best, and no versions."""
+    restored = restore(model)
+    ways = {(batch, count) for batch in BATCHES for count in (1, threads)}
+    return {f"batches of {b}, threads: {n}": together(restored, b, n) for b, n in sorted(ways)}, {}
+
+
 def onnx_host(folder: Path, threads: int) -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders that read the export, and the versions of their libraries."""
     from importlib.metadata import version
@@ -289,13 +313,21 @@ def main(kind: str, folder: str, model: str, threads: str) -> int:
     os.dup2(2, 1)  # NeMo prints to standard output
     warnings.filterwarnings("ignore")
     place = Path(folder)
-    host = (place, model, int(threads)) if kind == "torch" else None
-    contenders, versions = torch_host(*host) if host else onnx_host(place, int(threads))
+    contenders: dict[str, Callable[[Any], str]]
+    match kind:
+        case "torch":
+            contenders, versions = torch_host(place, model, int(threads))
+        case "many":
+            contenders, versions = many_host(model, int(threads))
+        case _:
+            contenders, versions = onnx_host(place, int(threads))
     print(json.dumps({"contenders": sorted(contenders), "versions": versions}), file=answers)
-    sounds: dict[str, Samples] = {}
+    sounds: dict[str, Any] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        samples = sounds.setdefault(request["sound"], np.load(request["sound"]))
+        if request["sound"] not in sounds:
+            sounds[request["sound"]] = np.load(request["sound"])
+        samples = sounds[request["sound"]]
         hear = contenders[request["who"]]
         cpu, wall = time.process_time(), time.perf_counter()
         text = hear(samples)

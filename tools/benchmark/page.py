@@ -87,7 +87,10 @@ def beside(name: str, ratio: Ratio) -> str:
                 f"{d['text_s']:.1f} of {d['floor_s']:.1f} s; ready to record after {figure(d['record_s'])} s (goal 0.3)"
             )
         case "R7":
-            return f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            rates = f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            if d.get("over_nemo") is None:
+                return rates
+            return f"{rates}, {figure(d['over_nemo'])} (goal 1) of transcribe() of many at once ({d['nemo']})"
         case "R8":
             rises = [f"{key.replace('_', ' of ')} +{rise:g}" for key, rise in d.items() if _risen(key, rise)]
             return ", ".join([f"{d['utterances']} utterances", *(rises or ["no descriptor, no thread"])])
@@ -108,7 +111,8 @@ def _risen(key: str, rise: Any) -> bool:
 def remarks(result: Result) -> list[str]:
     """Return sentences on the run itself."""
     machine = result.machine
-    said = [f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads each; {machine['mode']} run"]
+    said = [f"{machine['cpu']}, {machine['cores']} cores; {machine['threads']} threads each, asrd as many of them"]
+    said[0] += f" as are worth it; {machine['mode']} run"
     said[0] += f" of {machine['seconds']:.0f} s, load {machine['load']:.2f} when it began."
     if "blocks" in machine:
         said.append(f"{machine['dropped']} of {machine['blocks']} blocks were dropped: their canary had moved by 10 %.")
@@ -250,16 +254,16 @@ def _times(rows: list[dict[str, Any]], clip: str, axes: Any) -> None:
         ours = row["asrd_over_it"] == 1
         axes.barh(place, row["ms"][clip], height=0.62, color=COLOURS["mark" if ours else "soft"])
         axes.plot(row["cpu_ms"][clip], place, "D", color=COLOURS["ink"], markersize=4, fillstyle="none")
-        _write(axes, f"{row['ms'][clip]:.1f}", row["ms"][clip], place)
-    axes.set_xlim(0, 1.15 * max(row["ms"][clip] for row in rows))
+        _write(axes, f"{row['ms'][clip]:.1f}", max(row["ms"][clip], row["cpu_ms"][clip]), place)
+    axes.set_xlim(0, 1.15 * max(max(row["ms"][clip], row["cpu_ms"][clip]) for row in rows))
 
 
 def _stops(rows: list[dict[str, Any]], axes: Any) -> None:
     for place, row in enumerate(rows):
         axes.barh(place, row["ms"], height=0.62, color=COLOURS["mark"])
         axes.plot(row["nemo_ms"], place, "D", color=COLOURS["ink"], markersize=5, fillstyle="none")
-        _write(axes, f"{row['ms']:.0f}", row["ms"], place)
-    axes.set_xlim(left=0)
+        _write(axes, f"{row['ms']:.0f} of {row['nemo_ms']:.0f}", max(row["ms"], row["nemo_ms"]), place)
+    axes.set_xlim(0, 1.25 * max(max(row["ms"], row["nemo_ms"]) for row in rows))
 
 
 def _growth(series: list[list[float]], axes: Any) -> None:
@@ -273,9 +277,9 @@ def _growth(series: list[list[float]], axes: Any) -> None:
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_ylim(ticks[0], ticks[-1])
     axes.grid(axis="y", color=COLOURS["faint"], linewidth=0.6)
-    axes.legend(loc="upper left", fontsize=9)
+    axes.legend(loc="center right", fontsize=9)
 
 
 def _write(axes: Any, text: str, value: float, place: int) -> None:
-    offset = {"xytext": (4, 0), "textcoords": "offset points"}
+    offset = {"xytext": (6, 0), "textcoords": "offset points"}
     axes.annotate(text, (value, place), va="center_baseline", fontsize=9, **offset)

@@ -78,7 +78,7 @@ class Host:
     """Contenders in a process of their own. Raises SystemExit with what it said where it does not come up.
 
     Args:
-        kind: torch or onnx.
+        kind: torch, onnx or many.
         folder: for the export, and for its log.
         model: a shipped name.
         threads: of every contender.

@@ -51,7 +51,7 @@ class Service:
     Args:
         folder: for its state, its socket and its log.
         model: a shipped name.
-        threads: of its worker.
+        threads: that its worker may take; how many it does is its own choice, as it is for a user.
         what: is done to its worker on purpose: leak, slow, tidy.
     """
 
@@ -60,7 +60,7 @@ class Service:
         self.socket = folder / "asrd.sock"
         self._command = [sys.executable, "-m", "tools.benchmark.player", "run", *what]
         places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
-        settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": str(threads), "IDLE": "never"}
+        settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": "0", "IDLE": "never"}
         settings |= {"SINKS": "none", "NOTIFY": "false", "SOCKET": str(self.socket)}
         self._environment = environment(
             threads,

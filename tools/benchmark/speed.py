@@ -47,7 +47,7 @@ class Ours:
 
     Args:
         model: a shipped name, or a .nemo file.
-        threads: of its worker.
+        threads: that it may take, as every contender; how many it does is its own choice, as it is for a user.
         strategy: its precision.
         what: is done to its worker on purpose: leak, slow, tidy.
         self_test: leave out where the model was never trained.
@@ -56,7 +56,7 @@ class Ours:
     def __init__(self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True) -> None:
         import msgspec
 
-        settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=threads)
+        settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=0)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         start = msgspec.structs.replace(start_for(settings), self_test=self_test)
         self._runner = asyncio.Runner()
@@ -152,16 +152,35 @@ def canary() -> float:
 # -- R7 ---------------------------------------------------------------------------------------------------------------
 
 
-def crowds(ours: Ours, clips: Sequence[Clip], count: int, seconds: float) -> list[Crowd]:
-    """Ask so many times with one caller and with eight, which of them first drawn anew, each for so long."""
+def crowds(
+    ours: Ours, clips: Sequence[Clip], count: int, seconds: float, nemo: Callable[[], float] | None = None
+) -> list[Crowd]:
+    """Ask so many times with one caller and with eight, which of them first drawn anew, each for so long.
+
+    And each time NeMo, which returns its audio seconds a second.
+    """
     sounds, dice, found = [clip.samples for clip in clips], random.Random(0), []
-    for _ in range(count):
+    for number in range(count):
+        before = nemo() if nemo is not None and number % 2 else None
         rates: dict[int, tuple[float, list[float]]] = {}
         for callers in dice.sample([1, CALLERS], 2):
             spent, heard = ours.shares(sounds, callers, seconds)
             rates[callers] = sum(heard) / spent, heard
-        found.append(Crowd(rates[1][0], rates[CALLERS][0], tuple(rates[CALLERS][1])))
+        theirs = before if nemo is None or before is not None else nemo()
+        found.append(Crowd(rates[1][0], rates[CALLERS][0], tuple(rates[CALLERS][1]), theirs))
     return found
+
+
+def best_of_many(host: Host, clips: Sequence[Clip], folder: Path) -> tuple[str, Callable[[], float]]:
+    """Return the way in which NeMo hears many clips fastest, and what has it do so: audio seconds a second."""
+    file = folder / "many.npz"
+    np.savez(file, *[clip.samples for clip in clips])
+    length = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
+    for _ in range(WARM - 1):
+        for way in host.contenders:
+            host.run(way, file)
+    best = min(host.contenders, key=lambda way: host.run(way, file).seconds)
+    return best, lambda: length / host.run(best, file).seconds
 
 
 # -- R3 and R4 --------------------------------------------------------------------------------------------------------
