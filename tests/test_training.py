@@ -227,7 +227,7 @@ def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> Non
 
 def test_the_shipped_models_can_write_every_word() -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
-    for name in ("demo.nemo", "demo-ctc.nemo"):
+    for name in ("demo.nemo", "demo-ctc.nemo", "demo-tdt.nemo"):
         with tarfile.open(ROOT / "asrd" / "data" / name) as archive:
             files = [m for m in archive.getmembers() if m.name.endswith("tokenizer.model")]
             models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]
