@@ -44,7 +44,7 @@ ASKING = ("toggle", "start", "stop", "cancel", "status", "last", "takes", "retry
 """Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to ask."""
 
 SETTINGS = {
-    "model": ("M", "path of a .nemo file, demo, demo-ctc, or a name on the hub"),
+    "model": ("M", "path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub"),
     "strategy": ("S", "precision strategy, or auto"),
     "preset": ("P", "bounds for auto: conservative, default, aggressive"),
     "device": ("D", "auto, cpu, cuda, cuda:N, or a part of a card's name"),

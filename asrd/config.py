@@ -29,7 +29,7 @@ def _about(text: str, at_least: float | None = None, at_most: float | None = Non
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every setting, its type, default and meaning; file, environment, flags and documentation are derived from it."""
 
-    model: Annotated[str, _about("path of a .nemo file, demo, demo-ctc, or a name on the hub")] = "demo"
+    model: Annotated[str, _about("path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub")] = "demo"
     strategy: Annotated[str, _about("precision strategy, or auto")] = "auto"
     preset: Annotated[str, _about("bounds and candidates for auto: conservative, default or aggressive")] = "default"
     parts: Annotated[dict[str, str], _about("component -> dtype, for strategy selective")] = {}

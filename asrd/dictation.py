@@ -58,6 +58,7 @@ class Dictation:
         self._deaf = settings.demote_empty
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little near these.
+        # A transducer, too, hears each buffer from its blank state: to go on from the last committed word cost words.
         self.window = Window(
             settings.window,
             left=0.25 * settings.window,

@@ -28,7 +28,7 @@ __all__ = [
 
 DATA = Path(__file__).with_name("data")
 
-SHIPPED = {"demo": DATA / "demo.nemo", "demo-ctc": DATA / "demo-ctc.nemo"}
+SHIPPED = {name: DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
 """Name -> file of the models that come with asrd; they know synthetic voices and a closed vocabulary."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

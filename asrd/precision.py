@@ -64,7 +64,7 @@ MATRICES: dict[str, Stored] = {
     "encoder.layers.*.conv": "bfloat16",
 }
 """Nearly all bytes of a FastConformer, at half the error of the whole encoder: what the blocks add up to, their norms,
-the scores of attention and the subsampling stay float32. Measured on both shipped models by `compare --components`."""
+the scores of attention and the subsampling stay float32. Measured on the shipped models by `compare --components`."""
 
 TABLE: dict[str, Precision] = {
     p.name: p
@@ -80,7 +80,7 @@ TABLE: dict[str, Precision] = {
         Precision("autocast-bf16", autocast="bfloat16", summary="the same, bfloat16"),
         Precision(
             "selective",
-            parts=MATRICES,  # a CTC output is small; prediction net and joint are not measured and stay float32
+            parts=MATRICES,  # CTC output, prediction net and joint cost no word (demo-tdt), and hold few bytes
             families={"aed": {**MATRICES, "decoder": "bfloat16"}},
             summary="matrices bfloat16, sums and norms FP32",
         ),

@@ -101,7 +101,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """First message: everything a worker is for life."""
 
     model: str
-    """A path to a .nemo file, a shipped name (demo, demo-ctc) or a hub name (owner/name)."""
+    """A path to a .nemo file, a shipped name (demo, demo-ctc, demo-tdt) or a hub name (owner/name)."""
     precision: Precision
     device: str = "cpu"
     """cpu, or cuda:N."""

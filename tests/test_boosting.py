@@ -22,7 +22,7 @@ from tests import sound, tiny
 
 DATA = Path(decoding.__file__).with_name("data")
 CLIPS = [json.loads(line) for line in (DATA / "eval" / "manifest.jsonl").read_text().splitlines()]
-SHIPPED = ("demo-ctc", "demo")
+SHIPPED = ("demo-ctc", "demo-tdt", "demo")
 FAMILIES = ("ctc", "ca_ctc", "rnnt", "tdt", "hybrid", "ca_rnnt", "canary1", "canary2", "canary2_unified")
 
 FOREIGN = """
@@ -80,6 +80,7 @@ def errors(heard: list[str]) -> int:
     [
         ("demo-ctc", 51, "alice"),
         ("demo-ctc", 145, "a"),
+        ("demo-tdt", 178, "market"),
         ("demo", 32, "blue"),
         ("demo", 113, "cold"),
         ("demo", 132, "doctor"),

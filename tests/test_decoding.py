@@ -21,7 +21,7 @@ from asrd.errors import ModelError
 from tests import tiny
 
 DATA = Path(decoding.__file__).with_name("data")
-SHIPPED = {"demo.nemo": "aed", "demo-ctc.nemo": "ctc"}
+SHIPPED = {"demo.nemo": "aed", "demo-ctc.nemo": "ctc", "demo-tdt.nemo": "tdt"}
 FAMILY = {
     "ctc": "ctc", "ca_ctc": "ctc", "ctc_char": "ctc", "rnnt": "rnnt", "ca_rnnt": "rnnt", "rnnt_char": "rnnt",
     "tdt": "tdt", "hybrid": "hybrid", "ca_hybrid": "hybrid", "canary1": "aed", "canary2": "aed",
@@ -275,10 +275,11 @@ def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
         check(decoded, ours, int(length))
 
 
-def test_canary_hears_words_where_ctc_does() -> None:
+@pytest.mark.parametrize("other", ["demo.nemo", "demo-tdt.nemo"])
+def test_attention_and_transducer_hear_words_where_ctc_does(other: str) -> None:
     if not all((DATA / name).is_file() for name in SHIPPED):
         pytest.skip("the shipped models are not there: tools/train-demo-model makes them")
-    models = [tiny.restore(DATA / name) for name in SHIPPED]
+    models = [tiny.restore(DATA / name) for name in (other, "demo-ctc.nemo")]
     decoders = [decoding.decoder_for(one) for one in models]
     off = []
     for sound in clips(16):

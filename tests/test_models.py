@@ -289,7 +289,7 @@ def test_a_path_that_is_not_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", models.SHIPPED)
 def test_shipped_models_come_with_the_package(name: str) -> None:
-    assert models.header(models.resolve(name)).family == {"demo": "aed", "demo-ctc": "ctc"}[name]
+    assert models.header(models.resolve(name)).family == {"demo": "aed", "demo-ctc": "ctc", "demo-tdt": "tdt"}[name]
 
 
 @pytest.mark.parametrize(

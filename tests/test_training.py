@@ -1,6 +1,8 @@
 """The speech that trains the demo models, its split, and the evaluation set that ships."""
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -118,6 +120,73 @@ def test_warp_by_one_changes_nothing_and_by_more_shortens() -> None:
     assert [len(tool.warp(mel, 1.0, tempo)) for tempo in (0.5, 1.0, 2.0)] == [14, 7, 4]
 
 
+@pytest.mark.parametrize("by", [-7, -3, 0, 3, 7])
+def test_a_shifted_clip_begins_elsewhere_and_says_the_same(by: int) -> None:
+    mel = np.concatenate([np.full((20, 80), -1), np.random.default_rng(0).standard_normal((50, 80)) + 1])
+    moved = tool.shifted(mel.astype(np.float16), by)
+    assert len(moved) == len(mel) + by
+    assert np.array_equal(moved[20 + by:], mel[20:].astype(np.float16))
+
+
+def test_no_sound_is_lost_by_an_earlier_beginning() -> None:
+    mel = np.concatenate([np.full((3, 80), -1), np.ones((60, 80))]).astype(np.float16)
+    assert len(tool.shifted(mel, -7)) == 60
+    assert len(tool.shifted(mel[3:], -7)) == 60
+
+
+def test_the_transducers_loss_is_nemos(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from nemo.collections.asr.losses.rnnt_pytorch import TDTLossPytorch
+
+    loss = importlib.import_module("tdt_loss")
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)  # NeMo's own runs nowhere else
+    dice = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 7, 4, 6 + 1 + 5, generator=dice, requires_grad=True)
+    targets, lengths = torch.randint(0, 6, (3, 3), generator=dice), torch.tensor([7, 5, 4])
+    counts = torch.tensor([3, 2, 0])
+    words, jumps = logits[..., :-5].log_softmax(-1) - 0.05, logits[..., -5:].log_softmax(-1)
+    theirs = -TDTLossPytorch(6, tool.DURATIONS).compute_forward_prob(words, jumps, targets, lengths, counts)[0]
+    ours = loss.tdt_loss(logits, targets, lengths, counts, tool.DURATIONS, 0.05)
+    weights = torch.tensor([1.0, 0.5, 2.0])
+    gradients = [torch.autograd.grad((each * weights).sum(), logits)[0] for each in (ours, theirs)]
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_too_long_for_its_sound_teaches_nothing() -> None:
+    import torch
+
+    loss = importlib.import_module("tdt_loss")
+    logits = torch.randn(1, 1, 3, 12, requires_grad=True)
+    counts = torch.tensor([2])
+    found = loss.tdt_loss(logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([1]), counts, [1, 2], 0.0)
+    found.sum().backward()
+    assert float(found.detach()) == float(logits.grad.abs().sum()) == 0
+
+
+def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: tool.Corpus) -> None:
+    """Two stretches of it: while the encoder settles it stays as it is, then it moves; the loss falls."""
+    import torch
+
+    (tmp_path / "tdt").mkdir()
+    args = argparse.Namespace(work=tmp_path / "tdt", seed=1, init_tdt=None, minutes_tdt=1.0, rate=1e-3,
+                              init_ctc=ROOT / "asrd" / "data" / "demo-ctc.nemo")
+    for name in ("train", "dev"):
+        for kind in ("json", "frames.json", "mel"):
+            shutil.copy(tmp_path / f"train.{kind}", args.work / f"{name}.{kind}")
+    training = tool.Training("tdt", args, tool.Log(args.work))
+    training.model.train()
+    encoder = [value.clone() for value in training.model.encoder.state_dict().values()]
+    batch, r = [[i] for i in range(4)], random.Random(0)
+    training.recipe.settling = 1.0
+    losses = [training.update(batch, r) for _ in range(4)]
+    assert all(map(torch.equal, encoder, training.model.encoder.state_dict().values()))
+    training.recipe.settling = 0.0
+    losses += [training.update(batch, r) for _ in range(4)]
+    assert not all(map(torch.equal, encoder, training.model.encoder.state_dict().values()))
+    assert losses[-1] < losses[0]
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> tool.Corpus:
     """300 clips of 0.5-3.5 s without features."""
@@ -158,7 +227,7 @@ def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> Non
 
 def test_the_shipped_models_can_write_every_word() -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
-    for name in ("demo.nemo", "demo-ctc.nemo"):
+    for name in ("demo.nemo", "demo-ctc.nemo", "demo-tdt.nemo"):
         with tarfile.open(ROOT / "asrd" / "data" / name) as archive:
             files = [m for m in archive.getmembers() if m.name.endswith("tokenizer.model")]
             models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]

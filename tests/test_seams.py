@@ -1,0 +1,73 @@
+"""tools/bench-seams: it runs, its stream is dictation's, and a transducer goes on from what was committed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from asrd.transcript import Transcript
+from asrd.verdict import edits
+
+TOOL = Path(__file__).resolve().parent.parent / "tools" / "bench-seams"
+
+
+def load_tool() -> ModuleType:
+    """Import the tool, which has no .py suffix."""
+    loader = importlib.machinery.SourceFileLoader("bench_seams", str(TOOL))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
+
+
+tool = load_tool()
+
+
+@pytest.fixture(scope="module")
+def glued() -> tool.Sound:
+    """Speech without a pause for longer than two windows."""
+    [sound] = tool.sounds("glued", 24, 24)
+    return sound
+
+
+@pytest.fixture(scope="module")
+def ear() -> tool.Transducer:
+    return tool.Transducer("demo-tdt")
+
+
+def test_a_stream_says_about_what_was_said(glued: tool.Sound) -> None:
+    heard = asyncio.run(tool.stream(glued, tool.Ear("demo-ctc")))
+    assert tool.rate([glued.text], [heard]) < 25
+
+
+def test_a_transducer_decoded_anew_is_the_one_that_dictation_asks(glued: tool.Sound, ear: tool.Transducer) -> None:
+    plain = tool.Ear("demo-tdt")
+    assert asyncio.run(tool.stream(glued, ear)) == asyncio.run(tool.stream(glued, plain))
+
+
+def test_what_goes_on_from_a_word_is_what_follows_it_in_the_whole(glued: tool.Sound, ear: tool.Transducer) -> None:
+    """With one buffer for all, a carried state changes nothing: NeMo's loop goes on where it was."""
+    samples = np.concatenate([clip.samples for clip in glued.clips[:3]])
+    ear.follow(Transcript())
+    whole = ear._from(samples, 0, 0, "").hypothesis
+    half = len(whole.words) // 2
+    said = " ".join(word.text for word in whole.words[:half])
+    rest = ear._from(samples, 0, whole.words[half - 1].stop, said).hypothesis
+    assert [(w.text, w.start) for w in rest.words] == [(w.text, w.start) for w in whole.words[half:]]
+
+
+@pytest.mark.parametrize("way", ["carried", "across pauses"])
+def test_every_way_says_about_what_was_said(glued: tool.Sound, ear: tool.Transducer, way: str) -> None:
+    ear.way = way
+    heard = asyncio.run(tool.stream(glued, ear))
+    ear.way = "anew"
+    assert edits([glued.text], [heard]).rate < 30
