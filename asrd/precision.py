@@ -80,7 +80,7 @@ TABLE: dict[str, Precision] = {
         Precision("autocast-bf16", autocast="bfloat16", summary="the same, bfloat16"),
         Precision(
             "selective",
-            parts=MATRICES,  # CTC output, prediction net and joint cost no word (demo-tdt), and hold few bytes
+            parts=MATRICES,  # CTC output, prediction net and joint hold few bytes, and stay
             families={"aed": {**MATRICES, "decoder": "bfloat16"}},
             summary="matrices bfloat16, sums and norms FP32",
         ),

@@ -106,6 +106,7 @@ def listening(held: Recognizer) -> Iterator[list[int]]:
 @contextmanager
 def counting(held: Recognizer) -> Iterator[list[int]]:
     """Collect how many feature frames go into the encoder, call by call."""
+    held._replay = None  # a straight program calls no module
     frames: list[int] = []
     hook = held.model.encoder.register_forward_pre_hook(
         lambda _, args, kwargs: frames.append(kwargs["audio_signal"].shape[-1]), with_kwargs=True
