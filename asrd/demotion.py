@@ -16,7 +16,7 @@ from . import baseline, figures, ladder, systemd, triggers, vram, wire
 from .config import Settings, budget
 from .engine import Engine
 from .errors import AsrdError
-from .precision import BASELINE, Plan, Rejected
+from .precision import BASELINE, Plan, Rejected, index_of
 from .triggers import Verdict
 
 PERIOD = 500
@@ -159,7 +159,7 @@ def _budget(settings: Settings, device: str) -> int | None:
     if not settings.vram_budget or device == "cpu":
         return None
     try:
-        index = int(device.partition(":")[2] or 0)
+        index = index_of(device)
         total = next((card.total for card in vram.gpus() if card.index == index), 0)
         return budget(settings.vram_budget, total) or None
     except AsrdError:

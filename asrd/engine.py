@@ -18,7 +18,7 @@ import msgspec
 from . import forecast, ladder, vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, PrecisionError, UsageError
-from .precision import BASELINE, Plan, Rejected, Rung, device_for
+from .precision import BASELINE, Plan, Rejected, Rung, device_for, index_of
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -489,7 +489,7 @@ def _look_for_room(plan: Plan, rung: Rung) -> None:
     """Refuse a rung whose card is gone or has too little memory free now. Raises LostError: device-lost, no-room."""
     if rung.device == "cpu":
         return
-    free = vram.free_bytes(int(rung.device.partition(":")[2] or 0))
+    free = vram.free_bytes(index_of(rung.device))
     if free is None and (gone := vram.lost()):
         raise LostError("device-lost", gone[0], "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back")
     need = plan.needs.get(rung.precision.name)

@@ -172,6 +172,11 @@ class Rung(msgspec.Struct, frozen=True):
         return self.precision.name if self.device != "cpu" else f"{self.precision.name} on cpu"
 
 
+def index_of(device: str) -> int:
+    """Return which card a device is: N of cuda:N; 0 of cuda."""
+    return int(device.partition(":")[2] or 0)
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """A rung that was not taken, or did not hold, and why."""
 

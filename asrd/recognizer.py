@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 from . import card, failures, models, startup, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
-from .precision import quantizes
+from .precision import index_of, quantizes
 
 MINIMUM = wire.SAMPLE_RATE
 """Samples; a shorter buffer is padded with silence on both sides, as NeMo's transcribe() does."""
@@ -138,7 +138,7 @@ class Recognizer:
 
     @property
     def _index(self) -> int:
-        return int(self.start.device.partition(":")[2] or 0)
+        return index_of(self.start.device)
 
     def recognize(self, sound: bytes, start: int = 0, phase: str = "final") -> wire.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
@@ -370,7 +370,7 @@ def _import_torch(start: wire.Start, threads: int) -> Any:
     import torch
 
     if start.device != "cpu":
-        card.open_device(torch, int(start.device.partition(":")[2] or 0))  # before NeMo: what cannot be fails early
+        card.open_device(torch, index_of(start.device))  # before NeMo: what cannot be fails early
     _import_nemo(threads)
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging

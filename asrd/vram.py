@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from .precision import Gpu
+from .precision import Gpu, index_of
 from .wire import Memory
 
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -287,7 +287,7 @@ def read(
     """
     if device == "cpu":
         return Memory(weights, None, None, resident_bytes(pid), None, "rss")
-    index = int(device.partition(":")[2] or 0)
+    index = index_of(device)
     process, used = process_bytes(pid, index), device_bytes(index)
     if process is None and used is not None and device_at_start is not None:
         return Memory(weights, allocated, reserved, max(0, used - device_at_start), used, "meminfo")

@@ -25,7 +25,7 @@ from pathlib import Path
 import asrd
 from asrd import manifest, vram
 from asrd.errors import AsrdError, UsageError, nearest
-from asrd.precision import find
+from asrd.precision import find, index_of
 from asrd.wire import SAMPLE_RATE
 
 from . import architectures, cells, tables
@@ -119,7 +119,7 @@ def _machine(device: str) -> dict[str, str]:
     found = {"system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count())}
     if device == "cpu":
         return found | {"gpu": "none"}
-    index = int(device.partition(":")[2] or 0)
+    index = index_of(device)
     cards = {card.index: card for card in vram.gpus()}
     if index not in cards:
         raise UsageError(f"there is no {device} here", "nvidia-smi lists the cards; --device cpu tries the bench")
