@@ -74,11 +74,11 @@ FULL = Size(
     blocks=40,
     stops=((10, True, 0), (10, True, 0.5)) * 6
     + ((10, True, 0),) * 4
-    + ((60, True, 0), *((60, False, 0),) * 4, (120, True, 0), *((120, False, 0),) * 4),
+    + (*((60, False, 0),) * 4, (120, True, 0), *((120, False, 0),) * 4),
     idle=45.0,
     starts=3,
     crowds=(8, 2.0),
-    utterances=2000,
+    utterances=1500,
     words=tuple(
         Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),
