@@ -220,7 +220,10 @@ def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
         state = _Unpickler(_description(content), path).load()
         content.seek(0)
         with zipfile.ZipFile(content) as packed:
-            found = {name: _place(tensor, packed, content) for name, tensor in state.items()}
+            root = packed.infolist()[0].filename.partition("/")[0]
+            if f"{root}/byteorder" in packed.NameToInfo and packed.read(f"{root}/byteorder") != b"little":
+                return None
+            found = {name: _place(tensor, packed, root, content) for name, tensor in state.items()}
     result: Any = OrderedDict()
     for name, place in found.items():
         if place is None:
@@ -258,20 +261,18 @@ def unpacked_bytes(path: Path, hidden: bool = False) -> int:
         raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", "copy or download it again") from error
 
 
-def _place(tensor: object, packed: zipfile.ZipFile, content: IO[bytes]) -> Place | None:
-    """Return where a tensor lies within torch's file; None where it does not lie there as it is."""
+def _place(tensor: object, packed: zipfile.ZipFile, root: str, content: IO[bytes]) -> Place | None:
+    """Return where a tensor lies within torch's file, below its `root`; None where it does not lie there as it is."""
     if not isinstance(tensor, Tensor) or not tensor.dense:
         return None
     key, _, first = tensor.memory.rpartition("+")
-    root = packed.infolist()[0].filename.partition("/")[0]
     try:
-        order = packed.read(f"{root}/byteorder") if f"{root}/byteorder" in packed.NameToInfo else b"little"
         entry = packed.getinfo(f"{root}/data/{key}")
     except KeyError:
         return None
     width = WIDTHS.get(tensor.dtype, 1)
     begin, end = int(first) * width, (int(first) + tensor.elements) * width
-    if order != b"little" or entry.compress_type != zipfile.ZIP_STORED or end > entry.file_size:
+    if entry.compress_type != zipfile.ZIP_STORED or end > entry.file_size:
         return None
     content.seek(entry.header_offset)
     *_, name_length, extra_length = struct.unpack("<4s5H3I2H", content.read(30))

@@ -382,7 +382,7 @@ class Checkpoint:
             except RuntimeError:  # the format before torch 1.6 cannot be mapped
                 return torch.load(unpacked, map_location="cpu", weights_only=True)
         state: Any = OrderedDict((name, _Stored(self, place)) for name, place in self._places.items())
-        state._metadata = self._places._metadata  # type: ignore[attr-defined]
+        state._metadata = vars(self._places)["_metadata"]  # torch keeps it beside the items
         return state
 
 

@@ -27,11 +27,6 @@ RATE, CHUNK = 16_000, 14 * 1280
 SOUND = tiny.noise(9.0, 5)
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("streaming")
-
-
 @cache
 def worker(family: str, folder: Path, strategy: str = "fp32") -> Recognizer:
     path = folder / f"{family}.nemo"

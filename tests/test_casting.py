@@ -32,11 +32,6 @@ CARRIED = {"float16": 2e-3, "bfloat16": 1.5e-2, "int8": 2.5e-2}
 """Relative error (rms) of the encoder's output that a dtype may cause, about twice what it does."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @cache
 def unpacked(family: str, folder: Path) -> Path:
     path = tiny.build(family, folder)

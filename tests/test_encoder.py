@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,6 @@ TOLERANCE = 2e-5
 
 LENGTHS = (16_000, 16_001, 16_159, 16_160, 20_480, 47_999, 100_003, 160_000)
 """Samples: both parities of frames before and after each halving."""
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
-@cache
-def path_of(family: str, folder: Path) -> Path:
-    return tiny.build(family, folder)
 
 
 def sound(samples: int, seed: int = 0) -> torch.Tensor:
@@ -61,7 +50,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None:
-    theirs, ours = (tiny.restore(path_of(family, folder)) for _ in range(2))
+    theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
     weights = {name: value.clone() for name, value in ours.state_dict().items()}
     assert encoder.whole(ours, CPU)
     for name, value in ours.state_dict().items():
@@ -72,7 +61,7 @@ def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None
 
 @pytest.mark.parametrize("family", ["ctc", "ca_rnnt"])
 def test_several_of_one_length_are_each_what_they_are_alone(family: str, folder: Path) -> None:
-    ours = tiny.restore(path_of(family, folder))
+    ours = tiny.restore(tiny.built(family, folder))
     encoder.whole(ours, CPU)
     sounds = torch.cat([sound(40_000, seed) for seed in range(3)])
     assert_same(unpadded(ours, sounds), torch.cat([unpadded(ours, one[None]) for one in sounds]))
@@ -80,7 +69,7 @@ def test_several_of_one_length_are_each_what_they_are_alone(family: str, folder:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_length_that_is_given_goes_nemos_way(family: str, folder: Path) -> None:
-    theirs, ours = (tiny.restore(path_of(family, folder)) for _ in range(2))
+    theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
     encoder.whole(ours, CPU)
     padded = torch.cat([sound(30_000), sound(30_000, 1)])
     padded[1, 20_000:] = 0
@@ -95,7 +84,7 @@ def test_a_length_that_is_given_goes_nemos_way(family: str, folder: Path) -> Non
 
 @pytest.mark.parametrize("family", ["ca_ctc", "ca_rnnt"])
 def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
-    theirs, ours = (tiny.restore(path_of(family, folder)) for _ in range(2))
+    theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
     encoder.whole(ours, CPU)
     found = []
     with torch.inference_mode():
@@ -113,7 +102,7 @@ def test_what_runs_in_what_is_told_as_without_it(
     family: str, strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Casting reads what is effective from the model: our classes must leave it the same layers to read from."""
-    start = wire.Start(str(path_of(family, folder)), TABLE[strategy])
+    start = wire.Start(str(tiny.built(family, folder)), TABLE[strategy])
     ours = Recognizer(start, lambda _: None)
     monkeypatch.setattr(encoder, "whole", lambda *_, **__: False)
     theirs = Recognizer(start, lambda _: None)
@@ -125,10 +114,10 @@ def test_what_runs_in_what_is_told_as_without_it(
 
 @pytest.mark.parametrize("strategy", ["half", "bfloat16", "autocast-bf16", "selective", "int8"])
 def test_reduced_precision_is_no_further_from_float32_than_nemos(strategy: str, folder: Path) -> None:
-    exact = nemo(tiny.restore(path_of("ctc", folder)), sound(64_000))
+    exact = nemo(tiny.restore(tiny.built("ctc", folder)), sound(64_000))
     apart = {}
     for name, run in (("nemo", nemo), ("ours", unpadded)):
-        model = tiny.restore(path_of("ctc", folder))
+        model = tiny.restore(tiny.built("ctc", folder))
         if name == "ours":
             assert encoder.whole(model, CPU)
         applied = casting.apply(model, TABLE[strategy], CPU)

@@ -29,11 +29,6 @@ LENGTHS = (16_000, 20_479, 20_480, 20_481, 47_777, 160_000)
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("graphs")
-
-
 def path_of(folder: Path, family: str, **sizes: Any) -> Path:
     name = f"{family}-{abs(hash(json.dumps(sizes, sort_keys=True)))}"
     return path if (path := folder / f"{name}.nemo").exists() else tiny.build(family, folder, name=name, **sizes)

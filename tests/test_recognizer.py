@@ -39,16 +39,6 @@ def clips(count: int) -> list[tuple[np.ndarray, str]]:
     return [(audio.read(EVALUATION / entry["audio_filepath"]), entry["text"]) for entry in entries]
 
 
-@cache
-def model_of(family: str, folder: Path) -> Path:
-    return tiny.build(family, folder)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     said: list[wire.Reply] = []
     made = Recognizer(wire.Start(str(model), TABLE[strategy], **options), said.append)
@@ -91,7 +81,7 @@ def test_the_text_is_that_of_transcribe(model: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) -> None:
-    worker = recognizer(model_of(family, folder))
+    worker = recognizer(tiny.built(family, folder))
     ready = worker.introduce()
     assert ready.family == {"ca_ctc": "ctc", "ca_rnnt": "rnnt", "ca_hybrid": "hybrid"}.get(
         family, "aed" if family.startswith("canary") else family
@@ -124,7 +114,7 @@ def test_buffers_that_are_computed_together_say_what_each_says_alone(model: str)
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> None:
-    worker = recognizer(model_of(family, folder), self_test=False)
+    worker = recognizer(tiny.built(family, folder), self_test=False)
     lengths = (0, 4_000, 16_000, 16_001, 50_000, 50_000, 160_000)
     sounds = [tiny.noise(10.0, seed)[:length].tobytes() for seed, length in enumerate(lengths)]
     starts = [1_000 * n for n in range(len(lengths))]
@@ -136,7 +126,7 @@ def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> 
 
 @pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary2"])
 def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -> None:
-    path = model_of(family, folder)
+    path = tiny.built(family, folder)
     sound = tiny.noise(3.0)
     told = np.frombuffer(recognizer(path, self_test=False).encode(sound.tobytes()), np.float32)
     encoded, _ = tiny.encode(tiny.restore(path), sound)
@@ -171,8 +161,8 @@ def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(family: str, 
 
     from asrd import casting, encoder
 
-    found = recognizer(model_of(family, folder), strategy, self_test=False).model.state_dict()
-    plain = tiny.restore(model_of(family, folder)).requires_grad_(False)
+    found = recognizer(tiny.built(family, folder), strategy, self_test=False).model.state_dict()
+    plain = tiny.restore(tiny.built(family, folder)).requires_grad_(False)
     encoder.whole(plain, torch.device("cpu"))
     casting.apply(plain, TABLE[strategy], torch.device("cpu"))
     expected = plain.state_dict()
@@ -185,7 +175,7 @@ def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(family: str, 
 
 
 def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: Path) -> None:
-    told = recognizer(model_of("ctc", folder), self_test=False).encode(tiny.noise(240.0).tobytes())
+    told = recognizer(tiny.built("ctc", folder), self_test=False).encode(tiny.noise(240.0).tobytes())
     assert wire.ENCODED - 64 * 4 < len(told) <= wire.ENCODED
     assert len(told) % (64 * 4) == 0
 
@@ -213,7 +203,7 @@ def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str
 @pytest.mark.parametrize("family", ["rnnt", "hybrid", "canary1"])
 @pytest.mark.parametrize("strategy", ["half", "autocast-fp16", "bf16-mixed", "selective", "phased", "int8"])
 def test_families_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
-    worker = recognizer(model_of(family, folder), strategy)
+    worker = recognizer(tiny.built(family, folder), strategy)
     for phase in ("draft", "final"):
         assert hear(worker, clips(1)[0][0], phase=phase).precision == strategy
 
@@ -305,7 +295,7 @@ def test_a_first_message_that_is_none_ends_the_worker(noise: bytes) -> None:
 def broken(kind: str, where: Path, folder: Path) -> Path:
     """Return a checkpoint that is wrong in one way."""
     path = where / f"{kind}.nemo"
-    good = model_of("ctc", folder).read_bytes()
+    good = tiny.built("ctc", folder).read_bytes()
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "truncated":
@@ -333,18 +323,18 @@ def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
     from asrd.errors import AsrdError
 
     with pytest.raises(AsrdError) as caught:
-        recognizer(model_of("canary2", folder), source_lang="xx")
+        recognizer(tiny.built("canary2", folder), source_lang="xx")
     assert "xx" in caught.value.message
     assert "en" in caught.value.hint
 
 
 def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -> None:
     said: list[wire.Reply] = []
-    start = wire.Start(str(model_of("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0)
+    start = wire.Start(str(tiny.built("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0)
     assert _serve(iter([(start, b"")]), said.append) == 70
     assert isinstance(said[-1], wire.Failed)
     assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("usage", True)
-    recognizer(model_of("ctc", folder), vocabulary=("Ωmega",), boost=0.0)
+    recognizer(tiny.built("ctc", folder), vocabulary=("Ωmega",), boost=0.0)
 
 
 @pytest.mark.parametrize("model", SHIPPED)

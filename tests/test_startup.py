@@ -14,7 +14,6 @@ import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,16 +111,6 @@ def test_a_function_given_to_the_compiler_is_compiled_once_and_when_it_is_called
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-@cache
-def checkpoint_of(family: str, folder: Path) -> Path:
-    return tiny.build(family, folder)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a worker may unpack in."""
@@ -183,7 +172,7 @@ def saved(state: Any, **options: Any) -> bytes:
 def test_a_restored_model_holds_the_checkpoints_numbers_and_none_of_its_own(
     family: str, folder: Path, scratch: Path
 ) -> None:
-    path = checkpoint_of(family, folder)
+    path = tiny.built(family, folder)
     restored = Restored(path)
     restored.is_that_of(path)
     names = set(weights_of(path))
@@ -224,7 +213,7 @@ def in_one_block(state: Any) -> Any:
 
 @pytest.mark.parametrize("way", ODD)
 def test_weights_written_another_way_are_the_same(way: str, folder: Path, tmp_path: Path, scratch: Path) -> None:
-    path = checkpoint_of("ctc", folder)
+    path = tiny.built("ctc", folder)
     in_place, write = ODD[way]
     odd = rewritten(path, tmp_path / "odd.nemo", model_weights=write(weights_of(path)))
     restored = Restored(odd)
@@ -233,7 +222,7 @@ def test_weights_written_another_way_are_the_same(way: str, folder: Path, tmp_pa
 
 
 def test_a_gzipped_checkpoint_is_unpacked(folder: Path, tmp_path: Path, scratch: Path) -> None:
-    path = checkpoint_of("ctc", folder)
+    path = tiny.built("ctc", folder)
     restored = Restored(rewritten(path, tmp_path / "old.nemo", "w:gz"))
     restored.is_that_of(path)
     assert WEIGHTS in restored.unpacked
@@ -243,7 +232,7 @@ def test_a_gzipped_checkpoint_is_unpacked(folder: Path, tmp_path: Path, scratch:
 def test_other_dtypes_become_float32_as_with_nemo(
     dtype: torch.dtype, folder: Path, tmp_path: Path, scratch: Path
 ) -> None:
-    path = checkpoint_of("tdt", folder)
+    path = tiny.built("tdt", folder)
     cast = OrderedDict((n, v.to(dtype) if v.is_floating_point() else v) for n, v in weights_of(path).items())
     other = rewritten(path, tmp_path / "cast.nemo", model_weights=saved(cast))
     restored = Restored(other)
@@ -252,7 +241,7 @@ def test_other_dtypes_become_float32_as_with_nemo(
 
 
 def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(folder: Path, tmp_path: Path, scratch: Path) -> None:
-    path = checkpoint_of("ctc", folder)
+    path = tiny.built("ctc", folder)
     packed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved(weights_of(path)))) as old, zipfile.ZipFile(packed, "w") as new:
         for entry in old.infolist():
@@ -269,8 +258,8 @@ def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(folder: Path, tmp_path:
 def test_the_second_model_is_unpacked_and_restored_only_where_it_is_wanted(
     hidden: bool, folder: Path, tmp_path: Path, scratch: Path
 ) -> None:
-    second, path = checkpoint_of("ctc", folder), tmp_path / "two.nemo"
-    shutil.copy(checkpoint_of("canary2", folder), path)
+    second, path = tiny.built("ctc", folder), tmp_path / "two.nemo"
+    shutil.copy(tiny.built("canary2", folder), path)
     with tarfile.open(second) as theirs, tarfile.open(path, "a:") as ours:
         for member in theirs:
             content, name = theirs.extractfile(member), member.name.removeprefix("./")
@@ -293,7 +282,7 @@ def test_the_second_model_is_unpacked_and_restored_only_where_it_is_wanted(
 def test_names_and_shapes_are_held_against_the_model(
     missing: bool, folder: Path, tmp_path: Path, scratch: Path
 ) -> None:
-    path = checkpoint_of("ctc", folder)
+    path = tiny.built("ctc", folder)
     state = weights_of(path)
     name = next(name for name in state if name.endswith("linear1.weight"))
     if missing:
@@ -308,7 +297,7 @@ def test_names_and_shapes_are_held_against_the_model(
 def test_a_file_cut_short_meanwhile_is_one_sentence_or_no_matter(
     moment: str, folder: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = checkpoint_of("ctc", folder)
+    good = tiny.built("ctc", folder)
     path = tmp_path / "short.nemo"
     shutil.copy(good, path)
     read, reads = startup.Checkpoint._read, itertools.count()
@@ -337,7 +326,7 @@ def test_a_file_cut_short_meanwhile_is_one_sentence_or_no_matter(
 def test_a_file_written_to_meanwhile_is_refused_and_one_put_in_its_place_is_no_matter(
     folder: Path, tmp_path: Path, scratch: Path
 ) -> None:
-    good = checkpoint_of("ctc", folder)
+    good = tiny.built("ctc", folder)
     path = tmp_path / "changing.nemo"
     shutil.copy(good, path)
     with startup.Checkpoint(path) as checkpoint:
@@ -360,7 +349,7 @@ def test_a_file_written_to_meanwhile_is_refused_and_one_put_in_its_place_is_no_m
 def test_room_is_asked_for_what_is_unpacked_and_no_more(
     folder: Path, tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = checkpoint_of("ctc", folder)
+    path = tiny.built("ctc", folder)
     restored = Restored(path)
     need = sum(restored.unpacked.values())
     assert unpacked_bytes(path) == need

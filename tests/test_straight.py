@@ -12,18 +12,13 @@ from asrd import casting, encoder, straight, wire
 from asrd.precision import TABLE
 from asrd.recognizer import NonFiniteError, Recognizer
 from tests import tiny
-from tests.test_encoder import CPU, LENGTHS, assert_same, nemo, path_of, sound
+from tests.test_encoder import CPU, LENGTHS, assert_same, nemo, sound
 
 WITH_CACHES = ("ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid")
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tiny")
-
-
 def restored(family: str, folder: Path, **change: Any) -> Any:
-    changed = tiny.build(family, folder, name=f"{family}-changed", **change) if change else path_of(family, folder)
+    changed = tiny.build(family, folder, name=f"{family}-changed", **change) if change else tiny.built(family, folder)
     model = tiny.restore(changed)
     assert encoder.whole(model, CPU)
     return model
@@ -38,7 +33,7 @@ def put_out(model: Any, program: straight.Straight, samples: torch.Tensor) -> to
 
 @pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family not in WITH_CACHES])
 def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None:
-    theirs, ours = tiny.restore(path_of(family, folder)), restored(family, folder)
+    theirs, ours = tiny.restore(tiny.built(family, folder)), restored(family, folder)
     weights = {name: value.clone() for name, value in ours.state_dict().items()}
     stored = casting.weights_bytes(ours)
     assert straight.refusal(ours.encoder) == ""
@@ -92,13 +87,13 @@ def test_what_it_cannot_do_is_left_to_the_modules(folder: Path) -> None:
 
 @pytest.mark.parametrize("strategy", TABLE)
 def test_only_a_plain_float32_encoder_is_run_so(strategy: str, folder: Path) -> None:
-    held = Recognizer(wire.Start(str(path_of("ctc", folder)), TABLE[strategy]), lambda _: None)
+    held = Recognizer(wire.Start(str(tiny.built("ctc", folder)), TABLE[strategy]), lambda _: None)
     lowered = {"half", "half-naive", "bfloat16", "selective", "int8"}
     assert (held._replay is None) == (strategy in lowered), straight.refusal(held.model.encoder)
 
 
 def test_where_nan_begins_is_found_all_the_same(folder: Path) -> None:
-    held = Recognizer(wire.Start(str(path_of("ctc", folder)), TABLE["fp32"]), lambda _: None)
+    held = Recognizer(wire.Start(str(tiny.built("ctc", folder)), TABLE["fp32"]), lambda _: None)
     assert held._replay is not None
     held.model.encoder.layers[0].feed_forward2.linear1.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"encoder\.layers\.0"):

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ SEEDS = {"rnnt": 11, "tdt": 4, "hybrid": 4, "rnnt_char": 8, "canary1": 4, "canar
 LETTERS = list(" abcdefghijklmnopqrstuvwxyz'")
 
 _ENV = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@cache
+def built(family: str, folder: Path) -> Path:
+    """Return the plain model of a family in a folder, built at the first call."""
+    return build(family, folder)
 
 
 def build(

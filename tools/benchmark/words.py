@@ -92,7 +92,7 @@ def _as_good(decode: Edits, best: Edits) -> bool:
 
 def _cuts(join: Joined, events: list[Event]) -> dict[str, list[Samples]]:
     """Return the pieces of each offline decode: of the whole sound, and of each stretch between two pauses."""
-    ways = {"whole": _stretches(join)}
+    ways = {"whole": _whole(join)}
     heard = sounds.stretches(join.samples, events)
     if len(heard) > 1:
         ways["cut at the pauses"] = heard
@@ -105,7 +105,7 @@ def _score(joins: Sequence[Joined], texts: Sequence[str]) -> Edits:
     return Edits(tuple(e for one in found for e in one.errors), tuple(w for one in found for w in one.words))
 
 
-def _stretches(join: Joined) -> list[Samples]:
+def _whole(join: Joined) -> list[Samples]:
     """Return a sound in one piece, or, where it is too long for that, cut at joins into pieces as long as can be."""
     cuts, last = [], 0
     for cut, after in zip(join.cuts, [*join.cuts[1:], len(join.samples)], strict=True):
