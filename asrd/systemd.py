@@ -212,13 +212,14 @@ class Sender:
 
     def __call__(self, message: str, /, **fields: Any) -> None:
         """Send one entry; fields whose names journald would refuse are left out."""
-        missing = self.dropped
+        if self.dropped and self._send(self._missed(fields)):
+            self.dropped = 0
         if not self._send({"MESSAGE": message, **fields}):
             self.dropped += 1
-        elif missing:
-            self.dropped = 0
-            text = f"the journal did not take {missing} earlier messages"
-            self._send({"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": fields.get("SYSLOG_IDENTIFIER", "")})
+
+    def _missed(self, fields: dict[str, Any]) -> dict[str, Any]:
+        text = f"the journal did not take {self.dropped} earlier messages"
+        return {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": fields.get("SYSLOG_IDENTIFIER", "")}
 
     def close(self) -> None:
         """Send no more."""

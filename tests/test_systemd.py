@@ -244,11 +244,27 @@ def test_a_journal_that_is_full_or_gone_is_not_waited_for_and_what_it_missed_is_
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(path))
         send("back", SYSLOG_IDENTIFIER="asrd")
-        assert parsed(journald.recv(1 << 16))["MESSAGE"] == "back"
         assert parsed(journald.recv(1 << 16)) == {
             "MESSAGE": "the journal did not take 3 earlier messages",
             "PRIORITY": "4",
             "SYSLOG_IDENTIFIER": "asrd",
         }
+        assert parsed(journald.recv(1 << 16))["MESSAGE"] == "back"
     assert send.dropped == 0
     send.close()
+
+
+def test_a_journal_with_room_for_one_entry_gets_the_count_of_what_it_missed(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(str(tmp_path / "socket"))
+        send = systemd.Sender(str(tmp_path / "socket"))
+        taken = 0
+        while not send.dropped:
+            send("full in the end")
+            taken += 1
+        journald.recv(1 << 16)
+        send("no room beside the count")
+        assert send.dropped == 1
+        seen = [parsed(journald.recv(1 << 16))["MESSAGE"] for _ in range(taken - 1)]
+        assert seen[-1] == "the journal did not take 1 earlier messages"
+        send.close()
