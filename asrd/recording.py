@@ -14,7 +14,7 @@ import time
 import msgspec
 import numpy as np
 
-from .audio import AudioBlock
+from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
 from .spoken import Writing
@@ -24,7 +24,7 @@ from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
 
-NAP = SAMPLE_RATE // 4
+NAP = 2 * SAMPLE_RATE // 5
 """Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
 
 FILM = SAMPLE_RATE // 5
@@ -67,8 +67,6 @@ class Recording:
         self.cancelled = False
         self.stopped = 0.0
         """When its end was asked for, on the monotonic clock."""
-        self.level = -math.inf
-        """Peak of the last block, in dB below full scale."""
         self.voice = 0
         """Sample up to which speech was heard."""
         self.refused: list[str] = []
@@ -78,6 +76,7 @@ class Recording:
         """When the last draft was ready, on the monotonic clock."""
         self._unheard: list[AudioBlock] = []
         self._origin: int | None = None
+        self._last: Samples | None = None
         self._looked = 0
         self._written = 0
 
@@ -96,7 +95,7 @@ class Recording:
         events = self._listen() if self.dictation.vad.open or self._unheard_samples >= NAP else []
         if self.dictation.vad.speaking:
             self.voice = block.stop
-        self.level = 20 * math.log10(max(float(np.abs(block.samples).max(initial=0.0)), 1e-6))
+        self._last = block.samples
         if events or (self.dictation.vad.open and block.stop - self._looked >= FILM):
             self._looked = block.stop
             self.fresh.set()
@@ -105,6 +104,13 @@ class Recording:
         """Give the detector what it has not heard; return what it says."""
         blocks, self._unheard = self._unheard, []
         return self.dictation.push(AudioBlock(blocks[0].start, np.concatenate([block.samples for block in blocks])))
+
+    @property
+    def level(self) -> float:
+        """Peak of the last block, in dB below full scale; minus infinity before the first."""
+        if self._last is None:
+            return -math.inf
+        return 20 * math.log10(max(float(np.abs(self._last).max(initial=0.0)), 1e-6))
 
     @property
     def _unheard_samples(self) -> int:

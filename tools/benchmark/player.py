@@ -26,16 +26,13 @@ from typing import Any
 
 import numpy as np
 
-from asrd import cli, daemon, engine, microphone, systemd
+from asrd import cli, daemon, engine, microphone, systemd, tape
 from asrd.audio import AudioBlock
 from asrd.capture import Capture
 from asrd.wire import SAMPLE_RATE
 
-BLOCK = 320
-"""Samples: 20 ms, as every source of asrd delivers."""
-
-PERIOD = round(SAMPLE_RATE * microphone.PERIOD) // BLOCK
-"""Blocks that come at once, as from the real microphone: what wakes the daemon more often would be the bench's cost."""
+BLOCK = round(SAMPLE_RATE * microphone.PERIOD) // tape.BLOCK * tape.BLOCK
+"""Samples of a block, as the real microphone brings: what wakes the daemon more often would be the bench's cost."""
 
 LEAK = 10 << 10
 """Bytes that a leaking worker keeps of each utterance."""
@@ -73,25 +70,23 @@ class Player:
             give_back()
 
     async def _play(self, on_block: Callable[[AudioBlock], None], path: str, lead: int, pace: float) -> None:
-        loop, still = asyncio.get_running_loop(), [np.zeros(BLOCK, np.float32)] * PERIOD
+        loop, still = asyncio.get_running_loop(), np.zeros(BLOCK, np.float32)
         due, start, playing = loop.time(), 0, True
         with open(path, "rb") as file:  # piece by piece, so that what the bench holds is no part of what it measures
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             while True:
-                sound = np.fromfile(file, np.float32, PERIOD * BLOCK) if playing else None
-                if sound is not None and not len(sound):
+                sound = np.fromfile(file, np.float32, BLOCK) if playing else still
+                if not len(sound):
                     playing = False
                     print("played", flush=True)
                     continue
-                blocks = still if sound is None else [sound[at : at + BLOCK] for at in range(0, len(sound), BLOCK)]
-                due += sum(map(len, blocks)) / SAMPLE_RATE / (pace if start < lead else 1.0)
+                due += len(sound) / SAMPLE_RATE / (pace if start < lead else 1.0)
                 await asyncio.sleep(due - loop.time())
                 while start < lead and not self._wanted():
                     await asyncio.sleep(0.001)
-                for block in blocks:
-                    on_block(AudioBlock(start, block))
-                    start += len(block)
+                on_block(AudioBlock(start, sound))
+                start += len(sound)
 
 
 def give_back() -> None:
