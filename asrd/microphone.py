@@ -45,8 +45,10 @@ PERIOD = 0.064
 """Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU time is 2.5 times."""
 TOGETHER = 4 * BLOCK
 """Samples of a block at most: all whole 20 ms of a period."""
-LINGER = 0.08
-"""Seconds that sound may be on its way to us when the microphone is closed."""
+ARRIVAL = 0.03
+"""Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and holds back a rest."""
+LINGER = 0.12
+"""Seconds that the microphone is heard after the key at most, if what was spoken until then has not come before."""
 
 
 class _Line:
@@ -141,7 +143,7 @@ class Microphone:
         self._loop = asyncio.get_running_loop()
         self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
         self._line: _Line | None = None
-        self._changed = asyncio.Event()
+        self._changed, self._came = asyncio.Event(), asyncio.Event()
         self._muted = self.problem = ""
         self._silent_since = 0.0
         self._rescan = False
@@ -154,7 +156,7 @@ class Microphone:
         if task is None:
             return
         if self._line is not None and self._line.last and not self.problem:
-            await asyncio.sleep(LINGER)
+            await self._hear_out(self._line, time.monotonic() + ARRIVAL)
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
         line, self._line = self._line, None
@@ -162,6 +164,14 @@ class Microphone:
             await self._give_up(line)
             self._take(line)
         self._tape.finish()
+
+    async def _hear_out(self, line: _Line, moment: float) -> None:
+        """Wait until what was spoken up to `moment` (monotonic seconds) has come, or should have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while line.last < moment and not line.finished:
+                    self._came.clear()
+                    await self._came.wait()
 
     async def _live(self) -> None:
         """Record until cancelled: open, listen until it dies, wait, look for devices again."""
@@ -275,6 +285,7 @@ class Microphone:
         """Take sound as it comes; a stream that was closed or is not yet known is left alone."""
         if line is self._line:
             self._take(line)
+            self._came.set()
             if line.finished:
                 self._changed.set()
 

@@ -19,6 +19,7 @@ from .audio import AudioBlock
 from .capture import Capture
 from .config import Settings
 from .errors import UsageError
+from .microphone import ARRIVAL, LINGER
 from .recording import Recording
 from .scribe import Scribe
 from .wire import SAMPLE_RATE
@@ -36,9 +37,6 @@ LONGEST = 3600.0
 
 AHEAD = 60.0
 """Seconds of speech that may wait for the worker before a source that can wait has to."""
-
-TAIL = 0.06
-"""Seconds that a microphone which stays open is heard after the key: sound is that late."""
 
 
 class Watcher(Protocol):
@@ -76,6 +74,9 @@ class Recorder:
         self._late: Recording | None = None
         """The one whose last sound is still on its way, from a microphone that stays open."""
         self._before: collections.deque[AudioBlock] = collections.deque()
+        self._came = 0.0
+        """When the last block of a microphone that stays open came, on the monotonic clock."""
+        self._more = asyncio.Event()
 
     @property
     def _settings(self) -> Settings:
@@ -119,9 +120,7 @@ class Recorder:
         if self._always_open:
             self._late = one
             self._watcher.changed()
-            await asyncio.sleep(TAIL)
-            if self._late is one:
-                self._late = None
+            await self._hear_out(one)
         elif self._capture is not None:
             device, self._capture = self._capture, None
             self._watcher.changed()
@@ -129,6 +128,16 @@ class Recorder:
         one.end()
         self._watcher.changed()
         return one
+
+    async def _hear_out(self, one: Recording) -> None:
+        """Have a microphone that stays open bring what was spoken until the key, or what it has of it by then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while self._late is one and self._came < one.stopped + ARRIVAL:
+                    self._more.clear()
+                    await self._more.wait()
+        if self._late is one:
+            self._late = None
 
     async def mind(self, one: Recording, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.
@@ -175,6 +184,8 @@ class Recorder:
         targets = [one for one in (self._late, self.one) if one is not None]
         for one in targets:
             one.push(block)
+        self._came = time.monotonic()
+        self._more.set()
         if not targets:
             self._before.append(block)
             kept = self._settings.pre_roll * SAMPLE_RATE

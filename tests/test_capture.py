@@ -30,7 +30,7 @@ from asrd.capture import Capture, Pipe, PlayedFile, capture
 from asrd.config import Settings
 from asrd.devices import Device, choose
 from asrd.errors import AudioError, UsageError
-from asrd.microphone import TOGETHER, Microphone
+from asrd.microphone import ARRIVAL, TOGETHER, Microphone
 from asrd.tape import BLOCK, GAP, Tape
 
 from .sound import noise, silence, speech, tone
@@ -562,6 +562,29 @@ def test_what_is_not_a_number_never_ends_the_recording(card: Card) -> None:
     heard.assert_one_clock()
     assert len(heard.sound) == 5 * 1024
     assert np.abs(heard.sound).max() < 1.2, "a resampler may overshoot a little"
+
+
+def test_what_was_spoken_until_the_key_is_waited_for_and_nothing_else(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microphone, "LINGER", 60.0)
+
+    async def story() -> Heard:
+        heard = Heard(Microphone()).open()
+        stream = await streaming(card, heard)
+        stream.give(np.full((3072, 2), 0.1))
+        closing = asyncio.create_task(heard.source.close())
+        await asyncio.sleep(0)
+        stream.give(np.full((3072, 2), 0.2))  # may have been full before the key
+        await asyncio.sleep(2 * ARRIVAL)
+        assert not closing.done()
+        stream.give(np.full((3072, 2), 0.3))
+        await asyncio.wait_for(closing, 20)
+        return heard
+
+    heard = asyncio.run(story())
+    heard.assert_one_clock()
+    assert len(heard.sound) == 3 * 1024
 
 
 def test_an_overflow_that_the_card_tells_of_leaves_a_gap(card: Card) -> None:

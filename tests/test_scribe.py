@@ -12,12 +12,13 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from asrd import microphone, recorder, vram, wire
 from asrd import scribe as room
-from asrd import vram, wire
 from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.engine import Deadlines, Engine
@@ -121,6 +122,60 @@ async def until(true: Callable[[], bool]) -> None:
 
 async def rested(one: Room) -> None:
     await until(lambda: not one.scribe.busy)
+
+
+# -- a microphone that stays open -------------------------------------------------------------------------------------
+
+
+class OpenMicrophone:
+    """Delivers a block whenever it is told to."""
+
+    name, problem, ended = "open", "", False
+
+    def __init__(self) -> None:
+        self._at = 0
+
+    def open(self, on_block: Callable[[AudioBlock], None], *_: object) -> None:
+        self._on_block = on_block
+
+    async def close(self) -> None: ...
+
+    def give(self) -> None:
+        self._on_block(AudioBlock(self._at, np.zeros(320, np.float32)))
+        self._at += 320
+
+
+@case
+async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "LINGER", 60.0)
+    source = OpenMicrophone()
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        await own.adopt()
+        source.give()
+        recording = own.start()
+        ending = asyncio.create_task(own.stop())
+        await asyncio.sleep(0)
+        source.give()  # of before the key
+        await asyncio.sleep(2 * microphone.ARRIVAL)
+        assert not ending.done()
+        source.give()
+        await ending
+        source.give()
+        assert recording.take.samples == 3 * 320
+        await recording.told
+
+
+@case
+async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: OpenMicrophone(), mock.Mock())
+        await own.adopt()
+        recording = own.start()
+        assert await own.stop() is recording
+        assert (await recording.told).outcome == "empty"
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------
