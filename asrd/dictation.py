@@ -65,7 +65,7 @@ class Dictation:
             lookback=self.vad.settings.lookback,
             post_roll=self.vad.settings.post_roll,
         )
-        self.transcript = Transcript(guard=0.15 * settings.window)
+        self.transcript = Transcript(guard=0.2 * settings.window)
         self._foreseen: tuple[Buffer, Answer] | None = None
 
     def push(self, block: AudioBlock) -> list[Event]:

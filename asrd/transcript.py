@@ -44,7 +44,7 @@ class Transcript:
         guard: seconds before the edge of an open hypothesis within which words are not yet believed.
     """
 
-    def __init__(self, guard: float = 1.5) -> None:
+    def __init__(self, guard: float = 2.0) -> None:
         self.guard = round(guard * SAMPLE_RATE)
         self.words: list[Word] = []
         """Committed words in order; their times never overlap."""

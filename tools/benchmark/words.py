@@ -117,11 +117,13 @@ def _whole(join: Joined) -> list[Samples]:
 
 async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[Event]]:
     """Return the text of a sound that comes in blocks, asked for as `scribe` asks, and what the detector said of it."""
-    dictation, told = Dictation(Settings(model="demo-ctc")), list[Event]()
-    for number, first in enumerate(range(0, len(samples), BLOCK), 1):
-        events = dictation.push(AudioBlock(first, samples[first : first + BLOCK]))
+    dictation, told, looked = Dictation(Settings(model="demo-ctc")), list[Event](), 0
+    for first in range(0, len(samples), BLOCK):
+        block = AudioBlock(first, samples[first : first + BLOCK])
+        events = dictation.push(block)
         told += events
-        if events or number % FILM == 0:
+        if events or block.stop - looked >= FILM:
+            looked = block.stop
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
     told += dictation.finish()
