@@ -218,7 +218,7 @@ class Sender:
             self.dropped += 1
 
     def _missed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        text = f"the journal did not take {self.dropped} earlier messages"
+        text = f"the journal did not take {self.dropped} earlier message{'s' * (self.dropped > 1)}"
         return {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": fields.get("SYSLOG_IDENTIFIER", "")}
 
     def close(self) -> None:

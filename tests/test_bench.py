@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -123,6 +124,19 @@ def test_a_small_overhead_meets_the_goal_on_a_noisy_machine() -> None:
 )
 def test_a_slow_down_and_other_words_are_told(factor: float, added: float, text: str) -> None:
     assert not ratios.overhead(blocks(factor, added, text=text), CLIPS).met
+
+
+def test_of_what_the_time_for_a_short_clip_consists_is_told() -> None:
+    whole = blocks(1.0)
+    for block in whole:
+        for clip, run in block.runs["G"].items():
+            parts = {"encoder": 0.7 * run.seconds, "decoder": 0.2 * run.seconds, "between": 0.1 * run.seconds}
+            block.runs["G"][clip] = msgspec.structs.replace(run, parts=parts)
+    ratio = ratios.overhead(whole, CLIPS)
+    short = ratio.detail["parts_ms"]["0003, 1.4 s"]
+    assert short["encoder"] == pytest.approx(3.5 * short["decoder"], rel=0.01)
+    assert f"1.4 s: {short['encoder']:.1f} ms to the encoder's output" in page.beside("R1", ratio)
+    assert "1.4 s" not in page.beside("R1", ratios.overhead(blocks(1.0), CLIPS))
 
 
 def test_the_table_of_contenders_lists_the_words_that_differ() -> None:

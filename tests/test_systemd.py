@@ -266,5 +266,5 @@ def test_a_journal_with_room_for_one_entry_gets_the_count_of_what_it_missed(tmp_
         send("no room beside the count")
         assert send.dropped == 1
         seen = [parsed(journald.recv(1 << 16))["MESSAGE"] for _ in range(taken - 1)]
-        assert seen[-1] == "the journal did not take 1 earlier messages"
+        assert seen[-1] == "the journal did not take 1 earlier message"
         send.close()

@@ -62,6 +62,8 @@ class Run(msgspec.Struct, frozen=True):
     cpu: float
     """Processor seconds of every process that took part."""
     text: str
+    parts: dict[str, float] = {}
+    """Of asrd: seconds until the encoder's output, in its decoder, and between the two processes."""
 
 
 class Block(msgspec.Struct):

@@ -66,7 +66,7 @@ def beside(name: str, ratio: Ratio) -> str:
     match name:
         case "R1":
             words = "same words" if d["same_words"] else "OTHER WORDS"
-            return f"{figure(d['added_ms'])} ms added (goal 1), CPU {figure(d['cpu'])}, {words}"
+            return f"{figure(d['added_ms'])} ms added (goal 1), CPU {figure(d['cpu'])}, {words}{_parts(d['parts_ms'])}"
         case "R2":
             lengths = ratio.lengths if isinstance(ratio.lengths, dict) else {}
             each = "; ".join(
@@ -102,6 +102,15 @@ def beside(name: str, ratio: Ratio) -> str:
             )
         case _:
             return ""
+
+
+def _parts(clips: dict[str, dict[str, float]]) -> str:
+    """Return of what asrd's time for the shortest clip consists."""
+    clip, ms = min(clips.items(), key=lambda item: sum(item[1].values()))
+    if not ms:
+        return ""
+    each = f"{ms['encoder']:.1f} ms to the encoder's output, {ms['decoder']:.1f} in the decoder"
+    return f"; {clip.partition(', ')[2]}: {each}, {ms['between']:.1f} between the processes"
 
 
 def _risen(key: str, rise: Any) -> bool:

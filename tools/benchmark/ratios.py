@@ -35,14 +35,16 @@ def overhead(blocks: Sequence[Block], clips: Mapping[str, float]) -> Ratio:
             "added_ms_ci": more_ci,
             "added_ms_goal": 1.0,
             "cpu": median_interval(blockwise(blocks, "G", "A", long, "cpu"))[0],
-            "short_ms": {
-                c: 1000 * statistics.median(b.runs["G"][c].seconds - b.runs["A"][c].seconds for b in blocks)
-                for c in clips
-                if c not in long
-            },
+            "parts_ms": {clip: _parts(blocks, clip) for clip in clips},
             "same_words": same,
         },
     )
+
+
+def _parts(blocks: Sequence[Block], clip: str) -> dict[str, float]:
+    """Return of what asrd's milliseconds for one clip consist, as `Run.parts` has it: medians."""
+    found = [block.runs["G"][clip].parts for block in blocks]
+    return {name: 1000 * statistics.median(parts[name] for parts in found) for name in found[0]}
 
 
 class Stop(msgspec.Struct, frozen=True):

@@ -75,7 +75,10 @@ class Ours:
         pids = (os.getpid(), self.engine.pid or 0)
         cpu, wall = cpu_seconds(pids), time.perf_counter()
         answer = await self.engine.transcribe(samples)
-        return Run(time.perf_counter() - wall, cpu_seconds(pids) - cpu, answer.hypothesis.text)
+        seconds = time.perf_counter() - wall
+        decoding = answer.seconds - answer.encoder_seconds
+        parts = {"encoder": answer.encoder_seconds, "decoder": decoding, "between": seconds - answer.seconds}
+        return Run(seconds, cpu_seconds(pids) - cpu, answer.hypothesis.text, parts)
 
     def shares(self, sounds: Sequence[Any], callers: int, seconds: float) -> tuple[float, list[float]]:
         """Have so many callers ask for so long; return what all took in seconds, and each one's audio seconds."""
