@@ -24,7 +24,7 @@ its memory over many buffers; nemo: NeMo's own loading and decoding in FP32; nai
 UNTIMED = ("words", "growth")
 """Kinds that need not have the card for themselves."""
 
-SHIPPED = ("demo", "demo-ctc")
+SHIPPED = ("demo", "demo-ctc", "demo-tdt")
 LENGTHS = (10.0, 5.0, 1.0)
 """Seconds of the buffers that are timed."""
 
