@@ -1,4 +1,4 @@
-"""Nobody speaks, and no word comes out: the detector, the window and both shipped models on sounds that are no speech.
+"""Nobody speaks, and no word comes out: the detector, the window and the shipped models on sounds that are no speech.
 
 A few minutes of what `tools/bench-invented` does for hours.
 """
@@ -6,7 +6,11 @@ A few minutes of what `tools/bench-invented` does for hours.
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +27,8 @@ from asrd.wire import Answer, Hypothesis, Word
 
 from . import sound
 from .sound import RATE
+
+ROOT = Path(__file__).parents[1]
 
 CHORD = (10 ** (-50 / 20) * sound.music(60.0, 1)).astype(np.float32)
 """Music at a level at which the detector takes single chords for something that may be speech."""
@@ -95,3 +101,13 @@ def test_what_is_surely_speech_is_believed_however_unclear_the_words() -> None:
     clear = np.concatenate([sound.silence(1), sound.speech(1.5), sound.silence(1)])
     assert heard(Ear(confidence=0.01), clear) == ["word"]
     assert len(clear) == round(3.5 * RATE)
+
+
+def test_the_tool_that_listens_for_hours_runs(tmp_path: Path) -> None:
+    words = ["--kind", "music", "--minutes", "1", "--json", tmp_path / "found"]
+    command = [sys.executable, "tools/bench-invented", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "found").read_text())["music"]
+    assert sum(row["opened"] for row in rows.values()) > 0, "else no model was asked"
+    assert all(row["words"] == {name: [] for name in SHIPPED} for row in rows.values())
