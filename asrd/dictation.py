@@ -92,12 +92,16 @@ class Dictation:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
             heard = (await self._insist(engine, buffer, answer)).hypothesis
             self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text))
-            if not buffer.sure and not credible(heard):
+            if not buffer.sure and not credible(heard, self._spoken(buffer)):
                 self.doubted += len(heard.words)
                 heard = msgspec.structs.replace(heard, text="", words=[])
             fresh += self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
             self.window.commit(self.transcript.committed_until)
         return fresh
+
+    def _spoken(self, buffer: Buffer) -> float:
+        """Return for how many seconds of a buffer the detector heard something, without what it keeps around that."""
+        return len(buffer.samples) / SAMPLE_RATE - self.vad.settings.pre_roll - self.vad.settings.post_roll
 
     async def look_ahead(self, engine: Engine) -> bool:
         """While speech rests, decode it as if it were over: if it is, `decode` has nothing left to wait for.

@@ -36,6 +36,9 @@ MISSED = 4
 CREDIBLE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
 
+LASTING = 0.25
+"""Seconds of such speech in which one word that reaches it is enough; in a shorter burst it takes two."""
+
 
 class Transcript:
     """What was said so far.
@@ -124,9 +127,14 @@ class Transcript:
         return [word for word, new in zip(rest, news, strict=True) if new]
 
 
-def credible(hypothesis: Hypothesis) -> bool:
-    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of a chord hardly."""
-    return any(word.confidence is None or word.confidence >= CREDIBLE for word in hypothesis.words)
+def credible(hypothesis: Hypothesis, spoken: float) -> bool:
+    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of a chord hardly.
+
+    Args:
+        spoken: seconds for which the detector took it for speech at all.
+    """
+    clear = sum(word.confidence is None or word.confidence >= CREDIBLE for word in hypothesis.words)
+    return clear > 1 or (clear == 1 and spoken >= LASTING)
 
 
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:

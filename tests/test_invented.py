@@ -23,6 +23,7 @@ from asrd.dictation import Dictation
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Rung
 from asrd.recognizer import Recognizer
+from asrd.transcript import credible
 from asrd.wire import Answer, Hypothesis, Word
 
 from . import sound
@@ -95,6 +96,17 @@ def test_what_the_detector_doubts_must_be_heard_clearly() -> None:
         ear = Ear(confidence=confidence)
         assert bool(heard(ear, CHORD)) == said
         assert ear.asked, "the detector opened"
+
+
+@pytest.mark.parametrize(
+    ("confidences", "spoken", "believed"),
+    [([0.9], 0.2, False), ([0.9], 0.25, True), ([0.9, 0.8], 0.1, True), ([0.9, 0.3], 0.2, False), ([], 9.0, False)],
+)
+def test_in_a_burst_of_doubtful_speech_it_takes_two_clear_words(
+    confidences: list[float], spoken: float, believed: bool
+) -> None:
+    words = [Word("in", 0, 1, confidence) for confidence in confidences]
+    assert credible(Hypothesis("in", words, 0, 1), spoken) is believed
 
 
 def test_what_is_surely_speech_is_believed_however_unclear_the_words() -> None:
