@@ -61,13 +61,13 @@ class Size(NamedTuple):
 
 
 QUICK = Size(
-    blocks=12,
-    stops=((10, True, 0), (10, True, 0), (10, True, 0.5), (60, False, 0), (120, False, 0)),
-    idle=6.0,
+    blocks=10,
+    stops=((10, True, 0), (10, True, 0.5), (60, False, 0), (120, False, 0)),
+    idle=4.0,
     starts=1,
     crowds=(3, 0.7),
-    utterances=160,
-    words=(Plan(30, True, 4), Plan(30, False, 4)),
+    utterances=120,
+    words=(Plan(30, True, 3), Plan(30, False, 3)),
     whole=False,
 )
 FULL = Size(
@@ -153,9 +153,6 @@ class Bench:
             if "R5" in self.only:
                 self._tell("R5, a daemon that does nothing")
                 self.ratios["R5"] = ratios.idleness(**service.idleness(daemon, self.folder, self.size.idle))
-            if "R8" in self.only:
-                tell = self._tell("R8, utterance after utterance", self.size.utterances)
-                self.ratios["R8"] = ratios.growth(service.endurance(daemon, self.folder, self.size.utterances, tell))
             if "R2" in self.only:
                 tell = self._tell("R2, from the key to the text", len(self.size.stops))
                 nemo = self._host("torch")

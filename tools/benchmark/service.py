@@ -39,7 +39,7 @@ TAIL = 10.0
 GLANCE = 0.15
 """Seconds within which the daemon has let go of a recording that ended: it looks at one with a limit each tenth."""
 
-FASTER = 8.0
+FASTER = 16.0
 """How much faster what lies before them is played, where not all is in real time."""
 
 IMPORTS = "import torch, nemo.collections.asr.models, sys; open(sys.argv[1], 'rb').read(); print('read', flush=True)"
