@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -49,6 +50,27 @@ ARRIVAL = 0.03
 """Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and holds back a rest."""
 LINGER = 0.12
 """Seconds that the microphone is heard after the key at most, if what was spoken until then has not come before."""
+
+
+class Arrivals:
+    """When sound came last, for whoever waits after a key for what was spoken until then. On the event loop only."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._more = asyncio.Event()
+
+    def came(self, when: float) -> None:
+        """Note that sound came at so many monotonic seconds; infinity: no more will."""
+        self._last = when
+        self._more.set()
+
+    async def until(self, key: float) -> None:
+        """Wait until what was spoken up to `key` (monotonic seconds) has come, or should have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while self._last < key + ARRIVAL:
+                    self._more.clear()
+                    await self._more.wait()
 
 
 class _Line:
@@ -143,7 +165,7 @@ class Microphone:
         self._loop = asyncio.get_running_loop()
         self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
         self._line: _Line | None = None
-        self._changed, self._came = asyncio.Event(), asyncio.Event()
+        self._changed, self._arrivals = asyncio.Event(), Arrivals()
         self._muted = self.problem = ""
         self._silent_since = 0.0
         self._rescan = False
@@ -156,7 +178,7 @@ class Microphone:
         if task is None:
             return
         if self._line is not None and self._line.last and not self.problem:
-            await self._hear_out(self._line, time.monotonic() + ARRIVAL)
+            await self._arrivals.until(time.monotonic())
         task.cancel()
         await asyncio.wait([task], timeout=0.1)
         line, self._line = self._line, None
@@ -164,14 +186,6 @@ class Microphone:
             await self._give_up(line)
             self._take(line)
         self._tape.finish()
-
-    async def _hear_out(self, line: _Line, moment: float) -> None:
-        """Wait until what was spoken up to `moment` (monotonic seconds) has come, or should have."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                while line.last < moment and not line.finished:
-                    self._came.clear()
-                    await self._came.wait()
 
     async def _live(self) -> None:
         """Record until cancelled: open, listen until it dies, wait, look for devices again."""
@@ -285,7 +299,7 @@ class Microphone:
         """Take sound as it comes; a stream that was closed or is not yet known is left alone."""
         if line is self._line:
             self._take(line)
-            self._came.set()
+            self._arrivals.came(math.inf if line.finished else line.last)
             if line.finished:
                 self._changed.set()
 

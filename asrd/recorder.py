@@ -19,7 +19,7 @@ from .audio import AudioBlock
 from .capture import Capture
 from .config import Settings
 from .errors import UsageError
-from .microphone import ARRIVAL, LINGER
+from .microphone import Arrivals
 from .recording import Recording
 from .scribe import Scribe
 from .wire import SAMPLE_RATE
@@ -74,9 +74,7 @@ class Recorder:
         self._late: Recording | None = None
         """The one whose last sound is still on its way, from a microphone that stays open."""
         self._before: collections.deque[AudioBlock] = collections.deque()
-        self._came = 0.0
-        """When the last block of a microphone that stays open came, on the monotonic clock."""
-        self._more = asyncio.Event()
+        self._arrivals = Arrivals()
 
     @property
     def _settings(self) -> Settings:
@@ -120,7 +118,9 @@ class Recorder:
         if self._always_open:
             self._late = one
             self._watcher.changed()
-            await self._hear_out(one)
+            await self._arrivals.until(one.stopped)
+            if self._late is one:
+                self._late = None
         elif self._capture is not None:
             device, self._capture = self._capture, None
             self._watcher.changed()
@@ -128,16 +128,6 @@ class Recorder:
         one.end()
         self._watcher.changed()
         return one
-
-    async def _hear_out(self, one: Recording) -> None:
-        """Have a microphone that stays open bring what was spoken until the key, or what it has of it by then."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                while self._late is one and self._came < one.stopped + ARRIVAL:
-                    self._more.clear()
-                    await self._more.wait()
-        if self._late is one:
-            self._late = None
 
     async def mind(self, one: Recording, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.
@@ -184,8 +174,7 @@ class Recorder:
         targets = [one for one in (self._late, self.one) if one is not None]
         for one in targets:
             one.push(block)
-        self._came = time.monotonic()
-        self._more.set()
+        self._arrivals.came(time.monotonic())
         if not targets:
             self._before.append(block)
             kept = self._settings.pre_roll * SAMPLE_RATE

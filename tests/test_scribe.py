@@ -149,7 +149,7 @@ class OpenMicrophone:
 async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "LINGER", 60.0)
+    monkeypatch.setattr(microphone, "LINGER", 60.0)
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
