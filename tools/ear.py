@@ -1,0 +1,41 @@
+"""A shipped model in this process, asked as the engine is, for tools that feed `Dictation` hours of sound."""
+
+from __future__ import annotations
+
+from asrd import wire
+from asrd.audio import AudioBlock, Samples
+from asrd.precision import TABLE, Rung
+
+BLOCK = 1600
+
+
+class Ear:
+    """What `Dictation` takes for an engine: one model in FP32 on the CPU, and no other rung."""
+
+    rung = Rung(TABLE["fp32"], "cpu")
+
+    def __init__(self, name: str) -> None:
+        from asrd.recognizer import Recognizer
+
+        start = wire.Start(name, TABLE["fp32"], threads=1, self_test=False)
+        self._recognizer = Recognizer(start, lambda _: None)
+        self.ready = self._recognizer.introduce()
+        self.seconds = 0.0
+        """Of sound that was asked about."""
+
+    async def demote(self, *_: object) -> bool:
+        """Have no other rung."""
+        return False
+
+    def pardon(self, kind: str) -> None:
+        """Know of no rung that was left."""
+
+    async def transcribe(self, samples: Samples, start: int = 0, phase: str = "final") -> wire.Answer:
+        """Return the answer for a buffer."""
+        self.seconds += len(samples) / wire.SAMPLE_RATE
+        return self._recognizer.recognize(samples.tobytes(), start, phase)
+
+
+def blocks(samples: Samples) -> list[AudioBlock]:
+    """Return a sound in blocks of 0.1 s."""
+    return [AudioBlock(start, samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK)]
