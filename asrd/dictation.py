@@ -101,7 +101,8 @@ class Dictation:
 
     def _spoken(self, buffer: Buffer) -> float:
         """Return for how many seconds of a buffer the detector heard something, without what it keeps around that."""
-        return len(buffer.samples) / SAMPLE_RATE - self.vad.settings.pre_roll - self.vad.settings.post_roll
+        rolls = self.vad.settings.pre_roll + self.vad.settings.post_roll
+        return (len(buffer.samples) - buffer.lead) / SAMPLE_RATE - rolls
 
     async def look_ahead(self, engine: Engine) -> bool:
         """While speech rests, decode it as if it were over: if it is, `decode` has nothing left to wait for.

@@ -3,8 +3,13 @@
 A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window goes out as an open
 buffer; the transcript keeps the words that end well before its edge and says where it stopped (`commit`), and the next
 buffer starts a little before that. Between these, whoever has time may look: at what a seal would give (`ahead`) while
-speech rests, and at what was said so far (`draft`) while it goes on. Silence is never decoded. Knows nothing of words
-or models. Daemon side.
+speech rests, and at what was said so far (`draft`) while it goes on. Silence is never decoded.
+
+Buffers begin on one grid of frames, counted from the first sample. An encoder with frames of 80 ms puts out other
+numbers for a sound that begins 40 ms later, and where two words are about as likely that decides: of the words that
+windows had otherwise than a decode of the whole, more than half were due to nothing else (tools/bench, R9).
+
+Knows nothing of words or models. Daemon side.
 """
 
 from __future__ import annotations
@@ -19,6 +24,9 @@ from .audio import AudioBlock, Samples
 from .vad import Event, VadSettings
 from .wire import SAMPLE_RATE
 
+GRID = SAMPLE_RATE * 8 // 100
+"""Samples: the frame of a FastConformer, and a whole number of frames of every other encoder of NeMo's."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
@@ -32,6 +40,8 @@ class Buffer:
     """True: it ends in a pause and every word in it is final. False: it ends within speech, `commit` must follow."""
     sure: bool = True
     """False where all of its speech was doubtful to the detector (`Event.sure`)."""
+    lead: int = 0
+    """Samples at its start that are there for the grid alone."""
 
     @property
     def stop(self) -> int:
@@ -52,6 +62,8 @@ class _Segment:
     stop: int | None = None
     """One past its last sample, once it has closed."""
     sure: bool = True
+    lead: int = 0
+    """Samples from its floor to where the detector opened it."""
 
 
 class Window:
@@ -91,6 +103,7 @@ class Window:
         self._paused_at: int | None = None
         self._out: Buffer | None = None
         self._heard = 0
+        self._closed = 0
 
     def push(self, block: AudioBlock, events: Iterable[Event] = ()) -> None:
         """Take in the next block and what the detector said about the sound so far."""
@@ -104,7 +117,8 @@ class Window:
             if event.kind == "open":
                 if not self._blocks or event.at < self._blocks[0].start:
                     raise ValueError(f"speech opened at {event.at}, before the sound that is held; raise lookback")
-                self._segments.append(_Segment(event.at, event.at))
+                floor = max(_on_grid(event.at), self._blocks[0].start, self._closed)
+                self._segments.append(_Segment(floor, event.at, lead=event.at - floor))
             elif event.kind == "pause":
                 self._paused_at = event.at
             elif event.kind == "resume":
@@ -113,7 +127,8 @@ class Window:
                 self._paused_at = None
             else:
                 segment = self._segments[-1]
-                segment.stop, segment.sure = event.at, event.sure
+                segment.stop = self._closed = event.at
+                segment.sure = event.sure
                 segment.speech_stop = event.at if self._paused_at is None else self._paused_at
                 self._paused_at = None
         self._forget()
@@ -137,7 +152,8 @@ class Window:
                     self._segments.popleft()
                     if segment.speech_stop <= segment.fresh:
                         continue
-                    return self._give(begin, min(segment.stop, begin + self.size), sealed=True, sure=segment.sure)
+                    lead = segment.lead if begin == segment.floor else 0
+                    return self._give(begin, min(segment.stop, begin + self.size), True, segment.sure, lead)
             if self._blocks[-1].stop - begin < self.size:
                 return None
             return self._full(segment, begin)
@@ -182,11 +198,12 @@ class Window:
 
     def _begin(self, segment: _Segment) -> int:
         """Return where the next buffer of a segment starts."""
-        return max(segment.floor, segment.fresh - self.left)
+        return max(segment.floor, _on_grid(segment.fresh - self.left))
 
     def _last_begin(self, segment: _Segment, speech_stop: int) -> int:
         """Return where it starts if speech is over: with half the context rather than one more open buffer."""
-        return max(self._begin(segment), min(speech_stop - self.size, segment.fresh - self.left // 2))
+        latest = min(_on_grid(speech_stop - self.size + GRID - 1), _on_grid(segment.fresh - self.left // 2))
+        return max(self._begin(segment), latest)
 
     def commit(self, until: int) -> None:
         """Tell that every word of the last buffer before sample `until` is final.
@@ -202,7 +219,7 @@ class Window:
             least = buffer.start + self.left + self.size // 4
             self._segments[0].fresh = min(max(until, least), buffer.stop)
         elif buffer.start < until < buffer.stop - self.size // 20:
-            floor = max(until - self.left, buffer.start + self.size // 8)
+            floor = _on_grid(max(until - self.left, buffer.start + self.size // 8))
             if floor < buffer.stop - self.size // 20:
                 self._segments.appendleft(_Segment(floor, max(until, floor), buffer.stop, buffer.stop))
         self._forget()
@@ -214,7 +231,7 @@ class Window:
         for start, stop in (*resting, *reversed(self._pauses)):
             middle = (start + stop) // 2
             if max(edge - self.search, segment.fresh) < middle <= edge and stop - start >= self.rest:
-                segment.floor = segment.fresh = middle
+                segment.floor, segment.fresh, segment.lead = _on_grid(middle), middle, 0
                 return self._give(begin, middle, sealed=True)
         return self._give(begin, begin + self._quietest(self._sound(begin, edge)), sealed=False)
 
@@ -225,8 +242,8 @@ class Window:
         energy = np.square(tail).reshape(-1, step).mean(axis=1)
         return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
 
-    def _give(self, start: int, stop: int, sealed: bool, sure: bool = True) -> Buffer:
-        self._out = Buffer(start, self._sound(start, stop), sealed, sure)
+    def _give(self, start: int, stop: int, sealed: bool, sure: bool = True, lead: int = 0) -> Buffer:
+        self._out = Buffer(start, self._sound(start, stop), sealed, sure, lead)
         self._forget()
         return self._out
 
@@ -245,10 +262,15 @@ class Window:
         if self._segments:
             keep = self._begin(self._segments[0])
         else:
-            keep = self._blocks[-1].stop - self.lookback if self._blocks else 0
+            keep = self._blocks[-1].stop - self.lookback - GRID if self._blocks else 0
         if self._out is not None:
             keep = min(keep, self._out.start)
         while self._blocks and self._blocks[0].stop <= keep:
             self._blocks.popleft()
         while self._pauses and self._pauses[0][1] <= keep:
             self._pauses.popleft()
+
+
+def _on_grid(sample: int) -> int:
+    """Return the last sample on the grid that is not after this one."""
+    return sample - sample % GRID

@@ -15,6 +15,7 @@ from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.dictation import Dictation
 from asrd.precision import TABLE, Rung
+from asrd.window import GRID
 from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Word
 
 from .sound import silence, speech
@@ -180,3 +181,20 @@ def test_neither_looking_ahead_nor_drafts_change_a_word(
         return dictation.transcript.text
 
     assert asyncio.run(plain()) == asyncio.run(watched())
+
+
+def test_everything_is_asked_on_one_grid_of_frames() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        for at in feed(dictation, np.concatenate([silence(0.53), speech(23.0), silence(0.9), speech(1.2)])):
+            await dictation.decode(engine)
+            await dictation.look_ahead(engine)
+            if at % SAMPLE_RATE == 0:
+                await dictation.draft(engine)
+        dictation.finish()
+        await dictation.decode(engine)
+        assert {phase for phase, _, _ in engine.asked} == {"draft", "final"}
+        assert len({start for _, start, _ in engine.asked}) > 4
+        assert all(start % GRID == 0 for _, start, _ in engine.asked)
+
+    asyncio.run(go())

@@ -211,7 +211,7 @@ def test_standard_input_gives_plain_text_and_no_progress() -> None:
 
 def test_marks_and_lines_that_a_voice_speaks_are_written_and_what_it_takes_back_is_not(tmp_path: Path) -> None:
     said = {
-        "marks": "call helen at noon, comma, send a message to peter, full stop, new line, open the door, full stop",
+        "marks": "call helen at noon, comma, bring the letter tomorrow, full stop, new line, open the door, full stop",
         "taken-back": "remind me to open a window. new paragraph. save the file. delete that. call maria",
     }
     files = [str(tmp_path / f"{name}.wav") for name in said]
@@ -220,7 +220,7 @@ def test_marks_and_lines_that_a_voice_speaks_are_written_and_what_it_takes_back_
     done = program("--json", *files, env=os.environ | {"ASRD_COMMANDS": "true"})
     heard = [json.loads(line) for line in done.stdout.splitlines()]
     assert [one["text"] for one in heard] == [
-        "call helen at noon, send a message to peter.\nopen the door.",
+        "call helen at noon, bring the letter tomorrow.\nopen the door.",
         "remind me to open a window\n\ncall maria",
     ]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asrd.audio import AudioBlock
 from asrd.vad import Event, Vad
-from asrd.window import Buffer, Window
+from asrd.window import GRID, Buffer, Window
 
 from .sound import RATE, noise, silence, speech
 
@@ -66,9 +66,25 @@ def spans(out: list[tuple[Buffer, int]], start: int = 0) -> list[tuple[float, fl
     return [((b.start - start) / RATE, (b.stop - start) / RATE, b.sealed) for b, _ in out]
 
 
+def on_grid(sample: int) -> int:
+    """Return the place of the grid at or before a sample."""
+    return sample // GRID * GRID
+
+
 def test_a_pause_seals_what_was_said_and_silence_is_skipped() -> None:
     script: Script = [(RATE, 3 * RATE, []), (50 * RATE, 52 * RATE, [])]
-    assert spans(drive(script, 60 * RATE)) == [(1, 3, True), (50, 52, True)]
+    assert spans(drive(script, 60 * RATE)) == [(0.96, 3, True), (50, 52, True)]
+
+
+def test_what_brings_a_buffer_onto_the_grid_is_told_from_what_was_heard() -> None:
+    (first, _), (second, _) = drive([(RATE, 3 * RATE, []), (50 * RATE, 52 * RATE, [])], 60 * RATE)
+    assert (first.lead, second.lead) == (RATE - first.start, 0)
+    assert first.lead == 0.04 * RATE
+
+
+def test_speech_that_opens_right_behind_a_close_does_not_reach_into_it() -> None:
+    out = drive([(0, 2 * RATE + 100, []), (2 * RATE + 100, 4 * RATE, [])], 6 * RATE, delay=90)
+    assert [(b.start, b.stop) for b, _ in out] == [(0, 2 * RATE + 100), (2 * RATE + 100, 4 * RATE)]
 
 
 def test_buffers_hold_the_samples_they_claim() -> None:
@@ -84,13 +100,13 @@ def test_speech_without_a_pause_overlaps_by_the_left_context() -> None:
     assert [buffer.sealed for buffer, _ in out] == [False] * (len(out) - 1) + [True]
     assert 5 <= len(out) <= 7
     for (_, committed), (following, _) in pairwise(out):
-        assert following.start == committed - 2 * RATE
+        assert following.start == on_grid(committed - 2 * RATE)
 
 
 def test_a_full_window_is_sealed_at_its_last_pause() -> None:
     pauses = [(3 * RATE, 3 * RATE + 4000), (8 * RATE, 8 * RATE + 4800)]
     out = drive([(0, 15 * RATE, pauses)], 20 * RATE)
-    assert spans(out) == [(0, 8.15, True), (8.15, 15, True)]
+    assert spans(out) == [(0, 8.15, True), (8.08, 15, True)]
 
 
 def test_a_pause_that_is_still_going_on_seals_a_full_window() -> None:
@@ -126,7 +142,7 @@ def test_nothing_comes_until_the_open_buffer_is_committed() -> None:
     window.commit(first.stop - RATE)
     second = window.take()
     assert second is not None
-    assert second.start == first.stop - RATE - window.left
+    assert second.start == on_grid(first.stop - RATE - window.left)
 
 
 def test_a_window_that_commits_nothing_moves_on_all_the_same() -> None:
@@ -143,7 +159,7 @@ def test_a_little_too_much_is_one_sealed_buffer_with_less_context() -> None:
     window.note([Event("close", 17 * RATE, 20 * RATE)])
     last = window.take()
     assert last is not None
-    assert (last.start, last.stop, last.sealed) == (7 * RATE, 17 * RATE, True)
+    assert (last.start, last.stop, last.sealed) == (on_grid(7 * RATE) + GRID, 17 * RATE, True)
 
 
 def test_a_sealed_buffer_that_the_model_gave_up_on_goes_out_again() -> None:
@@ -154,9 +170,9 @@ def test_a_sealed_buffer_that_the_model_gave_up_on_goes_out_again() -> None:
     out = []
     while (buffer := window.take()) is not None:
         out.append(buffer)
-        window.commit(5 * RATE if buffer.start < 3 * RATE else buffer.stop)
-    assert [(b.start / RATE, b.stop / RATE, b.sealed) for b in out] == [(1, 9, True), (3, 9, True), (12, 14, True)]
-    assert out[1].samples[0] == 3 * RATE
+        window.commit(5 * RATE if buffer.start < 2 * RATE else buffer.stop)
+    assert spans([(b, b.stop) for b in out]) == [(0.96, 9, True), (2.96, 9, True), (12, 14, True)]
+    assert out[1].samples[0] == 2.96 * RATE
 
 
 def test_a_model_that_always_gives_up_is_not_asked_for_ever() -> None:
@@ -190,15 +206,20 @@ def test_silence_is_not_kept() -> None:
 
 
 def covered(out: list[tuple[Buffer, int]], script: Script, window: Window) -> None:
-    """Assert that buffers tile all speech: sealed ones meet, open ones overlap where they must, none strays."""
+    """Assert that buffers tile all speech: sealed ones meet, open ones overlap where they must, none strays.
+
+    And that all begin on the grid, for which they may reach back by less than a frame.
+    """
     assert all(len(buffer.samples) <= window.size for buffer, _ in out)
+    assert all(buffer.start % GRID == 0 for buffer, _ in out)
+    script = [(on_grid(begin), end, pauses) for begin, end, pauses in script]
     for begin, end, _ in script:
         mine = [(buffer, committed) for buffer, committed in out if begin <= buffer.start < end]
         assert mine[0][0].start == begin
         assert end <= mine[-1][0].stop <= end + 3000
         for (buffer, committed), (following, _) in pairwise(mine):
             if buffer.sealed:
-                assert following.start == buffer.stop
+                assert following.start == on_grid(buffer.stop)
             else:
                 assert following.start <= max(committed, buffer.start + window.left + window.size // 4)
                 assert buffer.start + window.size // 8 < following.start < buffer.stop

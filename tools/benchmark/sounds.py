@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from asrd import audio, manifest
 from asrd.manifest import Clip
 from asrd.vad import Event
+from asrd.window import GRID
 from asrd.wire import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -111,10 +112,13 @@ def phones(text: str, file: Path, voice: str = "rms") -> list[tuple[float, float
 
 
 def stretches(samples: Samples, events: list[Event]) -> list[Samples]:
-    """Return what the detector takes for speech, each stretch from its opening to its end, however long it is."""
-    opened = [event.at for event in events if event.kind == "open"]
+    """Return what the detector takes for speech, each stretch from its opening to its end, however long it is.
+
+    From the frame, of a decode of all the sound, in which it opens.
+    """
+    opened = [event.at // GRID * GRID for event in events if event.kind == "open"]
     closed = [event.at for event in events if event.kind == "close"]
-    return [samples[start:stop] for start, stop in zip(opened, closed, strict=True)]
+    return [samples[max(start, last) : stop] for start, last, stop in zip(opened, [0, *closed], closed, strict=False)]
 
 
 def exactly(sound: Samples, seconds: float) -> Samples:

@@ -17,6 +17,7 @@ from asrd.engine import Engine
 from asrd.recording import FILM
 from asrd.vad import Event
 from asrd.verdict import Edits, edits, interval, normaliser
+from asrd.window import GRID
 from asrd.wire import SAMPLE_RATE
 
 from . import sounds
@@ -106,12 +107,15 @@ def _score(joins: Sequence[Joined], texts: Sequence[str]) -> Edits:
 
 
 def _whole(join: Joined) -> list[Samples]:
-    """Return a sound in one piece, or, where it is too long for that, cut at joins into pieces as long as can be."""
+    """Return a sound in one piece, or, where it is too long for that, cut at joins into pieces as long as can be.
+
+    To the nearest frame, so that each piece has the frames that it would have in a decode of all of it.
+    """
     cuts, last = [], 0
     for cut, after in zip(join.cuts, [*join.cuts[1:], len(join.samples)], strict=True):
         if after - last > WHOLE:
-            cuts.append(cut)
-            last = cut
+            last = GRID * round(cut / GRID)
+            cuts.append(last)
     return np.split(join.samples, cuts)
 
 
