@@ -36,7 +36,7 @@ MISSED = 4
 CREDIBLE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
 
-LASTING = 0.25
+LASTING = 0.3
 """Seconds of such speech in which one word that reaches it is enough; in a shorter burst it takes two."""
 
 

@@ -100,7 +100,7 @@ def test_what_the_detector_doubts_must_be_heard_clearly() -> None:
 
 @pytest.mark.parametrize(
     ("confidences", "spoken", "believed"),
-    [([0.9], 0.2, False), ([0.9], 0.25, True), ([0.9, 0.8], 0.1, True), ([0.9, 0.3], 0.2, False), ([], 9.0, False)],
+    [([0.9], 0.28, False), ([0.9], 0.3, True), ([0.9, 0.8], 0.1, True), ([0.9, 0.3], 0.2, False), ([], 9.0, False)],
 )
 def test_in_a_burst_of_doubtful_speech_it_takes_two_clear_words(
     confidences: list[float], spoken: float, believed: bool
