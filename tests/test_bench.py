@@ -248,6 +248,18 @@ def test_the_table_fits_and_says_what_was_not_met(result: Result, width: int) ->
         assert f"\n{name} " in text
 
 
+def test_what_too_few_repetitions_came_to_is_no_verdict(result: Result) -> None:
+    result.ratios["R1"].enough = False
+    assert result.met
+    assert not result.ratios["R1"].met
+    text = page.table(result, 140)
+    assert "NOT MET" not in text
+    assert text.count("undecided") == 1
+    assert "R1: too few repetitions" in text
+    assert ">undecided<" in page.html(result)
+    assert json.loads(page.to_json(result))["ratios"]["R1"]["enough"] is False
+
+
 class Links(HTMLParser):
     """Collects what a page would load."""
 

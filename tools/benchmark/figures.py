@@ -35,9 +35,16 @@ class Ratio(msgspec.Struct, kw_only=True, omit_defaults=True):
     definition: str
     at_least: bool = False
     """True where more is better."""
+    enough: bool = True
+    """False: too few repetitions to be held against the goal; `met` is what they come to all the same."""
     lengths: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     detail: dict[str, Any] = {}
     """What else was measured on the way, and what of it decides."""
+
+    @property
+    def verdict(self) -> str:
+        """Met, not met or undecided."""
+        return "undecided" if not self.enough else "met" if self.met else "not met"
 
 
 class Result(msgspec.Struct):
@@ -51,8 +58,8 @@ class Result(msgspec.Struct):
 
     @property
     def met(self) -> bool:
-        """Whether every ratio that was measured reached its goal."""
-        return all(ratio.met for ratio in self.ratios.values())
+        """Whether every ratio that was measured often enough reached its goal."""
+        return all(ratio.verdict != "not met" for ratio in self.ratios.values())
 
 
 class Run(msgspec.Struct, frozen=True):

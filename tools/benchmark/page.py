@@ -129,6 +129,8 @@ def remarks(result: Result) -> list[str]:
             said.append(
                 "TOO FEW BLOCKS WERE QUIET, so all of them count: measure again on a machine that does nothing else."
             )
+    if few := [name for name, ratio in result.ratios.items() if not ratio.enough]:
+        said.append(f"{', '.join(few)}: too few repetitions to tell; a run without --quick does.")
     if machine.get("seeded"):
         said.append(f"A fault was seeded: {machine['seeded']}.")
     return said
@@ -164,15 +166,18 @@ def _grid(title: str, *columns: tuple[str, Any]) -> Any:
     return grid
 
 
+STYLES = {"met": "green", "not met": "red", "undecided": "yellow"}
+
+
 def _ratios(result: Result) -> Any:
     grid = _grid(
         "asrd on the CPU", ("", "left"), ("ratio", "left"), ("value", "right"), ("95 %", "left"), ("goal", "left"),
         ("", "left"), ("beside it", "left"),
     )  # fmt: skip
     for name, ratio in result.ratios.items():
-        verdict = "met" if ratio.met else "NOT MET"
+        verdict = ratio.verdict.upper() if ratio.verdict == "not met" else ratio.verdict
         cells = (name, NAMES[name], figure(ratio.value), span(ratio.ci), goal(ratio), verdict, beside(name, ratio))
-        grid.add_row(*cells, style="green" if ratio.met else "red")
+        grid.add_row(*cells, style=STYLES[ratio.verdict])
     return grid
 
 
