@@ -164,6 +164,29 @@ def test_a_table_has_words_where_words_were_heard_and_a_failure_in_its_row() -> 
     assert "0.12" in row  # a token: half of 10 ms over 40
 
 
+def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (shown("fp32", 16, 600, 10.0, model, "words") for model in ("demo", "demo-ctc"))
+    one.checkpoint, other.checkpoint = cells.digest("demo"), "0123456789ab"
+    made = result(one, other)
+    said = tables.strategies(made)
+    assert "demo, 4.2 M parameters\n" in said
+    assert "demo-ctc, 4.2 M parameters, of an earlier file" in said
+    asked: list[Cell] = []
+
+    async def run(args: object, todo: list[Cell], result: Result) -> None:
+        asked.extend(todo)
+
+    monkeypatch.setattr(bench, "_run", run)
+    monkeypatch.setattr(bench, "_result", lambda args: made)
+    words = ["--models", "demo,demo-ctc", "--strategies", "fp32", "--cells", "words"]
+    monkeypatch.setattr("sys.argv", ["gpu-bench", *words, "--json", str(tmp_path / "gpu.json")])
+    assert bench.main() == 3
+    assert Cell("demo-ctc", "fp32", "words") in asked
+    assert Cell("demo", "fp32", "words") not in asked
+
+
 def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:
     found = cells.cells(list(bench.MODELS), None)
     assert len(found) == len(set(found))

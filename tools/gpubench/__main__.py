@@ -68,11 +68,17 @@ def main() -> int:
     except AsrdError as error:
         print(f"gpu-bench: {error.message}\n  hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    todo = [cell for cell in wanted if cell.name not in result.cells or result.cells[cell.name].failure]
+    files = {model: cells.digest(model) for model in MODELS}
+
+    def stands(cell: Cell) -> bool:
+        found = result.cells.get(cell.name)
+        return found is not None and not found.failure and found.checkpoint == files[cell.model]
+
+    todo = [cell for cell in wanted if not stands(cell)]
     asyncio.run(_run(args, todo, result))
     print(tables.text(result))
     failed = [cell.name for cell in wanted if cell.name in result.cells and result.cells[cell.name].failure]
-    missing = [cell.name for cell in wanted if cell.name not in result.cells]
+    missing = [cell.name for cell in wanted if not stands(cell) and cell.name not in failed]
     for name in failed:
         print(f"failed: {name}: {result.cells[name].failure}", file=sys.stderr)
     if missing:
@@ -159,7 +165,7 @@ async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> No
             begun += 1
             number = begun
             found = Found(cell, failure) if failure else await bench.measure(cell, len(todo) - begun)
-        found.code = code
+        found.code, found.checkpoint = code, cells.digest(cell.model)
         result.cells[cell.name] = found
         cells.write(args.json, result)
         said = found.failure or tables.line(found)

@@ -1,16 +1,19 @@
 """What is measured, in which order, and what is kept of it: values only.
 
 A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by itself. Times are
-seconds, memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine.
+seconds, memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine, but
+where the shipped model has become another file since.
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from asrd.models import SHIPPED as FILES
 from asrd.precision import TABLE
 from asrd.wire import Fallback, Memory
 
@@ -72,6 +75,8 @@ class Found(msgspec.Struct):
     failure: str = ""
     code: str = ""
     """Digest of the program that was measured."""
+    checkpoint: str = ""
+    """Digest of the shipped model's file; "" for random weights."""
     weights: int = 0
     parameters: int = 0
     effective: dict[str, str] = {}
@@ -143,6 +148,11 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     body += [Cell(m, s) for m in small for s in ("fp32", "bfloat16") if s in asked[m]]
     head += [Cell(m, s, "growth") for m in (large[1:2] or models[:1]) for s in GROWING if s in asked[m]]
     return list(dict.fromkeys([*head, *body]))
+
+
+def digest(model: str) -> str:
+    """Return the digest of a shipped model's file as it is now; "" for random weights."""
+    return hashlib.sha256(FILES[model].read_bytes()).hexdigest()[:12] if model in SHIPPED else ""
 
 
 def read(path: Path) -> Result | None:

@@ -10,7 +10,7 @@ from asrd.precision import TABLE
 from asrd.wire import Memory
 
 from .architectures import NAMES
-from .cells import AGAIN, SHIPPED, Found, Result, Times
+from .cells import AGAIN, SHIPPED, Found, Result, Times, digest
 
 MIB, GIB = 1 << 20, 1 << 30
 NOT_YET = "not yet measured"
@@ -55,6 +55,8 @@ def _model(result: Result, model: str) -> str:
     names = [name for name in (*TABLE, AGAIN) if _found(result, model, name, kind)]
     rows = [_row(result, model, name, base, kind) for name in names]
     size = f"{base.parameters / 1e6:.1f} M parameters" if base and base.parameters else "no FP32 yet"
+    heard = {found.checkpoint for found in result.cells.values() if found.cell.model == model}
+    size += ", of an earlier file than is shipped now" if heard - {"", digest(model)} else ""
     lines = [f"{model}, {size}", *_columns(_used([HEAD, UNITS, *rows]))] if rows else [model]
     return "\n".join([*lines, *_eager(result, model), *_nemo(result, model), *_growth(result, model)])
 
