@@ -199,7 +199,7 @@ def test_streaming_is_judged_by_its_worst_case() -> None:
     ratio = ratios.streaming([good, bad])
     assert ratio.value == pytest.approx(0.75)
     assert not ratio.met
-    for changed, floor, met in ((5, 3, False), (5, 5, True), (6, 5, False), (0, 0, True)):
+    for changed, floor, met in ((5, 3, False), (5, 5, False), (4, 3, True), (0, 0, True)):
         assert ratios.streaming([Case("30 s", right, right, "whole", "whole", changed, floor, 400)]).met is met
 
 
