@@ -70,6 +70,21 @@ def test_the_split_is_a_property_of_the_text_alone() -> None:
     assert all(speech.split_of(sentence) == "test" for clip in clips for sentence in clip.sentences)
 
 
+def test_what_is_spoken_through_is_several_sentences_for_the_engine_as_one() -> None:
+    clips = [speech.draw_clip(seed, "train", kind="breath") for seed in range(200)]
+    assert all(len(clip.sentences) == len(clip.speakers) == 1 for clip in clips)
+    assert all(18 <= len(clip.text.split()) <= 60 for clip in clips)
+    assert {speech.split_of(clip.text) for clip in clips} == {"train"}
+
+
+def test_a_part_of_the_training_clips_is_spoken_through() -> None:
+    clips = tool.train_clips(3, 4.0, breath=0.5)
+    breaths = [clip for clip in clips if clip.kind == "breath"]
+    assert 0.4 < len(breaths) / len(clips) < 0.6
+    assert clips == tool.train_clips(3, 4.0, breath=0.5)
+    assert not any(clip.kind == "breath" for clip in tool.train_clips(3, 1.0))
+
+
 @pytest.mark.parametrize(
     ("engine", "voice"),
     [

@@ -186,22 +186,24 @@ class Clip:
 
 KINDS = {"sentence": 50, "salad": 10, "words": 18, "long": 18, "empty": 4}
 MEAN_SECONDS = 3.8  # of a clip, over KINDS
+BREATH_SECONDS = 11.5  # of a 'breath'
 
 
 def draw_sentences(r: random.Random, split: str, kind: str) -> list[str]:
     """Draw one utterance, or for 'long' several: 14 to 32 words, which are 5 to 14 s with the pauses.
 
-    A 'talk' is long, and all of it sentences: no words in any order.
+    A 'talk' is long, and all of it sentences: no words in any order. A 'breath' is several as one, 18 to 56 words: the
+    engine speaks them through, and the words at their joins run into each other.
     """
-    if kind not in ("long", "talk"):
+    if kind not in ("long", "talk", "breath"):
         return [draw_text(r, split, kind)]
     sentences: list[str] = []
-    target = r.randint(14, 26)
+    target = r.randint(18, 50) if kind == "breath" else r.randint(14, 26)
     kinds = ("sentence",) * 4 + (("salad", "words") if split == "train" else ("salad",))
     kinds = ("sentence",) if kind == "talk" else kinds
     while sum(len(s.split()) for s in sentences) < target:
         sentences.append(draw_text(r, split, r.choice(kinds)))
-    return sentences
+    return [" ".join(sentences)] if kind == "breath" else sentences
 
 
 def draw_clip(seed: int, split: str, group: str = TRAINED, kind: str = "", sound: str = "rough") -> Clip:
