@@ -78,8 +78,8 @@ def errors(heard: list[str]) -> int:
 @pytest.mark.parametrize(
     ("name", "number", "word"),
     [
-        ("demo-ctc", 51, "alice"),
-        ("demo-ctc", 145, "a"),
+        ("demo-ctc", 91, "go"),
+        ("demo-ctc", 159, "the"),
         ("demo-tdt", 178, "market"),
         ("demo", 32, "blue"),
         ("demo", 113, "cold"),
