@@ -341,7 +341,7 @@ def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -
 def test_a_vocabulary_changes_the_words_and_not_the_proof_of_the_precision(model: str) -> None:
     (sound, text), *others = clips(60)
     wanted = sorted({word for _, other in others for word in other.split()} - set(text.split()))
-    worker = recognizer(model, vocabulary=tuple(wanted), boost=5.0)
+    worker = recognizer(model, vocabulary=tuple(wanted), boost=10.0)
     assert worker.self_test is not None
     assert (worker.self_test.text, worker.self_test.passed) == (text, True)
     assert hear(worker, sound).text != text
