@@ -376,7 +376,8 @@ def test_layers_are_initialised_again_afterwards() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the extra bench brings it")
 def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() -> None:
-    threads = "import os, {}; print(len(os.listdir('/proc/self/task')))".format
+    # Its thread comes a moment after the import.
+    threads = "import os, time, {}; time.sleep(1); print(len(os.listdir('/proc/self/task')))".format
     alone = run(threads("numpy"))  # which it needs, and which has threads of its own
     assert run(threads("onnxruntime"), ORT_DISABLE_TELEMETRY="0") > alone, "its telemetry has changed: look at it anew"
     assert run(threads("onnxruntime"), **ENVIRONMENT) == alone
