@@ -117,7 +117,7 @@ class Window:
             if event.kind == "open":
                 if not self._blocks or event.at < self._blocks[0].start:
                     raise ValueError(f"speech opened at {event.at}, before the sound that is held; raise lookback")
-                floor = max(_on_grid(event.at), self._blocks[0].start, self._closed)
+                floor = max(on_grid(event.at), self._blocks[0].start, self._closed)
                 self._segments.append(_Segment(floor, event.at, lead=event.at - floor))
             elif event.kind == "pause":
                 self._paused_at = event.at
@@ -198,12 +198,12 @@ class Window:
 
     def _begin(self, segment: _Segment) -> int:
         """Return where the next buffer of a segment starts."""
-        return max(segment.floor, _on_grid(segment.fresh - self.left))
+        return max(segment.floor, on_grid(segment.fresh - self.left))
 
     def _last_begin(self, segment: _Segment, speech_stop: int) -> int:
         """Return where it starts if speech is over: with half the context rather than one more open buffer."""
-        latest = min(_on_grid(speech_stop - self.size + GRID - 1), _on_grid(segment.fresh - self.left // 2))
-        return max(self._begin(segment), latest)
+        fits = on_grid(speech_stop - self.size + GRID - 1)  # the next on the grid, as the one before would be too long
+        return max(self._begin(segment), min(fits, on_grid(segment.fresh - self.left // 2)))
 
     def commit(self, until: int) -> None:
         """Tell that every word of the last buffer before sample `until` is final.
@@ -219,7 +219,7 @@ class Window:
             least = buffer.start + self.left + self.size // 4
             self._segments[0].fresh = min(max(until, least), buffer.stop)
         elif buffer.start < until < buffer.stop - self.size // 20:
-            floor = _on_grid(max(until - self.left, buffer.start + self.size // 8))
+            floor = on_grid(max(until - self.left, buffer.start + self.size // 8))
             if floor < buffer.stop - self.size // 20:
                 self._segments.appendleft(_Segment(floor, max(until, floor), buffer.stop, buffer.stop))
         self._forget()
@@ -231,7 +231,7 @@ class Window:
         for start, stop in (*resting, *reversed(self._pauses)):
             middle = (start + stop) // 2
             if max(edge - self.search, segment.fresh) < middle <= edge and stop - start >= self.rest:
-                segment.floor, segment.fresh, segment.lead = _on_grid(middle), middle, 0
+                segment.floor, segment.fresh, segment.lead = on_grid(middle), middle, 0
                 return self._give(begin, middle, sealed=True)
         return self._give(begin, begin + self._quietest(self._sound(begin, edge)), sealed=False)
 
@@ -271,6 +271,6 @@ class Window:
             self._pauses.popleft()
 
 
-def _on_grid(sample: int) -> int:
+def on_grid(sample: int) -> int:
     """Return the last sample on the grid that is not after this one."""
     return sample - sample % GRID

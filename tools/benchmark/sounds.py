@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from asrd import audio, manifest
 from asrd.manifest import Clip
 from asrd.vad import Event
-from asrd.window import GRID
+from asrd.window import on_grid
 from asrd.wire import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
@@ -116,9 +116,10 @@ def stretches(samples: Samples, events: list[Event]) -> list[Samples]:
 
     From the frame, of a decode of all the sound, in which it opens.
     """
-    opened = [event.at // GRID * GRID for event in events if event.kind == "open"]
+    opened = [on_grid(event.at) for event in events if event.kind == "open"]
     closed = [event.at for event in events if event.kind == "close"]
-    return [samples[max(start, last) : stop] for start, last, stop in zip(opened, [0, *closed], closed, strict=False)]
+    spans = zip(opened, itertools.pairwise([0, *closed]), strict=True)
+    return [samples[max(start, last) : stop] for start, (last, stop) in spans]
 
 
 def exactly(sound: Samples, seconds: float) -> Samples:

@@ -68,11 +68,10 @@ def main() -> int:
     except AsrdError as error:
         print(f"gpu-bench: {error.message}\n  hint: {error.hint}", file=sys.stderr)
         return error.exit_code
-    files = {model: cells.digest(model) for model in MODELS}
 
     def stands(cell: Cell) -> bool:
         found = result.cells.get(cell.name)
-        return found is not None and not found.failure and found.checkpoint == files[cell.model]
+        return found is not None and not found.failure and found.checkpoint == cells.digest(cell.model)
 
     todo = [cell for cell in wanted if not stands(cell)]
     asyncio.run(_run(args, todo, result))

@@ -8,6 +8,7 @@ where the shipped model has become another file since.
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -150,6 +151,7 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     return list(dict.fromkeys([*head, *body]))
 
 
+@cache
 def digest(model: str) -> str:
     """Return the digest of a shipped model's file as it is now; "" for random weights."""
     return hashlib.sha256(FILES[model].read_bytes()).hexdigest()[:12] if model in SHIPPED else ""
