@@ -66,6 +66,13 @@ class Boost:
         token = int(sums.argmax())
         return token, int(following[token])
 
+    def after(self, ids: Sequence[int]) -> int:
+        """Return the state behind tokens."""
+        state = 0
+        for token in ids:
+            state = int(self._advance(state, torch.device("cpu"))[1][token])
+        return state
+
     def _bonuses(self, state: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return each token's bonus [V], on the device, and the state after each [V]."""
         bonus, following = self.tree.advance(self.tree.get_init_states(batch_size=1, bos=True).fill_(state))

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import canary, wire
-from .boosting import Boost
+from .boosting import Boost, token_ids
 from .canary import weight_dtype
 from .errors import ModelError, UsageError
 from .graphs import ROWS, Recorder, arithmetic
@@ -49,6 +49,8 @@ class Decoded(NamedTuple):
     text: str
     tokens: list[Token]
     truncated: bool
+    resumed: bool = False
+    """Whether that is what follows a path."""
 
 
 class Decoder(Protocol):
@@ -61,8 +63,15 @@ class Decoder(Protocol):
         """Return what was said, for an encoder output [1, D, T] of which `length` [1] frames hold sound."""
         ...
 
-    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
-        """Return what was said in each of several buffers [B, D, T] of which `lengths` [B] frames hold sound."""
+    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
+        """Return what was said in each of several buffers [B, D, T] of which `lengths` [B] frames hold sound.
+
+        Of a buffer that has one of `paths`, what follows that.
+        """
+        ...
+
+    def after(self, text: str, frames: int) -> Path | None:
+        """Return a path by which `text` was said in a buffer's first `frames`; None where nothing can go on from it."""
         ...
 
     def replay(self, recorder: Recorder) -> None:
@@ -179,8 +188,12 @@ class Ctc:
         tokens = _timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
         return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
 
+    def after(self, text: str, frames: int) -> Path | None:
+        """Return None: what a frame is depends on no other."""
+        return None
+
     @torch.inference_mode()
-    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
         """Return what was said in each buffer, all in one pass where nothing is preferred."""
         if len(lengths) == 1 or self._boost is not None or not encoded.shape[2]:
             return _one_by_one(self, encoded, lengths)
@@ -227,6 +240,7 @@ class Transducer:
         model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
         self._model, self._language = model, language
         self._recorder: Recorder | None = None
+        self._boost: Boost | None = None
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
@@ -240,7 +254,7 @@ class Transducer:
             return path
         encoded = encoded.to(weight_dtype(self._model.joint))
         length = torch.full((1,), count, device=encoded.device)
-        before = [_Said(dec_state=path.state)] if path.frames else None
+        before = [_Said(dec_state=path.state)] if path.state is not None else None
         return self._further(path, self._found(encoded, length, before)[0], count)
 
     def _found(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None = None) -> list[Any]:
@@ -288,11 +302,33 @@ class Transducer:
             self._recorder.refuse("decoder", reason)
 
     @torch.inference_mode()
-    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
-        """Return what was said in each buffer, all at once."""
+    def after(self, text: str, frames: int) -> Path | None:
+        """Return the path behind a text, as far as the prediction network goes, which reads its tokens at once."""
+        decoder, joint, tokenizer = self._model.decoder, self._model.joint, getattr(self._model, "tokenizer", None)
+        if tokenizer is None or getattr(self._model.decoding.decoding, "decoding_computer", None) is None:
+            return None
+        try:
+            ids = token_ids(tokenizer, text, self._language)
+        except UsageError:  # another model wrote it
+            return None
+        device = next(decoder.parameters()).device
+        read = torch.tensor([[decoder.blank_idx, *ids]], device=device)  # as NeMo's loop begins
+        with _recurrent(read):
+            outputs, states = decoder.predict(read, None, add_sos=False)
+            output = joint.project_prednet(outputs[:, -1:])[0]
+        from nemo.collections.asr.parts.submodules.transducer_decoding.label_looping_base import LabelLoopingStateItem
+
+        zero = torch.tensor(0, device=device)
+        phrases = [] if self._boost is None else [zero + self._boost.after(ids)]
+        state = decoder.batch_split_states(states)[0]
+        return Path(frames, state=LabelLoopingStateItem(state, output, read[0, -1], zero + frames, phrases, zero))
+
+    @torch.inference_mode()
+    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
+        """Return what was said in each buffer, all at once where each begins in it."""
         counts = [int(count) for count in lengths]
-        if len(counts) == 1 or not any(counts):
-            return _one_by_one(self, encoded, lengths)
+        if len(counts) == 1 or not any(counts) or any(paths):
+            return self._one_by_one(encoded, counts, paths)
         encoded = encoded.to(weight_dtype(self._model.joint))
         found = self._found(encoded, lengths.to(encoded.device))
         if self._durations:
@@ -300,6 +336,16 @@ class Transducer:
                 self._durations_again(encoded, found)
         several = zip(found, counts, strict=True)
         return [self.read(self._further(Path(), each, count) if count else Path()) for each, count in several]
+
+    def _one_by_one(
+        self, encoded: Tensor, counts: Sequence[int], paths: Sequence[Path | None] = ()
+    ) -> list[Decoded]:
+        found = []
+        for row, (count, path) in enumerate(zip(counts, paths or [None] * len(counts), strict=True)):
+            begin = 0 if path is None else path.frames
+            further = self.resume(path or Path(), encoded[row : row + 1, :, begin:count])
+            found.append(self.read(further)._replace(resumed=path is not None))
+        return found
 
     def _durations_again(self, encoded: Tensor, found: list[Any]) -> None:
         """Set the tokens' durations of several hypotheses, all in one pass over what was said.
@@ -370,7 +416,7 @@ class Transducer:
         if not hasattr(loop, "fusion_models"):
             raise UsageError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
         boost = Boost(self._model, phrases, weight, self.family, self._language)
-        loop.fusion_models, loop.fusion_models_alpha = [boost.tree], [weight]
+        self._boost, loop.fusion_models, loop.fusion_models_alpha = boost, [boost.tree], [weight]
         if self._recorder is not None and loop.cuda_graphs_mode is not None:  # what was captured knows no phrases
             loop.reset_cuda_graphs_state()
             if not boost.tree.compatible_with_cuda_graphs():
@@ -399,7 +445,11 @@ class Aed:
         count = int(length[0])
         return self._read(self.canary(encoded, count), count) if count else Decoded("", [], False)
 
-    def several(self, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
+    def after(self, text: str, frames: int) -> Path | None:
+        """Return None: its text of a buffer begins with the buffer."""
+        return None
+
+    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
         """Return what was said in each buffer."""
         counts = [int(count) for count in lengths]
         if not all(counts):

@@ -15,7 +15,7 @@ from .engine import Engine
 from .transcript import Transcript, credible
 from .vad import Event, Vad
 from .window import Buffer, Window
-from .wire import SAMPLE_RATE, Answer, Hypothesis, Word
+from .wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
 
 EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
@@ -32,6 +32,8 @@ class Heard(NamedTuple):
     stop: int
     strategy: str
     text: str
+    said: Said | None
+    """What it was to go on from."""
 
 
 class Dictation:
@@ -58,7 +60,6 @@ class Dictation:
         self._deaf = settings.demote_empty
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little near these.
-        # A transducer, too, hears each buffer from its blank state: to go on from the last committed word cost words.
         self.window = Window(
             settings.window,
             left=0.25 * settings.window,
@@ -66,7 +67,7 @@ class Dictation:
             post_roll=self.vad.settings.post_roll,
         )
         self.transcript = Transcript(guard=0.2 * settings.window)
-        self._foreseen: tuple[Buffer, Answer] | None = None
+        self._foreseen: tuple[Buffer, Said | None, Answer] | None = None
 
     def push(self, block: AudioBlock) -> list[Event]:
         """Take in the next block; return what the detector says of the sound so far."""
@@ -91,7 +92,8 @@ class Dictation:
         while (buffer := self.window.take()) is not None:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
             heard = (await self._insist(engine, buffer, answer)).hypothesis
-            self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text))
+            said = self.transcript.said(buffer.start)
+            self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text, said))
             if not buffer.sure and not credible(heard, self._spoken(buffer)):
                 self.doubted += len(heard.words)
                 heard = msgspec.structs.replace(heard, text="", words=[])
@@ -112,8 +114,9 @@ class Dictation:
         buffer = self.window.ahead()
         if buffer is None or self._known(buffer):
             return False
-        self._foreseen = buffer, await self._ask(engine, buffer, self.phase)
-        self.transcript.suppose(self._foreseen[1].hypothesis)
+        answer = await self._ask(engine, buffer, self.phase)
+        self._foreseen = buffer, self.transcript.said(buffer.start), answer
+        self.transcript.suppose(answer.hypothesis)
         return True
 
     async def draft(self, engine: Engine) -> bool:
@@ -126,7 +129,8 @@ class Dictation:
 
     async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> Answer:
         """Have the next rung hear clear speech of which this one made no word at all; FP32's silence is believed."""
-        clear = self.vad.clear(buffer.start, buffer.stop) / SAMPLE_RATE
+        said = self.transcript.said(buffer.start) if answer.hypothesis.resumed else None
+        clear = self.vad.clear(said.until if said else buffer.start, buffer.stop) / SAMPLE_RATE
         if _said(answer) or not 0 < self._deaf <= clear:
             return answer
         why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
@@ -157,13 +161,15 @@ class Dictation:
     def _known(self, buffer: Buffer) -> Answer | None:
         """Return the answer for a buffer that was foreseen to the sample."""
         if self._foreseen is not None:
-            seen, answer = self._foreseen
-            if (seen.start, seen.stop, seen.sealed) == (buffer.start, buffer.stop, buffer.sealed):
+            seen, said, answer = self._foreseen
+            same = (seen.start, seen.stop, seen.sealed) == (buffer.start, buffer.stop, buffer.sealed)
+            if same and said == self.transcript.said(buffer.start):
                 return answer
         return None
 
     async def _ask(self, engine: Engine, buffer: Buffer, phase: str) -> Answer:
-        answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase)
+        said = self.transcript.said(buffer.start)
+        answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase, said)
         self.compute += answer.seconds
         self.strategy, self.device = engine.rung.precision.name, engine.rung.device
         return answer

@@ -75,8 +75,8 @@ Reply = TypeVar("Reply", wire.Answer, wire.Encoded, wire.Reading)
 class Waiting:
     """A buffer that a caller waits for."""
 
-    def __init__(self, sound: memoryview, start: int, phase: str) -> None:
-        self.sound, self.start, self.phase = sound, start, phase
+    def __init__(self, sound: memoryview, start: int, phase: str, said: wire.Said | None = None) -> None:
+        self.sound, self.start, self.phase, self.said = sound, start, phase, said
         self.seconds = len(sound) / 4 / wire.SAMPLE_RATE
         self.answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
@@ -190,7 +190,9 @@ class Engine:
         async with self._lock:
             return await self._persist(self._service)
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> wire.Answer:
+    async def transcribe(
+        self, samples: Any, start: int = 0, phase: str = "final", said: wire.Said | None = None
+    ) -> wire.Answer:
         """Return the answer for one buffer, from whichever rung can give it.
 
         Callers may ask at once: who waits while the worker answers is asked next, several together where the device
@@ -200,10 +202,11 @@ class Engine:
             samples: float32, mono, 16 kHz, one-dimensional and contiguous: anything with the buffer protocol.
             start: sample index of its first sample.
             phase: warmup, draft or final.
+            said: what is final already of the speech that goes on in it.
 
         Raises: as `start`.
         """
-        mine = Waiting(memoryview(samples).cast("B"), start, phase)
+        mine = Waiting(memoryview(samples).cast("B"), start, phase, said)
         self._waiting.append(mine)
         if self._turn is None:
             self._turn = asyncio.create_task(self._take_turns())
@@ -261,7 +264,7 @@ class Engine:
         while len(answers) < len(asked):
             part = asked[len(answers) : len(answers) + self.together]
             self._number += 1
-            buffers = [wire.Buffer(one.start, len(one.sound)) for one in part]
+            buffers = [wire.Buffer(one.start, len(one.sound), one.said) for one in part]
             message = wire.Recognize(self._number, buffers, part[0].phase)
             deadline = self._deadlines.answer + self._deadlines.per_second * sum(one.seconds for one in part)
             try:

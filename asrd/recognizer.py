@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import itertools
 import logging
 import os
@@ -70,6 +69,17 @@ OWN: dict[type[BaseException], str] = {
     card.NoDeviceError: "no-device",
 }
 """Errors of the worker alone as kinds of wire.Failed."""
+
+
+class _Sound:
+    """A buffer of float32 samples; one that is shorter than `MINIMUM` is padded to it."""
+
+    def __init__(self, torch: Any, raw: bytes, start: int, said: wire.Said | None) -> None:
+        samples = torch.frombuffer(bytearray(raw), dtype=torch.float32) if raw else torch.zeros(0)
+        lack = max(0, MINIMUM - samples.numel())
+        self.raw, self.said = raw, said
+        self.start, self.stop, self.first = start, start + samples.numel(), start - lack // 2
+        self.padded = torch.nn.functional.pad(samples, (lack // 2, lack - lack // 2))
 
 
 class Recognizer:
@@ -140,63 +150,76 @@ class Recognizer:
     def _index(self) -> int:
         return index_of(self.start.device)
 
-    def recognize(self, sound: bytes, start: int = 0, phase: str = "final") -> wire.Answer:
+    def recognize(
+        self, sound: bytes, start: int = 0, phase: str = "final", said: wire.Said | None = None
+    ) -> wire.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
 
         A draft that begins where the last one did and goes on from it costs a cache-aware model only what is new.
 
+        Args:
+            said: what is final of its speech; a transducer decodes what is behind that, from the state that it leaves.
+
         Raises:
             NonFiniteError: NaN or infinity in the encoder's output.
         """
-        return self.recognize_together([sound], [start], phase)[0]
+        return self.recognize_together([sound], [start], phase, [said])[0]
 
-    def recognize_together(self, sounds: Sequence[bytes], starts: Sequence[int], phase: str) -> list[wire.Answer]:
+    def recognize_together(
+        self,
+        sounds: Sequence[bytes],
+        starts: Sequence[int],
+        phase: str,
+        said: Sequence[wire.Said | None] = (),
+    ) -> list[wire.Answer]:
         """Return the same for several buffers that are computed at once; each is padded to the longest of them.
 
         Raises: as `recognize`, for all of them.
         """
-        torch = self._torch
         began, cpu_began = time.perf_counter(), time.process_time()
-        given = [torch.frombuffer(bytearray(s), dtype=torch.float32) if s else torch.zeros(0) for s in sounds]
-        lacks = [max(0, MINIMUM - samples.numel()) for samples in given]
-        padded = [torch.nn.functional.pad(s, (n // 2, n - n // 2)) for s, n in zip(given, lacks, strict=True)]
-        with torch.inference_mode(), self._applied.context(phase):
-            encoded, decode = self._listen(sounds, padded, starts, phase)
+        asked = [
+            _Sound(self._torch, *each) for each in zip(sounds, starts, said or [None] * len(sounds), strict=True)
+        ]
+        with self._torch.inference_mode(), self._applied.context(phase):
+            encoded, decode = self._listen(asked, phase)
             # The one point where the host waits for the encoder; a draft may bring it nothing that is new.
             largest = float(encoded.abs().amax()) if encoded.numel() else 0.0
             if not largest < float("inf"):
-                began_in = self._first_non_finite(padded)
+                began_in = self._first_non_finite([one.padded for one in asked])
                 name = self.start.precision.name
                 raise NonFiniteError(f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in)
             encoder_seconds = time.perf_counter() - began
             decoded = decode()
-        heard = []
-        for each, samples, whole, start, lack in zip(decoded, given, padded, starts, lacks, strict=True):
-            first, stop = start - lack // 2, start + samples.numel()
-            words = self._words(each, self.model, self._frame, first, first + whole.numel())
-            inside = [_clip(word, start, stop) for word in words]
-            name, text = self.start.precision.name, each.text.strip()
-            heard.append(wire.Hypothesis(text, inside, start, stop, name, each.truncated))
+        heard = list(map(self._heard, decoded, asked))
         spent = (time.perf_counter() - began, encoder_seconds, time.process_time() - cpu_began)
         wall, encoding, cpu = (seconds / len(heard) for seconds in spent)
-        said = [len(each.tokens) for each in decoded]
         headroom = largest / FLOAT16_MAX
         return [
-            wire.Answer(0, each, wall, encoding, cpu, headroom, count) for each, count in zip(heard, said, strict=True)
+            wire.Answer(0, each, wall, encoding, cpu, headroom, len(one.tokens))
+            for each, one in zip(heard, decoded, strict=True)
         ]
 
-    def _listen(
-        self, sounds: Sequence[bytes], padded: Sequence[Any], starts: Sequence[int], phase: str
-    ) -> tuple[Any, Callable[[], list[Any]]]:
+    def _listen(self, asked: Sequence[_Sound], phase: str) -> tuple[Any, Callable[[], list[Any]]]:
         """Return what the encoder makes of buffers, and what then decodes that."""
         stream = self._stream
-        if stream is not None and phase == "draft" and len(sounds) == 1 and len(sounds[0]) >= 4 * MINIMUM:
-            draft = stream.encode(sounds[0], starts[0])
+        if stream is not None and phase == "draft" and len(asked) == 1 and len(asked[0].raw) >= 4 * MINIMUM:
+            draft = stream.encode(asked[0].raw, asked[0].start)
             return draft.encoded, lambda: [stream.decode(draft)]
         if stream is not None:
             stream.forget()
-        encoded, lengths = self._encode(padded)
-        return encoded, functools.partial(self._decode.several, encoded, lengths)
+        encoded, lengths = self._encode([one.padded for one in asked])
+        return encoded, lambda: self._decode.several(encoded, lengths, list(map(self._path, asked)))
+
+    def _path(self, one: _Sound) -> Any:
+        """Return the decoder's path behind what was said before; None where it hears the whole buffer."""
+        said = one.said
+        return self._decode.after(said.text, (said.until - one.first) // self._frame) if said is not None else None
+
+    def _heard(self, decoded: Any, one: _Sound) -> wire.Hypothesis:
+        words = self._words(decoded, self.model, self._frame, one.first, one.first + one.padded.numel())
+        inside = [_clip(word, one.start, one.stop) for word in words]
+        name, text = self.start.precision.name, decoded.text.strip()
+        return wire.Hypothesis(text, inside, one.start, one.stop, name, decoded.truncated, decoded.resumed)
 
     def _first_non_finite(self, padded: Sequence[Any]) -> str:
         """Return the first module that puts out NaN or infinity for sounds that the encoder put it out for."""
@@ -481,7 +504,8 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
                 edges = list(itertools.accumulate((buffer.size for buffer in message.buffers), initial=0))
                 sounds = [payload[first:stop] for first, stop in itertools.pairwise(edges)]
                 starts = [buffer.start for buffer in message.buffers]
-                for answer in recognizer.recognize_together(sounds, starts, message.phase):
+                said = [buffer.said for buffer in message.buffers]
+                for answer in recognizer.recognize_together(sounds, starts, message.phase, said):
                     say(_numbered(answer, message.id))
             elif isinstance(message, wire.Encode):
                 say(wire.Encoded(message.id, recognizer.encode(payload)))

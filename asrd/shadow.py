@@ -128,7 +128,8 @@ class Shadow:
     async def _hear(self, engine: Engine, held: Held) -> None:
         found = []
         for part in held.heard:
-            answer = await engine.transcribe(np.ascontiguousarray(held.sound[part.start : part.stop]), part.start)
+            sound = np.ascontiguousarray(held.sound[part.start : part.stop])
+            answer = await engine.transcribe(sound, part.start, said=part.said)
             expected = words(answer.hypothesis.text)
             found.append((edits(expected, words(part.text)), len(expected)))
         if self._waiting and self._waiting[0] is held:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from .wire import SAMPLE_RATE, Hypothesis, Word
+from .wire import SAMPLE_RATE, Hypothesis, Said, Word
 
 REACH = 0.8
 """Seconds that two readings of one word may lie apart when their texts agree."""
@@ -27,6 +27,10 @@ ALONE = 0.3
 
 RUN_ON, RUN_ON_SECONDS = 8, 0.4
 """So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
+
+
+RECALL = 40
+"""Last words that a decoder which goes on from them is told; its memory is no longer than that."""
 
 
 MISSED = 4
@@ -53,6 +57,7 @@ class Transcript:
         """Committed words in order; their times never overlap."""
         self.committed_until = 0
         """Sample up to which the text is final; what a Window wants to know after an open buffer."""
+        self._sealed = 0
         self._pending: list[Word] = []
         self._supposed: list[Word] = []
 
@@ -65,6 +70,13 @@ class Transcript:
     def text(self) -> str:
         """The committed words with single spaces."""
         return " ".join(word.text for word in self.words)
+
+    def said(self, start: int) -> Said | None:
+        """Return the last words since the last pause; None where they do not reach into a buffer that begins there."""
+        words = self.words[self._sealed :][-RECALL:]
+        if not words or words[-1].stop <= start:
+            return None
+        return Said(" ".join(word.text for word in words), words[-1].stop)
 
     def suppose(self, hypothesis: Hypothesis) -> None:
         """Take in what the speech that goes on is heard as so far: it changes the draft and nothing else."""
@@ -92,6 +104,8 @@ class Transcript:
         count = len(fresh) if sealed else next(waits, len(fresh))
         self._pending = self._supposed = fresh[count:]
         new = self._commit(fresh[:count])
+        if sealed:
+            self._sealed = len(self.words)
         if self._pending:
             limit = min(limit, max(self._pending[0].start, self._end))
         # Words squeezed at the edge of a sealed buffer may end a sample after it; what follows begins at the edge.
@@ -113,7 +127,7 @@ class Transcript:
 
     def _fresh(self, hypothesis: Hypothesis) -> list[Word]:
         """Return the words of a hypothesis that are not committed yet."""
-        if hypothesis.start >= self.committed_until:
+        if hypothesis.resumed or hypothesis.start >= self.committed_until:
             return list(hypothesis.words)
         known = self.words[bisect_right(self.words, hypothesis.start, key=lambda word: word.stop) :]
         pairs = align(hypothesis.words, known + self._pending)

@@ -14,7 +14,7 @@ import msgspec
 
 from .precision import Precision
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Both sides say it in their first message; a worker of another version is refused."""
 
 SAMPLE_RATE = 16_000
@@ -55,6 +55,8 @@ class Hypothesis(msgspec.Struct, frozen=True):
     """Name of the rung that answered."""
     truncated: bool = False
     """True when the decoder ran on or looped and was cut by the guard."""
+    resumed: bool = False
+    """True where decoding went on behind `Said`: of what was final, nothing is in it again."""
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -127,6 +129,15 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     protocol: int = PROTOCOL
 
 
+class Said(msgspec.Struct, frozen=True):
+    """What is final already of the speech that a buffer goes on with. A decoder that can goes on behind it."""
+
+    text: str
+    """Its last words, one at least."""
+    until: int
+    """One past the last sample of the last of them, which lies in the buffer."""
+
+
 class Buffer(msgspec.Struct, frozen=True):
     """One of the buffers of a Recognize."""
 
@@ -134,6 +145,8 @@ class Buffer(msgspec.Struct, frozen=True):
     """Sample index of its first sample."""
     size: int
     """Bytes of its samples."""
+    said: Said | None = None
+    """None where its speech begins in it."""
 
 
 class Recognize(msgspec.Struct, tag="recognize", frozen=True):

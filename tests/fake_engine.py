@@ -99,7 +99,7 @@ class Engine:
         self.ready = ready(self.rung.precision, self.rung.device)
         return self.ready
 
-    async def transcribe(self, samples, start: int = 0, phase: str = "final") -> wire.Answer:
+    async def transcribe(self, samples, start: int = 0, phase: str = "final", said=None) -> wire.Answer:
         assert self.ready is not None
         assert not self.gone
         assert isinstance(samples, np.ndarray)

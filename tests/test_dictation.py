@@ -16,7 +16,7 @@ from asrd.config import Settings
 from asrd.dictation import Dictation
 from asrd.precision import TABLE, Rung
 from asrd.window import GRID
-from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Word
+from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
 
 from .sound import silence, speech
 
@@ -32,7 +32,7 @@ class Listener:
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> Answer:
+    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Said | None = None) -> Answer:
         self.asked.append((phase, start, start + len(samples)))
         half = SAMPLE_RATE // 2
         stop = start + len(samples)

@@ -24,7 +24,7 @@ from asrd.models import SHIPPED
 from asrd.precision import TABLE, Rung
 from asrd.recognizer import Recognizer
 from asrd.transcript import credible
-from asrd.wire import Answer, Hypothesis, Word
+from asrd.wire import Answer, Hypothesis, Said, Word
 
 from . import sound
 from .sound import RATE
@@ -44,10 +44,10 @@ class Ear:
     def __init__(self, model: str = "", confidence: float | None = None) -> None:
         self.model, self.confidence, self.asked = model, confidence, 0
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final") -> Answer:
+    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Said | None = None) -> Answer:
         self.asked += 1
         if self.model:
-            return worker(self.model).recognize(samples.tobytes(), start, phase)
+            return worker(self.model).recognize(samples.tobytes(), start, phase, said)
         words = [Word("word", start, start + len(samples), self.confidence)]
         return Answer(0, Hypothesis("word", words, start, start + len(samples)), 0.0, 0.0, 0.0)
 

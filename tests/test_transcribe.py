@@ -26,7 +26,7 @@ from asrd import transcribe as verb
 from asrd.audio import read
 from asrd.config import Settings
 from asrd.errors import EngineError, UsageError
-from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Word
+from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
 
 from .sound import silence, speech, tone
 
@@ -282,7 +282,7 @@ class Told:
     async def stop(self) -> None:
         Told.stopped += 1
 
-    async def transcribe(self, samples: np.ndarray, start: int, phase: str) -> Answer:
+    async def transcribe(self, samples: np.ndarray, start: int, phase: str, said: Said | None) -> Answer:
         stop = start + len(samples)
         assert len(samples) <= 160_000
         Told.now += 1

@@ -30,10 +30,12 @@ class Ear:
     def pardon(self, kind: str) -> None:
         """Know of no rung that was left."""
 
-    async def transcribe(self, samples: Samples, start: int = 0, phase: str = "final") -> wire.Answer:
+    async def transcribe(
+        self, samples: Samples, start: int = 0, phase: str = "final", said: wire.Said | None = None
+    ) -> wire.Answer:
         """Return the answer for a buffer."""
         self.seconds += len(samples) / wire.SAMPLE_RATE
-        return self._recognizer.recognize(samples.tobytes(), start, phase)
+        return self._recognizer.recognize(samples.tobytes(), start, phase, said)
 
 
 def blocks(samples: Samples) -> list[AudioBlock]:

@@ -102,9 +102,9 @@ def worker(*what: str) -> int:
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
     introduced, kept = recognizer.Recognizer.introduce, []
 
-    def recognize(self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str) -> Any:
+    def recognize(self: Any, sounds: Sequence[bytes], *rest: Any) -> Any:
         began = time.perf_counter()
-        answers = real(self, sounds, starts, phase)
+        answers = real(self, sounds, *rest)
         if "leak" in what:
             kept.append(bytearray(b"x" * LEAK * len(sounds)))
         if "slow" in what:
@@ -123,7 +123,7 @@ def worker(*what: str) -> int:
         return introduced(self)
 
     recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]
-    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]
+    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign, assignment]
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]
     return recognizer.main()
 
