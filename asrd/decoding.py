@@ -305,7 +305,8 @@ class Transducer:
     def after(self, text: str, frames: int) -> Path | None:
         """Return the path behind a text, as far as the prediction network goes, which reads its tokens at once."""
         decoder, joint, tokenizer = self._model.decoder, self._model.joint, getattr(self._model, "tokenizer", None)
-        if tokenizer is None or getattr(self._model.decoding.decoding, "decoding_computer", None) is None:
+        loop = getattr(self._model.decoding.decoding, "decoding_computer", None)
+        if tokenizer is None or loop is None or type(decoder).__name__ != "RNNTDecoder":  # NeMo drops other states
             return None
         try:
             ids = token_ids(tokenizer, text, self._language)

@@ -102,6 +102,7 @@ def hear(message: wire.Recognize, payload: bytes, name: str, act: str = "") -> I
         samples = array.array("f", payload[place : place + buffer.size])
         place += buffer.size
         text = known(len(samples), act) if TEXTS else f"{len(samples)} samples sum {sum(samples):.0f}"
+        text += f" behind {buffer.said.text} {buffer.said.until}" if buffer.said else ""
         stop = buffer.start + len(samples)
         words = [wire.Word(word, buffer.start, stop) for word in text.split()]
         heard = wire.Hypothesis(text, words, buffer.start, stop, name)

@@ -99,6 +99,33 @@ def test_frames_beyond_the_length_are_not_heard(model: Model, family: str) -> No
     assert decoder(encoded, torch.tensor([0])) == Decoded("", [], False)
 
 
+@pytest.mark.parametrize("family", ["rnnt", "tdt", "hybrid"])
+def test_a_path_behind_a_text_is_where_nemo_stands_when_it_has_said_it(model: Model, family: str) -> None:
+    """NeMo's loop reads token by token from the blank on; here all are read at once."""
+    ours = model(family)
+    decoder, text = decoder_for(ours), ours.tokenizer.ids_to_text([5, 9, 7])
+    path = decoder.after(text, 12)
+    assert (path.frames, path.ids, int(path.state.decoded_length)) == (12, (), 12)
+    ids = [ours.decoder.blank_idx, *ours.tokenizer.text_to_ids(text)]
+    states = ours.decoder.initialize_state(torch.zeros(1, 1))
+    for token in ids:
+        output, states = ours.decoder.predict(torch.tensor([[token]]), states, add_sos=False)
+    torch.testing.assert_close(path.state.predictor_output, ours.joint.project_prednet(output)[0])
+    for found, expected in zip(path.state.predictor_state, states, strict=True):
+        torch.testing.assert_close(found, expected[:, 0])
+    assert int(path.state.label) == ids[-1]
+
+
+def test_a_prediction_network_that_nemo_cannot_put_down_is_not_taken_up(model: Model) -> None:
+    from nemo.collections.asr.modules import StatelessTransducerDecoder
+
+    ours = model("rnnt")
+    sizes = {"pred_hidden": ours.decoder.pred_hidden, "pred_rnn_layers": 1}
+    ours.decoder = StatelessTransducerDecoder(sizes, ours.decoder.vocab_size, context_size=2).eval()
+    assert decoder_for(ours).after("a", 3) is None
+    assert decoder_for(model("rnnt_char")).after("a", 3) is None, "letters without a tokenizer"
+
+
 # -- precision --------------------------------------------------------------------------------------------------------
 
 FLOAT16, BFLOAT16 = torch.float16, torch.bfloat16

@@ -6,6 +6,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,9 +32,11 @@ class Listener:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
+        self.told: list[Said | None] = []
 
     async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Said | None = None) -> Answer:
         self.asked.append((phase, start, start + len(samples)))
+        self.told.append(said)
         half = SAMPLE_RATE // 2
         stop = start + len(samples)
         words = [
@@ -105,6 +108,50 @@ def test_a_draft_is_what_was_said_so_far_and_is_no_text() -> None:
                 assert dictation.transcript.draft == "w0 w1 w2 w3"
                 assert dictation.transcript.text == ""
         assert [phase for phase, _, _ in engine.asked] == ["draft"]
+
+    asyncio.run(go())
+
+
+ONWARD = np.concatenate([speech(11.6), silence(1.5), speech(3.0, seed=5), silence(1.5)])
+"""Speech that outruns one window, and some more behind a pause."""
+
+
+def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
+    async def go() -> None:
+        engine, dictation = Listener(), Dictation(Settings())
+        for _ in feed(dictation, ONWARD):
+            await dictation.decode(engine)
+        first = " ".join(f"w{number}" for number in range(15))
+        assert engine.told == [None, Said(first, 15 * SAMPLE_RATE // 2), None], "a pause lies before the last"
+        assert engine.asked[1][1] < 15 * SAMPLE_RATE // 2 < engine.asked[1][2]
+        assert [each.said for each in dictation.heard] == engine.told, "a shadow asks the same"
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resumed: bool) -> None:
+    class Deaf(Listener):
+        left = 0
+
+        async def transcribe(self, *asked: Any) -> Answer:
+            answer = await super().transcribe(*asked)
+            if self.told[-1] is None:
+                return answer
+            heard = msgspec.structs.replace(answer.hypothesis, text="", words=[], precision="fp32", resumed=resumed)
+            return msgspec.structs.replace(answer, hypothesis=heard)
+
+        async def demote(self, *_: Any) -> bool:
+            self.left += 1
+            return False
+
+        def pardon(self, kind: str) -> None: ...
+
+    async def go() -> None:
+        engine, dictation = Deaf(), Dictation(Settings(demote_empty=0.8))
+        for _ in feed(dictation, ONWARD):
+            await dictation.decode(engine)
+        assert engine.left == (not resumed)
 
     asyncio.run(go())
 

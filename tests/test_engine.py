@@ -306,6 +306,18 @@ def test_callers_at_once_are_each_given_their_own(device: str, most: int) -> Non
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_each_goes_on_from_what_was_said_before_it_alone(device: str) -> None:
+    async def go() -> None:
+        async with engine("*=ok", device=device) as held:
+            said = wire.Said("open the", 70)
+            asked = [held.transcribe(SOUND[:100], said=said if n == 1 else None) for n in range(3)]
+            texts = [answer.hypothesis.text for answer in await asyncio.gather(*asked)]
+            assert texts == ["100 samples sum 100", "100 samples sum 100 behind open the 70", "100 samples sum 100"]
+
+    asyncio.run(go())
+
+
 def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
     async def go() -> None:
         sounds = {n: memoryview(bytes(4 * n)) for n in (1_000, 1_100, 1_900, 10_000)}

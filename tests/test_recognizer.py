@@ -112,6 +112,53 @@ def test_buffers_that_are_computed_together_say_what_each_says_alone(model: str)
                 assert said(one) == said(other)
 
 
+def spoken(words: list[wire.Word]) -> list[tuple[str, int]]:
+    return [(word.text, word.start) for word in words]
+
+
+@pytest.mark.parametrize("vocabulary", [(), ("alabaster", "mercury")])
+def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(vocabulary: tuple[str, ...]) -> None:
+    worker = recognizer("demo-tdt", self_test=False, vocabulary=vocabulary, boost=2.0)
+    checked = 0
+    for samples, _ in clips(25):
+        whole = worker.recognize(samples.tobytes(), 4_000).hypothesis
+        assert not whole.resumed
+        for count in range(1, len(whole.words) + 1):
+            before = whole.words[:count]
+            behind = wire.Said(" ".join(word.text for word in before), before[-1].stop)
+            rest = worker.recognize(samples.tobytes(), 4_000, said=behind).hypothesis
+            assert rest.resumed
+            assert spoken(rest.words) == spoken(whole.words[count:])
+            assert rest.text.split() == whole.text.split()[count:]
+            checked += 1
+    assert checked > 80
+
+
+def test_buffers_go_on_each_from_its_own_words_when_they_are_computed_together() -> None:
+    worker = recognizer("demo-tdt", self_test=False)
+    sounds = [samples.tobytes() for samples, _ in clips(3)]
+    words = worker.recognize(sounds[1]).hypothesis.words
+    behind = wire.Said(" ".join(word.text for word in words[:2]), words[1].stop)
+    answers = worker.recognize_together(sounds, [0] * 3, "final", [None, behind, None])
+    assert [answer.hypothesis.resumed for answer in answers] == [False, True, False]
+    assert [said(answer)[0] for answer in answers[::2]] == [said(worker.recognize(sounds[n]))[0] for n in (0, 2)]
+    assert spoken(answers[1].hypothesis.words) == spoken(words[2:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> None:
+    worker = recognizer(tiny.built(family, folder), self_test=False)
+    sound = tiny.noise(4.0, 2).tobytes()
+    plain = worker.recognize(sound, 100)
+    transducer = worker.introduce().family in ("rnnt", "tdt", "hybrid")
+    letters = "".join(sorted({c for c in plain.hypothesis.text.lower() if c.isalpha()}))[:3]
+    told = worker.recognize(sound, 100, said=wire.Said(letters, 32_100))
+    assert told.hypothesis.resumed == transducer
+    assert all(word.start >= 32_100 - 1_280 for word in told.hypothesis.words) or not transducer
+    for unheard in (told, worker.recognize(sound, 100, said=wire.Said("漢字", 32_100))):
+        assert unheard.hypothesis.resumed or said(unheard) == said(plain)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), self_test=False)

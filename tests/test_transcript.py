@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from asrd.transcript import MISSED, Transcript, align
-from asrd.wire import Hypothesis, Word
+from asrd.transcript import MISSED, RECALL, Transcript, align
+from asrd.wire import Hypothesis, Said, Word
 
 RATE = 16_000
 
@@ -115,6 +115,31 @@ def lost(start: float, stop: float, *words: tuple[str, float, float]) -> Hypothe
     return msgspec.structs.replace(heard(start, stop, *words), truncated=True)
 
 
+def test_what_goes_on_from_is_the_last_words_since_the_last_pause() -> None:
+    transcript = Transcript(guard=1.0)
+    assert transcript.said(0) is None
+    transcript.push(heard(0, 2, ("open", 0.3, 0.6)), sealed=True)
+    assert transcript.said(0) is None, "a pause lies between"
+    many = [(f"w{n}", 3 + 0.1 * n, 3.05 + 0.1 * n) for n in range(RECALL + 5)]
+    transcript.push(heard(3, 12, *many, ("late", 11.5, 11.9)), sealed=False)
+    stop = round((3.05 + 0.1 * (RECALL + 4)) * RATE)
+    assert transcript.said(5 * RATE) == Said(" ".join(text for text, _, _ in many[5:]), stop)
+    assert transcript.said(stop) is None, "what was said does not reach into the buffer"
+
+
+def test_a_hypothesis_that_went_on_repeats_nothing() -> None:
+    """The same word at nearly the same time is another one: a decoder that knows the first says so."""
+    transcript = Transcript(guard=1.0)
+    transcript.push(heard(0, 10, ("very", 8.0, 8.4), ("far", 9.6, 10.0)), sealed=False)
+    said = transcript.said(6 * RATE)
+    assert said == Said("very", round(8.4 * RATE))
+    further = heard(6, 16, ("very", 8.4, 8.6), ("far", 9.6, 9.9))
+    transcript.suppose(msgspec.structs.replace(further, resumed=True))
+    assert transcript.draft == "very far"
+    transcript.push(msgspec.structs.replace(further, resumed=True), sealed=True)
+    assert transcript.text == "very very far"
+
+
 def test_what_a_lost_decoder_made_up_is_not_believed() -> None:
     loop = [("and", 3.0 + i / 100, 3.01 + i / 100) for i in range(40)]
     for sealed in (True, False):
@@ -211,9 +236,10 @@ def listen(truth: list[Word], start: int, stop: int, random: np.random.Generator
     jitter=st.sampled_from([0.0, 0.05, 0.1, 0.15, 0.3]),
     left=st.sampled_from([1.5, 2.0, 3.0, 4.0]),
     twice=st.booleans(),
+    resumes=st.booleans(),
 )
 def test_ideal_hypotheses_give_exactly_the_words(
-    seed: int, count: int, jitter: float, left: float, twice: bool
+    seed: int, count: int, jitter: float, left: float, twice: bool, resumes: bool
 ) -> None:
     random = np.random.default_rng(seed)
     # A word said twice in a row can be counted only while its two readings lie closer than the next word.
@@ -223,8 +249,11 @@ def test_ideal_hypotheses_give_exactly_the_words(
     before: list[Word] = []
     while stop < end:
         stop = min(end, start + round(random.uniform(7.0, 10.0) * RATE))
-        earlier = listen(truth, start, stop - 12_000, random, jitter) if twice else None
-        new = transcript.push(listen(truth, start, stop, random, jitter), stop == end, earlier)
+        said = transcript.said(start) if resumes else None
+        rest = truth if said is None else truth[len(transcript.words) :]
+        buffers = [listen(rest, start, each, random, jitter) for each in (stop - 12_000, stop)]
+        earlier, heard = [msgspec.structs.replace(each, resumed=said is not None) for each in buffers]
+        new = transcript.push(heard, stop == end, earlier if twice else None)
         assert transcript.words == before + new, "committed words never change"
         before = list(transcript.words)
         start = max(start + RATE, transcript.committed_until - round(left * RATE))

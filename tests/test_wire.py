@@ -20,7 +20,9 @@ def frame(message: wire.Request, payload: bytes = b"") -> bytes:
 def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: bytes) -> None:
     sound = sound[: len(sound) // 4 * 4]
     half = len(sound) // 8 * 4
-    several = wire.Recognize(7, [wire.Buffer(start, half), wire.Buffer(start + 5, len(sound) - half)], phase)
+    said = wire.Said("was für\n", start + 9)
+    buffers = [wire.Buffer(start, half), wire.Buffer(start + 5, len(sound) - half, said)]
+    several = wire.Recognize(7, buffers, phase)
     sent = [(several, sound), (wire.Encode(9, len(sound)), sound), (wire.Measure(8, "steady"), b""), (wire.Stop(), b"")]
     stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
     assert [wire.read_request(stream) for _ in sent] == sent
