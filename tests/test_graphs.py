@@ -304,6 +304,16 @@ def test_a_text_that_is_not_finite_leaves_the_others_alone(folder: Path) -> None
     assert all(math.isnan(step[1][1]) for step in found)
 
 
+def behind(decoder: decoding.Transducer, encoded: torch.Tensor, length: torch.Tensor) -> decoding.Decoded:
+    """Return what follows a text that ended in the first second."""
+    path = decoder.after(decoder._model.tokenizer.ids_to_text([5, 9, 7]), 12)
+    assert path is not None
+    [found] = decoder.several(encoded, length, [path])
+    assert found.resumed
+    assert found.tokens[0].start >= 12
+    return found
+
+
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "ca_rnnt", "ca_tdt", "hybrid"])
 def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family))
@@ -324,6 +334,7 @@ def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: P
             same(one, other)
         same(held(*given[1]), expected[1])
         same(held.read(halved(held, *given[0])), held.read(halved(plain, *given[0])))
+        same(behind(held, *given[0]), behind(plain, *given[0]))
     assert loop.state is kept, "captured anew"
     longer = torch.cat([given[0][0]] * 4, 2)
     assert longer.shape[2] > loop.INITIAL_MAX_TIME
@@ -625,6 +636,25 @@ def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, f
     assert "no more" not in told["encoder"], told
     assert family[:6] != "canary" or told["decoder"].endswith("8 at once"), told
     assert strategy != "fp32" or alike >= 0.9 * total  # rounding turns random weights' texts
+
+
+@cuda
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("family", ["rnnt", "tdt"])
+def test_a_transducer_goes_on_behind_a_text_on_a_card(family: str, strategy: str, folder: Path) -> None:
+    if strategy == "int8":
+        pytest.importorskip("torchao", reason="int8 is an extra")
+    plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
+    text = held.model.tokenizer.ids_to_text([5, 9, 7])
+    alike = 0
+    for sound in noises([40_000, 90_000, 160_000] * 3):
+        asked = sound.tobytes(), 0, "final", wire.Said(text, 20_480)
+        one, other = (each.recognize(*asked).hypothesis for each in (held, plain))
+        assert one.resumed
+        assert all(word.start >= 20_480 for word in one.words)
+        alike += one.text == other.text
+    print(f"\n{family} {strategy}: {alike} of 9 alike")
+    assert strategy != "fp32" or alike >= 8  # rounding turns random weights' texts
 
 
 @cuda

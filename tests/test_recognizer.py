@@ -116,11 +116,16 @@ def spoken(words: list[wire.Word]) -> list[tuple[str, int]]:
     return [(word.text, word.start) for word in words]
 
 
-@pytest.mark.parametrize("vocabulary", [(), ("alabaster", "mercury")])
-def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(vocabulary: tuple[str, ...]) -> None:
-    worker = recognizer("demo-tdt", self_test=False, vocabulary=vocabulary, boost=2.0)
+@pytest.mark.parametrize(
+    ("strategy", "vocabulary"),
+    [("fp32", ()), ("fp32", ("alabaster", "mercury")), *((name, ()) for name in TABLE if name not in ("fp32", "int8"))],
+)
+def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(
+    strategy: str, vocabulary: tuple[str, ...]
+) -> None:
+    worker = recognizer("demo-tdt", strategy, self_test=False, vocabulary=vocabulary, boost=2.0)
     checked = 0
-    for samples, _ in clips(25):
+    for samples, _ in clips(25 if strategy == "fp32" else 5):
         whole = worker.recognize(samples.tobytes(), 4_000).hypothesis
         assert not whole.resumed
         for count in range(1, len(whole.words) + 1):
@@ -131,7 +136,7 @@ def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(vocabulary:
             assert spoken(rest.words) == spoken(whole.words[count:])
             assert rest.text.split() == whole.text.split()[count:]
             checked += 1
-    assert checked > 80
+    assert checked > 20
 
 
 def test_buffers_go_on_each_from_its_own_words_when_they_are_computed_together() -> None:
