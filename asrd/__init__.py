@@ -45,7 +45,8 @@ Reading order, which is dependency order: a file imports only from files above i
     steps        worker: Canary's decoder in tensors of one size, a step always the same work
     boosting     worker: a vocabulary's phrases as a tree that gives their tokens a bonus
     canary       worker: Canary's prompt, greedy search, guard, and times from its attention
-    decoding     worker: encoder output -> timed tokens -> words, per model family
+    timestamps   worker: timed tokens -> words on the sample clock
+    decoding     worker: encoder output -> timed tokens, per model family
     cacheaware   worker: drafts of a cache-aware model at the price of what is new
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from .decoding import Decoded, Decoder, Path, Resumable
+from .decoding import Decoder, Path, Resumable
+from .timestamps import Decoded
 
 PLAIN = (None, "", "NA", "None")
 """Values of a front end's `normalize` that leave each frame's features to that frame's sound alone."""

@@ -1,4 +1,4 @@
-"""What the encoder put out -> timed tokens -> words, for each family of models.
+"""What the encoder put out -> timed tokens, for each family of models.
 
 Greedy decoding, and its text is NeMo's own: CTC by collapsing the best path, transducers by NeMo's greedy_batch
 whatever strategy their checkpoint names, Canary as `canary` says. NeMo's own CUDA graphs are switched on by `replay`
@@ -11,11 +11,9 @@ in any dtype that casting leaves, in and out of autocast.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
 
@@ -23,34 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import canary, wire
+from . import canary
 from .boosting import Boost, token_ids
 from .canary import weight_dtype
 from .errors import ModelError, UsageError
 from .graphs import ROWS, Recorder, arithmetic
+from .timestamps import Decoded, say, timed
 
 LINGER = 2
 """Frames that a token goes on after its last one where no other follows: a spike is shorter than what it stands for."""
-
-
-class Token(NamedTuple):
-    """One token of the tokenizer and where it is, in encoder frames from the buffer's start; stop is one past."""
-
-    id: int
-    start: float
-    stop: float
-    confidence: float | None
-    """Its probability, 0..1; None where the decoder gives none."""
-
-
-class Decoded(NamedTuple):
-    """What one buffer says. `truncated`: Canary's guard, or its decoder's own limit, cut it."""
-
-    text: str
-    tokens: list[Token]
-    truncated: bool
-    resumed: bool = False
-    """Whether that is what follows a path."""
 
 
 class Decoder(Protocol):
@@ -185,8 +164,8 @@ class Ctc:
         runs = [(s, e) for s, e in pairwise((0, *changes, count)) if ids[s] != self._blank] if count else []
         starts = [s for s, _ in runs]
         sure = [max(path.sure[s:e]) for s, e in runs]
-        tokens = _timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
-        return Decoded(_say(self._model, [token.id for token in tokens]), tokens, False)
+        tokens = timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
+        return Decoded(say(self._model, [token.id for token in tokens]), tokens, False)
 
     def after(self, text: str, frames: int) -> Path | None:
         """Return None: what a frame is depends on no other."""
@@ -387,7 +366,7 @@ class Transducer:
         durations = path.durations or [1 + LINGER] * len(path.ids)
         stops = [start + max(1, duration) for start, duration in zip(path.starts, durations, strict=True)]
         said = self._model.decoding.decode_hypothesis([_Said(y_sequence=list(path.ids))])[0].text
-        return Decoded(said, _timed(path.ids, path.starts, stops, path.sure, path.frames), False)
+        return Decoded(said, timed(path.ids, path.starts, stops, path.sure, path.frames), False)
 
     def replay(self, recorder: Recorder) -> None:
         """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and counts its symbols.
@@ -459,8 +438,8 @@ class Aed:
 
     def _read(self, heard: canary.Heard, count: int) -> Decoded:
         starts, stops = [first for first, _ in heard.spans], [last for _, last in heard.spans]
-        tokens = _timed(heard.ids, starts, stops, heard.likely, count)
-        return Decoded(_say(self._model, heard.ids), tokens, heard.truncated)
+        tokens = timed(heard.ids, starts, stops, heard.likely, count)
+        return Decoded(say(self._model, heard.ids), tokens, heard.truncated)
 
     def replay(self, recorder: Recorder) -> None:
         """Replay Canary's steps."""
@@ -471,98 +450,7 @@ class Aed:
         self.canary.prefer(phrases, weight)
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
-
-
-def words(decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop: int) -> list[wire.Word]:
-    """Return one Word for each word of the text, in order, on the sample clock.
-
-    A word begins where its first letter's token does and ends where its last letter's does; within a token that is
-    shared by words, time runs evenly over its letters. Starts never fall, no word reaches past the next one's start,
-    all lie inside [start, stop].
-
-    Args:
-        samples_per_frame: samples of one encoder frame.
-        start, stop: first and one past the last sample of what was encoded.
-    """
-    texts = decoded.text.split()
-    letters = sum(map(len, texts))
-    spread = _letters(decoded.tokens, model, letters)
-    begins, ends = [a for _, a, _ in spread], [b for _, _, b in spread]
-    found, place = [], 0
-    for text in texts:
-        first, last = place, place + len(text)
-        place = last
-        own = spread[bisect_right(ends, first) : bisect_left(begins, last)]
-        if own:
-            begin, end = _at(own[0], first), _at(own[-1], last)
-        else:  # a text without tokens
-            begin, end = ((stop - start) / samples_per_frame * point / letters for point in (first, last))
-        sure = [token.confidence for token, _, _ in own]
-        least = min((c for c in sure if c is not None), default=None)
-        found.append((text, begin, end, None if None in sure else least))
-    starts = [min(max(start + round(begin * samples_per_frame), start), stop) for _, begin, _, _ in found]
-    starts = list(accumulate(starts, max))
-    limits = [*starts, stop][1:]
-    return [
-        wire.Word(text, first, min(max(start + round(end * samples_per_frame), first), limit), sure)
-        for (text, _, end, sure), first, limit in zip(found, starts, limits, strict=True)
-    ]
-
-
-def _letters(tokens: list[Token], model: Any, total: int) -> list[tuple[Token, float, float]]:
-    """Return tokens with the part [a, b) of the text's letters (what is not white space) that each stands for.
-
-    Counted token by token; where that does not add up to the text (bytes of one letter, tags that were stripped), the
-    counts are stretched to fit.
-    """
-    known: dict[int, int] = model.__dict__.setdefault("_letters", {})  # a token's own never change
-    for token in tokens:
-        if token.id not in known:
-            known[token.id] = len("".join(_say(model, [token.id]).split()))
-    counts = [known[token.id] for token in tokens]
-    scale = total / sum(counts) if sum(counts) else 0.0
-    edges = [0.0]
-    for count in counts:
-        edges.append(edges[-1] + count)
-    pairs = zip(tokens, pairwise(edges), strict=True)
-    return [(token, a * scale, b * scale) for token, (a, b) in pairs if b * scale > a * scale]
-
-
-def _at(part: tuple[Token, float, float], letter: float) -> float:
-    """Return when a letter of a token was, in frames."""
-    token, a, b = part
-    share = min(1.0, max(0.0, (letter - a) / (b - a)))
-    return token.start + share * (token.stop - token.start)
-
-
 # -- small things of several families ---------------------------------------------------------------------------------
-
-
-def _timed(
-    ids: Sequence[int], starts: Sequence[int], stops: Sequence[int], sure: Sequence[Any], count: int
-) -> list[Token]:
-    """Return tokens for ids with the frames they begin and naturally end at, in a buffer of `count` frames.
-
-    Tokens of one frame share it in equal parts; no token reaches past the next one's start.
-    """
-    sharing, seen = Counter(starts), Counter[int]()
-    begins: list[float] = []
-    for start in starts:
-        begins.append(start + seen[start] / sharing[start])
-        seen[start] += 1
-    limits = [*begins, float(count)][1:]
-    return [
-        Token(number, begin, min(max(float(stop), begin), limit), c)
-        for number, begin, stop, limit, c in zip(ids, begins, stops, limits, sure, strict=True)
-    ]
-
-
-def _say(model: Any, ids: list[int]) -> str:
-    """Return NeMo's text for token ids."""
-    decoding = model.decoding
-    say = getattr(decoding, "decode_tokens_to_str_with_strip_punctuation", None) or decoding.decode_ids_to_str
-    return str(say(ids))
 
 
 def _one_by_one(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[Decoded]:

@@ -114,7 +114,7 @@ class Recognizer:
 
     def _load(self, checkpoint: startup.Checkpoint) -> None:
         """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it to its device."""
-        from . import cacheaware, casting, decoding, encoder
+        from . import cacheaware, casting, decoding, encoder, timestamps
 
         start, self._began, device = self.start, time.perf_counter(), self._torch.device(self.start.device)
         with vram.Peak() as peak:
@@ -141,7 +141,7 @@ class Recognizer:
         self.weights_bytes = casting.weights_bytes(self.model)
         self.ledger["cast"] = self.measure()
         self.load_peak = self._peak(peak.bytes)
-        self._words, self._frames_of = decoding.words, encoder.frames_of
+        self._words, self._frames_of = timestamps.words, encoder.frames_of
         self._recorder: Any = None
         self._replay: Any = None
         self._frame = _samples_per_frame(self.model)

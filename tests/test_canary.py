@@ -12,6 +12,7 @@ import torch
 
 from asrd import canary, decoding
 from asrd.errors import ModelError, UsageError
+from asrd.timestamps import Decoded
 from tests import tiny
 
 DATA = Path(decoding.__file__).with_name("data")
@@ -71,7 +72,7 @@ def test_an_end_at_once_is_the_end_though_nemo_goes_on(restored: Restore) -> Non
     oracle, ours = restored("canary2", **sizes), restored("canary2", **sizes)
     sound = tiny.noise(3.3, 2)
     assert tiny.transcribe(oracle, sound).startswith("<|endoftext|>"), "NeMo's beam now looks at its first token"
-    assert free(ours)(*tiny.encode(ours, sound)) == decoding.Decoded("", [], False)
+    assert free(ours)(*tiny.encode(ours, sound)) == Decoded("", [], False)
 
 
 @pytest.mark.parametrize("family", ["canary1", "canary2", "canary2_unified"])

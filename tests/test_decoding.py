@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd import decoding
-from asrd.decoding import Decoded, Token, words
 from asrd.errors import ModelError
+from asrd.timestamps import Decoded, Token, words
 from tests import tiny
 
 DATA = Path(decoding.__file__).with_name("data")

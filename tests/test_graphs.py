@@ -20,6 +20,7 @@ from asrd.graphs import EncoderReplay, Recorder
 from asrd.models import SHIPPED
 from asrd.precision import TABLE
 from asrd.recognizer import EVALUATION, Recognizer
+from asrd.timestamps import Decoded
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -304,7 +305,7 @@ def test_a_text_that_is_not_finite_leaves_the_others_alone(folder: Path) -> None
     assert all(math.isnan(step[1][1]) for step in found)
 
 
-def behind(decoder: decoding.Transducer, encoded: torch.Tensor, length: torch.Tensor) -> decoding.Decoded:
+def behind(decoder: decoding.Transducer, encoded: torch.Tensor, length: torch.Tensor) -> Decoded:
     """Return what follows a text that ended in the first second."""
     path = decoder.after(decoder._model.tokenizer.ids_to_text([5, 9, 7]), 12)
     assert path is not None
@@ -384,7 +385,7 @@ def both(model: Any) -> tuple[decoding.Aed, decoding.Aed, Recorder]:
     return plain, replayed, recorder
 
 
-def same(found: decoding.Decoded, expected: decoding.Decoded, apart: float = 1e-4) -> None:
+def same(found: Decoded, expected: Decoded, apart: float = 1e-4) -> None:
     assert (found.text, found.truncated) == (expected.text, expected.truncated)
     assert [token[:3] for token in found.tokens] == [token[:3] for token in expected.tokens]
     for one, other in zip(found.tokens, expected.tokens, strict=True):
