@@ -38,6 +38,9 @@ Reading order, which is dependency order: a file imports only from files above i
     startup      worker: NeMo imported without torch's compiler; a model's weights read from its file, once
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     int8         worker: layers that hold a matrix as int8
+    modules      worker: a NeMo model as components: who holds which tensors, and what they weigh
+    boundaries   worker: casts where modules of different dtypes meet
+    abilities    worker: what a device can do with a model's layers, tried on them
     casting      worker: apply a precision to a model and read back what became of it
     attention    worker: Canary's decoder with its keys and values kept
     graphs       worker: work of fixed shapes captured once and replayed; the encoder over few shapes

@@ -114,7 +114,7 @@ class Recognizer:
 
     def _load(self, checkpoint: startup.Checkpoint) -> None:
         """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it to its device."""
-        from . import cacheaware, casting, decoding, encoder, timestamps
+        from . import cacheaware, casting, decoding, encoder, modules, timestamps
 
         start, self._began, device = self.start, time.perf_counter(), self._torch.device(self.start.device)
         with vram.Peak() as peak:
@@ -138,7 +138,7 @@ class Recognizer:
             )
             _give_back()
         self._stream = cacheaware.stream_for(self.model, self._decode, self._applied.encoder)
-        self.weights_bytes = casting.weights_bytes(self.model)
+        self.weights_bytes = modules.weights_bytes(self.model)
         self.ledger["cast"] = self.measure()
         self.load_peak = self._peak(peak.bytes)
         self._words, self._frames_of = timestamps.words, encoder.frames_of
@@ -223,10 +223,10 @@ class Recognizer:
 
     def _first_non_finite(self, padded: Sequence[Any]) -> str:
         """Return the first module that puts out NaN or infinity for sounds that the encoder put it out for."""
-        from . import casting
+        from . import modules
 
         self._replay = None  # inside a replay, or a straight program, nobody can look
-        return casting.first_non_finite(self.model, lambda: self._encode(padded))
+        return modules.first_non_finite(self.model, lambda: self._encode(padded))
 
     def _encode(self, sounds: Sequence[Any]) -> tuple[Any, Any]:
         """Return (encoded [B, D, T], lengths [B]) for samples [N] each."""

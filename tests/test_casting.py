@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from asrd import casting, int8
+from asrd import casting, int8, modules
 from asrd.errors import ModelError, PrecisionError, UsageError
 from asrd.ladder import mismatch, restored
 from asrd.precision import BASELINE, TABLE, Precision, Rung
@@ -138,7 +138,7 @@ def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: P
     else:
         assert 1e-4 < error <= CARRIED[dtype]
         assert isinstance(text, str)
-    assert set(applied.effective()) == set(casting.components(model))
+    assert set(applied.effective()) == set(modules.components(model))
     assert {fallback.component for fallback in applied.fallbacks} <= set(applied.effective())
     assert read_back(applied) == ""
 
@@ -160,14 +160,14 @@ def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(fold
             tensor *= factor
     applied = apply(model, "half")
     assert not encode(model, applied)[1].isfinite().all()
-    found = casting.first_non_finite(model, lambda: encode(model, applied))
+    found = modules.first_non_finite(model, lambda: encode(model, applied))
     assert found == "encoder.layers.1"
     assert hooks(model) == hooks(apply(restore("ctc", folder), "half").model)
     softer = restored(TABLE["half"], found)
     assert softer is not None
     cured = apply(twin, softer)
     assert encode(twin, cured)[1].isfinite().all()
-    assert casting.first_non_finite(twin, lambda: encode(twin, cured)) == "encoder"
+    assert modules.first_non_finite(twin, lambda: encode(twin, cured)) == "encoder"
     assert set(cured.effective()["encoder"].split("/")) == {"float16", "float32"}
     assert read_back(cured) == ""
 
@@ -576,22 +576,22 @@ def test_weights_bytes_are_those_of_the_storages(family: str, name: str, folder:
     apply(model, name)
     tensors = [*model.parameters(), *model.buffers()]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
-    assert casting.weights_bytes(model) == sum(storages.values())
+    assert modules.weights_bytes(model) == sum(storages.values())
 
 
 def test_half_is_half_of_all_but_the_front_end(folder: Path) -> None:
     model = restore("ctc", folder)
-    whole, counters = casting.weights_bytes(model), sum(b.nbytes for b in model.buffers() if b.dtype == torch.int64)
-    front = casting.weights_bytes(model.preprocessor)
+    whole, counters = modules.weights_bytes(model), sum(b.nbytes for b in model.buffers() if b.dtype == torch.int64)
+    front = modules.weights_bytes(model.preprocessor)
     apply(model, "half")
-    assert casting.weights_bytes(model) == (whole - front - counters) // 2 + front + counters
+    assert modules.weights_bytes(model) == (whole - front - counters) // 2 + front + counters
 
 
 def test_canarys_hidden_model_is_counted_and_told(folder: Path) -> None:
     model, hidden = restore("canary2", folder), restore("ctc", folder)
-    alone = casting.weights_bytes(model)
+    alone = modules.weights_bytes(model)
     object.__setattr__(model, "timestamps_asr_model", hidden)  # as NeMo attaches it
-    assert casting.weights_bytes(model) == alone + casting.weights_bytes(hidden)
+    assert modules.weights_bytes(model) == alone + modules.weights_bytes(hidden)
     assert apply(model, "half").effective()["timestamps_asr_model"] == "float32"
 
 
@@ -622,7 +622,7 @@ def test_int8_reaches_95_percent_of_a_true_encoder() -> None:
     covered = sum(layer.weight.numel() for layer in layers.values())
     assert covered / total >= 0.99
     assert sum("pointwise_conv" in name for name in layers) == 4
-    assert casting.weights_bytes(model) <= 0.27 * before
+    assert modules.weights_bytes(model) <= 0.27 * before
 
 
 def test_int8_takes_every_linear_and_every_lookup_but_no_recurrent_layer(folder: Path) -> None:
@@ -691,7 +691,7 @@ def test_int8_is_symmetric_per_output_channel_and_half_a_step_off(folder: Path) 
         step = original.abs().amax(1, keepdim=True) / 127.5
         assert ((weight.qdata * weight.scale - original).abs() <= step * 1.01).all()
         stored = [weight.qdata, weight.scale, weight.zero_point, *([] if layer.bias is None else [layer.bias])]
-        assert casting.weights_bytes(layer) == sum(tensor.nbytes for tensor in stored)
+        assert modules.weights_bytes(layer) == sum(tensor.nbytes for tensor in stored)
 
 
 def test_a_pointwise_convolution_is_the_same_as_a_linear(folder: Path) -> None:

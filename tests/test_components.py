@@ -57,7 +57,7 @@ def test_another_word_is_an_error_that_names_the_nearest(words: str, hint: str) 
 def test_each_goes_down_alone_and_weighs_what_was_foretold(family: str, tmp_path: Path) -> None:
     import torch
 
-    from asrd import casting
+    from asrd import casting, modules
 
     path = tiny.build(family, tmp_path)
     header = checkpoint.header(path)
@@ -65,7 +65,7 @@ def test_each_goes_down_alone_and_weighs_what_was_foretold(family: str, tmp_path
     for one in components.alone(header, "bfloat16,int8"):
         model = tiny.restore(path)
         applied = casting.apply(model, one.precision, torch.device("cpu"))
-        weight = casting.weights_bytes(model)
+        weight = modules.weights_bytes(model)
         assert weight == weights.weights_bytes(header, one.precision) < whole, one.precision.name
         low = [component for component, told in applied.effective().items() if told != "float32"]
         assert low, one.precision.name

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from asrd import casting, encoder, wire
+from asrd import casting, encoder, modules, wire
 from asrd.precision import TABLE
 from asrd.recognizer import Recognizer
 from tests import tiny
@@ -109,7 +109,7 @@ def test_what_runs_in_what_is_told_as_without_it(
     assert (ours._whole, theirs._whole) == (True, False)
     assert ours.introduce().effective == theirs.introduce().effective
     assert ours.introduce().fallbacks == theirs.introduce().fallbacks
-    assert casting.weights_bytes(ours.model) == casting.weights_bytes(theirs.model)
+    assert modules.weights_bytes(ours.model) == modules.weights_bytes(theirs.model)
 
 
 @pytest.mark.parametrize("strategy", ["half", "bfloat16", "autocast-bf16", "selective", "int8"])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from asrd import casting, encoder, straight, wire
+from asrd import encoder, modules, straight, wire
 from asrd.precision import TABLE
 from asrd.recognizer import NonFiniteError, Recognizer
 from tests import tiny
@@ -35,12 +35,12 @@ def put_out(model: Any, program: straight.Straight, samples: torch.Tensor) -> to
 def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None:
     theirs, ours = tiny.restore(tiny.built(family, folder)), restored(family, folder)
     weights = {name: value.clone() for name, value in ours.state_dict().items()}
-    stored = casting.weights_bytes(ours)
+    stored = modules.weights_bytes(ours)
     assert straight.refusal(ours.encoder) == ""
     program = straight.Straight(ours.encoder)
     for samples in (*LENGTHS, 16_000):
         assert_same(put_out(ours, program, sound(samples)), nemo(theirs, sound(samples)))
-    assert casting.weights_bytes(ours) == stored
+    assert modules.weights_bytes(ours) == stored
     for name, value in ours.state_dict().items():
         assert torch.equal(value, weights[name]), name
 

@@ -47,13 +47,13 @@ def check(path: Path, precision: Precision) -> None:
         pytest.importorskip("torchao")
     import torch
 
-    from asrd import casting
+    from asrd import casting, modules
 
     model = tiny.restore(path)
     applied = casting.apply(model, precision, torch.device("cpu"))
     if any("cannot run" in fallback.reason for fallback in applied.fallbacks) and precision.autocast is None:
         pytest.skip(f"this CPU stores something else: {applied.fallbacks}")
-    assert weights.weights_bytes(checkpoint.header(path), precision) == casting.weights_bytes(model)
+    assert weights.weights_bytes(checkpoint.header(path), precision) == modules.weights_bytes(model)
 
 
 @pytest.mark.parametrize(
