@@ -48,12 +48,15 @@ class Capture(Protocol):
         on_block: Callable[[AudioBlock], None],
         on_change: Callable[[], None],
         wanted: Callable[[], bool] = lambda: True,
+        patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start on the running loop; both are called there, `on_change` after each change of the three above.
 
         Returns at once and raises nothing for a device that is not there. Where sound was lost, zeros of its length
         stand for it (0.3 s at least, 30 s at most) and the first block after them has `overflow` set. A source that
-        can wait does so while what it would deliver is not `wanted`; those in real time cannot.
+        can wait does so while what it would deliver is not `wanted`; those in real time cannot. While all are
+        `patient`, which may be asked in any thread, sound may be a fifth of a second late: to bring more at once wakes
+        the processor less often.
         """
 
     async def close(self) -> None:
@@ -92,6 +95,7 @@ class PlayedFile:
         on_block: Callable[[AudioBlock], None],
         on_change: Callable[[], None],
         wanted: Callable[[], bool] = lambda: True,
+        patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start from the first sample."""
         self.problem, self.ended = "", False
@@ -161,6 +165,7 @@ class Pipe:
         on_block: Callable[[AudioBlock], None],
         on_change: Callable[[], None],
         wanted: Callable[[], bool] = lambda: True,
+        patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Go on reading where the last `close` stopped."""
         self._tape, self._on_change, self._wanted = Tape(on_block), on_change, wanted

@@ -283,6 +283,8 @@ class Transducer:
     @torch.inference_mode()
     def after(self, text: str, frames: int) -> Path | None:
         """Return the path behind a text, as far as the prediction network goes, which reads its tokens at once."""
+        from nemo.collections.asr.parts.submodules.transducer_decoding.label_looping_base import LabelLoopingStateItem
+
         decoder, joint, tokenizer = self._model.decoder, self._model.joint, getattr(self._model, "tokenizer", None)
         loop = getattr(self._model.decoding.decoding, "decoding_computer", None)
         if tokenizer is None or loop is None or type(decoder).__name__ != "RNNTDecoder":  # NeMo drops other states
@@ -296,8 +298,6 @@ class Transducer:
         with _recurrent(read):
             outputs, states = decoder.predict(read, None, add_sos=False)
             output = joint.project_prednet(outputs[:, -1:])[0]
-        from nemo.collections.asr.parts.submodules.transducer_decoding.label_looping_base import LabelLoopingStateItem
-
         zero = torch.tensor(0, device=device)
         phrases = [] if self._boost is None else [zero + self._boost.after(ids)]
         state = decoder.batch_split_states(states)[0]
@@ -317,9 +317,7 @@ class Transducer:
         several = zip(found, counts, strict=True)
         return [self.read(self._further(Path(), each, count) if count else Path()) for each, count in several]
 
-    def _one_by_one(
-        self, encoded: Tensor, counts: Sequence[int], paths: Sequence[Path | None] = ()
-    ) -> list[Decoded]:
+    def _one_by_one(self, encoded: Tensor, counts: Sequence[int], paths: Sequence[Path | None]) -> list[Decoded]:
         found = []
         for row, (count, path) in enumerate(zip(counts, paths or [None] * len(counts), strict=True)):
             begin = 0 if path is None else path.frames

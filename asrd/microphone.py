@@ -44,8 +44,10 @@ CLOSE = 0.25
 """Seconds that closing a stream may take before it is left behind."""
 PERIOD = 0.064
 """Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU time is 2.5 times."""
-TOGETHER = 4 * BLOCK
-"""Samples of a block at most: all whole 20 ms of a period."""
+LULL = 3 * PERIOD
+"""Seconds of sound that are taken at once while all are patient: to wake the loop is most of what a callback costs."""
+TOGETHER = 10 * BLOCK
+"""Samples of a block at most: all whole 20 ms of what is taken at once."""
 ARRIVAL = 0.03
 """Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and holds back a rest."""
 LINGER = 0.12
@@ -80,9 +82,12 @@ class _Line:
         device: what to open.
         aimed: whether it was chosen by name; the server is then asked for it, else for its default.
         wake: called from PortAudio's thread when there is sound to take, or when the stream has ended.
+        patient: asked there, whether LULL of sound may come together first.
     """
 
-    def __init__(self, device: Device, aimed: bool, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool] = lambda: False
+    ) -> None:
         self.device = device
         self.channels = 1
         self.first = self.last = 0.0
@@ -91,7 +96,8 @@ class _Line:
         self._aim = device.id if aimed and device.id not in devices.BRIDGES and device.through == "server" else ""
         self._sound: deque[tuple[bytes, float | None]] = deque()
         self._due = 0.0
-        self._wake = wake
+        self._wake, self._patient = wake, patient
+        self._kept = 0.0
         self._stream: Any = None
 
     def start(self) -> None:
@@ -133,8 +139,11 @@ class _Line:
         self.first = self.first or self.last
         begins = when.inputBufferAdcTime if when else 0.0
         self._sound.append((bytes(data), max(0.0, begins - self._due) if lost else None))
-        self._due = begins + frames / self.device.rate
-        self._wake()
+        seconds = frames / self.device.rate
+        self._due, self._kept = begins + seconds, self._kept + seconds
+        if self.first == self.last or self._kept > LULL - PERIOD / 2 or not self._patient():
+            self._kept = 0.0
+            self._wake()
 
     def _end(self) -> None:
         self.finished = True
@@ -160,9 +169,10 @@ class Microphone:
         on_block: Callable[[AudioBlock], None],
         on_change: Callable[[], None],
         wanted: Callable[[], bool] = lambda: True,
+        patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._patient, self._closing = asyncio.get_running_loop(), patient, False
         self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
         self._line: _Line | None = None
         self._changed, self._arrivals = asyncio.Event(), Arrivals()
@@ -174,7 +184,7 @@ class Microphone:
 
     async def close(self) -> None:
         """Hear what was spoken until now, then end. Takes at most 0.5 s whatever the device does."""
-        task, self._task = self._task, None
+        task, self._task, self._closing = self._task, None, True
         if task is None:
             return
         if self._line is not None and self._line.last and not self.problem:
@@ -244,7 +254,10 @@ class Microphone:
         def wake() -> None:
             _post(self._loop, self._wake, line)
 
-        line = _Line(devices.pick(self.wanted, self._rescan), bool(self.wanted), wake)
+        def patient() -> bool:
+            return not self._closing and self._patient()
+
+        line = _Line(devices.pick(self.wanted, self._rescan), bool(self.wanted), wake, patient)
         line.start()
         return line
 

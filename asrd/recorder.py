@@ -164,7 +164,12 @@ class Recorder:
 
     def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
         self._capture, self.problem = device, ""
-        device.open(on_block, lambda: self._device_changed(device), self._keeps_up)
+        device.open(on_block, lambda: self._device_changed(device), self._keeps_up, self._patient)
+
+    def _patient(self) -> bool:
+        """Whether nobody waits for sound, as far as is known: no speech, no end of a recording, and nobody looks on."""
+        one = self.one
+        return self._late is None and not self._scribe.watched and (one is None or not one.dictation.vad.open)
 
     def _keeps_up(self) -> bool:
         return self.one is None or self.one.dictation.behind < AHEAD

@@ -24,7 +24,7 @@ from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
 
-NAP = 2 * SAMPLE_RATE // 5
+NAP = 3 * SAMPLE_RATE // 8
 """Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
 
 FILM = SAMPLE_RATE // 5

@@ -2,8 +2,9 @@
 
 A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest
 waits for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned
-in time, word by word and in order; equal text only widens how far two readings may lie apart. Committed words never
-change; a draft is for eyes only and changes nothing. Knows nothing of sound. Pure.
+in time, word by word and in order; equal text only widens how far two readings may lie apart. One that a decoder gave
+by going on from `said` overlaps nothing. Committed words never change; a draft is for eyes only and changes nothing.
+Knows nothing of sound. Pure.
 """
 
 from __future__ import annotations

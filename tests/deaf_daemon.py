@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,7 @@ class Microphone:
         self.ended = False
         self._task: asyncio.Task[None] | None = None
 
-    def open(
-        self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None], wanted: Callable[[], bool]
-    ) -> None:
+    def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None], *_: Any) -> None:
         self._task = asyncio.create_task(self._speak(on_block, on_change))
 
     async def close(self) -> None:

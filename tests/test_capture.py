@@ -48,8 +48,8 @@ class Heard:
         self.told: list[tuple[str, str, bool]] = []
         self.times: list[float] = []
 
-    def open(self) -> Heard:
-        self.source.open(self._block, self._change)
+    def open(self, **asked: Callable[[], bool]) -> Heard:
+        self.source.open(self._block, self._change, **asked)
         return self
 
     def _block(self, block: AudioBlock) -> None:
@@ -585,6 +585,48 @@ def test_what_was_spoken_until_the_key_is_waited_for_and_nothing_else(
     heard = asyncio.run(story())
     heard.assert_one_clock()
     assert len(heard.sound) == 3 * 1024
+
+
+def test_while_all_are_patient_sound_comes_in_larger_pieces_and_none_is_lost(card: Card) -> None:
+    async def story() -> list[int]:
+        calm = [True]
+        heard = Heard(Microphone()).open(patient=lambda: calm[0])
+        stream = await streaming(card, heard)
+        came: list[int] = []
+
+        async def give() -> None:
+            before = len(heard.sound)
+            stream.give(np.full((3072, 2), 0.1))
+            await asyncio.sleep(0.01)
+            came.append(len(heard.sound) - before)
+
+        for calm[0] in [True] * 7 + [False] * 2 + [True] * 2:
+            await give()
+        await heard.source.close()
+        heard.assert_one_clock()
+        came.append(len(heard.sound))
+        return came
+
+    *came, whole = asyncio.run(story())
+    assert [n > 0 for n in came] == [n in (0, 3, 6, 7, 8) for n in range(11)], "the first at once, then every third"
+    assert whole == 11 * 1024
+
+
+def test_whoever_closes_is_not_patient(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(microphone, "LINGER", 60.0)
+
+    async def story() -> Heard:
+        heard = Heard(Microphone()).open(patient=lambda: True)
+        stream = await streaming(card, heard)
+        for _ in range(2):
+            stream.give(np.full((3072, 2), 0.1))
+        closing = asyncio.create_task(heard.source.close())
+        await asyncio.sleep(2 * ARRIVAL)
+        stream.give(np.full((3072, 2), 0.3))
+        await asyncio.wait_for(closing, 20)
+        return heard
+
+    assert len(asyncio.run(story()).sound) == 3 * 1024
 
 
 def test_an_overflow_that_the_card_tells_of_leaves_a_gap(card: Card) -> None:

@@ -135,14 +135,15 @@ class OpenMicrophone:
     def __init__(self) -> None:
         self._at = 0
 
-    def open(self, on_block: Callable[[AudioBlock], None], *_: object) -> None:
-        self._on_block = on_block
+    def open(self, on_block: Callable[[AudioBlock], None], *rest: Callable[..., Any]) -> None:
+        self._on_block, self.patient = on_block, rest[-1]
 
     async def close(self) -> None: ...
 
-    def give(self) -> None:
-        self._on_block(AudioBlock(self._at, np.zeros(320, np.float32)))
-        self._at += 320
+    def give(self, samples: Any = None) -> None:
+        samples = sound.silence(0.02) if samples is None else samples
+        self._on_block(AudioBlock(self._at, samples))
+        self._at += len(samples)
 
 
 @case
@@ -165,6 +166,32 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
         await ending
         source.give()
         assert recording.take.samples == 3 * 320
+        await recording.told
+
+
+@case
+async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) -> None:
+    source = OpenMicrophone()
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        await own.adopt()
+        assert source.patient(), "it is open in case somebody speaks"
+        recording = own.start()
+        source.give(sound.silence(1.0))
+        assert source.patient(), "nobody speaks"
+        one.scribe.watched = 1
+        assert not source.patient(), "somebody looks at the level"
+        one.scribe.watched = 0
+        source.give(sound.speech(2.0))
+        assert not source.patient(), "somebody speaks"
+        source.give(sound.silence(2.0))
+        assert source.patient()
+        ending = asyncio.create_task(own.stop())
+        await asyncio.sleep(0)
+        assert not source.patient(), "somebody waits for the end"
+        source.give()
+        await ending
+        assert source.patient()
         await recording.told
 
 

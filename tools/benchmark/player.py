@@ -20,19 +20,23 @@ import functools
 import gc
 import json
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from asrd import cli, daemon, engine, microphone, systemd, tape
-from asrd.audio import AudioBlock
+from asrd.audio import AudioBlock, Samples
 from asrd.capture import Capture
 from asrd.wire import SAMPLE_RATE
 
-BLOCK = round(SAMPLE_RATE * microphone.PERIOD) // tape.BLOCK * tape.BLOCK
-"""Samples of a block, as the real microphone brings: what wakes the daemon more often would be the bench's cost."""
+PERIOD = round(SAMPLE_RATE * microphone.PERIOD) // tape.BLOCK * tape.BLOCK
+"""Samples that the thread wakes up for, as PortAudio's does."""
+
+LULL = round(microphone.LULL / microphone.PERIOD) * PERIOD
+"""Samples for which it wakes the daemon while that is patient, as the real microphone does."""
 
 LEAK = 10 << 10
 """Bytes that a leaking worker keeps of each utterance."""
@@ -47,46 +51,87 @@ class Player:
     def __init__(self, tidy: bool) -> None:
         self.name, self.problem, self.ended = "the bench", "", False
         self._tidy = tidy
-        self._task: asyncio.Task[None] | None = None
+        self._closed: threading.Event | None = None
 
     def open(
         self,
         on_block: Callable[[AudioBlock], None],
         on_change: Callable[[], None],
         wanted: Callable[[], bool] = lambda: True,
+        patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Play; the line was written before the recording was asked for."""
         told = json.loads(sys.stdin.readline())
-        self._wanted = wanted
-        self._task = asyncio.create_task(self._play(on_block, told["sound"], told["lead"], told["pace"]))
+        self._loop, self._patient = asyncio.get_running_loop(), patient
+        closed = self._closed = threading.Event()
+
+        def deliver(start: int, sound: Samples, played: bool, taken: threading.Event) -> None:
+            if not closed.is_set():
+                on_block(AudioBlock(start, sound))
+                if played:
+                    print("played", flush=True)
+            go_on(taken)
+
+        def go_on(taken: threading.Event) -> None:
+            if wanted() or closed.is_set():
+                taken.set()
+            else:
+                self._loop.call_later(0.001, go_on, taken)
+
+        what = closed, deliver, told["sound"], told["lead"], told["pace"]
+        threading.Thread(target=self._play, args=what, daemon=True).start()
 
     async def close(self) -> None:
         """Stop where it is."""
-        task, self._task = self._task, None  # kept, it and its traceback would keep the recording
-        if task is not None:
-            task.cancel()
-            await asyncio.wait([task])
+        if self._closed is not None:
+            self._closed.set()
+            self._closed = None
         if self._tidy:
             give_back()
 
-    async def _play(self, on_block: Callable[[AudioBlock], None], path: str, lead: int, pace: float) -> None:
-        loop, still = asyncio.get_running_loop(), np.zeros(BLOCK, np.float32)
-        due, start, playing = loop.time(), 0, True
-        with open(path, "rb") as file:  # piece by piece, so that what the bench holds is no part of what it measures
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            while True:
-                sound = np.fromfile(file, np.float32, BLOCK) if playing else still
-                if not len(sound):
-                    playing = False
-                    print("played", flush=True)
-                    continue
-                due += len(sound) / SAMPLE_RATE / (pace if start < lead else 1.0)
-                await asyncio.sleep(due - loop.time())
-                while start < lead and not self._wanted():
-                    await asyncio.sleep(0.001)
-                on_block(AudioBlock(start, sound))
-                start += len(sound)
+    def _play(
+        self,
+        closed: threading.Event,
+        deliver: Callable[[int, Samples, bool, threading.Event], None],
+        path: str,
+        lead: int,
+        pace: float,
+    ) -> None:
+        """Have the loop deliver sound as it comes; in a thread, so that what that costs is counted, too."""
+        due, start = time.monotonic(), 0
+        kept: list[Samples] = []
+        for sound in pieces(path):
+            due += len(sound) / SAMPLE_RATE / (pace if start < lead else 1.0)
+            time.sleep(max(0.0, due - time.monotonic()))  # no event's wait, which costs more than a callback
+            if closed.is_set():
+                return
+            kept.append(sound)
+            count = sum(map(len, kept))
+            played = not len(sound)
+            if played or count >= LULL or not self._patient():
+                taken = threading.Event()
+                try:
+                    self._loop.call_soon_threadsafe(deliver, start, np.concatenate(kept), played, taken)
+                except RuntimeError:  # a loop that has ended
+                    return
+                if start < lead:  # what is faster than speech waits until it is wanted
+                    taken.wait()
+                kept, start = [], start + count
+
+
+def pieces(path: str) -> Iterator[Samples]:
+    """Yield a sound piece by piece, so that what the bench holds is no part of what it measures.
+
+    An empty one follows, and then silence for ever.
+    """
+    with open(path, "rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        while len(sound := np.fromfile(file, np.float32, 16 * PERIOD)):
+            yield from np.split(sound, range(PERIOD, len(sound), PERIOD))
+    yield np.zeros(0, np.float32)
+    while True:
+        yield np.zeros(PERIOD, np.float32)
 
 
 def give_back() -> None:

@@ -22,7 +22,7 @@ from asrd.wire import SAMPLE_RATE
 
 from . import sounds
 from .figures import by_clip
-from .player import BLOCK
+from .player import PERIOD
 from .ratios import Case
 from .sounds import Joined, Samples
 from .speed import Ours
@@ -122,8 +122,8 @@ def _whole(join: Joined) -> list[Samples]:
 async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[Event]]:
     """Return the text of a sound that comes in blocks, asked for as `scribe` asks, and what the detector said of it."""
     dictation, told, looked = Dictation(Settings(model="demo-ctc")), list[Event](), 0
-    for first in range(0, len(samples), BLOCK):
-        block = AudioBlock(first, samples[first : first + BLOCK])
+    for first in range(0, len(samples), PERIOD):
+        block = AudioBlock(first, samples[first : first + PERIOD])
         events = dictation.push(block)
         told += events
         if events or block.stop - looked >= FILM:
