@@ -167,9 +167,11 @@ class Recorder:
         device.open(on_block, lambda: self._device_changed(device), self._keeps_up, self._patient)
 
     def _patient(self) -> bool:
-        """Whether nobody waits for sound, as far as is known: no speech, no end of a recording, and nobody looks on."""
+        """Whether nobody waits for sound, as far as is known: for no end of a recording, for no word, for no level."""
         one = self.one
-        return self._late is None and not self._scribe.watched and (one is None or not one.dictation.vad.open)
+        if one is None:
+            return self._late is None
+        return not (self._scribe.watched or one.dictation.vad.open)
 
     def _keeps_up(self) -> bool:
         return self.one is None or self.one.dictation.behind < AHEAD

@@ -175,7 +175,9 @@ async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) 
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
         await own.adopt()
-        assert source.patient(), "it is open in case somebody speaks"
+        one.scribe.watched = 1
+        assert source.patient(), "it is open in case somebody speaks, and shows nothing"
+        one.scribe.watched = 0
         recording = own.start()
         source.give(sound.silence(1.0))
         assert source.patient(), "nobody speaks"
