@@ -85,9 +85,7 @@ class _Line:
         patient: asked there, whether LULL of sound may come together first.
     """
 
-    def __init__(
-        self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool]) -> None:
         self.device = device
         self.channels = 1
         self.first = self.last = 0.0

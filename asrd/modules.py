@@ -79,6 +79,7 @@ def _layers(name: str, component: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def name_of(dtype: torch.dtype | torch.Tensor) -> str:
+    """Return the name of a dtype, or of that of a tensor, as settings write it: "bfloat16"."""
     return str(dtype.dtype if isinstance(dtype, torch.Tensor) else dtype).removeprefix("torch.")
 
 
@@ -88,6 +89,7 @@ def _tensors(module: nn.Module, recurse: bool = True) -> Iterator[torch.Tensor]:
 
 
 def holds(module: nn.Module, recurse: bool = True) -> bool:
+    """Tell whether a module has a parameter or a buffer; with `recurse`, anywhere in it."""
     return any(True for _ in _tensors(module, recurse))
 
 
@@ -97,6 +99,7 @@ def holders(module: nn.Module) -> list[nn.Module]:
 
 
 def hidden_models(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the models that NeMo keeps beside a model's module tree, by the attribute that holds them."""
     hidden = getattr(model, HIDDEN, None)
     return {HIDDEN: hidden} if isinstance(hidden, nn.Module) else {}
 

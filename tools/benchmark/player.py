@@ -147,9 +147,9 @@ def worker(*what: str) -> int:
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
     introduced, kept = recognizer.Recognizer.introduce, []
 
-    def recognize(self: Any, sounds: Sequence[bytes], *rest: Any) -> Any:
+    def recognize(self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, said: Any = ()) -> Any:
         began = time.perf_counter()
-        answers = real(self, sounds, *rest)
+        answers = real(self, sounds, starts, phase, said)
         if "leak" in what:
             kept.append(bytearray(b"x" * LEAK * len(sounds)))
         if "slow" in what:
@@ -168,7 +168,7 @@ def worker(*what: str) -> int:
         return introduced(self)
 
     recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]
-    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign, assignment]
+    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]
     return recognizer.main()
 
