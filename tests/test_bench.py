@@ -370,6 +370,23 @@ def test_growth_of_a_real_worker_is_its_leak(faults: tuple[str, ...]) -> None:
     assert not (faults and ratio.met)
 
 
+def test_a_worker_keeps_nothing_for_each_length_that_it_has_heard() -> None:
+    """Left to itself torch keeps some 60 KiB for each of up to a thousand lengths."""
+    ours = speed.Ours("demo-ctc", 1, "tidy")
+    sound = sounds.near(sounds.clips(), 4, 1)[0].samples
+
+    def rss_after(frames: range) -> int:
+        for frame in frames:
+            ours.run(sound[: 160 * frame])
+        ours.wait(ours.engine.measure("steady"))
+        return processes.holding(ours.engine.pid or 0).rss
+
+    some = rss_after(range(100, 200, 2))
+    more = rss_after(range(201, 400, 2))
+    ours.close()
+    assert more - some < 2 * MIB
+
+
 def test_the_daemon_is_heard_through_its_socket(tmp_path: Path) -> None:
     clip = sounds.clips()[0]
     daemon = service.Service(tmp_path, "demo-ctc", 1)

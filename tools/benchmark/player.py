@@ -101,20 +101,23 @@ class Player:
         due, start = time.monotonic(), 0
         kept: list[Samples] = []
         for sound in pieces(path):
-            due += len(sound) / SAMPLE_RATE / (pace if start < lead else 1.0)
+            played = not len(sound)
+            if played:  # the silence behind is never faster: how much comes before the key would be chance
+                lead = 0
+            fast = start < lead
+            due += len(sound) / SAMPLE_RATE / (pace if fast else 1.0)
             time.sleep(max(0.0, due - time.monotonic()))  # no event's wait, which costs more than a callback
             if closed.is_set():
                 return
             kept.append(sound)
             count = sum(map(len, kept))
-            played = not len(sound)
-            if played or count >= LULL or not self._patient():
+            if fast or played or count >= LULL or not self._patient():
                 taken = threading.Event()
                 try:
                     self._loop.call_soon_threadsafe(deliver, start, np.concatenate(kept), played, taken)
                 except RuntimeError:  # a loop that has ended
                     return
-                if start < lead:  # what is faster than speech waits until it is wanted
+                if fast:  # what is faster than speech waits until it is wanted
                     taken.wait()
                 kept, start = [], start + count
 

@@ -289,10 +289,10 @@ def growth(readings: Sequence[Reading]) -> Ratio:
         ci=(1000 * ci[0], 1000 * ci[1]),
         goal=1.0,
         met=value <= 1.0 and all(rise <= 0 for rise in rises.values()),
-        definition="MiB of resident memory that daemon and worker together gain for each thousand utterances of mixed "
-        "length (Theil-Sen over the second half of the run, the heap having settled in the first), garbage collected "
-        "and free pages given back before each reading, as the room that loading leaves in the heap would hide a leak, "
-        "and what the allocator keeps for later looks like one; and no file descriptor and no thread",
+        definition="MiB of resident memory that daemon and worker together gain for each thousand utterances, nearly "
+        "all of another length (Theil-Sen over the second half of the run), garbage collected and free pages given "
+        "back before each reading, as the room that loading leaves in the heap would hide a leak, and what the "
+        "allocator keeps for later looks like one; and no file descriptor and no thread",
         detail={
             "utterances": readings[-1].utterances,
             **memory,

@@ -265,16 +265,16 @@ def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
 def endurance(service: Service, folder: Path, count: int, tell: Callable[[int], None]) -> list[Reading]:
     """Dictate so many clips, one after the other and faster than they were spoken; return what was held on the way.
 
-    One clip in five utterances is new at most: what a library keeps for each length it has seen is kept before the
-    second half. So is what the heap takes to settle, which lasts some thousand utterances and is no growth.
+    Each begins somewhere in its first half second, so that nearly every utterance has a length of its own, as a user's
+    have: what is kept for each length shows.
     """
-    clips = sorted(sounds.clips(), key=lambda clip: len(clip.samples))
-    some = clips[:: max(1, 5 * len(clips) // count)]
-    files = [save(folder, f"clip-{clip.line}", clip.samples) for clip in some]
-    random.Random(0).shuffle(files)
+    clips, draw = sounds.clips(), random.Random(0)
+    draw.shuffle(clips)
     readings = []
     for number in range(count):
-        service.dictate(files[number % len(files)], 1 << 30, 1000.0, seconds=3600.0)
+        clip = clips[number % len(clips)]
+        file = save(folder, "utterance", clip.samples[draw.randrange(SAMPLE_RATE // 2) :])
+        service.dictate(file, 1 << 30, 1000.0, seconds=3600.0)
         if number % 4 == 3 or number + 1 == count:
             service.settle()
             time.sleep(GLANCE)
