@@ -38,7 +38,7 @@ class Keeping(Protocol):
     sound: list[Pair]
     """Keys and values of the encoder's output, by layer."""
     padding: Tensor | None
-    """What is added to the scores of the sound's frames; None: nothing is padded."""
+    """What is added to the scores of the sound's frames [B heads, 1, T], in their dtype; None: nothing is padded."""
 
     def append(self, layer: int, fresh: Pair) -> Pair:
         """Keep the keys and values of a layer's new tokens and return those that its attention is to look at."""
@@ -105,23 +105,34 @@ class CachedDecoder:
     def project(self, sound: Tensor) -> list[Pair]:
         """Return each layer's keys and values of encoder outputs [B, T, D]."""
         attentions = [layer.second_sub_layer for layer in self.decoder.layers]
-        return [Pair(_keys(each, sound), _split(each, each.value_net(sound))) for each in attentions]
+        return [_pair(each, sound) for each in attentions]
 
     def step(self, memory: Memory, ids: Tensor) -> Tensor:
         """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows token n."""
         mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
-        logits, paid = self.read(memory, ids, memory.length, mask)
+        states = self.embedding(input_ids=ids, start_pos=memory.length)
+        logits, paid = self.read(memory, states, mask)
         memory.length += ids.shape[1]
         memory.attention.append(paid[:, 0])
-        return logits[0]
+        return logits[0].float()
 
-    def read(self, memory: Keeping, ids: Tensor, start: int | Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Read tokens [B, N] of which the first is at place `start`, an int or a tensor [1].
+    def places(self, count: int, device: torch.device) -> Tensor:
+        """Return what stands for each of the first places of a text [count, D], for `embed`."""
+        numbers = torch.arange(count, device=device).clamp_max_(self.longest - 1)  # behind it nothing is read
+        embedded: Tensor = self.embedding.position_embedding(numbers)
+        return embedded
 
-        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return float32 logits
-        [B, N, V] and the attention paid to the sound [layers, B, heads, N, T].
+    def embed(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at given places [N, D]."""
+        embedded: Tensor = self.embedding.layer_norm(self.embedding.token_embedding(ids) + places)
+        return embedded
+
+    def read(self, memory: Keeping, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Read embedded tokens [B, N, D].
+
+        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return logits [B, N, V] and
+        the attention paid to the sound [layers, B, heads, N, T].
         """
-        states = self.embedding(input_ids=ids, start_pos=start)
         weights = []
         for number, layer in enumerate(self.decoder.layers):
             states, paid = _block(layer, states, mask, memory, number)
@@ -130,14 +141,14 @@ class CachedDecoder:
             states = self.decoder.final_layer_norm(states)
         with self.head.with_log_softmax_enabled(False) as head:
             logits: Tensor = head(hidden_states=states)
-        return logits.float(), torch.stack(weights)
+        return logits, torch.stack(weights)
 
 
 def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, number: int) -> tuple[Tensor, Tensor]:
     """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
     own, cross = layer.first_sub_layer, layer.second_sub_layer
     inner = layer.layer_norm_1(states) if layer.pre_ln else states
-    past = memory.append(number, Pair(_keys(own, inner), _split(own, own.value_net(inner))))
+    past = memory.append(number, _pair(own, inner))
     attended, _ = _attend(own, inner, past, mask)
     attended += states
     if not layer.pre_ln:
@@ -152,18 +163,24 @@ def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, num
     return output if layer.pre_ln else layer.layer_norm_3(output), paid
 
 
-def _attend(attention: Any, queries: Tensor, pair: Pair, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the attention's output [B, N, D] and its weights [B, heads, N, length]."""
-    query = _split(attention, attention.query_net(queries)) / attention.attn_scale
-    scores = query @ pair.keys.transpose(-1, -2)
-    weights = torch.softmax(scores if mask is None else scores + mask.to(scores.dtype), dim=-1)
-    context = (weights @ pair.values).transpose(1, 2).flatten(2)
-    return attention.out_projection(context), weights
+def _attend(attention: Any, queries: Tensor, pair: Pair, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the attention's output [B, N, D] and its weights [B, heads, N, length].
+
+    `added`, which is expanded to [B heads, N, length], is added to the scores.
+    """
+    query = _split(attention, attention.query_net(queries))
+    keys, values = (part.flatten(0, 1) for part in pair)
+    beta, added = (0, query.new_zeros(1)) if added is None else (1, added.to(query.dtype))
+    alpha = attention.attn_scale**-2  # NeMo divides both sides by its root, in a kernel for each
+    scores = torch.baddbmm(added, query.flatten(0, 1), keys.transpose(1, 2), beta=beta, alpha=alpha)
+    weights = torch.softmax(scores, dim=-1)
+    context = (weights @ values).view(*query.shape).transpose(1, 2).flatten(2)
+    return attention.out_projection(context), weights.view(*query.shape[:3], -1)
 
 
-def _keys(attention: Any, states: Tensor) -> Tensor:
-    keys: Tensor = _split(attention, attention.key_net(states)) / attention.attn_scale
-    return keys
+def _pair(attention: Any, states: Tensor) -> Pair:
+    """Return the keys and values of states [B, N, D]."""
+    return Pair(*(_split(attention, net(states)) for net in (attention.key_net, attention.value_net)))
 
 
 def _split(attention: Any, states: Tensor) -> Tensor:

@@ -63,6 +63,8 @@ class Steps:
         self._found = torch.zeros(rows, 2, device=device)
         self._paid = torch.zeros(rows, room, frames, device=device)
         self._places, self._columns = self._place, torch.arange(room, device=device)
+        self._embedded = decoder.places(room, device)
+        self._later = (self._columns > self._columns[:, None]) * MASKED
         self._each = torch.arange(frames, device=device)
         cuda = device.type == "cuda"
         self._host = torch.zeros(2, rows, 2, pin_memory=cuda)
@@ -122,12 +124,14 @@ class Steps:
         pairs = self._decoder.project(self._input)
         if self.padding is None:
             self.sound = [Pair(*(torch.zeros_like(part).contiguous() for part in pair)) for pair in pairs]
-            shape = (self.rows, 1, 1, self.frames)
-            self.padding = torch.zeros(shape, dtype=pairs[0].keys.dtype, device=self._each.device)
+            heads, dtype = pairs[0].keys.shape[1], pairs[0].keys.dtype
+            self._padding = self._paid.new_zeros(self.rows, heads, 1, self.frames, dtype=dtype)
+            self.padding = self._padding.flatten(0, 1)
+            self._later = self._later.to(dtype)
         for kept, new in zip(self.sound, pairs, strict=True):
             kept.keys.copy_(new.keys)
             kept.values.copy_(new.values)
-        self.padding.copy_(((self._each >= self._counts) * MASKED)[:, None, None])
+        self._padding.copy_(((self._each >= self._counts) * MASKED)[:, None, None])
         if self.own:
             self._store.zero_()  # what is masked counts nothing, but nothing times what is not finite is not nothing
         self._place.zero_()
@@ -140,16 +144,15 @@ class Steps:
     def _look(self, ids: Tensor) -> Tensor:
         """Read tokens [rows, N]; return those that follow, and their log probabilities, as float32 [rows, 2]."""
         self._places = self._place + self._columns[: ids.shape[1]]
-        mask = (self._columns > self._places[:, None]) * MASKED
-        mask = mask.to(self.own[0].keys.dtype) if self.own else mask
-        logits, paid = self._decoder.read(self, ids, self._place, mask)
-        self._paid.index_copy_(1, self._places, paid.float().mean((0, 2)))
+        states = self._decoder.embed(ids, self._embedded.index_select(0, self._places))
+        logits, paid = self._decoder.read(self, states, self._later.index_select(0, self._places))
+        self._paid.index_copy_(1, self._places, paid.mean((0, 2), dtype=torch.float32))
         last = logits[:, -1]
-        tokens = last[:, : self._known].argmax(-1, keepdim=True)
-        sure = torch.log_softmax(last, -1).gather(1, tokens)
-        self._tokens.copy_(tokens)
+        torch.argmax(last[:, : self._known], -1, keepdim=True, out=self._tokens)
+        self._found[:, :1].copy_(self._tokens)  # exact: no vocabulary has 2^24 tokens
+        torch.gather(torch.log_softmax(last, -1, dtype=torch.float32), 1, self._tokens, out=self._found[:, 1:])
         self._place.add_(ids.shape[1])
-        return self._found.copy_(torch.cat((tokens.float(), sure), 1))  # exact: no vocabulary has 2^24 tokens
+        return self._found
 
     def _send(self, found: Tensor, number: int) -> None:
         self._host[number % 2].copy_(found, non_blocking=True)

@@ -14,12 +14,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from asrd import audio, decoding, encoder, graphs, wire
+from asrd.attention import CachedDecoder
 from asrd.graphs import EncoderReplay, Recorder
 from asrd.models import SHIPPED
 from asrd.precision import TABLE
 from asrd.recognizer import EVALUATION, Recognizer
+from asrd.steps import Steps
 from asrd.timestamps import Decoded
 from tests import tiny
 
@@ -432,6 +435,40 @@ def test_numbers_that_were_not_finite_do_not_stay(folder: Path) -> None:
         said = list(steps.said([torch.full((1, 20, 32), torch.nan)], 40))
     assert all(math.isnan(sure) for ((_, sure),) in said)
     same(replayed(encoded, length), plain(encoded, length))
+
+
+class Kernels(TorchDispatchMode):
+    """Counts what a card would launch a kernel for: all but views and tensors that are not filled."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+        self.count += not (views or "empty" in func.__name__ or "_unsafe_view" in func.__name__)
+        return func(*args, **kwargs or {})
+
+
+def kernels(folder: Path, layers: int, dtype: torch.dtype) -> int:
+    """Return how many kernels reading one token takes."""
+    model = tiny.restore(path_of(folder, "canary2", seed=1, decoder_layers=layers)).to(dtype)
+    reader = CachedDecoder(model.transf_decoder, model.log_softmax)
+    with torch.no_grad():  # within inference_mode a linear would be one call whatever it is made of
+        sound = torch.zeros(1, 128, 32, dtype=dtype)
+        steps = Steps(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
+        steps.listen([sound])
+        steps.begin()
+        with Kernels() as kernels:
+            steps.step()
+    return kernels.count
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_token_is_read_in_few_kernels(dtype: torch.dtype, folder: Path) -> None:
+    """What a token costs a card is launches, and nobody sees one more that a line brings."""
+    two, four = (kernels(folder, layers, dtype) for layers in (2, 4))
+    print(f"{dtype}: {(four - two) // 2} kernels a layer, {2 * two - four} beside them")
+    assert (four - two) // 2 <= 23
+    assert 2 * two - four <= (16 if dtype == torch.float32 else 17)
 
 
 def test_a_beam_and_a_vocabulary_keep_their_search(folder: Path) -> None:
