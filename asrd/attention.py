@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import linear
 
 from .errors import ModelError
 
@@ -40,8 +41,8 @@ class Keeping(Protocol):
     padding: Tensor | None
     """What is added to the scores of the sound's frames [B heads, 1, T], in their dtype; None: nothing is padded."""
 
-    def append(self, layer: int, fresh: Pair) -> Pair:
-        """Keep the keys and values of a layer's new tokens and return those that its attention is to look at."""
+    def append(self, layer: int, fresh: Tensor) -> Pair:
+        """Keep a layer's keys and values of new tokens [2, B, heads, N, width]; return what it is to look at."""
         ...
 
 
@@ -56,7 +57,7 @@ class Memory:
     def __init__(self, sound: list[Pair], room: int) -> None:
         self.sound = sound
         self.padding: Tensor | None = None
-        self.own: list[Pair] = []
+        self.own: list[Tensor] = []
         self.length, self.room = 0, room
         self.attention: list[Tensor] = []
         """One [layers, heads, tokens, frames] per step; a token's row is from reading it to predict the next one."""
@@ -66,15 +67,13 @@ class Memory:
         rows: NDArray[np.float32] = torch.cat([step.float().mean((0, 1)) for step in self.attention]).cpu().numpy()
         return rows
 
-    def append(self, layer: int, fresh: Pair) -> Pair:
+    def append(self, layer: int, fresh: Tensor) -> Pair:
         """Keep a layer's fresh keys and values and return all up to them; `length` moves after the last layer."""
         if layer == len(self.own):
-            _, heads, _, width = fresh.keys.shape
-            self.own.append(Pair(*(fresh.keys.new_empty(1, heads, self.room, width) for _ in fresh)))
-        stop = self.length + fresh.keys.shape[2]
-        for kept, new in zip(self.own[layer], fresh, strict=True):
-            kept[:, :, self.length : stop] = new
-        return Pair(*(kept[:, :, :stop] for kept in self.own[layer]))
+            self.own.append(fresh.new_empty(*fresh.shape[:3], self.room, fresh.shape[4]))
+        stop = self.length + fresh.shape[3]
+        self.own[layer][:, :, :, self.length : stop] = fresh
+        return Pair(*self.own[layer][:, :, :, :stop])
 
 
 class CachedDecoder:
@@ -97,6 +96,7 @@ class CachedDecoder:
             raise ModelError("a Canary decoder with adapters is not supported", "merge the adapters into its weights")
         self.embedding, self.decoder, self.head = transformer.embedding, transformer.decoder, head
         self.longest = int(transformer.max_sequence_length)
+        self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
 
     def listen(self, sound: Tensor, room: int) -> Memory:
         """Return the memory for an encoder output [1, T, D], with room for so many tokens."""
@@ -135,7 +135,7 @@ class CachedDecoder:
         """
         weights = []
         for number, layer in enumerate(self.decoder.layers):
-            states, paid = _block(layer, states, mask, memory, number)
+            states, paid = self._block(layer, number, states, mask, memory)
             weights.append(paid)
         if self.decoder.final_layer_norm is not None:
             states = self.decoder.final_layer_norm(states)
@@ -143,38 +143,63 @@ class CachedDecoder:
             logits: Tensor = head(hidden_states=states)
         return logits, torch.stack(weights)
 
+    def _block(
+        self, layer: Any, number: int, states: Tensor, mask: Tensor | None, memory: Keeping
+    ) -> tuple[Tensor, Tensor]:
+        """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
+        own, cross = layer.first_sub_layer, layer.second_sub_layer
+        inner = layer.layer_norm_1(states) if layer.pre_ln else states
+        query, fresh = self._project(own, number, inner)
+        attended, _ = _attend(own, query, memory.append(number, fresh), mask)
+        attended += states
+        if not layer.pre_ln:
+            attended = layer.layer_norm_1(attended)
+        inner = layer.layer_norm_2(attended) if layer.pre_ln else attended
+        query = _split(cross, cross.query_net(inner))
+        heard, paid = _attend(cross, query, memory.sound[number], memory.padding)
+        heard += attended
+        if not layer.pre_ln:
+            heard = layer.layer_norm_2(heard)
+        output = layer.third_sub_layer(layer.layer_norm_3(heard) if layer.pre_ln else heard)
+        output += heard
+        return output if layer.pre_ln else layer.layer_norm_3(output), paid
 
-def _block(layer: Any, states: Tensor, mask: Tensor | None, memory: Keeping, number: int) -> tuple[Tensor, Tensor]:
-    """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
-    own, cross = layer.first_sub_layer, layer.second_sub_layer
-    inner = layer.layer_norm_1(states) if layer.pre_ln else states
-    past = memory.append(number, _pair(own, inner))
-    attended, _ = _attend(own, inner, past, mask)
-    attended += states
-    if not layer.pre_ln:
-        attended = layer.layer_norm_1(attended)
-    inner = layer.layer_norm_2(attended) if layer.pre_ln else attended
-    heard, paid = _attend(cross, inner, memory.sound[number], memory.padding)
-    heard += attended
-    if not layer.pre_ln:
-        heard = layer.layer_norm_2(heard)
-    output = layer.third_sub_layer(layer.layer_norm_3(heard) if layer.pre_ln else heard)
-    output += heard
-    return output if layer.pre_ln else layer.layer_norm_3(output), paid
+    def _project(self, own: Any, number: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return for states [B, N, D] queries [B, heads, N, width], and keys and values [2, B, heads, N, width]."""
+        joined = self._joined[number]
+        if joined is None:
+            return _split(own, own.query_net(states)), torch.stack(_pair(own, states))
+        all_three = linear(states, *joined).view(*states.shape[:2], 3, own.num_attention_heads, -1)
+        parts = all_three.permute(2, 0, 3, 1, 4)
+        return parts[0], parts[1:]
 
 
-def _attend(attention: Any, queries: Tensor, pair: Pair, added: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the attention's output [B, N, D] and its weights [B, heads, N, length].
+def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
+    """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part, and the biases [3 D].
+
+    One product then does what three did. None where they are not plain numbers of one dtype.
+    """
+    nets = attention.query_net, attention.key_net, attention.value_net
+    kinds = {(type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) for net in nets}
+    if kinds != {(torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)}:
+        return None
+    weight, bias = (torch.cat([getattr(net, name).data for net in nets]) for name in ("weight", "bias"))
+    for net, rows, offsets in zip(nets, weight.chunk(3), bias.chunk(3), strict=True):
+        net.weight.data, net.bias.data = rows, offsets
+    return weight, bias
+
+
+def _attend(attention: Any, query: Tensor, pair: Pair, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the attention's output [B, N, D] for queries [B, heads, N, width], and its weights [B, heads, N, length].
 
     `added`, which is expanded to [B heads, N, length], is added to the scores.
     """
-    query = _split(attention, attention.query_net(queries))
     keys, values = (part.flatten(0, 1) for part in pair)
     beta, added = (0, query.new_zeros(1)) if added is None else (1, added.to(query.dtype))
     alpha = attention.attn_scale**-2  # NeMo divides both sides by its root, in a kernel for each
     scores = torch.baddbmm(added, query.flatten(0, 1), keys.transpose(1, 2), beta=beta, alpha=alpha)
     weights = torch.softmax(scores, dim=-1)
-    context = (weights @ values).view(*query.shape).transpose(1, 2).flatten(2)
+    context = (weights @ values).view(query.shape).transpose(1, 2).flatten(2)
     return attention.out_projection(context), weights.view(*query.shape[:3], -1)
 
 

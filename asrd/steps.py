@@ -52,10 +52,10 @@ class Steps:
         device = sound.device
         self.rows, self.frames, self.room = rows, frames, room
         self.sound: list[Pair] = []
-        self.own: list[Pair] = []
         self.padding: Tensor | None = None
         self.begin: Work = self._begin
         self.step: Work = self._step
+        self._own: Tensor | None = None
         self._decoder, self._prompt, self._known = decoder, prompt.to(device).repeat(rows, 1), known
         self._input = sound.new_zeros(rows, frames, sound.shape[2])
         self._place = torch.zeros(1, dtype=torch.long, device=device)
@@ -108,16 +108,12 @@ class Steps:
         rows: NDArray[np.float32] = self._paid[row, :read, : self._heard[row]].cpu().numpy()
         return rows
 
-    def append(self, layer: int, fresh: Pair) -> Pair:
+    def append(self, layer: int, fresh: Tensor) -> Pair:
         """Keep a layer's keys and values of the tokens that are being read and return those of the whole room."""
-        if not self.own:
-            heads, width = fresh.keys.shape[1], fresh.keys.shape[3]
-            shape = (len(self._decoder.decoder.layers), 2, self.rows, heads, self.room, width)
-            self._store = fresh.keys.new_zeros(shape)
-            self.own = [Pair(keys, values) for keys, values in self._store]
-        for kept, new in zip(self.own[layer], fresh, strict=True):
-            kept.index_copy_(2, self._places, new)
-        return self.own[layer]
+        if self._own is None:
+            layers, (two, rows, heads, _, width) = len(self._decoder.decoder.layers), fresh.shape
+            self._own = fresh.new_zeros(layers, two, rows, heads, self.room, width)
+        return Pair(*self._own[layer].index_copy_(3, self._places, fresh))
 
     def _begin(self) -> Tensor:
         """Forget the last texts, project the sounds and read the prompt; return the first tokens as `_look` does."""
@@ -132,8 +128,8 @@ class Steps:
             kept.keys.copy_(new.keys)
             kept.values.copy_(new.values)
         self._padding.copy_(((self._each >= self._counts) * MASKED)[:, None, None])
-        if self.own:
-            self._store.zero_()  # what is masked counts nothing, but nothing times what is not finite is not nothing
+        if self._own is not None:
+            self._own.zero_()  # what is masked counts nothing, but nothing times what is not finite is not nothing
         self._place.zero_()
         return self._look(self._prompt)
 

@@ -95,7 +95,7 @@ def test_the_sound_is_projected_once_and_every_token_once() -> None:
     body, head = decoder()
     rows = {"sound": 0, "tokens": 0}
     for layer in body.decoder.layers:
-        for name, net in (("sound", layer.second_sub_layer.key_net), ("tokens", layer.first_sub_layer.value_net)):
+        for name, net in (("sound", layer.second_sub_layer.key_net), ("tokens", layer.first_sub_layer.out_projection)):
 
             def count(_: Any, args: tuple[torch.Tensor], output: torch.Tensor, name: str = name) -> None:
                 rows[name] += args[0].shape[1]
@@ -108,6 +108,18 @@ def test_the_sound_is_projected_once_and_every_token_once() -> None:
         for _ in range(4):
             reader.step(memory, torch.full((1, 1), 7))
     assert rows == {"sound": 2 * FRAMES, "tokens": 2 * 9}
+
+
+def test_what_is_multiplied_at_once_is_in_memory_once() -> None:
+    body, head = decoder()
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
+    reader = CachedDecoder(body, head)
+    for layer, joined in zip(body.decoder.layers, reader._joined, strict=True):
+        own = layer.first_sub_layer
+        for net in (own.query_net, own.key_net, own.value_net):
+            assert joined is not None
+            assert net.weight.untyped_storage().data_ptr() == joined[0].untyped_storage().data_ptr()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items())
 
 
 def test_layers_that_were_quantised_are_used_as_they_are() -> None:
@@ -135,7 +147,7 @@ def test_half_precision_stays_close_to_float32(dtype: torch.dtype) -> None:
         memory = reader.listen(sound.to(dtype), PROMPT + TEXT)
         ours = reader.step(memory, ids)[PROMPT - 1 :]
     assert ours.dtype == torch.float32
-    assert memory.own[0].keys.dtype == dtype
+    assert memory.own[0].dtype == dtype
     torch.testing.assert_close(ours, logits, rtol=0.2, atol=0.2)
 
 
