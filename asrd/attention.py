@@ -149,7 +149,7 @@ class CachedDecoder:
         """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
         own, cross = layer.first_sub_layer, layer.second_sub_layer
         inner = layer.layer_norm_1(states) if layer.pre_ln else states
-        query, fresh = self._project(own, number, inner)
+        query, fresh = self._parts(own, number, inner)
         attended, _ = _attend(own, query, memory.append(number, fresh), mask)
         attended += states
         if not layer.pre_ln:
@@ -164,7 +164,7 @@ class CachedDecoder:
         output += heard
         return output if layer.pre_ln else layer.layer_norm_3(output), paid
 
-    def _project(self, own: Any, number: int, states: Tensor) -> tuple[Tensor, Tensor]:
+    def _parts(self, own: Any, number: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return for states [B, N, D] queries [B, heads, N, width], and keys and values [2, B, heads, N, width]."""
         joined = self._joined[number]
         if joined is None:

@@ -457,9 +457,9 @@ def kernels(folder: Path, layers: int, dtype: torch.dtype) -> int:
         steps = Steps(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
         steps.listen([sound])
         steps.begin()
-        with Kernels() as kernels:
+        with Kernels() as launched:
             steps.step()
-    return kernels.count
+    return launched.count
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
