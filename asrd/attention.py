@@ -96,6 +96,10 @@ class CachedDecoder:
             raise ModelError("a Canary decoder with adapters is not supported", "merge the adapters into its weights")
         self.embedding, self.decoder, self.head = transformer.embedding, transformer.decoder, head
         self.longest = int(transformer.max_sequence_length)
+        self._joined: list[tuple[Tensor, Tensor] | None] = [None for _ in self.decoder.layers]
+
+    def join(self) -> None:
+        """Make query, key and value of a text's token one product, where they can be. No weight may change after it."""
         self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
 
     def listen(self, sound: Tensor, room: int) -> Memory:
@@ -177,7 +181,7 @@ class CachedDecoder:
 def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
     """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part, and the biases [3 D].
 
-    One product then does what three did. None where they are not plain numbers of one dtype.
+    None where they are not plain numbers of one dtype.
     """
     nets = attention.query_net, attention.key_net, attention.value_net
     kinds = {(type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) for net in nets}

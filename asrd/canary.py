@@ -137,6 +137,7 @@ class Canary:
         if self._searches:
             recorder.tell("decoder", "not replayed: this checkpoint asks for a beam")
             return
+        self._decoder.join()
         size = self._prompt.shape[1]
         self._replay = DecoderReplay(
             self._decoder, self._prompt, self._known, recorder, lambda frames: size + self._limit(frames, frames)

@@ -114,6 +114,7 @@ def test_what_is_multiplied_at_once_is_in_memory_once() -> None:
     body, head = decoder()
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
     reader = CachedDecoder(body, head)
+    reader.join()
     for layer, joined in zip(body.decoder.layers, reader._joined, strict=True):
         own = layer.first_sub_layer
         for net in (own.query_net, own.key_net, own.value_net):

@@ -452,6 +452,7 @@ def kernels(folder: Path, layers: int, dtype: torch.dtype) -> int:
     """Return how many kernels reading one token takes."""
     model = tiny.restore(path_of(folder, "canary2", seed=1, decoder_layers=layers)).to(dtype)
     reader = CachedDecoder(model.transf_decoder, model.log_softmax)
+    reader.join()
     with torch.no_grad():  # within inference_mode a linear would be one call whatever it is made of
         sound = torch.zeros(1, 128, 32, dtype=dtype)
         steps = Steps(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
