@@ -120,15 +120,15 @@ class CachedDecoder:
         memory.attention.append(paid[:, 0])
         return logits[0].float()
 
-    def places(self, count: int, device: torch.device) -> Tensor:
-        """Return what stands for each of the first places of a text [count, D], for `embed`."""
+    def positions(self, count: int, device: torch.device) -> Tensor:
+        """Return the embeddings of the first positions of a text [count, D], for `embed`."""
         numbers = torch.arange(count, device=device).clamp_max_(self.longest - 1)  # behind it nothing is read
         embedded: Tensor = self.embedding.position_embedding(numbers)
         return embedded
 
-    def embed(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at given places [N, D]."""
-        embedded: Tensor = self.embedding.layer_norm(self.embedding.token_embedding(ids) + places)
+    def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at embedded positions [N, D]."""
+        embedded: Tensor = self.embedding.layer_norm(self.embedding.token_embedding(ids) + positions)
         return embedded
 
     def read(self, memory: Keeping, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ def _attend(attention: Any, query: Tensor, pair: Pair, added: Tensor | None) -> 
     `added`, which is expanded to [B heads, N, length], is added to the scores.
     """
     keys, values = (part.flatten(0, 1) for part in pair)
-    beta, added = (0, query.new_zeros(1)) if added is None else (1, added.to(query.dtype))
+    beta, added = (0, query.new_empty(1)) if added is None else (1, added.to(query.dtype))
     alpha = attention.attn_scale**-2  # NeMo divides both sides by its root, in a kernel for each
     scores = torch.baddbmm(added, query.flatten(0, 1), keys.transpose(1, 2), beta=beta, alpha=alpha)
     weights = torch.softmax(scores, dim=-1)

@@ -63,7 +63,7 @@ class Steps:
         self._found = torch.zeros(rows, 2, device=device)
         self._paid = torch.zeros(rows, room, frames, device=device)
         self._places, self._columns = self._place, torch.arange(room, device=device)
-        self._embedded = decoder.places(room, device)
+        self._positions = decoder.positions(room, device)
         self._later = (self._columns > self._columns[:, None]) * MASKED
         self._each = torch.arange(frames, device=device)
         cuda = device.type == "cuda"
@@ -120,14 +120,14 @@ class Steps:
         pairs = self._decoder.project(self._input)
         if self.padding is None:
             self.sound = [Pair(*(torch.zeros_like(part).contiguous() for part in pair)) for pair in pairs]
-            heads, dtype = pairs[0].keys.shape[1], pairs[0].keys.dtype
-            self._padding = self._paid.new_zeros(self.rows, heads, 1, self.frames, dtype=dtype)
-            self.padding = self._padding.flatten(0, 1)
-            self._later = self._later.to(dtype)
+            keys = pairs[0].keys
+            self.padding = keys.new_zeros(self.rows * keys.shape[1], 1, self.frames)
+            self._later = self._later.to(keys.dtype)
         for kept, new in zip(self.sound, pairs, strict=True):
             kept.keys.copy_(new.keys)
             kept.values.copy_(new.values)
-        self._padding.copy_(((self._each >= self._counts) * MASKED)[:, None, None])
+        padded = ((self._each >= self._counts) * MASKED)[:, None, None]
+        self.padding.view(self.rows, -1, 1, self.frames).copy_(padded)
         if self._own is not None:
             self._own.zero_()  # what is masked counts nothing, but nothing times what is not finite is not nothing
         self._place.zero_()
@@ -140,7 +140,7 @@ class Steps:
     def _look(self, ids: Tensor) -> Tensor:
         """Read tokens [rows, N]; return those that follow, and their log probabilities, as float32 [rows, 2]."""
         self._places = self._place + self._columns[: ids.shape[1]]
-        states = self._decoder.embed(ids, self._embedded.index_select(0, self._places))
+        states = self._decoder.embed(ids, self._positions.index_select(0, self._places))
         logits, paid = self._decoder.read(self, states, self._later.index_select(0, self._places))
         self._paid.index_copy_(1, self._places, paid.mean((0, 2), dtype=torch.float32))
         last = logits[:, -1]

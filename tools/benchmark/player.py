@@ -170,9 +170,9 @@ def worker(*what: str) -> int:
         gc.freeze()  # the million objects of NeMo stay; looking through them for each reading would take a second
         return introduced(self)
 
-    recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]
-    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]
-    recognizer.Recognizer.measure = measured  # type: ignore[method-assign]
+    recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]  # in this process alone
+    recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]  # in this process alone
+    recognizer.Recognizer.measure = measured  # type: ignore[method-assign]  # in this process alone
     return recognizer.main()
 
 
