@@ -486,6 +486,56 @@ def test_a_beam_and_a_vocabulary_keep_their_search(folder: Path) -> None:
     same(replayed(*given), plain(*given))
 
 
+# -- what may be captured ---------------------------------------------------------------------------------------------
+
+WAITS = {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "lift_fresh"}
+"""Operations for whose result the host waits, or that begin with numbers of the host's."""
+
+
+class Capturing(TorchDispatchMode):
+    """Refuses on a CPU what a stream that is being captured refuses on a card."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        chosen = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if name in WAITS or chosen:
+            raise RuntimeError(f"{name} is not permitted when the stream is capturing")
+        return func(*args, **kwargs or {})
+
+
+class Strict(Recorder):
+    def record(self, part: str, work: graphs.Work) -> graphs.Work | None:
+        def replay() -> torch.Tensor:
+            with Capturing():
+                return work()
+
+        return replay if super().record(part, work) else None
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0])])
+def test_work_that_no_card_would_capture_is_told_on_a_cpu(wrong: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    recorder = Strict(CPU)
+    replay = recorder.record("encoder", lambda: wrong(torch.ones(3)))
+    assert replay is not None
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="is capturing"):
+        replay()
+
+
+@pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"])
+@pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary1", "canary2"])
+def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: Path) -> None:
+    if strategy == "int8":
+        pytest.importorskip("torchao", reason="int8 is an extra")
+    held, recorder = worker(path_of(folder, family), strategy), Strict(CPU)
+    held.replay(recorder, tiny.noise(4.0).tobytes())
+    sounds = [sound.tobytes() for sound in noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])]
+    for _ in range(2):
+        held.recognize_together(sounds, [0] * len(sounds), "final")
+    lengths = "4 lengths up to 512 feature frames; 1 lengths up to 512 feature frames of 8 buffers"
+    assert recorder.told["encoder"] == lengths
+    assert "canary" not in family or recorder.told["decoder"].endswith("encoder frames, 8 at once")
+
+
 # -- whole workers ----------------------------------------------------------------------------------------------------
 
 
