@@ -20,7 +20,6 @@ from .wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
 EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
 
-
 STEPS = 8
 """Times that one buffer is asked for again at most; no ladder has more rungs."""
 

@@ -101,7 +101,6 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 WHEELS = "https://download.pytorch.org/whl/"
 """Where torch is for each version of CUDA."""
 
-
 OLDEST = (7, 5)
 """The oldest compute capability that a torch for CUDA 13 has kernels for."""
 

@@ -22,7 +22,6 @@ WTYPE = ("wtype", "-s", "200")
 UTF8 = {"LC_ALL": "C.UTF-8"}
 """wtype and xdotool decode their input by locale, and a user service may have none."""
 
-
 PATIENCE = 10.0
 """Seconds that typing may take beyond what its delays add up to."""
 

@@ -35,7 +35,6 @@ EXITS = {
 }
 """Exit code of the daemon -> what it ended with, as asrd.errors has them."""
 
-
 PROPERTIES = (
     *("LoadState", "ActiveState", "SubState", "UnitFileState", "StatusText"),
     *("NRestarts", "Result", "ExecMainCode", "ExecMainStatus"),

@@ -22,7 +22,6 @@ REACH = 0.8
 STRANGER = 0.5
 """Seconds of that reach which a difference in text costs."""
 
-
 ALONE = 0.3
 """Seconds of reach that a word costs which one reading has and the other has not, though it goes on after it."""
 
@@ -32,10 +31,8 @@ RUN_ON, RUN_ON_SECONDS = 8, 0.4
 RECALL = 20
 """Words that a decoder is told which goes on behind them; 5 of them, or all there were, gave the same error rates."""
 
-
 MISSED = 4
 """So many words in a row that only the later of two hypotheses has were spoken, and not heard the first time."""
-
 
 CREDIBLE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
