@@ -164,27 +164,42 @@ def test_a_table_has_words_where_words_were_heard_and_a_failure_in_its_row() -> 
     assert "0.12" in row  # a token: half of 10 ms over 40
 
 
-def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def asked(made: Result, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Cell]:
+    """Return what the bench would measure beside what was `made`; nothing is."""
+    found: list[Cell] = []
+
+    async def run(args: object, todo: list[Cell], result: Result) -> None:
+        found.extend(todo)
+
+    monkeypatch.setattr(bench, "_run", run)
+    monkeypatch.setattr(bench, "_result", lambda args: made)
+    monkeypatch.setattr("sys.argv", ["gpu-bench", *words])
+    assert bench.main() == (3 if found else 0)
+    return found
+
+
+def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = (shown("fp32", 16, 600, 10.0, model, "words") for model in ("demo", "demo-ctc"))
     one.checkpoint, other.checkpoint = cells.digest("demo"), "0123456789ab"
     made = result(one, other)
     said = tables.strategies(made)
     assert "demo, 4.2 M parameters\n" in said
     assert "demo-ctc, 4.2 M parameters, of an earlier file" in said
-    asked: list[Cell] = []
+    todo = asked(made, monkeypatch, "--models", "demo,demo-ctc", "--strategies", "fp32", "--cells", "words")
+    assert Cell("demo-ctc", "fp32", "words") in todo
+    assert Cell("demo", "fp32", "words") not in todo
 
-    async def run(args: object, todo: list[Cell], result: Result) -> None:
-        asked.extend(todo)
 
-    monkeypatch.setattr(bench, "_run", run)
-    monkeypatch.setattr(bench, "_result", lambda args: made)
-    words = ["--models", "demo,demo-ctc", "--strategies", "fp32", "--cells", "words"]
-    monkeypatch.setattr("sys.argv", ["gpu-bench", *words, "--json", str(tmp_path / "gpu.json")])
-    assert bench.main() == 3
-    assert Cell("demo-ctc", "fp32", "words") in asked
-    assert Cell("demo", "fp32", "words") not in asked
+def test_what_was_measured_of_another_program_stands_until_it_is_asked_for_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = (shown(strategy, 16, 600, 10.0, "parakeet-ctc-1.1b") for strategy in ("fp32", "half"))
+    one.code, other.code = bench._digest(), "0123456789ab"
+    words = ["--models", "parakeet-ctc-1.1b", "--strategies", "fp32,half", "--cells", "strategy"]
+    assert Cell("parakeet-ctc-1.1b", "half") not in asked(result(one, other), monkeypatch, *words)
+    again = asked(result(one, other), monkeypatch, *words, "--anew")
+    assert Cell("parakeet-ctc-1.1b", "half") in again
+    assert Cell("parakeet-ctc-1.1b", "fp32") not in again
 
 
 def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:

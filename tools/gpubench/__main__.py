@@ -2,8 +2,8 @@
 
     tools/gpu-bench [--json FILE] [--minutes N] [--models a,b] [--strategies a,b] [--device cuda:0]
 
-Goes on where it was stopped: what stands in the JSON file is not measured again on the same machine. Exit code 0: all
-of it is measured; 3: time was over first, or something failed.
+Goes on where it was stopped: what stands in the JSON file is not measured again on the same machine, with --anew unless
+another program was measured. Exit code 0: all of it is measured; 3: time was over first, or something failed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", metavar="a,b", default=",".join(MODELS), help="all of them without it")
     parser.add_argument("--strategies", metavar="a,b", help="only these")
     parser.add_argument("--cells", metavar="KIND,...", help="only these kinds: strategy,eager,words,growth,nemo,naive")
+    parser.add_argument("--anew", action="store_true", help="again what was measured of another state of asrd's code")
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the bench itself (cuda:0)")
     parser.add_argument("--folder", metavar="DIR", type=Path, default=ROOT / "build" / "gpu-bench", help="for models")
     parser.add_argument("--clips", metavar="N", type=int, help="hear only so many of the shipped clips")
@@ -71,7 +73,9 @@ def main() -> int:
 
     def stands(cell: Cell) -> bool:
         found = result.cells.get(cell.name)
-        return found is not None and not found.failure and found.checkpoint == cells.digest(cell.model)
+        if found is None or found.failure or (args.anew and found.code != _digest()):
+            return False
+        return found.checkpoint == cells.digest(cell.model)
 
     todo = [cell for cell in wanted if not stands(cell)]
     asyncio.run(_run(args, todo, result))
@@ -179,6 +183,7 @@ async def _run(args: argparse.Namespace, todo: list[Cell], result: Result) -> No
         await bench.close()
 
 
+@cache
 def _digest() -> str:
     """Return a digest of asrd's own files."""
     digest = hashlib.sha256()
