@@ -181,9 +181,11 @@ class CachedDecoder:
 def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
     """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part, and the biases [3 D].
 
-    None where they are not plain numbers of one dtype.
+    None where they are not plain numbers of one dtype, or something is done around a net, which would not be called.
     """
     nets = attention.query_net, attention.key_net, attention.value_net
+    if any(net._forward_hooks or net._forward_pre_hooks or "forward" in vars(net) for net in nets):
+        return None
     kinds = {(type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) for net in nets}
     if kinds != {(torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)}:
         return None

@@ -137,7 +137,10 @@ class Canary:
         if self._searches:
             recorder.tell("decoder", "not replayed: this checkpoint asks for a beam")
             return
-        self._decoder.join()
+        with recorder.trying("decoder"):  # a card held to a limit may have no room for it
+            self._decoder.join()
+        if recorder.refuses("decoder"):
+            return
         size = self._prompt.shape[1]
         self._replay = DecoderReplay(
             self._decoder, self._prompt, self._known, recorder, lambda frames: size + self._limit(frames, frames)

@@ -6,8 +6,8 @@ what it costs is the arithmetic of the padding, at most `STEP` feature frames, a
 be captured (waiting for the device, copies from pageable memory) or fails for whatever reason runs as it would without
 graphs, and `Recorder.told` says why.
 
-On a CPU the same work is done at each call instead of being replayed: tests see all but the capture itself. All graphs
-of a worker share one pool, so what a replay puts out is to be copied before the next one. Knows tensors and shapes; no
+On a CPU the same work is done at each call instead of being replayed: tests see all but the capture itself. The graphs
+of a worker share a pool, so what a replay puts out is to be copied before the next one. Knows tensors and shapes; no
 sound, no text.
 """
 
@@ -68,6 +68,7 @@ class Recorder:
         self._refused: dict[str, str] = {}
         if device.type == "cuda":
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
+            self._broken: list[torch.cuda.CUDAGraph] = []
 
     def record(self, part: str, work: Work) -> Work | None:
         """Return what does `work` again, or None where it cannot be captured, now or earlier for this part."""
@@ -99,6 +100,8 @@ class Recorder:
     def refuse(self, part: str, reason: str) -> None:
         """Capture nothing more for a part; what was captured stays in use."""
         self._refused[part] = reason.strip().splitlines()[0]
+        if self.device.type == "cuda":  # one in which a capture broke off, or whose graphs are gone, takes no other
+            self._pool = torch.cuda.graph_pool_handle()
         self.tell(part, self.told.get(part) or "not replayed")
         log.warning("%s: %s", part, self.told[part])
 
@@ -111,11 +114,13 @@ class Recorder:
             for _ in range(WARM_UPS):
                 work()
             self._stream.synchronize()
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            self._broken.append(graph)  # until it is whole: torch's allocators keep pointers into one that broke off
             try:
+                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 output = work()
             finally:
                 self._end(graph)
+            self._broken.pop()
         around.wait_stream(self._stream)
         torch.cuda.empty_cache()  # what the warm-up took on its stream would serve nobody else
 
