@@ -100,7 +100,8 @@ class CachedDecoder:
 
     def join(self) -> None:
         """Make query, key and value of a text's token one product, where they can be. No weight may change after it."""
-        self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
+        if not any(self._joined):  # a graph may read what was joined
+            self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
 
     def listen(self, sound: Tensor, room: int) -> Memory:
         """Return the memory for an encoder output [1, T, D], with room for so many tokens."""

@@ -132,14 +132,14 @@ class Canary:
             raise UsageError("this checkpoint asks for a beam, which prefers no vocabulary", "set vocabulary = []")
         self._boost = Boost(self._model, phrases, weight, "aed", self._language)
 
+    def settle(self) -> None:
+        """Read a token in fewer steps from here on, which no change of a weight may follow; no text changes by it."""
+        self._decoder.join()
+
     def replay(self, recorder: Recorder) -> None:
         """From here on replay what reads a token, where nothing but the sound decides which it is."""
         if self._searches:
             recorder.tell("decoder", "not replayed: this checkpoint asks for a beam")
-            return
-        with recorder.trying("decoder"):  # a card held to a limit may have no room for it
-            self._decoder.join()
-        if recorder.refuses("decoder"):
             return
         size = self._prompt.shape[1]
         self._replay = DecoderReplay(

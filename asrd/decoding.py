@@ -53,6 +53,10 @@ class Decoder(Protocol):
         """Return a path by which `text` was said in a buffer's first `frames`; None where nothing can go on from it."""
         ...
 
+    def settle(self) -> None:
+        """Take the weights to be final: what is made of them may be kept from here on."""
+        ...
+
     def replay(self, recorder: Recorder) -> None:
         """From here on replay whole steps as CUDA graphs, as `recorder` allows and tells; it changes no text."""
         ...
@@ -179,6 +183,9 @@ class Ctc:
         best, ids = self._scores(encoded).max(-1)
         rows = zip(ids.tolist(), best.exp().tolist(), lengths.tolist(), strict=True)
         return [self.read(Path(count, tuple(row[:count]), sure=tuple(sure[:count]))) for row, sure, count in rows]
+
+    def settle(self) -> None:
+        """Keep nothing."""
 
     def replay(self, recorder: Recorder) -> None:
         """Replay nothing: it is one layer, and all frames at once."""
@@ -366,6 +373,9 @@ class Transducer:
         said = self._model.decoding.decode_hypothesis([_Said(y_sequence=list(path.ids))])[0].text
         return Decoded(said, timed(path.ids, path.starts, stops, path.sure, path.frames), False)
 
+    def settle(self) -> None:
+        """Keep nothing."""
+
     def replay(self, recorder: Recorder) -> None:
         """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and counts its symbols.
 
@@ -438,6 +448,10 @@ class Aed:
         starts, stops = [first for first, _ in heard.spans], [last for _, last in heard.spans]
         tokens = timed(heard.ids, starts, stops, heard.likely, count)
         return Decoded(say(self._model, heard.ids), tokens, heard.truncated)
+
+    def settle(self) -> None:
+        """Join Canary's weights."""
+        self.canary.settle()
 
     def replay(self, recorder: Recorder) -> None:
         """Replay Canary's steps."""

@@ -250,6 +250,7 @@ class Recognizer:
         """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if that is wanted."""
         from . import graphs, straight
 
+        self._decode.settle()
         if self.start.device == "cpu" and self._whole and not straight.refusal(self.model.encoder):
             self._replay = straight.Straight(self.model.encoder)
         if self.start.graphs and self.start.device != "cpu" and self._recorder is None:

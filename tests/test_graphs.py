@@ -386,6 +386,7 @@ def both(model: Any) -> tuple[decoding.Aed, decoding.Aed, Recorder]:
     assert isinstance(plain, decoding.Aed)
     assert isinstance(replayed, decoding.Aed)
     recorder = Recorder(CPU)
+    replayed.settle()
     replayed.replay(recorder)
     return plain, replayed, recorder
 
