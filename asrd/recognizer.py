@@ -251,9 +251,10 @@ class Recognizer:
         from . import graphs, straight
 
         self._decode.settle()
-        if self.start.device == "cpu" and self._whole and not straight.refusal(self.model.encoder):
+        on_cpu = self.start.device == "cpu"
+        if on_cpu and self._replay is None and self._whole and not straight.refusal(self.model.encoder):
             self._replay = straight.Straight(self.model.encoder)
-        if self.start.graphs and self.start.device != "cpu" and self._recorder is None:
+        if not on_cpu and self.start.graphs and self._recorder is None:
             self.replay(graphs.Recorder(self._torch.device(self.start.device)), sound)
 
     def replay(self, recorder: Any, sound: bytes = b"") -> None:
