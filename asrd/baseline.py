@@ -50,7 +50,7 @@ def read() -> dict[str, Known]:
         return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         log.debug("no baseline can be read from %s: %s", path(), error)
         return {}
 

@@ -343,9 +343,9 @@ class Daemon:
         return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
 
     async def _do_cancel(self, request: Request) -> dict[str, Any]:
+        dropped = self.scribe.cancel()  # before the microphone closes: another key may begin the next meanwhile
         one = await self.recorder.stop(cancelled=True)
-        dropped = [] if one is None else [one.take.id]
-        dropped += self.scribe.cancel()
+        dropped += [] if one is None else [one.take.id]
         said = f"dropped {', '.join(dict.fromkeys(dropped))}" if dropped else "there was nothing to cancel"
         return {"said": said, "state": self.state}
 
@@ -427,9 +427,12 @@ class Daemon:
             text = await self.scribe.rewrite(note)
             if request.deliver and text and (refused := await self._deliver(text + self.settings.suffix)):
                 raise SinkError(refused[0], f"the recording is still kept: {note.id}")
-            self.scribe.spool.settle(note, text)
             self.scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
+            if request.deliver:
+                self.scribe.spool.settle(note, text)
             yield {"take": note.id, "text": text, "more": number < len(notes)}
+            if not request.deliver:  # goes on only where somebody has read it
+                self.scribe.spool.settle(note, text)
 
     async def _transcribe(self, request: Request) -> Answers:
         """Write down a file for whoever asks, its words as they become final; it goes to no sink and is not kept."""

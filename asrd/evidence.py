@@ -157,7 +157,7 @@ def read() -> list[Record]:
         return msgspec.json.decode(path().read_bytes(), type=list[Record])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError) as error:
         log.warning("no verdict of asrd tune can be read from %s: %s", path(), error)
         return []
 

@@ -71,6 +71,8 @@ class Recorder:
         """What was last told of the microphone."""
         self._scribe, self._listen, self._watcher = scribe, listen, watcher
         self._capture: Capture | None = None
+        self._opened = "", False
+        """How that was: the microphone's name, and whether it stays open."""
         self._late: Recording | None = None
         """The one whose last sound is still on its way, from a microphone that stays open."""
         self._before: collections.deque[AudioBlock] = collections.deque()
@@ -93,17 +95,17 @@ class Recorder:
         """Begin a recording, in whatever state the model is. Raises UsageError where one is going on."""
         if self.one is not None:
             raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
-        device = None if self._always_open else self._listen(self._settings.source, self._settings.microphone)
+        open_already = self._capture is not None
+        device = None if open_already else self._listen(self._settings.source, self._settings.microphone)
         one = self.one = Recording(self._scribe.spool.begin(), self._settings, private)
         if one.take.problem:
             log.warning("%s", one.take.problem)
         self._scribe.add(one)
         if device is not None:
-            self._open(device, one.push)
-        else:
-            self._before, heard = collections.deque(), self._before
-            for block in heard:
-                one.push(block)
+            self._open(device, one.push, stays=False)
+        self._before, heard = collections.deque(), self._before
+        for block in heard:
+            one.push(block)
         self._watcher.cue("start")
         self._watcher.changed()
         return one
@@ -113,9 +115,9 @@ class Recorder:
         one, self.one = self.one, None
         if one is None:
             return None
-        one.stopped, one.cancelled = time.monotonic(), cancelled
+        one.stopped, one.cancelled = time.monotonic(), one.cancelled or cancelled
         self._watcher.cue("cancel" if cancelled else "stop")
-        if self._always_open:
+        if self._capture is not None and self._opened[1]:
             self._late = one
             self._watcher.changed()
             await self._arrivals.until(one.stopped)
@@ -127,6 +129,7 @@ class Recorder:
             await device.close()
         one.end()
         self._watcher.changed()
+        await self.adopt()  # of settings that changed meanwhile
         return one
 
     async def mind(self, one: Recording, silence: float, seconds: float) -> None:
@@ -150,20 +153,29 @@ class Recorder:
                     await one.over.wait()
 
     async def adopt(self) -> None:
-        """Act on settings that have changed: another microphone, or one that is to stay open from now on."""
-        if self.one is None and self._capture is not None:
+        """Act on settings that have changed: another microphone, or one that is to stay open from now on.
+
+        One that a recording needs stays as it is; its end asks again.
+        """
+        if self._capture is not None and self.one is None and self._late is None and self._opened != self._wanted:
             await self.close()
         if self._always_open and self._capture is None:
-            self._open(self._listen(self._settings.source, self._settings.microphone), self._overhear)
+            device = self._listen(self._settings.source, self._settings.microphone)
+            self._open(device, lambda block: self._overhear(device, block), stays=True)
+
+    @property
+    def _wanted(self) -> tuple[str, bool]:
+        return self._settings.microphone, self._always_open
 
     async def close(self) -> None:
-        """Let go of the microphone."""
+        """Let go of the microphone, and of what was heard before a key that did not come."""
         device, self._capture = self._capture, None
+        self._before.clear()
         if device is not None:
             await device.close()
 
-    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None]) -> None:
-        self._capture, self.problem = device, ""
+    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None], stays: bool) -> None:
+        self._capture, self._opened, self.problem = device, (self._settings.microphone, stays), ""
         device.open(on_block, lambda: self._device_changed(device), self._keeps_up, self._patient)
 
     def _patient(self) -> bool:
@@ -176,8 +188,10 @@ class Recorder:
     def _keeps_up(self) -> bool:
         return self.one is None or self.one.dictation.behind < AHEAD
 
-    def _overhear(self, block: AudioBlock) -> None:
+    def _overhear(self, device: Capture, block: AudioBlock) -> None:
         """Take in a block of a microphone that stays open: for a recording, or in case one begins."""
+        if device is not self._capture:  # it is being closed, and its clock is not that of the one after it
+            return
         targets = [one for one in (self._late, self.one) if one is not None]
         for one in targets:
             one.push(block)

@@ -160,7 +160,7 @@ def _resumed(job: Job) -> list[Measured]:
     """Return what an interrupted run of the same job had measured, in its order."""
     try:
         begun = msgspec.json.decode(_begun().read_bytes(), type=Begun)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError):
         return []
     return begun.measured if begun.job == _name(job) and 0 <= time.time() - begun.at < FRESH else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,13 @@ def test_the_last_comparison_of_a_model_on_a_kind_of_device_is_kept(
     assert stat.S_IMODE(baseline.path().stat().st_mode) == 0o600
 
 
-def test_a_damaged_file_is_nothing_and_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("damaged", [lambda whole: whole[:20], lambda whole: whole.replace(b"fp32", b"fp\xff2")])
+def test_a_damaged_file_is_nothing_and_is_replaced(
+    damaged: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     baseline.keep("demo", "cpu", FOUND)
-    baseline.path().write_bytes(baseline.path().read_bytes()[:20])
+    baseline.path().write_bytes(damaged(baseline.path().read_bytes()))
     assert baseline.read() == {}
     baseline.keep("demo", "cpu", FOUND)
     assert baseline.known("demo", "cpu") == FOUND

@@ -1,7 +1,11 @@
-"""The daemon as a process of its own: real socket, real spool, real signals, over a worker that holds no model."""
+"""The daemon as a process of its own: real socket, real spool, real signals, over a worker that holds no model.
+
+And on a test's own loop for what happens between two of its steps.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,9 +23,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from asrd import config, wire
-from asrd.config import ENGINE
+from asrd import config, vram, wire
+from asrd.config import ENGINE, Loaded, Settings
+from asrd.daemon import Daemon
+from asrd.engine import Engine
+from asrd.precision import Plan
+from asrd.recording import Recording
+from asrd.server import Request
 from tests.test_logind import BUS
+from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case
 
 ROOT = Path(__file__).parents[1]
 
@@ -584,3 +594,91 @@ def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
     assert "half on cpu gave way to half(encoder.layers.3:float32) on cpu" in log
     assert one.ask(verb="use", strategy="half")["said"] == "now on half on cpu"
     assert one.ask(verb="status")["below"] is None
+
+
+# -- moments that a second process cannot hit -------------------------------------------------------------------------
+
+
+class Inside:
+    """A daemon on the loop of the test, with microphones and workers that the test holds."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, **given: Any) -> None:
+        monkeypatch.setattr(vram, "gpus", list)
+        for name in ("TMPDIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+            monkeypatch.setenv(name, os.fspath(folder))
+        given = {"model": "*=ok", "strategy": "half", "suffix": "", "sinks": ("none",), "notify": False} | given
+        self.wanted = Settings(**given)
+        """What is in the file."""
+        self.engines: list[Engine] = []
+        self.microphones: list[OpenMicrophone] = []
+        self.arrived: list[str] = []
+        self.daemon = Daemon(Loaded(self.wanted, {}, ()), self.reread, None, self.hold, self.listen)
+        self.daemon.scribe._deliver = self.deliver
+
+    def reread(self) -> Loaded:
+        return Loaded(self.wanted, {}, ())
+
+    def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, **more))
+        return self.engines[-1]
+
+    def listen(self, source: str, name: str) -> OpenMicrophone:
+        self.microphones.append(OpenMicrophone(name))
+        return self.microphones[-1]
+
+    async def deliver(self, text: str) -> list[str]:
+        self.arrived.append(text)
+        return []
+
+    def begin(self) -> Recording:
+        one = self.daemon.start()
+        self.microphones[-1].give(SAID)
+        return one
+
+    async def __aenter__(self) -> Inside:
+        self._writing = self.daemon._scribing = asyncio.create_task(self.daemon.scribe.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        tasks = [self._writing, *self.daemon._jobs]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for engine in self.engines:
+            await engine.stop()
+
+
+@case
+async def test_cancel_drops_what_there_was_at_the_key_and_nothing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Inside(tmp_path, monkeypatch) as one:
+        first = one.begin()
+        cancelling = asyncio.create_task(one.daemon._do_cancel(Request("cancel")))
+        await asyncio.sleep(0)
+        assert not one.microphones[0].closed
+        second = one.begin()
+        assert (await cancelling)["said"] == f"dropped {first.take.id}"
+        await one.daemon._do_stop(Request("stop"))
+        assert (await first.told).outcome == "cancelled"
+        assert (await second.told).outcome == "delivered"
+        assert len(one.arrived) == 1
+
+
+@case
+async def test_what_nobody_has_read_of_a_retry_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Inside(tmp_path, monkeypatch) as one:
+        spool = one.daemon.scribe.spool
+        for _ in range(2):
+            take = spool.begin()
+            take.append(SAID)
+            take.finish()
+            spool.failed(take, "no worker")
+        first, second = (note.id for note in spool.waiting())
+        answers = one.daemon.answer(Request("retry", take=first))
+        assert [(await anext(answers)).get("take") for _ in range(2)] == [None, first]
+        await answers.aclose()  # as the server does where the line is broken
+        assert [note.id for note in spool.waiting()] == [first, second]
+        read = [reply async for reply in one.daemon.answer(Request("retry", all=True))]
+        assert [reply["take"] for reply in read if "take" in reply] == [first, second]
+        assert spool.waiting() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,12 @@ def test_the_outlook_shows_it_for_this_machine_and_not_for_an_imagined_one() -> 
     assert "driver was unset and is 580.1" in forecast.outlook(settings, [CARD]).stale
 
 
-def test_a_damaged_file_is_told_and_replaced(settings: Settings, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("damaged", [lambda whole: whole[:50], lambda whole: whole.replace(b'":"', b'":"\xff', 1)])
+def test_a_damaged_file_is_told_and_replaced(
+    damaged: Callable[[bytes], bytes], settings: Settings, kept: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     evidence.keep(record(settings))
-    kept.write_bytes(kept.read_bytes()[:50])
+    kept.write_bytes(damaged(kept.read_bytes()))
     assert evidence.known(settings, None) == (None, "")
     assert "no verdict of asrd tune can be read" in caplog.text
     evidence.keep(record(settings))

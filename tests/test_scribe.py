@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -132,13 +133,16 @@ class OpenMicrophone:
 
     name, problem, ended = "open", "", False
 
-    def __init__(self) -> None:
+    def __init__(self, called: str = "") -> None:
+        self.called, self.closed = called, False
         self._at = 0
 
     def open(self, on_block: Callable[[AudioBlock], None], *rest: Callable[..., Any]) -> None:
         self._on_block, self.patient = on_block, rest[-1]
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        await asyncio.sleep(0.05)
+        self.closed = True
 
     def give(self, samples: Any = None) -> None:
         samples = sound.silence(0.02) if samples is None else samples
@@ -205,6 +209,85 @@ async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting
         recording = own.start()
         assert await own.stop() is recording
         assert (await recording.told).outcome == "empty"
+
+
+class Desk:
+    """A recorder whose microphones are kept as they are opened."""
+
+    def __init__(self, one: Room) -> None:
+        self.one, self.made = one, list[OpenMicrophone]()
+        self.recorder = recorder.Recorder(one.scribe, self.listen, mock.Mock())
+
+    def listen(self, source: str, name: str) -> OpenMicrophone:
+        self.made.append(OpenMicrophone(name))
+        return self.made[-1]
+
+    def change(self, **given: Any) -> None:
+        self.one.scribe.settings = msgspec.structs.replace(self.one.scribe.settings, **given)
+
+    async def say(self) -> Recording:
+        recording = self.recorder.start()
+        self.made[-1].give(SAID)
+        await self.recorder.stop()
+        assert (await recording.told).outcome == "delivered"
+        return recording
+
+
+@case
+async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_own(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        desk = Desk(one)
+        await desk.recorder.adopt()
+        desk.made[0].give(sound.silence(9.6))
+        desk.made[0].give(sound.speech(0.4))
+        await desk.recorder.adopt()
+        assert len(desk.made) == 1, "nothing has changed"
+        desk.change(microphone="another")
+        await desk.recorder.adopt()
+        assert [each.called for each in desk.made] == ["", "another"]
+        assert desk.made[0].closed
+        desk.made[0].give(sound.speech(1.0))  # the last that it hears
+        desk.made[1].give(sound.silence(0.2))
+        recording = await desk.say()
+        assert recording.take.samples == len(SAID) + 3200
+
+
+@case
+async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        desk = Desk(one)
+        for given in ({"pre_roll": 1.0}, {"microphone": "another"}, {"pre_roll": 0.0}, {}):
+            recording = desk.recorder.start()
+            desk.made[-1].give(SAID)
+            desk.change(**given)
+            await desk.recorder.adopt()
+            desk.made[-1].give(sound.silence(0.2))
+            await desk.recorder.stop()
+            assert recording.take.samples == len(SAID) + 3200
+            assert (await recording.told).outcome == "delivered"
+        assert [each.called for each in desk.made] == ["", "", "another", "another"]
+        assert all(each.closed for each in desk.made)
+
+
+@case
+async def test_a_key_while_the_microphone_is_exchanged_opens_one_at_once(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        desk = Desk(one)
+        await desk.recorder.adopt()
+        desk.made[0].give(sound.silence(2.0))
+        desk.change(microphone="another")
+        exchange = asyncio.create_task(desk.recorder.adopt())
+        await asyncio.sleep(0)
+        recording = desk.recorder.start()
+        desk.made[0].give(sound.silence(1.0))
+        desk.made[1].give(SAID)
+        await exchange
+        await desk.recorder.stop()
+        assert recording.take.samples == len(SAID)
+        assert (await recording.told).outcome == "delivered"
+        assert [each.called for each in desk.made] == ["", "another", "another"]
+        assert await desk.say()
+        assert len(desk.made) == 3, "it stays open now"
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
         assert (found.measured == "before") is stays
 
 
-@pytest.mark.parametrize("change", ["nothing", "speech", "model", "repeats", "age", "anew", "damage"])
+@pytest.mark.parametrize("change", ["nothing", "speech", "model", "repeats", "age", "anew", "damage", "a byte"])
 def test_what_was_measured_of_something_else_is_not_taken_up(bench: Bench, change: str) -> None:
     begun = bench.state / "asrd" / "tuning.json"
     words: list[object] = ["--manifest", bench.manifest, "--repeats", 2]
@@ -251,6 +251,8 @@ def test_what_was_measured_of_something_else_is_not_taken_up(bench: Bench, chang
         words.append("--anew")
     elif change == "damage":
         begun.write_bytes(begun.read_bytes()[:100])
+    elif change == "a byte":
+        begun.write_bytes(begun.read_bytes().replace(b"fp32", b"fp\xff2", 1))
     acts = script(bench)
     assert tune.tune(arguments(*words), bench.settings, acts.engine) == 0
     before = [] if change == "nothing" else ["fp32", "fp32"]
