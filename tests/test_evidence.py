@@ -130,7 +130,7 @@ def test_the_outlook_shows_it_for_this_machine_and_not_for_an_imagined_one() -> 
     assert "driver was unset and is 580.1" in forecast.outlook(settings, [CARD]).stale
 
 
-@pytest.mark.parametrize("damaged", [lambda whole: whole[:50], lambda whole: whole.replace(b'":"', b'":"\xff', 1)])
+@pytest.mark.parametrize("damaged", [lambda whole: whole[:50], lambda whole: whole.replace(b"cheap", b"che\xffp")])
 def test_a_damaged_file_is_told_and_replaced(
     damaged: Callable[[bytes], bytes], settings: Settings, kept: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
