@@ -31,23 +31,25 @@ class Demotion:
 
     Args:
         settings: for the limits.
-        plan: what the engine in service began with.
+        engine: the one in service.
         warn: called once for each rung that is left.
     """
 
-    def __init__(self, settings: Settings, plan: Plan, warn: Warn) -> None:
-        self.settings, self.wanted = settings, wanted(plan)
-        self._told, self._serving = len(plan.rejected), plan.rungs[0].name
+    def __init__(self, settings: Settings, engine: Engine, warn: Warn) -> None:
+        self.settings, self.wanted = settings, wanted(engine.plan)
+        self._serving = engine.plan.rungs[0].name
         self.calm = ladder.Calm(settings.promote_after)
         self._warn = warn
         self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=4 * triggers.RECENT)
-        self._buffers = self._forgiven = 0
+        self._buffers, self._forgiven = 0, engine.failures
         self._in_vain: set[tuple[str, str]] = set()
 
     def adopt(self, settings: Settings) -> None:
         """Take over limits that were changed; what is remembered stays."""
         self.settings = settings
         self.calm.minutes = settings.promote_after
+        if self._serving != self.wanted:
+            self.calm.wait_from(time.monotonic())
 
     def heard(self, seconds: float, phase: str, answer: wire.Answer) -> None:
         """Take an answer into account."""
@@ -91,19 +93,22 @@ class Demotion:
         )
 
     def tell(self, engine: Engine) -> None:
-        """Tell what the engine in service has left since this was asked last."""
-        fresh, before = engine.rejected[self._told :], self._serving
-        self._told = len(engine.rejected)
+        """Tell what the engine in service has left since this was asked last, or come back to."""
+        fresh, before = engine.told(), self._serving
         for one in fresh:
             tell_rejected(one)
-        if not fresh or not engine.rungs or engine.rung.name == before:
+        if not engine.rungs or engine.rung.name == before:
+            return
+        if any(rung.name == before for rung in engine.rungs):
+            if engine.ready is not None:
+                self._come_back(engine)
             return
         self._serving = engine.rung.name
         self._buffers, self._forgiven = 0, engine.failures
         if ladder.again(engine.plan, engine.left, engine.rungs, engine.rejected):
             self.calm.trouble(time.monotonic())
-        why, to = fresh[-1], engine.rung.name
-        cause = next((one for one in fresh if one.rung == before), why)
+        to = engine.rung.name
+        cause = next((one for one in fresh or engine.rejected if one.rung == before), engine.rejected[-1])
         said = f"{before} gave way to {to}: {cause.detail}"
         systemd.event(
             "demoted",
@@ -118,15 +123,20 @@ class Demotion:
         )
         self._warn("Another precision", said)
 
-    def promoted(self, engine: Engine, before: str) -> None:
+    def promoted(self, engine: Engine) -> None:
         """A better rung is in service again, in an engine of its own."""
-        self._buffers = self._forgiven = 0
-        self._costs.clear()  # what it cost before it was left says nothing of today
-        for one in engine.rejected[len(engine.plan.rejected) :]:
+        for one in engine.told():
             tell_rejected(one)
-        self._told, self._serving = len(engine.rejected), engine.rung.name
+        self._come_back(engine)
+
+    def _come_back(self, engine: Engine) -> None:
+        before, self._serving = self._serving, engine.rung.name
+        self._buffers, self._forgiven = 0, engine.failures
+        self._costs.clear()  # what it cost before it was left says nothing of today
         to = engine.rung.name
         systemd.event("promoted", f"{before} gave way to {to}, which is tried again", strategy=to, before=before)
+        if to == self.wanted:
+            self.calm.tried(time.monotonic(), held=True)
 
     def below(self, engine: Engine) -> dict[str, Any] | None:
         """Return what was asked for, why it does not run and when it is tried again; None where it runs."""

@@ -9,16 +9,20 @@ from typing import NamedTuple
 
 import msgspec
 
+from . import ladder
 from .audio import AudioBlock
 from .config import Settings
 from .engine import Engine
 from .transcript import Transcript, credible
 from .vad import Event, Vad
 from .window import Buffer, Window
-from .wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
+from .wire import SAMPLE_RATE, Answer, Hypothesis, Ready, Said, Word
 
 EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
+
+AGAIN = 12
+"""Buffers without a word that are kept, to be heard again by another rung, at most."""
 
 STEPS = 8
 """Times that one buffer is asked for again at most; no ladder has more rungs."""
@@ -33,6 +37,16 @@ class Heard(NamedTuple):
     text: str
     said: Said | None
     """What it was to go on from."""
+
+
+class Unheard(NamedTuple):
+    """A buffer in which no word was heard."""
+
+    buffer: Buffer
+    until: int
+    """Where the text was final before it."""
+    clear: float
+    """Seconds of clear speech."""
 
 
 class Dictation:
@@ -54,8 +68,13 @@ class Dictation:
         self.strategy = ""
         """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
         self.device = ""
+        self.ready: Ready | None = None
+        """What the worker that answered last said of itself."""
         self.heard: list[Heard] = []
         """Every buffer that `decode` asked for."""
+        self.unheard_before = 0.0
+        """As `unheard`, when it began."""
+        self._unheard: list[Unheard] = []
         self._deaf = settings.demote_empty
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little near these.
@@ -90,15 +109,25 @@ class Dictation:
         fresh: list[Word] = []
         while (buffer := self.window.take()) is not None:
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
-            heard = (await self._insist(engine, buffer, answer)).hypothesis
-            said = self.transcript.said(buffer.start)
-            self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text, said))
-            if not buffer.sure and not credible(heard, self._spoken(buffer)):
-                self.doubted += len(heard.words)
-                heard = msgspec.structs.replace(heard, text="", words=[])
-            fresh += self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
+            for each, found in await self._insist(engine, buffer, answer):
+                fresh += await self._take_in(engine, each, found.hypothesis)
             self.window.commit(self.transcript.committed_until)
         return fresh
+
+    async def _take_in(self, engine: Engine, buffer: Buffer, heard: Hypothesis) -> list[Word]:
+        """Return the words that a buffer's hypothesis makes final."""
+        said = self.transcript.said(buffer.start)
+        self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text, said))
+        if not buffer.sure and not credible(heard, self._spoken(buffer)):
+            self.doubted += len(heard.words)
+            heard = msgspec.structs.replace(heard, text="", words=[])
+        return self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
+
+    @property
+    def unheard(self) -> float:
+        """Seconds of clear speech since the last word, those of earlier takes too, of which a low precision made none.
+        """
+        return self.unheard_before + sum(one.clear for one in self._unheard)
 
     def _spoken(self, buffer: Buffer) -> float:
         """Return for how many seconds of a buffer the detector heard something, without what it keeps around that."""
@@ -126,23 +155,48 @@ class Dictation:
         self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
         return True
 
-    async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> Answer:
-        """Have the next rung hear clear speech of which this one made no word at all; FP32's silence is believed."""
+    async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> list[tuple[Buffer, Answer]]:
+        """Return what a buffer was heard as; buffers before it, too, where another rung had to hear them again.
+
+        That is done with clear speech of which a rung made no word at all. FP32's silence is believed.
+        """
         said = self.transcript.said(buffer.start) if answer.hypothesis.resumed else None
         clear = self.vad.clear(said.until if said else buffer.start, buffer.stop) / SAMPLE_RATE
-        if _said(answer) or not 0 < self._deaf <= clear:
-            return answer
-        why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
+        if _said(answer) or not self._deaf or ladder.plain(engine.rung.precision):
+            self._believe()
+            return [(buffer, answer)]
+        self._unheard = [*self._unheard[1 - AGAIN :], Unheard(buffer, self.transcript.committed_until, clear)]
+        if not clear or self.unheard < self._deaf:
+            return [(buffer, answer)]
+        answers = await self._by_the_next(engine, answer) or [answer]
+        again = [one.buffer for one in self._unheard[-len(answers) :]]
+        if any(map(_said, answers)):
+            self.transcript.reopen(self._unheard[0].until)
+        else:  # what stood before this buffer is as it was
+            again, answers = again[-1:], answers[-1:]
+        self._believe()
+        return list(zip(again, answers, strict=True))
+
+    async def _by_the_next(self, engine: Engine, answer: Answer) -> list[Answer]:
+        """Return what the first rung that hears a word makes of the unheard buffers; else the last, or none at all."""
+        why, figures = f"no word in {self.unheard:.1f} s of clear speech", {"clear_seconds": self.unheard}
+        answers, left = list[Answer](), list[str]()
         for _ in range(STEPS):
             rung = engine.rung
             same = rung.precision.name == answer.hypothesis.precision  # else another caller has left it already
             if same and not await engine.demote(rung, "empty", why, figures):
                 break
-            answer = await self._ask(engine, buffer, self.phase)
-            if _said(answer):
-                return answer
-        engine.pardon("empty")
-        return answer
+            left.append(rung.name)
+            answers = [await self._ask(engine, one.buffer, self.phase) for one in self._unheard]
+            answer = answers[-1]
+            if any(map(_said, answers)):
+                return answers
+        engine.pardon("empty", left)
+        return answers
+
+    def _believe(self) -> None:
+        """A word was heard, or FP32 was asked: what was silence before it was silence."""
+        self._unheard, self.unheard_before = [], 0.0
 
     async def _earlier(self, engine: Engine, buffer: Buffer) -> Hypothesis | None:
         """Return what an open buffer is heard as without its last moments; None where that tells nothing.
@@ -171,6 +225,7 @@ class Dictation:
         answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase, said)
         self.compute += answer.seconds
         self.strategy, self.device = engine.rung.precision.name, engine.rung.device
+        self.ready = engine.ready or self.ready
         return answer
 
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,8 +27,8 @@ WORKER = (sys.executable, "-m", "asrd.recognizer")
 FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage": UsageError, "audio": AudioError}
 """Kinds of failure that no other rung would cure."""
 
-AGAIN = ("killed", "stalled")
-"""Kinds that may have come from outside: the same rung is started once more before the next is tried."""
+AGAIN = ("killed", "stalled", "died")
+"""Kinds that may have come from outside, or were bad luck: the same rung is started once more before the next is tried."""
 
 BROKEN = ("device-lost", "died")
 """Kinds after which a card's worker is started once more without CUDA graphs before its rung is left."""
@@ -131,6 +131,7 @@ class Engine:
         self.failures = 0
         """Times that a buffer or a start cost the worker, forgiven ones as well."""
         self._rungs = list(plan.rungs)
+        self._untold: list[Rejected] = []
         self._template = start
         self._on_progress = on_progress or (lambda progress: None)
         self._on_answer = on_answer or (lambda seconds, phase, answer: None)
@@ -321,13 +322,21 @@ class Engine:
             await self._retire(self._deadlines.stop)
             return True
 
-    def pardon(self, kind: str) -> None:
+    def told(self) -> list[Rejected]:
+        """Return what was rejected since this was asked last, whether or not it may be tried again by now."""
+        fresh, self._untold = self._untold, []
+        return fresh
+
+    def pardon(self, kind: str, names: Collection[str]) -> None:
         """Say of rungs that were left for `kind` that FP32 did no better: the sound was to blame, they may return."""
         because = "; FP32 heard nothing either"
-        self.rejected = [
-            msgspec.structs.replace(one, kind="silent", detail=one.detail + because) if one.kind == kind else one
-            for one in self.rejected
-        ]
+
+        def pardoned(one: Rejected) -> Rejected:
+            if one.kind != kind or one.rung not in names:
+                return one
+            return msgspec.structs.replace(one, kind="silent", detail=one.detail + because)
+
+        self.rejected = [pardoned(one) for one in self.rejected]
 
     async def stop(self) -> None:
         """End the worker; the engine can be started again, and then tries what failed for a reason that may be over."""
@@ -367,11 +376,11 @@ class Engine:
                     raise self._translated(loss) from None
                 self.failures += 1
                 log.warning("%s: %s: %s%s", rung.name, loss.kind, loss.detail, f" ({loss.hint})" if loss.hint else "")
-                if loss.kind in AGAIN and rung.name not in forgiven:
-                    forgiven.add(rung.name)
-                    continue
                 if ran and loss.kind in BROKEN and self._template.graphs and rung.device != "cpu":
                     self._leave_graphs(loss)
+                    continue
+                if loss.kind in AGAIN and rung.name not in forgiven:
+                    forgiven.add(rung.name)
                     continue
                 self._leave(loss.kind, loss.detail, loss.component, hint=loss.hint)
             except asyncio.CancelledError:
@@ -383,17 +392,21 @@ class Engine:
         """Go without CUDA graphs from here on, as they may be what lost the worker, and try the rung once more."""
         self._template = msgspec.structs.replace(self._template, graphs=False)
         hint = "graphs = false does without from the start"
-        self.rejected.append(Rejected("CUDA graphs", loss.kind, loss.detail, hint))
+        self._reject(Rejected("CUDA graphs", loss.kind, loss.detail, hint))
 
     def _leave(
         self, kind: str, detail: str, component: str = "", hint: str = "", figures: dict[str, float] | None = None
     ) -> None:
         """Go on to the next rung that may help; what lies between is left as well."""
         here, *rest = self._rungs
-        self.rejected.append(Rejected(here.name, kind, detail, hint, figures or {}))
+        self._reject(Rejected(here.name, kind, detail, hint, figures or {}))
         out = {one.rung for one in self.rejected}
         self._rungs = list(ladder.after(self.plan, self._rungs, kind, component, out))
         self.left += [here, *(rung for rung in rest if rung not in self._rungs)]
+
+    def _reject(self, one: Rejected) -> None:
+        self.rejected.append(one)
+        self._untold.append(one)
 
     async def _service(self) -> wire.Ready:
         """Return what the worker in service said of itself, starting one on the present rung if there is none."""

@@ -29,7 +29,7 @@ from .wire import Ready
 COMPARED = ("slow", "memory", "changed", "empty")
 """Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no cure."""
 
-PASSING = (*MEMORY, "slow", "memory", "failures", "killed", "stalled", "device-lost", "silent")
+PASSING = (*MEMORY, "slow", "memory", "failures", "killed", "stalled", "died", "device-lost", "silent")
 """Trouble that may be over later; every other kind is the rung's own, and it stays left."""
 
 LONGEST = 24 * 3600.0
@@ -188,13 +188,18 @@ class Calm:
             self._vain = 0 if lasted > 2 * self.wait else self._vain + 1
         self._due = now + self.wait if self.minutes else None
 
+    def wait_from(self, now: float) -> None:
+        """A worse rung than was asked for is in service: it is waited for a better one, if it is not yet."""
+        if self._due is None and self.minutes:
+            self._due = now + self.wait
+
     def tried(self, now: float, held: bool) -> None:
         """A better rung was tried: it is in service now, or it did not hold."""
         if held:
             self._returned, self._due = now, None
         else:
             self._vain += 1
-            self._due = now + self.wait
+            self._due = now + self.wait if self.minutes else None
 
     @property
     def wait(self) -> float:
@@ -203,7 +208,7 @@ class Calm:
 
     def left(self, now: float) -> float | None:
         """Return the seconds until a better rung may be tried; None while there is nothing to wait for."""
-        return None if self._due is None else max(0.0, self._due - now)
+        return None if self._due is None or not self.minutes else max(0.0, self._due - now)
 
 
 def fp32(device: str) -> Plan:

@@ -112,7 +112,7 @@ class Rest:
                 taken = scribe.engine is old and len(new.rungs) > len(old.rungs)
                 if taken:
                     scribe.engine = new
-                    served.promoted(new, old.rung.name)
+                    served.promoted(new)
                     served.calm.tried(time.monotonic(), held=new.rung == plan.rungs[0])
         except AsrdError as error:
             log.info("no better rung holds: %s", error.message)

@@ -32,6 +32,9 @@ from .wire import Word
 
 log = logging.getLogger("asrd")
 
+UNHEARD = 0.5
+"""Seconds of clear speech without a word after which a take is kept, where FP32 was not asked."""
+
 REST = 3.0
 """A draft leaves the worker free for so many times as long as one took."""
 
@@ -108,12 +111,14 @@ class Scribe:
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
         self.engine = self.engine_for(planned(settings), settings)
-        self.demotion = Demotion(settings, self.engine.plan, warn)
+        self.demotion = Demotion(settings, self.engine, warn)
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
         self.turns = Turns()
         self._alert = figures.Alert()
         self._rewriting = self._guests = 0
+        self._unheard = 0.0
+        """Seconds of clear speech since the last word, of which a low precision made none."""
         self.disturb: Callable[[], None] = lambda: None
         """Called when somebody needs the engine: what could wait ends at once."""
         self.settled: Callable[[], None] = lambda: None
@@ -143,6 +148,7 @@ class Scribe:
         """Take on a recording, best before its first block."""
         self.disturb()
         self._renew()
+        recording.dictation.unheard_before = self._unheard
         self._queue.append(recording)
         self._work.set()
 
@@ -213,6 +219,9 @@ class Scribe:
             return self._told(one, "cancelled")
         if one.settings.deliver == "take" and not one.private:
             await self._send(one, one.text)
+        unheard, self._unheard = one.dictation.unheard - self._unheard, one.dictation.unheard
+        if unheard >= UNHEARD and not one.text:
+            return await self._keep(one, f"{one.dictation.strategy} made no word of {unheard:.1f} s of clear speech")
         if one.writing.missed:
             log.warning("what was to be dropped had been delivered, or was not there: deliver = take can drop all")
         return self._settle(one)
@@ -424,7 +433,6 @@ class Scribe:
     async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
         """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""
         wanted, memory = new.rung.name, self.memory
-        known = len(new.rejected)
         try:
             await self._start(new, settings)
             if strict and new.rung.name != wanted:
@@ -433,7 +441,7 @@ class Scribe:
         except BaseException:
             self.memory = memory
             await new.stop()
-            for one in new.rejected[known:]:
+            for one in new.told():
                 demotion.tell_rejected(one)
             raise
 
@@ -448,8 +456,8 @@ class Scribe:
 
     def _serve(self, engine: Engine, settings: Settings) -> None:
         """Put an engine in service that owes nothing to the one before."""
-        self.engine, self.settings = engine, settings
-        self.demotion = Demotion(settings, engine.plan, self._warn)
+        self.engine, self.settings, self._unheard = engine, settings, 0.0
+        self.demotion = Demotion(settings, engine, self._warn)
         self.demotion.tell(engine)
         self.shadow.forget()
 
@@ -508,7 +516,7 @@ class Scribe:
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)
-        figures.tell_take(one, told, self.settings.model, self.engine.ready, self.memory)
+        figures.tell_take(one, told, self.settings.model, one.dictation.ready or self.engine.ready, self.memory)
         self._alert.watch(self.memory, self.settings)
         if heard and self.engine.ready is not None:
             await self.judge()
@@ -518,11 +526,13 @@ class Scribe:
     async def judge(self) -> None:
         """Leave the rung in service if its figures are reason enough, and have the next one ready."""
         engine, served = self.engine, self.demotion
-        verdict = served.judge(engine, self.memory, self.shadow.figures)
+        rung, verdict = engine.rung, served.judge(engine, self.memory, self.shadow.figures)
         if verdict is None:
             return
         async with self.turns.shared():
-            left = await engine.demote(engine.rung, verdict.kind, verdict.detail, verdict.figures)
+            if engine is not self.engine or not engine.rungs or engine.rung != rung:
+                return  # another worker has come into service, which the verdict is not of
+            left = await engine.demote(rung, verdict.kind, verdict.detail, verdict.figures)
             served.tell(engine)
         if left:
             await self.load()

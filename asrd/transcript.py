@@ -109,6 +109,11 @@ class Transcript:
         self.committed_until = max(self.committed_until, limit if sealed else max(self._end, limit))
         return new
 
+    def reopen(self, until: int) -> None:
+        """Go back to where the text was final up to `until`; there must have been no word since."""
+        self.committed_until = until
+        self._pending = self._supposed = []
+
     @property
     def _end(self) -> int:
         return self.words[-1].stop if self.words else 0

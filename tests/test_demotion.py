@@ -113,12 +113,30 @@ async def test_where_fp32_hears_nothing_either_the_rung_is_pardoned_and_the_sile
         assert one.scribe.engine.pid == pid, "FP32's silence costs no worker"
 
 
-@pytest.mark.parametrize("limit", [0.0, 30.0])
+@pytest.mark.parametrize(("limit", "outcome"), [(0.0, "empty"), (30.0, "kept")])
 @case
-async def test_little_speech_without_a_word_is_no_reason(tmp_path: Path, limit: float) -> None:
+async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
+    tmp_path: Path, limit: float, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async with at_work(tmp_path, "half=deaf", demote_empty=limit) as one:
-        assert (await one.say().told).outcome == "empty"
+        told = await one.say().told
+        assert told.outcome == outcome
         assert left(one) == ("half on cpu", [])
+        assert len(one.spool.waiting()) == len(events(caplog, "kept")) == (outcome == "kept")
+        if outcome == "kept":
+            assert told.detail.startswith("half made no word of 0.")
+        await rested(one)
+        assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
+
+
+@case
+async def test_speech_without_a_word_adds_up_from_take_to_take(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=deaf", demote_empty=1.0) as one:
+        told = [await one.say().told for _ in range(3)]
+        assert [each.outcome for each in told] == ["kept", "delivered", "delivered"]
+        assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
+        [note] = one.spool.waiting()
+        assert await one.scribe.rewrite(note)
 
 
 @case

@@ -132,26 +132,92 @@ def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
 @pytest.mark.parametrize("resumed", [True, False])
 def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resumed: bool) -> None:
     class Deaf(Listener):
+        rung = Rung(TABLE["half"], "cpu")
         left = 0
 
         async def transcribe(self, *asked: Any) -> Answer:
             answer = await super().transcribe(*asked)
             if self.told[-1] is None:
                 return answer
-            heard = msgspec.structs.replace(answer.hypothesis, text="", words=[], precision="fp32", resumed=resumed)
+            heard = msgspec.structs.replace(answer.hypothesis, text="", words=[], precision="half", resumed=resumed)
             return msgspec.structs.replace(answer, hypothesis=heard)
 
         async def demote(self, *_: Any) -> bool:
             self.left += 1
             return False
 
-        def pardon(self, kind: str) -> None: ...
+        def pardon(self, kind: str, names: Any) -> None: ...
 
     async def go() -> None:
         engine, dictation = Deaf(), Dictation(Settings(demote_empty=0.8))
         for _ in feed(dictation, ONWARD):
             await dictation.decode(engine)
         assert engine.left == (not resumed)
+
+    asyncio.run(go())
+
+
+class Hard(Listener):
+    """Hears nothing under half until so many buffers were asked for, or until it is left for FP32."""
+
+    def __init__(self, deaf: int) -> None:
+        super().__init__()
+        self.rung, self._deaf = Rung(TABLE["half"], "cpu"), deaf
+
+    async def transcribe(self, *asked: Any) -> Answer:
+        answer = await super().transcribe(*asked)
+        heard = msgspec.structs.replace(answer.hypothesis, precision=self.rung.precision.name)
+        if self.rung.precision.name == "half" and len(self.asked) <= self._deaf:
+            heard = msgspec.structs.replace(heard, text="", words=[])
+        return msgspec.structs.replace(answer, hypothesis=heard)
+
+    async def demote(self, rung: Rung, *_: Any) -> bool:
+        assert rung == self.rung
+        self.rung = Rung(TABLE["fp32"], "cpu")
+        return True
+
+    def pardon(self, kind: str, names: Any) -> None: ...
+
+
+SENTENCES = np.concatenate([part for seed in range(1, 6) for part in (speech(0.9, seed=seed), silence(1.1))])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.floats(0.7, 12.0), st.floats(0.5, 1.5)), min_size=2, max_size=5), st.floats(0.3, 6.0))
+def test_what_a_deaf_rung_missed_is_heard_again_from_its_first_buffer_on(
+    parts: list[tuple[float, float]], limit: float
+) -> None:
+    """Whatever it takes until a rung is left, and wherever buffers were cut."""
+    spoken = [(speech(said, seed=seed), silence(rest)) for seed, (said, rest) in enumerate(parts)]
+    sound = np.concatenate([silence(0.3), *(part for both in spoken for part in both)])
+
+    async def said(engine: Listener) -> tuple[str, float]:
+        dictation = Dictation(Settings(demote_empty=limit))
+        for _ in feed(dictation, sound):
+            await dictation.decode(engine)
+        dictation.finish()
+        await dictation.decode(engine)
+        return dictation.transcript.text, dictation.unheard
+
+    async def go() -> None:
+        (expected, _), (text, unheard) = await said(Listener()), await said(hard := Hard(10**6))
+        if hard.rung.precision.name == "fp32":
+            assert text == expected
+        else:
+            assert text == ""
+            assert unheard < limit
+
+    asyncio.run(go())
+
+
+def test_a_rung_that_hears_a_word_after_all_is_believed() -> None:
+    async def go() -> None:
+        engine, dictation = Hard(2), Dictation(Settings(demote_empty=2.5))
+        for _ in feed(dictation, SENTENCES):
+            await dictation.decode(engine)
+        assert engine.rung.precision.name == "half"
+        assert dictation.unheard == 0.0
+        assert dictation.transcript.text
 
     asyncio.run(go())
 
