@@ -418,6 +418,7 @@ def page(reply: Mapping[str, Any]) -> str:
         ("model", reply["model"]),
         ("strategy", f"{reply['strategy'] or 'none yet'} (asked for {reply['requested']}) on {reply['device'] or '-'}"),
         ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
+        ("but", reply.get("otherwise", "")),
         ("drafts", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
         ("memory", _memory(reply["memory"])),
         ("below", _below(reply.get("below"))),

@@ -14,12 +14,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, faults, systemd
+from . import __version__, config, control, faults, systemd, wire
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -79,6 +79,7 @@ class Daemon:
         self._ending = asyncio.Event()
         self._pulse = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
+        self._exchanging = asyncio.Lock()
         self._jobs: set[asyncio.Task[Any]] = set()
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -358,9 +359,21 @@ class Daemon:
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
             raise UsageError("use needs a strategy", "asrd plan lists them")
-        wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
-        await self.scribe.use(wanted, strict=request.strategy != "auto")
-        return {"said": f"now on {self.scribe.engine.rung.name}", "state": self.state}
+        async with self._alone():
+            wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
+            await self.scribe.use(wanted, strict=request.strategy != "auto")
+        ready = self.scribe.engine.ready
+        otherwise = wire.reasons(ready.fallbacks) if ready else ""
+        said = f"now on {self.scribe.engine.rung.name}" + (f"; but {otherwise}" if otherwise else "")
+        return {"said": said, "state": self.state}
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Exchange workers or settings one after the other: each begins from what the one before left."""
+        async with self._exchanging:
+            if self._ending.is_set():
+                raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
+            yield
 
     async def _do_tuned(self, request: Request) -> dict[str, Any]:
         """A verdict for `auto` was found: go by it as soon as nobody waits for text."""
@@ -377,24 +390,26 @@ class Daemon:
         while self.scribe.asleep or self.state in ("LISTENING", "FLUSHING", "LOADING"):
             await self._moved(None)
         try:
-            await self.scribe.retune()
+            async with self._alone():
+                await self.scribe.retune()
         except AsrdError as error:
             log.error("the worker stays as it was: %s (%s)", error.message, error.hint or "no hint")
         self._tell_auto()
 
     async def _do_reload(self, request: Request) -> dict[str, Any]:
         """Read the configuration again. What needs another worker gets one; if that fails, the old one stays."""
-        systemd.reloading()
-        try:
-            new = self._reread().settings
-            changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
-            fixed = changed & {"socket", "source"}
-            new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
-            if changed & set(config.ENGINE):
-                await self.scribe.use(new)
-            await self._adopt(new)
-        finally:
-            systemd.ready(self._line_of_status())
+        async with self._alone():
+            systemd.reloading()
+            try:
+                new = self._reread().settings
+                changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
+                fixed = changed & {"socket", "source"}
+                new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
+                if changed & set(config.ENGINE):
+                    await self.scribe.use(new)
+                await self._adopt(new)
+            finally:
+                systemd.ready(self._line_of_status())
         said = ", ".join(sorted(changed - fixed)) or "nothing changed"
         if fixed:
             said += f"; {' and '.join(sorted(fixed))} at the next start"
@@ -473,6 +488,7 @@ class Daemon:
             "engine": {key: getattr(self.settings, key) for key in config.ENGINE},
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
             "effective": ready.effective if ready else {},
+            "otherwise": wire.reasons(ready.fallbacks) if ready else "",
             "device": ready.device if ready else "",
             "streaming": ready.streaming if ready else "",
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,

@@ -28,7 +28,7 @@ FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage
 """Kinds of failure that no other rung would cure."""
 
 AGAIN = ("killed", "stalled", "died")
-"""Kinds that may have come from outside, or were bad luck: the same rung is started once more before the next is tried."""
+"""Kinds that may be bad luck, or came from outside: the same rung is started once more before the next is tried."""
 
 BROKEN = ("device-lost", "died")
 """Kinds after which a card's worker is started once more without CUDA graphs before its rung is left."""

@@ -65,6 +65,8 @@ class Recording:
         self.over = asyncio.Event()
         """Nothing follows."""
         self.cancelled = False
+        self.era = 0
+        """Of the shadow (`shadow.Shadow.era`), when it began."""
         self.stopped = 0.0
         """When its end was asked for, on the monotonic clock."""
         self.voice = 0

@@ -30,7 +30,7 @@ class Rest:
         self._job: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._quiet_since = time.monotonic()
-        scribe.disturb, scribe.settled = self.disturb, self.settled
+        scribe.disturb, scribe.undisturbed, scribe.settled = self.disturb, self.undisturbed, self.settled
 
     def settled(self) -> None:
         """Quiet begins anew; there may be something else to do in it."""
@@ -42,6 +42,12 @@ class Rest:
         self.settled()
         if self._job is not None:
             self._job.cancel()
+
+    async def undisturbed(self) -> None:
+        """Return when what was disturbed has ended, and its worker with it."""
+        job = self._job
+        if job is not None and job.cancelling() and job is not asyncio.current_task():
+            await asyncio.wait([job])
 
     @property
     def due(self) -> float | None:
@@ -83,8 +89,7 @@ class Rest:
         if scribe.demotion.calm.left(time.monotonic()) == 0.0:
             await self.promote()
         if scribe.shadow.waiting:
-            in_use = scribe.memory.process if scribe.memory else None
-            await scribe.shadow.work(scribe.settings, in_use if scribe.engine.pid is not None else 0)
+            await scribe.shadow.work(scribe.settings, scribe.in_use)
             if scribe.engine.ready is not None:
                 await scribe.judge()
 
@@ -100,7 +105,7 @@ class Rest:
             served.calm.tried(time.monotonic(), held=True)
             return False
         new, parked = scribe.engine_for(plan, settings), old.pid is None  # a parked one starts with the next recording
-        beside = parked or await asyncio.to_thread(fits_beside, settings)
+        beside = parked or await asyncio.to_thread(fits_beside, settings, scribe.in_use)
         taken = False
         try:
             if beside and not parked:

@@ -18,7 +18,7 @@ import numpy as np
 
 from . import demotion, figures, forecast, shadow, systemd, vram, wire
 from .audio import AudioBlock
-from .config import Settings
+from .config import Settings, budget
 from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, start_for
@@ -119,8 +119,12 @@ class Scribe:
         self._rewriting = self._guests = 0
         self._unheard = 0.0
         """Seconds of clear speech since the last word, of which a low precision made none."""
+        self._coming: Engine | None = None
+        """One that is to come into service and proves itself."""
         self.disturb: Callable[[], None] = lambda: None
         """Called when somebody needs the engine: what could wait ends at once."""
+        self.undisturbed: Callable[[], Awaitable[None]] = _nothing
+        """Called before a worker starts: returns when what was disturbed has given its memory back."""
         self.settled: Callable[[], None] = lambda: None
         """Called when nobody may need it any more, or another rung is in service."""
 
@@ -140,6 +144,13 @@ class Scribe:
         return not (self.busy or self._guests or self.asleep)
 
     @property
+    def in_use(self) -> int | None:
+        """Bytes that the worker in service holds; 0 while there is none, None where nothing tells."""
+        if self.engine.pid is None:
+            return 0
+        return self.memory.process if self.memory else None
+
+    @property
     def _open(self) -> list[Recording]:
         """Recordings whose fate is not known; the first in the queue may be there for its figures only."""
         return [one for one in self._queue if not one.told.done()]
@@ -148,7 +159,7 @@ class Scribe:
         """Take on a recording, best before its first block."""
         self.disturb()
         self._renew()
-        recording.dictation.unheard_before = self._unheard
+        recording.era, recording.dictation.unheard_before = self.shadow.era, self._unheard
         self._queue.append(recording)
         self._work.set()
 
@@ -327,6 +338,8 @@ class Scribe:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
         async with self.turns.shared():
             engine = self.engine
+            if engine.ready is None:
+                await self.undisturbed()
             try:
                 found = await act(engine)
             finally:
@@ -353,6 +366,7 @@ class Scribe:
         try:
             async with self.turns.alone():
                 if self.engine.ready is None:
+                    await self.undisturbed()
                     await self._start(self.engine, self.settings)
         except AsrdError as error:
             self._ill(error)
@@ -372,12 +386,15 @@ class Scribe:
             if engine is self.engine:
                 self.demotion.tell(engine)
             self._changed()
+        otherwise = wire.reasons(ready.fallbacks)
         systemd.event(
             "loaded",
             f"{settings.model} runs as {engine.rung.precision.name} on {ready.device_name or ready.device}"
-            f" after {ready.load_seconds:.1f} s",
+            f" after {ready.load_seconds:.1f} s" + (f"; but {otherwise}" if otherwise else ""),
+            logging.WARNING if otherwise else logging.INFO,
             strategy=engine.rung.precision.name,
             effective=figures.dtypes(ready),
+            fallback=otherwise or None,
             model=settings.model,
             device=ready.device,
             weights_bytes=ready.weights_bytes,
@@ -394,32 +411,56 @@ class Scribe:
 
         Raises: what Engine.start raises, PrecisionError; then the old engine is in service as before.
         """
-        if self.asleep:
-            raise UsageError("the machine is about to sleep", "try again when it has woken up")
+        self._stay_awake()
         plan = planned(settings)
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
             raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
+        self._guests += 1  # nothing else starts beside it
+        try:
+            await self._exchange(plan, settings, strict)
+        finally:
+            self._guests -= 1
+            self.settled()
+
+    async def _exchange(self, plan: Plan, settings: Settings, strict: bool) -> None:
         self.disturb()
-        new = self.engine_for(plan, settings)
-        beside = await asyncio.to_thread(fits_beside, settings)
-        if beside:
-            await self.prove(new, settings, strict)
-        async with self.turns.alone():
-            old, before = self.engine, self.settings
-            if not beside:
-                was_ready = old.ready is not None
-                await old.stop()
-                try:
-                    await self.prove(new, settings, strict)
-                except AsrdError:
-                    if was_ready:
-                        await self._start(old, before)
-                    raise
-            self._serve(new, settings)
+        await self.undisturbed()
+        new = self._coming = self.engine_for(plan, settings)
+        try:
+            beside = await asyncio.to_thread(fits_beside, settings, self.in_use)
+            if beside:
+                await self.prove(new, settings, strict)
+            async with self.turns.alone():
+                self._stay_awake()
+                old, before = self.engine, self.settings
+                if not beside:
+                    await self._instead(old, new, settings, strict)
+                self._serve(new, settings)
+        except BaseException:  # whoever asked may have gone
+            if self.engine is not new:
+                await new.stop()
+            raise
+        finally:
+            self._coming = None
         await old.stop()
         self._well()
         systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
+
+    async def _instead(self, old: Engine, new: Engine, settings: Settings, strict: bool) -> None:
+        """Start a worker where the old one was, which comes back if that fails."""
+        was_ready = old.ready is not None
+        await old.stop()
+        try:
+            await self.prove(new, settings, strict)
+        except AsrdError:
+            if was_ready:
+                await self._start(old, self.settings)
+            raise
+
+    def _stay_awake(self) -> None:
+        if self.asleep:
+            raise UsageError("the machine is about to sleep", "try again when it has woken up")
 
     async def retune(self) -> None:
         """Go by what was measured of `auto` meanwhile; where no worker is in service the next one does. As `use`."""
@@ -475,7 +516,7 @@ class Scribe:
         self.asleep = True
         self.disturb()
         loaded = self.engine.pid is not None
-        await self.engine.halt()
+        await asyncio.gather(*(engine.halt() for engine in (self.engine, self._coming) if engine is not None))
         self.memory = None
         if loaded:
             systemd.event("unloaded", "the model left memory: the machine sleeps")
@@ -484,7 +525,9 @@ class Scribe:
     async def wake(self) -> None:
         """Have a worker ready again; it proves itself on the known clip."""
         self.asleep = False
-        self.engine.go_on()
+        for engine in (self.engine, self._coming):
+            if engine is not None:
+                engine.go_on()
         await self.load()
 
     async def stop(self) -> None:
@@ -540,8 +583,15 @@ class Scribe:
             served.in_vain(engine, verdict)
 
 
-def fits_beside(settings: Settings) -> bool:
-    """Whether a second worker has room beside the one in service; True where nothing is known of either."""
+async def _nothing() -> None: ...
+
+
+def fits_beside(settings: Settings, used: int | None) -> bool:
+    """Whether a second worker has room beside the one in service; True where nothing is known of either.
+
+    Args:
+        used: bytes that the one in service holds, which a budget counts; None where nothing tells.
+    """
     cards = vram.gpus()
     if not cards or settings.device == "cpu":
         return True
@@ -549,7 +599,10 @@ def fits_beside(settings: Settings) -> bool:
         outlook = forecast.outlook(settings, cards)
     except AsrdError:
         return False
-    needs = {line.strategy: line.need for line in outlook.strategies}
-    if outlook.card is not None and outlook.card.mode == "exclusive":
+    if outlook.card is None:
+        return True
+    if outlook.card.mode == "exclusive":
         return False  # the card takes one process, and the worker in service is it
-    return outlook.card is None or needs.get(outlook.chosen, 0) <= outlook.card.free
+    need = {line.strategy: line.need for line in outlook.strategies}.get(outlook.chosen, 0)
+    limit = budget(settings.vram_budget, outlook.card.total)
+    return need <= outlook.card.free and (limit is None or (used is not None and used + need <= limit))

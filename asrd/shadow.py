@@ -66,6 +66,8 @@ class Shadow:
     """
 
     def __init__(self, hold: Callable[..., Engine]) -> None:
+        self.era = 0
+        """How often it began anew; a take is of the one in which it began."""
         self._hold = hold
         self._waiting: collections.deque[Held] = collections.deque()
         self._counts: collections.deque[tuple[int, int]] = collections.deque(maxlen=KEPT)
@@ -84,7 +86,7 @@ class Shadow:
         every = one.settings.shadow
         heard = one.dictation.heard
         strategies = {each.strategy for each in heard}
-        if not every or not heard or strategies & {"fp32"} or len(strategies) > 1:
+        if one.era != self.era or not every or not heard or strategies & {"fp32"} or len(strategies) > 1:
             return
         self._seen += 1
         if self._seen % every or one.take.seconds > LONGEST or one.take.problem:
@@ -100,6 +102,7 @@ class Shadow:
 
     def forget(self) -> None:
         """Begin anew: another engine is in service."""
+        self.era += 1
         self._waiting.clear()
         self._counts.clear()
         self._strategy, self._takes, self._interval = "", 0, None

@@ -27,7 +27,7 @@ from .findings import (
     Verdict,
 )
 from .precision import Precision, for_family
-from .wire import Fallback, Memory, Ready
+from .wire import Memory, Ready, reasons
 
 if TYPE_CHECKING:
     import numpy as np
@@ -361,7 +361,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         role=measured.role,
         requested=describe(for_family(measured.precision, ready.family if ready else "")),
         effective=ready.effective if ready else {},
-        fallback_reason=_reasons(ready.fallbacks) if ready else "",
+        fallback_reason=reasons(ready.fallbacks) if ready else "",
         weights_bytes=ready.weights_bytes if ready else None,
         ledger={**ready.ledger, **measured.ledger} if ready else {},
         load_peak=ready.load_peak if ready else None,
@@ -391,14 +391,6 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         changed_ci=changed_interval(heard.against_baseline) if heard else None,
         encoder_error=encoder_error(measured.encoded, context.baseline.encoded),
     )
-
-
-def _reasons(fallbacks: Sequence[Fallback]) -> str:
-    """Return one clause for each reason, with all the components that share it."""
-    groups: dict[str, list[str]] = {}
-    for one in fallbacks:
-        groups.setdefault(f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []).append(one.component)
-    return "; ".join(f"{', '.join(components)}: {reason}" for reason, components in groups.items())
 
 
 def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, context: _Context) -> list[Criterion]:

@@ -8,6 +8,7 @@ Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -83,6 +84,14 @@ class Fallback(msgspec.Struct, frozen=True):
     wanted: str
     got: str
     reason: str
+
+
+def reasons(fallbacks: Sequence[Fallback]) -> str:
+    """Return one clause for each reason, with all the components that share it; "" where all runs as asked."""
+    groups: dict[str, list[str]] = {}
+    for one in fallbacks:
+        groups.setdefault(f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []).append(one.component)
+    return "; ".join(f"{', '.join(components)}: {reason}" for reason, components in groups.items())
 
 
 class SelfTest(msgspec.Struct, frozen=True):

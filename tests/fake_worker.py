@@ -63,7 +63,7 @@ def ready(start: wire.Start, act: str = "ok") -> wire.Ready:
     return wire.Ready(
         requested=start.precision.name,
         effective={"encoder": stored(start, act)},
-        fallbacks=[],
+        fallbacks=[wire.Fallback("encoder", "tf32", "float32", "TF32 is a unit of CUDA cards")] * (act == "otherwise"),
         device=start.device,
         device_name="fake",
         family="ctc",

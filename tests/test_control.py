@@ -446,6 +446,7 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         assert part in told
     assert "rejected" not in told
     assert "waiting" not in told
+    assert "\nbut       encoder: tf32 asked\n" in page(STATUS | {"otherwise": "encoder: tf32 asked"})
     hidden = page(STATUS | {"memory": STATUS["memory"] | {"source": "meminfo"}})
     assert "process 900.0 MiB (process: what the card lost meanwhile, for NVML does not see it" in hidden
     told = page(PARKED)

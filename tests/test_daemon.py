@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import random
 import re
@@ -31,7 +32,7 @@ from asrd.precision import Plan
 from asrd.recording import Recording
 from asrd.server import Request
 from tests.test_logind import BUS
-from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case
+from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case, until
 
 ROOT = Path(__file__).parents[1]
 
@@ -663,6 +664,63 @@ async def test_cancel_drops_what_there_was_at_the_key_and_nothing_later(
         assert (await first.told).outcome == "cancelled"
         assert (await second.told).outcome == "delivered"
         assert len(one.arrived) == 1
+
+
+@case
+async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
+    async with Inside(tmp_path, monkeypatch, model="half=ok *=gate") as one:
+        await one.daemon.scribe.load()
+        one.wanted = msgspec.structs.replace(one.wanted, demote_slower=77.0, keep_audio="always")
+        using = asyncio.create_task(one.daemon._do_use(Request("use", strategy="bfloat16")))
+        await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
+        reloading = asyncio.create_task(one.daemon._do_reload(Request("reload")))
+        await asyncio.sleep(0.05)
+        assert not reloading.done()
+        assert len(one.engines) == 2, "one after the other"
+        (tmp_path / "gate").touch()
+        await asyncio.gather(using, reloading)
+        assert one.daemon.settings == one.wanted
+        assert one.daemon.scribe.spool.keep == "always"
+        assert one.daemon.scribe.engine.rung.name == "half on cpu", "as the file says"
+
+
+@case
+async def test_a_verdict_for_auto_exchanges_no_worker_of_a_daemon_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Inside(tmp_path, monkeypatch) as one:
+        await one.daemon.scribe.load()
+        recording = one.begin()
+        moving = asyncio.create_task(one.daemon._move())
+        await asyncio.sleep(0.05)
+        one.daemon._signalled()
+        await one.daemon._drain()
+        await moving
+        assert (await recording.told).outcome == "delivered"
+        assert len(one.engines) == 1
+        assert "asrd is ending" in caplog.text
+
+
+@case
+async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "asrd")
+    async with Inside(tmp_path, monkeypatch, model="tf32=otherwise *=ok") as one:
+        await one.daemon.scribe.load()
+        assert one.daemon.status()["otherwise"] == ""
+        assert (await one.daemon._do_use(Request("use", strategy="bfloat16")))["said"] == "now on bfloat16 on cpu"
+        said = (await one.daemon._do_use(Request("use", strategy="tf32")))["said"]
+        why = "encoder: tf32 asked, float32 runs: TF32 is a unit of CUDA cards"
+        assert said == f"now on tf32 on cpu; but {why}"
+        assert one.daemon.status()["otherwise"] == why
+        told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"]
+        assert [record.levelno for record in told] == [logging.INFO, logging.INFO, logging.WARNING]
+        assert told[-1].message.endswith(f"; but {why}")
+        assert vars(told[-1])["ASRD_FALLBACK"] == why
 
 
 @case

@@ -17,18 +17,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrd import baseline, demotion, rest, shadow, triggers, vram
+from asrd import baseline, demotion, rest, shadow, triggers, vram, wire
 from asrd.audio import AudioBlock
 from asrd.baseline import Known, Measure
 from asrd.config import Settings
 from asrd.control import page, waybar
+from asrd.demotion import Demotion
 from asrd.dictation import Dictation
-from asrd.precision import Gpu, plan
+from asrd.precision import Gpu, Need, plan
 from asrd.rest import Rest
 from asrd.verdict import edits
 from tests import sound
 from tests.test_control import STATUS
-from tests.test_scribe import SAID, TWICE, Room, at_work, case, rested, until
+from tests.test_scribe import SAID, TWICE, Room, at_work, case, other, push, rested, until
 
 MIB = 1 << 20
 
@@ -335,7 +336,7 @@ async def test_several_who_are_asked_at_once_hear_of_one_step(tmp_path: Path, ca
 async def test_what_has_passed_is_tried_again_while_nobody_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, beside: bool
 ) -> None:
-    monkeypatch.setattr(rest, "fits_beside", lambda settings: beside)
+    monkeypatch.setattr(rest, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
         assert (await one.say().told).strategy == "fp32"
         await until(lambda: one.scribe.engine.rung.name == "half on cpu" and one.scribe.engine.ready is not None)
@@ -384,7 +385,7 @@ async def test_what_is_the_rungs_own_fault_is_not_tried_again(tmp_path: Path) ->
 async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    monkeypatch.setattr(rest, "fits_beside", lambda settings: beside)
+    monkeypatch.setattr(rest, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
         idle = Rest(one.scribe)
         await one.say().told
@@ -567,3 +568,173 @@ def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one._place(tight, None) == "cpu", "nobody knows what is in use"
     monkeypatch.setattr(shadow, "_available", lambda: 1.0)
     assert one._place(tight, None) is None
+
+
+# -- between two steps ------------------------------------------------------------------------------------------------
+
+
+def crowd(one: Room, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[tuple[str, str]]]:
+    """Let every rung on the card need 1,000 MiB; return what is free there, to be set, and what a person is told."""
+    free, told = [100 * MIB], list[tuple[str, str]]()
+    monkeypatch.setattr(vram, "free_bytes", lambda index: free[0])
+    engine, needs = one.scribe.engine, ("half", "bfloat16", "tf32", "fp32")
+    engine.plan = msgspec.structs.replace(engine.plan, needs={name: Need(1000 * MIB) for name in needs})
+    one.scribe.demotion._warn = lambda *said: told.append(said)
+    return free, told
+
+
+@case
+async def test_what_comes_back_after_parking_and_is_left_again_is_told_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    async with at_work(tmp_path, "*=ok") as one:
+        free, told = crowd(one, monkeypatch)
+        for room, rung in ((100, "fp32 on cpu"), (5000, "half"), (100, "fp32 on cpu"), (100, "fp32 on cpu")):
+            free[0] = room * MIB
+            await one.scribe.load()
+            assert one.scribe.engine.rung.name == rung
+            await one.scribe.park()
+        assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "demoted")] == [
+            ("half", "fp32 on cpu")] * 2  # fmt: skip
+        assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "promoted")] == [("fp32 on cpu", "half")]
+        assert len(told) == 2
+
+
+@case
+async def test_what_failed_for_another_reason_after_parking_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    async with at_work(tmp_path, "half=oom *=ok") as one:
+        free, told = crowd(one, monkeypatch)
+        await one.scribe.load()
+        await one.scribe.park()
+        free[0] = 5000 * MIB
+        await one.scribe.load()
+        assert (await one.say().told).outcome == "delivered"
+        assert [step["KIND"] for step in events(caplog, "demoted")] == ["no-room", "out-of-memory"]
+        assert len(told) == 2
+        assert one.scribe.demotion.calm.left(0.0) is not None
+
+
+def slow(monkeypatch: pytest.MonkeyPatch, one: Room) -> None:
+    """Have one long answer be enough to call a rung slow."""
+    monkeypatch.setattr(triggers, "LONG", 0.1)
+    monkeypatch.setattr(triggers, "ENOUGH", 1)
+    measured(one.settings.model, p50_ms=100.0)
+
+
+@case
+async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with at_work(tmp_path, "half=slow-answers *=ok", demote_slower=10.0) as one:
+        slow(monkeypatch, one)
+        await one.scribe.load()
+        reading, measure = asyncio.Event(), one.engines[0].measure
+
+        async def slowly(phase: str) -> wire.Memory:
+            reading.set()
+            await asyncio.sleep(0.3)
+            return await measure(phase)
+
+        monkeypatch.setattr(one.engines[0], "measure", slowly)
+        recording = one.say()
+        await reading.wait()
+        await one.scribe.use(other(one, "bfloat16"), strict=True)
+        await recording.told
+        await rested(one)
+        assert left(one) == ("bfloat16 on cpu", [])
+        assert events(caplog, "demoted") == []
+        assert [step["STRATEGY"] for step in events(caplog, "take")] == ["half"]
+        assert [step["EFFECTIVE"] for step in events(caplog, "take")] == ["encoder=float16"]
+
+
+@case
+async def test_failures_of_rungs_before_are_not_the_fault_of_one_that_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path, "half=nan bfloat16=nan *=ok") as one:
+        await one.say().told
+        await rested(one)
+        engine = one.scribe.engine
+        assert engine.failures
+        again = Demotion(one.settings, engine, lambda *_: None)
+        again.heard(1.0, "final", wire.Answer(0, wire.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1))
+        assert again.judge(engine, None, {}) is None
+        again.promoted(engine)
+        again.heard(1.0, "final", wire.Answer(0, wire.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1))
+        assert again.judge(engine, None, {}) is None
+
+
+@case
+async def test_only_the_rungs_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=deaf *=ok", demote_empty=0.3) as one:
+        assert (await one.say().told).outcome == "delivered"
+        one.scribe.engine.pardon("empty", ["bfloat16 on cpu"])
+        assert left(one)[1] == [("half on cpu", "empty")], "FP32 heard a word"
+
+
+@case
+async def test_no_return_means_none(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
+        assert (await one.say().told).outcome == "delivered"
+        calm, never = one.scribe.demotion.calm, msgspec.structs.replace(one.settings, promote_after=0.0)
+        assert calm.left(0.0)
+        one.scribe.demotion.adopt(never)
+        assert calm.left(0.0) is None
+        calm.tried(0.0, held=False)
+        assert calm.left(1e9) is None
+        one.scribe.demotion.adopt(one.settings)
+        assert calm.left(0.0), "what is below is waited for again"
+
+
+@case
+async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    monkeypatch.setattr(shadow.Shadow, "_place", lambda *_: "cuda:0")
+    async with at_work(tmp_path, "fp32=stall *=ok", shadow=1, promote_after=0.0) as one, resting(one):
+
+        def free(index: int) -> int:
+            held = any(engine.pid and engine.plan.requested == "fp32" for engine in one.engines)
+            return (500 if held else 5000) * MIB
+
+        crowd(one, monkeypatch)
+        monkeypatch.setattr(vram, "free_bytes", free)
+        assert (await one.say().told).strategy == "half"
+        await rested(one)
+        await one.scribe.park()
+        await until(lambda: len(one.engines) > 1 and one.engines[1].ready is not None)
+        recording = one.begin()
+        loading = asyncio.create_task(one.scribe.load())  # as a key does
+        push(recording, SAID)
+        recording.end()
+        assert (await recording.told).strategy == "half"
+        await loading
+        assert left(one) == ("half", [])
+
+
+@case
+async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service(tmp_path: Path) -> None:
+    async with at_work(tmp_path, shadow=1) as one:
+        typing, done = asyncio.Event(), asyncio.Event()
+
+        async def deliver(text: str) -> list[str]:
+            typing.set()
+            await done.wait()
+            return []
+
+        usual, one.scribe._deliver = one.scribe._deliver, deliver
+        recording = one.say()
+        await typing.wait()
+        await one.scribe.use(one.settings)
+        done.set()
+        await recording.told
+        await rested(one)
+        assert not one.scribe.shadow.waiting
+        one.scribe._deliver = usual
+        await one.say().told
+        assert one.scribe.shadow.waiting

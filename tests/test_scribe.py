@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from asrd import microphone, recorder, vram, wire
+from asrd import forecast, microphone, recorder, vram, wire
 from asrd import scribe as room
 from asrd.audio import AudioBlock
 from asrd.config import Settings
@@ -790,7 +790,7 @@ def other(one: Room, strategy: str) -> Settings:
 @pytest.mark.parametrize("beside", [True, False])
 @case
 async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
-    monkeypatch.setattr(room, "fits_beside", lambda settings: beside)
+    monkeypatch.setattr(room, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path) as one:
         await one.scribe.load()
         recording = one.begin()
@@ -813,7 +813,7 @@ async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.M
 async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, act: str
 ) -> None:
-    monkeypatch.setattr(room, "fits_beside", lambda settings: beside)
+    monkeypatch.setattr(room, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, f"bfloat16={act}") as one:
         await one.scribe.load()
         pid = one.engines[0].pid
@@ -825,6 +825,50 @@ async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
         assert one.engines[1].pid is None
         assert (one.scribe.loading, one.scribe.trouble) == ("", "")
         assert (await one.say().told).strategy == "half"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda *_: beside)
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        async with one.scribe.turns.shared():  # somebody is being heard
+            asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+            await until(lambda: len(one.engines) == 2 and (one.engines[1].ready is not None) is beside)
+            await asyncio.sleep(0.05)
+            assert not one.scribe.still, "nothing may start beside the two"
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert one.engines[1].pid is None
+        assert one.scribe.engine is one.engines[0]
+        assert one.scribe.still
+        assert (await one.say().told).strategy == "half"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda *_: beside)
+    monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
+    async with at_work(tmp_path, "half=ok *=gate") as one:
+        await one.scribe.load()
+        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
+        await one.scribe.sleep()
+        (tmp_path / "gate").touch()
+        await asyncio.sleep(0.3)
+        assert [engine.pid for engine in one.engines] == [None, None]
+        recording = one.say()
+        await one.scribe.wake()
+        await asking
+        assert (await recording.told).outcome == "delivered"
+        assert one.scribe.engine is one.engines[1]
+        assert one.engines[0].pid is None
 
 
 @case
@@ -839,7 +883,7 @@ async def test_without_strictness_the_next_rung_will_do(tmp_path: Path) -> None:
 async def test_an_old_worker_that_was_parked_is_not_started_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "fits_beside", lambda settings: False)
+    monkeypatch.setattr(room, "fits_beside", lambda *_: False)
     async with at_work(tmp_path, "bfloat16=refuse") as one:
         with pytest.raises(EngineError):
             await one.scribe.use(other(one, "bfloat16"), strict=True)
@@ -932,8 +976,8 @@ async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
 def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
     monkeypatch.setattr(vram, "gpus", lambda: [only])
-    assert not room.fits_beside(Settings(strategy="fp32"))
-    assert room.fits_beside(Settings(strategy="fp32", device="cpu"))
+    assert not room.fits_beside(Settings(strategy="fp32"), None)
+    assert room.fits_beside(Settings(strategy="fp32", device="cpu"), None)
 
 
 def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -943,13 +987,18 @@ def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.Monkey
 
 
 def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room.fits_beside(Settings())
+    assert room.fits_beside(Settings(), None)
     card(monkeypatch, 8192, 8000)
-    assert room.fits_beside(Settings(strategy="fp32"))
-    assert room.fits_beside(Settings(strategy="fp32", device="cpu"))
+    assert room.fits_beside(Settings(strategy="fp32"), None)
+    assert room.fits_beside(Settings(strategy="fp32", device="cpu"), None)
+    need = next(each.need for each in forecast.outlook(Settings(), vram.gpus()).strategies if each.strategy == "fp32")
+    bound = Settings(strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
+    assert room.fits_beside(bound, 100 * MIB)
+    assert not room.fits_beside(bound, 2000 * MIB), "both are within the budget"
+    assert not room.fits_beside(bound, None)
     card(monkeypatch, 8192, 1)
-    assert not room.fits_beside(Settings(strategy="fp32"))
-    assert not room.fits_beside(Settings(model="someone/unheard-of", strategy="fp32"))
+    assert not room.fits_beside(Settings(strategy="fp32"), None)
+    assert not room.fits_beside(Settings(model="someone/unheard-of", strategy="fp32"), None)
 
 
 @case
