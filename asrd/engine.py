@@ -515,16 +515,13 @@ def _hold_to_limit(ready: wire.Ready, limit: int) -> None:
 def plan_for(settings: Settings) -> Plan:
     """Return the plan for these settings on this machine, and what each needs. Raises UsageError, PrecisionError."""
     cards = vram.gpus()
-    if cards:
-        made = forecast.planned(settings, cards)
-        if any(one.detail in made.reason for one in made.rejected):
-            log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
-        return made
-    why, fix = vram.absence()
+    why, fix = ("", "") if cards else vram.absence()
     try:
         made = forecast.planned(settings, cards)
     except PrecisionError as error:
         raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
+    if any(one.detail in made.reason for one in made.rejected):
+        log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
     if settings.device == "cpu" or not why:
         return made
     log.warning("%s: the plan is for the CPU (%s)", why, fix)

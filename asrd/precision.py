@@ -273,8 +273,10 @@ def _maps(precision: Precision) -> set[str]:
     return {dtype for parts in (precision.parts, *precision.families.values()) for dtype in parts.values()}
 
 
-def obstacle(precision: Precision, gpu: Gpu) -> str:
-    """Return why this card cannot run this precision natively, or "" when it can."""
+def obstacle(precision: Precision, gpu: Gpu | None) -> str:
+    """Return why this card, or the CPU, cannot run this precision natively, or "" when it can."""
+    if gpu is None:
+        return "TF32 is a unit of CUDA cards, and a CPU has none" if precision.tf32 else ""
     capability = ".".join(map(str, gpu.capability))
     if gpu.mode == "prohibited":
         return f"{gpu.name} is in the compute mode prohibited: no process may use it"
@@ -283,6 +285,12 @@ def obstacle(precision: Precision, gpu: Gpu) -> str:
     if precision.tf32 and not gpu.tf32:
         return f"TF32 needs compute capability 8.0; {gpu.name} has {capability}"
     return ""
+
+
+def _instead(precision: Precision) -> str:
+    """Return what the library makes of a precision on a CPU, as a clause to follow a reason; "" where it takes it."""
+    mixed = precision.trainer and precision.autocast == "float16"
+    return "; on a CPU Lightning makes bfloat16 of its float16" if mixed else ""
 
 
 def ladder(precision: Precision) -> list[Precision]:
@@ -309,7 +317,7 @@ def choose(preset: str, gpu: Gpu | None, evidence: Evidence | None = None) -> tu
         return BASELINE, f"preset {preset} leaves only FP32 " + (f"on {gpu.name}" if gpu else "where there is no GPU")
     if evidence is not None and not evidence.stale:
         for precision in options:
-            if precision.name == evidence.chosen and not (gpu and obstacle(precision, gpu)):
+            if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
     precision, reason = _by_hardware(preset, gpu)
     stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
@@ -463,8 +471,7 @@ def plan(
         reason = f"{precision.name} was asked for"
     name = requested if isinstance(requested, str) else requested.name
     if gpu is None:
-        rungs = [Rung(precision, "cpu")]
-        return Plan(name, tuple(rungs + [Rung(BASELINE, "cpu")] * (precision.name != BASELINE.name)), reason)
+        return _on_cpu(name, precision, reason)
     rungs, rejected = [], []
     unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
     for step in ladder(precision):
@@ -479,3 +486,12 @@ def plan(
         reason = f"{rejected[0].detail}; {rungs[0].name} instead"
     smaller = tuple(rung for rung in _smaller(precision, gpu, preset) if rung.precision.name not in unfit)
     return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)
+
+
+def _on_cpu(name: str, precision: Precision, reason: str) -> Plan:
+    """Return the rungs where there is only the CPU: what was asked for, as far as it has that, and FP32."""
+    if why := obstacle(precision, None):
+        only = Rung(BASELINE, "cpu")
+        return Plan(name, (only,), f"{why}; {only.name} instead", (Rejected(precision.name, "hardware", why),))
+    steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
+    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision))

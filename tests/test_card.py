@@ -205,6 +205,18 @@ def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
     assert said is None or said in caplog.text
 
 
+def test_tf32_without_a_card_is_told_to_be_fp32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from asrd.config import Settings
+    from asrd.engine import plan_for
+
+    monkeypatch.setattr(vram, "gpus", list)
+    monkeypatch.setattr(vram, "absence", lambda: ("", ""))
+    assert [rung.name for rung in plan_for(Settings(strategy="tf32")).rungs] == ["fp32 on cpu"]
+    assert "a CPU has none; fp32 on cpu instead" in caplog.text
+
+
 # -- a real card ------------------------------------------------------------------------------------------------------
 
 

@@ -193,6 +193,23 @@ def test_tf32_on_a_card_without_it_says_so() -> None:
     assert made.reason == "TF32 needs compute capability 8.0; Tesla T4 has 7.5; fp32 instead"
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("auto", []), ("cpu", [A1000])])
+def test_tf32_on_a_cpu_is_fp32_and_says_so(device: str, gpus: list[Gpu]) -> None:
+    made = plan("tf32", device, gpus)
+    assert names(made) == ["fp32 on cpu"]
+    assert made.reason == "TF32 is a unit of CUDA cards, and a CPU has none; fp32 on cpu instead"
+    assert [(one.rung, one.kind) for one in made.rejected] == [("tf32", "hardware")]
+
+
+def test_what_lightning_makes_of_float16_on_a_cpu_is_said() -> None:
+    made = plan("16-mixed", "cpu")
+    assert names(made) == ["16-mixed on cpu", "fp32 on cpu"]
+    assert made.reason == "16-mixed was asked for; on a CPU Lightning makes bfloat16 of its float16"
+    for other in ("bf16-mixed", "autocast-fp16", "half"):
+        assert plan(other, "cpu").reason == f"{other} was asked for"
+    assert plan("16-mixed", gpus=[A1000]).reason == "16-mixed was asked for"
+
+
 # -- memory -----------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
