@@ -310,23 +310,27 @@ def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
     return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
 
 
-def choose(preset: str, gpu: Gpu | None, evidence: Evidence | None = None) -> tuple[Precision, str]:
-    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone."""
+def choose(
+    preset: str, gpu: Gpu | None, evidence: Evidence | None = None, why_cpu: str = "no GPU"
+) -> tuple[Precision, str]:
+    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone.
+
+    Args:
+        why_cpu: why it is the CPU, where there is no `gpu`.
+    """
     options = candidates(preset, gpu)
     if len(options) == 1:
-        return BASELINE, f"preset {preset} leaves only FP32 " + (f"on {gpu.name}" if gpu else "where there is no GPU")
+        return BASELINE, f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}"
     if evidence is not None and not evidence.stale:
         for precision in options:
             if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
-    precision, reason = _by_hardware(preset, gpu)
+    precision, reason = _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
     stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
     return precision, f"{reason}; not measured: asrd tune{stale}"
 
 
-def _by_hardware(preset: str, gpu: Gpu | None) -> tuple[Precision, str]:
-    if gpu is None:
-        return BASELINE, "no GPU, so FP32 on the CPU"
+def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
     for precision in candidates(preset, gpu)[:-1]:
         if not obstacle(precision, gpu) and "float16" not in dtypes(precision) and not quantizes(precision):
             return precision, f"preset {preset} on {gpu.name}, by hardware alone"
@@ -465,7 +469,7 @@ def plan(
     """
     gpu = device_for(device, gpus)
     if requested == "auto":
-        precision, reason = choose(preset, gpu, evidence)
+        precision, reason = choose(preset, gpu, evidence, "device = cpu" if device == "cpu" else "no GPU")
     else:
         precision = find(requested) if isinstance(requested, str) else requested
         reason = f"{precision.name} was asked for"

@@ -140,7 +140,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     state = str(tmp_path / "state")
     words = ("plan", "--model", "demo-ctc", "--device", "cpu")
     said = " ".join(asrd(tmp_path, *words, XDG_STATE_HOME=state).split())
-    assert "chosen: fp32 on cpu - no GPU, so FP32 on the CPU; not measured: asrd tune" in said
+    assert "chosen: fp32 on cpu - device = cpu, so FP32 on the CPU; not measured: asrd tune" in said
     key = evidence.key_for(Settings(model="demo-ctc"), None)
     assert key is not None
     half = Candidate("bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0)

@@ -64,6 +64,12 @@ def test_no_card_means_the_cpu_and_says_so() -> None:
     assert "no GPU" in made.reason
 
 
+def test_a_cpu_that_was_asked_for_is_not_called_a_missing_card() -> None:
+    assert plan("auto", "cpu", [A1000]).reason == "device = cpu, so FP32 on the CPU; not measured: asrd tune"
+    assert plan("auto", "cpu", [A1000], "conservative").reason == "preset conservative leaves only FP32 on the CPU"
+    assert plan("auto").reason == "no GPU, so FP32 on the CPU; not measured: asrd tune"
+
+
 def test_a_strategy_on_the_cpu_falls_to_fp32() -> None:
     assert names(plan("half", "cpu", [A1000])) == ["half on cpu", "fp32 on cpu"]
 
