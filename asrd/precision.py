@@ -454,6 +454,7 @@ def plan(
     gpus: Iterable[Gpu] = (),
     preset: str = "default",
     evidence: Evidence | None = None,
+    lack: str = "",
 ) -> Plan:
     """Return the rungs to try for a request on this hardware.
 
@@ -463,19 +464,21 @@ def plan(
         gpus: the cards that are there.
         preset: the bounds for `auto`.
         evidence: what was measured of `auto` on this device.
+        lack: why none of the cards of this machine can be used, where it has some, and what helps.
 
     Raises:
         UsageError: an unknown strategy. PrecisionError: a device that is not there.
     """
     gpu = device_for(device, gpus)
     if requested == "auto":
-        precision, reason = choose(preset, gpu, evidence, "device = cpu" if device == "cpu" else "no GPU")
+        why_cpu = "device = cpu" if device == "cpu" else "no usable GPU" if lack else "no GPU"
+        precision, reason = choose(preset, gpu, evidence, why_cpu)
     else:
         precision = find(requested) if isinstance(requested, str) else requested
         reason = f"{precision.name} was asked for"
     name = requested if isinstance(requested, str) else requested.name
     if gpu is None:
-        return _on_cpu(name, precision, reason)
+        return _on_cpu(name, precision, reason, f"; {lack}" if lack else "")
     rungs, rejected = [], []
     unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
     for step in ladder(precision):
@@ -492,10 +495,10 @@ def plan(
     return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)
 
 
-def _on_cpu(name: str, precision: Precision, reason: str) -> Plan:
+def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
     """Return the rungs where there is only the CPU: what was asked for, as far as it has that, and FP32."""
     if why := obstacle(precision, None):
         only = Rung(BASELINE, "cpu")
-        return Plan(name, (only,), f"{why}; {only.name} instead", (Rejected(precision.name, "hardware", why),))
+        return Plan(name, (only,), f"{why}; {only.name} instead{lack}", (Rejected(precision.name, "hardware", why),))
     steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
-    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision))
+    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision) + lack)
