@@ -331,10 +331,15 @@ def choose(
 
 
 def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
-    for precision in candidates(preset, gpu)[:-1]:
-        if not obstacle(precision, gpu) and "float16" not in dtypes(precision) and not quantizes(precision):
-            return precision, f"preset {preset} on {gpu.name}, by hardware alone"
-    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32"
+    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and int8 may not."""
+    passed: list[str] = []
+    for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
+        if "float16" not in dtypes(precision) and not quantizes(precision):
+            never = f", which never takes {' or '.join(passed)}" if passed else ""
+            return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
+        passed.append(precision.name)
+    never = f", and hardware alone never takes {' or '.join(passed)}" if passed else ""
+    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:

@@ -90,6 +90,19 @@ def test_auto_is_honest_about_not_having_measured() -> None:
     assert names(plan("auto", gpus=[A1000], preset="conservative"))[0] == "tf32"
 
 
+@pytest.mark.parametrize(
+    ("card", "preset", "reason"),
+    [
+        (A1000, "default", "preset default on NVIDIA RTX A1000, by hardware alone"),
+        (A1000, "aggressive", "preset aggressive on NVIDIA RTX A1000, by hardware alone, which never takes int8"),
+        (T4, "default", "Tesla T4 has neither native bfloat16 nor TF32"),
+        (T4, "aggressive", "Tesla T4 has neither native bfloat16 nor TF32, and hardware alone never takes half"),
+    ],
+)
+def test_what_auto_passes_over_until_it_is_measured_is_named(card: Gpu, preset: str, reason: str) -> None:
+    assert plan("auto", gpus=[card], preset=preset).reason == f"{reason}; not measured: asrd tune"
+
+
 def test_auto_goes_by_evidence_and_never_by_stale_evidence() -> None:
     made = plan("auto", gpus=[A1000], evidence=Evidence("selective", "measured here: cheap"))
     assert names(made) == ["selective", "tf32", "fp32", "fp32 on cpu"]
