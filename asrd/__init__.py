@@ -28,10 +28,10 @@ Reading order, which is dependency order: a file imports only from files above i
     window       the ten seconds, on one integer sample clock
     takes        what was said and is not yet text: each take on disk, retention
     baseline     what compare measured here, kept for the daemon's own figures
+    failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     vram         the ledger: five named figures, NVML and torch side by side
     evidence     what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
     forecast     what each strategy would need on a card, and which would run: values
-    failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit

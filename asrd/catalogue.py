@@ -122,7 +122,8 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     Raises:
         UsageError, ModelError, PrecisionError: no such model, file, strategy or card.
     """
-    found = outlook(settings, [hypothetical(args.gpu)] if args.gpu else vram.gpus(), bool(args.gpu))
+    sight = vram.Sight([hypothetical(args.gpu)]) if args.gpu else vram.sight(settings.device)
+    found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
     if args.json:
         print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
@@ -135,7 +136,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
     tongues = f", {found.languages}" if found.languages else ""
     _say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
-    _say(*[_card(gpu, found) for gpu in found.gpus] or [_no_card()], "")
+    _say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used: the plan is for the CPU"], "")
     seen = any(line.measured is not None for line in found.strategies)
     more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
     headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
@@ -208,11 +209,6 @@ def _card(gpu: Gpu, found: Outlook) -> str:
             f"{gpu.name}, capability {capability}, {size(gpu.total)}: hypothetical, not in this machine, all of it free"
         )
     return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {size(gpu.total)}, {size(gpu.free)} free"
-
-
-def _no_card() -> str:
-    why, fix = vram.absence()
-    return "no GPU is visible: the plan is for the CPU" + (f"; {why} ({fix})" if why else "")
 
 
 def _headroom(line: Line) -> str:

@@ -119,7 +119,7 @@ def run(words: Sequence[str]) -> int:
     loaded = config.load(args.config, flags)
     _log(args.debug)
     for note in loaded.notes:
-        logging.getLogger("asrd").info("%s", note)
+        logging.getLogger("asrd").log(logging.WARNING if note in loaded.idle else logging.INFO, "%s", note)
     args.loaded = loaded
     args.reread = lambda: config.load(args.config, flags)
     return int(act(args, loaded.settings))

@@ -154,6 +154,8 @@ class Loaded(msgspec.Struct, frozen=True):
     settings: Settings
     origins: dict[str, str]
     notes: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+    """Those of the remarks that name a setting which does nothing beside the others."""
 
 
 def load(
@@ -181,11 +183,18 @@ def load(
         merged |= layer
     origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
     settings = _check(_convert(merged), origins)
+    idle = _idle(settings, origins)
+    return Loaded(settings, origins, (*notes, *idle), idle)
+
+
+def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:
+    """Return a sentence for each setting that was made and does nothing."""
+    found = []
     if settings.parts and settings.strategy != "selective":
-        notes.append(f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}")
+        found.append(f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}")
     if settings.spoken and not settings.commands:
-        notes.append(f"spoken ({origins['spoken']}) does nothing while commands = false")
-    return Loaded(settings, origins, tuple(notes))
+        found.append(f"spoken ({origins['spoken']}) does nothing while commands = false")
+    return tuple(found)
 
 
 def _file_layer(file: Path, required: bool) -> Layer:
@@ -367,6 +376,8 @@ def budget(text: str, total: int, name: str = "vram_budget") -> int | None:
     if not match:
         raise ConfigError(f"{name} = {text!r} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
     number, unit = float(match[1]), match[2] or "MiB"
+    if unit == "%" and number > 100:
+        raise ConfigError(f"{name} = {text!r} is more than a card has", "100% at most")
     return int(number * {"MiB": 1 << 20, "GiB": 1 << 30, "%": total / 100}[unit])
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from . import forecast, ladder, vram, wire
 from .config import Settings, budget
-from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, PrecisionError, UsageError
+from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
 from .precision import BASELINE, Plan, Rejected, Rung, device_for, index_of
 from .worker import LostError, Worker, worker_log
 
@@ -527,26 +527,18 @@ def _hold_to_limit(ready: wire.Ready, limit: int) -> None:
 
 def plan_for(settings: Settings) -> Plan:
     """Return the plan for these settings on this machine, and what each needs. Raises UsageError, PrecisionError."""
-    cards = vram.gpus()
-    if cards:
-        made = forecast.planned(settings, cards)
-        if any(one.detail in made.reason for one in made.rejected):
-            log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
-        return made
-    why, fix = vram.absence()
-    try:
-        made = forecast.planned(settings, cards)
-    except PrecisionError as error:
-        raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
-    if settings.device == "cpu" or not why:
-        return made
-    log.warning("%s: the plan is for the CPU (%s)", why, fix)
-    return msgspec.structs.replace(made, reason=f"{made.reason}; {why} ({fix})")
+    sight = vram.sight(settings.device)
+    made = forecast.planned(settings, sight.cards, sight.lack)
+    if any(one.detail in made.reason for one in made.rejected):
+        log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
+    elif sight.why:
+        log.warning("%s: the plan is for the CPU (%s)", sight.why, sight.fix)
+    return made
 
 
 def start_for(settings: Settings) -> wire.Start:
     """Return what a worker is started with under these settings; the rung fills in precision and device."""
-    card = device_for(settings.device, vram.gpus()) if settings.vram_budget else None
+    card = device_for(settings.device, vram.sight(settings.device).cards) if settings.vram_budget else None
     return wire.Start(
         model=settings.model,
         precision=BASELINE,

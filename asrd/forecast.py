@@ -120,11 +120,12 @@ def hypothetical(text: str) -> Gpu:
     return Gpu(0, found[1].strip(), (int(found[2]), int(found[3])), total, total)
 
 
-def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outlook:
+def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False, lack: str = "") -> Outlook:
     """Return what each strategy would need on one of these cards, what would run, and why.
 
     Args:
         gpus: the cards to plan for, `imagined` where they are not in this machine.
+        lack: why none of this machine's can be used, for the plan's reason.
 
     Raises:
         UsageError, ModelError, PrecisionError: no such model, file, component or card.
@@ -141,7 +142,7 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     before = {} if imagined else measured(settings, card)
     context = _context(header, settings, before)
     lines = [_line(header, precision, settings, card, limit, before, context) for precision in table.values()]
-    rungs = _bounded(plan(asked, settings.device, gpus, settings.preset, value), lines, allowed)
+    rungs = _bounded(plan(asked, settings.device, gpus, settings.preset, value, lack), lines, allowed)
     fits = rungs if limit is None else fitted(rungs, limit)
     return Outlook(
         model=settings.model,
@@ -168,10 +169,13 @@ def outlook(settings: Settings, gpus: list[Gpu], imagined: bool = False) -> Outl
     )
 
 
-def planned(settings: Settings, gpus: list[Gpu]) -> Plan:
+def planned(settings: Settings, gpus: list[Gpu], lack: str = "") -> Plan:
     """Return the rungs to try with these cards, what each needs, and none that is above the memory budget.
 
     A model whose sizes nobody knows keeps all its rungs; the worker's own allocator then keeps the limit.
+
+    Args:
+        lack: why none of this machine's cards can be used, for the reason.
 
     Raises: UsageError, PrecisionError.
     """
@@ -181,7 +185,7 @@ def planned(settings: Settings, gpus: list[Gpu]) -> Plan:
             return outlook(settings, gpus).plan
         except AsrdError:
             pass  # what is wrong with the model, if anything is, the worker tells
-    return plan(settings.requested, settings.device, gpus, settings.preset, evidence_for(settings, gpus))
+    return plan(settings.requested, settings.device, gpus, settings.preset, evidence_for(settings, gpus), lack)
 
 
 def _bounded(made: Plan, lines: list[Line], allowed: int | None) -> Plan:

@@ -273,8 +273,10 @@ def _maps(precision: Precision) -> set[str]:
     return {dtype for parts in (precision.parts, *precision.families.values()) for dtype in parts.values()}
 
 
-def obstacle(precision: Precision, gpu: Gpu) -> str:
-    """Return why this card cannot run this precision natively, or "" when it can."""
+def obstacle(precision: Precision, gpu: Gpu | None) -> str:
+    """Return why this card, or the CPU, cannot run this precision natively, or "" when it can."""
+    if gpu is None:
+        return "TF32 is a unit of CUDA cards, and a CPU has none" if precision.tf32 else ""
     capability = ".".join(map(str, gpu.capability))
     if gpu.mode == "prohibited":
         return f"{gpu.name} is in the compute mode prohibited: no process may use it"
@@ -283,6 +285,12 @@ def obstacle(precision: Precision, gpu: Gpu) -> str:
     if precision.tf32 and not gpu.tf32:
         return f"TF32 needs compute capability 8.0; {gpu.name} has {capability}"
     return ""
+
+
+def _instead(precision: Precision) -> str:
+    """Return what the library makes of a precision on a CPU, as a clause to follow a reason; "" where it takes it."""
+    mixed = precision.trainer and precision.autocast == "float16"
+    return "; on a CPU Lightning makes bfloat16 of its float16" if mixed else ""
 
 
 def ladder(precision: Precision) -> list[Precision]:
@@ -302,27 +310,36 @@ def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
     return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
 
 
-def choose(preset: str, gpu: Gpu | None, evidence: Evidence | None = None) -> tuple[Precision, str]:
-    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone."""
+def choose(
+    preset: str, gpu: Gpu | None, evidence: Evidence | None = None, why_cpu: str = "no GPU"
+) -> tuple[Precision, str]:
+    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone.
+
+    Args:
+        why_cpu: why it is the CPU, where there is no `gpu`.
+    """
     options = candidates(preset, gpu)
     if len(options) == 1:
-        return BASELINE, f"preset {preset} leaves only FP32 " + (f"on {gpu.name}" if gpu else "where there is no GPU")
+        return BASELINE, f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}"
     if evidence is not None and not evidence.stale:
         for precision in options:
-            if precision.name == evidence.chosen and not (gpu and obstacle(precision, gpu)):
+            if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
-    precision, reason = _by_hardware(preset, gpu)
+    precision, reason = _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
     stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
     return precision, f"{reason}; not measured: asrd tune{stale}"
 
 
-def _by_hardware(preset: str, gpu: Gpu | None) -> tuple[Precision, str]:
-    if gpu is None:
-        return BASELINE, "no GPU, so FP32 on the CPU"
-    for precision in candidates(preset, gpu)[:-1]:
-        if not obstacle(precision, gpu) and "float16" not in dtypes(precision) and not quantizes(precision):
-            return precision, f"preset {preset} on {gpu.name}, by hardware alone"
-    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32"
+def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
+    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and int8 may not."""
+    passed: list[str] = []
+    for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
+        if "float16" not in dtypes(precision) and not quantizes(precision):
+            never = f", which never takes {' or '.join(passed)}" if passed else ""
+            return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
+        passed.append(precision.name)
+    never = f", and hardware alone never takes {' or '.join(passed)}" if passed else ""
+    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
@@ -442,6 +459,7 @@ def plan(
     gpus: Iterable[Gpu] = (),
     preset: str = "default",
     evidence: Evidence | None = None,
+    lack: str = "",
 ) -> Plan:
     """Return the rungs to try for a request on this hardware.
 
@@ -451,20 +469,21 @@ def plan(
         gpus: the cards that are there.
         preset: the bounds for `auto`.
         evidence: what was measured of `auto` on this device.
+        lack: why none of the cards of this machine can be used, where it has some, and what helps.
 
     Raises:
         UsageError: an unknown strategy. PrecisionError: a device that is not there.
     """
     gpu = device_for(device, gpus)
     if requested == "auto":
-        precision, reason = choose(preset, gpu, evidence)
+        why_cpu = "device = cpu" if device == "cpu" else "no usable GPU" if lack else "no GPU"
+        precision, reason = choose(preset, gpu, evidence, why_cpu)
     else:
         precision = find(requested) if isinstance(requested, str) else requested
         reason = f"{precision.name} was asked for"
     name = requested if isinstance(requested, str) else requested.name
     if gpu is None:
-        rungs = [Rung(precision, "cpu")]
-        return Plan(name, tuple(rungs + [Rung(BASELINE, "cpu")] * (precision.name != BASELINE.name)), reason)
+        return _on_cpu(name, precision, reason, f"; {lack}" if lack else "")
     rungs, rejected = [], []
     unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
     for step in ladder(precision):
@@ -479,3 +498,12 @@ def plan(
         reason = f"{rejected[0].detail}; {rungs[0].name} instead"
     smaller = tuple(rung for rung in _smaller(precision, gpu, preset) if rung.precision.name not in unfit)
     return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)
+
+
+def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
+    """Return the rungs where there is only the CPU: what was asked for, as far as it has that, and FP32."""
+    if why := obstacle(precision, None):
+        only = Rung(BASELINE, "cpu")
+        return Plan(name, (only,), f"{why}; {only.name} instead{lack}", (Rejected(precision.name, "hardware", why),))
+    steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
+    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision) + lack)

@@ -14,7 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from .precision import Gpu, index_of
+import msgspec
+
+from . import failures
+from .errors import PrecisionError
+from .precision import Gpu, device_for, index_of
 from .wire import Memory
 
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
@@ -216,6 +220,55 @@ def absence() -> tuple[str, str]:
     if hidden is not None and _whole():
         return f"CUDA_VISIBLE_DEVICES = {hidden!r} hides every card", "unset CUDA_VISIBLE_DEVICES"
     return "", ""
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """What a plan may count on beside the CPU."""
+
+    cards: list[Gpu]
+    why: str = ""
+    """Why there is none, where one was to be had."""
+    fix: str = ""
+    """What helps."""
+
+    @property
+    def lack(self) -> str:
+        """Both as one clause; "" where nothing is amiss."""
+        return f"{self.why} ({self.fix})" if self.why else ""
+
+
+def sight(device: str) -> Sight:
+    """Return the cards that a plan for a device may choose among: those that the installed torch can use.
+
+    Raises PrecisionError: the device means a card that is not there, or that this torch cannot use.
+    """
+    seen = gpus()
+    meant = _meant(device, seen)
+    if meant is None:
+        return Sight(seen, *(absence() if device == "auto" else ("", "")))
+    fit = [card for card in seen if not unfit(card)[0]]
+    try:
+        missing = device_for(device, fit) is None
+    except PrecisionError:
+        raise PrecisionError(*unfit(meant)) from None
+    return Sight(fit, *(unfit(meant) if missing else ("", "")))
+
+
+def unfit(card: Gpu) -> tuple[str, str]:
+    """Return why the installed torch cannot use a card, and what helps; two empty strings where nothing is known."""
+    torch = failures.build()
+    return failures.mismatch(torch, card, driver_cuda()) if torch else ("", "")
+
+
+def _meant(device: str, seen: list[Gpu]) -> Gpu | None:
+    """Return the card that a device means among those that CUDA sees; None for the CPU. Raises PrecisionError."""
+    try:
+        return device_for(device, seen)
+    except PrecisionError as error:
+        why, fix = ("", "") if seen else absence()
+        if device.startswith("MIG-") and _named(device, _whole()) is not None:
+            why, fix = "CUDA shows a process one instance (MIG)", f"CUDA_VISIBLE_DEVICES={device} makes it this one"
+        raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
 
 
 def driver_cuda() -> str:

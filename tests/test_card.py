@@ -173,7 +173,7 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
     monkeypatch.setattr(vram, "silence", lambda: ("its library is not found", "install it"))
     made = plan_for(Settings())
     assert [rung.name for rung in made.rungs] == ["fp32 on cpu"]
-    assert made.reason.startswith("no GPU, so FP32 on the CPU")
+    assert made.reason.startswith("no usable GPU, so FP32 on the CPU")
     assert made.reason.endswith("; its library is not found (install it)")
     assert "not found" not in plan_for(Settings(device="cpu")).reason
     with pytest.raises(PrecisionError, match="no GPU matches device 'cuda': its library is not found") as caught:
@@ -182,6 +182,31 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
     assert "its library is not found: the plan is for the CPU (install it)" in caplog.text
     monkeypatch.setattr(vram, "silence", lambda: ("no NVIDIA driver", ""))
     assert "driver" not in plan_for(Settings()).reason
+
+
+def test_a_card_that_torch_cannot_use_is_not_planned_with(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from asrd.config import Settings
+    from asrd.engine import plan_for, start_for
+    from asrd.errors import PrecisionError
+
+    old = Gpu(1, "GTX 1080", (6, 1), 8192 * MIB, 8000 * MIB)
+    monkeypatch.setattr(vram, "gpus", lambda: [A1000, old])
+    monkeypatch.setattr(vram, "unfit", lambda card: ("it is too old", "another torch") if card == old else ("", ""))
+    assert {rung.device for rung in plan_for(Settings()).rungs} == {"cuda:0", "cpu"}
+    assert start_for(Settings(vram_budget="50%")).vram_limit == 2048 * MIB
+    for device in ("cuda:1", "1080"):
+        with pytest.raises(PrecisionError, match=r"^it is too old$") as caught:
+            plan_for(Settings(device=device))
+        assert caught.value.hint == "another torch"
+    assert caplog.text == ""
+    monkeypatch.setattr(vram, "gpus", lambda: [old])
+    made = plan_for(Settings(strategy="bfloat16"))
+    assert [rung.name for rung in made.rungs] == ["bfloat16 on cpu", "fp32 on cpu"]
+    assert made.reason == "bfloat16 was asked for; it is too old (another torch)"
+    assert "it is too old: the plan is for the CPU (another torch)" in caplog.text
+    assert plan_for(Settings(strategy="bfloat16", device="cpu")).reason == "bfloat16 was asked for"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +228,18 @@ def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
     plan_for(Settings(strategy=strategy, vram_budget=budget))
     assert [record.message for record in caplog.records] == ([] if said is None else [caplog.records[0].message])
     assert said is None or said in caplog.text
+
+
+def test_tf32_without_a_card_is_told_to_be_fp32(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from asrd.config import Settings
+    from asrd.engine import plan_for
+
+    monkeypatch.setattr(vram, "gpus", list)
+    monkeypatch.setattr(vram, "absence", lambda: ("", ""))
+    assert [rung.name for rung in plan_for(Settings(strategy="tf32")).rungs] == ["fp32 on cpu"]
+    assert "a CPU has none; fp32 on cpu instead" in caplog.text
 
 
 # -- a real card ------------------------------------------------------------------------------------------------------

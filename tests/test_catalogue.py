@@ -20,6 +20,9 @@ from asrd import catalogue, evidence, models
 from asrd.config import Settings
 from asrd.evidence import Candidate, Record
 from asrd.precision import TABLE
+from tests.test_vram import TWO, driver
+
+__all__ = ["driver"]
 
 ROOT = Path(__file__).parents[1]
 CARD = "RTX A1000:8.6:4"
@@ -140,7 +143,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     state = str(tmp_path / "state")
     words = ("plan", "--model", "demo-ctc", "--device", "cpu")
     said = " ".join(asrd(tmp_path, *words, XDG_STATE_HOME=state).split())
-    assert "chosen: fp32 on cpu - no GPU, so FP32 on the CPU; not measured: asrd tune" in said
+    assert "chosen: fp32 on cpu - device = cpu, so FP32 on the CPU; not measured: asrd tune" in said
     key = evidence.key_for(Settings(model="demo-ctc"), None)
     assert key is not None
     half = Candidate("bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0)
@@ -170,6 +173,20 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "chosen: fp32 on cpu" in said
     assert "not measured: asrd tune; what was measured is stale: torch was 1.0" in said
     assert "+0.32" not in said
+
+
+def test_plan_leaves_out_cards_that_torch_cannot_use_and_says_why(tmp_path: Path, driver: Path) -> None:
+    more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}  # for no torch that there is
+    said = " ".join(asrd(tmp_path, "plan", **more).split())
+    assert "no GPU can be used: the plan is for the CPU" in said
+    assert "chosen: fp32 on cpu - no usable GPU, so FP32 on the CPU; not measured: asrd tune; torch" in said
+    assert re.search(r"(cannot use|knows 9.0 at most).*pip install", said)
+    words = [sys.executable, "-m", "asrd", "plan", "--device", "cuda"]
+    done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path) | more, capture_output=True, text=True)
+    assert done.returncode == 69
+    assert "pip install" in done.stderr
+    assert "cuda:0 Tesla T4" in asrd(tmp_path, "plan", "--device", "cpu", **more)
+    assert "chosen: bfloat16 on cuda:0" in asrd(tmp_path, "plan", "--gpu", CARD, **more)
 
 
 def test_plan_as_json_is_exact(tmp_path: Path) -> None:

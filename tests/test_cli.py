@@ -37,6 +37,13 @@ def test_help_lists_every_verb() -> None:
     assert asrd().returncode == 2
 
 
+def test_a_setting_that_does_nothing_is_told_on_each_run_and_a_choice_that_was_made_is_not() -> None:
+    done = asrd("plan", ASRD_PARTS='{encoder = "float16"}')
+    said = "asrd: parts (ASRD_PARTS) are for strategy selective and do nothing under auto\n"
+    assert (done.returncode, done.stderr) == (0, said)
+    assert asrd("plan", ASRD_USE_BF16="1").stderr == ""
+
+
 @pytest.mark.parametrize("verb", ["transcribe", "compare", "tune", "plan", "models", "config"])
 def test_every_verb_has_help(verb: str) -> None:
     done = asrd(verb, "--help")

@@ -65,6 +65,8 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         ("pnc = 1", ["pnc", "bool"]),
         ("strategy = 16", ["strategy", "str"]),
         ('vram_budget = "much"', ["vram_budget", "2000MiB"]),
+        ('vram_budget = "150%"', ["vram_budget = '150%'", "100% at most"]),
+        ('vram_alert = "100.5%"', ["vram_alert = '100.5%'", "100% at most"]),
         ('strategy = "selective"\nparts = {encoder = "float17"}', ["float17", "float16"]),
         ("not toml", ["TOML"]),
         ('autocast_dtype = "float64"', ["float64", "dtype"]),
@@ -128,11 +130,17 @@ def test_parts_without_selective_do_nothing_and_say_so(tmp_path: Path) -> None:
     loaded = load(tmp_path, 'strategy = "half"\nparts = {encoder = "float16"}')
     assert loaded.settings.requested == "half"
     assert any("do nothing under half" in note for note in loaded.notes)
+    assert loaded.idle == loaded.notes
+    assert "do nothing under auto" in load(tmp_path, 'parts = {encoder = "float16"}').idle[0]
+    assert load(tmp_path, "use_bf16 = true").idle == ()
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("", None), ("2000", 2000 << 20), ("2000MiB", 2000 << 20), ("1.5 GiB", 3 << 29), ("50%", 2 << 30)],
+    [
+        ("", None), ("2000", 2000 << 20), ("2000MiB", 2000 << 20), ("1.5 GiB", 3 << 29), ("50%", 2 << 30),
+        ("100%", 4 << 30),
+    ],
 )
 def test_budgets(text: str, expected: int | None) -> None:
     assert config.budget(text, 4 << 30) == expected

@@ -449,11 +449,11 @@ def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(d
     del one.environment["ASRD_MODEL"], one.environment["ASRD_SINKS"]
     one.up("--config", os.fspath(file))
     one.until(lambda: one.state == "IDLE")
-    file.write_text('model = "ok"\nsinks = ["stdout"]\nstrategy = "tf32"\n')
+    file.write_text('model = "ok"\nsinks = ["stdout"]\nstrategy = "half"\n')
     assert one.process is not None
     one.process.send_signal(signal.SIGHUP)
     one.until(lambda: "configuration read again: sinks, strategy" in one.log.read_text())
-    assert one.ask(verb="status")["strategy"] == "tf32"
+    assert one.ask(verb="status")["strategy"] == "half"
     file.write_text("sink = 3\n")
     refused = one.ask(verb="reload")
     assert (refused["code"], refused["hint"]) == (78, "did you mean 'sinks'?")

@@ -64,6 +64,12 @@ def test_no_card_means_the_cpu_and_says_so() -> None:
     assert "no GPU" in made.reason
 
 
+def test_a_cpu_that_was_asked_for_is_not_called_a_missing_card() -> None:
+    assert plan("auto", "cpu", [A1000]).reason == "device = cpu, so FP32 on the CPU; not measured: asrd tune"
+    assert plan("auto", "cpu", [A1000], "conservative").reason == "preset conservative leaves only FP32 on the CPU"
+    assert plan("auto").reason == "no GPU, so FP32 on the CPU; not measured: asrd tune"
+
+
 def test_a_strategy_on_the_cpu_falls_to_fp32() -> None:
     assert names(plan("half", "cpu", [A1000])) == ["half on cpu", "fp32 on cpu"]
 
@@ -82,6 +88,19 @@ def test_auto_is_honest_about_not_having_measured() -> None:
     assert "not measured" in made.reason
     assert names(plan("auto", gpus=[T4]))[0] == "fp32"
     assert names(plan("auto", gpus=[A1000], preset="conservative"))[0] == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("card", "preset", "reason"),
+    [
+        (A1000, "default", "preset default on NVIDIA RTX A1000, by hardware alone"),
+        (A1000, "aggressive", "preset aggressive on NVIDIA RTX A1000, by hardware alone, which never takes int8"),
+        (T4, "default", "Tesla T4 has neither native bfloat16 nor TF32"),
+        (T4, "aggressive", "Tesla T4 has neither native bfloat16 nor TF32, and hardware alone never takes half"),
+    ],
+)
+def test_what_auto_passes_over_until_it_is_measured_is_named(card: Gpu, preset: str, reason: str) -> None:
+    assert plan("auto", gpus=[card], preset=preset).reason == f"{reason}; not measured: asrd tune"
 
 
 def test_auto_goes_by_evidence_and_never_by_stale_evidence() -> None:
@@ -191,6 +210,23 @@ def test_tf32_on_a_card_without_it_says_so() -> None:
     made = plan("tf32", gpus=[T4])
     assert names(made) == ["fp32", "fp32 on cpu"]
     assert made.reason == "TF32 needs compute capability 8.0; Tesla T4 has 7.5; fp32 instead"
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", []), ("cpu", [A1000])])
+def test_tf32_on_a_cpu_is_fp32_and_says_so(device: str, gpus: list[Gpu]) -> None:
+    made = plan("tf32", device, gpus)
+    assert names(made) == ["fp32 on cpu"]
+    assert made.reason == "TF32 is a unit of CUDA cards, and a CPU has none; fp32 on cpu instead"
+    assert [(one.rung, one.kind) for one in made.rejected] == [("tf32", "hardware")]
+
+
+def test_what_lightning_makes_of_float16_on_a_cpu_is_said() -> None:
+    made = plan("16-mixed", "cpu")
+    assert names(made) == ["16-mixed on cpu", "fp32 on cpu"]
+    assert made.reason == "16-mixed was asked for; on a CPU Lightning makes bfloat16 of its float16"
+    for other in ("bf16-mixed", "autocast-fp16", "half"):
+        assert plan(other, "cpu").reason == f"{other} was asked for"
+    assert plan("16-mixed", gpus=[A1000]).reason == "16-mixed was asked for"
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

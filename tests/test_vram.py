@@ -250,6 +250,32 @@ def test_why_no_card_is_seen_is_told_with_what_helps(driver: Path, environment: 
     assert fix
 
 
+@pytest.mark.parametrize(
+    ("environment", "device", "said", "helps"),
+    [
+        ({"FAKE_GPUS": A100, "CUDA_VISIBLE_DEVICES": ""}, "cuda", "'' hides every card", "unset CUDA_VISIBLE_DEVICES"),
+        ({"FAKE_GPUS": A100, "FAKE_LOST": "0"}, "cuda:0", "does not answer", "nvidia-smi"),
+        ({"FAKE_GPUS": A100, "FAKE_MIG": "0:"}, "cuda", "divided (MIG)", "mig -cgi"),
+        ({"FAKE_GPUS": A100, "FAKE_INIT": "18"}, "cuda", "was upgraded", "restart the machine"),
+        ({"FAKE_GPUS": TWO}, "cuda:7", "no GPU matches device 'cuda:7'", "visible GPUs: cuda:0 (Tesla T4)"),
+        ({"FAKE_GPUS": A100, "FAKE_MIG": PARTS}, "MIG-0001", "one instance", "CUDA_VISIBLE_DEVICES=MIG-0001"),
+        ({"FAKE_GPUS": A100, "FAKE_MIG": PARTS}, "MIG-7", "no GPU matches device 'MIG-7'", "visible GPUs: cuda:0"),
+        ({"FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}, "cuda:1", "torch ", "pip install"),
+    ],
+)
+def test_a_device_that_cannot_be_had_is_one_sentence_with_what_helps(
+    driver: Path, environment: dict[str, str], device: str, said: str, helps: str
+) -> None:
+    program = (
+        "from asrd.errors import PrecisionError\n"
+        f"try:\n    vram.sight({device!r})\n"
+        "except PrecisionError as error:\n    print(json.dumps([error.message, error.hint]))"
+    )
+    message, hint = under(driver, program, **environment)
+    assert said in message
+    assert helps in hint
+
+
 def test_where_there_simply_is_no_card_nothing_is_told(driver: Path, tmp_path: Path) -> None:
     program = f"from pathlib import Path\nvram.DRIVER = (Path({str(tmp_path / 'none')!r}),)\n"
     assert under(None, program + "print(json.dumps(vram.absence()))") == ["", ""]
