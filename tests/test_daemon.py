@@ -709,13 +709,13 @@ async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "asrd")
-    async with Inside(tmp_path, monkeypatch, model="tf32=otherwise *=ok") as one:
+    async with Inside(tmp_path, monkeypatch, model="16-mixed=otherwise *=ok") as one:
         await one.daemon.scribe.load()
         assert one.daemon.status()["otherwise"] == ""
         assert (await one.daemon._do_use(Request("use", strategy="bfloat16")))["said"] == "now on bfloat16 on cpu"
-        said = (await one.daemon._do_use(Request("use", strategy="tf32")))["said"]
+        said = (await one.daemon._do_use(Request("use", strategy="16-mixed")))["said"]
         why = "encoder: tf32 asked, float32 runs: TF32 is a unit of CUDA cards"
-        assert said == f"now on tf32 on cpu; but {why}"
+        assert said == f"now on 16-mixed on cpu; but {why}"
         assert one.daemon.status()["otherwise"] == why
         told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"]
         assert [record.levelno for record in told] == [logging.INFO, logging.INFO, logging.WARNING]
