@@ -29,6 +29,9 @@ worker_log = logging.getLogger("asrd.worker")
 PIPE = 1 << 20
 """Bytes that a pipe to a worker holds, where Linux allows it: a buffer then goes in one piece."""
 
+TAKEN = 60.0
+"""Seconds within which a worker, which is asked only while it waits, takes what it is sent out of its pipe."""
+
 KILLED = 10.0
 """Seconds that a killed process is waited for: a card's driver may take a while to let go of it."""
 
@@ -174,11 +177,14 @@ class Worker:
                 worker_log.debug("%s", self.noise[-1])
 
     async def send(self, message: wire.Request, *payload: memoryview) -> None:
-        """Write one frame. Raises LostError when the worker is gone."""
+        """Write one frame. Raises LostError: stalled, or how the worker is gone."""
         assert self._stdin is not None
         try:
             self._stdin.writelines(wire.pack(message, *payload))
-            await self._stdin.drain()
+            async with asyncio.timeout(TAKEN):
+                await self._stdin.drain()
+        except TimeoutError:
+            raise LostError("stalled", f"it did not take what it was sent within {TAKEN:.0f} s") from None
         except (ConnectionError, RuntimeError):
             raise await self._gone() from None
 

@@ -508,6 +508,21 @@ def test_a_large_buffer_goes_through() -> None:
     asyncio.run(go())
 
 
+def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asrd.worker.TAKEN", 0.5)
+
+    async def go() -> None:
+        async with running("*=ok") as held:
+            pid = (await held.start()).pid
+            os.kill(pid, signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                answer = await held.transcribe(array.array("f", [0.0]) * (16_000 * 60))
+            assert answer.hypothesis.text == "960000 samples sum 0"
+            assert (held.failures, held.rejected) == (1, [])
+
+    asyncio.run(go())
+
+
 def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
     """The worker must not outlive a daemon that got SIGKILL: its stdin ends."""
     program = (
