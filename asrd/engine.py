@@ -147,6 +147,7 @@ class Engine:
         self._turn: asyncio.Task[None] | None = None
         self._most = max(TOGETHER.values())
         self._due: float | None = None
+        self._ends: list[float] = []
 
     async def __aenter__(self) -> Engine:
         return self
@@ -179,7 +180,8 @@ class Engine:
     @property
     def overdue(self) -> bool:
         """Whether a deadline has passed without being acted upon, which only a fault of this program can cause."""
-        return self._due is not None and asyncio.get_running_loop().time() > self._due + 5.0
+        now = asyncio.get_running_loop().time()
+        return any(now > due + 5.0 for due in (self._due, *self._ends) if due is not None)
 
     async def start(self) -> wire.Ready:
         """Start a worker if none is in service, and wait until it has proved itself.
@@ -473,15 +475,12 @@ class Engine:
         worker, self._worker, self.ready = self._worker, None, None
         if worker is None:
             return
-        ending = asyncio.ensure_future(worker.end(patience))
-        cancelled: asyncio.CancelledError | None = None
-        while not ending.done():  # the end takes a moment and is not to be left half done, however often that is asked
-            try:
-                await asyncio.shield(ending)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+        due = asyncio.get_running_loop().time() + worker.longest(patience)
+        self._ends.append(due)
+        try:
+            await worker.end(patience)
+        finally:
+            self._ends.remove(due)
 
     def _translated(self, loss: LostError) -> AsrdError:
         if loss.trace:

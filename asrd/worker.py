@@ -9,13 +9,16 @@ import asyncio
 import collections
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 from . import wire
 from .errors import DiskError
@@ -25,6 +28,15 @@ worker_log = logging.getLogger("asrd.worker")
 
 PIPE = 1 << 20
 """Bytes that a pipe to a worker holds, where Linux allows it: a buffer then goes in one piece."""
+
+TAKEN = 60.0
+"""Seconds within which a worker, which is asked only while it waits, takes what it is sent out of its pipe."""
+
+KILLED = 10.0
+"""Seconds that a killed process is waited for: a card's driver may take a while to let go of it."""
+
+MOMENT = 1.0
+"""Seconds in which the last words of a process that is over arrive."""
 
 ENVIRONMENT = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA then numbers the cards as NVML does
@@ -104,64 +116,83 @@ def _abandoned(entry: os.DirEntry[str], fresh: float) -> bool:
 
 
 class Worker:
-    """One child process and the frames to and from it."""
+    """One child process and the frames to and from it.
 
-    def __init__(self, process: asyncio.subprocess.Process, scratch: Scratch) -> None:
+    The process is reaped when the worker is closed and not before, so that its number, its group's too, stays its own.
+    """
+
+    live: ClassVar[set[Worker]] = set()
+    """All that were started and are not closed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], scratch: Scratch) -> None:
         self.process = process
         self.scratch = scratch
         self.noise: collections.deque[str] = collections.deque(maxlen=20)
+        self._stdout, self._stderr = asyncio.StreamReader(wire.MAX_LINE), asyncio.StreamReader(wire.MAX_LINE)
+        self._stdin: asyncio.StreamWriter | None = None
         self._pump = asyncio.create_task(self._listen())
-        with contextlib.suppress(OSError):  # a user may have reached the limit of all pipes
-            fcntl.fcntl(process.stdin.transport.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, PIPE)  # type: ignore[union-attr]
+        self._readers: list[asyncio.ReadTransport] = []
+        self.live.add(self)
 
     @classmethod
     async def spawn(cls, command: Sequence[str]) -> Worker:
         """Start a worker in a session of its own, with a scratch folder that outlives any way it may end."""
         scratch = Scratch()
-        creation = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                limit=wire.MAX_LINE,
-                env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch.path},
-                start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
-            )
-        )
         try:
-            process = await asyncio.shield(creation)
-        except asyncio.CancelledError:
-            # asyncio can wait for ever for a process whose creation was cancelled half-way, so it is completed first.
-            await cls(await creation, scratch).end(0.0)
-            raise
-        except OSError:
+            process = _launched(command, scratch.path)
+        except BaseException:
             scratch.remove()
             raise
-        return cls(process, scratch)
+        worker = cls(process, scratch)
+        try:
+            await worker._connect()
+        except BaseException:
+            await worker.end(0.0)
+            raise
+        return worker
+
+    async def _connect(self) -> None:
+        """Join the three pipes to the loop; one of these awaits may be cancelled, and the process is there already."""
+        loop, process = asyncio.get_running_loop(), self.process
+        for pipe, reader in ((process.stdout, self._stdout), (process.stderr, self._stderr)):
+            reading = functools.partial(asyncio.StreamReaderProtocol, reader)
+            self._readers.append((await loop.connect_read_pipe(reading, pipe))[0])
+        writing = functools.partial(asyncio.StreamReaderProtocol, asyncio.StreamReader())  # it has the flow control
+        transport, protocol = await loop.connect_write_pipe(writing, process.stdin)
+        self._stdin = asyncio.StreamWriter(transport, protocol, None, loop)
 
     async def _listen(self) -> None:
-        assert self.process.stderr is not None
-        with contextlib.suppress(ValueError):  # one endless line is noise like any other
-            async for line in self.process.stderr:
+        """Read stderr to its end, whatever comes: a pipe that nobody reads would stop the worker."""
+        endless = False
+        while True:
+            try:
+                line = await self._stderr.readline()
+            except ValueError:  # comes again for each further piece of the same line
+                line, endless = b"" if endless else b"(a line too long to be shown)\n", True
+            else:
+                if not line:
+                    return
+            if line:
                 self.noise.append(line.decode(errors="replace").rstrip())
                 worker_log.debug("%s", self.noise[-1])
 
     async def send(self, message: wire.Request, *payload: memoryview) -> None:
-        """Write one frame. Raises LostError when the worker is gone."""
-        assert self.process.stdin is not None
+        """Write one frame. Raises LostError: stalled, or how the worker is gone."""
+        assert self._stdin is not None
         try:
-            self.process.stdin.writelines(wire.pack(message, *payload))
-            await self.process.stdin.drain()
+            self._stdin.writelines(wire.pack(message, *payload))
+            async with asyncio.timeout(TAKEN):
+                await self._stdin.drain()
+        except TimeoutError:
+            raise LostError("stalled", f"it did not take what it was sent within {TAKEN:.0f} s") from None
         except (ConnectionError, RuntimeError):
             raise await self._gone() from None
 
     async def receive(self, deadline: float) -> wire.Reply:
         """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or died."""
-        assert self.process.stdout is not None
         try:
             async with asyncio.timeout(deadline):  # wait_for of Python 3.11 can swallow a cancellation
-                line = await self.process.stdout.readline()
+                line = await self._stdout.readline()
         except TimeoutError:
             raise LostError("stalled", f"no answer within {deadline:.0f} s") from None
         except ValueError:
@@ -174,43 +205,120 @@ class Worker:
             raise LostError("garbage", str(error)) from None
 
     async def _gone(self) -> LostError:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2.0):
-                await self.process.wait()
-        code = self.process.returncode
+        code = await self._exit(2.0)
         if code is None:
             return LostError("garbage", "the worker closed its pipe and went on")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return LostError("killed", f"the worker was ended by {signal.Signals(-code).name}")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await asyncio.shield(self._pump)
+        await self._silence()
         said = next((line for line in reversed(self.noise) if line.strip()), "it said nothing")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return LostError("died", f"the worker ended with {how}: {said}")
 
     async def end(self, patience: float) -> None:
-        """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with it."""
-        assert self.process.stdin is not None
-        if self.process.returncode is None and patience > 0:
-            with contextlib.suppress(ConnectionError, RuntimeError):
-                self.process.stdin.writelines(wire.pack(wire.Stop()))
-                self.process.stdin.close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    await self.process.wait()
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
-        await self._drain()
-        self.scratch.remove()
+        """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with it.
 
-    async def _drain(self) -> None:
-        """Read both pipes to their end: asyncio closes a child's pipes only then, and complains if the loop is gone."""
-        assert self.process.stdout is not None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1.0):  # a child of the worker's own may hold them open
-                while await self.process.stdout.read(1 << 16):
-                    pass
-                await self._pump
+        That is not left half done, however often the caller is cancelled, and takes `longest(patience)` at most.
+        """
+        ending = asyncio.create_task(self._stop(patience))
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.wait([ending])
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if ending.cancelled():  # by the end of the whole loop, which cancels every task there is, once
+            await self.end(0.0)
+        self._close()
+        if cancelled is not None:
+            raise cancelled
+        ending.result()
+
+    @staticmethod
+    def longest(patience: float) -> float:
+        """Return the seconds that `end` may take."""
+        return patience + KILLED + 2 * MOMENT
+
+    def kill(self) -> None:
+        """Kill the process and what it started, at once; nothing is waited for."""
+        if self.process.returncode is None:  # else its number may be another's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    async def _stop(self, patience: float) -> None:
+        """Ask, kill and wait for the process, not for its pipes: what it started may hold them open for hours."""
+        if self._stdin is not None and patience > 0:
+            with contextlib.suppress(ConnectionError, RuntimeError):
+                self._stdin.writelines(wire.pack(wire.Stop()))
+                self._stdin.close()
+            if await self._exit(patience) is not None:
+                await self._silence()
+        self.kill()
+        if await self._exit(KILLED) is None:
+            log.warning("the worker %d was killed and does not end", self.process.pid)
+        elif self._stdin is not None:
+            await self._silence()
+
+    async def _silence(self) -> None:
+        """Wait for the end of what it says, but a moment only."""
+        await asyncio.wait([self._pump], timeout=MOMENT)
+
+    async def _exit(self, limit: float) -> int | None:
+        """Return how the process ended, negative for a signal; None if it still runs after `limit` seconds."""
+        until = time.monotonic() + limit
+        while (code := self._code()) is None and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        return code
+
+    def _code(self) -> int | None:
+        """Return how the process ended, None if it still runs, and leave it to be reaped."""
+        try:
+            over = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # it is reaped
+            return self.process.poll()
+        if over is None:
+            return None
+        return over.si_status if over.si_code == os.CLD_EXITED else -over.si_status
+
+    def _close(self) -> None:
+        """Reap the process and let go of all that was held for it; a second time it does nothing."""
+        self.kill()
+        self.process.poll()
         self._pump.cancel()
+        for reader in self._readers:
+            reader.close()
+        writer = self._stdin.transport if self._stdin is not None else None
+        if writer is not None and (not writer.is_closing() or writer.get_write_buffer_size()):  # else it is lost
+            writer.abort()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+        self.scratch.remove()
+        self.live.discard(self)
+
+
+def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
+    """Start the process.
+
+    Not through asyncio, whose process is over only when its pipes are, and which can wait for ever for one whose
+    creation was cancelled half-way.
+    """
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
+        start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
+    )
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # a user may have reached the limit of all pipes
+        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE)
+    return process
+
+
+def kill_all() -> None:
+    """Kill every worker of this process and what it started, at once; nothing is waited for."""
+    for worker in list(Worker.live):
+        worker.kill()

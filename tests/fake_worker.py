@@ -15,6 +15,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -113,6 +114,19 @@ def die(code: int) -> None:
     os._exit(code)
 
 
+def bear(apart: bool) -> None:
+    """Start a child that holds all three pipes, and say its number."""
+    child = subprocess.Popen(["sleep", "15"], start_new_session=apart)
+    print(f"child {child.pid}", file=sys.stderr, flush=True)
+
+
+ON_BEGIN: dict[str, Callable[[], object]] = {
+    "loud": lambda: print("x" * (4 * wire.MAX_LINE), file=sys.stderr, flush=True),
+    "parent": lambda: bear(False),
+    "parent-of-a-stranger": lambda: bear(True),
+}
+"""What happens before the worker loads, which it then does well."""
+
 ON_LOAD: dict[str, Callable[[], object]] = {
     "refuse": lambda: say(wire.Failed("unsupported", "cannot do that here")),
     "no-room": lambda: say(wire.Failed("out-of-memory", "CUDA out of memory")),
@@ -186,6 +200,7 @@ def main() -> int:
     if act == "graphs":  # of a worker whose graphs lose it its card
         act = "lost" if start.graphs else "ok"
     print("a line of noise on stderr", file=sys.stderr, flush=True)
+    ON_BEGIN.get(act, lambda: None)()
     say(wire.Progress("import"))
     while act == "gate" and not os.path.exists(os.environ["FAKE_WORKER_GATE"]):
         time.sleep(0.01)

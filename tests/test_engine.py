@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -51,6 +52,17 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def children() -> str:
+    """Return the numbers of this process's children, the dead that were not reaped among them."""
+    return Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text()
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn so often."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def test_a_good_worker_answers_with_the_samples_and_positions_it_was_given() -> None:
@@ -291,7 +303,46 @@ def test_a_start_cancelled_at_any_moment_leaves_nothing(at_root: Path) -> None:
             assert list(at_root.iterdir()) == []
 
     asyncio.run(go())
-    assert Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text() == ""
+    assert children() == ""
+
+
+def test_a_start_cancelled_again_and_again_leaves_nothing(at_root: Path) -> None:
+    async def go(delay: int, pause: int) -> None:
+        held = engine("*=ok")
+        starting = asyncio.create_task(held.start())
+        await turns(delay)
+        for _ in range(4):
+            starting.cancel()
+            await turns(pause)
+        async with asyncio.timeout(10):
+            await asyncio.wait([starting])
+            await held.stop()
+        assert list(at_root.iterdir()) == []
+        assert children() == ""
+
+    for delay in range(16):
+        for pause in (1, 2, 3, 5):
+            asyncio.run(go(delay, pause))
+
+
+def test_the_end_of_the_loop_at_any_moment_of_a_start_or_an_end_leaves_nothing(at_root: Path) -> None:
+    """What ends a loop cancels each task there is by itself; another process, as it may also wait for ever."""
+    program = (
+        "import asyncio\n"
+        "from tests.test_engine import children, engine, turns\n"
+        "async def go(delay, cancel):\n"
+        "    starting = asyncio.create_task(engine('*=ok').start())\n"
+        "    await turns(delay)\n"
+        "    if cancel:\n"
+        "        starting.cancel()\n"
+        "        await turns(delay % 3)\n"
+        "for delay in range(20):\n"
+        "    for cancel in (False, True):\n"
+        "        asyncio.run(go(delay, cancel))\n"
+        "        assert children() == '', (delay, cancel)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert list(at_root.iterdir()) == []
 
 
 @pytest.mark.parametrize(("device", "most"), [("cpu", 1), ("cuda:0", 8)])
@@ -457,6 +508,21 @@ def test_a_large_buffer_goes_through() -> None:
     asyncio.run(go())
 
 
+def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asrd.worker.TAKEN", 0.5)
+
+    async def go() -> None:
+        async with running("*=ok") as held:
+            pid = (await held.start()).pid
+            os.kill(pid, signal.SIGSTOP)
+            async with asyncio.timeout(10):
+                answer = await held.transcribe(array.array("f", [0.0]) * (16_000 * 60))
+            assert answer.hypothesis.text == "960000 samples sum 0"
+            assert (held.failures, held.rejected) == (1, [])
+
+    asyncio.run(go())
+
+
 def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
     """The worker must not outlive a daemon that got SIGKILL: its stdin ends."""
     program = (
@@ -502,6 +568,33 @@ def test_a_worker_is_gone_when_its_caller_was_cancelled_twice() -> None:
             await asking
         assert not alive(pid)
         assert list(Path(os.environ["TMPDIR"]).iterdir()) == []
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize(("longest", "overdue"), [(60.0, False), (-60.0, True)])
+def test_a_worker_that_is_not_ended_in_time_is_overdue(
+    longest: float, overdue: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with engine("*=ok") as held:
+            await held.start()
+            worker, allowed = held._worker, asyncio.Event()
+            assert worker is not None
+            stop = worker._stop
+
+            async def late(patience: float) -> None:
+                await allowed.wait()
+                await stop(patience)
+
+            monkeypatch.setattr(worker, "_stop", late)
+            monkeypatch.setattr(worker, "longest", lambda patience: longest)
+            ending = asyncio.create_task(held.stop())
+            await asyncio.sleep(0.05)
+            assert held.overdue is overdue
+            allowed.set()
+            await ending
+            assert not held.overdue
 
     asyncio.run(go())
 
