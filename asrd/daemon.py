@@ -36,6 +36,7 @@ from .server import Answers, Request, Server
 from .sinks import Sink, sinks
 from .takes import Spool, folder
 from .wire import SAMPLE_RATE
+from .worker import kill_all
 
 log = logging.getLogger("asrd")
 
@@ -139,9 +140,7 @@ class Daemon:
         """First: end the recording, write down what was said, go. Again: go at once, with the takes kept."""
         if self._ending.is_set():
             self.scribe.abandon("asrd was told twice to end")
-            if (worker := self.scribe.engine.pid) is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
+            kill_all()
             os._exit(128 + signal.SIGTERM)
         self._ending.set()
         systemd.stopping()
@@ -158,7 +157,7 @@ class Daemon:
     async def _beat(self) -> None:
         """Feed the watchdog while this loop turns and the engine acts on its own deadlines."""
         while limit := systemd.watchdog_seconds():
-            if not self.scribe.engine.overdue and not self._scribing.done():
+            if not self.scribe.overdue and not self._scribing.done():
                 systemd.watchdog()
             await asyncio.sleep(limit / 3)
 

@@ -144,6 +144,11 @@ class Scribe:
         return not (self.busy or self._guests or self.asleep)
 
     @property
+    def overdue(self) -> bool:
+        """Whether the engine in service, or the one to come, has not acted upon a deadline of its own."""
+        return self.engine.overdue or (self._coming is not None and self._coming.overdue)
+
+    @property
     def in_use(self) -> int | None:
         """Bytes that the worker in service holds; 0 while there is none, None where nothing tells."""
         if self.engine.pid is None:

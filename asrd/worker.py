@@ -12,6 +12,7 @@ import fcntl
 import functools
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,9 @@ from typing import ClassVar
 
 from . import wire
 from .errors import DiskError
+
+REMARK = re.compile(r"[IW]\d{4} |\[NeMo [IWD] ")
+"""How a line of noise begins that is no reason to die: torch's and NeMo's information and warnings."""
 
 log = logging.getLogger("asrd.engine")
 worker_log = logging.getLogger("asrd.worker")
@@ -211,7 +215,8 @@ class Worker:
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             return LostError("killed", f"the worker was ended by {signal.Signals(-code).name}")
         await self._silence()
-        said = next((line for line in reversed(self.noise) if line.strip()), "it said nothing")
+        telling = (line for line in reversed(self.noise) if line.strip() and not REMARK.match(line))
+        said = next(telling, "it said nothing")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return LostError("died", f"the worker ended with {how}: {said}")
 

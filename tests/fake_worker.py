@@ -110,6 +110,10 @@ def hear(message: wire.Recognize, payload: bytes, name: str, act: str = "") -> I
         yield wire.Answer(message.id, heard, 0.01, 0.005, 0.01, float(len(message.buffers)))
 
 
+REMARKS = "Bus error\nW1127 20:55:16.614 7 x.py:1] deprecated\n[NeMo W 2026-11-27] slow"
+"""Why it dies, and what libraries say beside that."""
+
+
 def die(code: int) -> None:
     os._exit(code)
 
@@ -146,6 +150,7 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     ),
     "oom": lambda n: say(wire.Failed("out-of-memory", "CUDA out of memory", id=n)),
     "die": lambda n: die(9),
+    "die-remarking": lambda n: (print(REMARKS, file=sys.stderr, flush=True), die(9)),
     "lost": lambda n: (say(wire.Failed("device-lost", "CUDA error: an illegal memory access", id=n)), die(70)),
     "abort": lambda n: os.abort(),
     "kill": lambda n: os.kill(os.getpid(), signal.SIGKILL),

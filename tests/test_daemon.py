@@ -31,6 +31,7 @@ from asrd.engine import Engine
 from asrd.precision import Plan
 from asrd.recording import Recording
 from asrd.server import Request
+from tests.test_engine import alive
 from tests.test_logind import BUS
 from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case, until
 
@@ -343,6 +344,23 @@ def test_a_second_sigterm_ends_at_once_and_keeps_the_take(daemon: Start) -> None
     kept, _ = one.verb("takes", "--json").communicate(timeout=20)
     assert [(note["id"], note["reason"]) for note in map(json.loads, kept.splitlines())] == [
         (take, "asrd was told twice to end")]  # fmt: skip
+
+
+def test_a_second_sigterm_leaves_no_worker_of_a_strategy_that_is_tried(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="bfloat16=gate *=ok")
+    one.until(lambda: one.state == "IDLE")
+    using = one.verb("use", "bfloat16")
+    one.until(lambda: len(one.worker) == 2)
+    take, workers = one.speak(), one.worker
+    assert one.process is not None
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)
+    one.process.send_signal(signal.SIGTERM)
+    one.until(lambda: one.state == "STOPPING")
+    assert one.end() == 143
+    using.communicate(timeout=20)
+    one.until(lambda: not any(alive(pid) for pid in workers))
+    assert take in one.verb("takes").communicate(timeout=20)[0]
 
 
 def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> None:

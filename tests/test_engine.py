@@ -425,6 +425,15 @@ def test_no_room_for_several_costs_their_number_and_not_the_rung() -> None:
     asyncio.run(go())
 
 
+def test_a_worker_that_died_is_told_by_what_it_said_and_not_by_remarks() -> None:
+    async def go() -> None:
+        async with engine("half=die-remarking") as held:
+            await held.transcribe(SOUND)
+            assert [one.detail for one in held.rejected] == ["the worker ended with exit code 9: Bus error"]
+
+    asyncio.run(go())
+
+
 def test_when_no_rung_is_left_every_caller_is_told() -> None:
     async def go() -> None:
         async with engine("*=nan", device="cuda:0") as held:
