@@ -380,7 +380,8 @@ def _threads(start: wire.Start, header: models.Header) -> int:
 def _import_nemo(threads: int = 0) -> Any:
     """Import torch and NeMo, quietly, with so many CPU threads; return torch. Touches no other device."""
     warnings.filterwarnings("ignore")
-    for noisy in ("nv_one_logger", "hydra.utils", "lightning.pytorch", "pytorch_lightning", "nemo_logger", "torchao", "torch.utils._pytree"):
+    lightning, torches = ("lightning.pytorch", "pytorch_lightning"), ("torchao", "torch.utils._pytree")
+    for noisy in ("nv_one_logger", "hydra.utils", "nemo_logger", *lightning, *torches):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     import torch
 
