@@ -230,20 +230,26 @@ class Spool:
         return self.where / f"{note.id}.wav"
 
     def prune(self) -> int:
-        """Delete what is too old, and the oldest while all are too large; return how many went."""
-        gone = 0
+        """Delete what is too old, and while all are too large the oldest, those that are text first; return how many.
+        """
         notes = self.all()
-        sizes = {note.id: self._size(note) for note in notes}
+        gone = [note for note in notes if note.began > SANE and time.time() - note.began > self.days * 86_400]
+        late = {note.id for note in gone}
+        rest = [note for note in notes if note.id not in late]
+        sizes = {note.id: self._size(note) for note in rest}
         total = sum(sizes.values())
-        for note in notes:
-            old = note.began > SANE and time.time() - note.began > self.days * 86_400
-            if old or total > self.megabytes * 1e6:
-                self.remove(note.id)
-                total -= sizes[note.id]
-                gone += 1
+        for note in sorted(rest, key=lambda note: not note.delivered):
+            if total <= self.megabytes * 1e6:
+                break
+            gone.append(note)
+            total -= sizes[note.id]
+        for note in gone:
+            self.remove(note.id)
         if gone:
-            log.info("%d recordings were older than %g days or above %g MB", gone, self.days, self.megabytes)
-        return gone
+            lost = sum(not note.delivered for note in gone)
+            said = f"{len(gone)} recordings were older than {self.days:g} days or above {self.megabytes:g} MB, and went"
+            log.log(logging.WARNING if lost else logging.INFO, "%s%s", said, f"; {lost} were not text yet" * bool(lost))
+        return len(gone)
 
     def _size(self, note: Note) -> int:
         with contextlib.suppress(OSError):

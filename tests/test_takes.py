@@ -405,3 +405,21 @@ def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(tmp_path: Path, mon
     assert spool.prune() == 0
     monkeypatch.setattr(time, "time", lambda: 2e9 + 15 * 86_400)
     assert spool.prune() == 3
+
+
+def test_what_is_not_text_yet_goes_last_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "asrd")
+    spool = Spool(tmp_path, "always", megabytes=0.2)
+    names = []
+    for kept in (True, False, False, False):
+        take = spool.begin()
+        take.append(np.zeros(16_000, np.float32))
+        spool.failed(take, "no worker") if kept else spool.delivered(take, "a word")
+        names.append(take.id)
+    assert spool.prune() == 1
+    assert [note.id for note in spool.all()] == [names[0], *names[2:]]
+    assert caplog.records[-1].levelno == logging.INFO
+    spool.megabytes = 0.01
+    assert spool.prune() == 3
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert caplog.records[-1].message.endswith("and went; 1 were not text yet")
