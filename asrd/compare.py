@@ -127,9 +127,9 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
-    _show(args, result)
     if not code and result.manifest.words and not job.alone:
         keep_baseline(result)
+    _show(args, result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
@@ -420,14 +420,24 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _show(args: argparse.Namespace, result: Comparison) -> None:
-    """Print the table first: a full disk must not cost the result."""
+    """Print the table first: a full disk must not cost the result, nor a reader that leaves early the files."""
+    try:
+        _print(args, result)
+    finally:
+        _write_files(args, result)
+
+
+def _print(args: argparse.Namespace, result: Comparison) -> None:
     if str(args.json) == "-":
         sys.stdout.buffer.write(report.to_json(result))
         sys.stdout.flush()
-    else:
-        terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if terminal else 120
-        print(report.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+        return
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 120
+    print(report.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+
+
+def _write_files(args: argparse.Namespace, result: Comparison) -> None:
     for path, render in ((args.json, report.to_json), (args.html, lambda found: report.html(found).encode())):
         if path is not None and str(path) != "-":
             _write(path, render(result))

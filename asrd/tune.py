@@ -89,15 +89,13 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
             file=sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
-    record = _judged(job, found, settings, args.takes)
-    _show(args, record)
-    evidence.keep(record)
-    with contextlib.suppress(OSError):
-        _begun().unlink(missing_ok=True)
-    before = baseline.known(settings.model, job.device)
-    if not args.takes and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
-        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
-    if told := _tell(settings):
+    record, told = _judged(job, found, settings, args.takes), ""
+    try:
+        evidence.keep(record)
+        told = _settled(job, found, settings, args.takes)
+    finally:
+        _show(args, record)  # last, as a reader may leave early; and where it cannot be kept all the same
+    if told:
         print(f"asrd: {told}", file=sys.stderr)
     return 0
 
@@ -205,6 +203,16 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         limit=made.limit,
         hint=made.hint,
     )
+
+
+def _settled(job: Job, found: Found, settings: Settings, taken: bool) -> str:
+    """Do what follows from a verdict that is kept; return what a running daemon says to it."""
+    with contextlib.suppress(OSError):
+        _begun().unlink(missing_ok=True)
+    before = baseline.known(settings.model, job.device)
+    if not taken and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
+        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
+    return _tell(settings)
 
 
 def _show(args: argparse.Namespace, record: Record) -> None:

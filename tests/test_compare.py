@@ -242,6 +242,21 @@ def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
     assert "1 of 1 strategies meet every criterion" in capsys.readouterr().out
 
 
+def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: object, **more: object) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(report, "table", gone)
+    args = arguments("--manifest", speech, "--html", tmp_path / "out.html", "--repeats", 2, "--strategies", "tf32")
+    with pytest.raises(BrokenPipeError):
+        compare.compare(args, Settings(), script().engine)
+    assert "tf32" in (tmp_path / "out.html").read_text()
+    assert baseline.known(Settings().model, "cpu") is not None
+
+
 def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.CaptureFixture) -> None:
     args = arguments("--manifest", speech, "--json", "-", "--repeats", 2, "--strategies", "tf32")
     assert compare.compare(args, Settings(), script().engine) == 0

@@ -336,6 +336,23 @@ def test_a_verdict_that_cannot_be_kept_is_shown_first(
     assert (bench.state / "asrd" / "tuning.json").exists(), "the next run only has to judge again"
 
 
+def test_a_reader_that_leaves_early_costs_nothing_but_what_it_did_not_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(record: evidence.Record) -> None:
+        raise BrokenPipeError
+
+    told: list[str] = []
+    monkeypatch.setattr(tune.catalogue, "show_evidence", gone)
+    monkeypatch.setattr(tune, "_tell", lambda settings: told.append(settings.model) or "")
+    with pytest.raises(BrokenPipeError):
+        tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
+    assert kept(bench).utterances == COUNT
+    assert baseline.known(bench.settings.model, "cpu") is not None
+    assert told == [bench.settings.model]
+    assert not (bench.state / "asrd" / "tuning.json").exists()
+
+
 # -- a daemon that runs -----------------------------------------------------------------------------------------------
 
 
