@@ -22,7 +22,7 @@ from asrd.engine import Engine
 from asrd.errors import DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
 from asrd.findings import Comparison
 from asrd.models import SHIPPED
-from asrd.precision import Gpu
+from asrd.precision import PRESETS, TABLE, Gpu
 
 from . import fake_engine
 from .fake_engine import MIB, Script
@@ -281,6 +281,28 @@ def test_what_is_wrong_is_said_before_anything_starts(speech: Path, words: list[
     with pytest.raises(error):
         compare.compare(arguments("--manifest", speech, *words), Settings(), acts.engine)
     assert acts.started == []
+
+
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ("auto", "conservative, default, aggressive, all"),
+        ("aggresive", "did you mean 'aggressive'?"),
+        ("fp32,defualt", "did you mean 'default'?"),
+        ("al", "did you mean 'all'?"),
+    ],
+)
+def test_a_wrong_strategy_is_told_what_may_stand_there(names: str, hint: str) -> None:
+    with pytest.raises(UsageError) as told:
+        compare._selected(names)
+    assert hint in told.value.hint
+    assert "auto" not in told.value.hint.replace("autocast", "")
+
+
+def test_presets_and_all_may_stand_among_names() -> None:
+    names = [one.name for one in compare._selected("half, conservative,fp32")]
+    assert names == ["half", *PRESETS["conservative"].candidates]
+    assert [one.name for one in compare._selected("all")] == list(TABLE)
 
 
 def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:
