@@ -127,7 +127,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
-    if not code and result.manifest.words and not job.alone:
+    if not code and not job.alone:
         keep_baseline(result)
     _show(args, result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
@@ -184,7 +184,7 @@ def _selected(names: str) -> list[Precision]:
 def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:
     """Return the clips of a manifest and what they are together; lines that cannot be used are told.
 
-    Raises ManifestError: it cannot be read, or has no usable line.
+    Raises ManifestError: it cannot be read, has no usable line, or says of none what was said.
     """
     clips, skipped = manifest.read(path, limit)
     for one in skipped:
@@ -192,6 +192,8 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     if not clips:
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
     words = sum(len(verdict.normaliser(language)(clip.text).split()) for clip in clips)
+    if not words:
+        raise ManifestError(f"{path} has not one word of what was said", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
     return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)

@@ -177,7 +177,11 @@ def _save(job: Job, found: Found) -> None:
 
 
 def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
-    """Return the verdict on what was measured. Raises ModelError where the model's file went meanwhile."""
+    """Return the verdict on what was measured.
+
+    Raises:
+        ModelError: the model's file went meanwhile. ManifestError: there was no word to compare.
+    """
     key = evidence.key_for(settings, job.gpu)
     if key is None:
         raise ModelError(f"the file of {settings.model} is not there any more", "asrd models lists what is")
@@ -190,6 +194,8 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         found.again,
         budget(settings.vram_budget, job.gpu.total) if job.gpu else None,
     )
+    if not made.words:
+        raise ManifestError("FP32 hears no word in what was measured", "dictate some, or name a --manifest")
     return Record(
         key=key,
         chosen=made.chosen,

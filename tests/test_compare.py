@@ -311,6 +311,17 @@ def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:
         compare.compare(arguments("--manifest", tmp_path / "m.jsonl"), Settings(), script().engine)
 
 
+@pytest.mark.parametrize("text", ["", " ", "!"])
+def test_a_manifest_without_a_word(speech: Path, text: str) -> None:
+    mute = speech.with_name("mute.jsonl")
+    mute.write_text(json.dumps({"audio_filepath": "0.wav", "text": text}))
+    acts = script()
+    with pytest.raises(ManifestError, match="has not one word of what was said") as told:
+        compare.compare(arguments("--manifest", mute), Settings(), acts.engine)
+    assert (told.value.exit_code, acts.started) == (65, [])
+    assert '"text"' in told.value.hint
+
+
 def test_a_device_that_is_not_there(speech: Path) -> None:
     with pytest.raises(PrecisionError):
         compare.compare(arguments("--manifest", speech), Settings(device="cuda:7"), script().engine)

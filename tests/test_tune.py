@@ -312,6 +312,24 @@ def test_what_is_wrong_is_said_before_anything_starts(bench: Bench, words: list[
     assert acts.started == []
 
 
+def test_a_manifest_without_a_word_is_refused_before_anything_starts(bench: Bench) -> None:
+    bench.manifest.write_text(json.dumps({"audio_filepath": "0.wav", "text": ""}))
+    acts = script(bench)
+    with pytest.raises(ManifestError, match="has not one word of what was said"):
+        tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
+    assert acts.started == []
+
+
+def test_takes_in_which_no_word_is_heard_give_no_verdict(bench: Bench) -> None:
+    spool = Spool(folder(), "always")
+    take = spool.begin()
+    take.append(np.zeros(LENGTHS[-1] + 1, dtype=np.float32))
+    spool.delivered(take, "")
+    with pytest.raises(ManifestError, match="FP32 hears no word"):
+        tune.tune(arguments("--takes", "--repeats", 2), bench.settings, script(bench).engine)
+    assert evidence.read() == []
+
+
 def test_without_fp32_there_is_no_verdict(bench: Bench) -> None:
     acts = script(bench, broken={"fp32": ModelError("no such model")})
     with pytest.raises(ModelError):
