@@ -23,7 +23,20 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, baseline, components, engine, manifest, models, precision, report, verdict, vram, wire
+from . import (
+    __version__,
+    baseline,
+    components,
+    engine,
+    evidence,
+    manifest,
+    models,
+    precision,
+    report,
+    verdict,
+    vram,
+    wire,
+)
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
@@ -103,6 +116,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
     parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="absolute points of WER it may cost")
+    parser.add_argument("--replace", action="store_true", help="have the daemon go by this, also where it knew more")
     parser.add_argument("--json", metavar="F", type=Path, help="write the result here; - is standard output")
     parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
 
@@ -127,25 +141,42 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
-    if not code and not job.alone:
-        keep_baseline(result)
+    if not code and not job.alone and (old := keep_baseline(job, result, args.replace)):
+        knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
+        print(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", file=sys.stderr)
     _show(args, result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
-def keep_baseline(result: Comparison) -> None:
-    """Keep what was measured for the daemon, which tells its own figures beside it."""
+def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseline.Known | None:
+    """Keep what was measured for the daemon, which tells its own figures beside it; return what stays instead.
+
+    Args:
+        replace: also an earlier comparison that knows more.
+    """
     strategies = {}
     for row in result.rows:
         steady = row.ledger.get("steady")
         if row.role in ("baseline", "asked") and not row.failure and steady is not None:
             p50 = row.latency_ms.p50 if row.latency_ms else None
             strategies[row.strategy] = baseline.Measure(steady.process, steady.source, p50, row.wer, row.wer_delta)
+    key = evidence.key_for(job.settings, job.gpu)
+    new = baseline.Known(
+        measured=result.started,
+        strategies=strategies,
+        card="" if result.device == "cpu" else result.device_name,
+        made=f"{key.size} {key.modified} {key.driver} {key.torch} {key.asrd}" if key else "",
+        utterances=len(job.clips),
+        repeats=job.repeats,
+    )
+    old = baseline.known(result.model, result.device)
+    if old is not None and not replace and baseline.outweighs(old, new, {row.strategy for row in result.rows}):
+        return old
     try:
-        card = "" if result.device == "cpu" else result.device_name
-        baseline.keep(result.model, result.device, baseline.Known(result.started, strategies, card))
+        baseline.keep(result.model, result.device, new)
     except DiskError as error:
         log.warning("%s", error.message)
+    return None
 
 
 # -- what is compared -------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from . import baseline, catalogue, choice, compare, control, engine, evidence, places, precision, vram
+from . import catalogue, choice, compare, control, engine, evidence, places, precision, vram
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -215,9 +215,8 @@ def _settled(job: Job, found: Found, settings: Settings, taken: bool) -> str:
     """Do what follows from a verdict that is kept; return what a running daemon says to it."""
     with contextlib.suppress(OSError):
         _begun().unlink(missing_ok=True)
-    before = baseline.known(settings.model, job.device)
-    if not taken and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
-        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
+    if not taken:
+        compare.keep_baseline(job, compare.conclude(job, found))
     return _tell(settings)
 
 

@@ -406,6 +406,46 @@ def test_components_do_not_replace_what_is_known_of_strategies(speech: Path, tmp
     assert "half" in known.strategies
 
 
+# -- what the daemon goes by ------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_comparison_replaces_none_that_knows_more_unless_that_is_asked_for(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    run(speech, tmp_path, script(), "--strategies", "half,tf32")
+    whole = baseline.known(Settings().model, "cpu")
+    assert whole is not None
+    assert (list(whole.strategies), whole.utterances, whole.repeats) == (["fp32", "half", "tf32"], 30, 3)
+    assert "stays with what was compared" not in capsys.readouterr().err
+    for words in (["--strategies", "fp32"], ["--strategies", "half,tf32", "--limit", "1"]):
+        run(speech, tmp_path, script(), *words)
+        assert baseline.known(Settings().model, "cpu") == whole
+        said = f"stays with what was compared {whole.measured}: 3 strategies, 30 utterances, 3 repeats; see --replace"
+        assert said in capsys.readouterr().err
+    run(speech, tmp_path, script(broken={"tf32": EngineError("nothing")}), "--strategies", "half,tf32")
+    known = baseline.known(Settings().model, "cpu")
+    assert known is not None
+    assert list(known.strategies) == ["fp32", "half"], "what failed was tried"
+    run(speech, tmp_path, script(), "--strategies", "fp32", "--limit", "1", "--replace")
+    known = baseline.known(Settings().model, "cpu")
+    assert known is not None
+    assert (list(known.strategies), known.utterances) == (["fp32"], 1)
+
+
+def test_another_model_file_replaces_what_is_known_of_the_last(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    own = Settings(model=str(tmp_path / "own.nemo"))
+    for content, strategies in ((b"weights", "half,tf32"), (b"other weights", "half")):
+        Path(own.model).write_bytes(content)
+        run(speech, tmp_path, script(), "--strategies", strategies, settings=own)
+    known = baseline.known(own.model, "cpu")
+    assert known is not None
+    assert list(known.strategies) == ["fp32", "half"]
+
+
 # -- the verb as a program, over the real engine and a worker that misbehaves -----------------------------------------
 
 PROGRAM = """
