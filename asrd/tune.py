@@ -90,13 +90,15 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     record, told = _judged(job, found, settings, args.takes), ""
+    before, stale = evidence.known(settings, job.gpu)
     try:
         evidence.keep(record)
         told = _settled(job, found, settings, args.takes)
     finally:
         _show(args, record)  # last, as a reader may leave early; and where it cannot be kept all the same
-    if told:
-        print(f"asrd: {told}", file=sys.stderr)
+    for said in (_poorer(before, record) if before and not stale else "", told):
+        if said:
+            print(f"asrd: {said}", file=sys.stderr)
     return 0
 
 
@@ -208,6 +210,16 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         measured=found.started,
         limit=made.limit,
         hint=made.hint,
+    )
+
+
+def _poorer(before: Record, record: Record) -> str:
+    """Return that a verdict rests on far fewer words than the one that held; "" where it does not."""
+    if 2 * record.words >= before.words:
+        return ""
+    return (
+        f"this verdict rests on {record.words} words and takes the place of one that rested on {before.words} and took "
+        f"{before.chosen}; asrd tune over as much speech finds one as sure again"
     )
 
 

@@ -233,6 +233,18 @@ def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
         assert (found.measured == "before") is stays
 
 
+def test_a_verdict_on_far_fewer_words_says_what_it_takes_the_place_of(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[object] = ["--manifest", bench.manifest, "--repeats", 2]
+    acts = script(bench, steady={"bfloat16": 400 * MIB})
+    for more, said in (([], False), (["--limit", 60], False), (["--limit", 20], True)):
+        tune.tune(arguments(*words, *more), bench.settings, acts.engine)
+        told = "rests on 400 words and takes the place of one that rested on 1200 and took bfloat16"
+        assert (told in capsys.readouterr().err) is said
+    assert kept(bench).words == 400
+
+
 @pytest.mark.parametrize("change", ["nothing", "speech", "model", "repeats", "age", "anew", "damage", "a byte"])
 def test_what_was_measured_of_something_else_is_not_taken_up(bench: Bench, change: str) -> None:
     begun = bench.state / "asrd" / "tuning.json"
