@@ -78,11 +78,12 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     if len(job.precisions) == 1:
         print(f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}")
         return 0
+    evidence.check_room()
     found = Found(measured=[] if args.anew else _resumed(job))
     if found.measured:
         log.warning("%d of %d runs were measured before and are taken up", len(found.measured), len(job.runs))
     try:
-        asyncio.run(compare.measure(job, found, lambda: _save(job, found)))
+        asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         print(
             f"asrd: interrupted after {len(found.measured)} of {len(job.runs)} runs: asrd tune goes on from there",
@@ -165,14 +166,21 @@ def _resumed(job: Job) -> list[Measured]:
     return begun.measured if begun.job == _name(job) and 0 <= time.time() - begun.at < FRESH else []
 
 
-def _save(job: Job, found: Found) -> None:
-    """Keep what is complete; a disk that refuses costs only the going on."""
-    target = _begun()
-    try:
-        target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
-    except OSError as error:
-        log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+def _saver(job: Job, found: Found) -> Callable[[], None]:
+    """Return what keeps all that is complete; a disk that refuses costs only the going on, and is told once."""
+    target, told = _begun(), False
+
+    def save() -> None:
+        nonlocal told
+        try:
+            target.parent.mkdir(0o700, parents=True, exist_ok=True)
+            places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
+        except OSError as error:
+            if not told:
+                log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+            told = True
+
+    return save
 
 
 # -- the verdict ------------------------------------------------------------------------------------------------------

@@ -223,6 +223,18 @@ def script(bench: Bench, **changes: Any) -> Script:
     return Script(texts={int(length): text for length, text in texts.items()}, **changes)
 
 
+def full(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have files of these names find no room."""
+    whole = places.write_whole
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name in names:
+            raise OSError(28, "No space left on device")
+        whole(path, data)
+
+    monkeypatch.setattr(places, "write_whole", write)
+
+
 def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
     more = {name: baseline.Measure(1, "rss", 1.0, 1.0, None) for name in ("fp32", "bfloat16", "int8")}
     for known, stays in ((more, True), ({"fp32": more["fp32"]}, False)):
@@ -352,14 +364,7 @@ def test_without_fp32_there_is_no_verdict(bench: Bench) -> None:
 def test_a_verdict_that_cannot_be_kept_is_shown_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = places.write_whole
-
-    def full(path: Path, data: bytes) -> None:
-        if path.name == "verdicts.json":
-            raise OSError(28, "No space left on device")
-        whole(path, data)
-
-    monkeypatch.setattr(places, "write_whole", full)
+    full(monkeypatch, "verdicts.json")
     with pytest.raises(DiskError, match="No space left"):
         tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
     assert "auto takes fp32" in capsys.readouterr().out
@@ -381,6 +386,27 @@ def test_a_reader_that_leaves_early_costs_nothing_but_what_it_did_not_read(
     assert baseline.known(bench.settings.model, "cpu") is not None
     assert told == [bench.settings.model]
     assert not (bench.state / "asrd" / "tuning.json").exists()
+
+
+def test_a_state_folder_without_room_is_told_before_anything_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(monkeypatch, "room.probe")
+    acts = script(bench)
+    with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json: No space left") as told:
+        tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
+    assert "XDG_STATE_HOME" in told.value.hint
+    assert acts.started == []
+
+
+def test_what_cannot_be_kept_on_the_way_is_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full(monkeypatch, "tuning.json")
+    tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
+    assert caplog.text.count("what was measured so far cannot be kept") == 1
+    assert kept(bench).chosen == "fp32"
+    assert not (bench.state / "asrd" / "room.probe").exists()
 
 
 # -- a daemon that runs -----------------------------------------------------------------------------------------------
