@@ -36,7 +36,8 @@ FRESH = 86_400.0
 
 HELP = """FP32 always qualifies. Another does where it answers everything, takes no more memory and time than FP32, and
 even the upper bound of its cost in words stays within max_wer_delta; auto takes the cheapest of those.
-exit codes: 0 there is a verdict, 130 interrupted (asrd tune goes on from there)."""
+exit codes: 0 there is a verdict, or nothing to choose among (then null as JSON), 130 interrupted (asrd tune goes on
+from there)."""
 
 
 class Begun(msgspec.Struct):
@@ -60,7 +61,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
     parser.add_argument("--anew", action="store_true", help="forget what an interrupted run had measured")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else")
 
 
 def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine) -> int:
@@ -76,7 +77,10 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     settings = msgspec.structs.replace(settings, strategy="auto")
     job = _job(args, settings, hold)
     if len(job.precisions) == 1:
-        print(f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}")
+        said = f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}"
+        if args.json:
+            print(f"asrd: {said}", file=sys.stderr)
+        print("null" if args.json else said, flush=True)
         return 0
     evidence.check_room()
     found = Found(measured=[] if args.anew else _resumed(job))

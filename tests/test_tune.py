@@ -320,6 +320,14 @@ def test_where_there_is_no_choice_nothing_is_measured(bench: Bench, capsys: pyte
     assert "nothing to measure: preset conservative leaves only FP32" in capsys.readouterr().out
 
 
+def test_where_there_is_no_choice_json_is_null(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    strict = msgspec.structs.replace(bench.settings, preset="conservative")
+    assert tune.tune(arguments("--manifest", bench.manifest, "--json"), strict, script(bench).engine) == 0
+    shown, told = capsys.readouterr()
+    assert json.loads(shown) is None
+    assert "asrd: nothing to measure: preset conservative leaves only FP32" in told
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
