@@ -13,12 +13,9 @@ from collections.abc import Sequence
 import msgspec
 
 from .evidence import Candidate
-from .findings import FEWEST, Measured, NoiseFloor, Row
+from .findings import FEWEST, RESOLUTION, Measured, NoiseFloor, Row
 from .precision import BASELINE, quantizes
 from .verdict import Edits, Heard, hear, judge, memory_of, most, normaliser
-
-RESOLUTION = 0.25
-"""Points of WER that too little speech may have missed under any bound: none proves that not one word ever changes."""
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell much."""

@@ -128,7 +128,7 @@ def test_too_little_speech_never_decides_for_a_candidate(price: float) -> None:
         assert made.chosen == "fp32"
     made = planted(0.0, 1, count=25)
     assert one(made).changed == 0
-    assert one(made).verdict == "same", "no word changed, and still there is not enough of them"
+    assert one(made).verdict == "undecided", "no word changed, and still there is not enough of them"
     assert one(made).refused.startswith("undecided: at most +1.40 points of WER")
     assert 480 <= one(made).missing <= 510
     assert "The 275 words there are do not decide bfloat16: about" in made.hint
