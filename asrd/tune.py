@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -36,8 +37,14 @@ FRESH = 86_400.0
 
 HELP = """FP32 always qualifies. Another does where it answers everything, takes no more memory and time than FP32, and
 even the upper bound of its cost in words stays within max_wer_delta; auto takes the cheapest of those.
-exit codes: 0 there is a verdict, or nothing to choose among (then null as JSON), 130 interrupted (asrd tune goes on
-from there)."""
+exit codes: 0 there is a verdict, or nothing to choose among (then null as JSON), 75 another asrd tune is measuring, 130
+interrupted (asrd tune goes on from there)."""
+
+
+class BusyError(AsrdError):
+    """Another `asrd tune` of this user measures; later is another matter."""
+
+    exit_code = 75
 
 
 class Begun(msgspec.Struct):
@@ -72,7 +79,8 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         hold: what holds a worker.
 
     Raises:
-        AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict.
+        AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict, another
+            one is at it.
     """
     settings = msgspec.structs.replace(settings, strategy="auto")
     job = _job(args, settings, hold)
@@ -83,6 +91,12 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         print("null" if args.json else said, flush=True)
         return 0
     evidence.check_room()
+    with _alone():
+        return _tuned(args, settings, job)
+
+
+def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
+    """Measure, judge, keep and show; return 0, 130 or 143."""
     found = Found(measured=[] if args.anew else _resumed(job))
     if found.measured:
         log.warning("%d of %d runs were measured before and are taken up", len(found.measured), len(job.runs))
@@ -142,6 +156,19 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
         raise ManifestError("no take is kept that could be heard", 'keep_audio = "always" keeps what you dictate')
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
     return clips, Speech(TAKES, len(clips), 0, seconds, settings.target_lang)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Be the one that measures here: two would take each other's time, and keep what they have in one file."""
+    with (places.state() / "tuning.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError("another asrd tune is measuring here", "wait for it, or interrupt it") from error
+        except OSError:
+            log.debug("no lock can be had on %s", file.name)
+        yield
 
 
 # -- an interrupted run -----------------------------------------------------------------------------------------------

@@ -195,6 +195,22 @@ def test_what_was_measured_before_an_interruption_stays_and_is_taken_up(
     assert kept(bench).chosen == "bfloat16"
 
 
+def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
+    program = bench.start("bfloat16=stall")
+    assert program.stderr is not None
+    for line in program.stderr:
+        if line.startswith("bfloat16 (3/3) import"):
+            break
+    acts = script(bench)
+    with pytest.raises(tune.BusyError, match="another asrd tune is measuring here") as told:
+        tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine)
+    assert (told.value.exit_code, acts.started) == (75, [])
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine) == 0
+
+
 def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(bench: Bench) -> None:
     spool = Spool(folder(), "always")
     for length in LENGTHS:
