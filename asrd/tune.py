@@ -82,7 +82,7 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict, another
             one is at it.
     """
-    settings = msgspec.structs.replace(settings, strategy="auto")
+    own, settings = settings.strategy, msgspec.structs.replace(settings, strategy="auto")
     job = _job(args, settings, hold)
     if len(job.precisions) == 1:
         said = f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}"
@@ -92,7 +92,10 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         return 0
     evidence.check_room()
     with _alone():
-        return _tuned(args, settings, job)
+        code = _tuned(args, settings, job)
+    if own != "auto" and not code:
+        print(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', file=sys.stderr)
+    return code
 
 
 def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:

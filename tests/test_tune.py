@@ -306,11 +306,16 @@ def test_json_is_the_verdict_and_nothing_else(bench: Bench, capfd: pytest.Captur
     assert kept(bench).chosen == "bfloat16"
 
 
-def test_another_strategy_in_the_settings_does_not_hinder(bench: Bench) -> None:
+def test_another_strategy_in_the_settings_does_not_hinder_and_is_said(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = arguments("--manifest", bench.manifest, "--repeats", 2)
     acts = script(bench)
     tune.tune(args, msgspec.structs.replace(bench.settings, strategy="half"), acts.engine)
     assert acts.started == ["fp32", "fp32", "bfloat16", "fp32"]
+    assert "asrd: auto is not in force: strategy is half" in capsys.readouterr().err
+    tune.tune(args, bench.settings, acts.engine)
+    assert "not in force" not in capsys.readouterr().err
 
 
 def test_on_a_card_the_budget_decides_by_what_was_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
