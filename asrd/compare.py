@@ -87,6 +87,11 @@ class Job:
         down: list[tuple[Precision, Role]] = [(one.precision, "component") for one in self.alone]
         return [(BASELINE, "baseline"), (BASELINE, "again"), *asked, *down]
 
+    @property
+    def workers(self) -> int:
+        """How many workers that takes: after the runs FP32's latency once more."""
+        return len(self.runs) + 1
+
 
 @dataclass
 class Found:
@@ -256,7 +261,7 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
     with contextlib.suppress(NotImplementedError, RuntimeError):  # only the main thread takes signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     buffer = manifest.joined(job.clips, BUFFER)
-    with Progress(len(job.runs)) as progress:
+    with Progress(job.workers) as progress:
         for _ in found.measured:
             progress.done()
         for number, (chosen, role) in list(enumerate(job.runs, 1))[len(found.measured) :]:
@@ -264,8 +269,9 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
             found.measured.append(await _run(job, chosen, role, buffer, progress))
             progress.done(found.measured[-1].failure)
             save()
-        progress.begin(f"{BASELINE.name} latency again", len(job.runs))
+        progress.begin(f"{BASELINE.name} latency again", job.workers)
         found.again = await _latency_again(job, buffer, progress)
+        progress.done()
 
 
 async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progress: Progress) -> Measured:

@@ -102,12 +102,12 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
     """Measure, judge, keep and show; return 0, 130 or 143."""
     found = Found(measured=[] if args.anew else _resumed(job))
     if found.measured:
-        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), len(job.runs))
+        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), job.workers)
     try:
         asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         print(
-            f"asrd: interrupted after {len(found.measured)} of {len(job.runs)} runs: asrd tune goes on from there",
+            f"asrd: interrupted after {len(found.measured)} of {job.workers} runs: asrd tune goes on from there",
             file=sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143

@@ -496,7 +496,7 @@ def test_a_signal_ends_the_worker_and_leaves_a_partial_report(
     program = start(speech, tmp_path, "half=stall", "--strategies", "half,tf32")
     assert program.stderr is not None
     for line in program.stderr:
-        if line.startswith("half (3/4) import"):
+        if line.startswith("half (3/5) import"):
             break
     program.send_signal(number)
     shown, told = program.communicate(timeout=60)

@@ -121,7 +121,8 @@ def test_a_candidate_that_hears_the_same_is_taken_and_the_next_plan_starts_on_it
     assert [of(record, name).memory for name in ("bfloat16", "fp32")] == [450 * MIB, 900 * MIB]
     assert (record.utterances, record.words, record.speech) == (COUNT, 20 * COUNT, str(bench.manifest))
     assert "auto takes bfloat16" in shown
-    assert "bfloat16 (3/3) starting" in told
+    assert "bfloat16 (3/4) starting" in told
+    assert "fp32 latency again (4/4) starting" in told
     made = engine.plan_for(bench.settings)
     assert [rung.name for rung in made.rungs] == ["bfloat16 on cpu", "fp32 on cpu"]
     assert not (bench.state / "asrd" / "tuning.json").exists()
@@ -179,19 +180,19 @@ def test_what_was_measured_before_an_interruption_stays_and_is_taken_up(
     program = bench.start("bfloat16=stall")
     assert program.stderr is not None
     for line in program.stderr:
-        if line.startswith("bfloat16 (3/3) import"):
+        if line.startswith("bfloat16 (3/4) import"):
             break
     program.send_signal(number)
     _, told = program.communicate(timeout=60)
     assert program.returncode == code, told
-    assert "interrupted after 2 of 3 runs: asrd tune goes on from there" in told
+    assert "interrupted after 2 of 4 runs: asrd tune goes on from there" in told
     assert "Traceback" not in told
     assert evidence.known(bench.settings, None) == (None, "")
     assert list((bench.folder / "scratch").iterdir()) == []
     _, told = bench.run("")
-    assert "2 of 3 runs were measured before and are taken up" in told
-    assert "fp32 (1/3)" not in told
-    assert "bfloat16 (3/3) starting" in told
+    assert "2 of 4 runs were measured before and are taken up" in told
+    assert "fp32 (1/4)" not in told
+    assert "bfloat16 (3/4) starting" in told
     assert kept(bench).chosen == "bfloat16"
 
 
@@ -199,7 +200,7 @@ def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
     program = bench.start("bfloat16=stall")
     assert program.stderr is not None
     for line in program.stderr:
-        if line.startswith("bfloat16 (3/3) import"):
+        if line.startswith("bfloat16 (3/4) import"):
             break
     acts = script(bench)
     with pytest.raises(tune.BusyError, match="another asrd tune is measuring here") as told:
