@@ -146,10 +146,11 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
-    if not code and not job.alone and (old := keep_baseline(job, result, args.replace)):
+    old = keep_baseline(job, result, args.replace) if not code and not job.alone else None
+    _show(args, result)
+    if old is not None:
         knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
         print(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", file=sys.stderr)
-    _show(args, result)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
