@@ -1,11 +1,13 @@
 """What `asrd compare` measured on this machine, kept for the daemon's own figures.
 
-One file under the state directory; per model and device the strategies of the last whole comparison. Daemon side.
+One file under the state directory; per model and device the strategies of the last whole comparison that no earlier one
+outweighs. Daemon side.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -37,6 +39,11 @@ class Known(msgspec.Struct, frozen=True):
     strategies: dict[str, Measure]
     card: str = ""
     """Name of the GPU; empty for the CPU, and in files of before it was kept."""
+    made: str = ""
+    """Model file, driver, torch and asrd it was measured with; like the next two unknown in files of before."""
+    utterances: int = 0
+    repeats: int = 0
+    """Timed buffers behind each `p50_ms`."""
 
 
 def path() -> Path:
@@ -47,7 +54,7 @@ def path() -> Path:
 def read() -> dict[str, Known]:
     """Return everything known, by "model on device"; what cannot be read is nothing."""
     try:
-        return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
+        return _read()
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -55,20 +62,46 @@ def read() -> dict[str, Known]:
         return {}
 
 
+def _read() -> dict[str, Known]:
+    return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
+
+
 def known(model: str, device: str) -> Known | None:
     """Return what was measured of a model on a kind of device (cpu or cuda)."""
     return read().get(_key(model, device))
 
 
+def outweighs(old: Known, new: Known, tried: Collection[str]) -> bool:
+    """Return whether an earlier comparison made with the same things knows more than a new one.
+
+    Args:
+        tried: every strategy of the new one, also those that failed.
+    """
+    if old.card != new.card or (old.made and old.made != new.made):
+        return False
+    more = not set(old.strategies) <= set(tried)
+    return more or old.utterances > new.utterances or old.repeats > new.repeats
+
+
 def keep(model: str, device: str, found: Known) -> None:
-    """Put a comparison in the place of the last one. Raises DiskError."""
+    """Put a comparison in the place of the last one; a file that cannot be read is told and goes. Raises DiskError."""
     target = path()
     try:
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        encoded = msgspec.json.encode(read() | {_key(model, device): found})
+        encoded = msgspec.json.encode(_others() | {_key(model, device): found})
         places.write_whole(target, msgspec.json.format(encoded, indent=1))
     except OSError as error:
         raise DiskError(f"the baseline cannot be kept in {target}: {error.strerror}") from error
+
+
+def _others() -> dict[str, Known]:
+    try:
+        return _read()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("what was measured before cannot be read from %s and is replaced: %s", path(), error)
+        return {}
 
 
 def _key(model: str, device: str) -> str:

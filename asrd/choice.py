@@ -7,23 +7,21 @@ Pure: starts nothing, stores nothing, reads no clock.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 
 from .evidence import Candidate
-from .findings import FEWEST, Measured, NoiseFloor, Row
+from .findings import FEWEST, RESOLUTION, Measured, NoiseFloor, Row
 from .precision import BASELINE, quantizes
 from .verdict import Edits, Heard, hear, judge, memory_of, most, normaliser
-
-RESOLUTION = 0.25
-"""Points of WER that too little speech may have missed under any bound: none proves that not one word ever changes."""
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell much."""
 
-REACH = 50.0
-"""Times as much speech beyond which asking for more is no advice."""
+REACH = 100_000
+"""Words beyond which asking for more is no advice: some ten hours of speech."""
 
 MIB = 1 << 20
 
@@ -200,11 +198,18 @@ def _within(row: Row, now: Edits, before: Edits, bounds: _Bounds) -> bool:
 
 
 def _missing(row: Row, now: Edits, before: Edits, bounds: _Bounds) -> int:
-    """Return how many more words would bring the upper bounds within the limit, at the rates seen; 0 where none do."""
-    larger, count = 1.0, len(before.words)
-    if row.wer_delta is None or not bounds.words or row.wer_delta > bounds.limit:
+    """Return how many more words would bring the upper bounds within the limit, at the rates seen; 0 where none do.
+
+    Rates of too few utterances for an interval say nothing: there it is how many would if no further word changed.
+    """
+    if row.wer_delta is None or not bounds.words:
         return 0
-    while larger < REACH:
+    count, reach = len(before.words), REACH / bounds.words
+    if row.wer_delta > bounds.limit:
+        least = max(most(now, before) / max(bounds.limit, RESOLUTION), FEWEST / count)
+        return math.ceil(bounds.words * (least - 1)) if row.wer_delta_ci is None and least < reach else 0
+    larger = 1.0
+    while larger < reach:
         wide = (row.wer_delta_ci[1] - row.wer_delta) / larger**0.5 if row.wer_delta_ci else 0.0
         far = most(now, before, larger) > max(bounds.limit, RESOLUTION)
         if not far and row.wer_delta + wide <= bounds.limit and count * larger >= FEWEST:
@@ -219,10 +224,12 @@ def _missing(row: Row, now: Edits, before: Edits, bounds: _Bounds) -> int:
 def _dear(found: Candidate, missing: int, bounds: _Bounds) -> str:
     """Return why the words speak against a candidate."""
     what = "words in 100 other than FP32's" if bounds.taken else "points of WER"
-    shown = f"at most {_points(found.most)}" if found.most is not None else "an unknown number of"
-    limit = f"the limit is {bounds.limit:.2f}"
+    limit, enough = f"the limit is {bounds.limit:.2f}", f"; about {missing} more words would tell" if missing else ""
+    if found.most is None:
+        return f"undecided: too little speech for a bound on what it costs, {limit} {what}{enough}"
+    shown = f"at most {_points(found.most)}"
     if missing:
-        return f"undecided: {shown} {what}, {limit}; about {missing} more words would tell"
+        return f"undecided: {shown} {what}, {limit}{enough}"
     if found.interval is not None and found.interval[0] > bounds.limit:
         return f"costs {_points(found.delta)} {what}, at least {_points(found.interval[0])}; {limit}"
     return f"costs {_points(found.delta)} {what}, {shown}; {limit}"

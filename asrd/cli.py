@@ -6,6 +6,7 @@ A verb's module offers `<name>_arguments(parser)` and `<name>(args, settings) ->
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .errors import AsrdError, UsageError, nearest
+from .errors import AsrdError, DiskError, UsageError, nearest
 
 VERBS = {
     "run": ("asrd.daemon:run", "be the dictation daemon"),
@@ -50,6 +51,9 @@ SETTINGS = {
     "device": ("D", "auto, cpu, cuda, cuda:N, or a part of a card's name"),
 }
 """Settings that every verb takes as flags."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How a write to an open file fails; what asrd writes to files of its own is told where that is done."""
 
 
 def overview() -> str:
@@ -136,11 +140,31 @@ def _log(debug: bool) -> None:
     logger.setLevel(logging.DEBUG if debug else logging.WARNING)
 
 
+def _run_whole(words: Sequence[str]) -> int:
+    """Do it, and have all of it printed. Raises DiskError where what was printed finds no room."""
+    try:
+        code = run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        _silence()
+        why = "make room where standard output goes, or send it elsewhere"
+        raise DiskError(f"cannot write all of the output: {error.strerror}", why) from error
+    return code
+
+
+def _silence() -> None:
+    """Have nothing left that the interpreter's own flush could fail on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point: run, and turn every error into one sentence, a hint and an exit code."""
     words = sys.argv[1:] if words is None else words
     try:
-        return run(words)
+        return _run_whole(words)
     except AsrdError as error:
         if os.environ.get("ASRD_DEBUG"):
             raise
@@ -152,7 +176,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print("asrd: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail again
+        _silence()
         return 141
     except Exception as error:
         if os.environ.get("ASRD_DEBUG"):

@@ -23,11 +23,24 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, baseline, components, engine, manifest, models, precision, report, verdict, vram, wire
+from . import (
+    __version__,
+    baseline,
+    components,
+    engine,
+    evidence,
+    manifest,
+    models,
+    precision,
+    report,
+    verdict,
+    vram,
+    wire,
+)
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
-from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
+from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError, nearest
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
@@ -74,6 +87,11 @@ class Job:
         down: list[tuple[Precision, Role]] = [(one.precision, "component") for one in self.alone]
         return [(BASELINE, "baseline"), (BASELINE, "again"), *asked, *down]
 
+    @property
+    def workers(self) -> int:
+        """How many workers that takes: after the runs FP32's latency once more."""
+        return len(self.runs) + 1
+
 
 @dataclass
 class Found:
@@ -90,7 +108,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd compare` takes."""
     known = ", ".join(precision.PRESETS)
     parser.epilog = HELP
-    parser.add_argument("--strategies", metavar="a,b", help=f"names, all, or a preset: {known} (the preset in force)")
+    parser.add_argument("--strategies", metavar="a,b", help=f"names, all, presets: {known} (the preset in force)")
     parser.add_argument(
         "--components",
         metavar="DTYPE,...",
@@ -103,6 +121,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
     parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="absolute points of WER it may cost")
+    parser.add_argument("--replace", action="store_true", help="have the daemon go by this, also where it knew more")
     parser.add_argument("--json", metavar="F", type=Path, help="write the result here; - is standard output")
     parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
 
@@ -127,25 +146,43 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         code = 130 if isinstance(error, KeyboardInterrupt) else 143
     result = conclude(job, found, partial=bool(code))
+    old = keep_baseline(job, result, args.replace) if not code and not job.alone else None
     _show(args, result)
-    if not code and result.manifest.words and not job.alone:
-        keep_baseline(result)
+    if old is not None:
+        knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
+        print(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", file=sys.stderr)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
-def keep_baseline(result: Comparison) -> None:
-    """Keep what was measured for the daemon, which tells its own figures beside it."""
+def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseline.Known | None:
+    """Keep what was measured for the daemon, which tells its own figures beside it; return what stays instead.
+
+    Args:
+        replace: also an earlier comparison that knows more.
+    """
     strategies = {}
     for row in result.rows:
         steady = row.ledger.get("steady")
         if row.role in ("baseline", "asked") and not row.failure and steady is not None:
             p50 = row.latency_ms.p50 if row.latency_ms else None
             strategies[row.strategy] = baseline.Measure(steady.process, steady.source, p50, row.wer, row.wer_delta)
+    key = evidence.key_for(job.settings, job.gpu)
+    new = baseline.Known(
+        measured=result.started,
+        strategies=strategies,
+        card="" if result.device == "cpu" else result.device_name,
+        made=f"{key.size} {key.modified} {key.driver} {key.torch} {key.asrd}" if key else "",
+        utterances=len(job.clips),
+        repeats=job.repeats,
+    )
+    old = baseline.known(result.model, result.device)
+    if old is not None and not replace and baseline.outweighs(old, new, {row.strategy for row in result.rows}):
+        return old
     try:
-        card = "" if result.device == "cpu" else result.device_name
-        baseline.keep(result.model, result.device, baseline.Known(result.started, strategies, card))
+        baseline.keep(result.model, result.device, new)
     except DiskError as error:
         log.warning("%s", error.message)
+    return None
 
 
 # -- what is compared -------------------------------------------------------------------------------------------------
@@ -157,7 +194,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
     down = args.components is not None
-    chosen = precision.select(args.strategies or settings.preset) if args.strategies or not down else []
+    chosen = _selected(args.strategies or settings.preset) if args.strategies or not down else []
     if down:
         components.wanted(args.components)  # what is wrong is said before a model is fetched
     own = settings.requested
@@ -170,10 +207,21 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)
 
 
+def _selected(names: str) -> list[Precision]:
+    """Return the strategies for "a,b"; `all` and presets may stand among them. Raises UsageError."""
+    groups = {name: preset.candidates for name, preset in precision.PRESETS.items()} | {"all": tuple(precision.TABLE)}
+    words = [word.strip() for word in names.split(",") if word.strip()]
+    known = (*precision.TABLE, *groups)
+    for word in words:
+        if word not in known:
+            raise UsageError(f"unknown strategy {word!r}", nearest(word, known))
+    return precision.select(",".join(name for word in words for name in groups.get(word, (word,))))
+
+
 def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:
     """Return the clips of a manifest and what they are together; lines that cannot be used are told.
 
-    Raises ManifestError: it cannot be read, or has no usable line.
+    Raises ManifestError: it cannot be read, has no usable line, or says of none what was said.
     """
     clips, skipped = manifest.read(path, limit)
     for one in skipped:
@@ -181,6 +229,8 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     if not clips:
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
     words = sum(len(verdict.normaliser(language)(clip.text).split()) for clip in clips)
+    if not words:
+        raise ManifestError(f"{path} has not one word of what was said", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
     return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)
@@ -212,7 +262,7 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
     with contextlib.suppress(NotImplementedError, RuntimeError):  # only the main thread takes signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     buffer = manifest.joined(job.clips, BUFFER)
-    with Progress(len(job.runs)) as progress:
+    with Progress(job.workers) as progress:
         for _ in found.measured:
             progress.done()
         for number, (chosen, role) in list(enumerate(job.runs, 1))[len(found.measured) :]:
@@ -220,8 +270,9 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
             found.measured.append(await _run(job, chosen, role, buffer, progress))
             progress.done(found.measured[-1].failure)
             save()
-        progress.begin(f"{BASELINE.name} latency again", len(job.runs))
+        progress.begin(f"{BASELINE.name} latency again", job.workers)
         found.again = await _latency_again(job, buffer, progress)
+        progress.done()
 
 
 async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progress: Progress) -> Measured:
@@ -420,14 +471,24 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _show(args: argparse.Namespace, result: Comparison) -> None:
-    """Print the table first: a full disk must not cost the result."""
+    """Print the table first: a full disk must not cost the result, nor a reader that leaves early the files."""
+    try:
+        _print(args, result)
+    finally:
+        _write_files(args, result)
+
+
+def _print(args: argparse.Namespace, result: Comparison) -> None:
     if str(args.json) == "-":
         sys.stdout.buffer.write(report.to_json(result))
         sys.stdout.flush()
-    else:
-        terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if terminal else 120
-        print(report.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+        return
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else 120
+    print(report.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+
+
+def _write_files(args: argparse.Namespace, result: Comparison) -> None:
     for path, render in ((args.json, report.to_json), (args.html, lambda found: report.html(found).encode())):
         if path is not None and str(path) != "-":
             _write(path, render(result))

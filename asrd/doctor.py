@@ -185,9 +185,11 @@ def _places(settings: Settings) -> Iterator[Finding]:
     where = takes.folder()
     standing = next(path for path in (where, *where.parents) if path.exists())
     free = shutil.disk_usage(standing).free
-    enough = os.access(standing, os.W_OK) and free > settings.takes_mb * 1e6
-    fix = "" if enough else f"make room, or lower takes_mb ({settings.takes_mb})"
-    yield Finding("takes", enough, False, f"{where}, {free / GIB:.1f} GiB free", fix)
+    fix = "" if free > settings.takes_mb * 1e6 else f"make room, or lower takes_mb ({settings.takes_mb})"
+    detail = f"{where}, {free / GIB:.1f} GiB free"
+    if not os.access(standing, os.W_OK | os.X_OK):
+        detail, fix = f"{where} cannot be written", f"ls -ld {standing}; or set XDG_STATE_HOME to another folder"
+    yield Finding("takes", not fix, False, detail, fix)
     scratch = Path(os.environ.get("TMPDIR", "/var/tmp"))
     room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
     need = 0

@@ -26,6 +26,10 @@ TAKES = "the takes that are kept"
 """What a verdict was found on where nobody wrote down what was said."""
 
 
+ROOM = 1 << 18
+"""Bytes that must fit into the state folder before a verdict is looked for: those that are kept, and what goes on."""
+
+
 class Key(msgspec.Struct, frozen=True):
     """What a verdict was found with, and holds for."""
 
@@ -162,6 +166,22 @@ def read() -> list[Record]:
         return []
 
 
+def check_room() -> None:
+    """Raise DiskError now, rather than after minutes of work, where no verdict could be kept."""
+    probe = places.state() / "room.probe"
+    try:
+        probe.parent.mkdir(0o700, parents=True, exist_ok=True)
+        places.write_whole(probe, bytes(ROOM))
+        probe.unlink()
+    except OSError as error:
+        raise _unkept(error) from error
+
+
+def _unkept(error: OSError) -> DiskError:
+    hint = "it needs room and the right to write there; XDG_STATE_HOME names another place"
+    return DiskError(f"the verdict cannot be kept in {path()}: {error.strerror}", hint)
+
+
 def keep(record: Record) -> None:
     """Put a verdict in the place of the last one for the same model, device and bounds. Raises DiskError."""
     target = path()
@@ -170,7 +190,7 @@ def keep(record: Record) -> None:
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
         places.write_whole(target, msgspec.json.format(msgspec.json.encode([*others, record]), indent=1))
     except OSError as error:
-        raise DiskError(f"the verdict cannot be kept in {target}: {error.strerror}") from error
+        raise _unkept(error) from error
 
 
 def known(settings: Settings, gpu: Gpu | None) -> tuple[Record | None, str]:

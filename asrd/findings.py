@@ -13,7 +13,7 @@ import msgspec
 from .precision import Precision
 from .wire import Memory, Ready, SelfTest
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON; grows when a key changes its meaning."""
 
 RESAMPLES = 10_000
@@ -21,6 +21,9 @@ RESAMPLES = 10_000
 
 FEWEST = 20
 """Utterances below which a bootstrap interval says nothing (it could only repeat the few it has seen)."""
+
+RESOLUTION = 0.25
+"""Points of WER that too little speech may have missed under any bound: none proves that not one word ever changes."""
 
 MEMORY_RESOLUTION = 16 << 20
 """Bytes by which the resident memory of two runs of one program differs for no reason (measured: 527 to 540 MiB)."""
@@ -48,7 +51,9 @@ DEFINITIONS = {
     f"{MEMORY_RESOLUTION >> 20} MiB, by which two runs of one program differ for no reason.",
     "verdict": "On words alone. worse: the whole interval lies above the noise floor. better: the whole interval lies "
     "below minus the noise floor. same: no word changed, or the whole interval lies within plus/minus the limit of "
-    "wer_delta. undecided: everything else; more speech would decide.",
+    "wer_delta; and there are words enough that even the upper 97.5 % bound of what so few changes leave open "
+    f"(Wilson's, for a difference of counts) lies within that limit, or within {RESOLUTION:g} points where it is less. "
+    "undecided: everything else; more speech would decide.",
     "passed": "Every required criterion is met. A strategy can be worse and pass: a real price, within the limit.",
     "weights_bytes": "Exact bytes of the model's parameters and buffers, counted in the worker.",
     "ledger": "Bytes by phase, each from its own instrument: allocated and reserved from torch, process from NVML for "

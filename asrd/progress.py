@@ -47,8 +47,9 @@ class Progress:
         self._tell("starting", 0, 0)
 
     def loading(self, progress: Loading) -> None:
-        """Show what a worker that is starting does."""
-        self._tell(progress.stage + (f" {progress.detail}" * bool(progress.detail)), 0, 0)
+        """Show what a worker that is starting does; of a path the name, as bar and clock need the room."""
+        detail = progress.detail.rpartition("/")[2] if progress.detail.startswith("/") else progress.detail
+        self._tell(f"{progress.stage} {detail}".rstrip(), 0, 0)
 
     def step(self, what: str, done: int, total: int) -> None:
         """Show that `done` of `total` are through."""

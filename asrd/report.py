@@ -105,9 +105,14 @@ def _shorten(dtype: str) -> str:
 
 
 def indistinct(row: Row, comparison: Comparison) -> bool:
-    """Return whether a row's words differ from FP32's by no more than FP32's own from one run to the next."""
+    """Return whether a row's words differ from FP32's by no more than FP32's own from one run to the next.
+
+    Not where there are too few of them to tell.
+    """
     floor = comparison.noise_floor
-    if row.role == "baseline" or row.wer_delta is None or row.changed_per_100 is None or floor.wer is None:
+    if row.role == "baseline" or row.verdict == "undecided" or floor.wer is None:
+        return False
+    if row.wer_delta is None or row.changed_per_100 is None:
         return False
     return abs(row.wer_delta) <= floor.wer and row.changed_per_100 <= (floor.changed_per_100 or 0.0)
 

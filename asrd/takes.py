@@ -195,13 +195,17 @@ class Spool:
 
     def remove(self, name: str) -> None:
         """Delete a take; one that is gone already is no error, one that stays is told."""
+        staying, why = [], ""
         for ending in (".wav", ".json", ".new"):
+            file = self.where / f"{name}{ending}"
             try:
-                (self.where / f"{name}{ending}").unlink()
-            except (FileNotFoundError, NotADirectoryError):
-                continue
+                file.unlink()
             except OSError as error:
-                log.warning("%s%s of take %s stays on disk: %s", name, ending, name, error.strerror)
+                if os.path.lexists(file):  # a disk that is read-only refuses also what never was
+                    staying.append(file.name)
+                    why = error.strerror or str(error)
+        if staying:
+            log.warning("take %s stays on disk (%s): %s", name, ", ".join(staying), why)
 
     def all(self) -> list[Note]:
         """Every take with sound, the oldest first, but none that a daemon has in hand."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from . import baseline, catalogue, choice, compare, control, engine, evidence, places, precision, vram
+from . import catalogue, choice, compare, control, engine, evidence, places, precision, vram
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -36,7 +37,14 @@ FRESH = 86_400.0
 
 HELP = """FP32 always qualifies. Another does where it answers everything, takes no more memory and time than FP32, and
 even the upper bound of its cost in words stays within max_wer_delta; auto takes the cheapest of those.
-exit codes: 0 there is a verdict, 130 interrupted (asrd tune goes on from there)."""
+exit codes: 0 there is a verdict, or nothing to choose among (then null as JSON), 75 another asrd tune is measuring, 130
+interrupted (asrd tune goes on from there)."""
+
+
+class BusyError(AsrdError):
+    """Another `asrd tune` of this user measures; later is another matter."""
+
+    exit_code = 75
 
 
 class Begun(msgspec.Struct):
@@ -60,7 +68,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
     parser.add_argument("--anew", action="store_true", help="forget what an interrupted run had measured")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
+    parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else")
 
 
 def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine) -> int:
@@ -71,34 +79,48 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         hold: what holds a worker.
 
     Raises:
-        AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict.
+        AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict, another
+            one is at it.
     """
-    settings = msgspec.structs.replace(settings, strategy="auto")
+    own, settings = settings.strategy, msgspec.structs.replace(settings, strategy="auto")
     job = _job(args, settings, hold)
     if len(job.precisions) == 1:
-        print(f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}")
+        said = f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}"
+        if args.json:
+            print(f"asrd: {said}", file=sys.stderr)
+        print("null" if args.json else said, flush=True)
         return 0
+    evidence.check_room()
+    with _alone():
+        code = _tuned(args, settings, job)
+    if own != "auto" and not code:
+        print(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', file=sys.stderr)
+    return code
+
+
+def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
+    """Measure, judge, keep and show; return 0, 130 or 143."""
     found = Found(measured=[] if args.anew else _resumed(job))
     if found.measured:
-        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), len(job.runs))
+        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), job.workers)
     try:
-        asyncio.run(compare.measure(job, found, lambda: _save(job, found)))
+        asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         print(
-            f"asrd: interrupted after {len(found.measured)} of {len(job.runs)} runs: asrd tune goes on from there",
+            f"asrd: interrupted after {len(found.measured)} of {job.workers} runs: asrd tune goes on from there",
             file=sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
-    record = _judged(job, found, settings, args.takes)
-    _show(args, record)
-    evidence.keep(record)
-    with contextlib.suppress(OSError):
-        _begun().unlink(missing_ok=True)
-    before = baseline.known(settings.model, job.device)
-    if not args.takes and (before is None or set(before.strategies) <= {one.name for one in job.precisions}):
-        compare.keep_baseline(compare.conclude(job, found))  # a comparison that knows more strategies stays
-    if told := _tell(settings):
-        print(f"asrd: {told}", file=sys.stderr)
+    record, told = _judged(job, found, settings, args.takes), ""
+    before, stale = evidence.known(settings, job.gpu)
+    try:
+        evidence.keep(record)
+        told = _settled(job, found, settings, args.takes)
+    finally:
+        _show(args, record)  # last, as a reader may leave early; and where it cannot be kept all the same
+    for said in (_poorer(before, record) if before and not stale else "", told):
+        if said:
+            print(f"asrd: {said}", file=sys.stderr)
     return 0
 
 
@@ -139,6 +161,19 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
     return clips, Speech(TAKES, len(clips), 0, seconds, settings.target_lang)
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Be the one that measures here: two would take each other's time, and keep what they have in one file."""
+    with (places.state() / "tuning.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError("another asrd tune is measuring here", "wait for it, or interrupt it") from error
+        except OSError:
+            log.debug("no lock can be had on %s", file.name)
+        yield
+
+
 # -- an interrupted run -----------------------------------------------------------------------------------------------
 
 
@@ -165,21 +200,32 @@ def _resumed(job: Job) -> list[Measured]:
     return begun.measured if begun.job == _name(job) and 0 <= time.time() - begun.at < FRESH else []
 
 
-def _save(job: Job, found: Found) -> None:
-    """Keep what is complete; a disk that refuses costs only the going on."""
-    target = _begun()
-    try:
-        target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
-    except OSError as error:
-        log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+def _saver(job: Job, found: Found) -> Callable[[], None]:
+    """Return what keeps all that is complete; a disk that refuses costs only the going on, and is told once."""
+    target, told = _begun(), False
+
+    def save() -> None:
+        nonlocal told
+        try:
+            target.parent.mkdir(0o700, parents=True, exist_ok=True)
+            places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
+        except OSError as error:
+            if not told:
+                log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+            told = True
+
+    return save
 
 
 # -- the verdict ------------------------------------------------------------------------------------------------------
 
 
 def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
-    """Return the verdict on what was measured. Raises ModelError where the model's file went meanwhile."""
+    """Return the verdict on what was measured.
+
+    Raises:
+        ModelError: the model's file went meanwhile. ManifestError: there was no word to compare.
+    """
     key = evidence.key_for(settings, job.gpu)
     if key is None:
         raise ModelError(f"the file of {settings.model} is not there any more", "asrd models lists what is")
@@ -192,6 +238,8 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         found.again,
         budget(settings.vram_budget, job.gpu.total) if job.gpu else None,
     )
+    if not made.words:
+        raise ManifestError("FP32 hears no word in what was measured", "dictate some, or name a --manifest")
     return Record(
         key=key,
         chosen=made.chosen,
@@ -205,6 +253,25 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         limit=made.limit,
         hint=made.hint,
     )
+
+
+def _poorer(before: Record, record: Record) -> str:
+    """Return that a verdict rests on far fewer words than the one that held; "" where it does not."""
+    if 2 * record.words >= before.words:
+        return ""
+    return (
+        f"this verdict rests on {record.words} words and takes the place of one that rested on {before.words} and took "
+        f"{before.chosen}; asrd tune over as much speech finds one as sure again"
+    )
+
+
+def _settled(job: Job, found: Found, settings: Settings, taken: bool) -> str:
+    """Do what follows from a verdict that is kept; return what a running daemon says to it."""
+    with contextlib.suppress(OSError):
+        _begun().unlink(missing_ok=True)
+    if not taken:
+        compare.keep_baseline(job, compare.conclude(job, found))
+    return _tell(settings)
 
 
 def _show(args: argparse.Namespace, record: Record) -> None:

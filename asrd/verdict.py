@@ -16,6 +16,7 @@ from .findings import (
     FEWEST,
     MEMORY_RESOLUTION,
     RESAMPLES,
+    RESOLUTION,
     Bound,
     Change,
     Criterion,
@@ -165,7 +166,9 @@ def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
     return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
-def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float) -> Verdict:
+def verdict(
+    ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float, upper: float
+) -> Verdict:
     """Return what the words say about a strategy.
 
     Args:
@@ -173,9 +176,10 @@ def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | 
         changed: word edits against FP32's hypotheses; None where they were not all heard.
         floor: what FP32 differs from itself in WER, points; None counts as 0.
         limit: points of WER that are taken for the same.
+        upper: what few changes leave open (`most`), points.
     """
     if changed == 0:
-        return "same"
+        ci = (0.0, 0.0)
     if ci is None or changed is None:
         return "undecided"
     low, high = ci
@@ -183,7 +187,8 @@ def verdict(ci: tuple[float, float] | None, changed: int | None, floor: float | 
         return "worse"
     if high < -(floor or 0.0):
         return "better"
-    return "same" if -limit <= low and high <= limit else "undecided"
+    enough = upper <= max(limit, RESOLUTION)
+    return "same" if enough and -limit <= low and high <= limit else "undecided"
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -356,6 +361,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
     errors = max(len(context.references) - answered, int(bool(measured.failure)))
     criteria = _criteria(measured, ci, errors, context)
     changed = sum(heard.against_baseline.errors) if heard else None
+    upper = most(heard.score, base.score) if heard and base else float("inf")
     return Row(
         strategy=measured.precision.name,
         role=measured.role,
@@ -379,7 +385,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         words=sum(len(reference.split()) for reference in context.references),
         errors=errors,
         failure=measured.failure,
-        verdict=verdict(ci, changed, context.floor.wer, context.limit("wer_delta")),
+        verdict=verdict(ci, changed, context.floor.wer, context.limit("wer_delta"), upper),
         passed=all(criterion.passed for criterion in criteria if criterion.required),
         criteria=criteria,
         changes=_changes(heard, context)[:CHANGES_KEPT],

@@ -128,7 +128,7 @@ def test_too_little_speech_never_decides_for_a_candidate(price: float) -> None:
         assert made.chosen == "fp32"
     made = planted(0.0, 1, count=25)
     assert one(made).changed == 0
-    assert one(made).verdict == "same", "no word changed, and still there is not enough of them"
+    assert one(made).verdict == "undecided", "no word changed, and still there is not enough of them"
     assert one(made).refused.startswith("undecided: at most +1.40 points of WER")
     assert 480 <= one(made).missing <= 510
     assert "The 275 words there are do not decide bfloat16: about" in made.hint
@@ -147,6 +147,28 @@ def test_a_handful_of_changed_utterances_has_no_interval_and_is_not_taken() -> N
     assert one(made).interval is None
     assert made.chosen == "fp32"
     assert "undecided" in one(made).refused
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_few_utterances_of_which_one_changed_are_undecided_and_say_how_much_would_do(taken: bool) -> None:
+    truth = sentences(3, 11, 1)
+    made = decide(three(list(truth), ["wrong" + truth[0][4:], *truth[1:]]), None if taken else truth, 15.0, 0.5)
+    what = "words in 100 other than FP32's" if taken else "points of WER"
+    missing = one(made).missing
+    assert one(made).most is None
+    assert one(made).refused == (
+        f"undecided: too little speech for a bound on what it costs, the limit is 0.50 {what}; "
+        f"about {missing} more words would tell"
+    )
+    assert f"The 33 words there are do not decide bfloat16: about {missing} more" in made.hint
+    longer = sentences(3 + -(-missing // 11), 11, 1)
+    assert decide(three(list(longer), ["wrong" + longer[0][4:], *longer[1:]]), longer, 900.0, 0.5).chosen == "bfloat16"
+
+
+def test_one_utterance_says_how_many_words_decide_too() -> None:
+    made = planted(0.0, 1, count=1)
+    assert one(made).refused.startswith("undecided: at most +")
+    assert 740 <= one(made).missing <= 780
 
 
 def test_more_speech_is_not_advised_where_it_would_not_help() -> None:

@@ -107,6 +107,19 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["plan"], ["models", "--json"]])
+def test_output_that_finds_no_room_is_one_sentence(words: list[str], unbuffered: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "asrd", *words], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.returncode == 73
+    assert done.stderr.startswith("asrd: cannot write all of the output: No space left on device\n  hint: ")
+    assert len(done.stderr.splitlines()) == 2
+
+
 def test_ctrl_c_ends_at_once_and_leaves_no_child() -> None:
     clip = next((ROOT / "asrd" / "data" / "eval").glob("*.flac"))
     words = [sys.executable, "-m", "asrd", "transcribe", str(clip)]

@@ -22,7 +22,7 @@ from asrd.engine import Engine
 from asrd.errors import DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
 from asrd.findings import Comparison
 from asrd.models import SHIPPED
-from asrd.precision import Gpu
+from asrd.precision import PRESETS, TABLE, Gpu
 
 from . import fake_engine
 from .fake_engine import MIB, Script
@@ -126,7 +126,7 @@ def test_rows_carry_what_the_worker_said_of_itself(speech: Path, tmp_path: Path)
 
 def test_a_strategy_that_is_worse_makes_exit_code_3(speech: Path, tmp_path: Path) -> None:
     acts = script(heard={"half": spoiled(15)})
-    code, result = run(speech, tmp_path, acts, "--strategies", "half,tf32")
+    code, result = run(speech, tmp_path, acts, "--strategies", "half,tf32", settings=Settings(max_wer_delta=2.0))
     assert code == 3
     assert [(row.verdict, row.passed) for row in result.asked] == [("worse", False), ("same", True)]
 
@@ -242,6 +242,21 @@ def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
     assert "1 of 1 strategies meet every criterion" in capsys.readouterr().out
 
 
+def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: object, **more: object) -> str:
+        raise BrokenPipeError
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(report, "table", gone)
+    args = arguments("--manifest", speech, "--html", tmp_path / "out.html", "--repeats", 2, "--strategies", "tf32")
+    with pytest.raises(BrokenPipeError):
+        compare.compare(args, Settings(), script().engine)
+    assert "tf32" in (tmp_path / "out.html").read_text()
+    assert baseline.known(Settings().model, "cpu") is not None
+
+
 def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.CaptureFixture) -> None:
     args = arguments("--manifest", speech, "--json", "-", "--repeats", 2, "--strategies", "tf32")
     assert compare.compare(args, Settings(), script().engine) == 0
@@ -268,10 +283,43 @@ def test_what_is_wrong_is_said_before_anything_starts(speech: Path, words: list[
     assert acts.started == []
 
 
+@pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        ("auto", "conservative, default, aggressive, all"),
+        ("aggresive", "did you mean 'aggressive'?"),
+        ("fp32,defualt", "did you mean 'default'?"),
+        ("al", "did you mean 'all'?"),
+    ],
+)
+def test_a_wrong_strategy_is_told_what_may_stand_there(names: str, hint: str) -> None:
+    with pytest.raises(UsageError) as told:
+        compare._selected(names)
+    assert hint in told.value.hint
+    assert "auto" not in told.value.hint.replace("autocast", "")
+
+
+def test_presets_and_all_may_stand_among_names() -> None:
+    names = [one.name for one in compare._selected("half, conservative,fp32")]
+    assert names == ["half", *PRESETS["conservative"].candidates]
+    assert [one.name for one in compare._selected("all")] == list(TABLE)
+
+
 def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("nothing\n")
     with pytest.raises(ManifestError, match="no usable line"):
         compare.compare(arguments("--manifest", tmp_path / "m.jsonl"), Settings(), script().engine)
+
+
+@pytest.mark.parametrize("text", ["", " ", "!"])
+def test_a_manifest_without_a_word(speech: Path, text: str) -> None:
+    mute = speech.with_name("mute.jsonl")
+    mute.write_text(json.dumps({"audio_filepath": "0.wav", "text": text}))
+    acts = script()
+    with pytest.raises(ManifestError, match="has not one word of what was said") as told:
+        compare.compare(arguments("--manifest", mute), Settings(), acts.engine)
+    assert (told.value.exit_code, acts.started) == (65, [])
+    assert '"text"' in told.value.hint
 
 
 def test_a_device_that_is_not_there(speech: Path) -> None:
@@ -358,6 +406,46 @@ def test_components_do_not_replace_what_is_known_of_strategies(speech: Path, tmp
     assert "half" in known.strategies
 
 
+# -- what the daemon goes by ------------------------------------------------------------------------------------------
+
+
+def test_a_tiny_comparison_replaces_none_that_knows_more_unless_that_is_asked_for(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    run(speech, tmp_path, script(), "--strategies", "half,tf32")
+    whole = baseline.known(Settings().model, "cpu")
+    assert whole is not None
+    assert (list(whole.strategies), whole.utterances, whole.repeats) == (["fp32", "half", "tf32"], 30, 3)
+    assert "stays with what was compared" not in capsys.readouterr().err
+    for words in (["--strategies", "fp32"], ["--strategies", "half,tf32", "--limit", "1"]):
+        run(speech, tmp_path, script(), *words)
+        assert baseline.known(Settings().model, "cpu") == whole
+        said = f"stays with what was compared {whole.measured}: 3 strategies, 30 utterances, 3 repeats; see --replace"
+        assert said in capsys.readouterr().err
+    run(speech, tmp_path, script(broken={"tf32": EngineError("nothing")}), "--strategies", "half,tf32")
+    known = baseline.known(Settings().model, "cpu")
+    assert known is not None
+    assert list(known.strategies) == ["fp32", "half"], "what failed was tried"
+    run(speech, tmp_path, script(), "--strategies", "fp32", "--limit", "1", "--replace")
+    known = baseline.known(Settings().model, "cpu")
+    assert known is not None
+    assert (list(known.strategies), known.utterances) == (["fp32"], 1)
+
+
+def test_another_model_file_replaces_what_is_known_of_the_last(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    own = Settings(model=str(tmp_path / "own.nemo"))
+    for content, strategies in ((b"weights", "half,tf32"), (b"other weights", "half")):
+        Path(own.model).write_bytes(content)
+        run(speech, tmp_path, script(), "--strategies", strategies, settings=own)
+    known = baseline.known(own.model, "cpu")
+    assert known is not None
+    assert list(known.strategies) == ["fp32", "half"]
+
+
 # -- the verb as a program, over the real engine and a worker that misbehaves -----------------------------------------
 
 PROGRAM = """
@@ -408,7 +496,7 @@ def test_a_signal_ends_the_worker_and_leaves_a_partial_report(
     program = start(speech, tmp_path, "half=stall", "--strategies", "half,tf32")
     assert program.stderr is not None
     for line in program.stderr:
-        if line.startswith("half (3/4) import"):
+        if line.startswith("half (3/5) import"):
             break
     program.send_signal(number)
     shown, told = program.communicate(timeout=60)

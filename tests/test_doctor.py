@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,24 @@ def test_a_microphone_is_found_by_a_part_of_its_name(monkeypatch: pytest.MonkeyP
 def test_only_what_these_settings_need_is_needed() -> None:
     here = found(source=f"file:{CLIP}", sinks=("stdout",))
     assert [one.name for one in here.values() if one.needed and not one.works] == []
+
+
+@pytest.mark.parametrize(("writable", "free", "said", "helps"), [
+    (True, 400 << 20, "0.4 GiB free", "make room, or lower takes_mb (500)"),
+    (False, 8 << 30, "takes cannot be written", "XDG_STATE_HOME"),
+    (False, 400 << 20, "takes cannot be written", "XDG_STATE_HOME"),
+])  # fmt: skip
+def test_a_folder_for_takes_without_room_is_told_from_one_that_cannot_be_written(
+    writable: bool, free: int, said: str, helps: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=free))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: writable)
+    takes = found()["takes"]
+    assert not takes.works
+    assert said in takes.detail
+    assert helps in takes.fix
+    assert ("make room" in takes.fix) is writable
 
 
 def test_a_model_that_is_not_there_hides_nothing_else() -> None:

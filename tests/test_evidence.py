@@ -144,8 +144,10 @@ def test_a_damaged_file_is_told_and_replaced(
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(settings: Settings, kept: Path) -> None:
     kept.parent.write_text("in the way")
-    with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json"):
-        evidence.keep(record(settings))
+    for act in (lambda: evidence.keep(record(settings)), evidence.check_room):
+        with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json") as told:
+            act()
+        assert "XDG_STATE_HOME" in told.value.hint
 
 
 def test_a_device_that_is_not_there_is_an_error_as_ever(settings: Settings) -> None:

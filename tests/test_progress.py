@@ -41,6 +41,23 @@ def test_a_line_in_a_pipe_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) ->
     assert "fp32 (1/2) clips 40/180" in lines
 
 
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        ("/a/very/long/folder/" * 9 + "model.nemo", "restore model.nemo"),
+        ("encoder/a", "restore encoder/a"),
+        ("", "restore"),
+    ],
+)
+def test_of_a_path_only_the_name_is_shown(detail: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    stream = io.StringIO()
+    with progress.Progress(2, stream) as one:
+        one.begin("fp32", 1)
+        one.loading(wire.Progress("restore", detail))
+    assert stream.getvalue().splitlines()[-1] == f"fp32 (1/2) {shown}"
+
+
 def test_bars_on_a_terminal_and_failures_above_them() -> None:
     shown = run(Terminal())
     assert "half (2/2): unsupported: [no] kernel" in shown

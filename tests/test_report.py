@@ -36,9 +36,9 @@ def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) 
     return msgspec.structs.replace(one, **changes)
 
 
-def comparison(*others: Measured, **changes: object) -> Comparison:
+def comparison(*others: Measured, limit: float = 1.5, **changes: object) -> Comparison:
     runs = [measured("fp32", "baseline"), measured("fp32", "again"), *others]
-    floor, bounds, rows = verdict.judge(runs, REFERENCES, 400.0, 0.5, "en")
+    floor, bounds, rows = verdict.judge(runs, REFERENCES, 400.0, limit, "en")
     result = Comparison(
         model=f"demo {EVIL}",
         device="cpu",
@@ -122,7 +122,7 @@ def test_the_table_says_what_happened(full: Comparison) -> None:
     assert "autocast-fp16: non-finite: nan at clip 4 of 40" in shown
     assert "half: latency 2.804 × (limit ≤" in shown
     assert "phased: drafts take 50.0/50.0 ms, FP32 107/113 ms, and change 0.00 words in 100 (WER 0.00 %)" in shown
-    assert "wer_delta ≤ 0.50 points" in shown
+    assert "wer_delta ≤ 1.50 points" in shown
     assert "1 lines skipped" in shown
     assert "torch 2.13.0" in shown
 
@@ -137,6 +137,14 @@ def test_a_row_by_hand() -> None:
     )
     assert cells[8].startswith("+5.00 [+")
     assert cells[-3:] == ["5.0", "worse", "FAIL"]
+
+
+def test_words_too_few_to_tell_are_not_called_indistinguishable() -> None:
+    assert "Words not distinguishable from FP32: half." in report.remarks(comparison(measured("half")))
+    few = comparison(measured("half"), limit=0.5)
+    assert few.rows[-1].verdict == "undecided"
+    assert not any("not distinguishable" in line for line in report.remarks(few))
+    assert "no word changed" in report.table(few, 120), "which is what was seen"
 
 
 def test_a_figure_that_nvml_did_not_give_is_told_as_such() -> None:

@@ -280,9 +280,12 @@ def test_a_folder_that_became_read_only_says_that_the_sound_stays(
         name = kept(spool, "20260101-000000-aaaa")
         subprocess.run(["mount", "-o", "remount,ro", os.fspath(disk)], check=True)
         logging.getLogger("asrd").propagate = True
+        spool.remove("20260101-000000-ffff")
+        assert caplog.text == "", "a take that never was cannot stay"
         spool.remove(name)
         assert [note.id for note in spool.all()] == [name]
-        assert "stays on disk" in caplog.text
+        assert caplog.text.count("stays on disk") == 1
+        assert f"({name}.wav, {name}.json): Read-only file system" in caplog.text
 
 
 def test_something_else_where_the_folder_should_be_costs_one_problem(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def test_a_candidate_that_hears_the_same_is_taken_and_the_next_plan_starts_on_it
     assert [of(record, name).memory for name in ("bfloat16", "fp32")] == [450 * MIB, 900 * MIB]
     assert (record.utterances, record.words, record.speech) == (COUNT, 20 * COUNT, str(bench.manifest))
     assert "auto takes bfloat16" in shown
-    assert "bfloat16 (3/3) starting" in told
+    assert "bfloat16 (3/4) starting" in told
+    assert "fp32 latency again (4/4) starting" in told
     made = engine.plan_for(bench.settings)
     assert [rung.name for rung in made.rungs] == ["bfloat16 on cpu", "fp32 on cpu"]
     assert not (bench.state / "asrd" / "tuning.json").exists()
@@ -179,20 +180,36 @@ def test_what_was_measured_before_an_interruption_stays_and_is_taken_up(
     program = bench.start("bfloat16=stall")
     assert program.stderr is not None
     for line in program.stderr:
-        if line.startswith("bfloat16 (3/3) import"):
+        if line.startswith("bfloat16 (3/4) import"):
             break
     program.send_signal(number)
     _, told = program.communicate(timeout=60)
     assert program.returncode == code, told
-    assert "interrupted after 2 of 3 runs: asrd tune goes on from there" in told
+    assert "interrupted after 2 of 4 runs: asrd tune goes on from there" in told
     assert "Traceback" not in told
     assert evidence.known(bench.settings, None) == (None, "")
     assert list((bench.folder / "scratch").iterdir()) == []
     _, told = bench.run("")
-    assert "2 of 3 runs were measured before and are taken up" in told
-    assert "fp32 (1/3)" not in told
-    assert "bfloat16 (3/3) starting" in told
+    assert "2 of 4 runs were measured before and are taken up" in told
+    assert "fp32 (1/4)" not in told
+    assert "bfloat16 (3/4) starting" in told
     assert kept(bench).chosen == "bfloat16"
+
+
+def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
+    program = bench.start("bfloat16=stall")
+    assert program.stderr is not None
+    for line in program.stderr:
+        if line.startswith("bfloat16 (3/4) import"):
+            break
+    acts = script(bench)
+    with pytest.raises(tune.BusyError, match="another asrd tune is measuring here") as told:
+        tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine)
+    assert (told.value.exit_code, acts.started) == (75, [])
+    program.send_signal(signal.SIGINT)
+    program.communicate(timeout=60)
+    assert program.returncode == 130
+    assert tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine) == 0
 
 
 def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(bench: Bench) -> None:
@@ -223,6 +240,18 @@ def script(bench: Bench, **changes: Any) -> Script:
     return Script(texts={int(length): text for length, text in texts.items()}, **changes)
 
 
+def full(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Have files of these names find no room."""
+    whole = places.write_whole
+
+    def write(path: Path, data: bytes) -> None:
+        if path.name in names:
+            raise OSError(28, "No space left on device")
+        whole(path, data)
+
+    monkeypatch.setattr(places, "write_whole", write)
+
+
 def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
     more = {name: baseline.Measure(1, "rss", 1.0, 1.0, None) for name in ("fp32", "bfloat16", "int8")}
     for known, stays in ((more, True), ({"fp32": more["fp32"]}, False)):
@@ -231,6 +260,18 @@ def test_figures_of_a_comparison_that_knows_more_stay(bench: Bench) -> None:
         found = baseline.known(bench.settings.model, "cpu")
         assert found is not None
         assert (found.measured == "before") is stays
+
+
+def test_a_verdict_on_far_fewer_words_says_what_it_takes_the_place_of(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words: list[object] = ["--manifest", bench.manifest, "--repeats", 2]
+    acts = script(bench, steady={"bfloat16": 400 * MIB})
+    for more, said in (([], False), (["--limit", 60], False), (["--limit", 20], True)):
+        tune.tune(arguments(*words, *more), bench.settings, acts.engine)
+        told = "rests on 400 words and takes the place of one that rested on 1200 and took bfloat16"
+        assert (told in capsys.readouterr().err) is said
+    assert kept(bench).words == 400
 
 
 @pytest.mark.parametrize("change", ["nothing", "speech", "model", "repeats", "age", "anew", "damage", "a byte"])
@@ -266,11 +307,16 @@ def test_json_is_the_verdict_and_nothing_else(bench: Bench, capfd: pytest.Captur
     assert kept(bench).chosen == "bfloat16"
 
 
-def test_another_strategy_in_the_settings_does_not_hinder(bench: Bench) -> None:
+def test_another_strategy_in_the_settings_does_not_hinder_and_is_said(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = arguments("--manifest", bench.manifest, "--repeats", 2)
     acts = script(bench)
     tune.tune(args, msgspec.structs.replace(bench.settings, strategy="half"), acts.engine)
     assert acts.started == ["fp32", "fp32", "bfloat16", "fp32"]
+    assert "asrd: auto is not in force: strategy is half" in capsys.readouterr().err
+    tune.tune(args, bench.settings, acts.engine)
+    assert "not in force" not in capsys.readouterr().err
 
 
 def test_on_a_card_the_budget_decides_by_what_was_measured(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,6 +342,14 @@ def test_where_there_is_no_choice_nothing_is_measured(bench: Bench, capsys: pyte
     assert "nothing to measure: preset conservative leaves only FP32" in capsys.readouterr().out
 
 
+def test_where_there_is_no_choice_json_is_null(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    strict = msgspec.structs.replace(bench.settings, preset="conservative")
+    assert tune.tune(arguments("--manifest", bench.manifest, "--json"), strict, script(bench).engine) == 0
+    shown, told = capsys.readouterr()
+    assert json.loads(shown) is None
+    assert "asrd: nothing to measure: preset conservative leaves only FP32" in told
+
+
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -312,6 +366,24 @@ def test_what_is_wrong_is_said_before_anything_starts(bench: Bench, words: list[
     assert acts.started == []
 
 
+def test_a_manifest_without_a_word_is_refused_before_anything_starts(bench: Bench) -> None:
+    bench.manifest.write_text(json.dumps({"audio_filepath": "0.wav", "text": ""}))
+    acts = script(bench)
+    with pytest.raises(ManifestError, match="has not one word of what was said"):
+        tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
+    assert acts.started == []
+
+
+def test_takes_in_which_no_word_is_heard_give_no_verdict(bench: Bench) -> None:
+    spool = Spool(folder(), "always")
+    take = spool.begin()
+    take.append(np.zeros(LENGTHS[-1] + 1, dtype=np.float32))
+    spool.delivered(take, "")
+    with pytest.raises(ManifestError, match="FP32 hears no word"):
+        tune.tune(arguments("--takes", "--repeats", 2), bench.settings, script(bench).engine)
+    assert evidence.read() == []
+
+
 def test_without_fp32_there_is_no_verdict(bench: Bench) -> None:
     acts = script(bench, broken={"fp32": ModelError("no such model")})
     with pytest.raises(ModelError):
@@ -322,18 +394,49 @@ def test_without_fp32_there_is_no_verdict(bench: Bench) -> None:
 def test_a_verdict_that_cannot_be_kept_is_shown_first(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = places.write_whole
-
-    def full(path: Path, data: bytes) -> None:
-        if path.name == "verdicts.json":
-            raise OSError(28, "No space left on device")
-        whole(path, data)
-
-    monkeypatch.setattr(places, "write_whole", full)
+    full(monkeypatch, "verdicts.json")
     with pytest.raises(DiskError, match="No space left"):
         tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
     assert "auto takes fp32" in capsys.readouterr().out
     assert (bench.state / "asrd" / "tuning.json").exists(), "the next run only has to judge again"
+
+
+def test_a_reader_that_leaves_early_costs_nothing_but_what_it_did_not_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(record: evidence.Record) -> None:
+        raise BrokenPipeError
+
+    told: list[str] = []
+    monkeypatch.setattr(tune.catalogue, "show_evidence", gone)
+    monkeypatch.setattr(tune, "_tell", lambda settings: told.append(settings.model) or "")
+    with pytest.raises(BrokenPipeError):
+        tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
+    assert kept(bench).utterances == COUNT
+    assert baseline.known(bench.settings.model, "cpu") is not None
+    assert told == [bench.settings.model]
+    assert not (bench.state / "asrd" / "tuning.json").exists()
+
+
+def test_a_state_folder_without_room_is_told_before_anything_starts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full(monkeypatch, "room.probe")
+    acts = script(bench)
+    with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json: No space left") as told:
+        tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
+    assert "XDG_STATE_HOME" in told.value.hint
+    assert acts.started == []
+
+
+def test_what_cannot_be_kept_on_the_way_is_told_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full(monkeypatch, "tuning.json")
+    tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
+    assert caplog.text.count("what was measured so far cannot be kept") == 1
+    assert kept(bench).chosen == "fp32"
+    assert not (bench.state / "asrd" / "room.probe").exists()
 
 
 # -- a daemon that runs -----------------------------------------------------------------------------------------------

@@ -106,27 +106,38 @@ def test_swapping_sides_mirrors_the_interval(rows: list[tuple[int, int, int]]) -
 
 
 @pytest.mark.parametrize(
-    ("ci", "changed", "floor", "limit", "expected"),
+    ("ci", "changed", "floor", "limit", "upper", "expected"),
     [
-        ((0.0, 0.0), 0, 0.0, 0.5, "same"),
-        (None, 0, None, 0.0, "same"),
-        ((0.1, 0.3), 5, 0.0, 0.5, "worse"),
-        ((0.1, 3.0), 5, 0.2, 0.5, "undecided"),
-        ((0.3, 3.0), 5, 0.2, 0.5, "worse"),
-        ((-0.4, -0.1), 5, 0.0, 0.5, "better"),
-        ((-0.4, -0.1), 5, 0.2, 0.5, "same"),
-        ((-0.1, 0.4), 5, 0.0, 0.5, "same"),
-        ((-0.1, 0.6), 5, 0.0, 0.5, "undecided"),
-        ((-0.6, 0.1), 5, 0.0, 0.5, "undecided"),
-        ((0.0, 0.1), 1, 0.0, 0.0, "undecided"),
-        (None, 3, 0.0, 0.5, "undecided"),
-        (None, None, 0.0, 0.5, "undecided"),
+        ((0.0, 0.0), 0, 0.0, 0.5, 0.2, "same"),
+        (None, 0, None, 0.0, 0.2, "same"),
+        ((0.1, 0.3), 5, 0.0, 0.5, 0.2, "worse"),
+        ((0.1, 3.0), 5, 0.2, 0.5, 0.2, "undecided"),
+        ((0.3, 3.0), 5, 0.2, 0.5, 0.2, "worse"),
+        ((-0.4, -0.1), 5, 0.0, 0.5, 0.2, "better"),
+        ((-0.4, -0.1), 5, 0.2, 0.5, 0.2, "same"),
+        ((-0.1, 0.4), 5, 0.0, 0.5, 0.2, "same"),
+        ((-0.1, 0.6), 5, 0.0, 0.5, 0.2, "undecided"),
+        ((-0.6, 0.1), 5, 0.0, 0.5, 0.2, "undecided"),
+        ((0.0, 0.1), 1, 0.0, 0.0, 0.2, "undecided"),
+        (None, 3, 0.0, 0.5, 0.2, "undecided"),
+        (None, None, 0.0, 0.5, 0.2, "undecided"),
+        ((0.0, 0.0), 0, 0.0, 0.5, 192.0, "undecided"),
+        ((0.0, 0.0), 0, 0.0, 0.5, 0.5, "same"),
+        ((0.0, 0.0), 0, 0.0, 0.0, 0.26, "undecided"),
+        ((-0.1, 0.4), 5, 0.0, 0.5, 0.6, "undecided"),
+        ((0.1, 0.3), 5, 0.0, 0.5, 0.6, "worse"),
+        ((-0.4, -0.1), 5, 0.0, 0.5, 0.6, "better"),
     ],
 )
 def test_verdict(
-    ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float, expected: str
+    ci: tuple[float, float] | None,
+    changed: int | None,
+    floor: float | None,
+    limit: float,
+    upper: float,
+    expected: str,
 ) -> None:
-    assert verdict.verdict(ci, changed, floor, limit) == expected
+    assert verdict.verdict(ci, changed, floor, limit, upper) == expected
 
 
 def test_percentiles_by_hand() -> None:
@@ -164,6 +175,9 @@ def test_describe_names_every_dtype_asked_for(precision: Precision) -> None:
 
 REFERENCES = [f"open the door number {i % 7} now please" for i in range(40)]
 
+ENOUGH = 1.5
+"""Points of WER under which so few words decide when none of them changes."""
+
 
 def measured(name: str = "fp32", role: str = "asked", **changes: object) -> Measured:
     """A complete run that heard everything right, but for `changes`."""
@@ -194,7 +208,7 @@ def judged(*others: Measured, limit: float = 0.5, again: float = 0.1, mib: int =
 
 
 def test_two_identical_runs_are_the_same() -> None:
-    floor, _, rows = judged(measured("tf32"))
+    floor, _, rows = judged(measured("tf32"), limit=ENOUGH)
     assert (floor.wer, floor.changed_per_100, floor.latency, floor.memory) == (
         0.0,
         0.0,
@@ -205,6 +219,11 @@ def test_two_identical_runs_are_the_same() -> None:
         assert (row.verdict, row.passed, row.wer_delta, row.wer_delta_ci) == ("same", True, 0.0, (0.0, 0.0))
         assert row.rtfx == pytest.approx(100)
         assert row.words == 280
+
+
+def test_the_same_few_words_under_a_narrow_limit_are_undecided() -> None:
+    _, _, rows = judged(measured("tf32"))
+    assert {(row.verdict, row.passed, row.changed_per_100) for row in rows} == {("undecided", True, 0.0)}
 
 
 def test_a_strategy_that_is_truly_worse_is_worse_and_fails() -> None:
@@ -229,13 +248,13 @@ def test_words_that_change_without_a_change_of_wer_are_seen() -> None:
     wrong = spoiled(20)
     other = [text and text.replace("store", "shore") for text in wrong]
     runs = [measured(role="baseline", texts=wrong), measured(role="again", texts=wrong), measured("half", texts=other)]
-    _, _, rows = verdict.judge(runs, REFERENCES, 400.0, 0.5)
+    _, _, rows = verdict.judge(runs, REFERENCES, 400.0, ENOUGH)
     assert (rows[-1].wer_delta, rows[-1].verdict) == (0.0, "same")
     assert rows[-1].changed_per_100 == pytest.approx(100 * 20 / 280)
 
 
 def test_punctuation_and_case_are_no_change() -> None:
-    _, _, rows = judged(measured("half", texts=[text.capitalize() + "." for text in REFERENCES]))
+    _, _, rows = judged(measured("half", texts=[text.capitalize() + "." for text in REFERENCES]), limit=ENOUGH)
     assert rows[-1].verdict == "same"
     assert rows[-1].changes == []
 
@@ -331,7 +350,7 @@ def test_fallbacks_are_spelled_out() -> None:
 
 def test_drafts_are_heard_by_themselves() -> None:
     drafts = [text or "" for text in spoiled(14)]
-    _, _, rows = judged(measured("phased", drafts=drafts, draft_latency=[0.05] * 5))
+    _, _, rows = judged(measured("phased", drafts=drafts, draft_latency=[0.05] * 5), limit=ENOUGH)
     draft = rows[-1].draft
     assert draft is not None
     assert draft.latency_ms is not None
