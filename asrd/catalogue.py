@@ -27,7 +27,7 @@ MAIN = ("fp32", "bfloat16", "int8")
 """Strategies whose weights the list of models shows: the baseline, the half and the least."""
 
 WIDTH = 100
-"""Columns that text is folded to in a pipe."""
+"""Columns that text is folded to in a pipe, and below which a terminal gets narrower tables."""
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -165,17 +165,24 @@ def _show(found: Outlook, settings: Settings) -> None:
 def show_evidence(record: Record) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
     what = "differs" if record.speech == TAKES else "WER"
-    headings = ["strategy", "words", f">{what} [95 %]", ">at most", ">changed", ">MiB", ">ms", ">failed", ""]
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDTH
+    joint = "\n" if narrow else " "
+    failed = not narrow or any(one.failures for one in record.candidates)
+    headings = [
+        *("strategy", "words", f">{what}{joint}[95 %]", f">at{joint}most", ">changed", ">MiB", ">ms"),
+        *([">failed"] if failed else []),
+        "",
+    ]
     rows = [
         [
             one.strategy,
             one.verdict,
-            _range(one),
+            _range(one, joint),
             _signed(one.most),
             "-" if one.changed is None else str(one.changed),
             "-" if one.memory is None else _mib(one.memory),
             "-" if one.p50_ms is None else f"{one.p50_ms:.1f}",
-            str(one.failures),
+            *([str(one.failures)] if failed else []),
             "refused" if one.refused else "chosen" if one.strategy == record.chosen else "fit",
         ]
         for one in record.candidates
@@ -192,10 +199,10 @@ def show_evidence(record: Record) -> None:
     )
 
 
-def _range(one: Candidate) -> str:
+def _range(one: Candidate, joint: str) -> str:
     if one.interval is None:
         return _signed(one.delta)
-    return f"{_signed(one.delta)} [{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
+    return f"{_signed(one.delta)}{joint}[{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
 
 
 def _signed(value: float | None) -> str:
@@ -337,7 +344,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for title, aligned in zip(titles, right, strict=True):
             table.add_column(title, justify="right" if aligned else "left", overflow="fold")
         for row in rows:

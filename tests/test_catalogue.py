@@ -165,6 +165,11 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory by rss" in said
     shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
     assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
+    narrow = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state, COLUMNS="80").splitlines()
+    [place] = [place for place, line in enumerate(narrow) if line.split()[:2] == ["bfloat16", "same"]]
+    assert " ".join(narrow[place].split()) == "bfloat16 same -0.11 +0.32 3 429 13.5 0 chosen"
+    assert narrow[place + 1].strip() == "[-0.36, +0.00]"
+    assert max(map(len, narrow)) <= 80
     found = json.loads(asrd(tmp_path, *words, "--json", XDG_STATE_HOME=state))
     assert found["evidence"]["chosen"] == "bfloat16"
     old = msgspec.structs.replace(kept, key=msgspec.structs.replace(key, torch="1.0"))
