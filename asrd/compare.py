@@ -23,20 +23,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import (
-    __version__,
-    baseline,
-    components,
-    engine,
-    evidence,
-    manifest,
-    models,
-    precision,
-    report,
-    verdict,
-    vram,
-    wire,
-)
+from . import __version__, baseline, components, engine, evidence, manifest, models, precision, report, verdict, wire
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
@@ -200,7 +187,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     own = settings.requested
     if isinstance(own, Precision):
         chosen = [own if p.name == own.name else p for p in chosen]
-    gpu = precision.device_for(settings.device, vram.gpus())
+    gpu = engine.card_for(settings)
     clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     alone = components.alone(models.header(_fetched(settings.model)), args.components) if down else []

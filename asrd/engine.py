@@ -18,7 +18,7 @@ import msgspec
 from . import forecast, ladder, vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
-from .precision import BASELINE, Plan, Rejected, Rung, device_for, index_of
+from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -533,6 +533,14 @@ def plan_for(settings: Settings) -> Plan:
     elif sight.why:
         log.warning("%s: the plan is for the CPU (%s)", sight.why, sight.fix)
     return made
+
+
+def card_for(settings: Settings) -> Gpu | None:
+    """Return the card that these settings mean, None for the CPU; why one cannot be used is told. As `plan_for`."""
+    sight = vram.sight(settings.device)
+    if sight.why:
+        log.warning("%s: the CPU is measured (%s)", sight.why, sight.fix)
+    return device_for(settings.device, sight.cards)
 
 
 def start_for(settings: Settings) -> wire.Start:

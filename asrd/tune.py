@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from . import catalogue, choice, compare, control, engine, evidence, places, precision, vram
+from . import catalogue, choice, compare, control, engine, evidence, places, precision
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -132,7 +132,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
-    gpu = precision.device_for(settings.device, vram.gpus())
+    gpu = engine.card_for(settings)
     if args.takes:
         clips, speech = _taken(settings, args.limit)
     else:

@@ -209,6 +209,19 @@ def test_a_card_that_torch_cannot_use_is_not_planned_with(
     assert plan_for(Settings(strategy="bfloat16", device="cpu")).reason == "bfloat16 was asked for"
 
 
+@pytest.mark.parametrize("verb", ["tune", "compare"])
+def test_what_is_measured_is_never_a_card_that_torch_cannot_use(verb: str, driver: Path, tmp_path: Path) -> None:
+    more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "XDG_CONFIG_HOME": str(tmp_path), "FAKE_CUDA": "9000"}
+    words = [sys.executable, "-m", "asrd", verb, "--device", "cuda"]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    assert done.returncode == 69, done.stderr
+    assert "pip install" in done.stderr
+    words = [sys.executable, "-m", "asrd", verb, "--manifest", "/nowhere/m.jsonl"]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    assert done.returncode == 65
+    assert "the CPU is measured" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("strategy", "budget", "said"),
     [
