@@ -73,7 +73,7 @@ class Dictation:
         self.heard: list[Heard] = []
         """Every buffer that `decode` asked for."""
         self.unheard_before = 0.0
-        """As `unheard`, when it began."""
+        """As `unheard`, of takes before it; 0 once a word was heard."""
         self._unheard: list[Unheard] = []
         self._deaf = settings.demote_empty
         self.vad = Vad()
@@ -125,9 +125,8 @@ class Dictation:
 
     @property
     def unheard(self) -> float:
-        """Seconds of clear speech since the last word, those of earlier takes too, of which a low precision made none.
-        """
-        return self.unheard_before + sum(one.clear for one in self._unheard)
+        """Seconds of clear speech since the last word of which a precision below FP32 made none."""
+        return sum(one.clear for one in self._unheard)
 
     def _spoken(self, buffer: Buffer) -> float:
         """Return for how many seconds of a buffer the detector heard something, without what it keeps around that."""
@@ -162,13 +161,18 @@ class Dictation:
         """
         said = self.transcript.said(buffer.start) if answer.hypothesis.resumed else None
         clear = self.vad.clear(said.until if said else buffer.start, buffer.stop) / SAMPLE_RATE
-        if _said(answer) or not self._deaf or ladder.plain(engine.rung.precision):
+        plain = ladder.plain(engine.rung.precision)
+        in_doubt = bool(self._unheard) if plain else not _said(answer)
+        if not self._deaf or not in_doubt:
             self._believe()
             return [(buffer, answer)]
         self._unheard = [*self._unheard[1 - AGAIN :], Unheard(buffer, self.transcript.committed_until, clear)]
-        if not clear or self.unheard < self._deaf:
+        if plain:  # it came into service for another reason
+            answers = [*[await self._ask(engine, one.buffer, self.phase) for one in self._unheard[:-1]], answer]
+        elif clear and self.unheard_before + self.unheard >= self._deaf:
+            answers = await self._by_the_next(engine, answer) or [answer]
+        else:
             return [(buffer, answer)]
-        answers = await self._by_the_next(engine, answer) or [answer]
         again = [one.buffer for one in self._unheard[-len(answers) :]]
         if any(map(_said, answers)):
             self.transcript.reopen(self._unheard[0].until)
@@ -179,7 +183,8 @@ class Dictation:
 
     async def _by_the_next(self, engine: Engine, answer: Answer) -> list[Answer]:
         """Return what the first rung that hears a word makes of the unheard buffers; else the last, or none at all."""
-        why, figures = f"no word in {self.unheard:.1f} s of clear speech", {"clear_seconds": self.unheard}
+        clear = self.unheard_before + self.unheard
+        why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
         answers, left = list[Answer](), list[str]()
         for _ in range(STEPS):
             rung = engine.rung

@@ -164,7 +164,7 @@ class Scribe:
         """Take on a recording, best before its first block."""
         self.disturb()
         self._renew()
-        recording.era, recording.dictation.unheard_before = self.shadow.era, self._unheard
+        recording.era = self.shadow.era
         self._queue.append(recording)
         self._work.set()
 
@@ -207,6 +207,7 @@ class Scribe:
 
     async def _write_down(self, one: Recording) -> Told:
         """Decode along with the speaker; return what became of it."""
+        one.dictation.unheard_before = self._unheard
         try:
             while not one.cancelled:
                 whole = one.ended
@@ -235,7 +236,8 @@ class Scribe:
             return self._told(one, "cancelled")
         if one.settings.deliver == "take" and not one.private:
             await self._send(one, one.text)
-        unheard, self._unheard = one.dictation.unheard - self._unheard, one.dictation.unheard
+        unheard = one.dictation.unheard
+        self._unheard = one.dictation.unheard_before + unheard
         if unheard >= UNHEARD and not one.text:
             return await self._keep(one, f"{one.dictation.strategy} made no word of {unheard:.1f} s of clear speech")
         if one.writing.missed:
@@ -307,6 +309,7 @@ class Scribe:
         """
         self._rewriting += 1
         dictation = Dictation(self.settings)
+        dictation.unheard_before = self.settings.demote_empty  # the rung that made no word of it is not asked for long
         kept = blocks(self.spool.path(note))
         sound = (AudioBlock(start, np.frombuffer(data, np.float32)) for start, data in kept)
         try:

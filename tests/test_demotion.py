@@ -124,10 +124,12 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
         assert told.outcome == outcome
         assert left(one) == ("half on cpu", [])
         assert len(one.spool.waiting()) == len(events(caplog, "kept")) == (outcome == "kept")
-        if outcome == "kept":
-            assert told.detail.startswith("half made no word of 0.")
         await rested(one)
         assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
+        if outcome == "kept":
+            assert told.detail.startswith("half made no word of 0.")
+            assert await one.scribe.rewrite(one.spool.waiting()[0]), "by the next rung"
+            assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
 
 
 @case

@@ -210,6 +210,22 @@ def test_what_a_deaf_rung_missed_is_heard_again_from_its_first_buffer_on(
     asyncio.run(go())
 
 
+def test_fp32_that_came_for_another_reason_hears_what_was_missed_before_it() -> None:
+    async def go() -> None:
+        plain, engine = Listener(), Hard(10**6)
+        texts = []
+        for one in (plain, engine):
+            dictation = Dictation(Settings(demote_empty=60.0))
+            for at in feed(dictation, SENTENCES):
+                await dictation.decode(one)
+                if at >= 4 * SAMPLE_RATE:
+                    one.rung = Rung(TABLE["fp32"], "cpu")
+            texts.append(dictation.transcript.text)
+        assert texts[0] == texts[1] != ""
+
+    asyncio.run(go())
+
+
 def test_a_rung_that_hears_a_word_after_all_is_believed() -> None:
     async def go() -> None:
         engine, dictation = Hard(2), Dictation(Settings(demote_empty=2.5))
