@@ -76,7 +76,9 @@ Reading order, which is dependency order: a file imports only from files above i
     figures      what a take cost, as the journal tells it
     triggers     what of a rung's figures is reason enough to leave it (pure)
     demotion     a rung was left: who is told, what is remembered, when it may return
+    headroom     whether a second worker has room beside the one in service, and where
     shadow       one take in N once more in FP32: how many words differ
+    turns        who may use the one engine when: many at once, or one alone who exchanges it
     scribe       recordings -> text by the one engine, and which engine that is
     rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it

@@ -99,7 +99,8 @@ class Demotion:
             tell_rejected(one)
         if not engine.rungs or engine.rung.name == before:
             return
-        if any(rung.name == before for rung in engine.rungs):
+        cause = next((one for one in (*fresh, *engine.rejected) if one.rung == before), None)
+        if cause is None:  # it was not left: a better one may be tried again since the model was parked
             if engine.ready is not None:
                 self._come_back(engine)
             return
@@ -108,7 +109,6 @@ class Demotion:
         if ladder.again(engine.plan, engine.left, engine.rungs, engine.rejected):
             self.calm.trouble(time.monotonic())
         to = engine.rung.name
-        cause = next((one for one in fresh or engine.rejected if one.rung == before), engine.rejected[-1])
         said = f"{before} gave way to {to}: {cause.detail}"
         systemd.event(
             "demoted",

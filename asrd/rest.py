@@ -13,7 +13,8 @@ import time
 
 from . import ladder, shadow
 from .errors import AsrdError
-from .scribe import Scribe, fits_beside
+from .headroom import fits_beside
+from .scribe import Scribe
 
 log = logging.getLogger("asrd")
 

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import numpy as np
 
-from . import demotion, figures, forecast, shadow, systemd, vram, wire
+from . import demotion, figures, shadow, systemd, wire
 from .audio import AudioBlock
-from .config import Settings, budget
+from .config import Settings
 from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, start_for
 from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
+from .headroom import fits_beside
 from .precision import Plan
 from .recording import Recording, Told
 from .spoken import write
 from .takes import Note, Spool, blocks
+from .turns import Turns
 from .wire import Word
 
 log = logging.getLogger("asrd")
@@ -42,36 +43,6 @@ T = TypeVar("T")
 
 Deliver = Callable[[str], Awaitable[list[str]]]
 """Sends a text everywhere and returns why single places did not take it."""
-
-
-class Turns:
-    """Any number of callers may use the engine at once; whoever starts, ends or exchanges it is alone with it."""
-
-    def __init__(self) -> None:
-        self._using = 0
-        self._alone = asyncio.Lock()
-        self._free = asyncio.Event()
-        self._free.set()
-
-    @contextlib.asynccontextmanager
-    async def shared(self) -> AsyncIterator[None]:
-        """Use the engine; whoever waits to be alone goes first."""
-        async with self._alone:
-            self._using += 1
-            self._free.clear()
-        try:
-            yield
-        finally:
-            self._using -= 1
-            if not self._using:
-                self._free.set()
-
-    @contextlib.asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Wait until nobody uses it, and let nobody in meanwhile."""
-        async with self._alone:
-            await self._free.wait()
-            yield
 
 
 class Scribe:
@@ -592,25 +563,3 @@ class Scribe:
 
 
 async def _nothing() -> None: ...
-
-
-def fits_beside(settings: Settings, used: int | None) -> bool:
-    """Whether a second worker has room beside the one in service; True where nothing is known of either.
-
-    Args:
-        used: bytes that the one in service holds, which a budget counts; None where nothing tells.
-    """
-    cards = vram.gpus()
-    if not cards or settings.device == "cpu":
-        return True
-    try:
-        outlook = forecast.outlook(settings, cards)
-    except AsrdError:
-        return False
-    if outlook.card is None:
-        return True
-    if outlook.card.mode == "exclusive":
-        return False  # the card takes one process, and the worker in service is it
-    need = {line.strategy: line.need for line in outlook.strategies}.get(outlook.chosen, 0)
-    limit = budget(settings.vram_budget, outlook.card.total)
-    return need <= outlook.card.free and (limit is None or (used is not None and used + need <= limit))

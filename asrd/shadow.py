@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from . import forecast, ladder, systemd, vram, wire
+from . import ladder, systemd, wire
 from .audio import Samples
-from .config import Settings, budget
+from .config import Settings
 from .dictation import Heard
 from .engine import Engine, start_for
 from .errors import AsrdError
+from .headroom import place_beside
 from .recording import Recording
 from .takes import blocks
 from .triggers import disagreement
@@ -114,7 +115,7 @@ class Shadow:
             settings: those in force.
             used: bytes of the worker in service; 0 while there is none, None where nothing tells.
         """
-        device = self._place(settings, used)
+        device = place_beside(settings, used, self._crowded)
         if device is None:
             log.debug("no room for a second worker: the shadow waits")
             return
@@ -177,20 +178,6 @@ class Shadow:
             "waiting": len(self._waiting),
         }
 
-    def _place(self, settings: Settings, used: int | None) -> str | None:
-        """Return where a second worker has room: on the card of the first, else on the CPU; None where nowhere."""
-        try:
-            sight = forecast.outlook(settings, vram.gpus())
-        except AsrdError:  # a model whose sizes nobody knows
-            return "cpu"
-        need = next(line.process for line in sight.strategies if line.strategy == "fp32")
-        if sight.card is not None and not self._crowded:
-            limit = budget(settings.vram_budget, sight.card.total)
-            inside = limit is None or (used is not None and used + need <= limit)
-            if need <= sight.card.free and inside:
-                return f"cuda:{sight.card.index}"
-        return "cpu" if need <= _available() else None
-
 
 def resting() -> bool:
     """Whether the machine has next to nothing to do."""
@@ -222,12 +209,3 @@ def edits(expected: list[str], heard: list[str]) -> int:
         for place, other in enumerate(heard, 1):
             before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (word != other))
     return row[-1]
-
-
-def _available() -> float:
-    """Return the bytes of main memory that a program may still take; all there are where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return float("inf")

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrd import baseline, demotion, rest, shadow, triggers, vram, wire
+from asrd import baseline, demotion, headroom, rest, shadow, triggers, vram, wire
 from asrd.audio import AudioBlock
 from asrd.baseline import Known, Measure
 from asrd.config import Settings
@@ -557,19 +557,20 @@ def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[st
 
 
 def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, settings = shadow.Shadow(lambda *_: None), Settings()  # type: ignore[arg-type,return-value]
-    assert one._place(settings, None) == "cpu"
+    settings = Settings()
+    assert headroom.place_beside(settings, None, False) == "cpu"
     monkeypatch.setattr(vram, "gpus", lambda: [CARD])
-    assert one._place(settings, 0) == "cuda:0"
+    assert headroom.place_beside(settings, 0, False) == "cuda:0"
     monkeypatch.setattr(vram, "gpus", lambda: [msgspec.structs.replace(CARD, free=MIB)])
-    assert one._place(settings, 0) == "cpu"
+    assert headroom.place_beside(settings, 0, False) == "cpu"
     monkeypatch.setattr(vram, "gpus", lambda: [CARD])
+    assert headroom.place_beside(settings, 0, True) == "cpu", "the card refused one before"
     tight = Settings(vram_budget="2000MiB")
-    assert one._place(tight, 0) == "cuda:0"
-    assert one._place(tight, 1900 * MIB) == "cpu"
-    assert one._place(tight, None) == "cpu", "nobody knows what is in use"
-    monkeypatch.setattr(shadow, "_available", lambda: 1.0)
-    assert one._place(tight, None) is None
+    assert headroom.place_beside(tight, 0, False) == "cuda:0"
+    assert headroom.place_beside(tight, 1900 * MIB, False) == "cpu"
+    assert headroom.place_beside(tight, None, False) == "cpu", "nobody knows what is in use"
+    monkeypatch.setattr(headroom, "available", lambda: 1.0)
+    assert headroom.place_beside(tight, None, False) is None
 
 
 # -- between two steps ------------------------------------------------------------------------------------------------
@@ -697,7 +698,7 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vram, "gpus", lambda: [CARD])
-    monkeypatch.setattr(shadow.Shadow, "_place", lambda *_: "cuda:0")
+    monkeypatch.setattr(shadow, "place_beside", lambda *_: "cuda:0")
     async with at_work(tmp_path, "fp32=stall *=ok", shadow=1, promote_after=0.0) as one, resting(one):
 
         def free(index: int) -> int:

@@ -24,10 +24,12 @@ from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.engine import Deadlines, Engine
 from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
+from asrd.headroom import fits_beside
 from asrd.precision import TABLE, Gpu, Plan, Rung
 from asrd.recording import Recording
-from asrd.scribe import Scribe, Turns, planned
+from asrd.scribe import Scribe, planned
 from asrd.takes import Spool
+from asrd.turns import Turns
 from tests import sound
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
@@ -932,7 +934,7 @@ def test_a_budget_drops_the_rungs_above_it_before_anything_is_loaded(monkeypatch
     card(monkeypatch, 8192, 8000)
     whole = planned(Settings(strategy="bfloat16"))
     assert [rung.name for rung in whole.rungs] == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
-    lines = {line.strategy: line.process // MIB for line in room.forecast.outlook(Settings(), vram.gpus()).strategies}
+    lines = {line.strategy: line.process // MIB for line in forecast.outlook(Settings(), vram.gpus()).strategies}
     assert lines["bfloat16"] < lines["fp32"]
     between = f"{(lines['bfloat16'] + lines['fp32']) // 2}MiB"
     plan = planned(Settings(strategy="bfloat16", vram_budget=between))
@@ -976,8 +978,8 @@ async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
 def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
     monkeypatch.setattr(vram, "gpus", lambda: [only])
-    assert not room.fits_beside(Settings(strategy="fp32"), None)
-    assert room.fits_beside(Settings(strategy="fp32", device="cpu"), None)
+    assert not fits_beside(Settings(strategy="fp32"), None)
+    assert fits_beside(Settings(strategy="fp32", device="cpu"), None)
 
 
 def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -987,18 +989,18 @@ def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.Monkey
 
 
 def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert room.fits_beside(Settings(), None)
+    assert fits_beside(Settings(), None)
     card(monkeypatch, 8192, 8000)
-    assert room.fits_beside(Settings(strategy="fp32"), None)
-    assert room.fits_beside(Settings(strategy="fp32", device="cpu"), None)
+    assert fits_beside(Settings(strategy="fp32"), None)
+    assert fits_beside(Settings(strategy="fp32", device="cpu"), None)
     need = next(each.need for each in forecast.outlook(Settings(), vram.gpus()).strategies if each.strategy == "fp32")
     bound = Settings(strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
-    assert room.fits_beside(bound, 100 * MIB)
-    assert not room.fits_beside(bound, 2000 * MIB), "both are within the budget"
-    assert not room.fits_beside(bound, None)
+    assert fits_beside(bound, 100 * MIB)
+    assert not fits_beside(bound, 2000 * MIB), "both are within the budget"
+    assert not fits_beside(bound, None)
     card(monkeypatch, 8192, 1)
-    assert not room.fits_beside(Settings(strategy="fp32"), None)
-    assert not room.fits_beside(Settings(model="someone/unheard-of", strategy="fp32"), None)
+    assert not fits_beside(Settings(strategy="fp32"), None)
+    assert not fits_beside(Settings(model="someone/unheard-of", strategy="fp32"), None)
 
 
 @case
