@@ -118,7 +118,8 @@ class Rest:
                 taken = scribe.engine is old and len(new.rungs) > len(old.rungs)
                 if taken:
                     scribe.engine = new
-                    served.promoted(new)
+                    if not parked:  # else it is told when it has proved itself
+                        served.promoted(new)
                     served.calm.tried(time.monotonic(), held=new.rung == plan.rungs[0])
         except AsrdError as error:
             log.info("no better rung holds: %s", error.message)
