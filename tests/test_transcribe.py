@@ -26,6 +26,7 @@ from asrd import transcribe as verb
 from asrd.audio import read
 from asrd.config import Settings
 from asrd.errors import EngineError, UsageError
+from asrd.precision import TABLE, Rung
 from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
 
 from .sound import silence, speech, tone
@@ -275,7 +276,7 @@ class Told:
     ready = None
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.rung = argparse.Namespace(precision=argparse.Namespace(name="fp32"), device="cpu")
+        self.rung = Rung(TABLE["fp32"], "cpu")
 
     async def start(self) -> None: ...
 
