@@ -53,17 +53,17 @@ def path() -> Path:
 
 def read() -> dict[str, Known]:
     """Return everything known, by "model on device"; what cannot be read is nothing."""
+    return _read(logging.DEBUG, "no baseline can be read from %s: %s")
+
+
+def _read(level: int, complaint: str) -> dict[str, Known]:
     try:
-        return _read()
+        return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        log.debug("no baseline can be read from %s: %s", path(), error)
+        log.log(level, complaint, path(), error)
         return {}
-
-
-def _read() -> dict[str, Known]:
-    return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
 
 
 def known(model: str, device: str) -> Known | None:
@@ -88,20 +88,11 @@ def keep(model: str, device: str, found: Known) -> None:
     target = path()
     try:
         target.parent.mkdir(0o700, parents=True, exist_ok=True)
-        encoded = msgspec.json.encode(_others() | {_key(model, device): found})
+        others = _read(logging.WARNING, "what was measured before cannot be read from %s and is replaced: %s")
+        encoded = msgspec.json.encode(others | {_key(model, device): found})
         places.write_whole(target, msgspec.json.format(encoded, indent=1))
     except OSError as error:
         raise DiskError(f"the baseline cannot be kept in {target}: {error.strerror}") from error
-
-
-def _others() -> dict[str, Known]:
-    try:
-        return _read()
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("what was measured before cannot be read from %s and is replaced: %s", path(), error)
-        return {}
 
 
 def _key(model: str, device: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, faults, systemd, wire
+from . import __version__, config, control, faults, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -361,8 +361,7 @@ class Daemon:
         async with self._alone():
             wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
             await self.scribe.use(wanted, strict=request.strategy != "auto")
-        ready = self.scribe.engine.ready
-        otherwise = wire.reasons(ready.fallbacks) if ready else ""
+        otherwise = self.scribe.otherwise
         said = f"now on {self.scribe.engine.rung.name}" + (f"; but {otherwise}" if otherwise else "")
         return {"said": said, "state": self.state}
 
@@ -487,7 +486,7 @@ class Daemon:
             "engine": {key: getattr(self.settings, key) for key in config.ENGINE},
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
             "effective": ready.effective if ready else {},
-            "otherwise": wire.reasons(ready.fallbacks) if ready else "",
+            "otherwise": self.scribe.otherwise,
             "device": ready.device if ready else "",
             "streaming": ready.streaming if ready else "",
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,

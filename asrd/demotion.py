@@ -94,15 +94,15 @@ class Demotion:
 
     def tell(self, engine: Engine) -> None:
         """Tell what the engine in service has left since this was asked last, or come back to."""
-        fresh, before = engine.told(), self._serving
-        for one in fresh:
-            tell_rejected(one)
+        fresh, before = tell_rejected(engine), self._serving
         if not engine.rungs or engine.rung.name == before:
             return
         cause = next((one for one in (*fresh, *engine.rejected) if one.rung == before), None)
         if cause is None:  # it was not left: a better one may be tried again since the model was parked
             if engine.ready is not None:
                 self._come_back(engine)
+                if engine.rung.name == self.wanted:
+                    self.calm.tried(time.monotonic(), held=True)
             return
         self._serving = engine.rung.name
         self._buffers, self._forgiven = 0, engine.failures
@@ -125,8 +125,7 @@ class Demotion:
 
     def promoted(self, engine: Engine) -> None:
         """A better rung is in service again, in an engine of its own."""
-        for one in engine.told():
-            tell_rejected(one)
+        tell_rejected(engine)
         self._come_back(engine)
 
     def _come_back(self, engine: Engine) -> None:
@@ -135,8 +134,6 @@ class Demotion:
         self._costs.clear()  # what it cost before it was left says nothing of today
         to = engine.rung.name
         systemd.event("promoted", f"{before} gave way to {to}, which is tried again", strategy=to, before=before)
-        if to == self.wanted:
-            self.calm.tried(time.monotonic(), held=True)
 
     def below(self, engine: Engine) -> dict[str, Any] | None:
         """Return what was asked for, why it does not run and when it is tried again; None where it runs."""
@@ -158,10 +155,13 @@ def wanted(plan: Plan) -> str:
     return plan.requested if refused else plan.rungs[0].name
 
 
-def tell_rejected(one: Rejected) -> None:
-    """Write down that a rung is out."""
-    said = f"{one.rung} is out: {one.detail}" + (f" ({one.hint})" if one.hint else "")
-    systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
+def tell_rejected(engine: Engine) -> list[Rejected]:
+    """Write down which rungs are out since this was asked last, and return them."""
+    fresh = engine.told()
+    for one in fresh:
+        said = f"{one.rung} is out: {one.detail}" + (f" ({one.hint})" if one.hint else "")
+        systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
+    return fresh
 
 
 def _budget(settings: Settings, device: str) -> int | None:

@@ -170,16 +170,16 @@ class Dictation:
         if plain:  # it came into service for another reason
             answers = [*[await self._ask(engine, one.buffer, self.phase) for one in self._unheard[:-1]], answer]
         elif clear and self.unheard_before + self.unheard >= self._deaf:
-            answers = await self._by_the_next(engine, answer) or [answer]
+            answers = await self._by_the_next(engine, answer)
         else:
             return [(buffer, answer)]
-        again = [one.buffer for one in self._unheard[-len(answers) :]]
         if any(map(_said, answers)):
             self.transcript.reopen(self._unheard[0].until)
+            found = [(one.buffer, each) for one, each in zip(self._unheard, answers, strict=True)]
         else:  # what stood before this buffer is as it was
-            again, answers = again[-1:], answers[-1:]
+            found = [(buffer, answers[-1] if answers else answer)]
         self._believe()
-        return list(zip(again, answers, strict=True))
+        return found
 
     async def _by_the_next(self, engine: Engine, answer: Answer) -> list[Answer]:
         """Return what the first rung that hears a word makes of the unheard buffers; else the last, or none at all."""

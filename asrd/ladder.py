@@ -189,7 +189,7 @@ class Calm:
         self._due = now + self.wait if self.minutes else None
 
     def wait_from(self, now: float) -> None:
-        """A worse rung than was asked for is in service: it is waited for a better one, if it is not yet."""
+        """A worse rung than was asked for is in service: a better one is waited for, unless it is already."""
         if self._due is None and self.minutes:
             self._due = now + self.wait
 

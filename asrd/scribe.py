@@ -120,6 +120,11 @@ class Scribe:
         return self.engine.overdue or (self._coming is not None and self._coming.overdue)
 
     @property
+    def otherwise(self) -> str:
+        """What the worker in service does not run as asked, and why; "" where all is, or there is none."""
+        return wire.reasons(self.engine.ready.fallbacks) if self.engine.ready else ""
+
+    @property
     def in_use(self) -> int | None:
         """Bytes that the worker in service holds; 0 while there is none, None where nothing tells."""
         if self.engine.pid is None:
@@ -461,8 +466,7 @@ class Scribe:
         except BaseException:
             self.memory = memory
             await new.stop()
-            for one in new.told():
-                demotion.tell_rejected(one)
+            demotion.tell_rejected(new)
             raise
 
     def engine_for(self, plan: Plan, settings: Settings) -> Engine:
