@@ -27,7 +27,7 @@ from . import __version__, baseline, components, engine, evidence, manifest, mod
 from .audio import AudioBlock, Samples
 from .config import Settings
 from .dictation import Dictation
-from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError, nearest
+from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
@@ -181,7 +181,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
     down = args.components is not None
-    chosen = _selected(args.strategies or settings.preset) if args.strategies or not down else []
+    chosen = precision.select(args.strategies or settings.preset) if args.strategies or not down else []
     if down:
         components.wanted(args.components)  # what is wrong is said before a model is fetched
     own = settings.requested
@@ -192,17 +192,6 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     alone = components.alone(models.header(_fetched(settings.model)), args.components) if down else []
     return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)
-
-
-def _selected(names: str) -> list[Precision]:
-    """Return the strategies for "a,b"; `all` and presets may stand among them. Raises UsageError."""
-    groups = {name: preset.candidates for name, preset in precision.PRESETS.items()} | {"all": tuple(precision.TABLE)}
-    words = [word.strip() for word in names.split(",") if word.strip()]
-    known = (*precision.TABLE, *groups)
-    for word in words:
-        if word not in known:
-            raise UsageError(f"unknown strategy {word!r}", nearest(word, known))
-    return precision.select(",".join(name for word in words for name in groups.get(word, (word,))))
 
 
 def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:

@@ -227,13 +227,18 @@ def find(name: str) -> Precision:
 
 
 def select(names: str) -> list[Precision]:
-    """Return the strategies for "a,b", "all" or a preset's name, without repeats, in the order given."""
-    if names == "all":
-        return list(TABLE.values())
-    words = PRESETS[names].candidates if names in PRESETS else [w.strip() for w in names.split(",") if w.strip()]
+    """Return the strategies for "a,b", without repeats, in the order given; `all` and presets may stand among them.
+
+    Raises UsageError.
+    """
+    groups = {name: preset.candidates for name, preset in PRESETS.items()} | {"all": tuple(TABLE)}
+    words, known = [word.strip() for word in names.split(",") if word.strip()], (*TABLE, *groups)
     if not words:
-        raise UsageError("no strategy given", f"known: {', '.join(TABLE)}, all, {', '.join(PRESETS)}")
-    return [find(word) for word in dict.fromkeys(words)]
+        raise UsageError("no strategy given", f"known: {', '.join(known)}")
+    for word in words:
+        if word not in known:
+            raise UsageError(f"unknown strategy {word!r}", nearest(word, known))
+    return [TABLE[name] for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))]
 
 
 def with_parts(parts: Mapping[str, str]) -> Precision:

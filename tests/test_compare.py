@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd import baseline, checkpoint, compare, components, report, vram
+from asrd import baseline, checkpoint, compare, components, precision, report, vram
 from asrd.config import Settings
 from asrd.engine import Engine
 from asrd.errors import DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
@@ -294,15 +294,15 @@ def test_what_is_wrong_is_said_before_anything_starts(speech: Path, words: list[
 )
 def test_a_wrong_strategy_is_told_what_may_stand_there(names: str, hint: str) -> None:
     with pytest.raises(UsageError) as told:
-        compare._selected(names)
+        precision.select(names)
     assert hint in told.value.hint
     assert "auto" not in told.value.hint.replace("autocast", "")
 
 
 def test_presets_and_all_may_stand_among_names() -> None:
-    names = [one.name for one in compare._selected("half, conservative,fp32")]
+    names = [one.name for one in precision.select("half, conservative,fp32")]
     assert names == ["half", *PRESETS["conservative"].candidates]
-    assert [one.name for one in compare._selected("all")] == list(TABLE)
+    assert [one.name for one in precision.select("all")] == list(TABLE)
 
 
 def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:
