@@ -82,6 +82,7 @@ Reading order, which is dependency order: a file imports only from files above i
     scribe       recordings -> text by the one engine, and which engine that is
     rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it
+    keypress     a key that is held or bounces, told from one that is pressed again
     daemon       verb run: states, the key, reload, status, the end
     service      verb: the user service, installed, removed, printed
     history      verb report: the figures of a day from the journal alone

@@ -27,6 +27,7 @@ from .desktop import Desktop
 from .dictation import Dictation
 from .engine import Engine, plan_for
 from .errors import AsrdError, SinkError, UsageError
+from .keypress import ToggleKey
 from .logind import Sleep
 from .recorder import Recorder
 from .recording import Recording, Told
@@ -39,9 +40,6 @@ from .wire import SAMPLE_RATE
 from .worker import kill_all
 
 log = logging.getLogger("asrd")
-
-BOUNCE = 0.2
-"""Seconds after a toggle within which another one is a bouncing or repeating key."""
 
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
@@ -75,7 +73,7 @@ class Daemon:
         self.rest = Rest(self.scribe)
         self.recorder = Recorder(self.scribe, listen, self)
         self._told_state = ""
-        self._toggled = float("-inf")
+        self._key = ToggleKey(self.recorder, lambda: self._begin(Request("toggle"))[1], self._spawn)
         self._began = time.monotonic()
         self._ending = asyncio.Event()
         self._pulse = asyncio.Event()
@@ -295,6 +293,8 @@ class Daemon:
                     await self._moved(LEVELS if self.recorder.one else None, pulse)
             finally:
                 self.scribe.watched -= 1
+        elif request.verb == "start" and not request.wait and self._key.start_repeats():
+            yield {"said": "ignored: the key was held", "state": self.state, "ignored": True}
         elif request.verb == "start":
             one, reply = self._begin(request)
             try:
@@ -327,13 +327,7 @@ class Daemon:
         return msgspec.structs.asdict(told)
 
     async def _do_toggle(self, request: Request) -> dict[str, Any]:
-        now = time.monotonic()
-        if now - self._toggled < BOUNCE:
-            return {"said": "ignored: the key bounced", "state": self.state, "ignored": True}
-        self._toggled = now
-        if self.recorder.one is not None:
-            return await self._do_stop(request)
-        return self._begin(request)[1]
+        return {**await self._key.toggle(), "state": self.state}
 
     async def _do_stop(self, request: Request) -> dict[str, Any]:
         one = await self.recorder.stop()

@@ -24,7 +24,7 @@ DATA = Path(__file__).parents[1] / "asrd" / "data" / "eval"
 CLIPS = [json.loads(line) for line in (DATA / "manifest.jsonl").read_text().splitlines()][:3]
 PROGRAMS = {"sway": "sway", "foot": "foot", "wtype": "wtype", "paplay": "pulseaudio-utils"}
 CONFIG = 'model = "demo-ctc"\nmicrophone = "virtmic"\nsinks = ["type"]\nnotify = false\n'
-SWAY = "output HEADLESS-1 resolution 1280x720\nxwayland disable\nbindsym Mod4+d exec {asrd} toggle\n"
+SWAY = "output HEADLESS-1 resolution 1280x720\nxwayland disable\nbindsym --no-repeat Mod4+d exec {asrd} toggle\n"
 READER = "stty raw -echo; touch $HOME/ready; exec cat >$HOME/typed"
 
 
