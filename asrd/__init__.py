@@ -18,6 +18,7 @@ Reading order, which is dependency order: a file imports only from files above i
     known        models on the hub by their architecture, before their files are here
     components   which parts of a model can go down by themselves (pure)
     models       names, cache, download
+    modelchoice  whether a model is chosen; what runs on files and what is said where none is
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from . import modelchoice, vram
 from . import models as names
-from . import vram
 from .config import Settings
 from .errors import ModelError
 from .evidence import TAKES, Candidate, Record
@@ -122,6 +122,7 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     Raises:
         UsageError, ModelError, PrecisionError: no such model, file, strategy or card.
     """
+    settings = modelchoice.for_files(settings)
     sight = vram.Sight([hypothetical(args.gpu)]) if args.gpu else vram.sight(settings.device)
     found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
     if args.json:

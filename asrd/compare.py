@@ -30,6 +30,7 @@ from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
+from .modelchoice import for_files
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import Progress
 
@@ -123,7 +124,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     Raises:
         AsrdError: nothing can be compared: wrong names, no speech, no room, FP32 does not run.
     """
-    job = _job(args, settings, hold)
+    job = _job(args, for_files(settings), hold)
     for path in (args.json, args.html):
         _check_writable(path)
     found = Found()

@@ -29,7 +29,9 @@ def _about(text: str, at_least: float | None = None, at_most: float | None = Non
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every setting, its type, default and meaning; file, environment, flags and documentation are derived from it."""
 
-    model: Annotated[str, _about("path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub")] = "demo"
+    model: Annotated[
+        str, _about("path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub; empty: none is chosen")
+    ] = ""
     strategy: Annotated[str, _about("precision strategy, or auto")] = "auto"
     preset: Annotated[str, _about("bounds and candidates for auto: conservative, default or aggressive")] = "default"
     parts: Annotated[dict[str, str], _about("component -> dtype, for strategy selective")] = {}
@@ -156,6 +158,8 @@ class Loaded(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
     """Those of the remarks that name a setting which does nothing beside the others."""
+    file: Path | None = None
+    """The configuration file that was looked for; None where nobody looked."""
 
 
 def load(
@@ -171,8 +175,9 @@ def load(
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, contradiction.
     """
+    path = file or places.config_file(environment)
     layers = (
-        _file_layer(file or places.config_file(environment), required=file is not None or "ASRD_CONFIG" in environment),
+        _file_layer(path, required=file is not None or "ASRD_CONFIG" in environment),
         _environment_layer(environment),
         {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
     )
@@ -180,11 +185,13 @@ def load(
     notes: list[str] = []
     for layer in layers:
         notes += _fold_legacy(layer)
+        if layer.get("model", ("unset", ""))[0] == "":  # an empty variable or flag names no model and hides none
+            del layer["model"]
         merged |= layer
     origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
     settings = _check(_convert(merged), origins)
     idle = _idle(settings, origins)
-    return Loaded(settings, origins, (*notes, *idle), idle)
+    return Loaded(settings, origins, (*notes, *idle), idle, path)
 
 
 def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:

@@ -415,7 +415,8 @@ def page(reply: Mapping[str, Any]) -> str:
     """Return a status for a person who asked once."""
     rows = [
         ("state", line(reply)),
-        ("model", reply["model"]),
+        ("model", reply["model"] or "none"),
+        ("note", reply.get("model_note", "")),
         ("strategy", f"{reply['strategy'] or 'none yet'} (asked for {reply['requested']}) on {reply['device'] or '-'}"),
         ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
         ("but", reply.get("otherwise", "")),

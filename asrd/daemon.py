@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, faults, systemd
+from . import __version__, config, control, faults, modelchoice, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -66,7 +67,9 @@ class Daemon:
     ) -> None:
         settings = loaded.settings
         self.code = 0
-        self._reread, self._line = reread, line
+        self._reread, self._line, self._file = reread, line, loaded.file
+        self._notified = False
+        """Whether a person was shown that no model is chosen."""
         self._sinks: list[Sink] = sinks(settings)
         self._desktop = Desktop(settings.notify, settings.cues)
         self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold, self._warn)
@@ -102,6 +105,7 @@ class Daemon:
         systemd.ready(self._line_of_status())
         systemd.event("ready", f"ready to record; {self._line_of_status()}")
         self._tell_waiting()
+        self._tell_model()
         self._tell_auto()
         self._spawn(self.scribe.load())
         await sleep.start()
@@ -207,9 +211,24 @@ class Daemon:
                 audio_seconds=seconds,
             )
 
+    def _tell_model(self) -> None:
+        """Say that no model is chosen, or that a demo is to recognise a person."""
+        note = modelchoice.note(self.settings, self._file)
+        if not self.settings.model:
+            systemd.event("no-model", note, logging.WARNING)
+        elif note and not self.recorder.one_shot:
+            log.warning("%s", note)
+
+    async def _show_no_model(self) -> None:
+        """Show a person once that no model is chosen."""
+        if not (self._notified or self.settings.model):
+            self._notified = True
+            body = f"{modelchoice.CONSEQUENCE}; {modelchoice.hint(self._file)}"
+            self._notified = await self._desktop.notify("No model is chosen", body)
+
     def _tell_auto(self) -> None:
         """Say what `auto` chose and by what; where nothing was measured, that names the verb that would."""
-        if self.settings.strategy == "auto":
+        if self.settings.strategy == "auto" and self.settings.model:
             plan = self.scribe.engine.plan
             strategy = plan.rungs[0].precision.name
             systemd.event("auto", f"auto takes {plan.rungs[0].name}: {plan.reason}", strategy=strategy)
@@ -220,6 +239,8 @@ class Daemon:
         """Begin a recording, in whatever state the model is. Raises UsageError where one is going on, or at the end."""
         if self._ending.is_set():
             raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
+        self._spawn(self._show_no_model())
+        modelchoice.check_recording(self.settings, private, self._file)
         one = self.recorder.start(private)
         self._spawn(self.scribe.load())
         return one
@@ -308,6 +329,7 @@ class Daemon:
                         self._spawn(self.recorder.stop(cancelled=True))
                 raise
         elif request.verb in ("retry", "transcribe"):
+            modelchoice.require(self.settings, self._file)
             async for reply in self._retry(request) if request.verb == "retry" else self._transcribe(request):
                 yield reply
         else:
@@ -317,7 +339,9 @@ class Daemon:
         """Begin a recording that somebody asked for; return it and what is answered."""
         one = self.start(private=request.wait)
         self._spawn(self.recorder.mind(one, request.silence, request.seconds))
-        return one, {"said": "recording", "state": self.state, "take": one.take.id}
+        note = "" if self.settings.model else modelchoice.note(self.settings, self._file)
+        said = "recording" + (f"; {note}" if note else "")
+        return one, {"said": said, "state": self.state, "take": one.take.id}
 
     async def _text_of(self, one: Recording) -> dict[str, Any]:
         """Return what became of a private recording. Raises SinkError when that is no text."""
@@ -334,6 +358,9 @@ class Daemon:
         if one is None:
             return {"said": "nothing was being recorded", "state": self.state}
         said = f"stopped; {one.take.seconds:.1f} s become text"
+        if not self.settings.model:
+            hint = modelchoice.hint(self._file)
+            said = f"stopped; {one.take.seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}; {hint}"
         return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
 
     async def _do_cancel(self, request: Request) -> dict[str, Any]:
@@ -352,6 +379,7 @@ class Daemon:
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
             raise UsageError("use needs a strategy", "asrd plan lists them")
+        modelchoice.require(self.settings, self._file)
         async with self._alone():
             wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
             await self.scribe.use(wanted, strict=request.strategy != "auto")
@@ -405,8 +433,18 @@ class Daemon:
         said = ", ".join(sorted(changed - fixed)) or "nothing changed"
         if fixed:
             said += f"; {' and '.join(sorted(fixed))} at the next start"
+        if "model" in changed:
+            said += self._of_model()
         systemd.event("reloaded", f"configuration read again: {said}")
         return {"said": said, "state": self.state}
+
+    def _of_model(self) -> str:
+        """Return what follows from another model: what it is, and which recordings it can make text of."""
+        self._notified = False
+        self._tell_model()
+        note, waiting = modelchoice.note(self.settings, self._file), len(self.scribe.spool.waiting())
+        retry = f"; {waiting} recordings wait: asrd retry --all makes text of them"
+        return (f"; {note}" if note else "") + (retry if waiting and self.settings.model else "")
 
     async def _reload_quietly(self) -> None:
         try:
@@ -476,6 +514,7 @@ class Daemon:
         return {
             "state": self.state,
             "model": self.settings.model,
+            "model_note": modelchoice.note(self.settings, self._file),
             "requested": self.settings.strategy,
             "engine": {key: getattr(self.settings, key) for key in config.ENGINE},
             "strategy": self.scribe.engine.rung.precision.name if ready else "",
@@ -502,7 +541,7 @@ class Daemon:
 
     def _line_of_status(self) -> str:
         """Return state, model, effective strategy and memory as one line."""
-        parts = [self.state.lower(), self.settings.model]
+        parts = [self.state.lower(), *filter(None, [self.settings.model])]
         if (ready := self.scribe.engine.ready) is not None:
             parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
         if (memory := self.scribe.memory) is not None and memory.process is not None:
@@ -545,19 +584,24 @@ def run(
     listen: Callable[[str, str], Capture] = capture,
 ) -> int:
     """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
+    if settings.source != "mic":
+        settings = modelchoice.for_files(settings)
     alone = settings.source != "mic" and not settings.socket
     given = systemd.inherited().get("control")
     line = None if alone else given or control.listen(settings)
     systemd.log_to_journal()
     chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]
-    about = f"asrd {__version__}, {settings.model} under {settings.strategy}; set are: {', '.join(chosen) or 'none'}"
+    about = f"asrd {__version__}, {settings.model or 'no model'} under {settings.strategy}"
+    about += f"; set are: {', '.join(chosen) or 'none'}"
     systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
     if settings.faults:
         systemd.event("faults", f"trouble is rehearsed: {settings.faults}", logging.WARNING)
 
+    having = functools.partial(modelchoice.for_source, source=settings.source)
+
     async def serve() -> int:
-        return await Daemon(args.loaded, args.reread, line, hold, listen).serve()
+        return await Daemon(having(args.loaded), lambda: having(args.reread()), line, hold, listen).serve()
 
     try:
         return asyncio.run(serve())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import checkpoint, control, failures, forecast, models, sinks, systemd, takes, vram
+from . import checkpoint, control, failures, forecast, modelchoice, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
@@ -38,6 +38,8 @@ class Finding(msgspec.Struct, frozen=True):
     detail: str
     fix: str = ""
     """A command, or what to set; "" where nothing is to be done."""
+    warning: bool = False
+    """Something runs, but not what a person expects of dictation."""
 
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,11 +55,18 @@ def doctor(args: argparse.Namespace, settings: Settings) -> int:
             print(msgspec.json.encode(one).decode())
     else:
         for one in found:
-            mark = "ok     " if one.works else "MISSING" if one.needed else "-      "
-            print(f"{mark} {one.name:<14} {one.detail}")
+            print(f"{_mark(one):<7} {one.name:<14} {one.detail}")
             if one.fix and not one.works:
                 print(f"{'':8}{'':<14} try: {one.fix}")
     return 3 if any(one.needed and not one.works for one in found) else 0
+
+
+def _mark(one: Finding) -> str:
+    if one.warning:
+        return "WARNING"
+    if one.works:
+        return "ok"
+    return "MISSING" if one.needed else "-"
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -103,7 +112,12 @@ def _torch(card: Gpu) -> Iterator[Finding]:
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
-    """The checkpoint: there, readable, and small enough."""
+    """The checkpoint: chosen, there, readable, and small enough."""
+    if settings.source != "mic":
+        settings = modelchoice.or_demo(settings)
+    if not settings.model:
+        yield Finding("model", False, True, modelchoice.CONSEQUENCE, modelchoice.hint(), warning=True)
+        return
     try:
         outlook = forecast.outlook(settings, vram.gpus())
         path = models.resolve(settings.model)
@@ -112,6 +126,8 @@ def _model(settings: Settings) -> Iterator[Finding]:
         return
     about = f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
     yield Finding("model", True, True, about)
+    if note := modelchoice.note(settings):
+        yield Finding("demo", True, False, note, warning=settings.source == "mic")
     room = next((line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None)
     for one in outlook.plan.rejected:
         if one.kind == "budget":
@@ -196,5 +212,6 @@ def _places(settings: Settings) -> Iterator[Finding]:
     with contextlib.suppress(AsrdError):  # told of the model already
         need = checkpoint.unpacked_bytes(models.resolve(settings.model), settings.timestamps_model)
     able = room > need + MARGIN and os.access(scratch, os.W_OK)
-    detail = f"{scratch}, {room / GIB:.1f} GiB free; a start of {settings.model} unpacks {need >> 20} MiB there"
+    detail = f"{scratch}, {room / GIB:.1f} GiB free"
+    detail += f"; a start of {settings.model} unpacks {need >> 20} MiB there" if settings.model else ""
     yield Finding("scratch", able, False, detail, "set TMPDIR to a folder on a larger disk")

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from . import demotion, figures, shadow, systemd, wire
+from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock
 from .config import Settings
 from .demotion import Demotion, Warn
@@ -68,7 +68,7 @@ class Scribe:
     ) -> None:
         self.settings = settings
         self.spool = spool
-        self.trouble = ""
+        self.trouble = "" if settings.model else modelchoice.UNCHOSEN
         """Why there is no text right now; "" while all is well."""
         self.loading = ""
         """What a worker does before it can answer; "" when none is starting."""
@@ -183,6 +183,8 @@ class Scribe:
 
     async def _write_down(self, one: Recording) -> Told:
         """Decode along with the speaker; return what became of it."""
+        if not await self._have_model(one):
+            return await self._keep(one, modelchoice.UNCHOSEN)
         one.dictation.unheard_before = self._unheard
         try:
             while not one.cancelled:
@@ -219,6 +221,13 @@ class Scribe:
         if one.writing.missed:
             log.warning("what was to be dropped had been delivered, or was not there: deliver = take can drop all")
         return self._settle(one)
+
+    async def _have_model(self, one: Recording) -> bool:
+        """Return whether a model is chosen by the time it is needed: one may be while the recording goes on."""
+        while not (self.settings.model or one.ended or one.cancelled):
+            one.fresh.clear()
+            await one.fresh.wait()
+        return bool(self.settings.model)
 
     async def _foresee(self, one: Recording) -> bool:
         """Use the time while nothing is due: for what a seal would give, and for a draft where somebody looks on.
@@ -321,6 +330,7 @@ class Scribe:
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
         """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
         async with self.turns.shared():
+            modelchoice.require(self.settings)
             engine = self.engine
             if engine.ready is None:
                 await self.undisturbed()
@@ -346,7 +356,9 @@ class Scribe:
                 self._ill(error)
 
     async def load(self) -> None:
-        """Have a worker ready; what fails is `trouble`."""
+        """Have a worker ready; what fails is `trouble`. Without a chosen model none is started."""
+        if not self.settings.model:
+            return
         try:
             async with self.turns.alone():
                 if self.engine.ready is None:
@@ -359,7 +371,8 @@ class Scribe:
         self.settled()
 
     async def _start(self, engine: Engine, settings: Settings) -> wire.Ready:
-        """Start a worker, telling how it goes and which rungs did not hold."""
+        """Start a worker, telling how it goes and which rungs did not hold. Raises ModelError where none is chosen."""
+        modelchoice.require(settings)
         self.loading = "starting"
         self._changed()
         try:
@@ -396,6 +409,9 @@ class Scribe:
         Raises: what Engine.start raises, PrecisionError; then the old engine is in service as before.
         """
         self._stay_awake()
+        if not settings.model:
+            await self._go_without(settings)
+            return
         plan = planned(settings)
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
@@ -429,7 +445,19 @@ class Scribe:
             self._coming = None
         await old.stop()
         self._well()
-        systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
+        if before.model:
+            systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
+
+    async def _go_without(self, settings: Settings) -> None:
+        """End the worker and start none: the model was taken out of the settings."""
+        self.disturb()
+        await self.undisturbed()
+        async with self.turns.alone():
+            await self.engine.stop()
+            self.memory = None
+            self._serve(self.engine_for(planned(settings), settings), settings)
+            self.trouble = modelchoice.UNCHOSEN
+        self._changed()
 
     async def _instead(self, old: Engine, new: Engine, settings: Settings, strict: bool) -> None:
         """Start a worker where the old one was, which comes back if that fails."""

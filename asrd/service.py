@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import control, places
+from . import config, control, modelchoice, places
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
 
@@ -55,7 +56,11 @@ def service(args: argparse.Namespace, settings: Settings) -> int:
         return _print(args.unit, settings)
     if args.act == "status":
         return _status()
-    return _install(args.now, settings) if args.act == "install" else _uninstall()
+    if args.act == "uninstall":
+        return _uninstall()
+    code = _install(args.now, settings)
+    _tell_model(settings)
+    return code
 
 
 # -- the units --------------------------------------------------------------------------------------------------------
@@ -174,6 +179,26 @@ def _start(anew: bool) -> int:
         return 0
     _say(f"it does not start: {_why(shown)}", "what it said: journalctl --user -u asrd.service -n 20")
     return 3
+
+
+def _tell_model(settings: Settings) -> None:
+    """Say where the service will have no model, or a demo: it sees neither the variables of a shell nor its flags."""
+    seen = config.load(environment=_environment()).settings
+    if not seen.model and settings.model:
+        _say(f"the service does not see --model, --config and ASRD_MODEL, which name {settings.model} here")
+    if note := modelchoice.note(seen):
+        _say(note)
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables that the service will start with, as far as settings come from them."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("ASRD_")}
+    if not _managed():
+        return own
+    lines = _systemctl("show-environment", check=False).stdout.splitlines()
+    words = shlex.split(_systemctl("show", "--property=Environment", "--value", "asrd.service", check=False).stdout)
+    given = dict(line.split("=", 1) for line in [*lines, *words] if "=" in line)
+    return own | {key: value for key, value in given.items() if key.startswith("ASRD_")}
 
 
 def _uninstall() -> int:

@@ -26,6 +26,7 @@ EVENTS = {
     "demoted": "33edc4c02432c841833a3f71fc427078",
     "promoted": "edd2694a74188c674e869ed799b4625d",
     "shadow": "c9349ad8cca7850727a13b8932a9826c",
+    "no-model": "7ed48bc6af934a2f8e0b47715ccb849a",
     "auto": "98da70bf4dad4bddada630ea4c5f0b41",
     "loaded": "560a698b4c464a0a8c42cdafc350253f",
     "unloaded": "6c7e61130af14035b840784d72fa876d",

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import control
+from . import control, modelchoice
 from .audio import SoundFile
 from .config import ENGINE, Settings
 from .dictation import Dictation
@@ -98,6 +98,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
 
     Raises: UsageError, and what `engine.Engine.start` raises.
     """
+    settings = modelchoice.for_files(settings)
     if (args.srt or args.vtt) and len(args.files) > 1:
         raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
     lent = not args.alone and "-" not in args.files and served(settings)

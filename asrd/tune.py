@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from . import catalogue, choice, compare, control, engine, evidence, places, precision
+from . import catalogue, choice, compare, control, engine, evidence, modelchoice, places, precision
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -82,6 +82,7 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict, another
             one is at it.
     """
+    settings = modelchoice.for_files(settings)
     own, settings = settings.strategy, msgspec.structs.replace(settings, strategy="auto")
     job = _job(args, settings, hold)
     if len(job.precisions) == 1:

@@ -238,7 +238,7 @@ def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
     from asrd.engine import plan_for
 
     monkeypatch.setattr(vram, "gpus", lambda: [Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)])
-    plan_for(Settings(strategy=strategy, vram_budget=budget))
+    plan_for(Settings(model="demo", strategy=strategy, vram_budget=budget))
     assert [record.message for record in caplog.records] == ([] if said is None else [caplog.records[0].message])
     assert said is None or said in caplog.text
 

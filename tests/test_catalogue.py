@@ -124,7 +124,7 @@ def test_plan_says_what_does_not_fit_and_what_would(tmp_path: Path) -> None:
 
 
 def test_plan_says_what_the_hardware_rules_out(tmp_path: Path) -> None:
-    text = asrd(tmp_path, "plan", "--strategy", "bfloat16", "--gpu", "GTX 1650:7.5:4")
+    text = asrd(tmp_path, "plan", "--model", "demo", "--strategy", "bfloat16", "--gpu", "GTX 1650:7.5:4")
     said = " ".join(text.split())
     assert "ruled out by hardware: bfloat16 - bfloat16 needs compute capability 8.0; GTX 1650 has 7.5" in said
     assert "not on this card" in next(line for line in text.splitlines() if "autocast-bf16" in line)
@@ -182,20 +182,20 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
 
 def test_plan_leaves_out_cards_that_torch_cannot_use_and_says_why(tmp_path: Path, driver: Path) -> None:
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}  # for no torch that there is
-    said = " ".join(asrd(tmp_path, "plan", **more).split())
+    said = " ".join(asrd(tmp_path, "plan", "--model", "demo", **more).split())
     assert "no GPU can be used: the plan is for the CPU" in said
     assert "chosen: fp32 on cpu - no usable GPU, so FP32 on the CPU; not measured: asrd tune; torch" in said
     assert re.search(r"(cannot use|knows 9.0 at most).*pip install", said)
-    words = [sys.executable, "-m", "asrd", "plan", "--device", "cuda"]
+    words = [sys.executable, "-m", "asrd", "plan", "--model", "demo", "--device", "cuda"]
     done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path) | more, capture_output=True, text=True)
     assert done.returncode == 69
     assert "pip install" in done.stderr
-    assert "cuda:0 Tesla T4" in asrd(tmp_path, "plan", "--device", "cpu", **more)
-    assert "chosen: bfloat16 on cuda:0" in asrd(tmp_path, "plan", "--gpu", CARD, **more)
+    assert "cuda:0 Tesla T4" in asrd(tmp_path, "plan", "--model", "demo", "--device", "cpu", **more)
+    assert "chosen: bfloat16 on cuda:0" in asrd(tmp_path, "plan", "--model", "demo", "--gpu", CARD, **more)
 
 
 def test_plan_as_json_is_exact(tmp_path: Path) -> None:
-    found = json.loads(asrd(tmp_path, "plan", "--json", "--gpu", CARD))
+    found = json.loads(asrd(tmp_path, "plan", "--model", "demo", "--json", "--gpu", CARD))
     assert found["chosen"] == "bfloat16"
     assert found["card"]["capability"] == [8, 6]
     assert [line["strategy"] for line in found["strategies"]] == list(TABLE)
@@ -217,7 +217,7 @@ def test_a_long_vocabulary_is_counted_and_only_programs_get_it_whole(tmp_path: P
     assert len(json.loads(asrd(tmp_path, "config", "--json", ASRD_VOCABULARY=words))["vocabulary"]["value"]) == 400
 
 
-@pytest.mark.parametrize("words", [["models"], ["plan", "--gpu", CARD], ["config"]])
+@pytest.mark.parametrize("words", [["models"], ["plan", "--model", "demo", "--gpu", CARD], ["config"]])
 def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(words: list[str], tmp_path: Path) -> None:
     piped, shown = rows(asrd(tmp_path, *words)), on_a_terminal(tmp_path, *words)
     assert "…" not in shown
@@ -227,7 +227,9 @@ def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(words: list[str]
             assert rows(shown)[name] == piped[name]
 
 
-@pytest.mark.parametrize("words", ["models", "models --json", "plan --model canary-1b", "plan --json", "config"])
+@pytest.mark.parametrize(
+    "words", ["models", "models --json", "plan --model canary-1b", "plan --json --model demo", "config"]
+)
 def test_neither_torch_nor_nemo_nor_numpy_is_imported(words: str, tmp_path: Path) -> None:
     program = (
         "import sys, contextlib, io\nfrom asrd.cli import main\n"

@@ -38,10 +38,10 @@ def test_help_lists_every_verb() -> None:
 
 
 def test_a_setting_that_does_nothing_is_told_on_each_run_and_a_choice_that_was_made_is_not() -> None:
-    done = asrd("plan", ASRD_PARTS='{encoder = "float16"}')
+    done = asrd("plan", "--model", "demo", ASRD_PARTS='{encoder = "float16"}')
     said = "asrd: parts (ASRD_PARTS) are for strategy selective and do nothing under auto\n"
     assert (done.returncode, done.stderr) == (0, said)
-    assert asrd("plan", ASRD_USE_BF16="1").stderr == ""
+    assert asrd("plan", "--model", "demo", ASRD_USE_BF16="1").stderr == ""
 
 
 @pytest.mark.parametrize("verb", ["transcribe", "compare", "tune", "plan", "models", "config"])
@@ -108,7 +108,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("words", [["plan"], ["models", "--json"]])
+@pytest.mark.parametrize("words", [["plan", "--model", "demo"], ["models", "--json"]])
 def test_output_that_finds_no_room_is_one_sentence(words: list[str], unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(

@@ -254,7 +254,7 @@ def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
     with pytest.raises(BrokenPipeError):
         compare.compare(args, Settings(), script().engine)
     assert "tf32" in (tmp_path / "out.html").read_text()
-    assert baseline.known(Settings().model, "cpu") is not None
+    assert baseline.known("demo", "cpu") is not None
 
 
 def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.CaptureFixture) -> None:
@@ -414,21 +414,21 @@ def test_a_tiny_comparison_replaces_none_that_knows_more_unless_that_is_asked_fo
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     run(speech, tmp_path, script(), "--strategies", "half,tf32")
-    whole = baseline.known(Settings().model, "cpu")
+    whole = baseline.known("demo", "cpu")
     assert whole is not None
     assert (list(whole.strategies), whole.utterances, whole.repeats) == (["fp32", "half", "tf32"], 30, 3)
     assert "stays with what was compared" not in capsys.readouterr().err
     for words in (["--strategies", "fp32"], ["--strategies", "half,tf32", "--limit", "1"]):
         run(speech, tmp_path, script(), *words)
-        assert baseline.known(Settings().model, "cpu") == whole
+        assert baseline.known("demo", "cpu") == whole
         said = f"stays with what was compared {whole.measured}: 3 strategies, 30 utterances, 3 repeats; see --replace"
         assert said in capsys.readouterr().err
     run(speech, tmp_path, script(broken={"tf32": EngineError("nothing")}), "--strategies", "half,tf32")
-    known = baseline.known(Settings().model, "cpu")
+    known = baseline.known("demo", "cpu")
     assert known is not None
     assert list(known.strategies) == ["fp32", "half"], "what failed was tried"
     run(speech, tmp_path, script(), "--strategies", "fp32", "--limit", "1", "--replace")
-    known = baseline.known(Settings().model, "cpu")
+    known = baseline.known("demo", "cpu")
     assert known is not None
     assert (list(known.strategies), known.utterances) == (["fp32"], 1)
 

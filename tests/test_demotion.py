@@ -557,7 +557,7 @@ def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[st
 
 
 def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings()
+    settings = Settings(model="demo")
     assert headroom.place_beside(settings, None, False) == "cpu"
     monkeypatch.setattr(vram, "gpus", lambda: [CARD])
     assert headroom.place_beside(settings, 0, False) == "cuda:0"
@@ -565,7 +565,7 @@ def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert headroom.place_beside(settings, 0, False) == "cpu"
     monkeypatch.setattr(vram, "gpus", lambda: [CARD])
     assert headroom.place_beside(settings, 0, True) == "cpu", "the card refused one before"
-    tight = Settings(vram_budget="2000MiB")
+    tight = Settings(model="demo", vram_budget="2000MiB")
     assert headroom.place_beside(tight, 0, False) == "cuda:0"
     assert headroom.place_beside(tight, 1900 * MIB, False) == "cpu"
     assert headroom.place_beside(tight, None, False) == "cpu", "nobody knows what is in use"

@@ -932,16 +932,17 @@ def card(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
 
 def test_a_budget_drops_the_rungs_above_it_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     card(monkeypatch, 8192, 8000)
-    whole = planned(Settings(strategy="bfloat16"))
+    whole = planned(Settings(model="demo", strategy="bfloat16"))
     assert [rung.name for rung in whole.rungs] == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
-    lines = {line.strategy: line.process // MIB for line in forecast.outlook(Settings(), vram.gpus()).strategies}
+    found = forecast.outlook(Settings(model="demo"), vram.gpus())
+    lines = {line.strategy: line.process // MIB for line in found.strategies}
     assert lines["bfloat16"] < lines["fp32"]
     between = f"{(lines['bfloat16'] + lines['fp32']) // 2}MiB"
-    plan = planned(Settings(strategy="bfloat16", vram_budget=between))
+    plan = planned(Settings(model="demo", strategy="bfloat16", vram_budget=between))
     assert [rung.name for rung in plan.rungs] == ["bfloat16", "fp32 on cpu"]
     assert [(rung.rung, rung.kind) for rung in plan.rejected] == [("tf32", "budget"), ("fp32", "budget")]
     assert "would need" in plan.rejected[0].detail
-    small = planned(Settings(strategy="bfloat16", vram_budget="1MiB"))
+    small = planned(Settings(model="demo", strategy="bfloat16", vram_budget="1MiB"))
     assert [rung.name for rung in small.rungs] == ["fp32 on cpu"]
 
 
@@ -951,7 +952,7 @@ def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
     async def go() -> None:
         async with at_work(tmp_path, "demo", strategy="bfloat16") as one:
             card(monkeypatch, 8192, 8000)
-            wanted = Settings(strategy="fp32", vram_budget="1MiB", suffix="")
+            wanted = Settings(model="demo", strategy="fp32", vram_budget="1MiB", suffix="")
             with pytest.raises(PrecisionError, match="would need"):
                 await one.scribe.use(wanted, strict=True)
             assert len(one.engines) == 1
@@ -978,8 +979,8 @@ async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
 def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
     monkeypatch.setattr(vram, "gpus", lambda: [only])
-    assert not fits_beside(Settings(strategy="fp32"), None)
-    assert fits_beside(Settings(strategy="fp32", device="cpu"), None)
+    assert not fits_beside(Settings(model="demo", strategy="fp32"), None)
+    assert fits_beside(Settings(model="demo", strategy="fp32", device="cpu"), None)
 
 
 def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -989,17 +990,18 @@ def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.Monkey
 
 
 def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fits_beside(Settings(), None)
+    assert fits_beside(Settings(model="demo"), None)
     card(monkeypatch, 8192, 8000)
-    assert fits_beside(Settings(strategy="fp32"), None)
-    assert fits_beside(Settings(strategy="fp32", device="cpu"), None)
-    need = next(each.need for each in forecast.outlook(Settings(), vram.gpus()).strategies if each.strategy == "fp32")
-    bound = Settings(strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
+    assert fits_beside(Settings(model="demo", strategy="fp32"), None)
+    assert fits_beside(Settings(model="demo", strategy="fp32", device="cpu"), None)
+    found = forecast.outlook(Settings(model="demo"), vram.gpus())
+    need = next(each.need for each in found.strategies if each.strategy == "fp32")
+    bound = Settings(model="demo", strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
     assert fits_beside(bound, 100 * MIB)
     assert not fits_beside(bound, 2000 * MIB), "both are within the budget"
     assert not fits_beside(bound, None)
     card(monkeypatch, 8192, 1)
-    assert not fits_beside(Settings(strategy="fp32"), None)
+    assert not fits_beside(Settings(model="demo", strategy="fp32"), None)
     assert not fits_beside(Settings(model="someone/unheard-of", strategy="fp32"), None)
 
 
@@ -1039,7 +1041,7 @@ async def test_the_journal_gets_figures_and_never_the_text(tmp_path: Path, caplo
 
 
 def test_rungs_of_the_fake_are_those_of_the_plan() -> None:
-    assert planned(Settings(strategy="half", device="cpu")).rungs == (
+    assert planned(Settings(model="demo", strategy="half", device="cpu")).rungs == (
         Rung(TABLE["half"], "cpu"),
         Rung(TABLE["fp32"], "cpu"),
     )

@@ -407,7 +407,7 @@ def test_subtitles_break_at_silence_length_and_time() -> None:
 def test_a_terminal_sees_progress_that_a_pipe_does_not(spoken: str, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import tests.test_transcribe as t, asrd.transcribe as v\n"
-        "v.Engine = t.Told\nraise SystemExit(t.call(sys.argv[1]))"
+        "v.Engine = t.Told\nraise SystemExit(t.call(sys.argv[1], model='demo'))"
     )
     root = str(Path(__file__).parents[1])
     ours, theirs = os.openpty()
