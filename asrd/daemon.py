@@ -351,16 +351,20 @@ class Daemon:
         return msgspec.structs.asdict(told)
 
     async def _do_toggle(self, request: Request) -> dict[str, Any]:
-        return {**await self._key.toggle(), "state": self.state}
+        reply = {**await self._key.toggle(), "state": self.state}
+        return reply | ({"said": self._stopped(reply["seconds"])} if "seconds" in reply else {})
+
+    def _stopped(self, seconds: float) -> str:
+        """Return what becomes of a recording that was stopped."""
+        if self.settings.model:
+            return f"stopped; {seconds:.1f} s become text"
+        return f"stopped; {seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}; {modelchoice.hint(self._file)}"
 
     async def _do_stop(self, request: Request) -> dict[str, Any]:
         one = await self.recorder.stop()
         if one is None:
             return {"said": "nothing was being recorded", "state": self.state}
-        said = f"stopped; {one.take.seconds:.1f} s become text"
-        if not self.settings.model:
-            hint = modelchoice.hint(self._file)
-            said = f"stopped; {one.take.seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}; {hint}"
+        said = self._stopped(one.take.seconds)
         return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
 
     async def _do_cancel(self, request: Request) -> dict[str, Any]:

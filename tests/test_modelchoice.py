@@ -110,7 +110,7 @@ def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(
     status = one.ask(verb="status")
     assert (status["model"], status["trouble"], status["state"]) == ("", "no model is chosen", "LISTENING")
     assert status["model_note"] == f"{SENTENCE}; {LINE}, then run: asrd reload"
-    assert "are kept, as no model is chosen" in one.ask(verb="stop")["said"]
+    assert "are kept, as no model is chosen" in one.ask(verb="toggle")["said"]
     assert one.settled() == ""
     assert (one.takes / f"{take}.wav").stat().st_size > 64_000
     assert "no model is chosen" in one.verb("takes").communicate(timeout=20)[0]
