@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -70,9 +71,12 @@ async def follow(on_change: Callable[[], None]) -> None:
     """Call `on_change` whenever sources, streams or defaults of the server change; returns when the server ends."""
     try:
         process = subprocess.Popen(
-            ["pactl", "subscribe"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            [*_dying_with_us(), "pactl", "subscribe"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             env=_environment(),
-        )  # fmt: skip
+        )
     except OSError:
         return
     assert process.stdout is not None
@@ -94,6 +98,12 @@ async def follow(on_change: Callable[[], None]) -> None:
         process.kill()
         process.stdout.close()
         process.wait()
+
+
+def _dying_with_us() -> list[str]:
+    """Return the words before a command that end it with this process, however that ends; none where they are not."""
+    # Without them pactl outlives a daemon that is killed, until the server has something to say to it.
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _source(entry: dict[str, Any], default: str) -> Source | None:

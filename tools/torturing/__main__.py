@@ -1,0 +1,226 @@
+"""Kill the real daemon and worker, let sinks fail, and count what that costs.
+
+    tools/torture PART... [--seed N] [--rounds N | --minutes M] [--quick] [--json FILE]
+
+Parts: kills (SIGKILL in each moment of a daemon's life) and delivery (sinks that fail, hang, die or accept half).
+Exit code 0: nothing was lost, doubled or left; 3: something was; 2: an instrument did not notice a planted fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import queue
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from . import kills, microphone, page, planted
+from .daemon import BrokenError
+from .findings import Round, rows
+from .home import Home, home
+from .house import House
+from .kills import Kills
+from .microphone import SoundServer
+from .page import Part
+from .suspend import Logind
+
+ROUNDS = 50
+"""Of each moment in a full run."""
+
+MOMENTS = (
+    *("recording", "loading", "decoding", "delivering", "falling back", "switching", "pruning"),
+    *("reloading", "suspending", "retrying", "at random"),
+)
+
+PLANTED_PACE = 6.0
+"""Times as fast as speech, of rounds that only prove instruments."""
+
+SOUND = ("microphone, quiet", "microphone, speech")
+"""Moments that need a sound server; left out where that is not installed."""
+
+QUICK = {"recording": 8, "loading": 1, "decoding": 1, "falling back": 1, "switching": 1}
+QUICK |= {"reloading": 1, "suspending": 1, "microphone, speech": 2}
+"""Rounds of each moment in a quick run; only the daemon is killed there, as a worker that comes again takes time."""
+
+
+class BlindError(Exception):
+    """Instruments that did not report what was planted; one sentence each."""
+
+
+class Player:
+    """Plays the rounds of a part, several houses at once.
+
+    Args:
+        folder: for everything that is written.
+        jobs: houses.
+        seed: of everything that is left to chance.
+        deadline: on the monotonic clock; no round begins after it.
+    """
+
+    def __init__(self, folder: Path, jobs: int, seed: int, deadline: float) -> None:
+        self.folder, self.jobs, self.seed, self.deadline = folder, jobs, seed, deadline
+        self.sound = False
+        """Whether a round of the plan needs a microphone."""
+        self.rounds: list[Round] = []
+        self._plan: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._failed: list[BaseException] = []
+
+    def play(self, plan: list[tuple[str, str]], faults: tuple[str, ...] = ()) -> None:
+        """Play all of a plan. Raises what ended a house early."""
+        self.sound = any(moment in SOUND for moment, _ in plan)
+        for step in plan:
+            self._plan.put(step)
+        threads = [threading.Thread(target=self._house, args=(n, faults if n == 0 else ())) for n in range(self.jobs)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def _house(self, number: int, faults: tuple[str, ...]) -> None:
+        try:
+            with home(self.folder, f"kills-{number}") as one:
+                house = House(one, random.Random(f"{self.seed} {number}"))
+                self._live_in(house, one, faults)
+                self.rounds += house.rounds
+        except BaseException as error:
+            self._failed.append(error)
+
+    def _live_in(self, house: House, one: Home, faults: tuple[str, ...]) -> None:
+        planter = planted.Planter(house, faults)
+        with contextlib.ExitStack() as stack:
+            logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
+            stack.enter_context(planter.planting())
+            server = stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}")) if self.sound else None
+            player = Kills(house, logind, server)
+            while time.monotonic() < self.deadline:
+                try:
+                    moment, target = self._plan.get_nowait()
+                except queue.Empty:
+                    break
+                self._round(player, moment, target)
+            house.last()
+        planter.finish()
+
+    def _round(self, player: Kills, moment: str, target: str) -> None:
+        """Play a round; what no round foresees is the round's remark, and its home is cleared of processes."""
+        try:
+            player.play(moment, target)
+        except (BrokenError, OSError, ValueError) as error:
+            house = player.house
+            house.rounds[-1].remark = str(error)
+            house.home.end_all()
+            tell(f"{moment}, {target}: {error}")
+        tell(f"{len(player.house.rounds)}: {moment}, {target}")
+
+
+def tell(sentence: str) -> None:
+    """Say on standard error how far it is."""
+    print(f"asrd torture: {sentence}", file=sys.stderr, flush=True)
+
+
+def prove(folder: Path, seed: int) -> None:
+    """Plant each fault in a house of its own. Raises BlindError where it is not reported as it was planted."""
+    with home(folder, "planted") as one:
+        house = House(one, random.Random(seed))
+        house.orphan_seconds = planted.QUICK_ORPHAN_SECONDS
+        planter = planted.Planter(house, planted.FAULTS)
+        with Logind(one.folder, one.environment("logind")) as logind, planter.planting():
+            player = Kills(house, logind)
+            player.pace, player.earliest = PLANTED_PACE, 0.8
+            for _ in (*planted.FAULTS, "and one without"):
+                player.play("recording", "daemon")
+            house.last()
+        planter.finish()
+    struck = {fault: followed.round for fault, followed in planter.rounds.items()}
+    others = [round_ for round_ in house.rounds if round_ not in list(struck.values())]
+    if found := planted.blind(struck, others):
+        raise BlindError("; ".join(found))
+
+
+def play_kills(args: argparse.Namespace, folder: Path) -> Part:
+    """Play part kills. Raises BlindError."""
+    began = time.monotonic()
+    tell("kills: planting faults")
+    prove(folder, args.seed)
+    tell(f"kills: each of {len(planted.FAULTS)} planted faults was reported")
+    chosen = args.moments or [*MOMENTS, *usable_sound()]
+    draw = random.Random(args.seed)
+    if args.quick:
+        plan = [(moment, "daemon") for moment in chosen for _ in range(QUICK.get(moment, 0))]
+    else:
+        plan = kills.schedule(draw, chosen, args.rounds)
+    deadline = began + (60 * args.minutes if args.minutes else float("inf"))
+    player = Player(folder, args.jobs, args.seed, deadline)
+    player.play(plan, tuple(args.plant))
+    return finished("kills", player.rounds, list(planted.FAULTS), began)
+
+
+def usable_sound() -> tuple[str, ...]:
+    """Return the moments that need a sound server, or none where it is not installed, which is told."""
+    if lacking := microphone.missing():
+        tell(f"no kill under a real microphone: {', '.join(lacking)} are not installed")
+        return ()
+    return SOUND
+
+
+def finished(name: str, rounds: list[Round], faults: list[str], began: float) -> Part:
+    """Return a part with its rows, in the order of the moments."""
+    order = {moment: place for place, moment in enumerate((*MOMENTS, *SOUND))}
+    found = sorted(rows(rounds), key=lambda row: order.get(row.moment, len(order)))
+    odd = [one for one in rounds if not all(row.clean for row in rows([one]))]
+    return Part(name, found, faults, round(time.monotonic() - began, 1), odd)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Part]] = {"kills": play_kills}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command line takes."""
+    parser = argparse.ArgumentParser(prog="tools/torture", description=str(__doc__).splitlines()[0])
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=" or ".join(PARTS))
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance (default 1)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each moment (default {ROUNDS})")
+    length.add_argument("--minutes", type=float, help="begin no round after so many minutes of a part")
+    length.add_argument("--quick", action="store_true", help="a minute: one round of most moments")
+    parser.add_argument("--moments", type=lambda text: text.split(";"), help="these alone: 'recording;loading'")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="homes at once (default: cores)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
+    parser.add_argument("--plant", action="append", default=[], choices=planted.FAULTS,
+                        help="plant this fault in the run itself, which then ends with 3")  # fmt: skip
+    return parser
+
+
+def main(words: list[str] | None = None) -> int:
+    """Play the parts, print their tables, write the JSON; return the exit code."""
+    parser = arguments()
+    args = parser.parse_args(words)
+    if unknown := set(args.moments or ()) - {*MOMENTS, *SOUND}:
+        parser.error(f"there is no moment {'; '.join(sorted(unknown))}; there are {'; '.join([*MOMENTS, *SOUND])}")
+    parts = []
+    with tempfile.TemporaryDirectory(prefix="asrd-torture-") as folder:
+        for name in dict.fromkeys(args.parts):
+            try:
+                parts.append(PARTS[name](args, Path(folder)))
+            except BlindError as error:
+                print(f"asrd torture: part {name} has no figures, as its instruments are blind: {error}")
+                return 2
+            print(page.table(parts[-1]), flush=True)
+    told = page.report(args.seed, args.quick, " ".join(words or sys.argv[1:]), parts)
+    if args.json:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
+    return 0 if told.clean else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Faults planted from outside, each of which one instrument has to report, and nothing else.
+
+Before a part says anything, its instruments are proved: daemons are killed as in the part, and then the harness itself
+deletes a recording, cuts one short, delivers a text twice, leaves a process, a lock and files. An instrument that
+reports another number than was planted is blind, and its part gives no figures.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .daemon import Daemon
+from .findings import Round, judge
+from .home import HEADER_BYTES, SAMPLE_RATE
+from .house import Followed, House
+
+CUT_SECONDS = 1.0
+"""By which a recording is cut short."""
+
+TOLERANCE_SECONDS = 0.5
+"""Within which the sound lost has to be what was cut: a kill itself costs some."""
+
+QUICK_ORPHAN_SECONDS = 5.0
+"""After which a process is an orphan while faults are planted."""
+
+
+class Instrument(NamedTuple):
+    """What one instrument read in the round of a fault, and what was planted."""
+
+    name: str
+    read: Callable[[Round], float]
+    planted: Callable[[Round], float]
+    tolerance: float = 0.0
+
+
+def _words(one: Round) -> float:
+    return len(one.expected.split())
+
+
+INSTRUMENTS = {
+    "delete": Instrument("words lost", lambda one: judge(one).lost, _words),
+    "double": Instrument("words doubled", lambda one: judge(one).doubled, _words),
+    "leave": Instrument("recordings left", lambda one: len(one.left), lambda one: 1),
+    "orphan": Instrument("orphans", lambda one: one.orphans, lambda one: 1),
+    "lock": Instrument("locks", lambda one: len(one.locks), lambda one: 1),
+    "cut": Instrument("sound lost", lambda one: one.sound_lost or 0.0, lambda one: CUT_SECONDS, TOLERANCE_SECONDS),
+    "alter": Instrument("sound altered", lambda one: bool(one.remark), lambda one: 1),
+}
+"""Fault -> the instrument that has to notice it."""
+
+FAULTS = tuple(INSTRUMENTS)
+
+
+class Planter:
+    """Plants faults in the rounds of a house, the next one after each kill, while the block runs."""
+
+    def __init__(self, house: House, faults: tuple[str, ...]) -> None:
+        self.house = house
+        self.rounds: dict[str, Followed] = {}
+        """Fault -> the round in which it was planted."""
+        self._coming = list(faults)
+        self._held: list[int] = []
+        self._acts = {"delete": self._delete, "leave": self._leave, "orphan": self._orphan, "lock": self._lock}
+        self._acts |= {"cut": self._cut, "alter": self._alter, "double": lambda one, daemon: None}
+
+    @contextlib.contextmanager
+    def planting(self) -> Iterator[None]:
+        """Plant after each kill in the block; let go of what was held for it."""
+        self.house.before_looking = self._plant
+        try:
+            yield
+        finally:
+            self.house.before_looking = lambda one, daemon: None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for handle in self._held:
+            os.close(handle)
+        self._held = []
+        self.house.after_looking = lambda: None
+
+    def _plant(self, one: Followed, daemon: Daemon) -> None:
+        if self._coming and one.round.recording:
+            fault = self._coming.pop(0)
+            self.rounds[fault] = one
+            self._acts[fault](one, daemon)
+
+    def finish(self) -> None:
+        """Plant what can only be planted when a recording has become text."""
+        one = self.rounds.get("double")
+        if one is not None:
+            name = self.house.sinks[0]
+            entry = {"at": time.time(), "pid": 0, "event": "accepted", "text": one.round.delivered[name]}
+            one.log_lengths = self.house.lengths()
+            with (self.house.home.sinks / f"{name}.log").open("a") as log:
+                log.write(json.dumps(entry) + "\n")
+            self.house.collect(one)
+
+    # -- what is planted ----------------------------------------------------------------------------------------------
+
+    def _file(self, one: Followed, ending: str = "wav") -> Path:
+        return self.house.home.recordings / f"{one.round.recording}.{ending}"
+
+    def _delete(self, one: Followed, daemon: Daemon) -> None:
+        """Delete a recording; what it was heard as is known from what was fed."""
+        for path in self.house.home.recordings.glob(f"{one.round.recording}.*"):
+            path.unlink()
+        one.round.recording = ""
+
+    def _leave(self, one: Followed, daemon: Daemon) -> None:
+        """Leave a file beside the recording which outlives it: one that no daemon knows."""
+        self._file(one, "planted").write_bytes(b"left")
+
+    def _orphan(self, one: Followed, daemon: Daemon) -> None:
+        """Leave a process that belongs to the daemon that was killed."""
+        subprocess.Popen(["sleep", "600"], env=self.house.home.environment(daemon.life), start_new_session=True)
+
+    def _lock(self, one: Followed, daemon: Daemon) -> None:
+        """Hold the lock of a recording, as a daemon that lives does, while its round is looked at."""
+        handle = os.open(self._file(one), os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._held.append(handle)
+        self.house.after_looking = self._let_go
+
+    def _cut(self, one: Followed, daemon: Daemon) -> None:
+        """Cut a recording short."""
+        size = self._file(one).stat().st_size
+        os.truncate(self._file(one), max(HEADER_BYTES, size - round(CUT_SECONDS * SAMPLE_RATE) * 4))
+
+    def _alter(self, one: Followed, daemon: Daemon) -> None:
+        """Alter a few samples in the middle of a recording."""
+        with self._file(one).open("r+b") as file:
+            file.seek(HEADER_BYTES + 4 * (len(self.house.home.sound(one.round.recording)) // 2))
+            file.write(b"\0\0\0\x3f" * 8)
+
+
+def blind(rounds: dict[str, Round], others: list[Round]) -> list[str]:
+    """Return a sentence for each instrument that did not report exactly what was planted.
+
+    Args:
+        rounds: fault -> the round in which it was planted.
+        others: rounds in which nothing was planted, the end among them.
+    """
+    found = [f"{fault} could not be planted" for fault in FAULTS if fault not in rounds]
+    for fault, one in rounds.items():
+        for other, instrument in INSTRUMENTS.items():
+            wanted = instrument.planted(one) if other == fault else 0.0
+            tolerance = max(instrument.tolerance, _slack(fault, other))
+            if abs(instrument.read(one) - wanted) > tolerance:
+                found.append(f"{instrument.name}: {instrument.read(one):g} instead of {wanted:g} with fault {fault}")
+    for one in others:
+        wrong = [i.name for i in INSTRUMENTS.values() if i.read(one) > i.tolerance]
+        found += [f"{name} where nothing was planted" for name in wrong]
+    return found
+
+
+def _slack(fault: str, other: str) -> float:
+    """Return how far an instrument may be off for another's fault: altered samples may change words."""
+    return float("inf") if (fault, other) in {("alter", "delete"), ("alter", "double")} else 0.0
