@@ -5,6 +5,8 @@ The daemon holds no weights. The worker holds no audio. A worker has one precisi
 Reading order, which is dependency order: a file imports only from files above it.
 
     errors       every error a user can see: message, hint, exit code
+    characters   which characters a text may hold: in a model's words, and on a terminal (pure)
+    terminal     what a person reads: text, JSON and complaints, with nothing in them that a terminal obeys
     places       where a user's files are, and how one is written whole; imports little
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
@@ -28,12 +30,14 @@ Reading order, which is dependency order: a file imports only from files above i
     vad          blocks -> speech and pauses
     window       the ten seconds, on one integer sample clock
     takes        what was said and is not yet text: each take on disk, retention
+    recording_index  how many recordings wait: kept in memory, counted anew when their folder changes
     baseline     what compare measured here, kept for the daemon's own figures
     failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     vram         the ledger: five named figures, NVML and torch side by side
     evidence     what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
     forecast     what each strategy would need on a card, and which would run: values
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
+    reception    what a worker sends, made harmless: its strings, and the times of its words (pure)
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
     startup      worker: NeMo imported without torch's compiler; a model's weights read from its file, once
@@ -55,6 +59,7 @@ Reading order, which is dependency order: a file imports only from files above i
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     dictation    one recording on its way to text: detector, window, worker, transcript
+    client       asking a daemon that may be busy: again, after pauses that grow
     control      the control socket from outside: the verbs that only ask the daemon
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means

@@ -25,6 +25,7 @@ from .devices import choose, survey
 from .errors import AsrdError, AudioError, UsageError
 from .microphone import Microphone
 from .tape import Tape
+from .terminal import one_line, tell
 from .wire import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
     """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
     found = survey()
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        tell(msgspec.json.format(msgspec.json.encode(found)).decode())
         return 0
     from rich.console import Console
     from rich.table import Table
@@ -265,8 +266,8 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
         remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
         mark = "*" if device is chosen else ""
         words = ", ".join(remark for remark, holds in remarks.items() if holds)
-        table.add_row(mark, device.name, device.through, str(device.rate), str(device.channels), words)
+        table.add_row(mark, one_line(device.name), device.through, str(device.rate), str(device.channels), words)
     if found:
         Console().print(table)
-        print('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
+        tell('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
     return 0

@@ -16,11 +16,13 @@ import msgspec
 
 from . import modelchoice, vram
 from . import models as names
+from .characters import printable
 from .config import Settings
 from .errors import ModelError
 from .evidence import TAKES, Candidate, Record
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
 from .precision import TABLE, Gpu, after
+from .terminal import tell
 from .weights import weights_bytes
 
 MAIN = ("fp32", "bfloat16", "int8")
@@ -62,7 +64,7 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
     """List the shipped models, those in the cache and those known by name; return 0."""
     entries = [_entry(name) for name in dict.fromkeys([*names.SHIPPED, *names.KNOWN, *names.cached()])]
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
+        tell(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
         return 0
     headings = ["model", "family", ">parameters", "languages", ">file", *(f">{name}" for name in MAIN)]
     _table(headings, [_cells(entry) for entry in entries])
@@ -126,7 +128,7 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     sight = vram.Sight([hypothetical(args.gpu)]) if args.gpu else vram.sight(settings.device)
     found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        tell(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
         _show(found, settings)
     return 0
@@ -158,7 +160,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     _table(headings, rows)
     _say("", *_decision(found))
     if found.evidence is not None and not found.stale:
-        print()
+        tell("")
         show_evidence(found.evidence)
     _say("", *_remarks(found, settings))
 
@@ -262,7 +264,7 @@ def _measured(found: Outlook) -> list[str]:
         return []
     doubt = "; meminfo is what the card lost meanwhile, which other processes disturb" if "meminfo" in sources else ""
     return [
-        f"\"Measured\" is what asrd compare saw the process hold on {found.card.name} (by {', '.join(sorted(sources))}"
+        f'"Measured" is what asrd compare saw the process hold on {found.card.name} (by {", ".join(sorted(sources))}'
         f"{doubt}); the plan and the headroom go by it where it is there."
     ]
 
@@ -302,7 +304,7 @@ def config(args: argparse.Namespace, settings: Settings) -> int:
     values = {name: getattr(settings, name) for name in args.loaded.origins}
     if args.json:
         table = {name: {"value": value, "from": args.loaded.origins[name]} for name, value in values.items()}
-        print(msgspec.json.format(msgspec.json.encode(table), indent=2).decode())
+        tell(msgspec.json.format(msgspec.json.encode(table), indent=2).decode())
         return 0
     _table(
         ["setting", "value", "from"],
@@ -349,13 +351,13 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for title, aligned in zip(titles, right, strict=True):
             table.add_column(title, justify="right" if aligned else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row, style="bold" if row[0] == ">" else "")
+            table.add_row(*map(printable, row), style="bold" if row[0] == ">" else "")
         Console(highlight=False, markup=False).print(table)
         return
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     for row in (titles, *rows):
         cells = zip(row, widths, right, strict=True)
-        print(
+        tell(
             "  ".join(f"{cell:>{width}}" if aligned else f"{cell:<{width}}" for cell, width, aligned in cells).rstrip()
         )
 
@@ -366,4 +368,4 @@ def _say(*paragraphs: str) -> None:
 
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, 120) if sys.stdout.isatty() else WIDTH
     for paragraph in paragraphs:
-        print("\n".join(textwrap.wrap(paragraph, width, break_on_hyphens=False, break_long_words=False)))
+        tell("\n".join(textwrap.wrap(paragraph, width, break_on_hyphens=False, break_long_words=False)))

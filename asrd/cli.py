@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import __version__
 from .errors import AsrdError, DiskError, UsageError, nearest
+from .terminal import complain, one_line
 
 VERBS = {
     "run": ("asrd.daemon:run", "be the dictation daemon"),
@@ -72,9 +73,17 @@ def overview() -> str:
             "  asrd --version     which asrd this is",
             "",
             "exit codes: 0 done, 2 wrong word, 3 criteria not met, 65 bad sound, 66 no such model, 69 not available",
-            "here, 70 internal, 73 cannot write, 75 no worker could answer, 78 wrong setting, 130 interrupted",
+            "here, 70 internal, 73 cannot write, 75 no worker could answer, or busy, 78 wrong setting, 130 interrupted",
         ]
     )
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints quote what was typed without its control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the message; exit with 2."""
+        super().error(one_line(message))
 
 
 def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
@@ -84,7 +93,7 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     target, about = VERBS[verb]
     module_name, _, name = target.partition(":")
     module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"asrd {verb}", description=about, allow_abbrev=False)
+    parser = Parser(prog=f"asrd {verb}", description=about, allow_abbrev=False)
     getattr(module, f"{name}_arguments")(parser)
     common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
     known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
@@ -132,8 +141,10 @@ def run(words: Sequence[str]) -> int:
 def _log(debug: bool) -> None:
     import logging
 
+    from .systemd import Formatter
+
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
+    handler.setFormatter(Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
     logger = logging.getLogger("asrd")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -168,9 +179,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except AsrdError as error:
         if os.environ.get("ASRD_DEBUG"):
             raise
-        print(f"asrd: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"  hint: {error.hint}", file=sys.stderr)
+        complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         print("asrd: interrupted", file=sys.stderr)
@@ -181,6 +190,6 @@ def main(words: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("ASRD_DEBUG"):
             raise
-        print(f"asrd: internal error: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  hint: run again with --debug and report what it prints", file=sys.stderr)
+        why = f"internal error: {type(error).__name__}: {error}"
+        complain(AsrdError(why, "run again with --debug and report what it prints"))
         return 70

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from . import __version__, baseline, components, engine, evidence, manifest, models, precision, report, verdict, wire
 from .audio import AudioBlock, Samples
+from .characters import printable
 from .config import Settings
 from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
@@ -33,6 +34,7 @@ from .manifest import Clip
 from .modelchoice import for_files
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import Progress
+from .terminal import one_line, tell
 
 log = logging.getLogger("asrd")
 
@@ -138,7 +140,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     _show(args, result)
     if old is not None:
         knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
-        print(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", file=sys.stderr)
+        tell(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", sys.stderr)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
@@ -202,7 +204,7 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     """
     clips, skipped = manifest.read(path, limit)
     for one in skipped:
-        print(f"asrd: {path}, line {one.line} is skipped: {one.reason}", file=sys.stderr)
+        tell(one_line(f"asrd: {path}, line {one.line} is skipped: {one.reason}"), sys.stderr)
     if not clips:
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
     words = sum(len(verdict.normaliser(language)(clip.text).split()) for clip in clips)
@@ -218,7 +220,7 @@ def _fetched(model: str) -> Path:
     try:
         return models.resolve(model)
     except models.NotCachedError:
-        print(f"asrd: {model} is fetched", file=sys.stderr)
+        tell(f"asrd: {model} is fetched", sys.stderr)
         return models.fetch(model, lambda part, text: None)
 
 
@@ -457,7 +459,7 @@ def _show(args: argparse.Namespace, result: Comparison) -> None:
 
 def _print(args: argparse.Namespace, result: Comparison) -> None:
     if str(args.json) == "-":
-        sys.stdout.buffer.write(report.to_json(result))
+        sys.stdout.buffer.write(printable(report.to_json(result).decode()).encode())
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
@@ -469,4 +471,4 @@ def _write_files(args: argparse.Namespace, result: Comparison) -> None:
     for path, render in ((args.json, report.to_json), (args.html, lambda found: report.html(found).encode())):
         if path is not None and str(path) != "-":
             _write(path, render(result))
-            print(f"wrote {path}", file=sys.stderr)
+            tell(f"wrote {path}", sys.stderr)

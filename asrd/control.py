@@ -18,13 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import places
-from .errors import AsrdError, ConfigError, ControlError, SocketError
+from .client import persistent
+from .errors import AsrdError, BusyError, ConfigError, ControlError, SocketError
+from .terminal import one_line, tell, tell_json
 
 if TYPE_CHECKING:
     from .config import Settings
 
 MAX_LINE = 1 << 16
 """Bytes of one line; longer is answered with an error."""
+
+BACKLOG = 1024
+"""Clients that may wait to be let in; the kernel caps it (net.core.somaxconn)."""
 
 MAX_PATH = 107
 """Bytes of a Unix socket's path that Linux takes."""
@@ -137,7 +142,7 @@ def _bind(where: Path) -> socket.socket:
         new.unlink(missing_ok=True)
         one.bind(os.fspath(new))
         new.chmod(0o600)
-        one.listen(128)
+        one.listen(BACKLOG)
         os.link(new, where)
     except FileExistsError as error:
         one.close()
@@ -181,27 +186,22 @@ def answers(where: Path) -> bool:
 
 
 def ask(settings: Settings | Place, **request: Any) -> Iterator[dict[str, Any]]:
-    """Send one request and yield the replies to it.
+    """Send one request and yield the replies to it; a daemon that is busy is asked again for some seconds.
 
     Raises:
         ControlError: no daemon, or one that hangs, or it went away before its last answer.
+        BusyError: it had no place for so long.
         AsrdError: what the daemon answered, with its exit code.
     """
-    where = path(settings)
+    return persistent(lambda: _ask(path(settings), request))
+
+
+def _ask(where: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Ask once. Raises as `ask`, BusyError at once."""
     patient = request["verb"] in LENGTHY or request.get("wait") or request.get("follow")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(PATIENCE)
-        try:
-            line.connect(os.fspath(where))
-            line.sendall(json.dumps({k: v for k, v in request.items() if v not in (None, False, "")}).encode() + b"\n")
-        except (TimeoutError, BlockingIOError) as error:
-            raise _hangs(where) from error
-        except PermissionError as error:
-            raise ControlError(f"{where} belongs to somebody else", "ask as that user, or set ASRD_SOCKET") from error
-        except OSError as error:
-            raise ControlError(
-                f"no asrd listens on {where}", "systemctl --user start asrd, or run: asrd run"
-            ) from error
+        _send(line, where, request)
         if patient:
             line.settimeout(None)
         try:
@@ -220,6 +220,24 @@ def ask(settings: Settings | Place, **request: Any) -> Iterator[dict[str, Any]]:
         raise ControlError("the daemon ended before its last answer", "journalctl --user -u asrd tells why")
 
 
+def _send(line: socket.socket, where: Path, request: dict[str, Any]) -> None:
+    """Connect and send the request. Raises BusyError, ControlError."""
+    try:
+        line.connect(os.fspath(where))
+        line.sendall(json.dumps({k: v for k, v in request.items() if v not in (None, False, "")}).encode() + b"\n")
+    except BlockingIOError as error:  # nothing was sent
+        hint = "try again; systemctl --user restart asrd helps where it hangs"
+        raise BusyError(f"too many clients wait for the asrd on {where}", hint) from error
+    except (BrokenPipeError, ConnectionResetError):
+        return  # a daemon that has no place says so and hangs up: its answer is there to be read
+    except TimeoutError as error:
+        raise _hangs(where) from error
+    except PermissionError as error:
+        raise ControlError(f"{where} belongs to somebody else", "ask as that user, or set ASRD_SOCKET") from error
+    except OSError as error:
+        raise ControlError(f"no asrd listens on {where}", "systemctl --user start asrd, or run: asrd run") from error
+
+
 def _hangs(where: Path) -> ControlError:
     return ControlError(
         f"the asrd on {where} gives no answer within {PATIENCE:.0f} s", "systemctl --user restart asrd starts it anew"
@@ -227,7 +245,8 @@ def _hangs(where: Path) -> ControlError:
 
 
 def _refused(reply: Mapping[str, Any]) -> AsrdError:
-    error = AsrdError(str(reply.get("error", "the daemon refused")), str(reply.get("hint", "")))
+    kind = BusyError if reply.get("busy") else AsrdError
+    error = kind(str(reply.get("error", "the daemon refused")), str(reply.get("hint", "")))
     error.exit_code = int(reply.get("code", 70))
     return error
 
@@ -241,7 +260,7 @@ def _shape(parser: argparse.ArgumentParser) -> None:
 
 
 def _told(args: argparse.Namespace, reply: dict[str, Any], text: str) -> int:
-    print(json.dumps(reply, ensure_ascii=False) if args.json else text, flush=True)
+    tell_json(reply) if args.json else tell(text)
     return 0
 
 
@@ -332,13 +351,14 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
     notes = Spool(folder()).all()
     if args.json:
         for note in notes:
-            print(json.dumps({name: getattr(note, name) for name in note.__struct_fields__}, ensure_ascii=False))
+            tell_json({name: getattr(note, name) for name in note.__struct_fields__})
         return 0
     for note in notes:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
-        print(f"{note.id}  {when}  {note.seconds:6.1f} s  {'delivered' if note.delivered else note.reason}")
+        fate = "delivered" if note.delivered else one_line(note.reason)
+        tell(f"{one_line(note.id)}  {when}  {note.seconds:6.1f} s  {fate}")
     if not notes:
-        print("no recording is kept")
+        tell("no recording is kept")
     return 0
 
 
@@ -374,17 +394,17 @@ def status(args: argparse.Namespace, settings: Settings | Place) -> int:
     try:
         for reply in ask(settings, verb="status", follow=args.follow):
             if args.waybar:
-                print(json.dumps(waybar(reply), ensure_ascii=False), flush=True)
+                tell_json(waybar(reply))
             elif args.json:
-                print(json.dumps(reply, ensure_ascii=False), flush=True)
+                tell_json(reply)
             elif args.follow:
-                print(line(reply), flush=True)
+                tell(one_line(line(reply)))
             else:
-                print(page(reply))
+                tell(page(reply))
     except ControlError:
         if not args.waybar:
             raise
-        print(json.dumps({"text": "", "class": "off", "tooltip": "asrd is not running"}), flush=True)
+        tell_json({"text": "", "class": "off", "tooltip": "asrd is not running"})
     return 0
 
 
@@ -430,7 +450,7 @@ def page(reply: Mapping[str, Any]) -> str:
         ("sinks", ", ".join(reply["sinks"])),
         ("daemon", f"asrd {reply['version']}, process {reply['pid']}, up {reply['uptime']:.0f} s"),
     ]
-    return "\n".join(f"{name:<9} {text}" for name, text in rows if text)
+    return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows if text)
 
 
 def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -475,5 +495,3 @@ def _meter(level: float | None) -> str:
     """Return a level in dB below full scale as a bar of ten."""
     full = 0 if level is None else max(0, min(10, round(10 + level / 6)))
     return "▮" * full + "▯" * (10 - full)
-
-

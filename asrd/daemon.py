@@ -32,15 +32,19 @@ from .keypress import ToggleKey
 from .logind import Sleep
 from .recorder import Recorder
 from .recording import Recording, Told
+from .recording_index import RecordingIndex
 from .rest import Rest
 from .scribe import Scribe
-from .server import Answers, Request, Server
+from .server import Answers, Request, Server, raise_descriptor_limit, refuse_rest
 from .sinks import Sink, sinks
-from .takes import Spool, folder
+from .takes import Spool, folder, pages
 from .wire import SAMPLE_RATE
 from .worker import kill_all
 
 log = logging.getLogger("asrd")
+
+PAGE_BYTES = 48 << 10
+"""Bytes of notes in one reply; one note may be longer."""
 
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
@@ -82,6 +86,7 @@ class Daemon:
         self._pulse = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._exchanging = asyncio.Lock()
+        self._index = RecordingIndex()
         self._jobs: set[asyncio.Task[Any]] = set()
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -104,7 +109,7 @@ class Daemon:
             await self.recorder.adopt()
         systemd.ready(self._line_of_status())
         systemd.event("ready", f"ready to record; {self._line_of_status()}")
-        self._tell_waiting()
+        self._spawn(self._tell_waiting())
         self._tell_model()
         self._tell_auto()
         self._spawn(self.scribe.load())
@@ -198,10 +203,10 @@ class Daemon:
         if after is not None and self.state == "IDLE" and not self.recorder.one_shot:
             self._idle = asyncio.get_running_loop().call_later(after, lambda: self._spawn(self.scribe.park()))
 
-    def _tell_waiting(self) -> None:
-        """Say what an earlier run left behind, and tidy up."""
-        self.scribe.spool.prune()
-        if waiting := self.scribe.spool.waiting():
+    async def _tell_waiting(self) -> None:
+        """Say what an earlier run left behind, and tidy up; beside the loop, as there may be thousands."""
+        await asyncio.to_thread(self.scribe.spool.prune)
+        if waiting := await asyncio.to_thread(self.scribe.spool.waiting):
             seconds = sum(note.seconds for note in waiting)
             systemd.event(
                 "waiting",
@@ -304,13 +309,13 @@ class Daemon:
         """Yield the replies to one request. Raises AsrdError."""
         if request.verb == "status":
             if not request.follow:
-                yield self.status() | {"more": False}
+                yield self.status(await self._count_waiting()) | {"more": False}
                 return
             self.scribe.watched += 1
             try:
                 while True:
                     pulse = self._pulse  # taken first: what changes while the client reads is told next
-                    yield self.status() | {"more": True}
+                    yield self.status(await self._count_waiting()) | {"more": True}
                     await self._moved(LEVELS if self.recorder.one else None, pulse)
             finally:
                 self.scribe.watched -= 1
@@ -328,9 +333,10 @@ class Daemon:
                     if self.recorder.one is one:
                         self._spawn(self.recorder.stop(cancelled=True))
                 raise
-        elif request.verb in ("retry", "transcribe"):
-            modelchoice.require(self.settings, self._file)
-            async for reply in self._retry(request) if request.verb == "retry" else self._transcribe(request):
+        elif request.verb in ("retry", "transcribe", "takes"):
+            if request.verb != "takes":
+                modelchoice.require(self.settings, self._file)
+            async for reply in getattr(self, f"_{request.verb}")(request):
                 yield reply
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
@@ -376,9 +382,6 @@ class Daemon:
 
     async def _do_last(self, request: Request) -> dict[str, Any]:
         return msgspec.structs.asdict(self.scribe.last)
-
-    async def _do_takes(self, request: Request) -> dict[str, Any]:
-        return {"takes": [msgspec.structs.asdict(note) for note in self.scribe.spool.all()]}
 
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
@@ -468,7 +471,11 @@ class Daemon:
 
     async def _retry(self, request: Request) -> Answers:
         """Write down kept takes: the newest, the one that is named, or all."""
-        notes = self.scribe.spool.waiting() if request.all else [self.scribe.spool.find(request.take)]
+        spool = self.scribe.spool
+        if request.all:
+            notes = await asyncio.to_thread(spool.waiting)
+        else:
+            notes = [await asyncio.to_thread(spool.find, request.take)]
         if not notes:
             raise UsageError("no recording waits", "asrd takes lists what is kept")
         for number, note in enumerate(notes, 1):
@@ -482,6 +489,13 @@ class Daemon:
             yield {"take": note.id, "text": text, "more": number < len(notes)}
             if not request.deliver:  # goes on only where somebody has read it
                 self.scribe.spool.settle(note, text)
+
+    async def _takes(self, request: Request) -> Answers:
+        """List what is kept, in replies of a bounded size."""
+        notes = await asyncio.to_thread(self.scribe.spool.all)
+        parts = pages(notes, PAGE_BYTES)
+        for number, part in enumerate(parts, 1):
+            yield {"takes": [msgspec.structs.asdict(note) for note in part], "more": number < len(parts)}
 
     async def _transcribe(self, request: Request) -> Answers:
         """Write down a file for whoever asks, its words as they become final; it goes to no sink and is not kept."""
@@ -503,8 +517,12 @@ class Daemon:
 
     # -- what is told -------------------------------------------------------------------------------------------------
 
-    def status(self) -> dict[str, Any]:
-        """Return everything that `asrd status --json` prints."""
+    async def _count_waiting(self) -> int | None:
+        """Return how many recordings wait for another try; None while one is going on."""
+        return None if self.recorder.one is not None else await self._index.waiting(self.scribe.spool)
+
+    def status(self, waiting: int | None = None) -> dict[str, Any]:
+        """Return everything that `asrd status --json` prints; of what waits as `_count_waiting` gives it."""
         ready, one = self.scribe.engine.ready, self.recorder.one
         rejected = [
             f"{rung.rung}: {rung.detail}" + (f" ({rung.hint})" if rung.hint else "")
@@ -536,7 +554,7 @@ class Daemon:
             "faults": self.settings.faults,
             "take": take,
             "pending": self.scribe.waiting,
-            "waiting": len(self.scribe.spool.waiting()) if one is None else None,
+            "waiting": waiting if one is None else None,
             "sinks": list(self.settings.sinks),
             "version": __version__,
             "pid": os.getpid(),
@@ -588,6 +606,7 @@ def run(
     listen: Callable[[str, str], Capture] = capture,
 ) -> int:
     """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
+    raise_descriptor_limit()
     if settings.source != "mic":
         settings = modelchoice.for_files(settings)
     alone = settings.source != "mic" and not settings.socket
@@ -611,5 +630,6 @@ def run(
         return asyncio.run(serve())
     finally:
         if line is not None and line is not given:
+            refuse_rest(line)
             line.close()
             control.forget(settings)

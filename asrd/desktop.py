@@ -24,6 +24,7 @@ import wave
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from .characters import printable
 from .errors import SinkError
 
 log = logging.getLogger("asrd.desktop")
@@ -178,8 +179,8 @@ class Desktop:
             return False
         try:
             async with asyncio.timeout(2.0):
-                shown = html.escape(body, quote=False)
-                identity = await _notify(summary, shown, urgency, self._shown.get(summary, 0))
+                shown = html.escape(printable(body), quote=False)
+                identity = await _notify(printable(summary, breaks=False), shown, urgency, self._shown.get(summary, 0))
         except Exception as error:
             log.debug("no notification: %s", f"{type(error).__name__}: {error}")
             return False

@@ -21,6 +21,7 @@ from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
 from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
+from .terminal import one_line, tell
 
 GIB = 1 << 30
 
@@ -52,12 +53,12 @@ def doctor(args: argparse.Namespace, settings: Settings) -> int:
     found = list(examine(settings))
     if args.json:
         for one in found:
-            print(msgspec.json.encode(one).decode())
+            tell(msgspec.json.encode(one).decode())
     else:
         for one in found:
-            print(f"{_mark(one):<7} {one.name:<14} {one.detail}")
+            tell(f"{_mark(one):<7} {one.name:<14} {one_line(one.detail)}")
             if one.fix and not one.works:
-                print(f"{'':8}{'':<14} try: {one.fix}")
+                tell(f"{'':8}{'':<14} try: {one.fix}")
     return 3 if any(one.needed and not one.works for one in found) else 0
 
 

@@ -19,6 +19,7 @@ from . import forecast, ladder, vram, wire
 from .config import Settings, budget
 from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
+from .reception import bounded, received
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-m", "asrd.recognizer")
@@ -77,7 +78,8 @@ class Waiting:
 
     def __init__(self, sound: memoryview, start: int, phase: str, said: wire.Said | None = None) -> None:
         self.sound, self.start, self.phase, self.said = sound, start, phase, said
-        self.seconds = len(sound) / 4 / wire.SAMPLE_RATE
+        self.samples = len(sound) // 4
+        self.seconds = self.samples / wire.SAMPLE_RATE
         self.answer: asyncio.Future[wire.Answer] = asyncio.get_running_loop().create_future()
 
 
@@ -271,11 +273,12 @@ class Engine:
             message = wire.Recognize(self._number, buffers, part[0].phase)
             deadline = self._deadlines.answer + self._deadlines.per_second * sum(one.seconds for one in part)
             try:
-                answers += await self._ask(message, wire.Answer, deadline, *(one.sound for one in part))
+                found = await self._ask(message, wire.Answer, deadline, *(one.sound for one in part))
             except LostError as loss:
                 if loss.kind == "out-of-memory" and len(part) > 1:
                     raise CrowdedError(loss.kind, loss.detail) from None
                 raise
+            answers += [bounded(answer, one.start, one.samples) for answer, one in zip(found, part, strict=True)]
         return answers
 
     async def encode(self, samples: Any) -> bytes:
@@ -467,7 +470,7 @@ class Engine:
     async def _reply(self, worker: Worker, deadline: float) -> wire.Reply:
         self._due = asyncio.get_running_loop().time() + deadline
         try:
-            return await worker.receive(deadline)
+            return received(await worker.receive(deadline))
         finally:
             self._due = None
 

@@ -84,6 +84,12 @@ class SinkError(AsrdError):
     exit_code = 75
 
 
+class BusyError(AsrdError):
+    """The daemon has no place for a request now; nothing of it was done, so it may be asked again."""
+
+    exit_code = 75
+
+
 class ControlError(AsrdError):
     """No daemon answers on the control socket."""
 

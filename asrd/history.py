@@ -19,6 +19,7 @@ import msgspec
 
 from .config import Settings
 from .errors import AsrdError, UsageError
+from .terminal import tell
 from .triggers import disagreement
 
 MIB = 1 << 20
@@ -120,9 +121,9 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     """Print what asrd has done since `args.since`; return 0."""
     found = history(entries(args.since, args.until), args.since, args.until)
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        tell(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:
-        print("\n".join(described(found)))
+        tell("\n".join(described(found)))
     return 0
 
 

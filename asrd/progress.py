@@ -9,6 +9,7 @@ import sys
 import time
 from typing import TextIO
 
+from .terminal import one_line, tell
 from .wire import Progress as Loading
 
 EVERY = 15.0
@@ -77,7 +78,7 @@ class Progress:
         if self._bars:
             self._bars.say(line)
         else:
-            print(line, file=self._stream, flush=True)
+            tell(line, self._stream)
 
 
 class _Bars:
@@ -95,7 +96,7 @@ class _Bars:
         self.start, self.stop = self._rich.start, self._rich.stop
 
     def show(self, title: str, what: str, done: int, total: int) -> None:
-        self._rich.update(self._one, description=f"{title}: {what}", completed=done, total=total or None)
+        self._rich.update(self._one, description=one_line(f"{title}: {what}"), completed=done, total=total or None)
 
     def renew(self) -> None:
         self._rich.remove_task(self._one)
@@ -105,4 +106,4 @@ class _Bars:
         self._rich.advance(self._all)
 
     def say(self, line: str) -> None:
-        self._rich.console.print(line, markup=False, highlight=False)
+        self._rich.console.print(one_line(line), markup=False, highlight=False)

@@ -1,13 +1,16 @@
 """The control socket from inside: many clients, one JSON object a line, and nothing a client does harms the daemon.
 
-Garbage and long lines get an error; slow, silent and surplus clients are dropped. Knows lines, not what verbs do.
+Garbage and long lines get an error. Whoever connects is answered, if only with "busy". Requests that last have places
+of their own, so that a key always finds one. Knows lines, not what verbs do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
+import resource
 import select
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -15,22 +18,42 @@ from typing import Any
 
 import msgspec
 
-from .control import MAX_LINE
-from .errors import AsrdError, UsageError, nearest
+from .control import BACKLOG, MAX_LINE
+from .errors import AsrdError, BusyError, UsageError, nearest
 
 log = logging.getLogger("asrd")
 
-CLIENTS = 100
-"""Lines open at once. One more costs the one that has been silent longest; where none is, it is told so and closed."""
+CONNECTIONS = 2000
+"""Clients connected at once, fewer where the descriptor limit is low. The kernel holds more until one leaves.
 
-BACKLOG = 1000
-"""Clients that may be on their way in; the kernel caps it (net.core.somaxconn)."""
+From half of them on, clients that have been silent for a while are ended, so that the other half is for new ones.
+"""
+
+SPARE_DESCRIPTORS = 128
+"""Descriptors that are no client's: the microphone's, the worker's, those of files and sinks."""
+
+MAX_DESCRIPTORS = 4096
+"""Soft limit that the daemon gives itself. More would slow programs that close every descriptor before they begin."""
+
+FOLLOWERS, LENGTHY_REQUESTS = 100, 100
+"""Requests at once that follow the status, and that wait for a worker. More are told "busy"; keys are not counted."""
+
+LENGTHY_VERBS = ("retry", "transcribe", "use", "reload")
+
+ACCEPTED_TOGETHER = 64
+"""Clients that are let in before others are answered."""
+
+ACCEPT_PAUSE = 0.05
+"""Seconds until the next look where no client could be let in."""
 
 GRACE = 0.5
 """Seconds that answers on their way get at the end."""
 
-SILENCE = 30.0
+SILENCE = 10.0
 """Seconds that a client may say nothing before it is dropped."""
+
+PATIENT_SILENCE = 1.0
+"""Seconds that every client may say nothing, even where half of the places are taken."""
 
 SLOW = 5.0
 """Seconds that a client may take to read what it asked for."""
@@ -76,21 +99,32 @@ class Server:
 
     def __init__(self, answer: Callable[[Request], Answers]) -> None:
         self._answer = answer
-        self._server: asyncio.Server | None = None
+        self._line: socket.socket | None = None
         self._clients: set[asyncio.Task[None]] = set()
-        self._silent: dict[asyncio.Task[None], None] = {}
-        """Those that have asked for nothing, the longest first."""
+        self._silent: dict[asyncio.Task[None], float] = {}
+        """Those that wait for nothing -> since when they are silent, the longest first."""
+        self._lasting: collections.Counter[str] = collections.Counter()
+        """Kind of request that lasts -> how many are being answered."""
+        self._places = 0
+        self._closing = False
+        self._pause: asyncio.TimerHandle | None = None
+        self._crowded = False
 
     async def open(self, line: socket.socket) -> None:
         """Begin to answer on a listening socket."""
         line.setblocking(False)
-        # Not start_unix_server: from Python 3.13 on that removes the socket's path, which may be systemd's.
-        self._server = await asyncio.start_server(self._client, sock=line, limit=MAX_LINE, backlog=BACKLOG)
+        line.listen(BACKLOG)  # systemd's may have been opened with a shorter queue
+        self._line = line
+        self._places = connections()
+        asyncio.get_running_loop().add_reader(line.fileno(), self._let_in)
 
     async def close(self) -> None:
-        """Answer nobody any more; what is being answered gets a moment."""
-        if self._server is not None:
-            self._server.close()
+        """Answer nobody any more; what is being answered gets a moment. The socket stays open, its queue untouched."""
+        self._closing = True
+        if self._line is not None:
+            asyncio.get_running_loop().remove_reader(self._line.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
         for client in list(self._silent):
             client.cancel()
         if self._clients:
@@ -99,56 +133,116 @@ class Server:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
 
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _let_in(self) -> None:
+        """Take in clients that wait in the kernel's queue, as long as there are places and descriptors."""
+        assert self._line is not None
+        if len(self._clients) >= self._places // 2:
+            self._end_silent()
+        for _ in range(ACCEPTED_TOGETHER):
+            if len(self._clients) >= self._places:
+                self._wait_for_room("all places for clients are taken")
+                return
+            try:
+                connection, _address = self._line.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:  # no descriptors, no memory: the client stays in the queue
+                self._wait_for_room(f"no client can be let in: {error.strerror}")
+                return
+            client = asyncio.create_task(self._client(connection))
+            self._clients.add(client)
+            self._silent[client] = asyncio.get_running_loop().time()
+        self._crowded = False
+
+    def _end_silent(self) -> None:
+        """End clients that have been silent for a while."""
+        late = asyncio.get_running_loop().time() - PATIENT_SILENCE
+        for client in [client for client, since in self._silent.items() if since < late]:
+            client.cancel()
+
+    def _wait_for_room(self, why: str) -> None:
+        """Look again after a pause instead of spinning."""
+        if not self._crowded:
+            log.warning("%s; clients wait", why)
+        self._crowded = True
+        loop, line = asyncio.get_running_loop(), self._line
+        assert line is not None
+        self._end_silent()
+        loop.remove_reader(line.fileno())
+        self._pause = loop.call_later(ACCEPT_PAUSE, lambda: loop.add_reader(line.fileno(), self._let_in))
+
+    async def _client(self, connection: socket.socket) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._clients.add(task)
+        writer: asyncio.StreamWriter | None = None
         try:
-            if len(self._clients) > CLIENTS and not self._make_room():
-                await _send(writer, _error(UsageError(f"{CLIENTS} clients are being served", "try again")))
-            else:
-                await self._talk(reader, writer)
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
+            await self._talk(reader, writer)
         except (ConnectionError, TimeoutError):
-            writer.transport.abort()  # the client's loss: what it does not read must not keep the line open
-        except asyncio.CancelledError:
-            writer.transport.abort()  # from `close` or `_make_room` only
+            if writer is not None:  # the client's loss: what it does not read must not keep the line open
+                writer.transport.abort()
+        except asyncio.CancelledError:  # from `close` or `_wait_for_room` only
+            if writer is not None:
+                self._dismiss(task, writer)
         finally:
             self._clients.discard(task)
             self._silent.pop(task, None)
-            writer.close()
+            connection.close() if writer is None else writer.close()
 
-    def _make_room(self) -> bool:
-        """End the line that has been silent longest, if there is one."""
-        for client in self._silent:
-            client.cancel()
-            del self._silent[client]
-            return True
-        return False
+    def _dismiss(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        """Tell a client that has no answer yet why it gets none; what is on its way to one that reads late is lost."""
+        if task not in self._silent or writer.transport.get_write_buffer_size():
+            writer.transport.abort()
+            return
+        why = "asrd is ending" if self._closing else "other clients need this place"
+        writer.write(_encode(_error(BusyError(why, "try again"))) + b"\n")
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request after the other until the client ends."""
-        task = asyncio.current_task()
+        task, asked = asyncio.current_task(), False
         assert task is not None
         while True:
-            self._silent[task] = None
+            self._silent.pop(task, None)
+            self._silent[task] = asyncio.get_running_loop().time()
             try:
                 async with asyncio.timeout(SILENCE):
                     line = await reader.readline()
             except ValueError:
                 await _send(writer, _error(UsageError(f"a line longer than {MAX_LINE} bytes")))
                 return
-            finally:
-                self._silent.pop(task, None)
+            except TimeoutError:
+                if not asked:
+                    hint = "send a request of one line"
+                    await _send(writer, _error(UsageError(f"nothing was asked within {SILENCE:g} s", hint)))
+                return
             if not line.strip():
                 return
+            self._silent.pop(task, None)
+            asked = True
             try:
                 request = parse(line)
             except UsageError as error:
                 await _send(writer, _error(error))
-                continue
-            await self._reply(request, reader, writer)
+            else:
+                await self._reply(request, reader, writer)
+            await asyncio.sleep(0)  # lines that are here already must not keep others from theirs
 
     async def _reply(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, or say that there is no place for its kind."""
+        kind, limit = lasting(request)
+        if kind and self._lasting[kind] >= limit:
+            await _send(writer, _error(BusyError(f"{limit} clients {kind} already", "try again when one has ended")))
+            return
+        self._lasting[kind] += 1
+        try:
+            await self._write_answers(request, reader, writer)
+        finally:
+            self._lasting[kind] -= 1
+
+    async def _write_answers(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Write all answers to one request; a client that hangs up ends their making."""
         answers = self._answer(request)
         gone = asyncio.create_task(_hang_up(reader, writer)) if request.wait or request.follow else None
@@ -173,6 +267,44 @@ class Server:
         finally:
             await _ended(step, gone)  # the generator runs until its step has ended, and so does reading
             await answers.aclose()
+
+
+def lasting(request: Request) -> tuple[str, int]:
+    """Return what clients with such a request do for long, and how many may at once; "" for what ends soon.
+
+    A recording that is waited for is as rare as a key, for there is one at a time.
+    """
+    if request.verb == "status" and request.follow:
+        return "follow the status", FOLLOWERS
+    return ("wait for a worker", LENGTHY_REQUESTS) if request.verb in LENGTHY_VERBS else ("", 0)
+
+
+def connections() -> int:
+    """Return how many clients may be connected at once under this process's descriptor limit."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, min(CONNECTIONS, soft - SPARE_DESCRIPTORS))
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the soft limit of descriptors, which is 1,024 in most sessions, as far as the daemon can use."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def refuse_rest(line: socket.socket) -> None:
+    """Tell the clients in a socket's queue that the daemon has ended; for a socket that ends with it."""
+    reply = _encode(_error(BusyError("asrd is ending", "try again"))) + b"\n"
+    for _ in range(BACKLOG):
+        try:
+            client, _address = line.accept()
+        except OSError:
+            return
+        with client, contextlib.suppress(OSError):
+            client.setblocking(False)
+            client.send(reply)
 
 
 def parse(line: bytes) -> Request:
@@ -218,4 +350,5 @@ async def _ended(*jobs: asyncio.Future[Any] | None) -> None:
 
 
 def _error(error: AsrdError) -> dict[str, Any]:
-    return {"ok": False, "error": error.message, "hint": error.hint, "code": error.exit_code}
+    busy = {"busy": True} if isinstance(error, BusyError) else {}
+    return {"ok": False, "error": error.message, "hint": error.hint, "code": error.exit_code, **busy}

@@ -19,6 +19,7 @@ from pathlib import Path
 from . import config, control, modelchoice, places
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
+from .terminal import tell
 
 UNITS = ("asrd.service", "asrd.socket")
 
@@ -336,4 +337,4 @@ def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 
 def _say(*lines: str) -> None:
-    print("\n".join(lines))
+    tell("\n".join(lines))

@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any
 
+from .characters import printable
+
 EVENTS = {
     "starting": "088ee354924549cb94b4a52c1b48e7be",
     "ready": "aec8d466c947473a8c2056fdd19c77b1",
@@ -127,7 +129,7 @@ def _notify(*lines: str) -> bool:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())
+    return printable(" ".join(text.split()), breaks=False)
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def log_to_journal() -> bool:
     if ours is None or not streamed:
         # A copy: PortAudio's bindings point descriptor 2 elsewhere for a moment, again and again.
         terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w"))
-        terminal.setFormatter(_Prefixed("%(message)s") if streamed else logging.Formatter("asrd: %(message)s"))
+        terminal.setFormatter(_Prefixed("%(message)s") if streamed else Formatter("asrd: %(message)s"))
         handlers.append(terminal)
     logger.handlers[:] = handlers
     logger.propagate = False
@@ -237,15 +239,24 @@ class Sender:
 
 def entry_line(name: str, value: str) -> bytes:
     """Return a field as journald's native protocol has it (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
-    data = value.encode(errors="replace")[:LONGEST].decode(errors="ignore").encode()
+    data = printable(value).encode(errors="replace")[:LONGEST].decode(errors="ignore").encode()
     if b"\n" not in data:
         return name.encode() + b"=" + data + b"\n"
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
-class _Prefixed(logging.Formatter):
+class Formatter(logging.Formatter):
+    """Leaves out of a line, and of a traceback, what a terminal or a reader of the journal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the entry, with its lines but no other control character."""
+        return printable(super().format(record))
+
+
+class _Prefixed(Formatter):
     """Puts the priority before each line, as journald reads it from a stream (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the entry's lines, each with its priority."""
         level = next((n for at, n in ((50, 2), (40, 3), (30, 4), (20, 6)) if record.levelno >= at), 7)
         return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines() or [""])

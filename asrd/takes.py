@@ -211,6 +211,11 @@ class Spool:
         """Every take with sound, the oldest first, but none that a daemon has in hand."""
         return [self._read(path) for path in sorted(self.where.glob("*.wav")) if not _in_hand(path)]
 
+    def look(self, name: str) -> Note | None:
+        """Return what is known of one take; None while a daemon has it in hand."""
+        sound = self.where / f"{name}.wav"
+        return None if _in_hand(sound) else self._read(sound)
+
     def waiting(self) -> list[Note]:
         """The takes that never became delivered text, the oldest first."""
         return [note for note in self.all() if not note.delivered]
@@ -282,6 +287,20 @@ class Spool:
             places.write_whole(self.where / f"{note.id}.json", msgspec.json.encode(note))
         except OSError as error:
             log.warning("the note of take %s cannot be written: %s", note.id, error.strerror)
+
+
+def pages(notes: list[Note], limit: int) -> list[list[Note]]:
+    """Return notes in parts of at most `limit` bytes of JSON, or of one note; one part at least."""
+    parts: list[list[Note]] = [[]]
+    size = 0
+    for note in notes:
+        more = len(msgspec.json.encode(note))
+        if parts[-1] and size + more > limit:
+            parts.append([])
+            size = 0
+        parts[-1].append(note)
+        size += more
+    return parts
 
 
 def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, bytes]]:

@@ -20,11 +20,13 @@ import msgspec
 
 from . import control, modelchoice
 from .audio import SoundFile
+from .characters import without_controls
 from .config import ENGINE, Settings
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, ControlError, DiskError, SocketError, UsageError
 from .spoken import write
+from .terminal import one_line, tell
 from .wire import SAMPLE_RATE, Progress, Word
 
 CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
@@ -173,12 +175,18 @@ def _ask(heard: Heard, settings: Settings, tell: Callable[[float], None]) -> Non
     reply: dict[str, Any] = {}
     try:
         for reply in control.ask(settings, verb="transcribe", path=os.path.abspath(heard.path)):
-            heard.words += msgspec.convert(reply["words"], list[Word])
+            heard.words += _cleaned(msgspec.convert(reply["words"], list[Word]))
             tell(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
         heard.duration, heard.strategy, heard.device = reply["seconds"], reply["strategy"], reply["device"]
         heard.complete = True
     finally:
         heard.seconds = time.perf_counter() - began
+
+
+def _cleaned(words: list[Word]) -> list[Word]:
+    """Return words that came over a socket, which may be a stranger's, as an engine would give them."""
+    cleaned = [msgspec.structs.replace(word, text=without_controls(word.text)) for word in words]
+    return [word for word in cleaned if word.text]
 
 
 async def _hear(
@@ -205,7 +213,7 @@ async def _hear(
 
 def _complain(error: AsrdError) -> int:
     """Print why one file was left out; return its exit code."""
-    print(f"asrd: {error.message}" + f" ({error.hint})" * bool(error.hint), file=sys.stderr, flush=True)
+    tell(one_line(f"asrd: {error.message}" + f" ({error.hint})" * bool(error.hint)), sys.stderr)
     return error.exit_code
 
 
@@ -225,8 +233,8 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
     else:
         shown = heard.text
     if len(args.files) > 1 and not args.json:
-        print(("\n" if number else "") + f"==> {heard.path} <==")
-    print(shown, flush=True)
+        tell(("\n" if number else "") + f"==> {one_line(heard.path)} <==")
+    tell(shown)
 
 
 def cues(words: Iterable[Word]) -> list[list[Word]]:
@@ -298,7 +306,7 @@ class Meter:
         """Begin with a file of so many seconds."""
         self._name, self._seconds = name, seconds
         if self._bar:
-            self._bar.reset(self._task, total=seconds, description=name)
+            self._bar.reset(self._task, total=seconds, description=one_line(name))
             self._bar.start()
 
     def loading(self, progress: Progress) -> None:
@@ -309,7 +317,7 @@ class Meter:
     def at(self, seconds: float) -> None:
         """Show how much of the file was heard."""
         if self._bar:
-            about = f"{self._name}: {seconds:.0f} of {self._seconds:.0f} s"
+            about = f"{one_line(self._name)}: {seconds:.0f} of {self._seconds:.0f} s"
             self._bar.update(self._task, completed=seconds, description=about)
 
     def hide(self) -> None:

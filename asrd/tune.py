@@ -28,6 +28,7 @@ from .evidence import TAKES, Record
 from .findings import Measured, Speech
 from .manifest import Clip
 from .takes import Spool, blocks, folder
+from .terminal import tell
 from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
@@ -88,14 +89,14 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     if len(job.precisions) == 1:
         said = f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}"
         if args.json:
-            print(f"asrd: {said}", file=sys.stderr)
-        print("null" if args.json else said, flush=True)
+            tell(f"asrd: {said}", sys.stderr)
+        tell("null" if args.json else said)
         return 0
     evidence.check_room()
     with _alone():
         code = _tuned(args, settings, job)
     if own != "auto" and not code:
-        print(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', file=sys.stderr)
+        tell(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', sys.stderr)
     return code
 
 
@@ -107,9 +108,9 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
     try:
         asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
-        print(
+        tell(
             f"asrd: interrupted after {len(found.measured)} of {job.workers} runs: asrd tune goes on from there",
-            file=sys.stderr,
+            sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
     record, told = _judged(job, found, settings, args.takes), ""
@@ -121,7 +122,7 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
         _show(args, record)  # last, as a reader may leave early; and where it cannot be kept all the same
     for said in (_poorer(before, record) if before and not stale else "", told):
         if said:
-            print(f"asrd: {said}", file=sys.stderr)
+            tell(f"asrd: {said}", sys.stderr)
     return 0
 
 
@@ -153,7 +154,7 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
         try:
             sound = b"".join(data for _, data in blocks(spool.path(note)))
         except OSError as error:
-            print(f"asrd: take {note.id} is skipped: {error.strerror}", file=sys.stderr)
+            tell(f"asrd: take {note.id} is skipped: {error.strerror}", sys.stderr)
             continue
         clips.append(Clip(number, "", np.frombuffer(sound, np.float32)))
     if not clips:
@@ -277,10 +278,10 @@ def _settled(job: Job, found: Found, settings: Settings, taken: bool) -> str:
 
 def _show(args: argparse.Namespace, record: Record) -> None:
     if args.json:
-        print(msgspec.json.format(msgspec.json.encode(record), indent=2).decode(), flush=True)
+        tell(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
         return
     catalogue.show_evidence(record)
-    print(f"\nauto takes {record.chosen} for {record.key.model}: {record.reason}", flush=True)
+    tell(f"\nauto takes {record.chosen} for {record.key.model}: {record.reason}")
 
 
 def _tell(settings: Settings) -> str:

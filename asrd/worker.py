@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from . import wire
+from .characters import without_controls
 from .errors import DiskError
 
 REMARK = re.compile(r"[IW]\d{4} |\[NeMo [IWD] ")
@@ -177,7 +178,7 @@ class Worker:
                 if not line:
                     return
             if line:
-                self.noise.append(line.decode(errors="replace").rstrip())
+                self.noise.append(without_controls(line.decode(errors="replace").rstrip()))
                 worker_log.debug("%s", self.noise[-1])
 
     async def send(self, message: wire.Request, *payload: memoryview) -> None:

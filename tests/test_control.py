@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from asrd import control
+from asrd import cli, client, control
+from asrd.characters import without_controls
 from asrd.config import Settings
 from asrd.control import ask, forget, line, listen, page, path, waybar
-from asrd.errors import AsrdError, ControlError, SocketError
+from asrd.errors import AsrdError, BusyError, ControlError, SocketError
 from asrd.takes import Spool
 from asrd.wire import Memory
 
@@ -330,6 +331,7 @@ def test_a_daemon_that_hangs_does_not_hang_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accepts: bool
 ) -> None:
     monkeypatch.setattr(control, "PATIENCE", 0.1)
+    monkeypatch.setattr(client, "BUSY_SECONDS", 0.1)
     with contextlib.ExitStack() as stack:
         if accepts:
             released = threading.Event()
@@ -340,12 +342,105 @@ def test_a_daemon_that_hangs_does_not_hang_the_key(
             full.bind(os.fspath(tmp_path / "c.sock"))
             full.listen(0)
             for _ in range(2):
-                client = stack.enter_context(socket.socket(socket.AF_UNIX))
-                client.setblocking(False)
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
-                    client.connect(os.fspath(tmp_path / "c.sock"))
-        with pytest.raises(ControlError, match="gives no answer"):
+                    waiting.connect(os.fspath(tmp_path / "c.sock"))
+        said = "gives no answer" if accepts else "too many clients wait"
+        with pytest.raises(ControlError if accepts else BusyError, match=said):
             next(ask(at(tmp_path), verb="toggle"))
+
+
+BUSY = json.dumps({"ok": False, "error": "no place", "hint": "try again", "code": 75, "busy": True}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("verb", ["toggle", "start", "stop", "cancel", "last", "status", "use", "reload", "transcribe"])
+def test_a_busy_daemon_is_asked_again_until_it_has_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setattr(client, "FIRST_PAUSE", 0.001)
+    asked = []
+    one = listen(at(tmp_path))
+    one.setblocking(True)
+
+    def serve() -> None:
+        for answer in (BUSY, BUSY, say(said="done")):
+            line, _ = one.accept()
+            with line, line.makefile("rb") as lines:
+                asked.append(json.loads(lines.readline())["verb"])
+                line.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with one:
+        assert [reply["said"] for reply in ask(at(tmp_path), verb=verb)] == ["done"]
+        thread.join(10)
+    assert asked == 3 * [verb]
+
+
+def test_a_daemon_that_stays_busy_is_told_with_its_own_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(client, "BUSY_SECONDS", 0.0)
+    with daemon(at(tmp_path), BUSY):
+        assert cli.main(["toggle", "--socket", os.fspath(tmp_path / "c.sock")]) == 75
+    assert capsys.readouterr().err == "asrd: no place\n  hint: try again\n"
+
+
+def test_an_answer_is_read_also_from_a_daemon_that_hung_up_before_it_was_asked(tmp_path: Path) -> None:
+    one = listen(at(tmp_path))
+    with one, socket.socket(socket.AF_UNIX) as line:
+        line.connect(os.fspath(tmp_path / "c.sock"))
+        served, _ = one.accept()
+        served.sendall(BUSY)
+        served.close()
+        line.settimeout(5)
+        with pytest.raises(BrokenPipeError):
+            line.sendall(b"x")
+        assert line.recv(1000) == BUSY
+
+
+ESC, RLO, CSI = "\x1b[2J", "\u202e", "\x9b2J"
+NASTY = f"{ESC}{RLO}{CSI}\x07\x00\x7f\u2028\ufeff"
+
+REPLIES: dict[str, list[dict[str, Any]]] = {
+    "toggle": [{"said": f"recording{NASTY}"}],
+    "stop": [{"said": NASTY}],
+    "cancel": [{"said": NASTY}],
+    "reload": [{"said": NASTY}],
+    "start": [{"said": NASTY}],
+    "start --wait": [{"said": NASTY, "more": True}, {"text": f"text{NASTY}"}],
+    "use half": [{"said": NASTY}],
+    "last": [{"text": f"text{NASTY}"}],
+    "retry": [{"said": NASTY, "more": True}, {"take": NASTY, "text": f"text{NASTY}"}],
+    "retry --deliver": [{"take": f"take{NASTY}", "text": NASTY}],
+    "status": [STATUS | dict.fromkeys(("model", "requested", "strategy", "device", "trouble"), f"{NASTY}\n")],
+    "status --follow": [STATUS | {"state": f"x{NASTY}\n", "take": STATUS["take"] | {"text": NASTY, "draft": NASTY}}],
+    "status --waybar": [STATUS | {"state": NASTY, "model": NASTY, "effective": {NASTY: NASTY}}],
+}
+"""Verb -> what a stranger's socket answers to it."""
+
+
+@pytest.mark.parametrize("words", REPLIES)
+@pytest.mark.parametrize("shape", ["", "--json", "refused"])
+def test_what_a_strangers_socket_sends_moves_no_cursor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, shape: str
+) -> None:
+    refusal = {"ok": False, "error": f"no{NASTY}\n", "hint": f"do{NASTY}\n", "code": 66}
+    replies = [{"ok": True, **reply} for reply in REPLIES[words]] if shape != "refused" else [refusal]
+    arguments = [*words.split(), *([shape] if shape == "--json" else []), "--socket", os.fspath(tmp_path / "c.sock")]
+    with daemon(at(tmp_path), *(json.dumps(reply).encode() + b"\n" for reply in replies)):
+        code = cli.main(arguments)
+    assert code == (66 if shape == "refused" else 0)
+    out, err = capsys.readouterr()
+    assert out or err
+    for text in (out, err):
+        assert not [char for char in text if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"]
+    if shape == "refused":
+        assert len(err.splitlines()) == 2
+    if shape == "--json" and "--waybar" not in words:
+        shown = [reply for reply in replies if "text" in reply or "retry" not in words][-1]
+        assert json.loads(out.splitlines()[-1]) == shown
 
 
 def test_who_waits_for_text_is_patient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import contextlib
 import json
 import logging
 import os
+import random
+import resource
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ class Room:
                     await asyncio.sleep(0)
             elif request.verb == "status":
                 yield {"state": "IDLE"}
-            elif request.verb == "start" and request.wait:
+            elif request.verb in ("transcribe", "retry") or (request.verb == "start" and request.wait):
                 yield {"said": "recording", "more": True}
                 self.open.set()
                 await self.done.wait()
@@ -303,79 +305,256 @@ def test_a_line_without_end_is_answered_and_ended(tmp_path: Path) -> None:
 
 def test_a_thousand_silent_clients_do_not_keep_one_polite_client_waiting(tmp_path: Path) -> None:
     """They have one descriptor here and one there, so fewer where the limit is low."""
-    import resource
-
-    count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - descriptors() - 200)
+    count = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2 - 200)
 
     async def go(one: Room) -> None:
-        crowd = []
-        try:
-            for number in range(count):
-                client = socket.socket(socket.AF_UNIX)
-                client.setblocking(False)
-                crowd.append(client)
-                await asyncio.get_running_loop().sock_connect(client, one.path)
-                if number % 250 == 249:
-                    await one.polite()
+        with crowd(one, count, b""):
             await one.polite()
-            assert len(one.server._clients) <= room.CLIENTS + 1
-        finally:
-            for client in crowd:
-                client.close()
+            assert len(one.server._clients) <= room.CONNECTIONS
 
     run(tmp_path, go)
 
 
-def test_a_thousand_clients_at_once_are_all_answered(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def crowd(one: Room, count: int, data: bytes) -> Iterator[list[socket.socket]]:
+    """Connect many clients before the server can look at any of them; each has sent `data`."""
+    clients = []
+    try:
+        for _ in range(count):
+            clients.append(socket.socket(socket.AF_UNIX))
+            clients[-1].connect(one.path)  # blocks no longer than the kernel's queue is full, which it must not be
+            clients[-1].sendall(data)
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+async def read_all(clients: list[socket.socket]) -> list[list[dict[str, Any]]]:
+    """Return every answer that each client gets before its line ends."""
+    loop = asyncio.get_running_loop()
+
+    async def read(client: socket.socket) -> list[dict[str, Any]]:
+        client.setblocking(False)
+        client.shutdown(socket.SHUT_WR)
+        data = b""
+        async with asyncio.timeout(IN_TIME):
+            while part := await loop.sock_recv(client, 1 << 16):
+                data += part
+        return [json.loads(line) for line in data.splitlines()]
+
+    return await asyncio.gather(*map(read, clients))
+
+
+def test_a_thousand_clients_truly_at_once_are_all_answered(tmp_path: Path) -> None:
     async def go(one: Room) -> None:
-        gate = asyncio.Semaphore(50)
-
-        async def ask() -> list[dict[str, Any]]:
-            async with gate:
-                return await one.ask(STATUS)
-
-        async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask()) for _ in range(1000)]
-        assert all(task.result() == [{"ok": True, "state": "IDLE"}] for task in asked)
+        with crowd(one, 1000, STATUS) as clients:
+            assert await read_all(clients) == 1000 * [[{"ok": True, "state": "IDLE"}]]
+        await until(lambda: not one.server._clients)
 
     run(tmp_path, go)
 
 
-def test_too_many_followers_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "CLIENTS", 5)
+def test_more_clients_than_places_are_all_answered_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "CONNECTIONS", 50)
 
     async def go(one: Room) -> None:
-        waiting = []
+        one.server._places = room.connections()
+        with crowd(one, 900, STATUS) as clients:
+            assert await read_all(clients) == 900 * [[{"ok": True, "state": "IDLE"}]]
+
+    run(tmp_path, go)
+
+
+MEMBERS = {
+    "nothing": b"",
+    "half a request": b'{"verb": "sta',
+    "a blank line": b"\n",
+    "junk": b"\xff\x00\x1b[2J\n",
+    "junk without end": b"x" * 5000,
+    "a list": b"[1, 2]\n",
+    "no verb": b"{}\n",
+    "an unknown verb": b'{"verb": "nope"}\n',
+    "a wrong type": b'{"verb": 7}\n',
+    "an unknown field": b'{"verb": "status", "x": 1}\n',
+    "two requests": STATUS + STATUS,
+    "twenty requests": 20 * STATUS,
+    "a request, then junk": STATUS + b"}{\n",
+    "junk, then a request": b"}{\n" + STATUS,
+    "a request, then half of one": STATUS + b'{"verb": ',
+    "a key": b'{"verb": "toggle"}\n',
+    "a refused verb": b'{"verb": "use"}\n',
+    "a long answer": b'{"verb": "last"}\n',
+    "a follower": b'{"verb": "status", "follow": true}\n',
+    "a line that is too long": b"x" * (MAX_LINE + 10) + b"\n",
+    "NUL bytes": b"\0" * 100 + b"\n",
+    "a deep list": b"[" * 3000 + b"\n",
+}
+"""What single clients of a flood send before they say and read nothing more."""
+
+
+def test_a_key_has_a_place_in_a_flood_of_everything_and_nothing_is_left_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SLOW", 0.5)
+    draw = random.Random(14)
+    kinds = [*MEMBERS, *draw.choices([*MEMBERS], k=400)]
+
+    async def go(one: Room) -> None:
+        before = descriptors()
+        flood = []
+        for kind in kinds:
+            client = socket.socket(socket.AF_UNIX)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, one.path)
+            with contextlib.suppress(OSError):  # more than the socket holds, or the server hung up on a long line
+                client.send(MEMBERS[kind])
+            flood.append(client)
+        for _ in range(5):
+            (reply,) = await one.ask(b'{"verb": "toggle"}\n')
+            assert reply == {"ok": True, "said": "toggle"}
+        for client in flood:
+            client.close()
+        await until(lambda: not one.server._clients, lambda: len(one.server._clients))
+        await until(lambda: descriptors() <= before)
+        assert not any(one.server._lasting.values())
+        assert not one.server._silent
+
+    run(tmp_path, go)
+
+
+FOLLOW = b'{"verb": "status", "follow": true}\n'
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (b'{"verb": "start", "wait": true}\n', None),
+        (FOLLOW, "5 clients follow the status already"),
+        (b'{"verb": "transcribe"}\n', "5 clients wait for a worker already"),
+        (b'{"verb": "retry", "all": true}\n', "5 clients wait for a worker already"),
+    ],
+)
+def test_requests_that_last_have_places_of_their_own_and_keys_are_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes, said: str | None
+) -> None:
+    monkeypatch.setattr(room, "FOLLOWERS", 5)
+    monkeypatch.setattr(room, "LENGTHY_REQUESTS", 5)
+
+    async def go(one: Room) -> None:
+        writers = []
         for _ in range(5):
             reader, writer = await one.client()
-            writer.write(b'{"verb": "start", "wait": true}\n')
-            await reader.readline()
-            waiting.append(writer)
-        (reply,) = await one.ask(STATUS)
-        assert (reply["ok"], reply["error"]) == (False, "5 clients are being served")
-        waiting[0].close()
-        await until(lambda: len(one.server._clients) < 5)
-        await one.polite()
-        for writer in waiting:
+            writer.write(request_)
+            assert json.loads(await reader.readline())["more"]
+            writers.append(writer)
+        if said is not None:
+            busy = {"ok": False, "error": said, "hint": "try again when one has ended", "code": 75, "busy": True}
+            assert await one.ask(request_) == [busy]
+        for verb in ("toggle", "start", "stop", "cancel", "status", "takes"):
+            (reply,) = await one.ask(json.dumps({"verb": verb}).encode() + b"\n")
+            assert reply["ok"]
+        for writer in writers:
             writer.close()
-        await until(lambda: len(one.server._clients) == 0)
+        one.done.set()
+        await until(lambda: not one.server._clients)
+        assert not any(one.server._lasting.values())
 
     run(tmp_path, go)
 
 
-def test_a_silent_client_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_descriptors_left_means_waiting_and_neither_spinning_nor_silence(tmp_path: Path) -> None:
+    """Clients that come while not one descriptor is free are answered when there are some again."""
+
+    async def go(one: Room) -> None:
+        loop, limits = asyncio.get_running_loop(), resource.getrlimit(resource.RLIMIT_NOFILE)
+        tries = 0
+        let_in = one.server._let_in
+
+        def counted() -> None:
+            nonlocal tries
+            tries += 1
+            let_in()
+
+        assert one.server._line is not None
+        one.server._let_in = counted  # type: ignore[method-assign]  # counts, and is the real one
+        loop.add_reader(one.server._line.fileno(), counted)
+        with crowd(one, 30, STATUS) as clients:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+            try:
+                await asyncio.sleep(0.4)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert 1 <= tries <= 20
+            assert await read_all(clients) == 30 * [[{"ok": True, "state": "IDLE"}]]
+
+    run(tmp_path, go)
+
+
+@pytest.mark.parametrize(("soft", "places"), [(20_000, 2000), (1024, 896), (256, 128), (64, 1)])
+def test_places_follow_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int, places: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, soft))
+    assert room.connections() == places
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [((1024, 524_288), 4096), ((256, 2000), 2000), ((8192, 8192), None), ((1024, -1), 4096), ((-1, -1), None)],
+)
+def test_the_daemon_raises_its_descriptor_limit_as_far_as_it_can_use(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], wanted: int | None
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, pair: given.append(pair))
+    room.raise_descriptor_limit()
+    assert given == ([(wanted, limits[1])] if wanted else [])
+
+
+@pytest.mark.parametrize("data", [b"", b'{"verb": '])
+def test_a_silent_client_is_told_and_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(room, "SILENCE", 0.1)
 
     async def go(one: Room) -> None:
-        for data in (b"", b'{"verb": '):
-            reader, writer = await one.client()
-            writer.write(data)
-            async with asyncio.timeout(IN_TIME):
-                with contextlib.suppress(ConnectionError):
-                    assert await reader.read() == b""
-            writer.close()
+        reader, writer = await one.client()
+        writer.write(data)
+        async with asyncio.timeout(IN_TIME):
+            (reply,) = map(json.loads, (await reader.read()).splitlines())
+        assert reply["error"] == "nothing was asked within 0.1 s"
+        writer.close()
 
     run(tmp_path, go)
+
+
+def test_a_client_that_was_answered_and_says_no_more_is_dropped_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "SILENCE", 0.1)
+
+    async def go(one: Room) -> None:
+        reader, writer = await one.client()
+        writer.write(STATUS)
+        async with asyncio.timeout(IN_TIME):
+            assert (await reader.read()).count(b"\n") == 1
+        writer.close()
+
+    run(tmp_path, go)
+
+
+def test_who_waits_in_the_queue_at_the_end_is_told_that(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as line:
+        line.bind(os.fspath(path))
+        line.listen(100)
+        line.setblocking(False)
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(30)]
+        for client in clients:
+            client.connect(os.fspath(path))
+            client.sendall(STATUS)
+        room.refuse_rest(line)
+        for client in clients:
+            assert json.loads(client.recv(1000))["error"] == "asrd is ending"
+            client.close()
 
 
 @pytest.mark.parametrize("request_", [b'{"verb": "last"}\n', b'{"verb": "status", "follow": true}\n'])
@@ -459,10 +638,8 @@ def test_an_answer_on_its_way_arrives_though_the_server_closes(tmp_path: Path) -
             one.done.set()
             await one.server.close()
             assert (await asking)[-1] == {"ok": True, "text": "some words"}
-            assert await silent.read() == b""
+            assert json.loads(await silent.read())["error"] == "asrd is ending"
             writer.close()
-            with pytest.raises(OSError):
-                await one.client()
             one.polite = nothing  # type: ignore[method-assign]
 
     async def nothing() -> None:

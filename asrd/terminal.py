@@ -1,0 +1,35 @@
+"""What a person reads on a terminal: text, JSON and complaints, with no character in them that a terminal obeys.
+
+Much of it comes from elsewhere: a file's name, a socket that anybody may have made, a model. Imports little.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, TextIO
+
+from .characters import printable
+from .errors import AsrdError
+
+
+def tell(text: str, stream: TextIO | None = None) -> None:
+    """Print a text at once, on standard output where no stream is given."""
+    print(printable(text), file=stream, flush=True)
+
+
+def tell_json(value: Any) -> None:
+    """Print a value as one line of JSON; what a terminal might obey is escaped in it, so its meaning stays."""
+    tell(json.dumps(value, ensure_ascii=False))
+
+
+def complain(error: AsrdError) -> None:
+    """Print an error and its hint on standard error, a line each."""
+    tell(f"asrd: {one_line(error.message)}", sys.stderr)
+    if error.hint:
+        tell(f"  hint: {one_line(error.hint)}", sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """Return a text that stays on its line, whatever name is quoted in it."""
+    return printable(text, breaks=False)
