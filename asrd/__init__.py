@@ -13,6 +13,7 @@ Reading order, which is dependency order: a file imports only from files above i
     ladder       which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
     faults       trouble that a user can rehearse: what is asked for, and how a worker then fails
     spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
+    deliveries   what each sink accepted of a recording's text, on disk before each attempt and after it
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes, where they lie; reads no weights
@@ -89,6 +90,7 @@ Reading order, which is dependency order: a file imports only from files above i
     rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it
     keypress     a key that is held or bounces, told from one that is pressed again
+    retry        kept recordings once more: claimed, recognised from where their text ends, sent to whom it is missing
     daemon       verb run: states, the key, reload, status, the end
     service      verb: the user service, installed, removed, printed
     history      verb report: the figures of a day from the journal alone

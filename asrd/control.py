@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import places
 from .client import persistent
-from .errors import AsrdError, BusyError, ConfigError, ControlError, SocketError
+from .errors import AsrdError, BusyError, ConfigError, ControlError, SinkError, SocketError
 from .terminal import one_line, tell, tell_json
 
 if TYPE_CHECKING:
@@ -369,14 +370,25 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="every recording that waits, the oldest first")
     to_sinks = "send the text to the sinks instead of printing it here"
     parser.add_argument("--deliver", dest="to_sinks", action="store_true", help=to_sinks)
+    again = (
+        "send also what may have been delivered before the daemon or a sink ended; with it, --deliver may be left out"
+    )
+    parser.add_argument("--again", action="store_true", help=again)
 
 
 def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Turn kept recordings into text after all."""
-    for reply in ask(settings, verb="retry", take=args.take, all=args.all, deliver=args.to_sinks):
-        if "text" in reply:
-            _told(args, reply, f"{reply['take']} was delivered" if args.to_sinks else reply["text"])
-    return 0
+    to_sinks, code = args.to_sinks or args.again, 0
+    asked = {"take": args.take, "all": args.all, "deliver": args.to_sinks, "again": args.again}
+    for reply in ask(settings, verb="retry", **asked):
+        for note in reply.get("notes", ()):
+            tell(f"asrd: {one_line(note)}", sys.stderr)
+        uncertain = to_sinks and reply.get("uncertain")
+        if uncertain:
+            code = SinkError.exit_code
+        if "text" in reply and (args.json or not uncertain):
+            _told(args, reply, f"{reply['take']} was delivered" if to_sinks else reply["text"])
+    return code
 
 
 # -- status -----------------------------------------------------------------------------------------------------------

@@ -20,20 +20,22 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, faults, modelchoice, systemd
+from . import __version__, config, control, deliveries, faults, modelchoice, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
+from .deliveries import Deliveries, Taker
 from .desktop import Desktop
 from .dictation import Dictation
 from .engine import Engine, plan_for
-from .errors import AsrdError, SinkError, UsageError
+from .errors import AsrdError, SinkError, UncertainError, UsageError
 from .keypress import ToggleKey
 from .logind import Sleep
 from .recorder import Recorder
-from .recording import Recording, Told
+from .recording import Recording
 from .recording_index import RecordingIndex
 from .rest import Rest
+from .retry import Retry
 from .scribe import Scribe
 from .server import Answers, Request, Server, raise_descriptor_limit, refuse_rest
 from .sinks import Sink, sinks
@@ -273,18 +275,20 @@ class Daemon:
         """End the recording with its source."""
         self._spawn(self._end_with_source())
 
-    async def _deliver(self, text: str) -> list[str]:
-        """Send a text to every sink, one after the other; return why single ones did not take it."""
-        refused = []
-        for sink in self._sinks:
-            try:
-                await sink.deliver(text)
-            except SinkError as error:
-                refused.append(f"{sink.name}: {error.message}")
-                systemd.event("sink-failed", refused[-1], logging.WARNING, sink=sink.name, hint=error.hint or None)
-                hint = f"{error.message}. The text is safe: asrd last"
-                self._spawn(self._desktop.notify(f"The text did not reach {sink.name}", hint, "critical"))
-        return refused
+    async def _deliver(self, record: Deliveries, number: int, again: bool = False) -> list[str]:
+        """Send a part of a text to every sink that lacks it; return why single ones did not take it."""
+        return await deliveries.send(record, number, self._sinks, self._tell_failed, again)
+
+    def _tell_failed(self, sink: Taker, error: SinkError) -> None:
+        """Let a person know that a sink did not take a text."""
+        uncertain = isinstance(error, UncertainError)
+        said = f"{sink.name}: {error.message}"
+        systemd.event(
+            "sink-failed", said, logging.WARNING, sink=sink.name, hint=error.hint or None, uncertain=uncertain or None
+        )
+        hint = f"{error.message}. The text is safe: asrd last"
+        reached = "may not have reached" if uncertain else "did not reach"
+        self._spawn(self._desktop.notify(f"The text {reached} {sink.name}", hint, "critical"))
 
     # -- suspend ------------------------------------------------------------------------------------------------------
 
@@ -336,8 +340,10 @@ class Daemon:
         elif request.verb in ("retry", "transcribe", "takes"):
             if request.verb != "takes":
                 modelchoice.require(self.settings, self._file)
-            async for reply in getattr(self, f"_{request.verb}")(request):
-                yield reply
+            many = getattr(self, f"_{request.verb}")(request)
+            async with contextlib.aclosing(many) as replies:  # a client that goes lets go of the recording at once
+                async for reply in replies:
+                    yield reply
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
 
@@ -469,26 +475,9 @@ class Daemon:
         await self.recorder.adopt()
         self._rest()
 
-    async def _retry(self, request: Request) -> Answers:
+    def _retry(self, request: Request) -> Answers:
         """Write down kept takes: the newest, the one that is named, or all."""
-        spool = self.scribe.spool
-        if request.all:
-            notes = await asyncio.to_thread(spool.waiting)
-        else:
-            notes = [await asyncio.to_thread(spool.find, request.take)]
-        if not notes:
-            raise UsageError("no recording waits", "asrd takes lists what is kept")
-        for number, note in enumerate(notes, 1):
-            yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
-            text = await self.scribe.rewrite(note)
-            if request.deliver and text and (refused := await self._deliver(text + self.settings.suffix)):
-                raise SinkError(refused[0], f"the recording is still kept: {note.id}")
-            self.scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
-            if request.deliver:
-                self.scribe.spool.settle(note, text)
-            yield {"take": note.id, "text": text, "more": number < len(notes)}
-            if not request.deliver:  # goes on only where somebody has read it
-                self.scribe.spool.settle(note, text)
+        return Retry(self.scribe, self._sinks, self._deliver, request).run()
 
     async def _takes(self, request: Request) -> Answers:
         """List what is kept, in replies of a bounded size."""

@@ -5,6 +5,7 @@ Knows the order; knows neither where sound comes from nor where text goes. Runs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -86,6 +87,17 @@ class Dictation:
         )
         self.transcript = Transcript(guard=0.2 * settings.window)
         self._foreseen: tuple[Buffer, Said | None, Answer] | None = None
+        self._known_until = 0
+        """Sample up to which the text is known from an earlier run."""
+
+    def resume(self, words: Sequence[Word], sealed: int, until: int) -> None:
+        """Take over words that an earlier run had committed up to `until`; buffers before that ask nothing.
+
+        Args:
+            sealed: how many of them were followed by a pause.
+        """
+        self.transcript.restore(words, sealed, until)
+        self._known_until = until
 
     def push(self, block: AudioBlock) -> list[Event]:
         """Take in the next block; return what the detector says of the sound so far."""
@@ -108,6 +120,9 @@ class Dictation:
         """Ask for every buffer that is ready and return the words that became final. Raises as Engine.transcribe."""
         fresh: list[Word] = []
         while (buffer := self.window.take()) is not None:
+            if buffer.stop <= self._known_until:
+                self.window.commit(self._known_until)
+                continue
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
             for each, found in await self._insist(engine, buffer, answer):
                 fresh += await self._take_in(engine, each, found.hypothesis)

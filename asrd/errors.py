@@ -84,6 +84,16 @@ class SinkError(AsrdError):
     exit_code = 75
 
 
+class UncertainError(SinkError):
+    """Text that may have arrived, in whole or in part, though its sink did not say so."""
+
+
+class ClaimedError(AsrdError):
+    """A recording that somebody else has in hand."""
+
+    exit_code = 75
+
+
 class BusyError(AsrdError):
     """The daemon has no place for a request now; nothing of it was done, so it may be asked again."""
 

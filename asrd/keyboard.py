@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from .clipboard import Environment, Lent, why
 from .desktop import run
-from .errors import SinkError
+from .errors import SinkError, UncertainError
 
 WTYPE = ("wtype", "-s", "200")
 """A new virtual keyboard loses its first key unless the compositor gets time to announce it: 200 ms."""
@@ -26,7 +26,7 @@ PATIENCE = 10.0
 """Seconds that typing may take beyond what its delays add up to."""
 
 
-class PartlyError(SinkError):
+class PartlyError(UncertainError):
     """A way failed when some of the text may have been typed: another way would type it twice."""
 
 

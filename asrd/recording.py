@@ -16,6 +16,7 @@ import numpy as np
 
 from .audio import AudioBlock, Samples
 from .config import Settings
+from .deliveries import SUFFIX, Deliveries, Standing
 from .dictation import Dictation
 from .spoken import Writing
 from .takes import Take
@@ -59,6 +60,7 @@ class Recording:
         self.private = private
         self.dictation = Dictation(settings)
         self.writing = Writing(settings.phrases, settings.capitals)
+        self.deliveries = Deliveries(None if take.problem else take.path.with_suffix(SUFFIX))
         self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
         self.fresh = asyncio.Event()
         """There may be something to decode, or it has ended."""
@@ -149,3 +151,17 @@ class Recording:
     def draft(self) -> str:
         """The words behind those, as they sound right now; for eyes only."""
         return self.dictation.transcript.draft
+
+
+def standing(dictation: Dictation, writing: Writing) -> Standing:
+    """Return where a text stands, once all that is final of it was sent."""
+    transcript = dictation.transcript
+    return Standing(
+        transcript.committed_until, transcript.words, transcript.sealed, writing.sent, writing.waiting, writing.case
+    )
+
+
+def with_suffix(text: str, suffix: str) -> str:
+    """Return a text as it is delivered; no space follows a line's end."""
+    ended = text.endswith("\n") and suffix.isspace()
+    return text + suffix * (not ended)

@@ -18,6 +18,7 @@ import numpy as np
 from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock
 from .config import Settings
+from .deliveries import Deliveries
 from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, start_for
@@ -25,8 +26,8 @@ from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
 from .headroom import fits_beside
 from .precision import Plan
-from .recording import Recording, Told
-from .spoken import write
+from .recording import Recording, Told, standing, with_suffix
+from .spoken import Writing
 from .takes import Note, Spool, blocks
 from .turns import Turns
 from .wire import Word
@@ -41,8 +42,8 @@ REST = 3.0
 
 T = TypeVar("T")
 
-Deliver = Callable[[str], Awaitable[list[str]]]
-"""Sends a text everywhere and returns why single places did not take it."""
+Deliver = Callable[[Deliveries, int], Awaitable[list[str]]]
+"""Sends a part of a recording's text everywhere and returns why single places did not take it."""
 
 
 class Scribe:
@@ -197,7 +198,7 @@ class Scribe:
                 if words:
                     self._changed()
                 if one.settings.deliver == "segment" and not one.private and not one.cancelled:
-                    await self._send(one, one.writing.send())
+                    await self._send(one, one.writing.send(), whole)
                 if whole:
                     break
                 if await self._foresee(one):
@@ -213,7 +214,7 @@ class Scribe:
             self.spool.dropped(one.take)
             return self._told(one, "cancelled")
         if one.settings.deliver == "take" and not one.private:
-            await self._send(one, one.text)
+            await self._send(one, one.text, whole)
         unheard = one.dictation.unheard
         self._unheard = one.dictation.unheard_before + unheard
         if unheard >= UNHEARD and not one.text:
@@ -247,10 +248,13 @@ class Scribe:
         one.drafted = time.monotonic()
         return drafted
 
-    async def _send(self, one: Recording, text: str) -> None:
-        """Deliver a text, if there is one; no space follows a line's end."""
-        ended = text.endswith("\n") and one.settings.suffix.isspace()
-        one.refused += await self._deliver(text + one.settings.suffix * (not ended)) if text else []
+    async def _send(self, one: Recording, text: str, whole: bool) -> None:
+        """Deliver a text, if there is one; `whole` says that none follows."""
+        if text:
+            number = _add(one.deliveries, text, one.settings, one.dictation, one.writing, whole)
+            one.refused += await self._deliver(one.deliveries, number)
+        elif whole and one.deliveries.parts:
+            one.deliveries.end(one.text)
 
     def _settle(self, one: Recording) -> Told:
         """All of it is text."""
@@ -287,25 +291,44 @@ class Scribe:
 
     # -- the engine ---------------------------------------------------------------------------------------------------
 
-    async def rewrite(self, note: Note) -> str:
+    async def rewrite(self, note: Note, record: Deliveries | None = None) -> str:
         """Write down a take that is kept, between whatever else there is to do.
+
+        Args:
+            record: what was sent of it already, and stays as it is; what is new is added to it, and not sent.
 
         Raises: as Engine.transcribe; AudioError where the file cannot be read.
         """
+        record = record or Deliveries()
+        if record.whole is not None:
+            return record.whole
         self._rewriting += 1
+        writing = Writing(self.settings.phrases, self.settings.capitals)
         dictation = Dictation(self.settings)
+        by_segments = self.settings.deliver == "segment"
+        if stood := record.standing:
+            dictation.resume(stood.words, stood.sealed, stood.until)
+            writing.resume(stood.pieces, stood.waiting, stood.case)
+            by_segments = True
         dictation.unheard_before = self.settings.demote_empty  # the rung that made no word of it is not asked for long
         kept = blocks(self.spool.path(note))
         sound = (AudioBlock(start, np.frombuffer(data, np.float32)) for start, data in kept)
         try:
-            async for _ in self.hear(sound, dictation):
-                pass
+            async for words in self.hear(sound, dictation):
+                writing.push(words)
+                if by_segments and (text := writing.send()):
+                    _add(record, text, self.settings, dictation, writing)
         except OSError as error:
             raise AudioError(f"take {note.id} cannot be read: {error.strerror or error}") from error
         finally:
             self._rewriting -= 1
             self._changed()
-        return write(dictation.transcript.words, self.settings.phrases, self.settings.capitals)
+        writing.finish()
+        if text := writing.send() if by_segments else writing.text:
+            _add(record, text, self.settings, dictation, writing, whole=True)
+        elif record.parts:
+            record.end(writing.text)
+        return writing.text
 
     async def hear(self, sound: Iterable[AudioBlock], dictation: Dictation) -> AsyncGenerator[list[Word]]:
         """Decode sound that is all there, between whatever else there is to do, giving words as they become final.
@@ -595,3 +618,11 @@ class Scribe:
 
 
 async def _nothing() -> None: ...
+
+
+def _add(
+    record: Deliveries, text: str, settings: Settings, dictation: Dictation, writing: Writing, whole: bool = False
+) -> int:
+    """Write down the next part of a text, as it is to be sent; return its number."""
+    behind = None if whole else standing(dictation, writing)
+    return record.add(with_suffix(text, settings.suffix), behind, writing.text if whole else None)

@@ -81,7 +81,9 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     all: bool = False
     """retry: all that wait."""
     deliver: bool = False
-    """retry: send to the sinks."""
+    """retry: send to the sinks what they lack."""
+    again: bool = False
+    """retry: send also what may have been delivered before."""
     strategy: str = ""
     """use: which."""
     path: str = ""

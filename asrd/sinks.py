@@ -23,22 +23,29 @@ from . import clipboard, desktop
 from .clipboard import Environment, why
 from .config import SINKS, Settings
 from .desktop import Desktop, kind, run
-from .errors import ConfigError, SinkError, nearest
+from .errors import ConfigError, SinkError, UncertainError, nearest
 from .keyboard import CHORDS, UTF8, Check, PartlyError, ask, by_pasting, by_wtype, by_xdotool, install, probe
 
 log = logging.getLogger("asrd.sinks")
+
+
+SIGNALLED = 128
+"""From this exit code on a shell tells that a signal ended its command."""
 
 
 class Sink(Protocol):
     """Somewhere a text can go."""
 
     name: str
+    key: str
+    """Its setting, which is known again in another run; a command's may hold what is secret."""
 
     async def deliver(self, text: str) -> None:
         """Deliver a text within a time limit of its own; may be cancelled.
 
         Raises:
-            SinkError: the text did not arrive, or not all of it.
+            SinkError: the text did not arrive.
+            UncertainError: it may have arrived, or some of it.
         """
 
 
@@ -67,7 +74,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
 class Stdout:
     """One line on standard output for each text; spaces at its end are left out."""
 
-    name = "stdout"
+    name = key = "stdout"
 
     def __init__(self, limit: float = 5.0) -> None:
         self.limit = limit
@@ -83,15 +90,17 @@ class Stdout:
             return
         except OSError as error:
             raise SinkError(f"standard output cannot be written: {error.strerror}") from error
-        waited = 0.0
+        waited, whole = 0.0, len(rest)
         while rest:
             if select.select([], [descriptor], [], 0)[1]:
                 try:
                     rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
                 except OSError as error:
-                    raise SinkError(f"standard output cannot be written: {error.strerror}") from error
+                    kind = SinkError if len(rest) == whole else UncertainError
+                    raise kind(f"standard output cannot be written: {error.strerror}") from error
             elif waited >= self.limit:
-                raise SinkError(f"nobody has read standard output for {self.limit:.0f} s")
+                kind = SinkError if len(rest) == whole else UncertainError
+                raise kind(f"nobody has read standard output for {self.limit:.0f} s")
             else:
                 await asyncio.sleep(0.02)
                 waited += 0.02
@@ -109,6 +118,7 @@ class Command:
         self.line = line
         self.limit = limit
         self.name = f"command:{line.split()[0]}"  # arguments may be secret
+        self.key = f"command:{line}"
 
     async def deliver(self, text: str) -> None:
         """Run the command; success is exit code 0."""
@@ -119,20 +129,22 @@ class Command:
             )
         except SinkError as error:
             if isinstance(error.__cause__, TimeoutError):
-                raise SinkError(
+                raise UncertainError(
                     f"{self.name} did not end within {self.limit:.0f} s and was stopped",
                     "put what takes longer into the background: 'command:... &'",
                 ) from error
             raise
         if ended.code:
             ending = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code}"
-            raise SinkError(f"{self.name} ended with {ending}", "run it by hand with a text on its input")
+            refused = 0 < ended.code < SIGNALLED  # a code says so; whatever was killed may have had the text before
+            kind = SinkError if refused else UncertainError
+            raise kind(f"{self.name} ended with {ending}", "run it by hand with a text on its input")
 
 
 class Clipboard:
     """The clipboard; what was in it is replaced."""
 
-    name = "clipboard"
+    name = key = "clipboard"
 
     async def deliver(self, text: str) -> None:
         """Put the text into the clipboard."""
@@ -153,7 +165,7 @@ class Window:
     """
 
     def __init__(self, name: str, shown: Desktop, delay: int = 12) -> None:
-        self.name = name
+        self.name = self.key = name
         self.way = ""
         self._shown = shown
         self._delay = delay

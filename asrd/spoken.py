@@ -120,6 +120,25 @@ class Writing:
         self._case = ""
 
     @property
+    def sent(self) -> list[Piece]:
+        """What `send` gave away."""
+        return self._pieces[: self._sent]
+
+    @property
+    def waiting(self) -> list[Word]:
+        """Words that may begin a command."""
+        return list(self._waiting)
+
+    @property
+    def case(self) -> str:
+        """How the next word is to be written, as the action that asks for it; "" as it is."""
+        return self._case
+
+    def resume(self, sent: Sequence[Piece], waiting: Sequence[Word], case: str) -> None:
+        """Go on behind what an earlier writing gave away, as its `sent`, `waiting` and `case` have it."""
+        self._pieces, self._sent, self._waiting, self._case = list(sent), len(sent), list(waiting), case
+
+    @property
     def text(self) -> str:
         """All of it, words that wait included."""
         return _join([*self._pieces, *map(_as_heard, self._waiting)])

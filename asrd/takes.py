@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from . import places
-from .errors import UsageError, nearest
+from . import deliveries, places
+from .deliveries import Deliveries
+from .errors import ClaimedError, UsageError, nearest
 from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
@@ -31,8 +32,17 @@ ENDLESS = 0xFFFF_FFFF
 SANE = 1.6e9
 """A clock before that (2020) had not been set yet, and says nothing of a take's age."""
 
+ORPHAN = 60.0
+"""Seconds after which a file that belongs to no recording is one that a killed process left."""
+
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 """RIFF, fmt and data of a WAV file with float32, mono, 16 kHz."""
+
+LOOKS, LOOK = 5, 0.002
+"""Times that a locked take is tried, and seconds between two of them."""
+
+_claimed: set[Path] = set()
+"""Takes that this process retries; for file systems without locks, and to say who has a take in hand."""
 
 
 class Note(msgspec.Struct):
@@ -47,6 +57,8 @@ class Note(msgspec.Struct):
     """What it was heard as, where that much had worked."""
     delivered: bool = False
     seconds: float = 0.0
+    uncertain: list[str] = []
+    """Sinks that may have its text, or some of it, though they did not say so; as people see them."""
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -164,6 +176,7 @@ class Spool:
         if self.keep == "always" and take.on_disk:
             take.note = msgspec.structs.replace(take.note, text=text, delivered=True, seconds=take.seconds)
             self._write(take.note)
+            self._unlink(take.id, (deliveries.SUFFIX,))
         else:
             self.remove(take.id)
         take.release()
@@ -189,14 +202,53 @@ class Spool:
     def settle(self, note: Note, text: str) -> None:
         """A kept take became text after all."""
         if self.keep == "always":
-            self._write(msgspec.structs.replace(note, text=text, reason="", delivered=True))
+            self._write(msgspec.structs.replace(note, text=text, reason="", delivered=True, uncertain=[]))
+            self._unlink(note.id, (deliveries.SUFFIX,))
         else:
             self.remove(note.id)
 
+    def refused(self, note: Note, reason: str, text: str) -> None:
+        """A kept take is text by now, and waits for another reason than before."""
+        self._write(msgspec.structs.replace(note, reason=reason, text=text))
+
+    @contextlib.contextmanager
+    def claim(self, note: Note) -> Iterator[None]:
+        """Have a kept take in hand, as nobody else may at that time; a process that dies lets go of it.
+
+        Raises: ClaimedError where somebody has it in hand; UsageError where it is gone.
+        """
+        path = self.path(note)
+        if path in _claimed:
+            raise ClaimedError(f"recording {note.id} is being retried already", "asrd takes says what became of it")
+        try:
+            file = path.open("rb")
+        except OSError as error:
+            raise UsageError(
+                f"recording {note.id} is gone: {error.strerror}", "asrd takes lists what is kept"
+            ) from error
+        with file:
+            if not _locked(file):
+                hint = "wait until it is text, or end the other asrd"
+                raise ClaimedError(f"recording {note.id} is being recorded, or retried by another asrd", hint)
+            _claimed.add(path)
+            try:
+                yield
+            finally:
+                _claimed.discard(path)
+
+    def known(self, note: Note) -> Note | None:
+        """Return a take as it is by now; None where it is gone."""
+        return self._read(self.path(note)) if self.path(note).exists() else None
+
     def remove(self, name: str) -> None:
         """Delete a take; one that is gone already is no error, one that stays is told."""
+        # The sound first: a crash in between must not leave it there without what is known of it.
+        self._unlink(name, (".wav", ".json", ".new", deliveries.SUFFIX))
+        deliveries.forget(self.where / f"{name}.wav")
+
+    def _unlink(self, name: str, endings: tuple[str, ...]) -> None:
         staying, why = [], ""
-        for ending in (".wav", ".json", ".new"):
+        for ending in endings:
             file = self.where / f"{name}{ending}"
             try:
                 file.unlink()
@@ -216,9 +268,12 @@ class Spool:
         sound = self.where / f"{name}.wav"
         return None if _in_hand(sound) else self._read(sound)
 
-    def waiting(self) -> list[Note]:
-        """The takes that never became delivered text, the oldest first."""
-        return [note for note in self.all() if not note.delivered]
+    def waiting(self, claimed: bool = False) -> list[Note]:
+        """The takes that never became delivered text, the oldest first; `claimed`: also those that are retried now."""
+        notes = self.all()
+        if claimed:
+            notes += [self._read(path) for path in _claimed if path.parent == self.where]
+        return sorted((note for note in notes if not note.delivered), key=lambda note: note.id)
 
     def find(self, name: str) -> Note:
         """Return a take by its name or the beginning of it; "" is the newest that waits. Raises UsageError."""
@@ -226,6 +281,8 @@ class Spool:
         if not name:
             notes, name = self.waiting()[-1:], ""
         found = [note for note in notes if note.id.startswith(name)]
+        if name and not found:  # one that somebody has in hand is there all the same
+            found = [self._read(path) for path in self.where.glob("*.wav") if path.stem.startswith(name)]
         if len(found) != 1:
             known = [note.id for note in notes]
             if not known:
@@ -240,8 +297,10 @@ class Spool:
 
     def prune(self) -> int:
         """Delete what is too old, and while all are too large the oldest, those that are text first; return how many.
+
+        What a crash left of recordings that are delivered, or are no more, goes before and does not count.
         """
-        notes = self.all()
+        notes = self._tidied()
         gone = [note for note in notes if note.began > SANE and time.time() - note.began > self.days * 86_400]
         late = {note.id for note in gone}
         rest = [note for note in notes if note.id not in late]
@@ -260,6 +319,23 @@ class Spool:
             log.log(logging.WARNING if lost else logging.INFO, "%s%s", said, f"; {lost} were not text yet" * bool(lost))
         return len(gone)
 
+    def _tidied(self) -> list[Note]:
+        """Do what a crash left undone: the end of what was delivered, and files without their sound.
+
+        Returns as `all`.
+        """
+        notes = []
+        for note in self.all():
+            if note.delivered and self.path(note).with_suffix(deliveries.SUFFIX).exists():
+                self.settle(note, note.text)
+            if not note.delivered or self.path(note).exists():
+                notes.append(note)
+        for ending in (".json", ".new", deliveries.SUFFIX):
+            for file in self.where.glob(f"*{ending}"):
+                if not file.with_suffix(".wav").exists() and _age(file) > ORPHAN:
+                    self._unlink(file.stem, (ending,))
+        return notes
+
     def _size(self, note: Note) -> int:
         with contextlib.suppress(OSError):
             return self.path(note).stat().st_size
@@ -277,8 +353,13 @@ class Spool:
             note.seconds = max(0, facts.st_size - HEADER.size) // 4 / SAMPLE_RATE
             if not 0 < note.began < 1e11:
                 note.began = facts.st_mtime
-        if not note.delivered and not note.reason:
-            note.reason = "the daemon ended before it became text"
+        record = Deliveries.of(sound)
+        note.uncertain = [deliveries.shown([sink]) for sink in record.uncertain]
+        if record.delivered:
+            note.delivered, note.text = True, record.whole or ""
+        elif not note.delivered and not note.reason:
+            end = "it became text" if record.whole is None else "its text was delivered"
+            note.reason = f"the daemon ended before {end}"
         return note
 
     def _write(self, note: Note) -> None:
@@ -333,5 +414,26 @@ def _in_hand(path: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError:
-        return False
+        return path in _claimed
     return False
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock a take that nobody has in hand; return whether that went. Where there are no locks, it does."""
+    for _ in range(LOOKS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # whoever only looks whether it is free holds it for a moment
+            time.sleep(LOOK)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
+
+
+def _age(file: Path) -> float:
+    """Return the seconds since a file was written; 0 where it is gone."""
+    with contextlib.suppress(OSError):
+        return time.time() - file.stat().st_mtime
+    return 0.0

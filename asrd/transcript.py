@@ -109,6 +109,15 @@ class Transcript:
         self.committed_until = max(self.committed_until, limit if sealed else max(self._end, limit))
         return new
 
+    def restore(self, words: Sequence[Word], sealed: int, until: int) -> None:
+        """Go on behind words that an earlier transcript had committed up to `until`, `sealed` of them by a pause."""
+        self.words, self._sealed, self.committed_until = list(words), sealed, until
+
+    @property
+    def sealed(self) -> int:
+        """Committed words up to the last pause."""
+        return self._sealed
+
     def reopen(self, until: int) -> None:
         """Go back to where the text was final up to `until`; there must have been no word since."""
         self.committed_until = until

@@ -3,7 +3,8 @@
     python -m tests.deaf_daemon VERB
 
 The microphone speaks the shipped self-test clip over and over, in real time. While the file FAKE_MICROPHONE_LOST is
-there, it delivers nothing and says so.
+there, it delivers nothing and says so. DIE_AT = "before:N", "torn:N" or "after:N" has the daemon kill itself with
+SIGKILL around the Nth line that it writes of its deliveries; "removing:N" before the Nth recording is removed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ import numpy as np
 from asrd import cli, daemon, engine
 from asrd.audio import AudioBlock, read
 from asrd.capture import Capture, capture
+from asrd.deliveries import Deliveries
+from asrd.takes import Spool
 
 CLIP = Path(daemon.__file__).parent / "data" / "eval" / "0001.flac"
 FIRST = 24_000
@@ -68,11 +72,39 @@ def pieces() -> Iterator[np.ndarray]:
         yield from sound.reshape(-1, BLOCK)
 
 
+def dying(when: str, count: int) -> None:
+    """Have this process kill itself at a moment that is counted from 1."""
+    write, remove, seen = Deliveries._write, Spool.remove, iter(range(1, 1 << 30))
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def writing(record: Deliveries, path: Path, data: bytes) -> None:
+        here = next(seen) == count
+        if here and when == "before":
+            die()
+        write(record, path, data[: len(data) // 2] if here and when == "torn" else data)
+        if here:
+            die()
+
+    def removing(spool: Spool, name: str) -> None:
+        if next(seen) == count:
+            die()
+        remove(spool, name)
+
+    if when == "removing":
+        Spool.remove = removing  # type: ignore[method-assign]
+    else:
+        Deliveries._write = writing  # type: ignore[method-assign]
+
+
 def listen(spec: str, microphone: str) -> Capture:
     return Microphone() if spec == "mic" else capture(spec, microphone)
 
 
 if __name__ == "__main__":
+    if moment := os.environ.get("DIE_AT"):
+        dying(moment.partition(":")[0], int(moment.partition(":")[2]))
     hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
     daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     sys.exit(cli.main(sys.argv[1:]))

@@ -27,6 +27,7 @@ import pytest
 from asrd import config, vram, wire
 from asrd.config import ENGINE, Loaded, Settings
 from asrd.daemon import Daemon
+from asrd.deliveries import Deliveries
 from asrd.engine import Engine
 from asrd.precision import Plan
 from asrd.recording import Recording
@@ -645,8 +646,8 @@ class Inside:
         self.microphones.append(OpenMicrophone(name))
         return self.microphones[-1]
 
-    async def deliver(self, text: str) -> list[str]:
-        self.arrived.append(text)
+    async def deliver(self, record: Deliveries, number: int) -> list[str]:
+        self.arrived.append(record.parts[number].text)
         return []
 
     def begin(self) -> Recording:

@@ -22,6 +22,7 @@ from asrd.audio import AudioBlock
 from asrd.baseline import Known, Measure
 from asrd.config import Settings
 from asrd.control import page, waybar
+from asrd.deliveries import Deliveries
 from asrd.demotion import Demotion
 from asrd.dictation import Dictation
 from asrd.precision import Gpu, Need, plan
@@ -725,7 +726,7 @@ async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service
     async with at_work(tmp_path, shadow=1) as one:
         typing, done = asyncio.Event(), asyncio.Event()
 
-        async def deliver(text: str) -> list[str]:
+        async def deliver(record: Deliveries, number: int) -> list[str]:
             typing.set()
             await done.wait()
             return []

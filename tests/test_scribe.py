@@ -22,6 +22,7 @@ from asrd import forecast, microphone, recorder, vram, wire
 from asrd import scribe as room
 from asrd.audio import AudioBlock
 from asrd.config import Settings
+from asrd.deliveries import Deliveries
 from asrd.engine import Deadlines, Engine
 from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
 from asrd.headroom import fits_beside
@@ -64,10 +65,10 @@ class Room:
         self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, **more))
         return self.engines[-1]
 
-    async def deliver(self, text: str) -> list[str]:
+    async def deliver(self, record: Deliveries, number: int) -> list[str]:
         if self.refusals:
             return [self.refusals.pop(0)]
-        self.arrived.append(text)
+        self.arrived.append(record.parts[number].text)
         return []
 
     def changed(self) -> None:
@@ -520,8 +521,8 @@ async def test_no_space_follows_the_end_of_a_line(tmp_path: Path) -> None:
         async with at_work(tmp_path) as one:
             recording = one.begin()
             recording.settings = Settings(suffix=suffix)
-            await one.scribe._send(recording, "x\n")
-            await one.scribe._send(recording, "")
+            await one.scribe._send(recording, "x\n", False)
+            await one.scribe._send(recording, "", False)
             assert one.arrived == [end]
             recording.end()
             await recording.told

@@ -1,0 +1,122 @@
+"""Kept recordings once more: claimed, recognised from where their text ends, and sent to whom it is missing.
+
+What a sink accepted is not sent to it again. What it may have is said, and sent again only where that was asked for.
+Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from .deliveries import Deliveries, shown
+from .errors import AudioError, ClaimedError, SinkError, UsageError
+from .recording import Told
+from .scribe import Scribe
+from .server import Answers, Request
+from .sinks import Sink
+from .takes import Note
+
+
+class Retry:
+    """One request to try kept recordings again.
+
+    Args:
+        scribe: turns sound into text, and has the recordings.
+        sinks: those in force.
+        send: sends a part to every sink that lacks it, or may lack it where the last argument says so; returns why
+            single ones did not take it.
+        request: which recordings, and what is to be done with their text.
+    """
+
+    def __init__(
+        self,
+        scribe: Scribe,
+        sinks: Sequence[Sink],
+        send: Callable[[Deliveries, int, bool], Awaitable[list[str]]],
+        request: Request,
+    ) -> None:
+        self._scribe, self._spool, self._send = scribe, scribe.spool, send
+        self._sinks = [sink.key for sink in sinks]
+        self._all, self._again = request.all, request.again
+        self._deliver = request.deliver or request.again
+        self._name = request.take
+
+    async def run(self) -> Answers:
+        """Yield what is told of one recording after the other.
+
+        Where all were asked for, one that cannot be had or read costs the others nothing.
+
+        Raises: as Engine.transcribe; SinkError where a sink refused; of one that was named ClaimedError, UsageError.
+        """
+        if self._all:
+            notes = await asyncio.to_thread(self._spool.waiting, claimed=True)
+        else:
+            notes = [await asyncio.to_thread(self._spool.find, self._name)]
+        if not notes:
+            raise UsageError("no recording waits", "asrd takes lists what is kept")
+        failed: AudioError | None = None
+        for number, note in enumerate(notes, 1):
+            more = number < len(notes)
+            yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
+            try:
+                with self._spool.claim(note):
+                    async with contextlib.aclosing(self._retry(note, more)) as replies:
+                        async for reply in replies:
+                            yield reply
+            except (AudioError, ClaimedError, UsageError) as error:
+                if not self._all:
+                    raise
+                failed = error if isinstance(error, AudioError) else failed
+                yield {"said": error.message, "notes": [error.message], "more": more or failed is not None}
+        if failed is not None:
+            raise failed
+
+    async def _retry(self, note: Note, more: bool) -> Answers:
+        """Yield the answer for one recording that is claimed."""
+        now = self._spool.known(note)
+        if now is None or (self._all and now.delivered):  # another retry had it before
+            raise UsageError(f"recording {note.id} was delivered meanwhile", "asrd takes lists what is kept")
+        if now.delivered and self._deliver and not self._again:
+            raise UsageError(f"recording {note.id} was delivered", f"asrd retry {note.id} --again sends it once more")
+        record = Deliveries() if now.delivered else Deliveries.of(self._spool.path(note))
+        text = await self._scribe.rewrite(note, record)
+        uncertain = await self._sent(now, record, text) if self._deliver else []
+        self._scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
+        if self._deliver and not uncertain:
+            self._spool.settle(now, text)
+        reply = {"take": note.id, "text": text, "uncertain": uncertain, "more": more}
+        yield reply | {"notes": self._notes(note, record, uncertain)}
+        if not self._deliver:  # goes on only where somebody has read it
+            self._spool.settle(now, text)
+
+    async def _sent(self, note: Note, record: Deliveries, text: str) -> list[str]:
+        """Send what is missing; return the sinks in force that may have some of it, and got no more.
+
+        Raises: SinkError where one refused, or none is there for what one that is gone did not take.
+        """
+        failed: list[str] = []
+        for number in range(len(record.parts)):
+            failed += await self._send(record, number, self._again)
+        uncertain = [sink for sink in record.uncertain if sink in self._sinks]
+        if not self._sinks and (gone := record.gone(())):
+            failed.append(f"{shown(gone)} is no sink any more, and there is no other")
+        if failed:
+            self._spool.refused(note, failed[0], text)
+            raise SinkError(failed[0], f"the recording is still kept: {note.id}")
+        return [shown([sink]) for sink in uncertain]
+
+    def _notes(self, note: Note, record: Deliveries, uncertain: list[str]) -> list[str]:
+        """Return what is to be told of a recording beside its text."""
+        told = []
+        if uncertain:
+            names = " and ".join(uncertain)
+            told.append(
+                f"{note.id} may have been delivered to {names}; asrd retry {note.id} --again sends it once more"
+            )
+        elif not self._deliver and record.uncertain:
+            told.append(f"{note.id} may have been delivered to {shown(record.uncertain)} before")
+        if self._deliver and (gone := record.gone(self._sinks)):
+            told.append(f"{shown(gone)} is no sink any more, and may lack the text of {note.id}")
+        return told
