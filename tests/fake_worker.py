@@ -2,7 +2,8 @@
 
 `Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
 then done once, by whichever worker creates FILE first; after that the worker behaves. The act "gate" loads only once
-the file FAKE_WORKER_GATE names is there. The act "spoil:RATE:SEED" makes RATE words of a hundred other ones.
+the file FAKE_WORKER_GATE names is there. The act "hostile" says the words of the JSON list FAKE_WORKER_WORDS at times
+outside the buffer. The act "spoil:RATE:SEED" makes RATE words of a hundred other ones.
 
 Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a worker with half
 the bytes a weight says that it needs half the memory. The model is then any file, and FAKE_WORKER_ACTS the script.
@@ -174,6 +175,10 @@ def changed(act: str, answer: wire.Answer) -> wire.Answer:
     elif act == "garbled":
         words = [msgspec.structs.replace(heard.words[0], text="garbled"), *heard.words[1:]]
         heard = msgspec.structs.replace(heard, text=" ".join(word.text for word in words), words=words)
+    elif act == "hostile":
+        texts = json.loads(Path(os.environ["FAKE_WORKER_WORDS"]).read_text())
+        words = [wire.Word(text, (-1) ** at * 10**18, (-2) ** 62, 1e300) for at, text in enumerate(texts)]
+        heard = wire.Hypothesis("\n".join(texts), words, -5, 10**18, heard.precision)
     seconds = 90.0 if act == "slow-answers" else answer.seconds
     return msgspec.structs.replace(answer, hypothesis=heard, seconds=seconds)
 
