@@ -222,3 +222,17 @@ def test_pages_hold_every_note_once_and_no_more_than_they_may(seed: int) -> None
     assert parts
     for part in parts:
         assert len(part) <= 1 or sum(len(msgspec.json.encode(note)) for note in part) <= 1000
+
+
+@case
+async def test_a_change_that_the_folders_time_is_too_coarse_to_show_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording_index, "RACY_SECONDS", 60.0)
+    index, spool = RecordingIndex(), Spool(tmp_path)
+    keep(spool, 2)
+    before = tmp_path.stat().st_mtime_ns
+    assert await index.waiting(spool) == 2
+    (tmp_path / "x.wav").touch()
+    os.utime(tmp_path, ns=(before, before))
+    assert await index.waiting(spool) == 3
