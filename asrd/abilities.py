@@ -7,6 +7,7 @@ float32, and a Fallback says why. Runs in the worker only.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import warnings
 from collections.abc import Iterable
@@ -72,8 +73,9 @@ def trainer_for(precision: str, device: torch.device) -> tuple[Any, str]:
 def fall_back(parts: Parts, targets: Targets, autocast: list[torch.dtype], fallbacks: list[Fallback]) -> list[str]:
     """Try each kind of layer as it is to run; turn components that cannot to float32, return those to be fenced.
 
-    Known so far: oneDNN has no LSTM for float16 under autocast, though it has one for float16 weights. Switching
-    oneDNN off would also serve, at the price of every other layer.
+    Known so far: oneDNN has no LSTM for 16 bit under autocast where the processor lacks the instructions (float16
+    before AVX512-FP16, bfloat16 before AVX-512), though torch has one for 16-bit weights. Switching oneDNN off would
+    also serve, at the price of every other layer.
     """
     fenced = []
     for name, component in parts.items():
@@ -89,6 +91,13 @@ def fall_back(parts: Parts, targets: Targets, autocast: list[torch.dtype], fallb
                 fenced += [name] if autocast else []
                 break
     return fenced
+
+
+@functools.cache
+def has_lstm(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN has an LSTM under autocast in a dtype on this processor: it asks for instructions."""
+    layer = nn.LSTM(2, 2, device="meta").to_empty(device="cpu")  # draws no random numbers
+    return not _try(layer, torch.float32, dtype)
 
 
 def _kinds(component: nn.Module, targets: Targets) -> Iterable[nn.Module]:

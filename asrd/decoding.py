@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import canary
+from .abilities import has_lstm
 from .boosting import Boost, token_ids
 from .canary import weight_dtype
 from .errors import ModelError, UsageError
@@ -476,6 +477,8 @@ def _list(value: Any) -> list[int]:
 
 
 def _recurrent(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Return the context that an LSTM needs: oneDNN has none for float16 autocast on the CPU."""
-    fp16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16
-    return torch.backends.mkldnn.flags(enabled=False) if fp16 and tensor.device.type == "cpu" else nullcontext()
+    """Return the context that an LSTM needs: without oneDNN where that has none for autocast's dtype on this CPU."""
+    if tensor.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return nullcontext()
+    lacks = not has_lstm(torch.get_autocast_dtype("cpu"))
+    return torch.backends.mkldnn.flags(enabled=False) if lacks else nullcontext()

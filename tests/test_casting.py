@@ -203,6 +203,7 @@ EFFECTIVE = {
 """Strategy -> effective front end, encoder and CTC decoder on a CPU."""
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("name", TABLE)
 def test_effective_is_read_back_from_storage_and_arithmetic(name: str, folder: Path) -> None:
     model = restore("ctc", folder)
@@ -274,6 +275,7 @@ def test_casting_the_front_end_costs_features(folder: Path) -> None:
 # -- components, islands and boundaries -------------------------------------------------------------------------------
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(
     ("family", "parts", "weights"),
     [

@@ -152,6 +152,7 @@ def test_any_dtype_of_the_encoder_meets_any_dtype_of_the_decoder(model: Model, f
         assert decoded.tokens or not plain.tokens
 
 
+@pytest.mark.processor
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")  # what torch says when oneDNN is switched off around the LSTM
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid", "canary1", "canary2"])

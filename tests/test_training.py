@@ -179,6 +179,7 @@ def test_a_text_too_long_for_its_sound_teaches_nothing() -> None:
     assert float(found.detach()) == float(logits.grad.abs().sum()) == 0
 
 
+@pytest.mark.processor
 def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: tool.Corpus) -> None:
     """Two stretches of it: while the encoder settles it stays as it is, then it moves; the loss falls."""
     import torch
@@ -200,6 +201,8 @@ def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: t
     losses += [training.update(batch, r) for _ in range(4)]
     assert not all(map(torch.equal, encoder, training.model.encoder.state_dict().values()))
     assert losses[-1] < losses[0]
+    told = "the prediction network trains in float32: no bfloat16 LSTM" in (args.work / "train.log").read_text()
+    assert told == bool(tool.lstm_lacks_bfloat16())
 
 
 @pytest.fixture
