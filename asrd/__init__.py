@@ -16,6 +16,9 @@ Reading order, which is dependency order: a file imports only from files above i
     deliveries   what each sink accepted of a recording's text, on disk before each attempt and after it
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
+    untrusted_yaml  YAML of a stranger read within bounds, its references resolved (pure)
+    model_config  what a model's config may say: classes, files, sizes; the rest is left out (pure)
+    archive      the members of a .nemo file: plain names, each once, within bounds
     checkpoint   what a .nemo file says of itself: kind, tensors, sizes, where they lie; reads no weights
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here

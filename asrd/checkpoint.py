@@ -20,14 +20,15 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
-import yaml
 
+from . import archive, model_config
 from .errors import ModelError
+from .untrusted_yaml import shown
 
 FAMILIES = {
     "EncDecMultiTaskModel": "aed",
@@ -40,6 +41,10 @@ FAMILIES = {
 }
 """Class of a checkpoint, as its config names it -> family. A transducer that predicts durations is a `tdt`."""
 
+GZIP = b"\x1f\x8b"
+"""How a gzipped file begins."""
+
+CONFIG = "model_config.yaml"
 WEIGHTS = "model_weights.ckpt"
 HIDDEN_WEIGHTS = "timestamps_asr_model_weights.ckpt"
 """Members of a .nemo file; the second is of the second model that newer Canary files carry."""
@@ -69,7 +74,16 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "pos_enc", "pe"
 """Last words of tensors that are no parameters; all others are."""
 
 LIMIT = 64 << 20
-"""Bytes of a config or of a compressed description that are still read; the largest models need about 1 MiB."""
+"""Bytes of a compressed description that are still read; the largest models need about 1 MiB."""
+
+MAX_TENSORS = 100_000
+"""In a file of weights; the largest models have about 3,000."""
+
+MAX_DIMENSIONS = 16
+MAX_SIZE = 2**62
+"""Of a tensor."""
+
+HINT = archive.HINT
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """First pickle of a torch file from before 1.6."""
@@ -127,6 +141,7 @@ class Header(msgspec.Struct, frozen=True):
     tensors: dict[str, Tensor]
     """As stored, by name in the model's state."""
     config: dict[str, Any]
+    """What NeMo may be given of it; see `model_config`."""
 
     @property
     def tied(self) -> bool:
@@ -184,7 +199,7 @@ def header(path: str | Path) -> Header:
     hint = "copy or download it again" if path.suffix == ".nemo" else "a model is a .nemo file"
     try:
         with path.open("rb") as file:
-            config, tensors, hidden = _members(path, file, size)
+            found = _members(path, file, size)
     except ModelError:
         raise
     except PermissionError as error:
@@ -193,9 +208,9 @@ def header(path: str | Path) -> Header:
         short = "end of data" in str(error) or isinstance(error, EOFError)
         what = "is cut short" if short else "is not a .nemo file (a tar archive)"
         raise ModelError(f"{path} {what}", hint) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, zipfile.BadZipFile) as error:
+    except (OSError, RecursionError, ValueError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", hint) from error
-    return _described(path, size, config, tensors, hidden)
+    return _described(path, size, found)
 
 
 def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
@@ -208,55 +223,53 @@ def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
         ModelError: weights that are no tensors. zipfile.BadZipFile, OSError, tarfile.ReadError: damage.
     """
     file.seek(0)
-    if file.read(2) == b"\x1f\x8b":
+    if file.read(2) == GZIP:
         return None
     file.seek(0)
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        member = next((one for one in archive if one.name.removeprefix("./") == WEIGHTS and one.isfile()), None)
-        content = archive.extractfile(member) if member is not None else None
-        if member is None or content is None or not zipfile.is_zipfile(content):
+    for opened, member, name in archive.members(file, path, os.fstat(file.fileno()).st_size):
+        content = opened.extractfile(member) if name == WEIGHTS and member.isfile() else None
+        if content is not None:
+            return _places(content, member.offset_data, path)
+    return None
+
+
+def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, Place] | None:
+    """Return as `places` where the tensors of a torch file lie, which begins at this byte of the .nemo file."""
+    if not zipfile.is_zipfile(content):
+        return None
+    content.seek(0)
+    state = _Unpickler(_description(content), path).load()
+    content.seek(0)
+    with zipfile.ZipFile(content) as packed:
+        root = packed.infolist()[0].filename.partition("/")[0]
+        if f"{root}/byteorder" in packed.NameToInfo and packed.read(f"{root}/byteorder") != b"little":
             return None
-        content.seek(0)
-        state = _Unpickler(_description(content), path).load()
-        content.seek(0)
-        with zipfile.ZipFile(content) as packed:
-            root = packed.infolist()[0].filename.partition("/")[0]
-            if f"{root}/byteorder" in packed.NameToInfo and packed.read(f"{root}/byteorder") != b"little":
-                return None
-            found = {name: _place(tensor, packed, root, content) for name, tensor in state.items()}
+        found = {name: _place(tensor, packed, root, content) for name, tensor in state.items()}
     result: Any = OrderedDict()
     for name, place in found.items():
         if place is None:
             return None
-        result[name] = msgspec.structs.replace(place, offset=member.offset_data + place.offset)
+        result[name] = msgspec.structs.replace(place, offset=begin + place.offset)
     result._metadata = getattr(state, "_metadata", None)  # versions of torch's modules, by their names
     return result
-
-
-def apart(archive: Iterable[tarfile.TarInfo], in_place: bool, hidden: bool = False) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a .nemo file that a restore needs as files of their own.
-
-    Args:
-        in_place: its weights are read from where they lie.
-        hidden: its second model is wanted too.
-    """
-    left = ({WEIGHTS} if in_place else set()) | (set() if hidden else {HIDDEN_WEIGHTS})
-    return (member for member in archive if member.name.removeprefix("./") not in left)
 
 
 def unpacked_bytes(path: Path, hidden: bool = False) -> int:
     """Return how much room a restore of the file at `path` takes on disk; of a gzipped file its size, which is less.
 
+    Args:
+        hidden: its second model is wanted too.
+
     Raises:
         ModelError: missing or damaged.
     """
+    left = {WEIGHTS} if hidden else {WEIGHTS, HIDDEN_WEIGHTS}
     try:
         with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
             if places(file, path) is None:
-                return os.fstat(file.fileno()).st_size
-            file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as archive:
-                return sum(member.size for member in apart(archive, True, hidden))
+                return size
+            return sum(member.size for _, member, name in archive.members(file, path, size) if name not in left)
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", "copy or download it again") from error
 
@@ -294,66 +307,90 @@ def _size(path: Path) -> int:
     return size
 
 
-def _members(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    """Return config, tensors and the size of the hidden model, in one pass over the archive or less."""
-    zipped = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    config, tensors, hidden = None, None, 0
-    with tarfile.open(fileobj=file, mode="r:gz" if zipped else "r:") as archive:
-        for member in archive:
-            if not zipped and member.offset_data + member.size > size:
-                raise ModelError(f"{path} is cut short", "copy or download it again")
-            name = member.name.removeprefix("./")
-            content = archive.extractfile(member) if member.isfile() else None
-            if name == "model_config.yaml" and content:
-                config = _yaml(content, path)
-            elif name == WEIGHTS and content:
-                tensors = _tensors(content, path)
-            elif name == HIDDEN_WEIGHTS:
-                hidden = member.size
-            elif name.startswith("model_weights/"):
-                raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
-            if zipped and config is not None and tensors is not None:
-                break  # the rest is weights, and unpacking them takes half a minute
+class _Found(NamedTuple):
+    """What is read of an archive."""
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    hidden: int
+    """Bytes of the weights of a second model."""
+    names: frozenset[str] | None
+    """Of all members; None where not all were seen."""
+
+
+def _members(path: Path, file: IO[bytes], size: int) -> _Found:
+    """Return what is read of an archive, in one pass over it or less."""
+    config, tensors, hidden, names = None, None, 0, set[str]()
+    zipped = file.read(2) == GZIP
+    for opened, member, name in archive.members(file, path, size):
+        names.add(name)
+        content = opened.extractfile(member) if member.isfile() else None
+        if name == CONFIG and content:
+            config = model_config.read(content.read(model_config.MAX_CONFIG_BYTES + 1), path)
+        elif name == WEIGHTS and content:
+            tensors = tensors_of(content, path, member.size)
+        elif name == HIDDEN_WEIGHTS:
+            hidden = member.size
+        elif name.startswith("model_weights/"):
+            raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
+        if zipped and config is not None and tensors is not None:
+            return _Found(config, tensors, hidden, None)  # the rest is weights, and unpacking them takes half a minute
     if config is None or tensors is None:
-        missing = "model_config.yaml" if config is None else WEIGHTS
+        missing = CONFIG if config is None else WEIGHTS
         raise ModelError(f"{path} is not a .nemo file of a model: it holds no {missing}", "copy or download it again")
-    return config, tensors, hidden
+    return _Found(config, tensors, hidden, frozenset(names))
 
 
-def _yaml(content: IO[bytes], path: Path) -> dict[str, Any]:
-    # Both are the safe loader; libyaml's does not take half a second for a vocabulary of 8192 pieces.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    config = yaml.load(content.read(LIMIT), Loader=loader)
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} has a model_config.yaml that is no mapping", "copy or download it again")
-    return config
-
-
-def _described(path: Path, size: int, config: dict[str, Any], tensors: dict[str, Tensor], hidden: int) -> Header:
-    plain = Header(path, size, str(config.get("target") or ""), "", 0, "", (), False, hidden, tensors, config)
+def _described(path: Path, size: int, found: _Found) -> Header:
+    config, tensors = found.config, found.tensors
+    plain = Header(path, size, str(config.get("target") or ""), "", 0, "", (), False, found.hidden, tensors, config)
     kind = plain.target.rpartition(".")[2]
-    if kind not in FAMILIES:
+    if kind not in FAMILIES or plain.target not in model_config.TARGETS:
         raise ModelError(
-            f"{path} is a .nemo of another kind of model: target {plain.target or 'not told'}",
+            f"{path} is a .nemo of another kind of model: target {shown(plain.target) or 'not told'}",
             f"supported: {', '.join(FAMILIES)}",
         )
     family = FAMILIES[kind]
     if family == "rnnt" and "tdt" in (plain.setting("decoding.model_type"), plain.setting("loss.loss_name")):
         family = "tdt"
     rate = plain.setting("sample_rate", plain.setting("preprocessor.sample_rate", 16000))
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    checked = model_config.checked(config, shapes, path, found.names).config
     tokenizers = plain.setting("tokenizer.langs", {})
     return msgspec.structs.replace(
         plain,
         family=family,
         sample_rate=rate if isinstance(rate, int) else 16000,
-        prompt_format=str(plain.setting("prompt_format", "")),
-        languages=tuple(str(name) for name in tokenizers if name != "spl_tokens"),
+        prompt_format=shown(plain.setting("prompt_format", "")),
+        languages=tuple(shown(name) for name in tokenizers if name != "spl_tokens"),
         cache_aware=plain.setting("encoder.att_context_style") == "chunked_limited",
+        config=checked,
     )
 
 
 # -- torch's files ----------------------------------------------------------------------------------------------------
+
+
+class _Bounded:
+    """A stream of which at most `LIMIT` bytes are read: a description may be as long as its file."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._left = stream, LIMIT
+
+    def read(self, size: int) -> bytes:
+        """Return up to so many bytes. Raises ValueError: more than are left."""
+        if not 0 <= size <= self._left:
+            raise ValueError(f"a description of more than {LIMIT >> 20} MiB")
+        self._left -= size
+        return self._stream.read(size)
+
+    def readline(self) -> bytes:
+        """Return the bytes up to the next line's end. Raises ValueError: more than are left."""
+        line = self._stream.readline(self._left + 1)
+        self._left -= len(line)
+        if self._left < 0:
+            raise ValueError(f"a description of more than {LIMIT >> 20} MiB")
+        return line
 
 
 class _Unpickler(pickle._Unpickler):
@@ -364,7 +401,7 @@ class _Unpickler(pickle._Unpickler):
     """
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
-        super().__init__(stream)
+        super().__init__(_Bounded(stream))
         self._path = path
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
@@ -390,7 +427,8 @@ class _Unpickler(pickle._Unpickler):
         self, storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
     ) -> Tensor:
         dtype, key = storage
-        if not all(isinstance(n, int) and n >= 0 for n in (offset, *shape)):
+        numbers = (offset, *shape, *stride)
+        if len(shape) > MAX_DIMENSIONS or not all(isinstance(n, int) and 0 <= n < MAX_SIZE for n in numbers):
             raise ValueError("a tensor without a shape")
         steps = itertools.accumulate(shape[:0:-1], operator.mul, initial=1)  # from the last dimension on
         dense = all(size == 1 or step == due for size, step, due in zip(shape[::-1], stride[::-1], steps, strict=False))
@@ -400,8 +438,17 @@ class _Unpickler(pickle._Unpickler):
         return tensor
 
 
-def _tensors(content: IO[bytes], path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a torch file by name; its weights are not read. Raises ModelError."""
+def tensors_of(content: IO[bytes], path: Path, size: int) -> dict[str, Tensor]:
+    """Return the tensors of a torch file by name; its weights are not read.
+
+    Args:
+        content: at the beginning of the torch file.
+        path: named in messages.
+        size: bytes of the torch file.
+
+    Raises:
+        ModelError: not a torch file, what is no tensor, or tensors that need more bytes than there are.
+    """
     try:
         zipped = content.read(4) == b"PK\x03\x04"
         content.seek(0)
@@ -415,7 +462,17 @@ def _tensors(content: IO[bytes], path: Path) -> dict[str, Tensor]:
         ) from error
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise ModelError(f"{path} has weights without a single named tensor", "copy or download it again")
+    _check_bytes(tensors, path, size)
     return tensors
+
+
+def _check_bytes(tensors: dict[str, Tensor], path: Path, size: int) -> None:
+    """Refuse tensors that the file's bytes cannot hold, however well they are compressed."""
+    blocks = {tensor.memory: tensor.elements * WIDTHS.get(tensor.dtype, 1) for tensor in tensors.values()}
+    if len(tensors) > MAX_TENSORS:
+        raise ModelError(f"{path} is refused: its weights are {len(tensors)} tensors, at most {MAX_TENSORS}", HINT)
+    if (need := sum(blocks.values())) > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
+        raise ModelError(f"{path} is refused: its weights describe {need} bytes of tensors in {size} bytes", HINT)
 
 
 def _description(content: IO[bytes]) -> IO[bytes]:

@@ -25,21 +25,27 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import json
+import logging
+import math
 import os
 import sys
-import tarfile
 import tempfile
+import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .checkpoint import WEIGHTS, Place, apart, places
+from . import archive, model_config
+from .checkpoint import CONFIG, HIDDEN_WEIGHTS, WEIGHTS, Place, places, tensors_of
 from .errors import AsrdError, DiskError, ModelError
 
 COMPILER = "torch._dynamo"
+
+log = logging.getLogger("asrd.worker")
 
 TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
 """Releases whose import is known to ask no more of the compiler than the stand-in has; any other is left alone."""
@@ -187,8 +193,36 @@ def uninitialised() -> Iterator[None]:
             setattr(torch.nn.init, name, function)
 
 
+SPARE = 1 << 24
+"""Parameters that a built model may have beside those of its file: tied ones count twice."""
+
+
+@contextlib.contextmanager
+def at_most(elements: int) -> Iterator[None]:
+    """While entered, modules that have more than twice so many parameters together are not built. Raises ValueError."""
+    import torch
+
+    register, counted = torch.nn.Module.register_parameter, 0
+
+    def counting(module: Any, name: str, parameter: Any) -> None:
+        nonlocal counted
+        counted += 0 if parameter is None else parameter.numel()
+        if counted > 2 * elements + SPARE:
+            raise ValueError("its config describes more parameters than its weights have")
+        register(module, name, parameter)
+
+    torch.nn.Module.register_parameter = counting  # type: ignore[assignment,method-assign]  # given back below
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
+
+HIDDEN_CONFIG = "timestamps_asr_model_config.yaml"
+"""Config of the second model that newer Canary files carry."""
 
 SOON = 0.5
 """Seconds within which a checkpoint that is not to be unpacked is found to be sound."""
@@ -211,6 +245,8 @@ class Checkpoint:
         self.path, self._hidden = path, hidden
         self._places: OrderedDict[str, Place] | None = None
         self._prepared: Future[None] = Future()
+        self._checked = model_config.Checked({})
+        self._elements = 0
         self._over = False
         self._failure: Exception | None = None
 
@@ -251,18 +287,13 @@ class Checkpoint:
             ModelError: NeMo refuses it. DiskError: as `prepare`.
         """
         from nemo.collections.asr.models import ASRModel
-        from omegaconf import OmegaConf, open_dict
+        from omegaconf import OmegaConf
 
         with self._translating():
             self._prepared.result()
-            config = OmegaConf.load(self.folder / "model_config.yaml")
-            with open_dict(config):
-                config.restore_timestamps_model = self._hidden
-                for section in ("train_ds", "validation_ds", "test_ds"):
-                    if section in config and config[section] is not None and "manifest_filepath" in config[section]:
-                        config[section].manifest_filepath = None  # paths of the machine it was trained on
+            config = OmegaConf.create(self._config())
             connector = _connector(str(self.folder))
-            with uninitialised():  # NeMo loads every parameter, or refuses the checkpoint
+            with uninitialised(), at_most(self._elements):  # NeMo loads every parameter, or refuses the checkpoint
                 return ASRModel.restore_from(
                     str(self.path), override_config_path=config, map_location="cpu", save_restore_connector=connector
                 )
@@ -342,17 +373,54 @@ class Checkpoint:
         return now.st_size, now.st_mtime_ns
 
     def _unpack(self) -> None:
-        """Unpack what is not read from where it lies: config and tokenizers, seldom the weights."""
+        """Check the config, and unpack what is not read from where it lies: tokenizers, seldom the weights."""
         self._places = places(self._file, self.path)
-        self._file.seek(0)
-        with tarfile.open(fileobj=self._file) as archive:
-            members: Iterable[tarfile.TarInfo] = apart(archive, self._places is not None, self._hidden)
-            if self._places is None:  # in one pass, as to list a gzipped archive is to unpack it
-                self._check_room(self._as_opened[0])
-            else:
-                members = list(members)
-                self._check_room(sum(one.size for one in members))
-            archive.extractall(self.folder, members, filter="data")
+        left = {WEIGHTS} if self._places is not None else set[str]()
+        left |= set() if self._hidden else {HIDDEN_WEIGHTS}
+        for opened, member, name in archive.members(self._file, self.path, self._as_opened[0]):
+            if member.isfile() and name not in left:
+                self._check_room(member.size)
+                opened.extract(member, self.folder, filter="data")
+        self._checked = self._check(CONFIG, WEIGHTS)
+        if self._hidden and (self.folder / HIDDEN_CONFIG).is_file():
+            hidden = self._check(HIDDEN_CONFIG, HIDDEN_WEIGHTS)
+            (self.folder / HIDDEN_CONFIG).write_text(json.dumps(self._with_files(hidden)))  # which is YAML too
+
+    def _check(self, config: str, weights: str) -> model_config.Checked:
+        """Return a config of the archive as NeMo may be given it, after a look at its weights without torch."""
+        if self._places is not None and weights == WEIGHTS:
+            shapes = {name: place.tensor.shape for name, place in self._places.items()}
+        else:
+            shapes = self._shapes(self.folder / weights)
+        text = (self.folder / config).read_bytes()
+        self._elements += sum(math.prod(shape) for shape in shapes.values())
+        return model_config.checked(model_config.read(text, self.path), shapes, self.path)
+
+    def _shapes(self, weights: Path) -> dict[str, tuple[int, ...]]:
+        """Return the tensors' shapes of unpacked weights, and look whether torch would have to inflate them."""
+        size = weights.stat().st_size
+        with weights.open("rb") as content:
+            tensors = tensors_of(content, self.path, size)
+        if zipfile.is_zipfile(weights):
+            with zipfile.ZipFile(weights) as packed:
+                inflated = sum(entry.file_size for entry in packed.infolist())
+            if inflated > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
+                raise ModelError(f"{self.path} is refused: its weights inflate to {inflated} bytes", archive.HINT)
+        return {name: tensor.shape for name, tensor in tensors.items()}
+
+    def _config(self) -> dict[str, Any]:
+        """Return the checked config, with the tokenizers' files where they were unpacked; say what was found in it."""
+        if self._checked.unknown:
+            log.warning("config entries that asrd does not know: %s", ", ".join(self._checked.unknown[:20]))
+        if self._checked.emptied:
+            log.warning("config entries that name other files, left empty: %s", ", ".join(self._checked.emptied[:20]))
+        return self._with_files(self._checked) | {"restore_timestamps_model": self._hidden}
+
+    def _with_files(self, checked: model_config.Checked) -> dict[str, Any]:
+        for section, key, name in model_config.tokenizer_files(checked.config):
+            file = self.folder / name
+            section[key] = str(file) if name and file.is_file() else None
+        return checked.config
 
     def _check_room(self, need: int) -> None:
         disk, where = os.statvfs(self.folder), self.folder.parent
