@@ -22,7 +22,7 @@ from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .reception import bounded, received
 from .worker import LostError, Worker, worker_log
 
-WORKER = (sys.executable, "-m", "asrd.recognizer")
+WORKER = (sys.executable, "-P", "-m", "asrd.recognizer")
 """How a worker is started."""
 
 FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage": UsageError, "audio": AudioError}
@@ -438,6 +438,8 @@ class Engine:
                 if wrong := ladder.mismatch(rung, reply):
                     raise LostError("dtypes", wrong)
                 self.ready = reply
+                for remark in reply.remarks:
+                    log.info("%s: %s", self._template.model, remark)
                 _tell_idle_wishes(self._template, reply.family)
                 return reply
             else:

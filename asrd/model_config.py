@@ -86,6 +86,9 @@ TRAINING = (
 )
 """What a section that is left out may name; it is not called."""
 
+LOSS = {"_target_": SMOOTHED, "label_smoothing": 0.0, "pad_id": 0}
+"""What Canary gets in place of its own: NeMo insists on one."""
+
 KEPT = (
     "preprocessor", "encoder", "decoder", "joint", "aux_ctc", "decoding", "loss", "tokenizer", "model_defaults",
     "transf_encoder", "transf_decoder", "head", "prompt_defaults", "labels",
@@ -182,7 +185,7 @@ _WORDS = """
     random_state_sampling reduction reduction_factor reduction_position residual_mode restore_timestamps_model
     return_best_hypothesis return_xattn_scores riva_decoding_cfg rng rnn_hidden_size rnn_type rnnt_reduction
     rnnt_timestamp_type sample_rate score_norm score_per_phrase search_type segment_gap_threshold segment_seperators
-    self_attention_model sil_weight skip_nan_grad softmax_temperature source_lang spe_tokenizer_vocab stft_conv stft_exact_pad
+    self_attention_model sil_weight skip_nan_grad softmax_temperature spe_tokenizer_vocab stft_conv stft_exact_pad
     stochastic_depth_drop_prob stochastic_depth_mode stochastic_depth_start_layer strategy strip_lang_tags subsampling
     subsampling_conv_channels subsampling_conv_chunking_factor subsampling_factor sync_max_audio_length t_max target
     tdt_include_duration tdt_include_duration_confidence tdt_include_token_duration temperature token_min_logp tokenizer
@@ -190,7 +193,7 @@ _WORDS = """
     untie_biases use_bias use_bpe_dropout use_cer use_cuda_graph_decoder use_loss_mask_for_prompt use_pytorch_sdpa
     use_pytorch_sdpa_backends use_torchaudio use_transformer_init use_triton variational_noise vocab_path vocab_size
     vocabulary wfst wfst_lm_path window window_size window_stride word_kenlm_path word_seperator xscaling
-    normalize_joint_txu normalize_encoder_norm normalize_decoder_norm normalize_joint_norm encoder_masking
+    normalize_joint_txu normalize_encoder_norm normalize_decoder_norm normalize_joint_norm encoder_masking source_lang
 """
 KNOWN_KEYS = frozenset(_WORDS.split())
 """Keys that configs of the NeMo versions tried here have; any other is passed on and named in the log."""
@@ -325,7 +328,7 @@ def _without_training(config: dict[str, Any]) -> dict[str, Any]:
     """Return a config without a loss where NeMo builds without one, else with what tells transducers apart."""
     loss = config.pop("loss", None)
     if "EncDecMultiTaskModel" in str(config.get("target")):
-        return config | {"loss": {"_target_": SMOOTHED, "label_smoothing": 0.0, "pad_id": 0}}  # NeMo insists on one
+        return config | {"loss": dict(LOSS)}
     if not isinstance(loss, dict) or "loss_name" not in loss:
         return config
     kept = {key: value for key, value in loss.items() if key == "loss_name" or key.endswith("_kwargs")}

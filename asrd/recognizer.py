@@ -1,7 +1,7 @@
 """The worker: loads one model under one precision, proves itself, answers buffers, and dies with its precision.
 
-Started as `python -m asrd.recognizer`, imported by nobody; the only program that imports torch and NeMo. One thread, no
-event loop: read a frame, answer a frame. The real stdout is kept for frames before anything chatty is imported, and
+Started as `python -P -m asrd.recognizer`, imported by nobody; the only program that imports torch and NeMo. One thread,
+no event loop: read a frame, answer a frame. The real stdout is kept for frames before anything chatty is imported, and
 whatever else prints goes to stderr. Knows models and sound buffers; holds no audio between two frames.
 
 Load order is always: build on the CPU, read each tensor's numbers into the dtype it is to have, move to the device, so
@@ -129,6 +129,7 @@ class Recognizer:
             self._whole = encoder.whole(self.model, device, empty=True)
             prepared = casting.prepare(self.model, start.precision, device, empty=True) if empty else None
             checkpoint.load(self.model)
+            self._remarks = checkpoint.remarks
             self.ledger["load"] = self.measure()
             self._say(wire.Progress("cast", start.precision.name))
             prepared = prepared or casting.prepare(self.model, start.precision, device)
@@ -368,6 +369,7 @@ class Recognizer:
             versions=_versions(torch),
             pid=os.getpid(),
             graphs=dict(self._recorder.told) if self._recorder else {},
+            remarks=self._remarks,
         )
 
 

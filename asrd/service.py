@@ -111,7 +111,7 @@ def program() -> list[str]:
         if found is None:
             raise UsageError(f"{sys.argv[0]} is no program that systemd could start", "use python -m asrd service ...")
         return [os.path.abspath(found)]
-    words = [sys.executable, "-m", "asrd"]
+    words = [sys.executable, "-P", "-m", "asrd"]
     if _finds_asrd(sys.executable):
         return words
     return ["/usr/bin/env", f"PYTHONPATH={HOME.parent}", *words]

@@ -26,7 +26,6 @@ import importlib.machinery
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import math
 import os
 import sys
@@ -40,12 +39,10 @@ from types import ModuleType
 from typing import Any
 
 from . import archive, model_config
-from .checkpoint import CONFIG, HIDDEN_WEIGHTS, WEIGHTS, Place, places, tensors_of
+from .checkpoint import CONFIG, HIDDEN_WEIGHTS, WEIGHTS, Place, places, tensors_of, unpacked_bytes
 from .errors import AsrdError, DiskError, ModelError
 
 COMPILER = "torch._dynamo"
-
-log = logging.getLogger("asrd.worker")
 
 TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
 """Releases whose import is known to ask no more of the compiler than the stand-in has; any other is left alone."""
@@ -224,6 +221,9 @@ def at_most(elements: int) -> Iterator[None]:
 HIDDEN_CONFIG = "timestamps_asr_model_config.yaml"
 """Config of the second model that newer Canary files carry."""
 
+TOLD = 20
+"""Entries of a config that are named at most."""
+
 SOON = 0.5
 """Seconds within which a checkpoint that is not to be unpacked is found to be sound."""
 
@@ -310,6 +310,13 @@ class Checkpoint:
         if self._facts() != self._as_opened:
             raise ModelError(f"{self.path} was changed while it was read", "start again once it is whole")
 
+    @property
+    def remarks(self) -> list[str]:
+        """What of the config was passed on unknown, or left empty: a sentence each."""
+        checked = self._checked
+        found = {"unknown and passed on": checked.unknown, "names of files, left out": checked.emptied}
+        return [f"entries of its config, {what}: {', '.join(names[:TOLD])}" for what, names in found.items() if names]
+
     def restore(self) -> Any:
         """Return the model as NeMo restores it. Raises: as `build` and `load`."""
         model = self.build()
@@ -377,7 +384,12 @@ class Checkpoint:
         self._places = places(self._file, self.path)
         left = {WEIGHTS} if self._places is not None else set[str]()
         left |= set() if self._hidden else {HIDDEN_WEIGHTS}
-        for opened, member, name in archive.members(self._file, self.path, self._as_opened[0]):
+        size = self._as_opened[0]
+        if self._places is None:  # in one pass, as to list a gzipped archive is to unpack it
+            self._check_room(size)
+        else:
+            self._check_room(unpacked_bytes(self.path, self._hidden))
+        for opened, member, name in archive.members(self._file, self.path, size):
             if member.isfile() and name not in left:
                 self._check_room(member.size)
                 opened.extract(member, self.folder, filter="data")
@@ -409,11 +421,7 @@ class Checkpoint:
         return {name: tensor.shape for name, tensor in tensors.items()}
 
     def _config(self) -> dict[str, Any]:
-        """Return the checked config, with the tokenizers' files where they were unpacked; say what was found in it."""
-        if self._checked.unknown:
-            log.warning("config entries that asrd does not know: %s", ", ".join(self._checked.unknown[:20]))
-        if self._checked.emptied:
-            log.warning("config entries that name other files, left empty: %s", ", ".join(self._checked.emptied[:20]))
+        """Return the checked config, with the tokenizers' files where they were unpacked."""
         return self._with_files(self._checked) | {"restore_timestamps_model": self._hidden}
 
     def _with_files(self, checked: model_config.Checked) -> dict[str, Any]:

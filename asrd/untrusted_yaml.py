@@ -36,6 +36,9 @@ PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 """A reference that holds no other."""
 
+RESOLVER = re.compile(r"\$\{[^${}]*:")
+"""How a reference begins that is a call."""
+
 ENTRY = re.compile(r"(\.*)([\w/+-]+(?:\.[\w/+-]+|\[[\w/+-]+\])*)", re.ASCII)
 """What is inside a reference to another entry: dots that lead upwards, then keys."""
 
@@ -150,10 +153,13 @@ class _Resolver:
         """Return an entry of the root without references."""
         return self._plain(self._root[key], (key,), 0)
 
-    def _plain(self, value: Any, where: tuple[Any, ...], chain: int) -> Any:
+    def _count(self, where: tuple[Any, ...]) -> None:
         self._left -= 1
         if self._left < 0:
             raise RefusedError(f"has references in {dotted(where[:1])} that make more than {MAX_NODES} values")
+
+    def _plain(self, value: Any, where: tuple[Any, ...], chain: int) -> Any:
+        self._count(where)
         if len(where) > MAX_DEPTH:
             raise RefusedError(f"is nested more than {MAX_DEPTH} levels deep")
         if isinstance(value, dict):
@@ -169,9 +175,11 @@ class _Resolver:
         if "\\${" in text:
             raise RefusedError(f"has the escaped reference {shown(text)} in {dotted(where)}")
         while "${" in text:
-            self._left -= 1
+            self._count(where)
+            if RESOLVER.search(text):
+                raise RefusedError(f"has {shown(text)} in {dotted(where)}, which is no entry of its own")
             found = INNERMOST.search(text)
-            if found is None or self._left < 0 or len(text) > MAX_SCALAR_CHARACTERS:
+            if found is None or len(text) > MAX_SCALAR_CHARACTERS:
                 raise RefusedError(f"has the reference {shown(text)} in {dotted(where)}, which cannot be resolved")
             value = self._referred(found, where, chain + 1)
             if found.group() == text:
@@ -183,8 +191,6 @@ class _Resolver:
 
     def _referred(self, found: re.Match[str], where: tuple[Any, ...], chain: int) -> Any:
         """Return the value of the entry that a reference names."""
-        if ":" in found[1]:
-            raise RefusedError(f"has {shown(found.group())} in {dotted(where)}, which is no entry of its own")
         match = ENTRY.fullmatch(found[1].strip())
         if match is None:
             raise RefusedError(f"has the reference {shown(found.group())} in {dotted(where)}, which cannot be resolved")

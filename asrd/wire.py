@@ -234,6 +234,8 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last one."""
     graphs: dict[str, str] = {}
     """encoder, decoder -> what of it is replayed as CUDA graphs, and why not more; empty where none are wanted."""
+    remarks: list[str] = []
+    """What of the model file's config was passed on unknown, or left empty."""
     protocol: int = PROTOCOL
 
 

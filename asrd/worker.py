@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -57,6 +58,7 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other cost a busy machine several times the time
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONSAFEPATH": "1",  # no program takes code from the folder where it is started, which is the user's
 }
 
 
@@ -303,6 +305,18 @@ class Worker:
         self.live.discard(self)
 
 
+def python_path() -> str:
+    """Return where a new Python finds asrd that does not look into its current folder.
+
+    An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are handed on.
+    """
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
+        entries.append(home)
+    return os.pathsep.join(entries)
+
+
 def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
     """Start the process.
 
@@ -315,7 +329,7 @@ def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch},
+        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch, "PYTHONPATH": python_path()},
         start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
     )
     assert process.stdin is not None

@@ -382,7 +382,7 @@ def test_python_dash_m_from_a_checkout_starts_from_anywhere(fresh: Service) -> N
     script = f'cd "{checkout}" && "{sys.executable}" -m asrd service install --now'
     assert "it runs: idle" in fresh.session.ok("sh", "-c", script)
     text = fresh.session.inside(fresh.session.home / UNITS / "asrd.service").read_text()
-    assert f"ExecStart=/usr/bin/env PYTHONPATH={checkout} {sys.executable} -m asrd run\n" in text
+    assert f"ExecStart=/usr/bin/env PYTHONPATH={checkout} {sys.executable} -P -m asrd run\n" in text
 
 
 # -- without a manager ------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def worker(*what: str) -> int:
 
 def command(*what: str) -> tuple[str, ...]:
     """Return how a worker is started: as ever, or with what is done to it on purpose."""
-    return (sys.executable, "-m", "tools.benchmark.player", "worker", *what) if what else engine.WORKER
+    return (sys.executable, "-P", "-m", "tools.benchmark.player", "worker", *what) if what else engine.WORKER
 
 
 def main(verb: str, *words: str) -> int:

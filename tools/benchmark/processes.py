@@ -86,7 +86,7 @@ class Host:
 
     def __init__(self, kind: str, folder: Path, model: str, threads: int) -> None:
         self._log = folder / f"{kind}-{model}.log"
-        command = [sys.executable, "-m", "tools.benchmark.contenders", kind, str(folder), model, str(threads)]
+        command = [sys.executable, "-P", "-m", "tools.benchmark.contenders", kind, str(folder), model, str(threads)]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, env=environment(threads), stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1

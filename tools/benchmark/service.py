@@ -58,7 +58,7 @@ class Service:
     def __init__(self, folder: Path, model: str, threads: int, *what: str) -> None:
         self.folder = folder
         self.socket = folder / "asrd.sock"
-        self._command = [sys.executable, "-m", "tools.benchmark.player", "run", *what]
+        self._command = [sys.executable, "-P", "-m", "tools.benchmark.player", "run", *what]
         places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
         settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": "0", "IDLE": "never"}
         settings |= {"SINKS": "none", "NOTIFY": "false", "SOCKET": str(self.socket)}

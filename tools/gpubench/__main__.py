@@ -199,7 +199,7 @@ async def _build(name: str, path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".building.nemo")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tools.gpubench.architectures", name, str(beside)),
+        *(sys.executable, "-P", "-m", "tools.gpubench.architectures", name, str(beside)),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(path.parent), "CUDA_VISIBLE_DEVICES": ""},

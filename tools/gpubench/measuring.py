@@ -28,7 +28,7 @@ from asrd.worker import ENVIRONMENT, LostError, Worker
 from .bare import READY
 from .cells import BATCHES, EAGER, LENGTHS, UNTIMED, Cell, Found, Times
 
-COMMAND = (sys.executable, "-m", "asrd.recognizer", "--early")
+COMMAND = (sys.executable, "-P", "-m", "asrd.recognizer", "--early")
 WARM_UP = 3
 CAPTURING = 2
 """Batches of a size that are not timed: the first runs as it is, the second is captured."""
@@ -147,7 +147,7 @@ class Bench:
             np.save(sound, self.sounds.buffers[LENGTHS[0]])
             path = str(models.resolve(self.paths[cell.model]))
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tools.gpubench.bare", path, self.device, cell.kind, sound, out),
+                *(sys.executable, "-P", "-m", "tools.gpubench.bare", path, self.device, cell.kind, sound, out),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
