@@ -417,12 +417,12 @@ def test_a_tokenizer_is_read_from_the_archive_alone(bases: Any) -> None:
 OTHER_FILES = (
     ("decoding.greedy.ngram_lm_model", "lm.nemo"), ("decoding.beam.kenlm_path", "/tmp/lm.bin"),
     ("decoding.beam.ngram_lm_model", "/etc/passwd"), ("decoding.wfst.arpa_lm_path", "x.arpa"),
-    ("decoding.wfst.wfst_lm_path", "/home/u/.bashrc"), ("decoding.beam.flashlight_cfg.lexicon_path", "lex"),
+    ("decoding.wfst.wfst_lm_path", "/usr/x.fst"), ("decoding.beam.flashlight_cfg.lexicon_path", "lex"),
     ("decoding.greedy.boosting_tree.model_path", "/tmp/tree"), ("decoding.greedy.boosting_tree.key_phrases_file", "/x"),
     ("decoding.beam.word_kenlm_path", "x"), ("decoding.lang_tag_pattern", "(a+)+$"), ("encoder.x_path", "anything"),
     ("decoding.x", "https://example.com/x"), ("decoding.x", "~/.ssh/id_rsa"), ("decoding.x", "a/../../b"),
     ("nemo_file", "other.nemo"), ("pretrained_model", "nvidia/x"), ("from_pretrained", "nvidia/x"),
-    ("init_from_path", "x"), ("log_dir", "logs"), ("save_dir", "/tmp"), ("x", "file:///etc/passwd"),
+    ("init_from_path", "x"), ("log_dir", "logs"), ("save_dir", "/tmp"), ("x", "file:/etc/passwd"),
     ("decoding.x", ["/etc/passwd"]), ("model_defaults.cache_dir", "x"), ("x", "nemo:../x"), ("x", "s3://bucket/x"),
 )  # fmt: skip
 
@@ -600,7 +600,7 @@ def saved(members: dict[str, bytes], how: str, path: Path) -> Path:
         for key, usual in model_config.TOKENIZER_FILES.items():
             if key in config["tokenizer"]:
                 members[usual] = members.pop(config["tokenizer"].pop(key).removeprefix("nemo:"))
-        config["tokenizer"]["dir"] = "/home/somebody/tokenizers"
+        config["tokenizer"]["dir"] = "/data/somebody/tokenizers"
         config["encoder"] = {"cls": config["encoder"].pop("_target_"), "params": config["encoder"]}
         config["optim"] = {"name": "novograd", "lr": "${optim.sched.lr}", "sched": {"lr": 0.1}}
         members["model_config.yaml"] = yaml.safe_dump(config).encode()
