@@ -1,8 +1,10 @@
 """The clipboard: put a text there for good, or lend it for one paste and give back what was there before.
 
-A lent text is held by a program of ours whose diagnostics say when somebody fetched it, so a paste is known to have
-been taken or not. It lies in both selections, because the one chord that pastes everywhere, Shift+Insert, reads the
-clipboard in most programs and the primary selection in terminals. Knows wl-copy and xclip; runs in the daemon.
+A lent text lies in both selections, because the one chord that pastes everywhere, Shift+Insert,
+reads the clipboard in most programs and the primary selection in terminals. The former content comes
+back only when the focused window is known to have fetched the text: clipboard managers fetch, too.
+X11 tells who fetches (`x11`). Wayland does not, so there a text that may have been pasted stays in
+the clipboard. Knows wl-copy and xclip; runs in the daemon.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
+import sys
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -31,40 +35,52 @@ SECRET = "x-kde-passwordManagerHint"
 ANSWER = 4.0
 """Seconds that a display, or whoever owns a selection, gets to answer; a frozen owner costs them, then its content."""
 
+PROOF_SECONDS = 3.0
+"""What the focused window gets to fetch a pasted text; it may be busy."""
+
+X11 = (sys.executable, "-P", os.path.join(os.path.dirname(__file__), "x11.py"))
+"""The program that asks an X server what xclip cannot tell."""
+
 Environment = Mapping[str, str]
+
+Former = tuple[str, bytes]
+"""What a selection had before: its type and content."""
 
 
 class Selection(NamedTuple):
-    """How one selection of one display system is read, set, held and cleared."""
+    """How one selection of one display system is read, set and cleared."""
 
     text: str
     types: tuple[str, ...]
     read: tuple[str, ...]
     put: tuple[str, ...]
     as_type: str
-    hold: tuple[str, ...]
-    ready: re.Pattern[str]
-    fetched: re.Pattern[str]
     clear: tuple[str, ...]
 
 
+class Holding(NamedTuple):
+    """A program that holds selections, and what its lines mean."""
+
+    selections: tuple[Selection, ...]
+    words: tuple[str, ...]
+    ready: re.Pattern[str]
+    fetched: re.Pattern[str]
+    by_window: re.Pattern[str]
+    """The focused window fetched the text."""
+
+
 def _wayland(*flags: str) -> Selection:
-    """wl-copy traces its protocol under WAYLAND_DEBUG: its offer, and each `send` to someone who fetches."""
     return Selection(
         text=TEXT,
         types=("wl-paste", *flags, "--list-types"),
         read=("wl-paste", *flags, "--no-newline", "--type"),
         put=("wl-copy", *flags),
         as_type="--type",
-        hold=("wl-copy", *flags, "--foreground", "--type", TEXT),
-        ready=re.compile(r"set_(primary_)?selection\("),
-        fetched=re.compile(r"source\w*[@#]\d+\.send\("),
         clear=("wl-copy", *flags, "--clear"),
     )
 
 
 def _x11(name: str) -> Selection:
-    """xclip announces under -verbose that it waits for request N: N - 1 have been answered."""
     words = ("xclip", "-selection", name)
     return Selection(
         text="UTF8_STRING",
@@ -72,15 +88,41 @@ def _x11(name: str) -> Selection:
         read=(*words, "-out", "-target"),
         put=(*words, "-in"),
         as_type="-target",
-        hold=(*words, "-in", "-verbose"),
-        ready=re.compile(r"selection request number 1\b"),
-        fetched=re.compile(r"selection request number (?!1\b)"),
         clear=(),
     )
 
 
 SELECTIONS = {"wayland": (_wayland(), _wayland("--primary")), "x11": (_x11("clipboard"), _x11("primary")), "": ()}
 """Display system -> the clipboard, then the primary selection."""
+
+NEVER = re.compile(r"(?!)")
+
+
+def _held_by_wl_copy(selection: Selection) -> Holding:
+    """wl-copy traces its protocol under WAYLAND_DEBUG: its offer, and each `send` to someone who fetches."""
+    return Holding(
+        selections=(selection,),
+        words=(*selection.put, "--foreground", "--type", TEXT),
+        ready=re.compile(r"set_(primary_)?selection\("),
+        fetched=re.compile(r"source\w*[@#]\d+\.send\("),
+        by_window=NEVER,
+    )
+
+
+HOLDINGS = {
+    "wayland": tuple(map(_held_by_wl_copy, SELECTIONS["wayland"])),
+    "x11": (
+        Holding(
+            selections=SELECTIONS["x11"],
+            words=(*X11, "lend"),
+            ready=re.compile("^ready$"),
+            fetched=re.compile("^(window|other)$"),
+            by_window=re.compile("^window$"),
+        ),
+    ),
+    "": (),
+}
+"""Display system -> what holds a lent text."""
 
 
 async def put(text: str, environment: Environment) -> None:
@@ -125,26 +167,34 @@ def why(complaint: str) -> str:
 
 
 class Lent:
-    """A text that lies in both selections inside `async with`; afterwards what was there before is back.
+    """A text that lies in both selections inside `async with`.
+
+    Afterwards what was there before is back; but once the text may have been pasted, only if the
+    focused window is known to have fetched it. Else the text stays: a window that is late pastes
+    what it finds, and that must not be another text.
 
     Raises on entry:
         SinkError: no session, no program for it, or it refused.
+    Raises on exit:
+        SinkError: the text could not be left in the clipboard.
     """
 
     def __init__(self, text: str, environment: Environment) -> None:
+        self.pasted = False
+        """Set by the caller before it presses the chord: from then on a window may fetch the text at any time."""
         self._text = text.encode()
         self._environment = environment
         self._stack = contextlib.AsyncExitStack()
         self._holders: list[_Holder] = []
 
     async def __aenter__(self) -> Self:
-        selections = SELECTIONS[kind(self._environment)]
-        if not selections:
+        holdings = HOLDINGS[kind(self._environment)]
+        if not holdings:
             raise SinkError("there is no graphical session, so there is no clipboard")
         try:
-            for selection in selections:
+            for holding in holdings:
                 try:
-                    await self._stack.enter_async_context(self._lend(selection))
+                    await self._stack.enter_async_context(self._lend(holding))
                 except SinkError:
                     if not self._holders:  # a compositor may lack the primary selection; the clipboard is what counts
                         raise
@@ -155,7 +205,7 @@ class Lent:
             await self._stack.aclose()
             raise
         for holder in self._holders:
-            holder.fetched.clear()
+            holder.forget()
         return self
 
     async def __aexit__(
@@ -163,9 +213,23 @@ class Lent:
     ) -> None:
         await self._stack.aclose()
 
-    async def taken(self, limit: float = 2.0) -> bool:
-        """Return whether somebody fetched the text since it was lent, waiting for it, and until no more fetch it."""
-        waiting = [asyncio.ensure_future(holder.fetched.wait()) for holder in self._holders]
+    @property
+    def fetched(self) -> bool:
+        """Whether a program fetched the text since it was lent: the window, or a clipboard manager."""
+        return any(holder.count for holder in self._holders)
+
+    @property
+    def proved(self) -> bool:
+        """Whether the focused window fetched the text since it was lent."""
+        return any(holder.by_window.is_set() for holder in self._holders)
+
+    async def taken(self, limit: float = PROOF_SECONDS) -> bool:
+        """Return whether the focused window fetched the text, waiting for it, and until no program fetches it.
+
+        Where that cannot be told, the answer is False, and comes as soon as any program fetched the text.
+        """
+        events = [holder.by_window if holder.tells_who else holder.fetched for holder in self._holders]
+        waiting = [asyncio.ensure_future(event.wait()) for event in events]
         try:
             done, _ = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -173,7 +237,7 @@ class Lent:
                 task.cancel()
         if done:
             await self._quiet(0.2)
-        return bool(done)
+        return self.proved
 
     async def _quiet(self, seconds: float) -> None:
         """Wait until nobody has fetched for so long, at most ten times that."""
@@ -184,18 +248,42 @@ class Lent:
                 return
 
     @contextlib.asynccontextmanager
-    async def _lend(self, selection: Selection) -> AsyncIterator[None]:
-        before = await _saved(selection, self._environment)
+    async def _lend(self, holding: Holding) -> AsyncIterator[None]:
+        """Hold selections; afterwards leave the text in them, or give back what they had."""
+        owed = {selection: await _saved(selection, self._environment) for selection in holding.selections}
         try:
-            async with _Holder(selection, self._text, self._environment) as holder:
+            async with _Holder(holding, self._text, self._environment) as holder:
                 self._holders.append(holder)
-                yield
+                try:
+                    yield
+                finally:
+                    # While it is held still: a clipboard manager fills a clipboard that is empty for a moment.
+                    if self._stays:
+                        await self._leave(holding)
+                    else:
+                        for selection in [each for each, former in owed.items() if former]:
+                            await self._give_back(selection, owed.pop(selection))
         finally:  # also where the holder was stopped half-way: it may have had the selection already
-            if await _free(selection, self._text, self._environment):
-                await _give_back(selection, before, self._environment)
+            if not self._stays:
+                for selection, former in owed.items():
+                    await self._give_back(selection, former)
+
+    @property
+    def _stays(self) -> bool:
+        return self.pasted and not self.proved
+
+    async def _leave(self, holding: Holding) -> None:
+        for selection in holding.selections:
+            if not await _free(selection, self._text, self._environment):
+                raise SinkError("something else was copied before the window took the text")
+            await _put(selection, selection.text, self._text, self._environment)
+
+    async def _give_back(self, selection: Selection, former: Former | None) -> None:
+        if await _free(selection, self._text, self._environment):
+            await _give_back(selection, former, self._environment)
 
 
-async def _saved(selection: Selection, environment: Environment) -> tuple[str, bytes] | None:
+async def _saved(selection: Selection, environment: Environment) -> Former | None:
     """Return the type and content of a selection, None when it is empty, secret, or its owner does not answer."""
     try:
         offered = (
@@ -231,7 +319,7 @@ async def _free(selection: Selection, content: bytes, environment: Environment) 
     return False
 
 
-async def _give_back(selection: Selection, before: tuple[str, bytes] | None, environment: Environment) -> None:
+async def _give_back(selection: Selection, before: Former | None, environment: Environment) -> None:
     try:
         if before:
             await _put(selection, *before, environment)
@@ -242,26 +330,33 @@ async def _give_back(selection: Selection, before: tuple[str, bytes] | None, env
 
 
 class _Holder:
-    """The program that owns a selection inside `async with`, and counts who fetches."""
+    """The program that owns selections inside `async with`, and tells when they are fetched."""
 
-    def __init__(self, selection: Selection, content: bytes, environment: Environment) -> None:
+    def __init__(self, holding: Holding, content: bytes, environment: Environment) -> None:
         self.count = 0
         self.took_focus = False
-        self.fetched = asyncio.Event()
+        self.tells_who = holding.by_window is not NEVER
+        self.fetched, self.by_window = asyncio.Event(), asyncio.Event()
         self._ready = asyncio.Event()
-        self._selection = selection
+        self._holding = holding
         self._content = content
         self._environment = {**environment, "WAYLAND_DEBUG": "client"}
 
+    def forget(self) -> None:
+        """Count what is fetched from now on."""
+        self.count = 0
+        self.fetched.clear()
+        self.by_window.clear()
+
     async def __aenter__(self) -> Self:
-        name = self._selection.hold[0]
+        name = os.path.basename(self._holding.words[0])
         with memory_file(self._content) as given:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *self._selection.hold,
+                    *self._holding.words,
                     stdin=given,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.STDOUT,
                     env=self._environment,
                     start_new_session=True,
                 )
@@ -288,13 +383,15 @@ class _Holder:
         await self._watching
 
     async def _watch(self) -> None:
-        assert self._process.stderr
-        async for line in self._process.stderr:
+        assert self._process.stdout
+        async for line in self._process.stdout:
             trace = line.decode(errors="replace")
-            if self._selection.fetched.search(trace):
+            if self._holding.fetched.search(trace):
                 self.count += 1
                 self.fetched.set()
-            elif self._selection.ready.search(trace):
+                if self._holding.by_window.search(trace):
+                    self.by_window.set()
+            elif self._holding.ready.search(trace):
                 self._ready.set()
             elif "get_toplevel(" in trace:
                 # Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes it.

@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 EVENTS = (
     *("take", "kept", "rejected", "demoted", "promoted", "shadow", "loaded", "vram-alert", "device-lost"),
-    *("sink-failed", "starting", "suspend"),
+    *("sink-failed", "in-clipboard", "starting", "suspend"),
 )
 """Events that count here."""
 
@@ -288,6 +288,7 @@ ABOUT = {
     "vram-alert": "alerts on GPU memory",
     "device-lost": "times the microphone was lost",
     "sink-failed": "deliveries that failed",
+    "in-clipboard": "texts left in the clipboard, as no window was seen to take them",
     "suspend": "suspends",
 }
 

@@ -7,20 +7,27 @@ the compositor allows, and shows only when tried. Runs in the daemon.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from .clipboard import Environment, Lent, why
-from .desktop import run
+from .clipboard import PROOF_SECONDS, X11, Environment, Lent, why
+from .desktop import kind, run
 from .errors import SinkError, UncertainError
+
+log = logging.getLogger("asrd.keyboard")
 
 WTYPE = ("wtype", "-s", "200")
 """A new virtual keyboard loses its first key unless the compositor gets time to announce it: 200 ms."""
 
 UTF8 = {"LC_ALL": "C.UTF-8"}
 """wtype and xdotool decode their input by locale, and a user service may have none."""
+
+KEYBOARD_SECONDS = 4.0
+"""What an X server gets to tell of its keyboard; a stopped one never does."""
 
 PATIENCE = 10.0
 """Seconds that typing may take beyond what its delays add up to."""
@@ -30,20 +37,41 @@ class PartlyError(UncertainError):
     """A way failed when some of the text may have been typed: another way would type it twice."""
 
 
+class UnprovedError(SinkError):
+    """A text was pasted, but the window was not seen to take it; it is in the clipboard."""
+
+
+async def _keyboard(environment: Environment) -> list[str]:
+    """Return the facts about an X server's keyboard (`x11 keys`); none where it does not answer."""
+    try:
+        ended = await run(*X11, "keys", environment=environment, limit=KEYBOARD_SECONDS)
+    except SinkError as error:
+        log.debug("the keyboard is unknown: %s", error)
+        return []
+    return ended.output.decode().split()
+
+
 async def exact_by_xdotool(text: str, environment: Environment) -> bool:
     """Whether xdotool would type this text exactly.
 
     What the layout has no key for, it types by remapping a key under the window's eyes, and dead keys swallow what
-    follows: signs go missing at any delay. That leaves printable ASCII on the plain US layout.
+    follows: signs go missing at any delay. That leaves printable ASCII on the plain US layout. The server is asked for
+    the layout that it uses: the one that `setxkbmap` knows of may have been replaced since.
     """
     if not all(sign == "\n" or (sign.isascii() and sign.isprintable()) for sign in text):
         return False
+    return "us" in await _keyboard(environment)
+
+
+@contextlib.asynccontextmanager
+async def _caps_lock_kept(environment: Environment) -> AsyncIterator[None]:
+    """Have Caps Lock afterwards as it was: xdotool --clearmodifiers switches it off, and not on again."""
+    on = "caps" in await _keyboard(environment)
     try:
-        answer = (await run("setxkbmap", "-query", environment=environment, limit=2.0)).output.decode().split("\n")
-    except SinkError:
-        return False
-    layout = {name: value.strip() for name, _, value in (line.partition(":") for line in answer)}
-    return layout.get("layout") == "us" and not layout.get("variant")
+        yield
+    finally:
+        if on:
+            await run(*X11, "caps", environment=environment, limit=KEYBOARD_SECONDS)
 
 
 async def _typed(*words: str, text: str, environment: Environment, delay: int) -> None:
@@ -72,7 +100,8 @@ async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
     if not await exact_by_xdotool(text, environment):
         raise SinkError("xdotool types only ASCII exactly, and only on the plain US layout")
     words = ("xdotool", "type", "--clearmodifiers", "--delay", str(delay), "--file", "-")
-    await _typed(*words, text=text, environment=environment, delay=delay)
+    async with _caps_lock_kept(environment):
+        await _typed(*words, text=text, environment=environment, delay=delay)
 
 
 CHORDS = {"wayland": ("wtype", "dotool", "ydotool"), "x11": ("xdotool", "dotool", "ydotool"), "": ()}
@@ -80,11 +109,35 @@ CHORDS = {"wayland": ("wtype", "dotool", "ydotool"), "x11": ("xdotool", "dotool"
 
 
 async def by_pasting(text: str, tool: str, environment: Environment) -> None:
-    """Lend the text to the clipboard, press Shift+Insert, and see whether somebody fetched it."""
-    async with Lent(text, environment) as lent:
-        await _press(tool, environment)
-        if not await lent.taken():
-            raise SinkError("the focused window did not take what was pasted")
+    """Lend the text to the clipboard, press Shift+Insert, and see whether the focused window fetched it.
+
+    Raises:
+        UnprovedError: that was not seen; the text is in the clipboard.
+        PartlyError: as before, but the text is not in the clipboard.
+        SinkError: nothing was pasted.
+    """
+    lent = Lent(text, environment)
+    try:
+        async with lent:
+            lent.pasted = True
+            try:
+                await _press(tool, environment)
+            except SinkError as error:
+                lent.pasted = isinstance(error.__cause__, TimeoutError)  # a tool that fails has pressed nothing
+                raise
+            proved = await lent.taken()
+    except SinkError as error:
+        if lent.pasted:
+            raise PartlyError(error.message, "the text may have been pasted; asrd last prints it") from error
+        raise
+    if not proved:
+        raise UnprovedError(_unproved(lent, environment), "press Ctrl+V if it is missing")
+
+
+def _unproved(lent: Lent, environment: Environment) -> str:
+    if kind(environment) == "wayland" and lent.fetched:
+        return "what was pasted was fetched, and Wayland does not tell by whom"
+    return f"the focused window did not take what was pasted within {PROOF_SECONDS:.0f} s"
 
 
 async def _press(tool: str, environment: Environment) -> None:
@@ -100,7 +153,8 @@ async def _press(tool: str, environment: Environment) -> None:
         known = await run(tool, environment=environment, limit=2.0)
         old = "recorder" in known.complaint + known.output.decode(errors="replace")  # before 1.0: names, not codes
         words += ["key", "shift+insert"] if old else ["key", "42:1", "110:1", "110:0", "42:0"]
-    ended = await run(*words, environment=environment, text=text, limit=5.0)
+    async with _caps_lock_kept(environment) if tool == "xdotool" else contextlib.nullcontext():
+        ended = await run(*words, environment=environment, text=text, limit=5.0)
     if ended.code:
         raise SinkError(f"{tool} failed{why(ended.complaint)}")
 

@@ -1,9 +1,9 @@
 """Tell a key that is held, or bounces, from a person who presses it again.
 
-A desktop runs a binding again and again while its key is held: after the repeat delay, then many times a second. Each
-run asks for a toggle. asrd cannot see the key; it sees only when each toggle arrives. So it acts on a toggle that comes
-soon after another one in a way that it can take back. It decides when the next repeat would have come. Runs in the
-daemon.
+A desktop runs a binding again and again while its key is held: after the repeat delay, then many
+times a second. Each run asks for a toggle. asrd cannot see the key; it sees only when each toggle
+arrives. So it acts on a toggle that comes soon after another one in a way that it can take back. It
+decides when the next repeat would have come. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .recorder import Recorder
 from .recording import Recording
 
 REPEAT_SECONDS = 0.2
-"""A toggle that follows another one sooner is no press of a person: keys repeat at least five times a second."""
+"""A toggle that follows another one sooner is no press: keys repeat at least five times a second."""
 
 REPEAT_DELAY_SECONDS = 1.2
 """A toggle that follows another one later is a press: no desktop waits so long before a held key repeats."""
@@ -89,8 +89,8 @@ class ToggleKey:
     def start_repeats(self) -> bool:
         """Return whether a `start` is the late repeat of a key that was released.
 
-        Each run of a binding is a process of its own, so the last `start` may arrive after the `stop` of the release.
-        The repeats before it were refused, because a recording was going on.
+        Each run of a binding is a process of its own, so the last `start` may arrive after the `stop`
+        of the release. The repeats before it were refused, because a recording was going on.
         """
         now = time.monotonic()
         late = self._recorder.one is None and now - self._start_refused_seconds < REPEAT_SECONDS

@@ -19,12 +19,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from . import clipboard, desktop
+from . import clipboard, desktop, systemd
 from .clipboard import Environment, why
 from .config import SINKS, Settings
 from .desktop import Desktop, kind, run
 from .errors import ConfigError, SinkError, UncertainError, nearest
-from .keyboard import CHORDS, UTF8, Check, PartlyError, ask, by_pasting, by_wtype, by_xdotool, install, probe
+from .keyboard import (
+    CHORDS,
+    UTF8,
+    Check,
+    PartlyError,
+    UnprovedError,
+    ask,
+    by_pasting,
+    by_wtype,
+    by_xdotool,
+    install,
+    probe,
+)
 
 log = logging.getLogger("asrd.sinks")
 
@@ -151,6 +163,9 @@ class Clipboard:
         await clipboard.put(text, await _session())
 
 
+IN_CLIPBOARD = "The text is in the clipboard"
+"""The summary of the notification; a later one takes its place."""
+
 Way = tuple[str, Callable[[], Awaitable[None]]]
 """A way into the focused window: what to call it, and the try."""
 
@@ -179,6 +194,9 @@ class Window:
                 await attempt()
             except PartlyError:
                 raise
+            except UnprovedError as error:
+                await self._tell_unproved(error)
+                return
             except SinkError as error:
                 log.debug("%s: %s", way, error)
                 failures.append(error.message)
@@ -211,7 +229,17 @@ class Window:
         except SinkError as error:
             raise SinkError(f"nothing can type here ({reasons}), and {error.message}", hint) from error
         self._went(f"clipboard, as nothing can type here ({reasons})")
-        await self._shown.notify("The text is in the clipboard", "Nothing could type it here: paste it with Ctrl+V.")
+        await self._shown.notify(IN_CLIPBOARD, "Nothing could type it here: paste it with Ctrl+V.")
+
+    async def _tell_unproved(self, error: UnprovedError) -> None:
+        """Say that a text was pasted and may be missing; it is in the clipboard already."""
+        way = f"clipboard, as {error.message}"
+        systemd.event("in-clipboard", f"{self.name}: {error.message}; {error.hint}", logging.WARNING, sink=self.name)
+        known = way == self.way and "Wayland" in way  # it cannot tell the next time either: once is enough
+        self._went(way)
+        if not known:
+            body = "It was pasted, but the window was not seen to take it. If it is missing, press Ctrl+V."
+            await self._shown.notify(IN_CLIPBOARD, body)
 
     def _went(self, way: str) -> None:
         if way != self.way:

@@ -35,6 +35,7 @@ EVENTS = {
     "device-lost": "ca09ce96dfb14fefbece304a1a2c8fa3",
     "device-back": "4cc255838587485184fd069e70ce227e",
     "sink-failed": "bfce7e463bfe4a23adf0a3202a6cd850",
+    "in-clipboard": "66eebd0187ff401f9e8885072846f177",
     "vram-alert": "3f51d54247b9466d86a824c1fece935f",
     "suspend": "469948f6310a447eb804a7289e473cd6",
     "resume": "b9b671a99db04cbca15188248f514308",

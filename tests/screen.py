@@ -35,6 +35,9 @@ PACKAGES = {
     "xterm": "xterm",
     "xdotool": "xdotool",
     "xclip": "xclip",
+    "setxkbmap": "x11-xkb-utils",
+    "xkbcomp": "x11-xkb-utils",
+    "xmodmap": "x11-xserver-utils",
     "dbus-daemon": "dbus",
     "dunst": "dunst",
 }
