@@ -12,6 +12,7 @@ import os
 import time
 from pathlib import Path
 
+from .deliveries import SUFFIX
 from .takes import Spool
 
 RACY_SECONDS = 0.05
@@ -26,7 +27,7 @@ class RecordingIndex:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Stamp, bool]] = {}
-        """Recording -> stamp of its note, and whether it waits."""
+        """Recording -> stamps of its note and of its deliveries, and whether it waits."""
         self._count = 0
         self._in_hand: list[str] = []
         """Recordings that somebody held when they were counted; what becomes of them need not change the folder."""
@@ -53,7 +54,7 @@ class RecordingIndex:
         known: dict[str, tuple[Stamp, bool]] = {}
         in_hand: list[str] = []
         for name in _recordings(spool.where):
-            stamp = _stamp(spool.where / f"{name}.json")
+            stamp = _stamp(spool.where / f"{name}.json") + _stamp(spool.where / f"{name}{SUFFIX}")
             if stamp and self._known.get(name, ((), False))[0] == stamp:
                 known[name] = self._known[name]
             elif (note := spool.look(name)) is not None:

@@ -148,6 +148,9 @@ ACTS: dict[str, Callable[[Spool, list[Take], random.Random], None]] = {
     ] and None,
     "a stranger's file": lambda spool, takes, draw: (spool.where / f"x{draw.random()}").touch(),
     "a stranger's sound": lambda spool, takes, draw: (spool.where / f"x{draw.random()}.wav").touch(),
+    "hand over": lambda spool, takes, draw: (spool.where / f"{note.id}.deliveries").write_bytes(b"")
+    if (note := next(iter(spool.waiting()), None))
+    else None,
     "wait": lambda spool, takes, draw: aged(spool),
     "nothing": lambda spool, takes, draw: None,
 }  # fmt: skip
