@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import ModelError
+from .untrusted_yaml import shown
 
 MAX_MEMBERS = 1000
 """Members of an archive; those of NeMo have at most a hundred."""
@@ -70,7 +71,7 @@ def members(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[tarfile.Ta
             name = _plain_name(member, path)
             total += member.size
             if name in seen or len(seen) >= MAX_MEMBERS:
-                what = f"holds {name} twice" if name in seen else f"holds more than {MAX_MEMBERS} files"
+                what = f"holds {shown(name)} twice" if name in seen else f"holds more than {MAX_MEMBERS} files"
                 raise ModelError(f"{path} is refused: it {what}", HINT)
             seen.add(name)
             if not zipped and member.offset_data + member.size > size:
@@ -79,16 +80,16 @@ def members(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[tarfile.Ta
                 raise ModelError(f"{path} is refused: it unpacks to more than {MAX_EXPANSION} times its size", HINT)
             if member.isfile() and member.size > MAX_SMALL_BYTES and not name.endswith(WEIGHTS_END):
                 most = f"{MAX_SMALL_BYTES >> 20} MiB"
-                raise ModelError(f"{path} is refused: its member {name} has {member.size} bytes, at most {most}", HINT)
+                what = f"its member {shown(name)} has {member.size} bytes, at most {most}"
+                raise ModelError(f"{path} is refused: {what}", HINT)
             yield archive, member, name
 
 
 def _plain_name(member: tarfile.TarInfo, path: Path) -> str:
     """Return a member's name, which may begin with `./`. Raises ModelError: one that leads elsewhere, or no file."""
     name = member.name.removeprefix("./")
-    shown = "".join(letter if letter.isprintable() else "?" for letter in member.name)[:80]
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or not name:
-        raise ModelError(f"{path} is refused: its member {shown!r} leads out of the archive", HINT)
+        raise ModelError(f"{path} is refused: its member {shown(member.name)} leads out of the archive", HINT)
     if not (member.isfile() or member.isdir()) or member.issparse():
-        raise ModelError(f"{path} is refused: its member {shown!r} is a link or a device", HINT)
+        raise ModelError(f"{path} is refused: its member {shown(member.name)} is a link or a device", HINT)
     return name.rstrip("/")

@@ -415,7 +415,7 @@ class _Unpickler(pickle._Unpickler):
         if (module, name) in self._known:
             return self._known[module, name]
         raise ModelError(
-            f"{self._path} is refused: its weights name {module}.{name}, which is no part of a tensor",
+            f"{self._path} is refused: its weights name {shown(f'{module}.{name}')}, which is no part of a tensor",
             "a checkpoint that runs code when opened is not opened; get it from its publisher",
         )
 
@@ -457,9 +457,8 @@ def tensors_of(content: IO[bytes], path: Path, size: int) -> dict[str, Tensor]:
     except ModelError:
         raise
     except Exception as error:  # a damaged pickle may raise anything at all
-        raise ModelError(
-            f"{path} has weights that cannot be read ({type(error).__name__}: {error})", "copy or download it again"
-        ) from error
+        what = f"{type(error).__name__}: {shown(str(error))}"
+        raise ModelError(f"{path} has weights that cannot be read ({what})", "copy or download it again") from error
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise ModelError(f"{path} has weights without a single named tensor", "copy or download it again")
     _check_bytes(tensors, path, size)

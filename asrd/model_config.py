@@ -128,7 +128,7 @@ LIMITS = {
 WIDTHS = (
     "d_model", "hidden_size", "inner_size", "pred_hidden", "joint_hidden", "enc_hidden", "encoder_hidden",
     "asr_enc_hidden", "lm_enc_hidden", "lm_dec_hidden", "feat_in", "feat_out", "num_classes", "vocab_size", "filters",
-    "lstm_hidden_size", "proj_size",
+    "lstm_hidden_size", "proj_size", "rnn_hidden_size",
 )  # fmt: skip
 """Keys of sizes that a tensor of the file must reach."""
 
@@ -346,10 +346,12 @@ def _check_numbers(node: Any, where: tuple[object, ...], widest: int, tensors: i
         if isinstance(value, dict | list):
             if name in ("vocabulary", "labels") and len(value) > max(widest, USUAL_WIDTH):
                 raise RefusedError(f"has {len(value)} entries in {dotted(here)}, and no tensor has as many")
+            if name == "jasper" and isinstance(value, list) and len(value) > max(tensors, 1):
+                raise RefusedError(f"has {len(value)} blocks in {dotted(here)}, and {tensors} tensors")
             _check_numbers(value, here, widest, tensors)
         elif isinstance(value, int | float) and not abs(value) <= (most := _most(name, widest, tensors)):
-            if math.isinf(value) and most == MAX_NUMBER:
-                continue  # a penalty of NeMo's defaults, and no size
+            if most == MAX_NUMBER and (math.isinf(value) or len(here) == 1):
+                continue  # a penalty of NeMo's defaults, or a note of the training: no size
             raise RefusedError(f"has {shown(value)} in {dotted(here)}, and at most {most} is possible")
 
 
@@ -396,9 +398,15 @@ def _tokenizers(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if not isinstance(section, dict):
         return []
     several = section.get("langs")
-    if section.get("type") != "agg" or not isinstance(several, dict):
+    if not isinstance(several, dict):
         return [("tokenizer", section)]
-    return [(f"tokenizer.langs.{name}", one) for name, one in several.items() if isinstance(one, dict)]
+    found = [(f"tokenizer.langs.{name}", one) for name, one in several.items() if isinstance(one, dict)]
+    return found if _kind(section) == "agg" else [("tokenizer", section), *found]
+
+
+def _kind(section: dict[str, Any]) -> str:
+    """Return a tokenizer's type as NeMo compares it."""
+    return str(section.get("type")).lower()
 
 
 def _check_tokenizers(config: dict[str, Any], members: frozenset[str] | None) -> None:
@@ -417,7 +425,7 @@ def _check_tokenizers(config: dict[str, Any], members: frozenset[str] | None) ->
     if members is None:
         return
     for section, key, name in tokenizer_files(config):
-        needed = key == ("vocab_path" if section.get("type") == "wpe" else "model_path")
+        needed = key == ("vocab_path" if _kind(section) == "wpe" else "model_path")
         if needed and name not in members:
             raise RefusedError(f"needs the tokenizer file {shown(name)}, which the model file does not hold")
 

@@ -25,7 +25,6 @@ import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import importlib.util
-import json
 import math
 import os
 import sys
@@ -37,6 +36,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import yaml
 
 from . import archive, model_config
 from .checkpoint import CONFIG, HIDDEN_WEIGHTS, WEIGHTS, Place, places, tensors_of, unpacked_bytes
@@ -394,9 +395,9 @@ class Checkpoint:
                 self._check_room(member.size)
                 opened.extract(member, self.folder, filter="data")
         self._checked = self._check(CONFIG, WEIGHTS)
-        if self._hidden and (self.folder / HIDDEN_CONFIG).is_file():
-            hidden = self._check(HIDDEN_CONFIG, HIDDEN_WEIGHTS)
-            (self.folder / HIDDEN_CONFIG).write_text(json.dumps(self._with_files(hidden)))  # which is YAML too
+        if self._hidden and all((self.folder / name).is_file() for name in (HIDDEN_CONFIG, HIDDEN_WEIGHTS)):
+            hidden = self._with_files(self._check(HIDDEN_CONFIG, HIDDEN_WEIGHTS))
+            (self.folder / HIDDEN_CONFIG).write_text(yaml.safe_dump(hidden, allow_unicode=True))  # NeMo reads it there
 
     def _check(self, config: str, weights: str) -> model_config.Checked:
         """Return a config of the archive as NeMo may be given it, after a look at its weights without torch."""

@@ -407,6 +407,10 @@ def test_a_tokenizer_is_read_from_the_archive_alone(bases: Any) -> None:
                 at(config, f"{place}.{key}", value)
                 message = refusal(yaml.safe_dump(config).encode(), bases[model])
                 assert f"in {place}.{key}, which is outside the model file" in message
+    config = copy.deepcopy(bases["demo"][0])  # NeMo takes any case, and the files of one tokenizer are never skipped
+    at(config, "tokenizer.type", "AgG")
+    at(config, "tokenizer.langs.en.model_path", "/etc/passwd")
+    assert "needs the tokenizer file passwd" in refusal(yaml.safe_dump(config).encode(), bases["demo"])
     for value in ("/etc/passwd", "https://example.com/t.model", "elsewhere.model", "nemo:elsewhere.model", 3, ["x"]):
         config = copy.deepcopy(bases["demo-ctc"][0])
         at(config, "tokenizer.model_path", value)
@@ -723,3 +727,35 @@ def test_the_worker_refuses_before_nemo_is_there(tmp_path: Path) -> None:
     *said, imported = done.stdout.splitlines()
     assert len(said) == len(DOORS)
     assert imported == "[]"
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(("name", "change"), DOORS)
+def test_the_second_model_of_a_file_is_looked_at_too(
+    name: str, change: Callable[[Config], object], zipped: bool, tmp_path: Path
+) -> None:
+    from asrd import startup
+
+    evil = members_of(rewritten(models.SHIPPED["demo-ctc"], tmp_path / "evil.nemo", change))
+    hidden = {f"timestamps_asr_{key}": content for key, content in evil.items() if key.startswith("model_")}
+    members = members_of(models.SHIPPED["demo"]) | hidden
+    path = packed(tmp_path / "x.nemo", members, "w:gz" if zipped else "w:")
+    with startup.Checkpoint(path, hidden=True) as opened, pytest.raises(ModelError, match="is refused: its config"):
+        opened._unpack()
+    bomb = {"timestamps_asr_model_weights.ckpt": b"cposix\nsystem\n(S'touch written'\ntR."}
+    path = packed(tmp_path / "y.nemo", members | bomb, "w:gz" if zipped else "w:")
+    with startup.Checkpoint(path, hidden=True) as opened, pytest.raises(ModelError, match=r"names? posix\.system"):
+        opened._unpack()
+
+
+def test_what_is_passed_on_unknown_is_in_the_log(tmp_path: Path) -> None:
+    path = rewritten(
+        models.SHIPPED["demo-ctc"],
+        tmp_path / "odd.nemo",
+        lambda config: (at(config, "new_option", 3), at(config, "decoding.beam.kenlm_path", "/x/y")),
+    )
+    done = run(["run", "--model", str(path), "--source", f"file:{CLIP}", "--sink", "stdout"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("unknown and passed on: new_option\n") == 1
+    assert done.stderr.count("names of files, left out: decoding.beam.kenlm_path\n") == 1
+    assert done.stdout.strip()
