@@ -52,10 +52,21 @@ def test_every_word_lost_or_doubled_is_counted(seed: int) -> None:
     assert findings.compare(said, had) == wanted
 
 
-def test_what_may_have_been_delivered_is_no_loss() -> None:
-    assert findings.compare("call helen at noon", "", "call helen at noon") == Words(0, 0)
-    assert findings.compare("call helen at noon", "call helen", "at noon") == Words(0, 0)
-    assert findings.compare("call helen at noon", "call helen call", "at noon") == Words(0, 1)
+AGAIN = (
+    ("call helen at noon", "", "call helen at noon", True, Words(0, 0)),  # it had not been delivered
+    ("call helen at noon", "call helen at noon", "call helen at noon", True, Words(0, 0)),  # it had
+    ("call helen at noon", "call helen at noon", "call helen at noon", False, Words(0, 4)),  # nobody had said so
+    ("call helen at noon", "call helen", "at noon", False, Words(0, 0)),  # what was missing
+    ("call helen at noon", "call helen", "", True, Words(2, 0)),  # sent again, and yet it did not come
+    ("call helen at noon", "call helen at noon call", "", True, Words(0, 1)),  # before anybody asked for it
+)
+
+
+@pytest.mark.parametrize(("said", "had", "more", "declared", "wanted"), AGAIN)
+def test_what_is_sent_again_is_doubled_only_where_nobody_had_said_that_it_may_be(
+    said: str, had: str, more: str, declared: bool, wanted: Words
+) -> None:
+    assert findings.compare(said, had, more, declared) == wanted
 
 
 def test_percentiles_are_values_that_occurred() -> None:

@@ -19,13 +19,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
-from . import kills, microphone, page, planted
+from . import delivery, kills, microphone, page, planted
 from .daemon import BrokenError
+from .delivery import Delivery
 from .findings import Round, rows
-from .home import Home, home
+from .home import home
 from .house import House
 from .kills import Kills
 from .microphone import SoundServer
@@ -51,22 +53,33 @@ QUICK |= {"reloading": 1, "suspending": 1, "microphone, speech": 2}
 """Rounds of each moment in a quick run; only the daemon is killed there, as a worker that comes again takes time."""
 
 
+SINKS = {"kills": ("one",), "delivery": ("one", "two", "three")}
+"""Sinks of a part's houses."""
+
+
 class BlindError(Exception):
     """Instruments that did not report what was planted; one sentence each."""
+
+
+class Rounds(Protocol):
+    """What plays the rounds of a part in one house."""
+
+    def play(self, moment: str, target: str) -> None:
+        """Play one round. Raises BrokenError, OSError."""
 
 
 class Player:
     """Plays the rounds of a part, several houses at once.
 
     Args:
+        part: its name.
         folder: for everything that is written.
-        jobs: houses.
-        seed: of everything that is left to chance.
-        deadline: on the monotonic clock; no round begins after it.
+        args: of the command line: jobs, seed, minutes.
     """
 
-    def __init__(self, folder: Path, jobs: int, seed: int, deadline: float) -> None:
-        self.folder, self.jobs, self.seed, self.deadline = folder, jobs, seed, deadline
+    def __init__(self, part: str, folder: Path, args: argparse.Namespace) -> None:
+        self.part, self.folder, self.jobs, self.seed = part, folder, args.jobs, args.seed
+        self.deadline = time.monotonic() + (60 * args.minutes if args.minutes else float("inf"))
         self.sound = False
         """Whether a round of the plan needs a microphone."""
         self.rounds: list[Round] = []
@@ -88,39 +101,43 @@ class Player:
 
     def _house(self, number: int, faults: tuple[str, ...]) -> None:
         try:
-            with home(self.folder, f"kills-{number}") as one:
-                house = House(one, random.Random(f"{self.seed} {number}"))
-                self._live_in(house, one, faults)
+            with home(self.folder, f"{self.part}-{number}") as one, contextlib.ExitStack() as stack:
+                house = House(one, random.Random(f"{self.seed} {self.part} {number}"), SINKS[self.part])
+                planter = planted.Planter(house, faults)
+                stack.enter_context(planter.planting())
+                self._live_in(house, self._rounds(house, stack))
+                planter.finish()
                 self.rounds += house.rounds
         except BaseException as error:
             self._failed.append(error)
 
-    def _live_in(self, house: House, one: Home, faults: tuple[str, ...]) -> None:
-        planter = planted.Planter(house, faults)
-        with contextlib.ExitStack() as stack:
-            logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
-            stack.enter_context(planter.planting())
-            server = stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}")) if self.sound else None
-            player = Kills(house, logind, server)
-            while time.monotonic() < self.deadline:
-                try:
-                    moment, target = self._plan.get_nowait()
-                except queue.Empty:
-                    break
-                self._round(player, moment, target)
-            house.last()
-        planter.finish()
+    def _rounds(self, house: House, stack: contextlib.ExitStack) -> Rounds:
+        """Return what plays the rounds, with the servers that it needs."""
+        if self.part == "delivery":
+            return Delivery(house)
+        one = house.home
+        logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
+        server = stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}")) if self.sound else None
+        return Kills(house, logind, server)
 
-    def _round(self, player: Kills, moment: str, target: str) -> None:
+    def _live_in(self, house: House, rounds: Rounds) -> None:
+        while time.monotonic() < self.deadline:
+            try:
+                moment, target = self._plan.get_nowait()
+            except queue.Empty:
+                break
+            self._round(house, rounds, moment, target)
+        house.last()
+
+    def _round(self, house: House, rounds: Rounds, moment: str, target: str) -> None:
         """Play a round; what no round foresees is the round's remark, and its home is cleared of processes."""
         try:
-            player.play(moment, target)
+            rounds.play(moment, target)
         except (BrokenError, OSError, ValueError) as error:
-            house = player.house
             house.rounds[-1].remark = str(error)
             house.home.end_all()
             tell(f"{moment}, {target}: {error}")
-        tell(f"{len(player.house.rounds)}: {moment}, {target}")
+        tell(f"{self.part} {len(house.rounds)}: {moment}, {target}")
 
 
 def tell(sentence: str) -> None:
@@ -147,6 +164,20 @@ def prove(folder: Path, seed: int) -> None:
         raise BlindError("; ".join(found))
 
 
+def prove_delivery(folder: Path, seed: int) -> None:
+    """Lose and double deliveries in a house of its own. Raises BlindError where they are not reported so."""
+    with home(folder, "planted-delivery") as one:
+        house = House(one, random.Random(seed), SINKS["delivery"])
+        planter = planted.DeliveryPlanter(house)
+        house.before_collecting = planter.plant
+        rounds = Delivery(house)
+        for _ in (*planted.DELIVERIES, "and one without"):
+            rounds.leave_one()
+        house.last()
+    if found := planter.blind():
+        raise BlindError("; ".join(found))
+
+
 def play_kills(args: argparse.Namespace, folder: Path) -> Part:
     """Play part kills. Raises BlindError."""
     began = time.monotonic()
@@ -154,15 +185,26 @@ def play_kills(args: argparse.Namespace, folder: Path) -> Part:
     prove(folder, args.seed)
     tell(f"kills: each of {len(planted.FAULTS)} planted faults was reported")
     chosen = args.moments or [*MOMENTS, *usable_sound()]
-    draw = random.Random(args.seed)
     if args.quick:
         plan = [(moment, "daemon") for moment in chosen for _ in range(QUICK.get(moment, 0))]
     else:
-        plan = kills.schedule(draw, chosen, args.rounds)
-    deadline = began + (60 * args.minutes if args.minutes else float("inf"))
-    player = Player(folder, args.jobs, args.seed, deadline)
+        plan = kills.schedule(random.Random(args.seed), chosen, args.rounds)
+    player = Player("kills", folder, args)
     player.play(plan, tuple(args.plant))
     return finished("kills", player.rounds, list(planted.FAULTS), began)
+
+
+def play_delivery(args: argparse.Namespace, folder: Path) -> Part:
+    """Play part delivery. Raises BlindError."""
+    began = time.monotonic()
+    tell("delivery: planting faults")
+    prove_delivery(folder, args.seed)
+    tell(f"delivery: each of {len(planted.DELIVERIES)} planted faults was reported")
+    chosen = args.moments or list(delivery.MOMENTS)
+    rounds = 1 if args.quick else args.rounds
+    player = Player("delivery", folder, args)
+    player.play(delivery.schedule(random.Random(args.seed), chosen, rounds))
+    return finished("delivery", player.rounds, list(planted.DELIVERIES), began)
 
 
 def usable_sound() -> tuple[str, ...]:
@@ -175,13 +217,15 @@ def usable_sound() -> tuple[str, ...]:
 
 def finished(name: str, rounds: list[Round], faults: list[str], began: float) -> Part:
     """Return a part with its rows, in the order of the moments."""
-    order = {moment: place for place, moment in enumerate((*MOMENTS, *SOUND))}
+    order = {moment: place for place, moment in enumerate((*MOMENTS, *SOUND, *delivery.MOMENTS))}
     found = sorted(rows(rounds), key=lambda row: order.get(row.moment, len(order)))
     odd = [one for one in rounds if not all(row.clean for row in rows([one]))]
     return Part(name, found, faults, round(time.monotonic() - began, 1), odd)
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], Part]] = {"kills": play_kills}
+Play = Callable[[argparse.Namespace, Path], Part]
+
+PARTS: dict[str, Play] = {"kills": play_kills, "delivery": play_delivery}
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -205,8 +249,11 @@ def main(words: list[str] | None = None) -> int:
     """Play the parts, print their tables, write the JSON; return the exit code."""
     parser = arguments()
     args = parser.parse_args(words)
-    if unknown := set(args.moments or ()) - {*MOMENTS, *SOUND}:
-        parser.error(f"there is no moment {'; '.join(sorted(unknown))}; there are {'; '.join([*MOMENTS, *SOUND])}")
+    if unknown := set(args.moments or ()) - {*MOMENTS, *SOUND, *delivery.MOMENTS}:
+        parser.error(
+            f"there is no moment {'; '.join(sorted(unknown))}; there are "
+            f"{'; '.join([*MOMENTS, *SOUND, *delivery.MOMENTS])}"
+        )
     parts = []
     with tempfile.TemporaryDirectory(prefix="asrd-torture-") as folder:
         for name in dict.fromkeys(args.parts):

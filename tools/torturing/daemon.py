@@ -129,6 +129,10 @@ class Daemon:
         """Wait until its model is loaded."""
         self.until(lambda status: bool(status["strategy"]) and not status["loading"], "loaded model")
 
+    def until_recorded(self, seconds: float) -> None:
+        """Wait until so much sound has been taken in. Raises BrokenError."""
+        self.until(lambda status: (status["take"] or {}).get("seconds", 0.0) >= seconds - 0.02, "recording")
+
     def last_words(self) -> str:
         """Return the end of what daemons of this home have said."""
         with contextlib.suppress(OSError):

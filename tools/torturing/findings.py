@@ -9,6 +9,7 @@ import collections
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,9 +33,11 @@ class Round(msgspec.Struct):
     expected: str = ""
     """The text of the sound, by a daemon that nobody disturbed."""
     delivered: dict[str, str] = {}
-    """Sink -> all that it accepted of this recording."""
-    uncertain: dict[str, str] = {}
-    """Sink -> text of which asrd says that it may have been delivered."""
+    """Sink -> all that it accepted of this recording, but for what was sent again."""
+    again: dict[str, str] = {}
+    """Sink -> what it accepted of `retry --again`."""
+    uncertain: list[str] = []
+    """Sinks of which asrd said that text may have been delivered to them."""
     left: list[str] = []
     """What lies on disk and is neither text nor waiting."""
     orphans: int = 0
@@ -50,7 +53,7 @@ class Round(msgspec.Struct):
         return self.fed - self.kept
 
 
-class Words(msgspec.Struct, frozen=True):
+class Words(NamedTuple):
     """Words that a sink should have accepted and did not, and those that it accepted too often."""
 
     lost: int = 0
@@ -66,8 +69,8 @@ class Row(msgspec.Struct):
     """That were said."""
     lost: int = 0
     doubled: int = 0
-    uncertain: int = 0
-    """Words of which asrd itself says that they may have been delivered."""
+    maybe: int = 0
+    """Words sent again of which asrd had said that they may have been delivered."""
     left: int = 0
     orphans: int = 0
     locks: int = 0
@@ -81,23 +84,27 @@ class Row(msgspec.Struct):
         return not any((self.lost, self.doubled, self.left, self.orphans, self.locks, self.remarks))
 
 
-def compare(expected: str, delivered: str, uncertain: str = "") -> Words:
-    """Return how the words of one sink differ from those that were said.
+def compare(expected: str, delivered: str, again: str = "", declared: bool = False) -> Words:
+    """Return how the words that one sink accepted differ from those that were said.
 
     Args:
         expected: what was said.
-        delivered: what the sink accepted, in all.
-        uncertain: what asrd says may have been delivered: there once or not at all, both are right.
+        delivered: what the sink accepted, but for what was sent again.
+        again: what it accepted of what was sent again on request.
+        declared: whether asrd had said that text may have been delivered to this sink.
     """
     said, had = collections.Counter(expected.split()), collections.Counter(delivered.split())
-    may = collections.Counter(uncertain.split())
-    lost = sum((said - had - may).values())
-    return Words(lost, sum((had - said).values()))
+    more = collections.Counter(again.split())
+    doubled = (had - said) + (more - said if declared else more - (said - had))
+    return Words(sum((said - had - more).values()), sum(doubled.values()))
 
 
 def judge(one: Round) -> Words:
     """Return the words of a round that are lost or doubled, over all its sinks."""
-    found = [compare(one.expected, text, one.uncertain.get(sink, "")) for sink, text in one.delivered.items()]
+    found = [
+        compare(one.expected, text, one.again.get(sink, ""), sink in one.uncertain)
+        for sink, text in one.delivered.items()
+    ]
     return Words(sum(words.lost for words in found), sum(words.doubled for words in found))
 
 
@@ -111,7 +118,7 @@ def rows(rounds: Iterable[Round]) -> list[Row]:
         row.words += len(one.expected.split()) * len(one.delivered)
         row.lost += words.lost
         row.doubled += words.doubled
-        row.uncertain += sum(len(text.split()) for text in one.uncertain.values())
+        row.maybe += sum(len(one.again.get(sink, "").split()) for sink in one.uncertain)
         row.left += len(one.left)
         row.orphans += one.orphans
         row.locks += len(one.locks)

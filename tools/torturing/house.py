@@ -23,6 +23,12 @@ from .home import SAMPLE_RATE, Home
 ORPHAN_SECONDS = 60.0
 """After which a process whose daemon was killed counts as an orphan; a worker that imports NeMo notices late."""
 
+RETRIES = 12
+"""That a recording gets until every sink has it: more than any sink is told to refuse."""
+
+REFUSED = "the daemon refused"
+"""How the remark of a retry begins that did not do it."""
+
 SINK_SECONDS = 15.0
 """That a sink of a killed daemon gets for its end."""
 
@@ -59,6 +65,8 @@ class House:
         """Called after a kill, before anything is looked at: there faults are planted."""
         self.after_looking: Callable[[], object] = lambda: None
         """Called when a round was looked at: there a planted lock is let go."""
+        self.before_collecting: Callable[[Followed], None] = lambda one: None
+        """Called before the sinks' logs are read: there deliveries are planted."""
         self.orphan_seconds = ORPHAN_SECONDS
         self._current: Followed | None = None
         self._lives = 0
@@ -173,14 +181,20 @@ class House:
                 found.append(pid)
         return found
 
-    def collect(self, one: Followed) -> None:
-        """Add what the sinks accepted since the round began, or since it was last asked."""
+    def collect(self, one: Followed, again: bool = False) -> None:
+        """Add what the sinks accepted since the round began, or since it was last asked.
+
+        Args:
+            one: the round.
+            again: it was sent again on request, although it may have been delivered.
+        """
+        self.before_collecting(one)
+        found = one.round.again if again else one.round.delivered
         for name in self.sinks:
             entries = self.home.entries(name, one.log_lengths[name])
             one.log_lengths[name] += len(entries)
             texts = [entry["text"] for entry in entries if entry["event"] == "accepted"]
-            before = one.round.delivered.get(name, "")
-            one.round.delivered[name] = " ".join(filter(None, (before, *map(str.strip, texts))))
+            found[name] = " ".join(filter(None, (found.get(name, ""), *map(str.strip, texts))))
 
     def find_orphans(self, wait: bool = False) -> None:
         """Count processes of daemons that were killed long ago, and end them.
@@ -200,30 +214,58 @@ class House:
 
     # -- back to text -------------------------------------------------------------------------------------------------
 
-    def heal(self, daemon: Daemon) -> None:
-        """Have a daemon that is ready turn every recording that waits into text, and learn what was said."""
-        waiting = {take["id"] for take in daemon.ask(verb="takes")["takes"]} - {daemon.recording()}
+    def heal(self, daemon: Daemon, but: Followed | None = None) -> None:
+        """Have a daemon that is ready turn every recording that waits into text, and learn what was said.
+
+        Args:
+            daemon: one that nobody disturbs.
+            but: a round whose recording is left as it is.
+        """
+        waiting = self._waiting(daemon) - {but.round.recording if but else ""}
         for one in self.open:
             if one.round.recording in waiting:
                 waiting.remove(one.round.recording)
-                self._retry(daemon, one)
+                self.retry(daemon, one)
             one.round.expected = self.heard(daemon, one.sound)
         for name in sorted(waiting):  # of daemons that were killed before they heard anything
-            reply = daemon.ask(verb="retry", take=name, deliver=True)
-            if reply["text"] and self.open:
-                self.open[-1].round.remark = f"{name} came from nowhere"
+            if daemon.ask(verb="retry", take=name, deliver=True)["text"]:
+                self.rounds[-1].remark = f"{name} came from nowhere"
         self.open = []
         if self._current is not None:
             self._current.log_lengths = self.lengths()
 
-    def _retry(self, daemon: Daemon, one: Followed) -> None:
-        """Have a recording written down and delivered; a refusal is the round's remark."""
-        one.log_lengths = self.lengths()
-        try:
-            daemon.ask(verb="retry", take=one.round.recording, deliver=True)
-        except BrokenError as error:
-            one.round.remark = str(error)
-        self.collect(one)
+    def _waiting(self, daemon: Daemon) -> set[str]:
+        """Return the recordings that wait, but for the one that this daemon is recording."""
+        takes = daemon.ask(verb="takes")["takes"]
+        return {take["id"] for take in takes if not take["delivered"]} - {daemon.recording()}
+
+    def retry(self, daemon: Daemon, one: Followed) -> None:
+        """Have a recording written down and delivered, again where asrd says that it may have been delivered.
+
+        What a sink refuses is tried anew; where that does not end, it is the round's remark.
+        """
+        for _ in range(RETRIES):
+            one.log_lengths = self.lengths()
+            try:
+                reply = daemon.ask(verb="retry", take=one.round.recording, deliver=True)
+            except BrokenError as error:
+                one.round.remark = str(error)
+                self.collect(one)
+                continue
+            one.round.remark = "" if one.round.remark.startswith(REFUSED) else one.round.remark
+            self.collect(one)
+            self._again(daemon, one, reply.get("uncertain", []))
+            return
+
+    def _again(self, daemon: Daemon, one: Followed, uncertain: list[str]) -> None:
+        """Send again what asrd says may have been delivered."""
+        one.round.uncertain = [name for name in self.sinks if self.home.command(name) in uncertain]
+        if uncertain:
+            try:
+                daemon.ask(verb="retry", take=one.round.recording, again=True)
+            except BrokenError as error:
+                one.round.remark = str(error)
+            self.collect(one, again=True)
 
     def heard(self, daemon: Daemon, sound: np.ndarray) -> str:
         """Return the text of a sound, int16 or float32."""

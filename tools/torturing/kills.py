@@ -167,7 +167,7 @@ class Kills:
         recorded = self.house.daemon(loaded=False)
         feeder = recorded.feed(self._speech(), FAST)
         feeder.wait()
-        self._until_recorded(recorded, len(feeder.sound))
+        recorded.until_recorded(len(feeder.sound) / SAMPLE_RATE)
         recorded.kill("daemon", feeder)
         self.house.look(one, recorded, feeder)
         old = plant_old(self.house, one.round.recording)
@@ -179,11 +179,6 @@ class Kills:
         daemon.kill("daemon")
         one.round.killed_after = round(time.monotonic() - daemon.began, 4)
         one.round.remark = "" if one.round.recording in self.house.home.kept() else "a fresh recording was pruned"
-
-    def _until_recorded(self, daemon: Daemon, samples: int) -> None:
-        """Wait until so much sound has been taken in. Raises BrokenError."""
-        seconds = samples / SAMPLE_RATE
-        daemon.until(lambda status: (status["take"] or {}).get("seconds", 0.0) >= seconds - 0.02, "recording")
 
     def reloading(self, one: Followed, target: str) -> None:
         """While the daemon reads its configuration again: other settings, another precision, or a broken file."""
@@ -204,7 +199,7 @@ class Kills:
         daemon = self._loaded(DBUS_SYSTEM_BUS_ADDRESS=self._logind.address)
         feeder = daemon.feed(self._speech(2), FAST)
         feeder.wait()
-        self._until_recorded(daemon, len(feeder.sound))
+        daemon.until_recorded(len(feeder.sound) / SAMPLE_RATE)
         self._logind.say("sleep")
         time.sleep(self.draw.uniform(0.0, 0.5))
         daemon.kill(target, feeder)
@@ -221,7 +216,7 @@ class Kills:
         recorded = self.house.daemon(loaded=False)
         feeder = recorded.feed(self._speech(2), FAST)
         feeder.wait()
-        self._until_recorded(recorded, len(feeder.sound))
+        recorded.until_recorded(len(feeder.sound) / SAMPLE_RATE)
         recorded.kill("daemon", feeder)
         self.house.look(one, recorded, feeder)
         self.house.open.remove(one)

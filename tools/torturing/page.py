@@ -89,14 +89,14 @@ def total(table: Iterable[Row]) -> Row:
     """Return all rows as one."""
     whole = Row("all")
     for row in table:
-        for name in ("words", "lost", "doubled", "uncertain", "left", "orphans", "locks", "remarks", "rounds"):
+        for name in ("words", "lost", "doubled", "maybe", "left", "orphans", "locks", "remarks", "rounds"):
             setattr(whole, name, getattr(whole, name) + getattr(row, name))
         whole.sound_lost += row.sound_lost
     return whole
 
 
 def _cells(row: Row) -> tuple[str | int, ...]:
-    words = (row.words, row.lost, row.doubled, row.uncertain)
+    words = (row.words, row.lost, row.doubled, row.maybe)
     return (row.moment, row.rounds, *words, row.left, row.orphans, row.locks, row.remarks)
 
 

@@ -165,3 +165,49 @@ def blind(rounds: dict[str, Round], others: list[Round]) -> list[str]:
 def _slack(fault: str, other: str) -> float:
     """Return how far an instrument may be off for another's fault: altered samples may change words."""
     return float("inf") if (fault, other) in {("alter", "delete"), ("alter", "double")} else 0.0
+
+
+# -- deliveries -------------------------------------------------------------------------------------------------------
+
+DELIVERIES = ("drop", "double", "double again")
+"""Faults of part delivery: a text that no sink has, one that a sink has twice, one sent again though nobody asked."""
+
+
+class DeliveryPlanter:
+    """Alters the log of the first sink: in the first round it loses a text, in the second it has one twice.
+
+    In the third the text comes once more as if `retry --again` had sent it, without a word that it may be there.
+    """
+
+    def __init__(self, house: House) -> None:
+        self.house = house
+        self._struck: dict[str, Round] = {}
+
+    def plant(self, one: Followed) -> None:
+        """Alter what the first sink has logged since the round was last asked, where it accepted something."""
+        name = self.house.sinks[0]
+        log = self.house.home.sinks / f"{name}.log"
+        new = self.house.home.entries(name, one.log_lengths[name])
+        texts = [entry for entry in new if entry["event"] == "accepted"]
+        coming = [fault for fault in DELIVERIES if fault not in self._struck]
+        if not (texts and coming) or one.round in self._struck.values():
+            return
+        self._struck[coming[0]] = one.round
+        lines = log.read_text().splitlines(keepends=True)
+        if coming[0] == "drop":
+            log.write_text("".join(line for line in lines if json.loads(line) != texts[0]))
+        elif coming[0] == "double":
+            log.write_text("".join([*lines, json.dumps(texts[0]) + "\n"]))
+        else:
+            one.round.again[name] = texts[0]["text"].strip()
+
+    def blind(self) -> list[str]:
+        """Return a sentence for each fault that was not reported exactly."""
+        found = [f"{fault} could not be planted" for fault in DELIVERIES if fault not in self._struck]
+        for fault, one in self._struck.items():
+            words = len(one.expected.split())
+            wanted = (words, 0) if fault == "drop" else (0, words)
+            if (judged := judge(one)) != wanted or not words:
+                found.append(f"{judged.lost} words lost, {judged.doubled} doubled with fault {fault} of {words} words")
+        others = [one for one in self.house.rounds if one not in self._struck.values()]
+        return found + ["words lost or doubled where nothing was planted"] * any(any(judge(one)) for one in others)

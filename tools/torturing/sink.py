@@ -4,9 +4,11 @@ Each line of FOLDER/NAME.log is one JSON object with the time, the process and w
 text that was read), accepted (with the text; written right before exit code 0). Imports nothing beyond the standard
 library, as each delivery starts one.
 
+The file holds modes separated by commas, one for each time that the sink is started; behind the last it accepts.
+
 Modes: accept; slow, accept after half a second; refuse, read all and end with 3; deaf, read nothing and end with 3;
-half, read half and end with 3; half-ok, read half and end with 0; hang, read all and never end; die, read all and die
-by SIGKILL; late, accept and go on for half a second before the end.
+half, read half and end with 3; hang, read all and never end; die, read all and die by SIGKILL; late, accept and go on
+for half a second before the end.
 """
 
 import json
@@ -28,12 +30,17 @@ def tell(folder: str, name: str, event: str, text: str = "") -> None:
 
 
 def asked_mode(folder: str, name: str) -> str:
-    """Return how this sink is to end."""
+    """Return how this sink is to end, and take that off the file."""
+    path = os.path.join(folder, f"{name}.mode")
     try:
-        with open(os.path.join(folder, f"{name}.mode"), encoding="utf-8") as file:
-            return file.read().strip() or "accept"
+        with open(path, encoding="utf-8") as file:
+            mode, _, rest = file.read().strip().partition(",")
     except FileNotFoundError:
         return "accept"
+    with open(f"{path}.{os.getpid()}", "w", encoding="utf-8") as file:
+        file.write(rest)
+    os.replace(f"{path}.{os.getpid()}", path)
+    return mode or "accept"
 
 
 def read(mode: str) -> str:
@@ -41,7 +48,7 @@ def read(mode: str) -> str:
     if mode == "deaf":
         return ""
     data = sys.stdin.buffer.read()
-    return data[: len(data) // 2 if mode in ("half", "half-ok") else len(data)].decode(errors="replace")
+    return data[: len(data) // 2 if mode == "half" else len(data)].decode(errors="replace")
 
 
 def main(folder: str, name: str) -> int:
