@@ -42,6 +42,9 @@ MOMENTS = (
     *("reloading", "suspending", "retrying", "at random"),
 )
 
+PLANTED_EARLIEST = 0.8
+"""Of a sound, from where on a daemon is killed for a fault that is planted: there are words and seconds to lose."""
+
 PLANTED_PACE = 6.0
 """Times as fast as speech, of rounds that only prove instruments."""
 
@@ -66,6 +69,9 @@ class Rounds(Protocol):
 
     def play(self, moment: str, target: str) -> None:
         """Play one round. Raises BrokenError, OSError."""
+
+    def close(self) -> None:
+        """End what a round left for the next. Raises BrokenError."""
 
 
 class Player:
@@ -105,20 +111,22 @@ class Player:
                 house = House(one, random.Random(f"{self.seed} {self.part} {number}"), SINKS[self.part])
                 planter = planted.Planter(house, faults)
                 stack.enter_context(planter.planting())
-                self._live_in(house, self._rounds(house, stack))
+                self._live_in(house, self._rounds(house, stack, faults))
                 planter.finish()
                 self.rounds += house.rounds
         except BaseException as error:
             self._failed.append(error)
 
-    def _rounds(self, house: House, stack: contextlib.ExitStack) -> Rounds:
-        """Return what plays the rounds, with the servers that it needs."""
+    def _rounds(self, house: House, stack: contextlib.ExitStack, faults: tuple[str, ...]) -> Rounds:
+        """Return what plays the rounds, with the servers that it needs; faults want rounds with words in them."""
         if self.part == "delivery":
             return Delivery(house)
         one = house.home
         logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
         server = stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}")) if self.sound else None
-        return Kills(house, logind, server)
+        player = Kills(house, logind, server)
+        player.earliest = PLANTED_EARLIEST if faults else player.earliest
+        return player
 
     def _live_in(self, house: House, rounds: Rounds) -> None:
         while time.monotonic() < self.deadline:
@@ -127,6 +135,7 @@ class Player:
             except queue.Empty:
                 break
             self._round(house, rounds, moment, target)
+        rounds.close()
         house.last()
 
     def _round(self, house: House, rounds: Rounds, moment: str, target: str) -> None:
@@ -137,6 +146,8 @@ class Player:
             house.rounds[-1].remark = str(error)
             house.home.end_all()
             tell(f"{moment}, {target}: {error}")
+            with contextlib.suppress(BrokenError):
+                rounds.close()
         tell(f"{self.part} {len(house.rounds)}: {moment}, {target}")
 
 
@@ -153,7 +164,7 @@ def prove(folder: Path, seed: int) -> None:
         planter = planted.Planter(house, planted.FAULTS)
         with Logind(one.folder, one.environment("logind")) as logind, planter.planting():
             player = Kills(house, logind)
-            player.pace, player.earliest = PLANTED_PACE, 0.8
+            player.pace, player.earliest = PLANTED_PACE, PLANTED_EARLIEST
             for _ in (*planted.FAULTS, "and one without"):
                 player.play("recording", "daemon")
             house.last()
@@ -201,9 +212,11 @@ def play_delivery(args: argparse.Namespace, folder: Path) -> Part:
     prove_delivery(folder, args.seed)
     tell(f"delivery: each of {len(planted.DELIVERIES)} planted faults was reported")
     chosen = args.moments or list(delivery.MOMENTS)
-    rounds = 1 if args.quick else args.rounds
+    plan = delivery.schedule(random.Random(args.seed), chosen, args.rounds)
+    if args.quick:
+        plan, args.jobs = list(delivery.QUICK), 1  # one daemon for most of them
     player = Player("delivery", folder, args)
-    player.play(delivery.schedule(random.Random(args.seed), chosen, rounds))
+    player.play(plan)
     return finished("delivery", player.rounds, list(planted.DELIVERIES), began)
 
 

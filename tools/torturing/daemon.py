@@ -77,8 +77,9 @@ class Daemon:
 
     def __init__(self, home: Home, life: str, source: str = "pipe", flags: tuple[str, ...] = (), **more: str) -> None:
         self.home, self.life = home, life
+        self.socket = home.runtime / f"asrd-{source}.sock"
         self.before = set(home.kept())
-        words = [sys.executable, "-m", "asrd", "run", "--source", source, "--socket", str(home.socket), *flags]
+        words = [sys.executable, "-m", "asrd", "run", "--source", source, "--socket", str(self.socket), *flags]
         with home.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words,
@@ -99,7 +100,7 @@ class Daemon:
         """Send one request and give the replies. Raises OSError where nobody listens, BrokenError for a refusal."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(PATIENCE_SECONDS)
-            line.connect(os.fspath(self.home.socket))
+            line.connect(os.fspath(self.socket))
             with line.makefile("rb") as replies:
                 line.sendall(json.dumps(request).encode() + b"\n")
                 yield _answers(replies)

@@ -19,6 +19,12 @@ from .house import FAST, Followed, House, finish
 MOMENTS = ("refused", "while speaking", "uncertain", "two retries", "killed")
 """What happens: sinks refuse; they do while somebody speaks; they hang or die; two retry at once; a kill in between."""
 
+QUICK = (
+    *(("while speaking", "segment"), ("refused", "take"), ("uncertain", "take"), ("two retries", "take")),
+    ("killed", "take"),
+)
+"""Rounds of a quick run, in the order in which one daemon can play most of them."""
+
 REFUSALS = ("refuse", "deaf", "half")
 UNCERTAIN = ("die", "die", "die", "hang")
 """A hanging sink costs its ten seconds, so it is rarer."""
@@ -33,6 +39,9 @@ class Delivery:
 
     def __init__(self, house: House) -> None:
         self.house, self.draw = house, house.draw
+        self._daemon: Daemon | None = None
+        """One with its model, left by the round before."""
+        self._deliver = ""
         self._short = sounds.endless(self.draw, 1.3, 2.6)
         self.moments = {
             "refused": self.retried,
@@ -82,12 +91,21 @@ class Delivery:
         self.house.look(one, daemon, feeder)
         self.house.open.remove(one)
 
-    def _ready(self, one: Followed, source: str = "mic") -> Daemon:
-        """Return a daemon with its model, which has written down what waited but for this round's recording."""
-        daemon = self.house.daemon(source=source, deliver=one.round.target)
-        daemon.ready()
-        self.house.heal(daemon, but=one)
-        return daemon
+    def _ready(self, one: Followed) -> Daemon:
+        """Return a daemon with its model, that of the round before where it delivers as this round wants it."""
+        if self._daemon is None or self._deliver != one.round.target:
+            self.close()
+            self._daemon = self.house.daemon(source="mic", deliver=one.round.target)
+            self._daemon.ready()
+            self._deliver = one.round.target
+        self.house.heal(self._daemon, but=one)
+        return self._daemon
+
+    def close(self) -> None:
+        """End the daemon that was left. Raises BrokenError."""
+        daemon, self._daemon = self._daemon, None
+        if daemon is not None and (code := daemon.stop()):
+            raise BrokenError(f"the daemon ended with {code}: {daemon.last_words()}")
 
     # -- moments ------------------------------------------------------------------------------------------------------
 
@@ -102,7 +120,10 @@ class Delivery:
 
     def while_speaking(self, one: Followed) -> None:
         """Speak several segments, some of which some sinks do not take; what is missing comes with the next daemon."""
-        daemon = self._ready(one, source="pipe")
+        self.close()
+        daemon = self.house.daemon(deliver=one.round.target)
+        daemon.ready()
+        self.house.heal(daemon)
         self._spoil(one)
         feeder = daemon.feed(sounds.joined(self.draw, [next(self._short) for _ in range(SEGMENTS)]), FAST)
         feeder.wait()
@@ -134,16 +155,15 @@ class Delivery:
         asker.start()
         time.sleep(self.draw.uniform(0.0, 1.5))
         daemon.kill("daemon")
+        self._daemon = None
         asker.join()
         self.house.look_again(one, daemon)
         self._all_accept()
 
     def _settle(self, one: Followed, daemon: Daemon) -> None:
-        """Retry what is still missing, learn what was said, and end the daemon."""
+        """Retry what is still missing, and learn what was said."""
         self.house.open.append(one)
         self.house.heal(daemon)
-        if code := daemon.stop():
-            one.round.remark = f"the daemon ended with {code}"
 
 
 def _retry_all(daemon: Daemon) -> None:

@@ -42,7 +42,6 @@ class Home:
         self.folder, self.mark = folder, mark
         self.recordings = folder / ".local" / "state" / "asrd" / "takes"
         self.runtime, self.scratch = folder / "run", folder / "tmp"
-        self.socket = self.runtime / "asrd.sock"
         self.sinks = folder / "sinks"
         self.log = folder / "daemon.log"
         for part in (self.runtime, self.scratch, self.sinks, folder / "bin", folder / ".config" / "asrd"):

@@ -75,6 +75,9 @@ class Kills:
             self.house.home.mode(name, "accept")
         self.moments[moment](one, target)
 
+    def close(self) -> None:
+        """Nothing is held between two rounds."""
+
     # -- what several moments do --------------------------------------------------------------------------------------
 
     def _speech(self, clips: int = 1) -> np.ndarray:
@@ -103,10 +106,10 @@ class Kills:
         self.house.lived_on(one, daemon, feeder.sound)
 
     @contextlib.contextmanager
-    def _asking(self, **request: Any) -> Iterator[None]:
+    def _asking(self, daemon: Daemon, **request: Any) -> Iterator[None]:
         """Have a request on its way while the block runs; nobody waits for its answer."""
         with socket.socket(socket.AF_UNIX) as line:
-            line.connect(os.fspath(self.house.home.socket))
+            line.connect(os.fspath(daemon.socket))
             line.sendall(json.dumps(request).encode() + b"\n")
             yield
 
@@ -159,7 +162,7 @@ class Kills:
     def switching(self, one: Followed, target: str) -> None:
         """While `asrd use` brings up another precision beside the one in service."""
         daemon = self._loaded()
-        with self._asking(verb="use", strategy="bfloat16"):
+        with self._asking(daemon, verb="use", strategy="bfloat16"):
             self._kill(one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds))
 
     def pruning(self, one: Followed, target: str) -> None:
@@ -223,7 +226,7 @@ class Kills:
         daemon = self._loaded(source="mic")
         one.log_lengths = self.house.lengths()
         self.house.home.mode(self.house.sinks[0], self.draw.choice(("accept", "slow", "late")))
-        with self._asking(verb="retry", take=one.round.recording, deliver=True):
+        with self._asking(daemon, verb="retry", take=one.round.recording, deliver=True):
             time.sleep(self.draw.uniform(0.0, 0.8))
             daemon.kill(target)
         if target == "worker":
