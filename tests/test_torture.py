@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tools.torturing import __main__ as torture
-from tools.torturing import findings, microphone, page, planted
+from tools.torturing import delivery, findings, microphone, page, planted
 from tools.torturing.findings import Round, Words
 
 ROOT = Path(__file__).parents[1]
@@ -179,11 +179,12 @@ def test_each_fault_planted_in_a_run_ends_it_with_3(tmp_path: Path) -> None:
 
 
 def test_a_quick_run_finds_nothing(tmp_path: Path) -> None:
-    code, said, found = run("kills", "--quick", "--json", tmp_path / "quick.json")
+    code, said, found = run("kills", "delivery", "--quick", "--json", tmp_path / "quick.json")
     assert code == 0, said
-    part = found["parts"][0]
-    assert part["planted"] == list(planted.FAULTS)
-    assert {row["moment"] for row in part["rows"]} >= set(torture.QUICK), said
+    kills, deliveries = found["parts"]
+    assert (kills["planted"], deliveries["planted"]) == (list(planted.FAULTS), list(planted.DELIVERIES))
+    assert {row["moment"] for row in kills["rows"]} >= set(torture.QUICK), said
+    assert {row["moment"] for row in deliveries["rows"]} >= set(delivery.MOMENTS), said
     assert all((found["commit"], found["machine"]["cpu"], found["versions"]["torch"]))
 
 

@@ -52,7 +52,7 @@ SOUND = ("microphone, quiet", "microphone, speech")
 """Moments that need a sound server; left out where that is not installed."""
 
 QUICK = {"recording": 8, "loading": 1, "decoding": 1, "falling back": 1, "switching": 1}
-QUICK |= {"reloading": 1, "suspending": 1, "microphone, speech": 2}
+QUICK |= {"pruning": 1, "delivering": 1, "retrying": 1, "reloading": 1, "suspending": 1, "microphone, speech": 2}
 """Rounds of each moment in a quick run; only the daemon is killed there, as a worker that comes again takes time."""
 
 

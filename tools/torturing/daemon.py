@@ -75,16 +75,16 @@ class Feeder:
 class Daemon:
     """A daemon in a process of its own. `life` tells its processes from those of the daemons before."""
 
-    def __init__(self, home: Home, life: str, source: str = "pipe", flags: tuple[str, ...] = (), **more: str) -> None:
+    def __init__(self, home: Home, life: str, source: str, flags: tuple[str, ...], environment: dict[str, str]) -> None:
         self.home, self.life = home, life
-        self.socket = home.runtime / f"asrd-{source}.sock"
+        self.socket = Path(environment.pop("ASRD_SOCKET", home.runtime / "asrd.sock"))
         self.before = set(home.kept())
         words = [sys.executable, "-m", "asrd", "run", "--source", source, "--socket", str(self.socket), *flags]
         with home.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words,
                 cwd=home.folder,
-                env=home.environment(life, **more),
+                env=home.environment(life, **environment),
                 stdin=subprocess.PIPE if source == "pipe" else subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

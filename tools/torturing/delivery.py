@@ -95,8 +95,10 @@ class Delivery:
         """Return a daemon with its model, that of the round before where it delivers as this round wants it."""
         if self._daemon is None or self._deliver != one.round.target:
             self.close()
-            self._daemon = self.house.daemon(source="mic", deliver=one.round.target)
+            other = str(self.house.home.runtime / "other.sock")
+            self._daemon = self.house.daemon(source="mic", deliver=one.round.target, ASRD_SOCKET=other)
             self._daemon.ready()
+            self.house.alone = False
             self._deliver = one.round.target
         self.house.heal(self._daemon, but=one)
         return self._daemon
@@ -104,6 +106,7 @@ class Delivery:
     def close(self) -> None:
         """End the daemon that was left. Raises BrokenError."""
         daemon, self._daemon = self._daemon, None
+        self.house.alone = True
         if daemon is not None and (code := daemon.stop()):
             raise BrokenError(f"the daemon ended with {code}: {daemon.last_words()}")
 
@@ -155,7 +158,7 @@ class Delivery:
         asker.start()
         time.sleep(self.draw.uniform(0.0, 1.5))
         daemon.kill("daemon")
-        self._daemon = None
+        self._daemon, self.house.alone = None, True
         asker.join()
         self.house.look_again(one, daemon)
         self._all_accept()

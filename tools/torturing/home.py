@@ -124,9 +124,14 @@ class Home:
                 os.kill(pid, signal.SIGKILL)
         return len(found)
 
-    def locked(self) -> list[str]:
-        """Return the files and folders on which somebody holds a lock; asked while no daemon lives."""
-        places = [*self.recordings.glob("*"), *self.scratch.glob("asrd-*"), *self.runtime.glob("*.lock")]
+    def locked(self, alone: bool = True) -> list[str]:
+        """Return the files on which somebody holds a lock; asked while no daemon records or retries.
+
+        Args:
+            alone: no daemon lives at all, so that no scratch folder may be locked either.
+        """
+        places = [*self.recordings.glob("*"), *self.runtime.glob("*.lock")]
+        places += self.scratch.glob("asrd-*") if alone else ()
         return [path.name for path in sorted(places) if _is_locked(path)]
 
     def strays(self) -> list[str]:

@@ -61,6 +61,8 @@ class House:
         self.rounds: list[Round] = []
         self.open: list[Followed] = []
         """Rounds whose recording is not text yet."""
+        self.usual: dict[str, Any] = {}
+        """Settings of every daemon, unless it is given others."""
         self.before_looking: Callable[[Followed, Daemon], None] = lambda one, daemon: None
         """Called after a kill, before anything is looked at: there faults are planted."""
         self.after_looking: Callable[[], object] = lambda: None
@@ -68,6 +70,8 @@ class House:
         self.before_collecting: Callable[[Followed], None] = lambda one: None
         """Called before the sinks' logs are read: there deliveries are planted."""
         self.orphan_seconds = ORPHAN_SECONDS
+        self.alone = True
+        """Whether no daemon lives beside one that is killed; else scratch folders may be locked by it."""
         self._current: Followed | None = None
         self._lives = 0
         self._gone: list[tuple[str, float, Round]] = []
@@ -92,13 +96,13 @@ class House:
             flags: of `asrd run`.
             more: settings, and environment variables in capitals.
         """
-        environment = {key: value for key, value in more.items() if key.isupper()}
-        settings = {key: value for key, value in more.items() if not key.isupper()}
+        environment = {key: str(value) for key, value in more.items() if key.isupper()}
+        settings = self.usual | {key: value for key, value in more.items() if not key.isupper()}
         if not loaded:
             settings["model"] = str(self.home.folder / ABSENT_MODEL)
         self.home.configure(self.sinks, **settings)
         self._lives += 1
-        return Daemon(self.home, f"{self._lives}", source, flags, **environment)
+        return Daemon(self.home, f"{self._lives}", source, flags, environment)
 
     def begin(self, moment: str, target: str) -> Followed:
         """Return a new round, with the lengths of the sinks' logs as they are now."""
@@ -119,7 +123,7 @@ class House:
         self._wait_for_sinks(daemon.life)
         one.round.recording = daemon.recording()
         self.before_looking(one, daemon)
-        one.round.locks = self.home.locked()
+        one.round.locks = self.home.locked(alone=self.alone)
         one.round.fed = feeder.at_the_kill / SAMPLE_RATE
         one.round.in_real_time = feeder.pace < FAST
         one.sound = feeder.sound[: feeder.at_the_kill]
@@ -244,8 +248,8 @@ class House:
 
         What a sink refuses is tried anew; where that does not end, it is the round's remark.
         """
+        one.log_lengths = self.lengths()
         for _ in range(RETRIES):
-            one.log_lengths = self.lengths()
             try:
                 reply = daemon.ask(verb="retry", take=one.round.recording, deliver=True)
             except BrokenError as error:
@@ -258,14 +262,18 @@ class House:
             return
 
     def _again(self, daemon: Daemon, one: Followed, uncertain: list[str]) -> None:
-        """Send again what asrd says may have been delivered."""
-        one.round.uncertain = [name for name in self.sinks if self.home.command(name) in uncertain]
-        if uncertain:
+        """Send again what asrd says may have been delivered, until every sink has it."""
+        one.round.uncertain += [name for name in self.sinks if self.home.command(name) in uncertain]
+        for _ in range(RETRIES if uncertain else 0):
             try:
                 daemon.ask(verb="retry", take=one.round.recording, again=True)
             except BrokenError as error:
                 one.round.remark = str(error)
-            self.collect(one, again=True)
+                self.collect(one, again=True)
+            else:
+                one.round.remark = "" if one.round.remark.startswith(REFUSED) else one.round.remark
+                self.collect(one, again=True)
+                return
 
     def heard(self, daemon: Daemon, sound: np.ndarray) -> str:
         """Return the text of a sound, int16 or float32."""
@@ -287,6 +295,7 @@ class House:
         daemon.ready()
         self.heal(daemon)
         code = daemon.stop()
+        self._replace_sockets()
         self.find_orphans(wait=True)
         end = Round(len(self.rounds) + 1, "the end", "none")
         end.locks, end.left = self.home.locked(), self._owned(self.home.strays())
@@ -294,6 +303,11 @@ class House:
         if code:
             end.remark = f"the last daemon ended with {code}"
         self.rounds.append(end)
+
+    def _replace_sockets(self) -> None:
+        """Start and end a daemon on each socket that is left: a killed one's goes with the next on its place."""
+        for path in sorted(self.home.runtime.glob("*.sock")):
+            self.daemon(loaded=False, source="mic", ASRD_SOCKET=str(path)).stop()
 
     def _owned(self, names: list[str]) -> list[str]:
         """Give files to the rounds whose recordings they belonged to; return the others."""

@@ -73,6 +73,7 @@ class Kills:
         one = self.house.begin(moment, target)
         for name in self.house.sinks:
             self.house.home.mode(name, "accept")
+        self.house.usual["deliver"] = self.draw.choice(("take", "segment"))
         self.moments[moment](one, target)
 
     def close(self) -> None:
@@ -83,13 +84,13 @@ class Kills:
     def _speech(self, clips: int = 1) -> np.ndarray:
         return sounds.joined(self.draw, [next(self._short) for _ in range(clips)])
 
-    def _loaded(self, heal: bool = True, **more: Any) -> Daemon:
-        """Return a daemon whose model is loaded, and which has written down what waited."""
+    def _loaded(self, heal: bool = True, but: Followed | None = None, **more: Any) -> Daemon:
+        """Return a daemon whose model is loaded, and which has written down what waited, but for one round's."""
         daemon = self.house.daemon(**more)
         daemon.ready()
         self.load_seconds = 0.5 * self.load_seconds + 0.5 * (time.monotonic() - daemon.began)
         if heal:
-            self.house.heal(daemon)
+            self.house.heal(daemon, but)
         return daemon
 
     def _kill(self, one: Followed, daemon: Daemon, feeder: Feeder, seconds: float) -> None:
@@ -192,7 +193,7 @@ class Kills:
             (self.house.home.folder / ".config" / "asrd" / "config.toml").write_text("suffix = \n")
         else:
             settings = {"takes_days": 7} if change == "setting" else {"strategy": "bfloat16"}
-            self.house.home.configure(self.house.sinks, **settings)
+            self.house.home.configure(self.house.sinks, **self.house.usual, **settings)
         daemon.process.send_signal(signal.SIGHUP)
         span = self.load_seconds if change == "precision" else 0.2
         self._kill(one, daemon, feeder, self.draw.uniform(0.0, span))
@@ -223,7 +224,7 @@ class Kills:
         recorded.kill("daemon", feeder)
         self.house.look(one, recorded, feeder)
         self.house.open.remove(one)
-        daemon = self._loaded(source="mic")
+        daemon = self._loaded(source="mic", but=one)
         one.log_lengths = self.house.lengths()
         self.house.home.mode(self.house.sinks[0], self.draw.choice(("accept", "slow", "late")))
         with self._asking(daemon, verb="retry", take=one.round.recording, deliver=True):
