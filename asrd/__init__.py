@@ -23,8 +23,12 @@ Reading order, which is dependency order: a file imports only from files above i
     weights      what a model will weigh under a precision: exact, and estimates beside it
     known        models on the hub by their architecture, before their files are here
     components   which parts of a model can go down by themselves (pure)
-    models       names, cache, download
+    models       names, and where the file of each lies
     modelchoice  whether a model is chosen; what runs on files and what is said where none is
+    hub          which file of the hub a name means, and bytes of it; what the hub says in our errors
+    partfile     a file of which a part is here: over HTTP ranges, or the beginning of a download
+    inspection   a model on the hub, judged by its header before its file is here, or while it arrives
+    download     a process of its own: a model's file into the hub's cache; goes on where it was broken off
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
@@ -40,6 +44,7 @@ Reading order, which is dependency order: a file imports only from files above i
     vram         the ledger: five named figures, NVML and torch side by side
     evidence     what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
     forecast     what each strategy would need on a card, and which would run: values
+    downloader   a download from outside: its process, its reports, how it ended
     worker       the worker from outside: its process, its frames, its scratch folder, how it was lost
     reception    what a worker sends, made harmless: its strings, and the times of its words (pure)
     engine       holds the one worker: start on a rung, ask, deadline, next rung
@@ -65,12 +70,12 @@ Reading order, which is dependency order: a file imports only from files above i
     dictation    one recording on its way to text: detector, window, worker, transcript
     client       asking a daemon that may be busy: again, after pauses that grow
     control      the control socket from outside: the verbs that only ask the daemon
+    progress     how far long work has come: bars on a terminal, few lines in a pipe
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text
     verdict      word edits, intervals, the noise floor, criteria, verdicts (pure)
     choice       what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
-    progress     how far long work has come: bars on a terminal, few lines in a pipe
     plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged

@@ -196,14 +196,32 @@ def header(path: str | Path) -> Header:
     """
     path = Path(path)
     size = _size(path)
-    hint = "copy or download it again" if path.suffix == ".nemo" else "a model is a .nemo file"
     try:
         with path.open("rb") as file:
-            found = _members(path, file, size)
-    except ModelError:
-        raise
+            return header_of(file, path, size)
     except PermissionError as error:
         raise ModelError(f"no permission to read {path}") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}", "copy or download it again") from error
+
+
+def header_of(file: IO[bytes], path: Path, size: int, stream: bool = False) -> Header:
+    """Return what an open .nemo file says of itself.
+
+    Args:
+        file: binary and seekable; it may be one on a server, or a download that goes on.
+        path: what errors call it.
+        size: bytes of the whole file.
+        stream: leave it at config and weights' description, as what follows them may not be here yet.
+
+    Raises:
+        ModelError: as `header`.
+    """
+    hint = "copy or download it again" if path.suffix == ".nemo" else "a model is a .nemo file"
+    try:
+        found = _members(path, file, size, stream)
+    except ModelError:
+        raise
     except (tarfile.ReadError, EOFError, zlib.error) as error:
         short = "end of data" in str(error) or isinstance(error, EOFError)
         what = "is cut short" if short else "is not a .nemo file (a tar archive)"
@@ -318,7 +336,7 @@ class _Found(NamedTuple):
     """Of all members; None where not all were seen."""
 
 
-def _members(path: Path, file: IO[bytes], size: int) -> _Found:
+def _members(path: Path, file: IO[bytes], size: int, stream: bool) -> _Found:
     """Return what is read of an archive, in one pass over it or less."""
     config, tensors, hidden, names = None, None, 0, set[str]()
     zipped = file.read(2) == GZIP
@@ -333,7 +351,7 @@ def _members(path: Path, file: IO[bytes], size: int) -> _Found:
             hidden = member.size
         elif name.startswith("model_weights/"):
             raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
-        if zipped and config is not None and tensors is not None:
+        if (zipped or stream) and config is not None and tensors is not None:
             return _Found(config, tensors, hidden, None)  # the rest is weights, and unpacking them takes half a minute
     if config is None or tensors is None:
         missing = CONFIG if config is None else WEIGHTS

@@ -23,7 +23,20 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import __version__, baseline, components, engine, evidence, manifest, models, precision, report, verdict, wire
+from . import (
+    __version__,
+    baseline,
+    components,
+    downloader,
+    engine,
+    evidence,
+    manifest,
+    models,
+    precision,
+    report,
+    verdict,
+    wire,
+)  # fmt: skip
 from .audio import AudioBlock, Samples
 from .characters import printable
 from .config import Settings
@@ -33,7 +46,7 @@ from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .modelchoice import for_files
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
-from .progress import Progress
+from .progress import DownloadBar, Progress
 from .terminal import one_line, tell
 
 log = logging.getLogger("asrd")
@@ -193,7 +206,8 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     gpu = engine.card_for(settings)
     clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
-    alone = components.alone(models.header(_fetched(settings.model)), args.components) if down else []
+    file = fetched(settings.model)  # before the first worker, so that no measurement waits for it
+    alone = components.alone(models.header(file), args.components) if down else []
     return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)
 
 
@@ -215,13 +229,10 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)
 
 
-def _fetched(model: str) -> Path:
-    """Return the file of a model; one that is not here yet is fetched, which is said."""
-    try:
-        return models.resolve(model)
-    except models.NotCachedError:
-        tell(f"asrd: {model} is fetched", sys.stderr)
-        return models.fetch(model, lambda part, text: None)
+def fetched(model: str) -> Path:
+    """Return the file of a model; one that is not here is downloaded first, which is shown. Raises: as Engine.fetch."""
+    with DownloadBar() as bar:
+        return downloader.fetch_now(model, bar.show)
 
 
 # -- the runs ---------------------------------------------------------------------------------------------------------

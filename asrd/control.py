@@ -431,6 +431,8 @@ def line(reply: Mapping[str, Any]) -> str:
         elif (behind := take.get("behind", 0)) >= LATE:
             parts.append(f"{behind:.0f} s behind")
         parts.append(_words(take))
+    elif reply.get("download"):
+        parts.append(str(reply["loading"]))
     if below := reply.get("below"):
         parts.append(f"below {below['wanted']} ({below['kind']})")
     parts += [part for part in (reply.get("trouble"), reply.get("capture")) if part]

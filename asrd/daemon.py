@@ -158,9 +158,10 @@ class Daemon:
     async def _drain(self) -> None:
         """Write down what was said before the end."""
         await self.recorder.stop()
-        while self.scribe.busy:
+        while self.scribe.busy and self.scribe.download is None:
             systemd.extend(15.0)
             await self._moved(5.0)
+        self.scribe.abandon("asrd ended while its model was downloaded")  # which may take hours; nothing is open else
         await self.recorder.close()
 
     async def _beat(self) -> None:
@@ -535,6 +536,7 @@ class Daemon:
             "streaming": ready.streaming if ready else "",
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
             "loading": self.scribe.loading,
+            "download": self._download(),
             "trouble": self.scribe.trouble,
             "capture": self.recorder.problem,
             "rejected": rejected,
@@ -549,6 +551,11 @@ class Daemon:
             "pid": os.getpid(),
             "uptime": round(time.monotonic() - self._began, 1),
         }
+
+    def _download(self) -> dict[str, Any] | None:
+        """Return how far the download of the model has come; None while nothing is downloaded."""
+        state = self.scribe.download
+        return {"model": state.model, "bytes": state.bytes, "total": state.total} if state else None
 
     def _line_of_status(self) -> str:
         """Return state, model, effective strategy and memory as one line."""

@@ -10,23 +10,21 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from . import forecast, ladder, vram, wire
+from . import downloader, forecast, ladder, vram, wire
 from .config import Settings, budget
-from .errors import AsrdError, AudioError, DiskError, EngineError, ModelError, NetworkError, UsageError
+from .errors import FINAL, AsrdError, EngineError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .reception import bounded, received
 from .worker import LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-P", "-m", "asrd.recognizer")
 """How a worker is started."""
-
-FINAL = {"model": ModelError, "network": NetworkError, "disk": DiskError, "usage": UsageError, "audio": AudioError}
-"""Kinds of failure that no other rung would cure."""
 
 AGAIN = ("killed", "stalled", "died")
 """Kinds that may be bad luck, or came from outside: the same rung is started once more before the next is tried."""
@@ -111,6 +109,7 @@ class Engine:
         on_answer: called with the seconds, the phase and the answer of each buffer.
         deadlines: when a worker counts as stalled.
         command: the worker's program, for tests.
+        fetch: finds the file of a model, downloading it where it is not here, for tests.
     """
 
     def __init__(
@@ -122,6 +121,7 @@ class Engine:
         on_answer: Callable[[float, str, wire.Answer], None] | None = None,
         deadlines: Deadlines = DEADLINES,
         command: Sequence[str] = WORKER,
+        fetch: Callable[[str, Callable[[wire.Progress], None]], Awaitable[Path]] = downloader.fetch,
     ) -> None:
         self.plan = plan
         self.ready: wire.Ready | None = None
@@ -139,6 +139,7 @@ class Engine:
         self._on_answer = on_answer or (lambda seconds, phase, answer: None)
         self._deadlines = deadlines
         self._command = tuple(command)
+        self._fetch = fetch
         self._worker: Worker | None = None
         self._lock = asyncio.Lock()
         self._allowed = asyncio.Event()
@@ -184,6 +185,14 @@ class Engine:
         """Whether a deadline has passed without being acted upon, which only a fault of this program can cause."""
         now = asyncio.get_running_loop().time()
         return any(now > due + 5.0 for due in (self._due, *self._ends) if due is not None)
+
+    async def fetch(self) -> Path:
+        """Return the file of the model, downloading it where it is not here.
+
+        Raises:
+            ModelError, NetworkError, DiskError, UsageError: it cannot be had.
+        """
+        return await self._fetch(self._template.model, self._on_progress)
 
     async def start(self) -> wire.Ready:
         """Start a worker if none is in service, and wait until it has proved itself.
@@ -417,6 +426,7 @@ class Engine:
         """Return what the worker in service said of itself, starting one on the present rung if there is none."""
         if self._worker is not None and self.ready is not None:
             return self.ready
+        path = await self.fetch()
         await self._allowed.wait()
         rung = self.rung
         _look_for_room(self.plan, rung)
@@ -424,7 +434,8 @@ class Engine:
         worker = self._worker = await Worker.spawn(self._command)
         if not self._allowed.is_set():
             raise LostError("killed", "the worker was ended as it started")
-        await worker.send(msgspec.structs.replace(self._template, precision=rung.precision, device=rung.device))
+        own = {"precision": rung.precision, "device": rung.device, "path": str(path)}
+        await worker.send(msgspec.structs.replace(self._template, **own))
         while True:
             reply = await self._reply(worker, self._deadlines.load)
             if isinstance(reply, wire.Progress):

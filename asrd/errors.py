@@ -112,6 +112,16 @@ class SocketError(AsrdError):
     exit_code = 73
 
 
+FINAL: dict[str, type[AsrdError]] = {
+    "model": ModelError,
+    "network": NetworkError,
+    "disk": DiskError,
+    "usage": UsageError,
+    "audio": AudioError,
+}
+"""Kind of a failure in another process -> error; no other precision would cure it."""
+
+
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return "did you mean ...?" for the known name closest to `word`, or the list of all when none is close."""
     import difflib

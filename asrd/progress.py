@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from .terminal import one_line, tell
+from .wire import Download
 from .wire import Progress as Loading
 
 EVERY = 15.0
@@ -79,6 +80,57 @@ class Progress:
             self._bars.say(line)
         else:
             tell(line, self._stream)
+
+
+class DownloadBar:
+    """How far a download has come; enter it while it goes on.
+
+    Args:
+        stream: where to; a bar when it is a terminal.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._rich: Any = None
+        self._told = -EVERY
+        self._last: Download | None = None
+
+    def __enter__(self) -> DownloadBar:
+        if self._stream.isatty():
+            self._rich = _download_bar(self._stream)
+            self._task = self._rich.add_task("", total=None)
+        return self
+
+    def __exit__(self, failed: object, *_: object) -> None:
+        if self._rich and self._last is not None:
+            self._rich.stop()
+        if not failed and self._last is not None:
+            tell(f"asrd: downloaded {self._last.text}", self._stream)
+
+    def show(self, progress: Loading) -> None:
+        """Show a report of the download."""
+        state = progress.download
+        if state is None:
+            return
+        if self._rich and self._last is None:
+            self._rich.start()  # a file that is here shows no bar
+        self._last = state
+        if self._rich:
+            what = f"{state.model} ({state.note})" if state.note else state.model
+            self._rich.update(self._task, description=one_line(what), completed=state.bytes, total=state.total)
+        elif time.monotonic() - self._told >= EVERY:
+            self._told = time.monotonic()
+            tell(f"asrd: downloading {state.text}", self._stream)
+
+
+def _download_bar(stream: TextIO) -> Any:
+    """Return rich's bar with bytes, speed and the time that is left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Rich
+
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    return Rich(*columns, TimeRemainingColumn(), console=Console(file=stream), transient=True)
 
 
 class _Bars:

@@ -15,7 +15,6 @@ import ctypes
 import itertools
 import logging
 import os
-import signal
 import sys
 import time
 import traceback
@@ -94,7 +93,7 @@ class Recognizer:
         self.start, self._say = start, say
         self.ledger: dict[str, wire.Memory] = {}
         self._device_at_start = vram.device_bytes(self._index) if start.device != "cpu" else None
-        path = models.fetch(start.model, lambda part, text: self._say(wire.Progress("download", text, part)))
+        path = Path(start.path) if start.path else models.resolve(start.model)
         self.header = models.header(path)
         with startup.Checkpoint(path, start.timestamps_model) as checkpoint:
             self._say(wire.Progress("import"))
@@ -467,12 +466,6 @@ def _reserve_stdout() -> BinaryIO:
     return frames
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end this process when the daemon ends, however it ends."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 def _give_back() -> None:
     """Give the system back what was freed: a cast leaves the float32 weights behind it, as holes in the heap."""
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
@@ -533,7 +526,7 @@ def _numbered(answer: wire.Answer, number: int) -> wire.Answer:
 def main() -> int:
     """Run a worker on stdin and stdout; return the exit code."""
     frames = _reserve_stdout()
-    _die_with_parent()
+    wire.die_with_parent()
     if "--early" in sys.argv[1:]:  # a spare, whose import is over when it is given a model
         _import_nemo()
     try:

@@ -73,6 +73,8 @@ class Scribe:
         """Why there is no text right now; "" while all is well."""
         self.loading = ""
         """What a worker does before it can answer; "" when none is starting."""
+        self.download: wire.Download | None = None
+        """How far the download of the model has come; None while nothing is downloaded."""
         self.memory: wire.Memory | None = None
         """The last reading of the worker's ledger."""
         self.watched = 0
@@ -89,6 +91,8 @@ class Scribe:
         self.turns = Turns()
         self._alert = figures.Alert()
         self._rewriting = self._guests = 0
+        self._announced = ""
+        """The last model whose download the journal told of."""
         self._unheard = 0.0
         """Seconds of clear speech since the last word, of which a low precision made none."""
         self._coming: Engine | None = None
@@ -360,7 +364,7 @@ class Scribe:
             try:
                 found = await act(engine)
             finally:
-                self.loading = ""  # a worker that was started on the way has told how it came up
+                self._arrived()  # a worker that was started on the way has told how it came up
                 self.demotion.tell(engine)
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
@@ -402,7 +406,7 @@ class Scribe:
             ready = await engine.start()
             self.memory = ready.ledger.get("ready")
         finally:
-            self.loading = ""
+            self._arrived()
             if engine is self.engine:
                 self.demotion.tell(engine)
             self._changed()
@@ -451,6 +455,7 @@ class Scribe:
         await self.undisturbed()
         new = self._coming = self.engine_for(plan, settings)
         try:
+            await self._have_file(new)
             beside = await asyncio.to_thread(fits_beside, settings, self.in_use)
             if beside:
                 await self.prove(new, settings, strict)
@@ -481,6 +486,14 @@ class Scribe:
             self._serve(self.engine_for(planned(settings), settings), settings)
             self.trouble = modelchoice.UNCHOSEN
         self._changed()
+
+    async def _have_file(self, new: Engine) -> None:
+        """Have the model of an engine that is to come here, while the one in service goes on."""
+        try:
+            await new.fetch()
+        finally:
+            self._arrived()
+            self._changed()
 
     async def _instead(self, old: Engine, new: Engine, settings: Settings, strict: bool) -> None:
         """Start a worker where the old one was, which comes back if that fails."""
@@ -571,7 +584,15 @@ class Scribe:
 
     def _heard_of(self, progress: wire.Progress) -> None:
         self.loading = f"{progress.stage} {progress.detail}".rstrip()
+        self.download = progress.download
+        if self.download is not None and self.download.model != self._announced:
+            self._announced = self.download.model
+            systemd.event("download", f"downloading {self.download.text}", model=self.download.model)
         self._changed()
+
+    def _arrived(self) -> None:
+        """Nothing loads any more."""
+        self.loading, self.download = "", None
 
     def _ill(self, error: AsrdError) -> None:
         if error.message != self.trouble:

@@ -30,6 +30,7 @@ EVENTS = {
     "shadow": "c9349ad8cca7850727a13b8932a9826c",
     "no-model": "7ed48bc6af934a2f8e0b47715ccb849a",
     "auto": "98da70bf4dad4bddada630ea4c5f0b41",
+    "download": "2477182b01a146c5b8c79d74dedc490c",
     "loaded": "560a698b4c464a0a8c42cdafc350253f",
     "unloaded": "6c7e61130af14035b840784d72fa876d",
     "device-lost": "ca09ce96dfb14fefbece304a1a2c8fa3",

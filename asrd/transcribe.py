@@ -18,13 +18,14 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import control, modelchoice
+from . import control, downloader, modelchoice
 from .audio import SoundFile
 from .characters import without_controls
 from .config import ENGINE, Settings
 from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, ControlError, DiskError, SocketError, UsageError
+from .progress import DownloadBar
 from .spoken import write
 from .terminal import one_line, tell
 from .wire import SAMPLE_RATE, Progress, Word
@@ -118,6 +119,8 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         except (AudioError, DiskError) as error:
                             worst = max(worst, _complain(error))
                             continue
+                        if not lent:  # with a bar of its own, and not for files that cannot be read
+                            runner.run(_download(settings.model))
                         meter.show(path, source.seconds)
                         if not lent:
                             runner.run(engine.start())
@@ -136,6 +139,12 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
         finally:
             runner.run(engine.stop())
     return worst
+
+
+async def _download(model: str) -> None:
+    """Have the model here, showing how its download goes. Raises: as `downloader.fetch`."""
+    with DownloadBar() as bar:
+        await downloader.fetch(model, bar.show)
 
 
 async def _all(
@@ -166,7 +175,10 @@ def served(settings: Settings) -> bool:
     except (ControlError, SocketError):
         return False
     wanted = {key: getattr(settings, key) for key in ENGINE}
-    return bool(reply.get("engine") == msgspec.json.decode(msgspec.json.encode(wanted)))
+    same = bool(reply.get("engine") == msgspec.json.decode(msgspec.json.encode(wanted)))
+    if same and reply.get("download"):
+        tell(one_line(f"asrd: waiting for the daemon: {reply['loading']}"), sys.stderr)
+    return same
 
 
 def _ask(heard: Heard, settings: Settings, tell: Callable[[float], None]) -> None:

@@ -94,6 +94,7 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         return 0
     evidence.check_room()
     with _alone():
+        compare.fetched(settings.model)
         code = _tuned(args, settings, job)
     if own != "auto" and not code:
         tell(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', sys.stderr)

@@ -8,6 +8,7 @@ Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import BinaryIO
 
@@ -135,6 +136,8 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is possible."""
     faults: str = ""
     """Trouble to rehearse, as in `faults.parse`; "" for none."""
+    path: str = ""
+    """The .nemo file that `model` names. Where it is empty, the worker looks the name up, without the network."""
     protocol: int = PROTOCOL
 
 
@@ -194,17 +197,50 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Asks the worker to end."""
 
 
-# -- from the worker to the daemon ------------------------------------------------------------------------------------
+# -- from the worker, or a download, to the daemon --------------------------------------------------------------------
+
+
+class Download(msgspec.Struct, frozen=True):
+    """How far the download of a model has come."""
+
+    model: str
+    """Its name on the hub."""
+    bytes: int
+    """Of its file that are here."""
+    total: int | None
+    """Bytes of the whole file; None where the server does not say."""
+    note: str = ""
+    """What the download waits for; empty while bytes arrive."""
+
+    @property
+    def text(self) -> str:
+        """The figures for a person."""
+        of = f" of {decimal(self.total)}" if self.total is not None else ""
+        return f"{self.model}: {decimal(self.bytes)}{of}" + (f" ({self.note})" if self.note else "")
+
+
+def decimal(count: int) -> str:
+    """Return bytes as the hub shows them: decimal megabytes and gigabytes."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
     """Loading goes on; resets the engine's load deadline."""
 
     stage: str
-    """import, download, restore, cast, move, warm-up or self-test."""
+    """download, import, restore, cast, move, warm-up or self-test."""
     detail: str = ""
     fraction: float | None = None
     """0..1 where it is known."""
+    download: Download | None = None
+    """Of the stage download, which is another process than the worker."""
+
+
+class Downloaded(msgspec.Struct, tag="downloaded", frozen=True):
+    """The last message of a download process that succeeded."""
+
+    path: str
+    """The .nemo file in the hub's cache."""
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -291,7 +327,7 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 
 Request = Start | Recognize | Encode | Measure | Stop
-Reply = Progress | Ready | Answer | Encoded | Reading | Failed
+Reply = Progress | Downloaded | Ready | Answer | Encoded | Reading | Failed
 
 _encode = msgspec.json.Encoder().encode
 _request = msgspec.json.Decoder(Request)
@@ -346,3 +382,12 @@ def write(stream: BinaryIO, message: Request | Reply, *payload: bytes | memoryvi
     """Write one frame to a blocking stream and flush it."""
     stream.writelines(pack(message, *payload))
     stream.flush()
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, however it ends."""
+    import ctypes
+    import signal
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -50,7 +50,7 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # every buffer has another length
     "NEMO_REDIRECT_LOGS_TO_STDERR": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TRANSFORMERS_OFFLINE": "1",  # imported by NeMo, never asked for a model
+    "HF_HUB_OFFLINE": "1",  # a worker is given the path of its model; what NeMo imports never asks a hub
     "WANDB_MODE": "disabled",
     "ORT_DISABLE_TELEMETRY": "1",  # NeMo imports onnxruntime where it is, and that alone reports to its maker
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # every length is new: what is kept for it is memory, seldom time

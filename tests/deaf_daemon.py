@@ -25,6 +25,7 @@ from asrd.audio import AudioBlock, read
 from asrd.capture import Capture, capture
 from asrd.deliveries import Deliveries
 from asrd.takes import Spool
+from tests.fake_worker import as_it_is
 
 CLIP = Path(daemon.__file__).parent / "data" / "eval" / "0001.flac"
 FIRST = 24_000
@@ -105,6 +106,6 @@ def listen(spec: str, microphone: str) -> Capture:
 if __name__ == "__main__":
     if moment := os.environ.get("DIE_AT"):
         dying(moment.partition(":")[0], int(moment.partition(":")[2]))
-    hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
+    hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"), fetch=as_it_is)
     daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     sys.exit(cli.main(sys.argv[1:]))

@@ -30,6 +30,11 @@ TEXTS = os.environ.get("FAKE_WORKER_TEXTS", "")
 MIB = 1 << 20
 
 
+async def as_it_is(model: str, tell: object) -> Path:
+    """Stand in for the engine's `fetch`: a script is no model, and has no file."""
+    return Path(model)
+
+
 def script(start: wire.Start) -> str:
     """Return the act for this worker's strategy."""
     told = os.environ.get("FAKE_WORKER_ACTS", "") if TEXTS else start.model

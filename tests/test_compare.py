@@ -451,10 +451,12 @@ def test_another_model_file_replaces_what_is_known_of_the_last(
 PROGRAM = """
 import functools, sys
 from asrd import compare, config, engine, progress, vram
+from tests.fake_worker import as_it_is
 import argparse
 vram.gpus = list
 progress.EVERY = 0.0
-hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
+compare.fetched = lambda model: None  # a script is no model, and has no file
+hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"), fetch=as_it_is)
 parser = argparse.ArgumentParser()
 compare.compare_arguments(parser)
 raise SystemExit(compare.compare(parser.parse_args(sys.argv[2:]), config.Settings(model=sys.argv[1]), hold))

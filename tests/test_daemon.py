@@ -32,6 +32,7 @@ from asrd.engine import Engine
 from asrd.precision import Plan
 from asrd.recording import Recording
 from asrd.server import Request
+from tests.fake_worker import as_it_is
 from tests.test_engine import alive
 from tests.test_logind import BUS
 from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case, until
@@ -639,7 +640,7 @@ class Inside:
         return Loaded(self.wanted, {}, ())
 
     def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
-        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, **more))
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more))
         return self.engines[-1]
 
     def listen(self, source: str, name: str) -> OpenMicrophone:

@@ -22,6 +22,7 @@ from asrd.engine import Deadlines, Engine, Waiting, together
 from asrd.errors import EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Gpu, Need, Plan, Rung, plan
 from asrd.worker import Scratch
+from tests.fake_worker import as_it_is
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
 SOUND = array.array("f", [1.0] * 16_000)
@@ -38,7 +39,7 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def engine(script: str, rungs: str = "half bfloat16 fp32", deadlines: Deadlines = SHORT, device: str = "cpu") -> Engine:
     plan = Plan("half", tuple(Rung(TABLE[name], device) for name in rungs.split()), "test")
-    return Engine(plan, wire.Start(script, TABLE["fp32"]), deadlines=deadlines, command=FAKE)
+    return Engine(plan, wire.Start(script, TABLE["fp32"]), deadlines=deadlines, command=FAKE, fetch=as_it_is)
 
 
 @contextlib.asynccontextmanager
@@ -612,7 +613,7 @@ def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(capl
     async def go(**asked: object) -> list[str]:
         caplog.clear()
         start = msgspec.structs.replace(wire.Start("*=ok", TABLE["fp32"]), **asked)
-        async with Engine(engine("*=ok").plan, start, deadlines=SHORT, command=FAKE) as held:
+        async with Engine(engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is) as held:
             await held.start()
         return [record.message for record in caplog.records if "Canary" in record.message]
 
@@ -633,7 +634,7 @@ def on_a_card(script: str, name: str = "bfloat16", preset: str = "default", limi
     made = plan(name, gpus=[CARD], preset=preset)
     needs = {strategy: Need(mib * MIB) for strategy, mib in NEEDS.items()}
     start = wire.Start(script, TABLE["fp32"], vram_limit=limit)
-    return Engine(msgspec.structs.replace(made, needs=needs), start, deadlines=SHORT, command=FAKE)
+    return Engine(msgspec.structs.replace(made, needs=needs), start, deadlines=SHORT, command=FAKE, fetch=as_it_is)
 
 
 @pytest.fixture

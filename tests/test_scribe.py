@@ -32,6 +32,7 @@ from asrd.scribe import Scribe, planned
 from asrd.takes import Spool
 from asrd.turns import Turns
 from tests import sound
+from tests.fake_worker import as_it_is
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
 SHORT = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
@@ -62,7 +63,7 @@ class Room:
         self.scribe = Scribe(self.settings, self.spool, self.deliver, self.changed, self.hold)
 
     def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
-        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, **more))
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more))
         return self.engines[-1]
 
     async def deliver(self, record: Deliveries, number: int) -> list[str]:

@@ -34,10 +34,11 @@ LENGTHS = [4000 + place for place in range(COUNT)]
 PROGRAM = """
 import argparse, functools, sys
 from asrd import cli, config, engine, progress, tune, vram
+from tests.fake_worker import as_it_is
 vram.gpus = list
 progress.EVERY = 0.0
 cli._log(False)
-hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
+hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"), fetch=as_it_is)
 parser = argparse.ArgumentParser()
 tune.tune_arguments(parser)
 settings = config.Settings(model=sys.argv[1], socket=sys.argv[2], device="cpu")
