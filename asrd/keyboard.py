@@ -42,7 +42,11 @@ class UnprovedError(SinkError):
 
 
 async def _keyboard(environment: Environment) -> list[str]:
-    """Return the facts about an X server's keyboard (`x11 keys`); none where it does not answer."""
+    """Return the facts about an X server's keyboard (`x11 keys`); none where it does not answer.
+
+    The server is asked for the layout that it uses: the one that `setxkbmap -query` knows of may have
+    been replaced since.
+    """
     try:
         ended = await run(*X11, "keys", environment=environment, limit=KEYBOARD_SECONDS)
     except SinkError as error:
@@ -51,26 +55,22 @@ async def _keyboard(environment: Environment) -> list[str]:
     return ended.output.decode().split()
 
 
-async def exact_by_xdotool(text: str, environment: Environment) -> bool:
-    """Whether xdotool would type this text exactly.
+def _plain(text: str) -> bool:
+    """Whether xdotool types every sign of a text by a key of the US layout.
 
-    What the layout has no key for, it types by remapping a key under the window's eyes, and dead keys swallow what
-    follows: signs go missing at any delay. That leaves printable ASCII on the plain US layout. The server is asked for
-    the layout that it uses: the one that `setxkbmap` knows of may have been replaced since.
+    What the layout has no key for, it types by remapping a key under the window's eyes, and dead keys
+    swallow what follows: signs go missing at any delay. That leaves printable ASCII on the US layout.
     """
-    if not all(sign == "\n" or (sign.isascii() and sign.isprintable()) for sign in text):
-        return False
-    return "us" in await _keyboard(environment)
+    return all(sign == "\n" or (sign.isascii() and sign.isprintable()) for sign in text)
 
 
 @contextlib.asynccontextmanager
-async def _caps_lock_kept(environment: Environment) -> AsyncIterator[None]:
+async def _caps_lock_kept(facts: list[str], environment: Environment) -> AsyncIterator[None]:
     """Have Caps Lock afterwards as it was: xdotool --clearmodifiers switches it off, and not on again."""
-    on = "caps" in await _keyboard(environment)
     try:
         yield
     finally:
-        if on:
+        if "caps" in facts:
             await run(*X11, "caps", environment=environment, limit=KEYBOARD_SECONDS)
 
 
@@ -97,10 +97,11 @@ async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
     Raises:
         SinkError: it is not exact here, or failed.
     """
-    if not await exact_by_xdotool(text, environment):
+    facts = await _keyboard(environment) if _plain(text) else []
+    if "us" not in facts:
         raise SinkError("xdotool types only ASCII exactly, and only on the plain US layout")
     words = ("xdotool", "type", "--clearmodifiers", "--delay", str(delay), "--file", "-")
-    async with _caps_lock_kept(environment):
+    async with _caps_lock_kept(facts, environment):
         await _typed(*words, text=text, environment=environment, delay=delay)
 
 
@@ -153,7 +154,8 @@ async def _press(tool: str, environment: Environment) -> None:
         known = await run(tool, environment=environment, limit=2.0)
         old = "recorder" in known.complaint + known.output.decode(errors="replace")  # before 1.0: names, not codes
         words += ["key", "shift+insert"] if old else ["key", "42:1", "110:1", "110:0", "42:0"]
-    async with _caps_lock_kept(environment) if tool == "xdotool" else contextlib.nullcontext():
+    facts = await _keyboard(environment) if tool == "xdotool" else []
+    async with _caps_lock_kept(facts, environment):
         ended = await run(*words, environment=environment, text=text, limit=5.0)
     if ended.code:
         raise SinkError(f"{tool} failed{why(ended.complaint)}")

@@ -184,9 +184,14 @@ class Window:
         self.way = ""
         self._shown = shown
         self._delay = delay
+        self._turn = asyncio.Lock()
 
     async def deliver(self, text: str) -> None:
         """Try each way that this session could have; the last is the clipboard and a notification."""
+        async with self._turn:  # a retry may want the clipboard while it is lent for another text
+            await self._deliver(text)
+
+    async def _deliver(self, text: str) -> None:
         environment = {**await _session(), **UTF8}
         failures = []
         for way, attempt in self._ways(text, environment):

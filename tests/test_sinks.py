@@ -255,6 +255,18 @@ def test_pasting_gives_the_clipboard_back(xorg: Xorg, before: str) -> None:
             xorg.clipboard()
 
 
+def test_texts_that_are_pasted_at_the_same_time_do_not_mix(xorg: Xorg) -> None:
+    deliver(sinks.Clipboard(), "before")
+    target, sink, texts = xorg.window(), window("paste"), ("één ", "twee ", "drie ")
+
+    async def together() -> None:
+        await asyncio.gather(*map(sink.deliver, texts))
+
+    asyncio.run(together())
+    target.expect("".join(texts))
+    assert xorg.clipboard() == "before"
+
+
 def test_where_nobody_tells_who_fetches_the_text_stays_in_the_clipboard(
     sway: Sway, caplog: pytest.LogCaptureFixture
 ) -> None:
