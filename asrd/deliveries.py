@@ -111,6 +111,7 @@ class Deliveries:
         self._path = path
         self._targets: dict[int, list[str]] = {}
         self._fates: dict[tuple[int, str], Fate] = {}
+        self._instead: list[str] = []
         self._pending = b""
         """What the disk did not take."""
 
@@ -146,6 +147,11 @@ class Deliveries:
     def uncertain(self) -> list[str]:
         """Sinks that may have a part, or some of it, and did not say so."""
         return _each_once(sink for (_, sink), fate in self._fates.items() if fate in ("attempted", "uncertain"))
+
+    @property
+    def instead(self) -> str:
+        """Where accepted text is, if not where it was sent; "" where it is there."""
+        return "; ".join(_each_once(self._instead))
 
     def gone(self, sinks: Collection[str]) -> list[str]:
         """Return the sinks beside these that a part was meant for and that are not known to have it."""
@@ -212,6 +218,8 @@ class Deliveries:
             self._fates[line.part, line.sink] = "attempted"
         else:
             self._fates[line.part, line.sink] = line.fate
+            if line.fate == "accepted" and line.reason:
+                self._instead.append(line.reason)
 
     def _write(self, path: Path, data: bytes) -> None:
         """Append to the file, with what it did not take before; a disk that refuses is told once."""
@@ -251,8 +259,13 @@ class Taker(Protocol):
     def name(self) -> str:
         """What it is called before people."""
 
-    async def deliver(self, text: str) -> None:
-        """Deliver a text. Raises SinkError: it did not arrive; UncertainError: it may have."""
+    async def deliver(self, text: str) -> str | None:
+        """Deliver a text; return where it is instead, if a person has to know.
+
+        Raises:
+            SinkError: it did not arrive.
+            UncertainError: it may have.
+        """
 
 
 async def send(
@@ -275,14 +288,14 @@ async def send(
             continue
         record.attempt(number, sink.key)
         try:
-            await sink.deliver(text)
+            instead = await sink.deliver(text)
         except SinkError as error:
             fate: Fate = "uncertain" if isinstance(error, UncertainError) else "refused"
             record.outcome(number, sink.key, fate, error.message)
             failed.append(f"{sink.name}: {error.message}")
             tell(sink, error)
         else:
-            record.outcome(number, sink.key, "accepted")
+            record.outcome(number, sink.key, "accepted", instead or "")
     return failed
 
 

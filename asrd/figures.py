@@ -29,6 +29,7 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         + (f" by {told.strategy}" if told.strategy else "")
         + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
         + (f", {one.dictation.doubted} not believed" if one.dictation.doubted else "")
+        + (f"; {told.detail}" if told.outcome == "delivered" and told.detail else "")
         + (f": {text!r}" if text else ""),
         take=told.take,
         outcome=told.outcome,

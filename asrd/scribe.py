@@ -267,7 +267,7 @@ class Scribe:
             return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
         self.shadow.offer(one)
         self.spool.delivered(one.take, one.text)
-        return self._told(one, "delivered" if one.text else "empty")
+        return self._told(one, "delivered" if one.text else "empty", one.deliveries.instead)
 
     async def _keep(self, one: Recording, reason: str) -> Told:
         """It did not become text: what follows is still recorded, and then the sound waits."""

@@ -52,8 +52,10 @@ class Sink(Protocol):
     key: str
     """Its setting, which is known again in another run; a command's may hold what is secret."""
 
-    async def deliver(self, text: str) -> None:
+    async def deliver(self, text: str) -> str | None:
         """Deliver a text within a time limit of its own; may be cancelled.
+
+        Return where the text is instead, if it is not where it was sent, as a sentence.
 
         Raises:
             SinkError: the text did not arrive.
@@ -186,12 +188,12 @@ class Window:
         self._delay = delay
         self._turn = asyncio.Lock()
 
-    async def deliver(self, text: str) -> None:
+    async def deliver(self, text: str) -> str | None:
         """Try each way that this session could have; the last is the clipboard and a notification."""
         async with self._turn:  # a retry may want the clipboard while it is lent for another text
-            await self._deliver(text)
+            return await self._deliver(text)
 
-    async def _deliver(self, text: str) -> None:
+    async def _deliver(self, text: str) -> str | None:
         environment = {**await _session(), **UTF8}
         failures = []
         for way, attempt in self._ways(text, environment):
@@ -200,15 +202,14 @@ class Window:
             except PartlyError:
                 raise
             except UnprovedError as error:
-                await self._tell_unproved(error)
-                return
+                return await self._tell_unproved(error)
             except SinkError as error:
                 log.debug("%s: %s", way, error)
                 failures.append(error.message)
             else:
                 self._went(way)
-                return
-        await self._leave(text, environment, failures)
+                return None
+        return await self._leave(text, environment, failures)
 
     def _ways(self, text: str, environment: Environment) -> list[Way]:
         system = kind(environment)
@@ -224,7 +225,7 @@ class Window:
         typed = typing.get(system, [])
         return typed + pasting if self.name == "type" else pasting + typed
 
-    async def _leave(self, text: str, environment: Environment, failures: list[str]) -> None:
+    async def _leave(self, text: str, environment: Environment, failures: list[str]) -> str:
         reasons = "; ".join(dict.fromkeys(failures)) or "no program for it is installed"
         hint = "asrd doctor says what this session needs"
         if not kind(environment):
@@ -235,8 +236,9 @@ class Window:
             raise SinkError(f"nothing can type here ({reasons}), and {error.message}", hint) from error
         self._went(f"clipboard, as nothing can type here ({reasons})")
         await self._shown.notify(IN_CLIPBOARD, "Nothing could type it here: paste it with Ctrl+V.")
+        return IN_CLIPBOARD.lower()
 
-    async def _tell_unproved(self, error: UnprovedError) -> None:
+    async def _tell_unproved(self, error: UnprovedError) -> str:
         """Say that a text was pasted and may be missing; it is in the clipboard already."""
         way = f"clipboard, as {error.message}"
         systemd.event("in-clipboard", f"{self.name}: {error.message}; {error.hint}", logging.WARNING, sink=self.name)
@@ -245,6 +247,7 @@ class Window:
         if not known:
             body = "It was pasted, but the window was not seen to take it. If it is missing, press Ctrl+V."
             await self._shown.notify(IN_CLIPBOARD, body)
+        return f"{IN_CLIPBOARD.lower()}, as {error.message}"
 
     def _went(self, way: str) -> None:
         if way != self.way:
