@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from .errors import BusyError
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 10.0
 """Seconds after which a daemon that stays busy is told to the user."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0

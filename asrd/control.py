@@ -35,8 +35,8 @@ BACKLOG = 1024
 MAX_PATH = 107
 """Bytes of a Unix socket's path that Linux takes."""
 
-PATIENCE = 10.0
-"""Seconds that a daemon may take for an answer that needs no worker."""
+PATIENCE = 30.0
+"""Seconds that a daemon may take for an answer that needs no worker; as many as systemd gives one to start."""
 
 LENGTHY = ("use", "reload", "retry", "transcribe")
 """Verbs that wait for a worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+
+from asrd import cli
+from asrd.characters import without_controls
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,3 +143,37 @@ def wait_for_child(pid: int) -> int:
             return int(children[0])
         time.sleep(0.05)
     raise AssertionError("no worker was started")
+
+
+def odd_names() -> list[str]:
+    """Return seeded file names with characters that a terminal obeys."""
+    draw = random.Random(14)
+    return [
+        "".join(draw.choices("ab. \x1b[]2J\x07\r\n\t\x7f\x9b\u202e\u2028\ufeff", k=draw.randint(3, 12))) + "\x1bx"
+        for _ in range(20)
+    ]
+
+
+@pytest.mark.parametrize("name", odd_names())
+@pytest.mark.parametrize(
+    "words", [("transcribe",), ("compare", "--manifest"), ("doctor", "--"), ("status", "--socket")]
+)
+def test_no_complaint_quotes_what_a_terminal_obeys(
+    name: str,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main([*words, name])
+    except SystemExit as end:  # argparse's way out
+        code = int(str(end.code))
+    assert code
+    out, err = capsys.readouterr()
+    assert err
+    assert not [char for char in out + err if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"]
+    assert "\\u001b" in err or "\\x1b" in err

@@ -101,11 +101,13 @@ def test_a_notification_is_shown_and_the_next_of_its_kind_takes_its_place(bus: B
             await shown.notify("The microphone is gone", "first"),
             await shown.notify("The microphone is gone", "second: ü & <b>😀", "critical"),
             await shown.notify("Another matter", urgency="low"),
+            await shown.notify("Con\x1b[2Jtrols\n", "a\u202eb\nc\x07"),
         ]
 
-    assert asyncio.run(show()) == [True, True, True]
+    assert asyncio.run(show()) == [True, True, True, True]
     assert sorted(bus.notifications()) == [
         ("Another matter", ""),
+        ("Con\\u001b[2Jtrols\\u000a", "a\\u202eb\nc\\u0007"),
         ("The microphone is gone", "second: ü &amp; &lt;b&gt;😀"),
     ]
 
