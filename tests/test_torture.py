@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from tools.torturing import __main__ as torture
-from tools.torturing import delivery, findings, microphone, page, planted
+from tools.torturing import delivery, findings, home, microphone, page, planted
 from tools.torturing.findings import Round, Words
 
 ROOT = Path(__file__).parents[1]
@@ -186,6 +187,22 @@ def test_a_quick_run_finds_nothing(tmp_path: Path) -> None:
     assert {row["moment"] for row in kills["rows"]} >= set(torture.QUICK), said
     assert {row["moment"] for row in deliveries["rows"]} >= set(delivery.MOMENTS), said
     assert all((found["commit"], found["machine"]["cpu"], found["versions"]["torch"]))
+
+
+def test_a_run_that_is_ended_leaves_no_process_and_no_folder() -> None:
+    folder = tempfile.mkdtemp(prefix="asrd-", dir="/tmp")
+    command = [sys.executable, "-m", "tools.torturing", "kills", "--quick"]
+    one = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TMPDIR": folder}, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 120
+        while len(home.marked(f"{one.pid}-")) < 2:
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+    finally:
+        one.send_signal(signal.SIGTERM)
+    assert one.wait(60) == 130
+    assert home.marked(f"{one.pid}-") == []
+    os.rmdir(folder)  # which it refuses where anything is in it
 
 
 # -- what it found ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import contextlib
 import os
 import queue
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -27,12 +28,15 @@ from . import delivery, kills, microphone, page, planted
 from .daemon import BrokenError
 from .delivery import Delivery
 from .findings import Round, rows
-from .home import home
+from .home import end_marked, home
 from .house import House
 from .kills import Kills
 from .microphone import SoundServer
 from .page import Part
 from .suspend import Logind
+
+MAX_TEMPORARY_PATH = 40
+"""Characters of the folder for temporary files: the path of a socket in it may have 107."""
 
 ROUNDS = 50
 """Of each moment in a full run."""
@@ -97,13 +101,16 @@ class Player:
         self.sound = any(moment in SOUND for moment, _ in plan)
         for step in plan:
             self._plan.put(step)
-        threads = [threading.Thread(target=self._house, args=(n, faults if n == 0 else ())) for n in range(self.jobs)]
+        threads = [self._thread(n, faults if n == 0 else ()) for n in range(self.jobs)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         if self._failed:
             raise self._failed[0]
+
+    def _thread(self, number: int, faults: tuple[str, ...]) -> threading.Thread:
+        return threading.Thread(target=self._house, args=(number, faults), daemon=True)
 
     def _house(self, number: int, faults: tuple[str, ...]) -> None:
         try:
@@ -267,19 +274,29 @@ def main(words: list[str] | None = None) -> int:
             f"there is no moment {'; '.join(sorted(unknown))}; there are "
             f"{'; '.join([*MOMENTS, *SOUND, *delivery.MOMENTS])}"
         )
-    parts = []
-    with tempfile.TemporaryDirectory(prefix="asrd-torture-") as folder:
-        for name in dict.fromkeys(args.parts):
-            try:
-                parts.append(PARTS[name](args, Path(folder)))
-            except BlindError as error:
-                print(f"asrd torture: part {name} has no figures, as its instruments are blind: {error}")
-                return 2
-            print(page.table(parts[-1]), flush=True)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        where = tempfile.gettempdir() if len(tempfile.gettempdir()) <= MAX_TEMPORARY_PATH else "/tmp"
+        with tempfile.TemporaryDirectory(prefix="asrd-torture-", dir=where, ignore_cleanup_errors=True) as folder:
+            parts = [played(name, args, Path(folder)) for name in dict.fromkeys(args.parts)]
+    except BlindError as error:
+        print(f"asrd torture: there are no figures, as instruments are blind: {error}")
+        return 2
+    except KeyboardInterrupt:  # the houses' threads end with this process, and what they started now
+        end_marked(f"{os.getpid()}-")
+        return 130
     told = page.report(args.seed, args.quick, " ".join(words or sys.argv[1:]), parts)
     if args.json:
         args.json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
     return 0 if told.clean else 3
+
+
+def played(name: str, args: argparse.Namespace, folder: Path) -> Part:
+    """Play a part and print its table. Raises BlindError."""
+    part = PARTS[name](args, folder)
+    print(page.table(part), flush=True)
+    return part
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ HEADER_BYTES = 44
 
 SAMPLE_RATE = 16_000
 
+LOCK_SECONDS = 3.0
+"""For which a lock may outlast the daemon that held it: a child that was being started has its files until it runs."""
+
 SETTINGS = {"model": "demo-ctc", "strategy": "fp32", "device": "cpu", "idle": "never", "notify": False}
 """Of every daemon under test; a shipped model that loads fast, and nothing on the user's desktop."""
 
@@ -107,22 +110,11 @@ class Home:
 
     def processes(self, life: str = "") -> list[int]:
         """Return the living processes that carry this home's mark, or those of one daemon's life."""
-        wanted = f"{MARK}={self.mark}.{life}".encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            with contextlib.suppress(OSError):
-                names = path.read_bytes().split(b"\0")
-                if any(name == wanted if life else name.startswith(wanted) for name in names):
-                    found.append(int(path.parent.name))
-        return [pid for pid in found if pid != os.getpid() and not _is_over(pid)]
+        return marked(f"{self.mark}.{life}", whole=bool(life))
 
     def end_all(self, life: str = "") -> int:
         """Kill what still lives of this home, or of one life; return how many there were."""
-        found = self.processes(life)
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        return len(found)
+        return end_marked(f"{self.mark}.{life}", whole=bool(life))
 
     def locked(self, alone: bool = True) -> list[str]:
         """Return the files on which somebody holds a lock; asked while no daemon records or retries.
@@ -132,7 +124,12 @@ class Home:
         """
         places = [*self.recordings.glob("*"), *self.runtime.glob("*.lock")]
         places += self.scratch.glob("asrd-*") if alone else ()
-        return [path.name for path in sorted(places) if _is_locked(path)]
+        limit = time.monotonic() + LOCK_SECONDS
+        while found := [path.name for path in sorted(places) if is_locked(path)]:
+            if time.monotonic() > limit:
+                break
+            time.sleep(0.05)
+        return found
 
     def strays(self) -> list[str]:
         """Return what lies beside recordings and belongs to none of them."""
@@ -164,6 +161,27 @@ def home(where: Path, name: str) -> Iterator[Home]:
         shutil.rmtree(one.folder, ignore_errors=True)
 
 
+def marked(mark: str, whole: bool = False) -> list[int]:
+    """Return the living processes whose mark begins so, or is that where it is `whole`."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            names = path.read_bytes().split(b"\0")
+            if any(name == wanted if whole else name.startswith(wanted) for name in names):
+                found.append(int(path.parent.name))
+    return [pid for pid in found if pid != os.getpid() and not _is_over(pid)]
+
+
+def end_marked(mark: str, whole: bool = False) -> int:
+    """Kill the processes that `marked` returns; return how many there were."""
+    found = marked(mark, whole)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(found)
+
+
 def _is_over(pid: int) -> bool:
     """Whether a process has ended and only waits to be reaped."""
     try:
@@ -172,7 +190,8 @@ def _is_over(pid: int) -> bool:
         return True
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Return whether somebody holds a lock on a file or folder."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:

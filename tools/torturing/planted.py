@@ -125,6 +125,7 @@ class Planter:
 
     def _lock(self, one: Followed, daemon: Daemon) -> None:
         """Hold the lock of a recording, as a daemon that lives does, while its round is looked at."""
+        self.house.home.locked()  # until nobody else has it
         handle = os.open(self._file(one), os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._held.append(handle)
