@@ -63,6 +63,26 @@ class AudioBlock:
         return len(self.samples) / SAMPLE_RATE
 
 
+LOUDEST = 2.0**31
+"""What a 32-bit sample is that was never scaled; anything beyond it is damage, and would overflow on its way."""
+
+SOFTEST = float(np.finfo(np.float32).tiny)
+"""Numbers below it are computed slowly, and nobody hears them."""
+
+
+def clean(samples: Samples) -> tuple[Samples, int]:
+    """Return samples without what is no sound, as silence in its place, and how many those were.
+
+    That is NaN, infinity and what is louder than LOUDEST. What is softer than SOFTEST becomes silence and counts as
+    sound.
+    """
+    size = np.abs(samples)
+    sound = size <= LOUDEST  # false for a NaN too
+    bad = samples.size - int(np.count_nonzero(sound))
+    kept = sound & (size >= SOFTEST)
+    return np.where(kept, samples, np.float32(0)), bad
+
+
 class Source(Protocol):
     """Where sound comes from: yields blocks in order, the first one at `start` 0, without gaps unless `overflow`."""
 
@@ -147,10 +167,8 @@ class SoundFile:
             if not len(block):
                 break
             seen += len(block)
-            finite = np.isfinite(block)
-            if not finite.all():
-                bad += block.size - int(np.count_nonzero(finite))
-                block = np.where(finite, block, np.float32(0))
+            block, damaged = clean(block)
+            bad += damaged
             yield np.ascontiguousarray(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
         self._tell(seen, bad, broken)
 

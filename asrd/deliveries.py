@@ -159,6 +159,10 @@ class Deliveries:
         lacking = (sink for number, sink in wanted if self._fates.get((number, sink)) != "accepted")
         return _each_once(sink for sink in lacking if sink not in sinks)
 
+    def fate(self, number: int, sink: str) -> Fate | None:
+        """Return what is known of a part and a sink; None where it was not asked."""
+        return self._fates.get((number, sink))
+
     def lacks(self, number: int, sink: str, again: bool = False) -> bool:
         """Return whether a part is to be sent to a sink; `again`: also where it may have arrived."""
         fate = self._fates.get((number, sink))
@@ -212,6 +216,8 @@ class Deliveries:
             self.whole = line.whole if line.whole is not None else self.whole
         elif isinstance(line, End):
             self.whole = line.whole
+        elif line.part not in range(len(self.parts)):
+            log.debug("a line of %s tells of a part that is not there", self._path)
         elif isinstance(line, Targets):
             self._targets.setdefault(line.part, []).extend(line.sinks)
         elif isinstance(line, Attempt):
@@ -301,7 +307,7 @@ async def send(
 
 def shown(sinks: Iterable[str]) -> str:
     """Return sinks as people see them: of a command its first word, as its arguments may be secret."""
-    return " and ".join(_each_once(sink.split()[0] for sink in sinks))
+    return " and ".join(_each_once(sink.split(maxsplit=1)[0] for sink in sinks if sink.strip()))
 
 
 def _after(before: Standing | None, new: Standing | None) -> Standing | None:

@@ -18,7 +18,7 @@ import msgspec
 
 from . import downloader, forecast, ladder, vram, wire
 from .config import Settings, budget
-from .errors import FINAL, AsrdError, EngineError
+from .errors import FINAL, AsrdError, AudioError, EngineError, SoundError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .reception import bounded, received
 from .worker import LostError, Worker, worker_log
@@ -69,6 +69,20 @@ class CrowdedError(LostError):
 
 
 Reply = TypeVar("Reply", wire.Answer, wire.Encoded, wire.Reading)
+
+
+GRAPHS = "CUDA graphs"
+"""What is left before the rung of a card's worker."""
+
+
+class Trial:
+    """An engine as it was before it was asked for a sound, and the rungs that proved themselves and failed at it."""
+
+    def __init__(
+        self, template: wire.Start, rungs: Sequence[Rung], left: Sequence[Rung], rejected: Sequence[Rejected]
+    ) -> None:
+        self.template, self.rungs, self.left, self.rejected = template, list(rungs), list(left), list(rejected)
+        self.failed: list[Rung] = []
 
 
 class Waiting:
@@ -244,18 +258,27 @@ class Engine:
         self._asked = together(self._waiting, self.together if self._rungs else 1)
         self._waiting = [one for one in self._waiting if one not in self._asked]
         try:
-            answers = await self._persist(lambda: self._recognize(self._asked))
+            await self._answer(self._asked)
+        finally:
+            self._asked = []
+
+    async def _answer(self, asked: Sequence[Waiting]) -> None:
+        """Give each caller its answer, or the error that stands for one."""
+        try:
+            answers = await self._persist(lambda: self._recognize(asked), sound=True)
         except Exception as error:
-            for one in self._asked:
+            if len(asked) > 1 and isinstance(error, AudioError | SoundError):
+                for one in asked:  # only one of them may be to blame
+                    await self._answer([one])
+                return
+            for one in asked:
                 if not one.answer.done():
                     one.answer.set_exception(error)
         else:
-            for one, answer in zip(self._asked, answers, strict=True):
+            for one, answer in zip(asked, answers, strict=True):
                 self._on_answer(one.seconds, one.phase, answer)
                 if not one.answer.done():
                     one.answer.set_result(answer)
-        finally:
-            self._asked = []
 
     async def _abandon(self, mine: Waiting) -> None:
         """Let go of a buffer whose caller was cancelled; nobody else's answer is touched."""
@@ -370,9 +393,14 @@ class Engine:
         """Allow workers again after `halt`."""
         self._allowed.set()
 
-    async def _persist(self, act: Callable[[], Any]) -> Any:
-        """Do `act` until it succeeds, demoting after each failure that is the rung's."""
+    async def _persist(self, act: Callable[[], Any], sound: bool = False) -> Any:
+        """Do `act` until it succeeds, demoting after each failure that is the rung's.
+
+        Args:
+            sound: `act` asks for a sound. One that FP32 cannot answer either costs no rung: see `_acquit`.
+        """
         forgiven: set[str] = set()
+        trial = Trial(self._template, self._rungs, self.left, self.rejected)
         while True:
             rung = self.rung
             try:
@@ -382,7 +410,7 @@ class Engine:
                 self._most = max(1, self.together // 2)
                 log.warning("%s: %s: %d buffers at most from now on", rung.name, loss.kind, self._most)
             except LostError as loss:
-                ran = self._worker is not None
+                ran, proved = self._worker is not None, self.ready is not None
                 await self._retire(0.0)
                 if not self._allowed.is_set():
                     continue  # it was ended by `halt`, which says nothing about the rung
@@ -397,16 +425,35 @@ class Engine:
                     forgiven.add(rung.name)
                     continue
                 self._leave(loss.kind, loss.detail, loss.component, hint=loss.hint)
+                if sound and proved:
+                    trial.failed.append(rung)
+                if not self._rungs and any(ladder.plain(one.precision) for one in trial.failed):
+                    raise self._acquit(trial) from None
             except asyncio.CancelledError:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
                 raise
 
+    def _acquit(self, trial: Trial) -> AsrdError:
+        """Put back every rung that failed at one sound, FP32 among them: the sound was the fault. Return the error."""
+        names = {rung.name for rung in trial.failed} | {GRAPHS}
+        blamed = [one for one in self.rejected[len(trial.rejected) :] if one.rung in names]
+        self.rejected = [one for one in self.rejected if one not in blamed]
+        self._untold = [one for one in self._untold if one not in blamed]
+        out = {one.rung for one in self.rejected}
+        self._template, self._rungs = trial.template, [rung for rung in trial.rungs if rung.name not in out]
+        self.left = trial.left + [rung for rung in self.left[len(trial.left) :] if rung.name in out]
+        tried = "; ".join(f"{one.rung}: {one.detail}" for one in blamed)
+        log.warning("no rung could answer for one sound (%s); the engine stays as it was before", tried)
+        if all(one.kind == "non-finite" for one in blamed):
+            return AudioError(f"no precision makes text of this sound ({tried})", "other recordings are not concerned")
+        return SoundError(f"no worker could answer for this sound ({tried})", "other recordings are not concerned")
+
     def _leave_graphs(self, loss: LostError) -> None:
         """Go without CUDA graphs from here on, as they may be what lost the worker, and try the rung once more."""
         self._template = msgspec.structs.replace(self._template, graphs=False)
         hint = "graphs = false does without from the start"
-        self._reject(Rejected("CUDA graphs", loss.kind, loss.detail, hint))
+        self._reject(Rejected(GRAPHS, loss.kind, loss.detail, hint))
 
     def _leave(
         self, kind: str, detail: str, component: str = "", hint: str = "", figures: dict[str, float] | None = None

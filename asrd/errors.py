@@ -78,6 +78,10 @@ class EngineError(AsrdError):
     exit_code = 75
 
 
+class SoundError(EngineError):
+    """No worker could answer for one sound, though each had proved itself: others are not concerned."""
+
+
 class SinkError(AsrdError):
     """Text that did not arrive where it was sent; the message never quotes it."""
 

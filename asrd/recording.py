@@ -10,16 +10,19 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from .audio import AudioBlock, Samples
+from .audio import AudioBlock, Samples, clean
 from .config import Settings
 from .deliveries import SUFFIX, Deliveries, Standing
 from .dictation import Dictation
+from .errors import AudioError
 from .spoken import Writing
-from .takes import Take
+from .takes import Take, blocks
 from .vad import Event
 from .wire import SAMPLE_RATE
 
@@ -151,6 +154,22 @@ class Recording:
     def draft(self) -> str:
         """The words behind those, as they sound right now; for eyes only."""
         return self.dictation.transcript.draft
+
+
+def sound_of(path: Path) -> Iterator[AudioBlock]:
+    """Yield what is on disk of a recording, with the care that sound files get.
+
+    Raises: OSError; AudioError, at the end, when not one sample was a number.
+    """
+    seen = bad = 0
+    for start, data in blocks(path):
+        samples, damaged = clean(np.frombuffer(data, np.float32))
+        seen, bad = seen + len(samples), bad + damaged
+        yield AudioBlock(start, samples)
+    if bad:
+        log.warning("recording %s: %d samples are not finite and count as silence", path.stem, bad)
+    if bad and bad == seen:
+        raise AudioError(f"recording {path.stem} holds no sound", "not one of its samples is a finite number")
 
 
 def standing(dictation: Dictation, writing: Writing) -> Standing:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from .deliveries import Deliveries, shown
-from .errors import AudioError, ClaimedError, SinkError, UsageError
+from .errors import AsrdError, AudioError, ClaimedError, SinkError, SoundError, UsageError
 from .recording import Told
 from .scribe import Scribe
 from .server import Answers, Request
@@ -56,7 +56,7 @@ class Retry:
             notes = [await asyncio.to_thread(self._spool.find, self._name)]
         if not notes:
             raise UsageError("no recording waits", "asrd takes lists what is kept")
-        failed: AudioError | None = None
+        failed: AsrdError | None = None
         for number, note in enumerate(notes, 1):
             more = number < len(notes)
             yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
@@ -65,10 +65,10 @@ class Retry:
                     async with contextlib.aclosing(self._retry(note, more)) as replies:
                         async for reply in replies:
                             yield reply
-            except (AudioError, ClaimedError, UsageError) as error:
+            except (AudioError, SoundError, ClaimedError, UsageError) as error:
                 if not self._all:
                     raise
-                failed = error if isinstance(error, AudioError) else failed
+                failed = error if isinstance(error, AudioError | SoundError) else failed
                 yield {"said": error.message, "notes": [error.message], "more": more or failed is not None}
         if failed is not None:
             raise failed

@@ -13,8 +13,6 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
-import numpy as np
-
 from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock
 from .config import Settings
@@ -23,12 +21,12 @@ from .demotion import Demotion, Warn
 from .dictation import Dictation
 from .engine import Engine, start_for
 from .engine import plan_for as planned
-from .errors import AsrdError, AudioError, EngineError, PrecisionError, UsageError
+from .errors import AsrdError, AudioError, EngineError, PrecisionError, SoundError, UsageError
 from .headroom import fits_beside
 from .precision import Plan
-from .recording import Recording, Told, standing, with_suffix
+from .recording import Recording, Told, sound_of, standing, with_suffix
 from .spoken import Writing
-from .takes import Note, Spool, blocks
+from .takes import Note, Spool
 from .turns import Turns
 from .wire import Word
 
@@ -95,6 +93,8 @@ class Scribe:
         """The last model whose download the journal told of."""
         self._unheard = 0.0
         """Seconds of clear speech since the last word, of which a low precision made none."""
+        self._return: asyncio.Task[None] | None = None
+        """Brings the engine back that one sound cost its worker."""
         self._coming: Engine | None = None
         """One that is to come into service and proves itself."""
         self.disturb: Callable[[], None] = lambda: None
@@ -315,10 +315,8 @@ class Scribe:
             writing.resume(stood.pieces, stood.waiting, stood.case)
             by_segments = True
         dictation.unheard_before = self.settings.demote_empty  # the rung that made no word of it is not asked for long
-        kept = blocks(self.spool.path(note))
-        sound = (AudioBlock(start, np.frombuffer(data, np.float32)) for start, data in kept)
         try:
-            async for words in self.hear(sound, dictation):
+            async for words in self.hear(sound_of(self.spool.path(note)), dictation):
                 writing.push(words)
                 if by_segments and (text := writing.send()):
                     _add(record, text, self.settings, dictation, writing)
@@ -363,6 +361,10 @@ class Scribe:
                 await self.undisturbed()
             try:
                 found = await act(engine)
+            except (AudioError, SoundError):
+                if engine.ready is None and not self.asleep:
+                    self._return = asyncio.create_task(self.load())  # as soon as nobody asks: the next sound needs it
+                raise
             finally:
                 self._arrived()  # a worker that was started on the way has told how it came up
                 self.demotion.tell(engine)
@@ -580,6 +582,8 @@ class Scribe:
     async def stop(self) -> None:
         """End the worker for good."""
         self.disturb()
+        if self._return is not None:
+            self._return.cancel()
         await self.engine.stop()
 
     def _heard_of(self, progress: wire.Progress) -> None:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from . import catalogue, choice, compare, control, engine, evidence, modelchoice, places, precision
+from .audio import clean
 from .compare import Found, Job
 from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
@@ -154,10 +155,13 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
     for number, note in enumerate(notes[-limit:] if limit else notes, 1):
         try:
             sound = b"".join(data for _, data in blocks(spool.path(note)))
+            samples, damaged = clean(np.frombuffer(sound, np.float32))
         except OSError as error:
             tell(f"asrd: take {note.id} is skipped: {error.strerror}", sys.stderr)
             continue
-        clips.append(Clip(number, "", np.frombuffer(sound, np.float32)))
+        if damaged:
+            tell(f"asrd: take {note.id}: {damaged} samples are not finite and count as silence", sys.stderr)
+        clips.append(Clip(number, "", samples))
     if not clips:
         raise ManifestError("no take is kept that could be heard", 'keep_audio = "always" keeps what you dictate')
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE

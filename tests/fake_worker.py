@@ -3,7 +3,8 @@
 `Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
 then done once, by whichever worker creates FILE first; after that the worker behaves. The act "gate" loads only once
 the file FAKE_WORKER_GATE names is there. The act "hostile" says the words of the JSON list FAKE_WORKER_WORDS at times
-outside the buffer. The act "spoil:RATE:SEED" makes RATE words of a hundred other ones.
+outside the buffer. The act "allergic:ACT" is ACT where a sample is MARK, or no finite number. The act
+"spoil:RATE:SEED" makes RATE words of a hundred other ones.
 
 Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a worker with half
 the bytes a weight says that it needs half the memory. The model is then any file, and FAKE_WORKER_ACTS the script.
@@ -172,6 +173,15 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
 }
 
 
+MARK = 0.123
+"""A sample that an allergic worker does not bear."""
+
+
+def allergen(payload: bytes) -> bool:
+    """Whether a sound holds what an allergic worker does not bear: MARK, or what overflows on its way."""
+    return any(abs(one - MARK) < 1e-6 or not abs(one) < 1e10 for one in array.array("f", payload))
+
+
 def changed(act: str, answer: wire.Answer) -> wire.Answer:
     """Return an answer that says or costs something else than a good one."""
     heard = answer.hypothesis
@@ -233,6 +243,8 @@ def main() -> int:
             say(wire.Reading(message.id, message.phase, read))
         elif isinstance(message, wire.Encode):
             say(wire.Encoded(message.id, payload[: wire.ENCODED]))
+        elif isinstance(message, wire.Recognize) and act.startswith("allergic:") and allergen(payload):
+            ON_BUFFER[act.partition(":")[2]](message.id)
         elif isinstance(message, wire.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)
         elif isinstance(message, wire.Recognize):

@@ -9,6 +9,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ import soundfile
 
 from asrd import wire
 from asrd.config import Settings
-from asrd.deliveries import Deliveries
+from asrd.deliveries import Deliveries, forget, send
+from asrd.errors import ClaimedError, SinkError, UncertainError
 from asrd.takes import Note, Spool, Take
 from tests import sound
 from tests.test_daemon import Running
@@ -356,3 +359,251 @@ def test_after_a_kill_every_sink_has_each_word_once(runs: dict[str, Any], kill: 
         assert len(seen.waiting) <= 1
         assert seen.retried[0] == (0 if seen.waiting else 2)
     assert seen.left == []
+
+
+# -- two retries at once ----------------------------------------------------------------------------------------------
+
+
+def test_two_retries_of_all_deliver_each_recording_once(tmp_path: Path) -> None:
+    one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
+    try:
+        for number in range(8):
+            kept(Spool(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
+        up = one.up()
+        both = [up.verb("retry", "--all", "--deliver") for _ in range(2)]
+        said = [process.communicate(timeout=60) for process in both]
+        assert {process.returncode for process in both} <= {0, 2}, said
+        assert len(one.got()["a"]) == 8
+        delivered = [line.split()[0] for out, _ in said for line in out.splitlines()]
+        assert sorted(delivered) == [f"20260101-000000-{number:04x}" for number in range(8)]
+        assert os.listdir(one.one.takes) == []
+    finally:
+        one.end()
+
+
+def test_a_recording_that_is_retried_is_told_to_the_second_who_asks(tmp_path: Path) -> None:
+    one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
+    hangs = one.folder / "a.hangs"
+    try:
+        for number in range(3):
+            kept(Spool(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
+        hangs.write_text("1")
+        up = one.up()
+        first = up.verb("retry", "20260101-000000-0000", "--deliver")
+        one.one.until((one.folder / "a.has-it").exists)
+        code, errors = one.retry("20260101-000000-0000")
+        assert code == 75
+        assert "recording 20260101-000000-0000 is being retried already" in errors
+        code, errors = one.retry("--all", "--deliver")
+        assert code == 0
+        assert "recording 20260101-000000-0000 is being retried already" in errors
+        assert len(one.got()["a"]) == 3, "the others are delivered meanwhile"
+        hangs.unlink()
+        assert first.communicate(timeout=30)[0] == "20260101-000000-0000 was delivered\n"
+        assert len(one.got()["a"]) == 3
+        assert os.listdir(one.one.takes) == []
+    finally:
+        hangs.unlink(missing_ok=True)
+        one.end()
+
+
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from asrd.takes import Spool
+spool = Spool(Path(sys.argv[1]))
+with spool.claim(spool.find("")):
+    print("claimed", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_claim_holds_against_other_processes_and_dies_with_its_own(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "takes")
+    note = kept(spool, TWICE)
+    command = [sys.executable, "-c", CLAIMER, os.fspath(spool.where)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "claimed\n"
+        with pytest.raises(ClaimedError, match="another asrd"), spool.claim(note):
+            pass
+        assert spool.all() == []
+        assert spool.prune() == 0
+        process.kill()
+    with spool.claim(note), pytest.raises(ClaimedError, match="is being retried already"), spool.claim(note):
+        pass
+    assert [one.id for one in spool.waiting()] == [note.id]
+
+
+# -- the record by itself ---------------------------------------------------------------------------------------------
+
+
+class Place:
+    """A sink of a test."""
+
+    def __init__(self, name: str, *errors: SinkError | None) -> None:
+        self.name = self.key = name
+        self.errors = list(errors)
+        self.got: list[str] = []
+
+    async def deliver(self, text: str) -> None:
+        error = self.errors.pop(0) if self.errors else None
+        if error is None or isinstance(error, UncertainError):
+            self.got.append(text)
+        if error is not None:
+            raise error
+
+
+def history(path: Path, seed: int) -> list[tuple[int, dict[str, list[str]]]]:
+    """Write a record of several parts and sinks; return its length and what each sink said it had, line by line."""
+    draw = random.Random(seed)
+    record, had = Deliveries(path), []
+    names = ["stdout", "clipboard", "command:a b"][: draw.randint(1, 3)]
+    accepted: dict[str, list[str]] = {name: [] for name in names}
+
+    def noted() -> None:
+        had.append((path.stat().st_size, {name: list(texts) for name, texts in accepted.items()}))
+
+    parts = draw.randint(1, 3)
+    for number in range(parts):
+        record.add(f"part {number} \u00fc\n", whole="whole" if number == parts - 1 else None)
+        noted()
+        record.aim(number, names)
+        noted()
+        for name in names:
+            record.attempt(number, name)
+            noted()
+            fate = draw.choice(("accepted", "accepted", "refused", "uncertain"))
+            record.outcome(number, name, fate)
+            accepted[name] += [f"part {number} \u00fc\n"] * (fate == "accepted")
+            noted()
+    return had
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_record_cut_at_any_byte_tells_what_its_whole_lines_told(tmp_path: Path, seed: int) -> None:
+    had = history(tmp_path / "whole.deliveries", seed)
+    data = (tmp_path / "whole.deliveries").read_bytes()
+    assert (tmp_path / "whole.deliveries").stat().st_mode & 0o777 == 0o600
+    for length in range(0, len(data) + 1, 3):
+        (tmp_path / "cut.deliveries").write_bytes(data[:length])
+        record = Deliveries.of(tmp_path / "cut.wav")
+        known = [accepted for size, accepted in had if size - 1 <= length]  # a line's end may lack
+        for name, texts in (known[-1] if known else {}).items():
+            taken = [part.text for number, part in enumerate(record.parts) if record.fate(number, name) == "accepted"]
+            assert taken == texts
+        assert not record.delivered or record.whole == "whole"
+        again = record.add("next", whole="whole")
+        assert [part.text for part in Deliveries.of(tmp_path / "cut.wav").parts][again] == "next", "after a torn line"
+
+
+GARBAGE = [b"", b"\n\n", b"{", b"null\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000, b'{"type":"attempt"}\n',
+           b'{"type":"outcome","part":-1,"sink":"x","fate":"eaten"}\n', b'{"type":"part","text":7}\n',
+           b'{"type":"attempt","part":99,"sink":""}\n', b'{"type":"to","part":1e99,"sinks":[]}\n']  # fmt: skip
+
+
+@pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
+def test_a_damaged_record_costs_nothing_else(tmp_path: Path, data: bytes) -> None:
+    spool = Spool(tmp_path / "takes")
+    note = kept(spool, TWICE)
+    spool.path(note).with_suffix(".deliveries").write_bytes(data)
+    (found,) = spool.waiting()
+    assert not found.delivered
+    assert Deliveries.of(spool.path(note)).parts == []
+    spool.settle(found, "text")
+    assert list(spool.where.iterdir()) == []
+
+
+@case
+async def test_a_disk_that_is_full_costs_one_warning_and_no_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "asrd")
+    record = Deliveries(tmp_path / "no" / "folder.deliveries")
+    places = [Place("a"), Place("b", SinkError("gone"))]
+    for number in range(3):
+        assert record.add(f"text {number}") == number
+        await send(record, number, places, lambda sink, error: None)
+    assert places[0].got == ["text 0", "text 1", "text 2"]
+    assert places[1].got == ["text 1", "text 2"]
+    assert [message for message in caplog.messages if "cannot be written down" in message] == caplog.messages[:1]
+    same = Deliveries.of(tmp_path / "no" / "folder.wav")
+    assert await send(same, 0, places, lambda sink, error: None) == []
+    assert places[0].got == ["text 0", "text 1", "text 2"], "this process knows what the disk does not"
+    assert places[1].got == ["text 1", "text 2", "text 0"]
+    (tmp_path / "no").mkdir()
+    record.end("all")
+    forget(tmp_path / "no" / "folder.wav")
+    assert Deliveries.of(tmp_path / "no" / "folder.wav").whole == "all", "with room, all of it is written after all"
+    assert len(Deliveries.of(tmp_path / "no" / "folder.wav").parts) == 3
+
+
+@case
+async def test_what_may_have_arrived_is_sent_again_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    record = Deliveries(tmp_path / "a.deliveries")
+    record.add("text", whole="text")
+    places = [Place("sure"), Place("slow", UncertainError("did not end")), Place("shut", SinkError("no"))]
+    told: list[str] = []
+    failed = await send(record, 0, places, lambda sink, error: told.append(sink.name))
+    assert failed == ["slow: did not end", "shut: no"]
+    assert told == ["slow", "shut"]
+    assert (record.uncertain, record.delivered) == (["slow"], False)
+    assert await send(Deliveries.of(tmp_path / "a.wav"), 0, places, lambda sink, error: None) == []
+    assert [place.got for place in places] == [["text"], ["text"], ["text"]]
+    assert Deliveries.of(tmp_path / "a.wav").uncertain == ["slow"]
+    assert await send(Deliveries.of(tmp_path / "a.wav"), 0, places, lambda sink, error: None, again=True) == []
+    assert [place.got for place in places] == [["text"], ["text", "text"], ["text"]]
+    assert Deliveries.of(tmp_path / "a.wav").delivered
+
+
+def test_files_without_their_sound_go_once_nobody_can_be_writing_them(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    old, young = (tmp_path / f"20260101-000000-{name}.deliveries" for name in ("aaaa", "bbbb"))
+    for file in (old, young, old.with_suffix(".json"), old.with_suffix(".new")):
+        file.write_bytes(b"x")
+        if file.stem == old.stem:
+            os.utime(file, (time.time() - 120,) * 2)
+    spool.prune()
+    assert list(tmp_path.iterdir()) == [young]
+
+
+# -- other settings than before ---------------------------------------------------------------------------------------
+
+
+def test_a_retry_goes_to_the_sinks_in_force_and_names_one_that_is_gone(tmp_path: Path) -> None:
+    one = Rehearsal(tmp_path / "run", Kill("take", "aB", "", 0))
+    (one.folder / "b.refuses").touch()
+    try:
+        kept(Spool(one.one.takes), TWICE)
+        one.up()
+        code, errors = one.retry("--deliver")
+        assert code == 75
+        assert "command:sh ended with exit code 1" in errors
+        one.daemons[-1].end()
+        one.words[1] = one.words[1][:-1] + "c"
+        one.names = ["a", "b", "c"]
+        one.up()
+        code, errors = one.retry("--deliver")
+        assert code == 0
+        assert "command:sh is no sink any more, and may lack the text of 20260101-000000-aaaa" in errors
+        assert {name: len(texts) for name, texts in one.got().items()} == {"a": 1, "b": 0, "c": 1}
+        assert os.listdir(one.one.takes) == []
+    finally:
+        one.end()
+
+
+def test_what_is_kept_and_was_delivered_is_sent_once_more_only_with_again(tmp_path: Path) -> None:
+    one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
+    try:
+        kept(Spool(one.one.takes), TWICE)
+        one.up(ASRD_KEEP_AUDIO="always")
+        assert one.retry("--all", "--deliver")[0] == 0
+        assert sorted(os.listdir(one.one.takes)) == ["20260101-000000-aaaa.json", "20260101-000000-aaaa.wav"]
+        code, errors = one.retry("2026", "--deliver")
+        assert (code, len(one.got()["a"])) == (2, 1)
+        assert "recording 20260101-000000-aaaa was delivered" in errors
+        assert one.daemons[-1].verb("retry", "2026").communicate(timeout=30)[0].strip() == one.got()["a"][0].strip()
+        assert one.retry("2026", "--again")[0] == 0
+        assert len(one.got()["a"]) == 2
+    finally:
+        one.end()
