@@ -90,6 +90,17 @@ def test_the_end_of_a_recording_is_found_in_what_the_microphone_gave(seed: int) 
     assert microphone.place_of_the_end(given, stranger)[1] < 0.5
 
 
+def test_sound_that_a_busy_server_leaves_out_does_not_count_as_lost() -> None:
+    reference, now = microphone.Reference(), 100.0
+    for number in range(3000):
+        now += 0.01 if number % 100 else 0.02  # a hundredth of the sound is left out
+        reference.take(b"\0" * microphone.CHUNK_BYTES, now + (0.004 if number % 7 else 0.0))
+    first, sound = reference.sound()
+    given = (first + len(sound)) / 16_000
+    assert given == pytest.approx(30.0)
+    assert reference.given(now) - given == pytest.approx(0.0, abs=0.06)
+
+
 # -- blind instruments ------------------------------------------------------------------------------------------------
 
 

@@ -202,7 +202,7 @@ def play_kills(args: argparse.Namespace, folder: Path) -> Part:
     tell("kills: planting faults")
     prove(folder, args.seed)
     tell(f"kills: each of {len(planted.FAULTS)} planted faults was reported")
-    chosen = args.moments or [*MOMENTS, *usable_sound()]
+    chosen = wanted(args, [*MOMENTS, *usable_sound()])
     if args.quick:
         plan = [(moment, "daemon") for moment in chosen for _ in range(QUICK.get(moment, 0))]
     else:
@@ -218,13 +218,18 @@ def play_delivery(args: argparse.Namespace, folder: Path) -> Part:
     tell("delivery: planting faults")
     prove_delivery(folder, args.seed)
     tell(f"delivery: each of {len(planted.DELIVERIES)} planted faults was reported")
-    chosen = args.moments or list(delivery.MOMENTS)
+    chosen = wanted(args, list(delivery.MOMENTS))
     plan = delivery.schedule(random.Random(args.seed), chosen, args.rounds)
     if args.quick:
         plan, args.jobs = list(delivery.QUICK), 1  # one daemon for most of them
     player = Player("delivery", folder, args)
     player.play(plan)
     return finished("delivery", player.rounds, list(planted.DELIVERIES), began)
+
+
+def wanted(args: argparse.Namespace, moments: list[str]) -> list[str]:
+    """Return those moments of a part that were asked for."""
+    return [moment for moment in moments if moment in (args.moments or moments)]
 
 
 def usable_sound() -> tuple[str, ...]:

@@ -167,7 +167,8 @@ class Kills:
             self._kill(one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds))
 
     def pruning(self, one: Followed, target: str) -> None:
-        """While a daemon that starts deletes what is too old; what is not must stay."""
+        """While a daemon that starts deletes what is too old; what is not must stay. There is no worker yet."""
+        one.round.target = "daemon"
         recorded = self.house.daemon(loaded=False)
         feeder = recorded.feed(self._speech(), FAST)
         feeder.wait()
@@ -246,6 +247,7 @@ class Kills:
         """While the daemon records from a real PipeWire; only the daemon, as no model is needed."""
         server = self._server
         assert server is not None
+        one.round.target = "daemon"
         server.speech = self._speech(4) if speech else np.zeros(0, np.int16)
         more: dict[str, Any] = {"microphone": microphone.NAME, **server.environment}
         daemon = self.house.daemon(loaded=False, source="mic", **more)

@@ -31,6 +31,9 @@ CHUNK_BYTES = SAMPLE_RATE // 100 * 2
 MEMORY_SECONDS = 30
 """Of what the microphone gave, that are kept."""
 
+CLOCK_SECONDS = 5
+"""Of chunks by which it is known when each sample was given."""
+
 MATCH_SECONDS = 0.3
 """Of the end of a recording by which its place is found."""
 
@@ -70,8 +73,8 @@ class Reference:
     def __init__(self) -> None:
         self._chunks: deque[bytes] = deque(maxlen=MEMORY_SECONDS * 100)
         self._count = 0
-        self._origin = float("inf")
-        """When the first sample was spoken, on the monotonic clock: the earliest that any chunk says."""
+        self._origins: deque[float] = deque(maxlen=CLOCK_SECONDS * 100)
+        """When the first sample was spoken, on the monotonic clock, as each of the last chunks says."""
         self._lock = threading.Lock()
 
     def take(self, chunk: bytes, now: float) -> None:
@@ -79,7 +82,7 @@ class Reference:
         with self._lock:
             self._chunks.append(chunk)
             self._count += len(chunk) // 2
-            self._origin = min(self._origin, now - self._count / SAMPLE_RATE)
+            self._origins.append(now - self._count / SAMPLE_RATE)
 
     def sound(self) -> tuple[int, np.ndarray]:
         """Return the number of the first sample that is kept, and the samples."""
@@ -88,8 +91,12 @@ class Reference:
             return self._count - len(data), data
 
     def given(self, now: float) -> float:
-        """Return how many seconds the microphone had given by then."""
-        return now - self._origin
+        """Return how many seconds the microphone had given by then.
+
+        The chunk that came earliest says when that began. Older chunks say nothing: a busy server leaves sound out.
+        """
+        with self._lock:
+            return now - min(self._origins)
 
 
 class SoundServer:

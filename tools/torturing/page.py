@@ -77,6 +77,14 @@ def _commit() -> str:
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def whole(told: Report) -> str:
+    """Return the tables of a run, and what it was made on."""
+    machine = f"{told.machine['cpu']}, {told.machine['cores']} cores, load {told.machine['load']} at the end"
+    versions = ", ".join(f"{name} {version}" for name, version in told.versions.items())
+    foot = f"{machine}; git {told.commit}, seed {told.seed}; {versions}"
+    return "\n\n".join([*(table(part) for part in told.parts), foot])
+
+
 def table(part: Part) -> str:
     """Return the rows of a part as text of at most 100 columns."""
     lines = [_line([*HEADINGS, "sound lost p50/p99/max, s"])]
