@@ -683,8 +683,10 @@ DOORS = (
 )
 
 
-@pytest.mark.parametrize("verb", ["transcribe", "plan", "run"])
-@pytest.mark.parametrize(("name", "change"), DOORS)
+BY_VERB = [(verb, *door) for verb in ("transcribe", "plan") for door in DOORS] + [("run", *DOORS[0])]
+
+
+@pytest.mark.parametrize(("verb", "name", "change"), BY_VERB)
 def test_a_hostile_file_does_nothing_and_one_sentence_says_why(
     verb: str, name: str, change: Callable[[Config], object], tmp_path: Path
 ) -> None:
@@ -759,3 +761,63 @@ def test_what_is_passed_on_unknown_is_in_the_log(tmp_path: Path) -> None:
     assert done.stderr.count("unknown and passed on: new_option\n") == 1
     assert done.stderr.count("names of files, left out: decoding.beam.kenlm_path\n") == 1
     assert done.stdout.strip()
+
+
+MODULES = "nemo.collections.asr.modules"
+JASPER = {
+    "filters": 64, "repeat": 2, "kernel": [5], "stride": [2], "dilation": [1], "dropout": 0.0, "residual": False,
+    "separable": True, "se": True, "se_context_size": -1,
+}  # fmt: skip
+PARTS: dict[str, tuple[str, Config]] = {
+    "a convolutional encoder": ("ctc", {"encoder": {
+        "_target_": f"{MODULES}.ConvASREncoder", "feat_in": 80, "activation": "relu", "jasper": [JASPER],
+    }}),
+    "a recurrent encoder": ("ctc", {"encoder": {
+        "_target_": f"{MODULES}.RNNEncoder", "feat_in": 80, "n_layers": 2, "d_model": 64, "proj_size": 32,
+        "subsampling_factor": 4, "subsampling_conv_channels": 32,
+    }}),
+    "a recurrent CTC head": ("ctc", {"decoder": {
+        "_target_": f"{MODULES}.LSTMDecoder", "feat_in": None, "num_classes": -1, "vocabulary": [],
+        "lstm_hidden_size": 32,
+    }}),
+    "cepstra": ("ctc", {"preprocessor": {
+        "_target_": f"{MODULES}.AudioToMFCCPreprocessor", "n_mels": 80, "n_mfcc": 80, "n_fft": 512,
+    }}),
+    "a decoder without state": ("rnnt", {"decoder": {
+        "_target_": f"{MODULES}.StatelessTransducerDecoder", "context_size": 2,
+        "prednet": {"pred_hidden": 32, "pred_rnn_layers": 1, "dropout": 0.0},
+    }}),
+    "letters": ("rnnt_char", {}),
+    "two heads": ("hybrid", {}),
+    "a streaming encoder": ("ca_tdt", {}),
+    "Canary's first prompt": ("canary1", {}),
+    "one tokenizer": ("canary2_unified", {}),
+}  # fmt: skip
+"""What no shipped model has: a family, and sections that are changed in it."""
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_that_no_shipped_model_has_loads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from asrd import startup
+
+    family, sections = PARTS[name]
+    plain = tiny._config
+    monkeypatch.setattr(tiny, "_config", lambda *words: plain(*words) | copy.deepcopy(sections))
+    if sections:
+        monkeypatch.setattr(tiny, "loosen", lambda _: None)
+    path = tiny.build(family, tmp_path)
+    assert checkpoint.header(path).tensors
+    with tiny.quiet(), startup.Checkpoint(path) as opened:
+        opened.prepare()
+        found = opened.restore()
+    expected = tiny.restore(path)
+    state = expected.state_dict()
+    assert found.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in found.state_dict().items())
+    if not sections:
+        found.eval().requires_grad_(False)
+        found.preprocessor.featurizer.dither, found.preprocessor.featurizer.pad_to = 0.0, 0
+        sound = tiny.noise(4, 1)
+        assert tiny.transcribe(found, sound) == tiny.transcribe(expected, sound)
