@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import json
 import logging
 import resource
 import select
@@ -93,7 +94,6 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 Answers = AsyncGenerator[dict[str, Any], None]
 
 _request = msgspec.json.Decoder(Request)
-_encode = msgspec.json.Encoder().encode
 
 
 class Server:
@@ -198,7 +198,7 @@ class Server:
             writer.transport.abort()
             return
         why = "asrd is ending" if self._closing else "other clients need this place"
-        writer.write(_encode(_error(BusyError(why, "try again"))) + b"\n")
+        writer.write(encoded(_error(BusyError(why, "try again"))) + b"\n")
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request after the other until the client ends."""
@@ -298,7 +298,7 @@ def raise_descriptor_limit() -> None:
 
 def refuse_rest(line: socket.socket) -> None:
     """Tell the clients in a socket's queue that the daemon has ended; for a socket that ends with it."""
-    reply = _encode(_error(BusyError("asrd is ending", "try again"))) + b"\n"
+    reply = encoded(_error(BusyError("asrd is ending", "try again"))) + b"\n"
     for _ in range(BACKLOG):
         try:
             client, _address = line.accept()
@@ -322,9 +322,17 @@ def parse(line: bytes) -> Request:
     return request
 
 
+def encoded(reply: dict[str, Any]) -> bytes:
+    """Return a reply as JSON; bytes of a name that are no UTF-8, as Python holds them, become escapes."""
+    try:
+        return msgspec.json.encode(reply)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(reply)).encode()
+
+
 async def _send(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
     """Write one reply. Raises TimeoutError when the client does not read, ConnectionError when it is gone."""
-    writer.write(_encode(reply) + b"\n")
+    writer.write(encoded(reply) + b"\n")
     async with asyncio.timeout(SLOW):
         await writer.drain()
 

@@ -211,6 +211,11 @@ def test_a_line_that_waited_can_be_used_again(tmp_path: Path) -> None:
     run(tmp_path, go)
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "\ud800", "x\udcff\udcfey", "é\udc80"])
+def test_a_name_that_is_no_utf8_is_answered(name: str) -> None:
+    assert json.loads(room.encoded({"sinks": [name], "more": True})) == {"sinks": [name], "more": True}
+
+
 # -- garbage ----------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
