@@ -158,7 +158,7 @@ class Daemon:
     async def _drain(self) -> None:
         """Write down what was said before the end."""
         await self.recorder.stop()
-        while self.scribe.busy and self.scribe.download is None:
+        while self.scribe.busy and (self.scribe.download is None or self.scribe.engine.ready is not None):
             systemd.extend(15.0)
             await self._moved(5.0)
         self.scribe.abandon("asrd ended while its model was downloaded")  # which may take hours; nothing is open else

@@ -366,7 +366,8 @@ class Scribe:
                     self._return = asyncio.create_task(self.load())  # as soon as nobody asks: the next sound needs it
                 raise
             finally:
-                self._arrived()  # a worker that was started on the way has told how it came up
+                if self._coming is None:  # else what loads, or is downloaded, is the one to come
+                    self._arrived()  # a worker that was started on the way has told how it came up
                 self.demotion.tell(engine)
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()

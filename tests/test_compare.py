@@ -515,7 +515,7 @@ def test_measure_can_be_cancelled_by_its_caller(speech: Path) -> None:
     async def go() -> None:
         acts = script()
         args = arguments("--manifest", speech)
-        job = compare._job(args, Settings(), acts.engine)
+        job = compare._job(args, Settings(model="demo"), acts.engine)
         task = asyncio.create_task(compare.measure(job, compare.Found()))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

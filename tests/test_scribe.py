@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.deliveries import Deliveries
 from asrd.engine import Deadlines, Engine
-from asrd.errors import AsrdError, AudioError, EngineError, PrecisionError
+from asrd.errors import AsrdError, AudioError, EngineError, NetworkError, PrecisionError
 from asrd.headroom import fits_beside
 from asrd.precision import TABLE, Gpu, Plan, Rung
 from asrd.recording import Recording
@@ -60,10 +60,11 @@ class Room:
         """Why the place does not take the next texts."""
         self.engines: list[Engine] = []
         self.states: list[tuple[str, str]] = []
+        self.fetch: Callable[..., Awaitable[Path]] = as_it_is
         self.scribe = Scribe(self.settings, self.spool, self.deliver, self.changed, self.hold)
 
     def hold(self, plan: Plan, start: wire.Start, **more: Any) -> Engine:
-        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more))
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=self.fetch, **more))
         return self.engines[-1]
 
     async def deliver(self, record: Deliveries, number: int) -> list[str]:
@@ -873,6 +874,35 @@ async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_a
         assert (await recording.told).outcome == "delivered"
         assert one.scribe.engine is one.engines[1]
         assert one.engines[0].pid is None
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@case
+async def test_while_another_model_is_downloaded_dictation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    monkeypatch.setattr(room, "fits_beside", lambda *_: False)
+    gate, state = asyncio.Event(), wire.Download("someone/large", 1, 2)
+
+    async def slow(model: str, tell: Callable[[wire.Progress], None]) -> Path:
+        tell(wire.Progress("download", state.text, 0.5, state))
+        await gate.wait()
+        if not arrives:
+            raise NetworkError("it broke off")
+        return Path(model)
+
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        one.fetch = slow
+        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: one.scribe.download == state)
+        assert (await one.say().told).strategy == "half"
+        assert one.scribe.download == state
+        assert one.scribe.loading == "download someone/large: 0.0 MB of 0.0 MB"
+        gate.set()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert (one.scribe.download, one.scribe.loading) == (None, "")
+        assert (await one.say().told).strategy == ("bfloat16" if arrives else "half")
 
 
 @case
