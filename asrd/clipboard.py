@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 from .desktop import end, kind, memory_file, run
 from .errors import SinkError
@@ -58,17 +60,6 @@ class Selection(NamedTuple):
     clear: tuple[str, ...]
 
 
-class Holding(NamedTuple):
-    """A program that holds selections, and what its lines mean."""
-
-    selections: tuple[Selection, ...]
-    words: tuple[str, ...]
-    ready: re.Pattern[str]
-    fetched: re.Pattern[str]
-    by_window: re.Pattern[str]
-    """The focused window fetched the text."""
-
-
 def _wayland(*flags: str) -> Selection:
     return Selection(
         text=TEXT,
@@ -95,34 +86,11 @@ def _x11(name: str) -> Selection:
 SELECTIONS = {"wayland": (_wayland(), _wayland("--primary")), "x11": (_x11("clipboard"), _x11("primary")), "": ()}
 """Display system -> the clipboard, then the primary selection."""
 
-NEVER = re.compile(r"(?!)")
+FETCHED = re.compile(rb"source\w*[@#]\d+\.send\(")
+"""A line of wl-copy's trace of its protocol, under WAYLAND_DEBUG: somebody fetches."""
 
-
-def _held_by_wl_copy(selection: Selection) -> Holding:
-    """wl-copy traces its protocol under WAYLAND_DEBUG: its offer, and each `send` to someone who fetches."""
-    return Holding(
-        selections=(selection,),
-        words=(*selection.put, "--foreground", "--type", TEXT),
-        ready=re.compile(r"set_(primary_)?selection\("),
-        fetched=re.compile(r"source\w*[@#]\d+\.send\("),
-        by_window=NEVER,
-    )
-
-
-HOLDINGS = {
-    "wayland": tuple(map(_held_by_wl_copy, SELECTIONS["wayland"])),
-    "x11": (
-        Holding(
-            selections=SELECTIONS["x11"],
-            words=(*X11, "lend"),
-            ready=re.compile("^ready$"),
-            fetched=re.compile("^(window|other)$"),
-            by_window=re.compile("^window$"),
-        ),
-    ),
-    "": (),
-}
-"""Display system -> what holds a lent text."""
+TOOK_FOCUS = b"get_toplevel("
+"""Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes it."""
 
 
 async def put(text: str, environment: Environment) -> None:
@@ -188,13 +156,15 @@ class Lent:
         self._holders: list[_Holder] = []
 
     async def __aenter__(self) -> Self:
-        holdings = HOLDINGS[kind(self._environment)]
-        if not holdings:
+        system = kind(self._environment)
+        if not system:
             raise SinkError("there is no graphical session, so there is no clipboard")
+        selections = SELECTIONS[system]
+        together = [selections] if system == "x11" else [(selection,) for selection in selections]
         try:
-            for holding in holdings:
+            for each in together:
                 try:
-                    await self._stack.enter_async_context(self._lend(holding))
+                    await self._stack.enter_async_context(self._lend(each))
                 except SinkError:
                     if not self._holders:  # a compositor may lack the primary selection; the clipboard is what counts
                         raise
@@ -221,23 +191,24 @@ class Lent:
     @property
     def proved(self) -> bool:
         """Whether the focused window fetched the text since it was lent."""
-        return any(holder.by_window.is_set() for holder in self._holders)
+        return any(holder.by_window for holder in self._holders)
 
     async def taken(self, limit: float = PROOF_SECONDS) -> bool:
         """Return whether the focused window fetched the text, waiting for it, and until no program fetches it.
 
         Where that cannot be told, the answer is False, and comes as soon as any program fetched the text.
         """
-        events = [holder.by_window if holder.tells_who else holder.fetched for holder in self._holders]
-        waiting = [asyncio.ensure_future(event.wait()) for event in events]
-        try:
-            done, _ = await asyncio.wait(waiting, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
-        if done:
+        end = time.monotonic() + limit
+        while not self._known and time.monotonic() < end:
+            await asyncio.sleep(0.02)
+        if self._known:
             await self._quiet(0.2)
         return self.proved
+
+    @property
+    def _known(self) -> bool:
+        """Whether nothing more is to be learnt about who fetched the text."""
+        return self.proved or any(holder.count and not holder.tells_who for holder in self._holders)
 
     async def _quiet(self, seconds: float) -> None:
         """Wait until nobody has fetched for so long, at most ten times that."""
@@ -248,19 +219,22 @@ class Lent:
                 return
 
     @contextlib.asynccontextmanager
-    async def _lend(self, holding: Holding) -> AsyncIterator[None]:
+    async def _lend(self, selections: tuple[Selection, ...]) -> AsyncIterator[None]:
         """Hold selections; afterwards leave the text in them, or give back what they had."""
-        owed = {selection: await _saved(selection, self._environment) for selection in holding.selections}
+        owed = {selection: await _saved(selection, self._environment) for selection in selections}
+        made: type[_X11Holder | _WaylandHolder] = _WaylandHolder
+        if kind(self._environment) == "x11":
+            made = _X11Holder
         try:
-            async with _Holder(holding, self._text, self._environment) as holder:
+            async with made(selections[0], self._text, self._environment) as holder:
                 self._holders.append(holder)
                 try:
                     yield
                 finally:
                     # While it is held still: a clipboard manager fills a clipboard that is empty for a moment.
-                    if self._stays:
-                        await self._leave(holding)
-                    else:
+                    if self._stays and not holder.stays:
+                        await self._leave(selections)
+                    elif not self._stays:
                         for selection in [each for each, former in owed.items() if former]:
                             await self._give_back(selection, owed.pop(selection))
         finally:  # also where the holder was stopped half-way: it may have had the selection already
@@ -272,8 +246,8 @@ class Lent:
     def _stays(self) -> bool:
         return self.pasted and not self.proved
 
-    async def _leave(self, holding: Holding) -> None:
-        for selection in holding.selections:
+    async def _leave(self, selections: tuple[Selection, ...]) -> None:
+        for selection in selections:
             if not await _free(selection, self._text, self._environment):
                 raise SinkError("something else was copied before the window took the text")
             await _put(selection, selection.text, self._text, self._environment)
@@ -329,41 +303,62 @@ async def _give_back(selection: Selection, before: Former | None, environment: E
         log.warning("the clipboard was not given back: %s", error)
 
 
-class _Holder:
-    """The program that owns selections inside `async with`, and tells when they are fetched."""
+class _Holder(Protocol):
+    """What has selections inside `async with`, and sees them being fetched."""
 
-    def __init__(self, holding: Holding, content: bytes, environment: Environment) -> None:
-        self.count = 0
-        self.took_focus = False
-        self.tells_who = holding.by_window is not NEVER
-        self.fetched, self.by_window = asyncio.Event(), asyncio.Event()
-        self._ready = asyncio.Event()
-        self._holding = holding
-        self._content = content
-        self._environment = {**environment, "WAYLAND_DEBUG": "client"}
+    @property
+    def tells_who(self) -> bool:
+        """Whether it sees that it is the focused window which fetches."""
+
+    @property
+    def stays(self) -> bool:
+        """Whether it outlives its context. What it offered can still be fetched then by a late window."""
+
+    @property
+    def by_window(self) -> bool:
+        """Whether the focused window fetched the text since `forget`."""
+
+    @property
+    def took_focus(self) -> bool:
+        """Whether the focused window lost the focus for a moment."""
+
+    @property
+    def count(self) -> int:
+        """Fetches since `forget`."""
 
     def forget(self) -> None:
         """Count what is fetched from now on."""
+
+
+class _X11Holder:
+    """`x11 lend`, which has both selections."""
+
+    tells_who, stays, took_focus = True, False, False
+
+    def __init__(self, _: Selection, content: bytes, environment: Environment) -> None:
         self.count = 0
-        self.fetched.clear()
-        self.by_window.clear()
+        self.by_window = False
+        self._ready = asyncio.Event()
+        self._content, self._environment = content, environment
+
+    def forget(self) -> None:
+        """Count what is fetched from now on."""
+        self.count, self.by_window = 0, False
 
     async def __aenter__(self) -> Self:
-        name = os.path.basename(self._holding.words[0])
         with memory_file(self._content) as given:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *self._holding.words,
+                    *X11,
+                    "lend",
                     stdin=given,
                     stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.STDOUT,
-                    env=self._environment,
+                    stderr=asyncio.subprocess.DEVNULL,
+                    env=dict(self._environment),
                     start_new_session=True,
                 )
-            except FileNotFoundError as error:
-                raise SinkError(f"{name} is not installed") from error
             except OSError as error:
-                raise SinkError(f"{name} cannot be started: {error.strerror}") from error
+                raise SinkError(f"python cannot be started: {error.strerror}") from error
         self._watching = asyncio.create_task(self._watch())
         try:
             async with asyncio.timeout(ANSWER):  # wait_for loses a cancellation in 3.11
@@ -371,11 +366,11 @@ class _Holder:
         except BaseException as error:
             await self.__aexit__()
             if isinstance(error, TimeoutError):
-                raise SinkError(f"{name} did not set the clipboard in time") from error
+                raise SinkError("the X server did not give the clipboard away in time") from error
             raise
         if self._process.returncode is not None:
             await self.__aexit__()
-            raise SinkError(f"{name} could not set the clipboard")
+            raise SinkError("the X server did not give the clipboard away")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -385,16 +380,86 @@ class _Holder:
     async def _watch(self) -> None:
         assert self._process.stdout
         async for line in self._process.stdout:
-            trace = line.decode(errors="replace")
-            if self._holding.fetched.search(trace):
+            if line in (b"window\n", b"other\n"):
                 self.count += 1
-                self.fetched.set()
-                if self._holding.by_window.search(trace):
-                    self.by_window.set()
-            elif self._holding.ready.search(trace):
+                self.by_window |= line == b"window\n"
+            elif line == b"ready\n":
                 self._ready.set()
-            elif "get_toplevel(" in trace:
-                # Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes it.
-                self.took_focus = True
         await self._process.wait()
         self._ready.set()
+
+
+class _WaylandHolder:
+    """wl-copy, which leaves a child with the selection; its trace tells of fetches, but not by whom.
+
+    The child stays. A window that is late fetches what was offered when its key was pressed; from a program that has
+    ended it gets nothing, though another one offers the same by then.
+    """
+
+    tells_who, stays, by_window = False, True, False
+
+    def __init__(self, selection: Selection, content: bytes, environment: Environment) -> None:
+        self._words = (*selection.put, selection.as_type, selection.text)
+        self._content = content
+        self._environment = {**environment, "WAYLAND_DEBUG": "client"}
+        self._trace, self._last = -1, b""
+        self._forgotten = 0
+
+    @property
+    def took_focus(self) -> bool:
+        """Whether the window lost the focus for a moment."""
+        return TOOK_FOCUS in self._read()
+
+    @property
+    def count(self) -> int:
+        """Fetches since `forget`."""
+        return len(FETCHED.findall(self._read())) - self._forgotten
+
+    def forget(self) -> None:
+        """Count what is fetched from now on."""
+        self._forgotten += self.count
+
+    async def __aenter__(self) -> Self:
+        self._trace = os.memfd_create("asrd", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            await self._put()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def _put(self) -> None:
+        name = self._words[0]
+        with memory_file(self._content) as given:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._words,
+                    stdin=given,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=self._trace,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+            except FileNotFoundError as error:
+                raise SinkError(f"{name} is not installed") from error
+            except OSError as error:
+                raise SinkError(f"{name} cannot be started: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(ANSWER):  # wait_for loses a cancellation in 3.11
+                code = await process.wait()
+        except BaseException as error:
+            await end(process)
+            if isinstance(error, TimeoutError):
+                raise SinkError(f"{name} did not set the clipboard in time") from error
+            raise
+        if code:
+            raise SinkError(f"{name} could not set the clipboard{why(self._read().decode(errors='replace'))}")
+
+    async def __aexit__(self, *_: object) -> None:
+        self._last = self._read()
+        fcntl.fcntl(self._trace, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)  # the child goes on writing its trace
+        os.close(self._trace)
+        self._trace = -1
+
+    def _read(self) -> bytes:
+        return os.pread(self._trace, os.fstat(self._trace).st_size, 0) if self._trace >= 0 else self._last
