@@ -87,7 +87,7 @@ def keep(model: str, device: str, found: Known) -> None:
     """Put a comparison in the place of the last one; a file that cannot be read is told and goes. Raises DiskError."""
     target = path()
     try:
-        target.parent.mkdir(0o700, parents=True, exist_ok=True)
+        places.make_folder(target.parent)
         others = _read(logging.WARNING, "what was measured before cannot be read from %s and is replaced: %s")
         encoded = msgspec.json.encode(others | {_key(model, device): found})
         places.write_whole(target, msgspec.json.format(encoded, indent=1))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import AsrdError, DiskError, UsageError, nearest
-from .terminal import complain, one_line
+from .terminal import complain, one_line, replace_unwritable
 
 VERBS = {
     "run": ("asrd.daemon:run", "be the dictation daemon"),
@@ -174,6 +174,7 @@ def _silence() -> None:
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point: run, and turn every error into one sentence, a hint and an exit code."""
     words = sys.argv[1:] if words is None else words
+    replace_unwritable()
     try:
         return _run_whole(words)
     except AsrdError as error:

@@ -32,6 +32,7 @@ from . import (
     evidence,
     manifest,
     models,
+    places,
     precision,
     report,
     verdict,
@@ -453,7 +454,8 @@ def _write(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        beside.write_bytes(content)
+        with places.open_private(beside) as file:
+            file.write(content)
         beside.replace(path)
     except OSError as error:
         beside.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
         return Place(given)
     where = file or places.config_file(environment)
     try:
-        text = where.read_text()
+        text = where.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
         return Place()  # the verbs that need the other settings complain of it
     if "socket" not in text:
@@ -79,7 +79,7 @@ def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ
     """Return where the control socket is. Raises SocketError when that cannot be: no folder, or too long a name."""
     if settings.socket:
         where = Path(settings.socket).expanduser()
-    elif runtime := environment.get("XDG_RUNTIME_DIR") or _runtime():
+    elif runtime := places.xdg("XDG_RUNTIME_DIR", environment) or _runtime():
         where = Path(runtime) / "asrd.sock"
     else:
         raise SocketError(

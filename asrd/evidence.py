@@ -170,7 +170,7 @@ def check_room() -> None:
     """Raise DiskError now, rather than after minutes of work, where no verdict could be kept."""
     probe = places.state() / "room.probe"
     try:
-        probe.parent.mkdir(0o700, parents=True, exist_ok=True)
+        places.make_folder(probe.parent)
         places.write_whole(probe, bytes(ROOM))
         probe.unlink()
     except OSError as error:
@@ -187,7 +187,7 @@ def keep(record: Record) -> None:
     target = path()
     others = [one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)]
     try:
-        target.parent.mkdir(0o700, parents=True, exist_ok=True)
+        places.make_folder(target.parent)
         places.write_whole(target, msgspec.json.format(msgspec.json.encode([*others, record]), indent=1))
     except OSError as error:
         raise _unkept(error) from error

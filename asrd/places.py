@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 
 def config_home(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the user's configurations, of every program."""
-    return Path(environment.get("XDG_CONFIG_HOME") or _home(environment) / ".config")
+    return xdg("XDG_CONFIG_HOME", environment) or home(environment) / ".config"
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> Path:
@@ -20,21 +22,56 @@ def config_file(environment: Mapping[str, str] = os.environ) -> Path:
 
 def state(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of what asrd keeps from run to run."""
-    return Path(environment.get("XDG_STATE_HOME") or _home(environment) / ".local" / "state") / "asrd"
+    return (xdg("XDG_STATE_HOME", environment) or home(environment) / ".local" / "state") / "asrd"
+
+
+def xdg(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder that a variable of the XDG specification names; a relative path counts as none, as it says."""
+    named = environment.get(name, "")
+    return Path(named) if os.path.isabs(named) else None
+
+
+def home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the user's home: HOME where it is a whole path, else what the system knows of the user."""
+    named = environment.get("HOME", "")
+    if os.path.isabs(named):
+        return Path(named)
+    import pwd  # only without a HOME
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:  # a container may run as a number that nobody has
+        return Path("/")
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and what is missing above it, each for the user alone, whatever the umask. Raises OSError."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    for each in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            each.mkdir(0o700)
+            with contextlib.suppress(OSError):  # a file system may have no rights
+                each.chmod(0o700)  # a umask may take rights from the user as well
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open a file anew for writing, for the user alone, whatever the umask. Raises OSError."""
+    file = os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb")
+    with contextlib.suppress(OSError):  # a file system may have no rights
+        os.fchmod(file.fileno(), 0o600)  # the umask may have taken more, and an older file may have given more
+    return file
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Make a file hold `data`, for the user alone: whole, or as it was. Raises OSError."""
     new = path.with_suffix(".new")
     try:
-        with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as out:
+        with open_private(new) as out:
             out.write(data)
         new.rename(path)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
-
-
-def _home(environment: Mapping[str, str]) -> Path:
-    return Path(environment.get("HOME") or "~").expanduser()

@@ -80,7 +80,7 @@ def units(program: Sequence[str], version: int, socket_path: str = "") -> dict[s
 def _template(name: str) -> str:
     """Return a unit as it is shipped: inside the package, or beside it in a checkout."""
     packaged = HOME / "data" / name
-    return (packaged if packaged.exists() else HOME.parent / "systemd" / name).read_text()
+    return (packaged if packaged.exists() else HOME.parent / "systemd" / name).read_text("utf-8")
 
 
 def _for_version(text: str, version: int) -> str:
@@ -264,7 +264,7 @@ def _why(shown: dict[str, str]) -> str:
 def _missing_program() -> str | None:
     """Return the program that the installed unit names and that does not exist; None when all is well."""
     try:
-        text = (folder() / "asrd.service").read_text()
+        text = (folder() / "asrd.service").read_text("utf-8", errors="surrogateescape")
     except OSError:
         return None
     match = re.search(r'^ExecStart=(?:"((?:\\.|[^"])+)"|(\S+))', text, re.MULTILINE)
@@ -278,14 +278,14 @@ def _missing_program() -> str | None:
 def _write(path: Path, text: str) -> bool:
     """Make a file hold a text, whole or not at all; return whether it changed."""
     try:
-        before = path.read_text() if path.exists() else None
+        before = path.read_text("utf-8", errors="surrogateescape") if path.exists() else None
         if before == text:
             _say(f"{path} is as it should be")
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        places.make_folder(path.parent)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(text)
-        fresh.chmod(0o644)
+        with places.open_private(fresh) as file:
+            file.write(text.encode(errors="surrogateescape"))
         fresh.replace(path)
     except OSError as error:
         raise DiskError(f"cannot write {path}: {error.strerror}", "the folder has to be yours") from error

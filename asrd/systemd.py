@@ -174,7 +174,7 @@ def log_to_journal() -> bool:
     streamed = _stderr_is_journal()
     if ours is None or not streamed:
         # A copy: PortAudio's bindings point descriptor 2 elsewhere for a moment, again and again.
-        terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w"))
+        terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w", errors="backslashreplace"))
         terminal.setFormatter(_Prefixed("%(message)s") if streamed else Formatter("asrd: %(message)s"))
         handlers.append(terminal)
     logger.handlers[:] = handlers

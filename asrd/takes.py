@@ -81,6 +81,8 @@ class Take:
             new = path.with_suffix(".new")  # so that nobody ever sees it without its lock
             handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             self._file = os.fdopen(handle, "wb", buffering=0)
+            with contextlib.suppress(OSError):  # some file systems have no rights
+                os.fchmod(handle, 0o600)  # the umask may have taken them from the user as well
             with contextlib.suppress(OSError):  # some file systems have no locks, and that must not cost the sound
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._put(_header(ENDLESS))
@@ -160,7 +162,7 @@ class Spool:
         now = time.time()
         stamp = _stamp(now)
         with contextlib.suppress(OSError):
-            self.where.mkdir(0o700, parents=True, exist_ok=True)
+            places.make_folder(self.where)
             while (self.where / f"{stamp}.wav").exists():  # the clock was put back
                 now += 1 / 65_536
                 stamp = _stamp(now)
@@ -402,8 +404,10 @@ def _header(data: int) -> bytes:
 
 
 def _stamp(now: float) -> str:
-    """Return a take's name; the part of the second in hexadecimal, so that names sort by time within one too."""
-    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 65_536):04x}"
+    """Return a take's name, which sorts by time: in UTC, as local time goes back in autumn, and the part of the second
+    in hexadecimal.
+    """
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 65_536):04x}"
 
 
 def _in_hand(path: Path) -> bool:

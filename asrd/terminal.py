@@ -5,6 +5,7 @@ Much of it comes from elsewhere: a file's name, a socket that anybody may have m
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import Any, TextIO
@@ -21,6 +22,12 @@ def tell(text: str, stream: TextIO | None = None) -> None:
 def tell_json(value: Any) -> None:
     """Print a value as one line of JSON; what a terminal might obey is escaped in it, so its meaning stays."""
     tell(json.dumps(value, ensure_ascii=False))
+
+
+def replace_unwritable() -> None:
+    """Have standard output write "?" for a character that its encoding lacks, rather than fail at it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def complain(error: AsrdError) -> None:

@@ -171,7 +171,7 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Be the one that measures here: two would take each other's time, and keep what they have in one file."""
-    with (places.state() / "tuning.lock").open("w") as file:
+    with places.open_private(places.state() / "tuning.lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -214,7 +214,7 @@ def _saver(job: Job, found: Found) -> Callable[[], None]:
     def save() -> None:
         nonlocal told
         try:
-            target.parent.mkdir(0o700, parents=True, exist_ok=True)
+            places.make_folder(target.parent)
             places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
         except OSError as error:
             if not told:
