@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import pytest
@@ -63,3 +64,45 @@ def test_bars_on_a_terminal_and_failures_above_them() -> None:
     assert "half (2/2): unsupported: [no] kernel" in shown
     assert "runs" in shown
     assert "starting" in shown
+
+
+def arriving(count: int, note: str = "") -> wire.Progress:
+    state = wire.Download("someone/tiny", count, 5_000_000, note)
+    return wire.Progress("download", state.text, count / 5_000_000, state)
+
+
+def test_a_download_is_few_lines_in_a_pipe() -> None:
+    stream = io.StringIO()
+    with progress.DownloadBar(stream) as bar:
+        for count in range(0, 5_000_001, 100_000):
+            bar.show(arriving(count))
+    assert stream.getvalue().splitlines() == [
+        "asrd: downloading someone/tiny: 0.0 MB of 5.0 MB",
+        "asrd: downloaded someone/tiny: 5.0 MB of 5.0 MB",
+    ]
+
+
+def test_a_download_that_fails_is_not_told_as_one_that_came() -> None:
+    stream = io.StringIO()
+    with contextlib.suppress(KeyboardInterrupt), progress.DownloadBar(stream) as bar:
+        bar.show(arriving(100))
+        raise KeyboardInterrupt
+    assert stream.getvalue() == "asrd: downloading someone/tiny: 0.0 MB of 5.0 MB\n"
+
+
+def test_a_model_that_is_here_prints_nothing() -> None:
+    stream = io.StringIO()
+    with progress.DownloadBar(stream):
+        pass
+    assert stream.getvalue() == ""
+
+
+def test_a_download_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with progress.DownloadBar(stream) as bar:
+        bar.show(arriving(2_500_000, "another process is downloading it"))
+    shown = stream.getvalue()
+    assert "someone/tiny (another process is downloading it)" in shown
+    assert "2.5/5.0 MB" in shown
