@@ -14,9 +14,10 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from .clipboard import PROOF_SECONDS, X11, Environment, Lent, why
+from .clipboard import PROOF_SECONDS, Lent
 from .desktop import kind, run
 from .errors import SinkError, UncertainError
+from .selections import X11, Environment, why
 
 log = logging.getLogger("asrd.keyboard")
 

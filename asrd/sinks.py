@@ -20,7 +20,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from . import clipboard, desktop, systemd
-from .clipboard import Environment, why
 from .config import SINKS, Settings
 from .desktop import Desktop, kind, run
 from .errors import ConfigError, SinkError, UncertainError, nearest
@@ -37,6 +36,7 @@ from .keyboard import (
     install,
     probe,
 )
+from .selections import SELECTIONS, Environment, why
 
 log = logging.getLogger("asrd.sinks")
 
@@ -302,7 +302,7 @@ def _board(system: str, here: Environment) -> Check:
     tool, package = ("wl-copy", "wl-clipboard") if system == "wayland" else ("xclip", "xclip")
     if not shutil.which(tool, path=here.get("PATH")):
         return Check("clipboard", False, f"{tool} is not installed", install(package))
-    listing = clipboard.SELECTIONS[system][0].types
+    listing = SELECTIONS[system][0].types
     code, complaint = ask(list(listing), here)
     refused = code and why(complaint)
     return Check("clipboard", not refused, f"by {tool}" + (why(complaint) if refused else ""))

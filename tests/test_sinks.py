@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -280,6 +281,21 @@ def test_where_nobody_tells_who_fetches_the_text_stays_in_the_clipboard(
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "press Ctrl+V" in warning
     assert HARD not in caplog.text
+
+
+def test_a_window_that_is_late_pastes_though_a_clipboard_manager_fetched_first(sway: Sway) -> None:
+    sway.start("wtype", "-s", "60000")  # a keyboard that stays: no key is lost because the seat has none yet
+    sway.start("sh", "-c", "while :; do wl-paste >/dev/null 2>&1; sleep 0.2; done")
+    deliver(sinks.Clipboard(), "before")
+    target = sway.window()
+    group = sway.processes[-1].pid
+    os.killpg(group, signal.SIGSTOP)
+    late = threading.Timer(1.2, os.killpg, (group, signal.SIGCONT))
+    late.start()
+    deliver(window("paste"), HARD)
+    target.expect(HARD)
+    late.join()
+    assert sway.clipboard() == HARD
 
 
 def test_pasting_gives_a_picture_back(xorg: Xorg) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from asrd import sinks
 from asrd.desktop import Desktop
+from asrd.selections import X11
 from asrd.x11 import FIRST_KEYCODE, SHIFT_KEYCODE, SHIFT_KEYSYM, US_KEYS, types_us
 from tests.screen import Window, Xorg, need
 
@@ -78,7 +79,7 @@ class Screen(NamedTuple):
 
     def facts(self) -> list[str]:
         """Return what the server says of its keyboard."""
-        program = [sys.executable, "-P", sinks.clipboard.X11[2], "keys"]
+        program = [sys.executable, "-P", X11[2], "keys"]
         return self.xorg.say(*program).split()
 
 
@@ -167,6 +168,6 @@ def test_a_layout_with_one_key_changed_is_none(seed: int) -> None:
 
 
 def test_a_server_that_is_not_there_ends_the_program() -> None:
-    words = [sys.executable, "-P", sinks.clipboard.X11[2], "keys"]
+    words = [sys.executable, "-P", X11[2], "keys"]
     done = subprocess.run(words, env={"DISPLAY": ":987"}, capture_output=True, text=True, timeout=20)
     assert (done.returncode != 0, done.stdout) == (True, "")
