@@ -357,6 +357,8 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
     for note in notes:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
         fate = "delivered" if note.delivered else one_line(note.reason)
+        if note.uncertain:
+            fate += f"; may have been delivered to {one_line(' and '.join(note.uncertain))}"
         tell(f"{one_line(note.id)}  {when}  {note.seconds:6.1f} s  {fate}")
     if not notes:
         tell("no recording is kept")

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd import wire
+from asrd import cli, wire
 from asrd.config import Settings
 from asrd.deliveries import Deliveries, forget, send
 from asrd.errors import ClaimedError, SinkError, UncertainError
@@ -611,3 +611,17 @@ def test_what_is_kept_and_was_delivered_is_sent_once_more_only_with_again(tmp_pa
         assert len(one.got()["a"]) == 2
     finally:
         one.end()
+
+
+def test_the_list_of_recordings_names_who_may_have_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path))
+    note = kept(Spool(tmp_path / "asrd" / "takes"), TWICE)
+    record = Deliveries(tmp_path / "asrd" / "takes" / f"{note.id}.deliveries")
+    record.aim(record.add("text", whole="text"), ["stdout", "command:notes --token secret"])
+    record.outcome(0, "stdout", "accepted")
+    record.attempt(0, "command:notes --token secret")
+    assert cli.main(["takes"]) == 0
+    listed = capsys.readouterr().out
+    assert listed.endswith("; may have been delivered to command:notes\n")
