@@ -18,6 +18,7 @@ from asrd.precision import PRESETS, TABLE
 from tools.benchmark.figures import Result
 from tools.benchmark.page import table
 from tools.gpubench import cells, tables
+from tools.torturing import page
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -69,6 +70,13 @@ def gpu() -> str:
     return f"{tables.claims(found)}\n\n```\n{tables.strategies(found)}\n```"
 
 
+def torture() -> str:
+    """Return the committed runs of tools/torture."""
+    names = ("torture-cpu.json", "torture-microphone-cpu.json")
+    found = (msgspec.json.decode((RESULTS / name).read_bytes(), type=page.Report) for name in names)
+    return "```\n" + "\n\n".join(map(page.whole, found)) + "\n```"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "presets": presets,
@@ -76,6 +84,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "journal": journal,
     "bench": bench,
     "gpu": gpu,
+    "torture": torture,
     "measured-demo": lambda: measured("demo"),
     "measured-demo-ctc": lambda: measured("demo-ctc"),
 }
