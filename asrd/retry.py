@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from .deliveries import Deliveries, shown
-from .errors import AsrdError, AudioError, ClaimedError, SinkError, SoundError, UsageError
+from .errors import AsrdError, AudioError, ClaimedError, SinkError, SoundError, UncertainError, UsageError
 from .recording import Told
 from .scribe import Scribe
 from .server import Answers, Request
@@ -46,7 +46,8 @@ class Retry:
     async def run(self) -> Answers:
         """Yield what is told of one recording after the other.
 
-        Where all were asked for, one that cannot be had or read costs the others nothing.
+        Where all were asked for, one that cannot be had or read, or is refused, costs the others nothing. A sink that
+        may have a text or not ends the request: it may be stuck, and no other text is to become uncertain.
 
         Raises: as Engine.transcribe; SinkError where a sink refused; of one that was named ClaimedError, UsageError.
         """
@@ -56,22 +57,25 @@ class Retry:
             notes = [await asyncio.to_thread(self._spool.find, self._name)]
         if not notes:
             raise UsageError("no recording waits", "asrd takes lists what is kept")
-        failed: AsrdError | None = None
+        failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
-            more = number < len(notes)
+            more = number < len(notes) or bool(failed)  # the failure is the last reply
             yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
             try:
                 with self._spool.claim(note):
                     async with contextlib.aclosing(self._retry(note, more)) as replies:
                         async for reply in replies:
                             yield reply
-            except (AudioError, SoundError, ClaimedError, UsageError) as error:
-                if not self._all:
+            except (AudioError, SoundError, SinkError, ClaimedError, UsageError) as error:
+                if not self._all or isinstance(error, UncertainError):
                     raise
-                failed = error if isinstance(error, AudioError | SoundError) else failed
-                yield {"said": error.message, "notes": [error.message], "more": more or failed is not None}
-        if failed is not None:
-            raise failed
+                if not isinstance(error, ClaimedError | UsageError):
+                    failed.append(error)
+                said = error.message if note.id in error.message else f"{note.id}: {error.message}"
+                yield {"said": said, "notes": [said], "more": more or bool(failed)}
+        if failed:
+            kept = f"{len(failed)} of {len(notes)} recordings are still kept"
+            raise type(failed[0])(kept, "asrd takes lists them and says why")
 
     async def _retry(self, note: Note, more: bool) -> Answers:
         """Yield the answer for one recording that is claimed."""
@@ -97,6 +101,7 @@ class Retry:
         Raises: SinkError where one refused, or none is there for what one that is gone did not take.
         """
         failed: list[str] = []
+        before = set(record.uncertain)
         for number in range(len(record.parts)):
             failed += await self._send(record, number, self._again)
         uncertain = [sink for sink in record.uncertain if sink in self._sinks]
@@ -104,7 +109,8 @@ class Retry:
             failed.append(f"{shown(gone)} is no sink any more, and there is no other")
         if failed:
             self._spool.refused(note, failed[0], text)
-            raise SinkError(failed[0], f"the recording is still kept: {note.id}")
+            kind = UncertainError if set(record.uncertain) - before else SinkError
+            raise kind(failed[0], f"the recording is still kept: {note.id}")
         return [shown([sink]) for sink in uncertain]
 
     def _notes(self, note: Note, record: Deliveries, uncertain: list[str]) -> list[str]:

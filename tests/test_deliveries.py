@@ -411,6 +411,54 @@ def test_a_recording_that_is_retried_is_told_to_the_second_who_asks(tmp_path: Pa
         one.end()
 
 
+CHOOSY = """
+cat > "$1/now"; number=$(($(cat "$1/asked" 2>/dev/null || echo 0) + 1)); echo $number > "$1/asked"
+case " $(cat "$1/refused" 2>/dev/null) " in *" $number "*) exit 1;; esac
+{ cat "$1/now"; printf '\\037'; } >> "$1/choosy.log"
+"""
+"""A command that refuses its Nth text, for each N that a file names."""
+
+
+def mixed(seed: int) -> dict[str, str]:
+    """Return 24 recordings and what becomes of each: delivered, refused by the second sink, or holds no sound."""
+    draw = random.Random(seed)
+    names = [f"20260101-000000-{number:04x}" for number in range(24)]
+    return {name: draw.choice(("delivered", "delivered", "refused", "no sound")) for name in names}
+
+
+@pytest.mark.parametrize("last", ["delivered", "refused", "no sound"])
+def test_of_all_recordings_one_that_fails_costs_the_others_nothing_and_is_told_at_the_end(
+    tmp_path: Path, last: str
+) -> None:
+    one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
+    fates = mixed(14) | {"20260101-000000-ffff": last}
+    try:
+        for name, fate in fates.items():
+            kept(Spool(one.one.takes), np.full(9000, np.nan, np.float32) if fate == "no sound" else TWICE, name)
+        heard = [fate for fate in fates.values() if fate != "no sound"]
+        (one.folder / "choosy").write_text(CHOOSY)
+        numbers = [str(number) for number, fate in enumerate(heard, 1) if fate == "refused"]
+        (one.folder / "refused").write_text(" ".join(numbers))
+        up = one.up(f"--sink=command:sh {one.folder}/choosy {one.folder}")
+        process = up.verb("retry", "--all", "--deliver")
+        out, errors = process.communicate(timeout=60)
+        failed = [fate for fate in fates.values() if fate != "delivered"]
+        assert process.returncode == (75 if failed[0] == "refused" else 65)
+        assert out.splitlines() == [f"{name} was delivered" for name in fates if fates[name] == "delivered"]
+        assert f"{len(failed)} of {len(fates)} recordings are still kept" in errors
+        assert all(name in errors for name in fates if fates[name] != "delivered")
+        assert len(one.got()["a"]) == len(heard), "the first sink has each text"
+        (one.folder / "refused").unlink()
+        one.retry("--all", "--deliver")
+        assert len(one.got()["a"]) == len(heard), "and has none twice"
+        assert (one.folder / "choosy.log").read_text().count("\x1f") == len(heard)
+        assert sorted(file.stem for file in one.one.takes.glob("*.wav")) == [
+            name for name in fates if fates[name] == "no sound"
+        ]
+    finally:
+        one.end()
+
+
 CLAIMER = """
 import sys, time
 from pathlib import Path
