@@ -83,6 +83,7 @@ Reading order, which is dependency order: a file imports only from files above i
     tune         verb: the candidates of auto measured here, and the verdict that auto goes by
     desktop      the graphical session: its variables, its small programs, notifications, cues
     x11          the X server asked directly: who fetches the clipboard, what the keyboard is; a program of its own
+    seat         whether a Wayland session has a keyboard, asked of the compositor
     selections   how a display's selections are read and set, and what has a lent text and sees it fetched
     clipboard    a text in the clipboard for good, or lent for one paste and given back
     keyboard     keys into the focused window: typing, the paste chord, what works here

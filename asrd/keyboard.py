@@ -6,6 +6,7 @@ the compositor allows, and shows only when tried. Runs in the daemon.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -17,12 +18,16 @@ from typing import NamedTuple
 from .clipboard import PROOF_SECONDS, Lent
 from .desktop import kind, run
 from .errors import SinkError, UncertainError
+from .seat import has_keyboard
 from .selections import X11, Environment, why
 
 log = logging.getLogger("asrd.keyboard")
 
-WTYPE = ("wtype", "-s", "200")
-"""A new virtual keyboard loses its first key unless the compositor gets time to announce it: 200 ms."""
+ANNOUNCE_MS = 200
+"""A new virtual keyboard loses its first key unless the compositor gets this time to announce it."""
+
+FIRST_KEYBOARD_MS = 1500
+"""The same where it is the only keyboard: each key is lost on a window that has not answered to it by then."""
 
 UTF8 = {"LC_ALL": "C.UTF-8"}
 """wtype and xdotool decode their input by locale, and a user service may have none."""
@@ -87,9 +92,17 @@ async def _typed(*words: str, text: str, environment: Environment, delay: int) -
         raise SinkError(f"{words[0]} failed{why(ended.complaint)}")
 
 
+async def _wtype(environment: Environment) -> tuple[str, ...]:
+    """Return how wtype begins, with the time that its keyboard needs to be known."""
+    known = await asyncio.to_thread(has_keyboard, environment)
+    return "wtype", "-s", str(ANNOUNCE_MS if known else FIRST_KEYBOARD_MS)
+
+
 async def by_wtype(text: str, environment: Environment, delay: int) -> None:
     """Type through a virtual keyboard whose keymap is made for the text: exact for all of Unicode."""
-    await _typed(*WTYPE, "-d", str(max(1, delay)), "-", text=text, environment=environment, delay=delay)
+    await _typed(
+        *await _wtype(environment), "-d", str(max(1, delay)), "-", text=text, environment=environment, delay=delay
+    )
 
 
 async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
@@ -146,7 +159,7 @@ async def _press(tool: str, environment: Environment) -> None:
     """Press Shift+Insert, which no keyboard layout moves."""
     words, text = [tool], b""
     if tool == "wtype":
-        words = [*WTYPE, "-M", "shift", "-k", "Insert", "-m", "shift"]
+        words = [*await _wtype(environment), "-M", "shift", "-k", "Insert", "-m", "shift"]
     elif tool == "xdotool":
         words += ["key", "--clearmodifiers", "shift+Insert"]
     elif tool == "dotool":

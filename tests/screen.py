@@ -22,6 +22,8 @@ from typing import TypeVar
 
 import pytest
 
+from asrd.seat import has_keyboard
+
 T = TypeVar("T")
 
 PACKAGES = {
@@ -171,11 +173,15 @@ class Window:
 
 
 class Sway(Nest):
-    """A headless sway, as an unprivileged user; the environment is that of its clients."""
+    """A headless sway, as an unprivileged user; the environment is that of its clients.
+
+    Args:
+        keyboard: have a keyboard on its seat all the time, as a desk has one.
+    """
 
     name = "sway"
 
-    def __init__(self) -> None:
+    def __init__(self, keyboard: bool = True) -> None:
         super().__init__(unprivileged=True)
         (self.root / "config").write_text("output HEADLESS-1 resolution 1280x720\nxwayland disable\n")
         self.environment |= {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1", "WLR_RENDERER": "pixman"}
@@ -188,6 +194,10 @@ class Sway(Nest):
             "XDG_SESSION_TYPE": "wayland",
             "XDG_CURRENT_DESKTOP": "sway",
         }
+        if keyboard:
+            need("wtype")
+            self.start("wtype", *["-s", "600000"] * 6)
+            until(lambda: has_keyboard(self.environment), "the keyboard")
 
     def window(self, name: str = "typed") -> Window:
         """Open foot with a reader in it and wait until it has the focus."""

@@ -284,7 +284,6 @@ def test_where_nobody_tells_who_fetches_the_text_stays_in_the_clipboard(
 
 
 def test_a_window_that_is_late_pastes_though_a_clipboard_manager_fetched_first(sway: Sway) -> None:
-    sway.start("wtype", "-s", "60000")  # a keyboard that stays: no key is lost because the seat has none yet
     sway.start("sh", "-c", "while :; do wl-paste >/dev/null 2>&1; sleep 0.2; done")
     deliver(sinks.Clipboard(), "before")
     target = sway.window()
