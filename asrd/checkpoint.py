@@ -20,7 +20,7 @@ import tarfile
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -73,8 +73,8 @@ HEAD = "log_softmax.mlp.layer0.weight"
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "pos_enc", "pe", "window", "fb")
 """Last words of tensors that are no parameters; all others are."""
 
-LIMIT = 64 << 20
-"""Bytes of a compressed description that are still read; the largest models need about 1 MiB."""
+LIMIT = 4 << 20
+"""Bytes of a description that are still read; the largest models need about 1 MiB. A byte may make an object."""
 
 MAX_TENSORS = 100_000
 """In a file of weights; the largest models have about 3,000."""
@@ -258,7 +258,7 @@ def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, Plac
     content.seek(0)
     state = _Unpickler(_description(content), path).load()
     content.seek(0)
-    with zipfile.ZipFile(content) as packed:
+    with archive.unzipped(content) as packed:
         root = packed.infolist()[0].filename.partition("/")[0]
         if f"{root}/byteorder" in packed.NameToInfo and packed.read(f"{root}/byteorder") != b"little":
             return None
@@ -411,6 +411,37 @@ class _Bounded:
         return line
 
 
+def _check_keys(keys: Sequence[object]) -> None:
+    """Refuse keys that are no texts: a thousand numbers that hash alike take as long as a million."""
+    if not all(isinstance(key, str) for key in keys):
+        raise ValueError("a key that is no text")
+
+
+FOREIGN = (pickle.PUT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8)
+"""Instructions of pickle that make sets, or keys of numbers without a bound; torch writes none of them."""
+
+_PLAIN: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
+
+
+def _set_item(unpickler: Any) -> None:
+    _check_keys(unpickler.stack[-2:-1])
+    _PLAIN[pickle.SETITEM[0]](unpickler)
+
+
+def _set_items(unpickler: Any) -> None:
+    _check_keys(unpickler.stack[::2])  # what was read since the mark
+    _PLAIN[pickle.SETITEMS[0]](unpickler)
+
+
+def _make_dict(unpickler: Any) -> None:
+    _check_keys(unpickler.stack[::2])
+    _PLAIN[pickle.DICT[0]](unpickler)
+
+
+def _refuse(_: Any) -> None:
+    raise ValueError("an instruction that torch does not write")
+
+
 class _Unpickler(pickle._Unpickler):
     """Reads the description of tensors and knows nothing else: names lead to bound methods and strings, not to code.
 
@@ -424,8 +455,21 @@ class _Unpickler(pickle._Unpickler):
         self._known: dict[tuple[str, str], Callable[..., Any]] = {
             ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
             ("torch._utils", "_rebuild_parameter"): self._parameter,
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): self._ordered,
         }
+
+    dispatch = _PLAIN | {
+        **dict.fromkeys((code[0] for code in FOREIGN), _refuse),
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _make_dict,
+    }
+    """Instruction -> what follows it."""
+
+    def _ordered(self, items: Iterable[tuple[str, Any]] = ()) -> OrderedDict[str, Any]:
+        pairs = list(items)
+        _check_keys([key for key, _ in pairs])
+        return OrderedDict(pairs)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -504,11 +548,11 @@ def _description(content: IO[bytes]) -> IO[bytes]:
         content.read(extra_length)
         return content
     content.seek(0)
-    with zipfile.ZipFile(content) as archive:
-        entry = next(info for info in archive.infolist() if info.filename.endswith("/data.pkl"))
+    with archive.unzipped(content) as packed:
+        entry = next(info for info in packed.infolist() if info.filename.endswith("/data.pkl"))
         if entry.file_size > LIMIT:
             raise ValueError(f"a description of {entry.file_size} bytes")
-        return io.BytesIO(archive.read(entry))
+        return io.BytesIO(packed.read(entry))
 
 
 def _legacy(content: IO[bytes], path: Path) -> IO[bytes]:

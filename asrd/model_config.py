@@ -119,7 +119,7 @@ LIMITS = {
     "n_fft": 65_536, "features": 1024, "n_mels": 1024, "n_mfcc": 1024, "frame_splicing": 16, "pad_to": 4096,
     "pos_emb_max_len": 20_000, "max_sequence_length": 20_000, "conv_kernel_size": 1024, "subsampling_factor": 64,
     "reduction_factor": 64, "ff_expansion_factor": 64, "subsampling_conv_channels": 16_384, "num_extra_outputs": 1024,
-    "num_token_types": 1024, "global_tokens": 4096, "beam_size": 64, "max_generation_delta": 20_000,
+    "num_token_types": 1024, "global_tokens": 4096, "beam_size": 1024, "max_generation_delta": 20_000,
     "max_symbols": 1000, "max_symbols_per_step": 1000, "durations": 1000, "big_blank_durations": 1000,
     "att_context_size": 20_000, "context_size": 64, "n_heads": 1024, "num_attention_heads": 1024,
 }  # fmt: skip
@@ -131,6 +131,9 @@ WIDTHS = (
     "lstm_hidden_size", "proj_size", "rnn_hidden_size",
 )  # fmt: skip
 """Keys of sizes that a tensor of the file must reach."""
+
+MAX_USUAL_PIECES = 32_768
+"""Entries of a vocabulary that needs no tensor: a model that was trained anew with other pieces keeps its old list."""
 
 USUAL_WIDTH = 4096
 """A width up to this may belong to a part that the model does not have."""
@@ -344,7 +347,7 @@ def _check_numbers(node: Any, where: tuple[object, ...], widest: int, tensors: i
         here = (*where, key)
         name = next((str(word) for word in reversed(here) if isinstance(word, str)), "")
         if isinstance(value, dict | list):
-            if name in ("vocabulary", "labels") and len(value) > max(widest, USUAL_WIDTH):
+            if name in ("vocabulary", "labels") and len(value) > max(widest, MAX_USUAL_PIECES):
                 raise RefusedError(f"has {len(value)} entries in {dotted(here)}, and no tensor has as many")
             if name == "jasper" and isinstance(value, list) and len(value) > max(tensors, 1):
                 raise RefusedError(f"has {len(value)} blocks in {dotted(here)}, and {tensors} tensors")

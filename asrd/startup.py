@@ -415,7 +415,7 @@ class Checkpoint:
         with weights.open("rb") as content:
             tensors = tensors_of(content, self.path, size)
         if zipfile.is_zipfile(weights):
-            with zipfile.ZipFile(weights) as packed:
+            with weights.open("rb") as content, archive.unzipped(content) as packed:
                 inflated = sum(entry.file_size for entry in packed.infolist())
             if inflated > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
                 raise ModelError(f"{self.path} is refused: its weights inflate to {inflated} bytes", archive.HINT)

@@ -28,9 +28,16 @@ MAX_SCALAR_CHARACTERS = 16_384
 MAX_CHAIN = 16
 """References that lead to references."""
 
+MAX_MADE_CHARACTERS = 16 << 20
+"""Written while references inside texts are replaced, in all texts together."""
+
+MAX_DIRECTIVES = 8
+"""Lines that begin with `%`: libyaml compares each tag that is declared with all before it."""
+
 MAX_INTEGER = 2**63
 """Of a number, with either sign."""
 
+INTEGER = "tag:yaml.org,2002:int"
 PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
 
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")
@@ -60,11 +67,25 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Reads what OmegaConf's own loader reads: its floats, no dates, no key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise RefusedError(f"has the entry {shown(twice)} twice")
+        if isinstance(node, yaml.MappingNode):
+            self._check_twice(node)
+            self.flatten_mapping(node)  # what `<<` brings has keys too
+            self._check_numbers(node)
         return super().construct_mapping(node, deep=deep)
+
+    def _check_twice(self, node: Any) -> None:
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise RefusedError(f"has the entry {shown(key.value)} twice")
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+
+    def _check_numbers(self, node: Any) -> None:
+        """Refuse keys that are large numbers: a mapping of such that hash alike takes the square of their time."""
+        for key, _ in node.value:
+            number = self.construct_object(key) if key.tag == INTEGER else 0
+            if not isinstance(number, int) or abs(number) > MAX_INTEGER:
+                raise RefusedError(f"has a key {shown(key.value)} that is no name")
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
@@ -85,15 +106,25 @@ def read(text: bytes, strict: Collection[str] = ()) -> dict[str, Any]:
     """
     if len(text) > MAX_BYTES:
         raise RefusedError(f"is larger than {MAX_BYTES >> 20} MiB")
-    _check_events(text)
-    config = yaml.load(text, Loader=_Loader)
+    config = _built(text.decode())
     if not isinstance(config, dict):
         raise RefusedError("is no mapping")
-    resolved = {}
+    resolved, resolver = {}, _Resolver(config)
     for key, value in config.items():
         lenient = isinstance(value, dict) and key not in strict
-        resolved[_name(key, ())] = _Resolver(config, lenient).whole(key)
+        resolved[_name(key, ())] = resolver.whole(key, lenient)
     return resolved
+
+
+def _built(text: str) -> Any:
+    """Return what a text holds, with its references. Raises: as `read`."""
+    if len(re.findall("^%", text, re.MULTILINE)) > MAX_DIRECTIVES:
+        raise RefusedError(f"has more than {MAX_DIRECTIVES} directives")
+    _check_events(text)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (LookupError, ArithmeticError) as error:  # PyYAML's, for `!!bool maybe` and `1:1:1:...:1.5`
+        raise RefusedError("has a value that is not of the type that it is given") from error
 
 
 def shown(value: object) -> str:
@@ -108,7 +139,7 @@ def dotted(where: Collection[object]) -> str:
     return shown(".".join(str(word) for word in where))
 
 
-def _check_events(text: bytes) -> None:
+def _check_events(text: str) -> None:
     """Go through a text without building anything: the loader's recursion ends a process that is led 100,000 deep."""
     sizes: dict[str, int] = {}  # nodes under each anchor
     count, opened = 0, list[tuple[str | None, int]]()
@@ -143,14 +174,15 @@ def _check_node(event: Any) -> None:
 
 
 class _Resolver:
-    """Follows the references below one top-level entry."""
+    """Follows the references of one text; what they make is bounded for all its entries together."""
 
-    def __init__(self, root: dict[Any, Any], lenient: bool) -> None:
-        self._root, self._lenient = root, lenient
-        self._left = MAX_NODES
+    def __init__(self, root: dict[Any, Any]) -> None:
+        self._root, self._lenient = root, False
+        self._left, self._characters = MAX_NODES, MAX_MADE_CHARACTERS
 
-    def whole(self, key: Any) -> Any:
-        """Return an entry of the root without references."""
+    def whole(self, key: Any, lenient: bool) -> Any:
+        """Return an entry of the root without references; `lenient` makes those to nothing None."""
+        self._lenient = lenient
         return self._plain(self._root[key], (key,), 0)
 
     def _count(self, where: tuple[Any, ...]) -> None:
@@ -187,6 +219,10 @@ class _Resolver:
             if isinstance(value, dict | list):
                 raise RefusedError(f"has the reference {found.group()} in {dotted(where)}, which is no text")
             text = f"{text[: found.start()]}{value}{text[found.end() :]}"
+            self._characters -= len(text)
+            if self._characters < 0:
+                most = f"{MAX_MADE_CHARACTERS >> 20} million characters"
+                raise RefusedError(f"has references in {dotted(where[:1])} that make more than {most}")
         return text
 
     def _referred(self, found: re.Match[str], where: tuple[Any, ...], chain: int) -> Any:
