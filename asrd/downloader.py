@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
-from . import models, wire
+from . import models, places, wire
 from .errors import FINAL, AsrdError, NetworkError
 
 PROCESS = (sys.executable, "-P", "-m", "asrd.download")
@@ -95,7 +95,7 @@ async def _started(name: str) -> AsyncIterator[tuple[asyncio.StreamReader, IO[by
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=said,
-            env=os.environ | ENVIRONMENT,
+            env=os.environ | ENVIRONMENT | {"PYTHONPATH": places.python_path()},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends the download in order
         )
         lines = asyncio.StreamReader(wire.MAX_LINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -75,3 +76,15 @@ def write_whole(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             new.unlink()
         raise
+
+
+def python_path() -> str:
+    """Return where a new Python finds asrd that does not look into its current folder.
+
+    An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are handed on.
+    """
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
+        entries.append(home)
+    return os.pathsep.join(entries)

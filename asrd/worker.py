@@ -16,13 +16,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import ClassVar
 
-from . import wire
+from . import places, wire
 from .characters import without_controls
 from .errors import DiskError
 
@@ -305,18 +304,6 @@ class Worker:
         self.live.discard(self)
 
 
-def python_path() -> str:
-    """Return where a new Python finds asrd that does not look into its current folder.
-
-    An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are handed on.
-    """
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
-        entries.append(home)
-    return os.pathsep.join(entries)
-
-
 def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
     """Start the process.
 
@@ -329,7 +316,7 @@ def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch, "PYTHONPATH": python_path()},
+        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch, "PYTHONPATH": places.python_path()},
         start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
     )
     assert process.stdin is not None

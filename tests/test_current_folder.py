@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd import engine, service, worker
+from asrd import engine, places, service, worker
 from tests.test_model_file import CLIP
 
 NAMES = """
@@ -73,6 +73,20 @@ def test_no_file_of_the_current_folder_is_run(path: str | None, tmp_path: Path, 
     assert done.stdout.strip()
 
 
+def test_a_download_runs_no_file_of_the_current_folder(tmp_path: Path, home: dict[str, str]) -> None:
+    folder = trapped(tmp_path / "here", tmp_path / "marks", 15)
+    environment = home | {"PYTHONPATH": ":here:.", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    program = (
+        "import sys; folder = sys.argv.pop(1)\n"
+        "sys.path = [entry for entry in sys.path if not entry.startswith(folder)]\n"
+        "from asrd import downloader; downloader.fetch_now('owner/name', print)"
+    )
+    command = [sys.executable, "-P", "-c", program, str(folder)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert sorted(mark.name for mark in (tmp_path / "marks").iterdir()) == []
+    assert "cannot reach the hub for owner/name" in done.stderr
+
+
 def test_a_trap_works(tmp_path: Path) -> None:
     folder = trapped(tmp_path / "here", tmp_path / "marks", 14)
     subprocess.run([sys.executable, "-m", "json.tool"], cwd=folder, input=b"1", capture_output=True, check=False)
@@ -84,7 +98,7 @@ def test_only_absolute_entries_of_a_python_path_are_handed_on(seed: int, monkeyp
     dice = random.Random(seed)
     entries = dice.choices(["", ".", "relative", "..", "/absolute/one", "/absolute/two", "~/x", "./x"], k=6)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entries))
-    handed = [entry for entry in worker.python_path().split(os.pathsep) if entry]
+    handed = [entry for entry in places.python_path().split(os.pathsep) if entry]
     assert [entry for entry in handed if not os.path.isabs(entry)] == []
     assert [entry for entry in entries if entry.startswith("/")] == handed[: sum(e.startswith("/") for e in entries)]
 
@@ -93,9 +107,9 @@ def test_a_checkout_that_nobody_installed_is_handed_on(monkeypatch: pytest.Monke
     home = str(Path(worker.__file__).parents[1])
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.setattr(sys, "path", ["", "/usr/lib/python3"])
-    assert worker.python_path() == home
+    assert places.python_path() == home
     monkeypatch.setattr(sys, "path", ["", "/usr/lib/python3", home])
-    assert worker.python_path() == ""
+    assert places.python_path() == ""
 
 
 def test_each_python_that_is_started_leaves_the_current_folder_out(monkeypatch: pytest.MonkeyPatch) -> None:
