@@ -287,6 +287,7 @@ def main() -> int:
             os._exit(0)
 
     try:
+        hub.check_environment()
         with hub.translating(name):
             path = Download(find(name, say), say).run()
     except Exception as error:

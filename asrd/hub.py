@@ -11,6 +11,8 @@ import errno
 import importlib
 import os
 import re
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +21,7 @@ import msgspec
 from . import models
 from .errors import AsrdError, DiskError, ModelError, NetworkError, UsageError, nearest
 
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 """What the system says of a folder that cannot be written to, or is none."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -36,6 +38,12 @@ TRUE = ("1", "ON", "YES", "TRUE")
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 """Variables that forbid the network; the hub's library goes by the first that is not empty."""
+
+NUMBERS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+"""Variables that the hub's library reads as seconds when it is imported."""
+
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that name the authorities whose certificates count."""
 
 CACHES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
 """Variables that go over HF_HOME."""
@@ -82,6 +90,33 @@ class Body(msgspec.Struct, frozen=True):
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
+def check_environment() -> None:
+    """Raise UsageError for what of the user's no request can be made with: the library ends in tracebacks there."""
+    for variable in NUMBERS:
+        value = os.environ.get(variable) or "0"
+        if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
+            raise UsageError(f"{variable} is {value!r}, which is no whole number of seconds", f"unset {variable}")
+    for variable in CERTIFICATES:
+        named = os.environ.get(variable)
+        if named and not os.path.exists(named):
+            raise UsageError(f"{variable} names {named!r}, which is not there", f"unset {variable}, or correct it")
+    if not _token().isascii():
+        raise UsageError("the token for the hub has letters that no token has", "hf auth login, or correct HF_TOKEN")
+
+
+def _token() -> str:
+    """Return the user's token; empty where there is none. Raises UsageError: its file cannot be read."""
+    from huggingface_hub import constants, get_token
+
+    try:
+        return get_token() or ""
+    except NotADirectoryError:  # of HF_HOME, and the cache says so
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        path = constants.HF_TOKEN_PATH
+        raise UsageError(f"the token for the hub cannot be read from {path}", "hf auth login") from error
+
+
 def find(name: str) -> Entry:
     """Return the .nemo file of a model: the one called as the model is, or the only one.
 
@@ -112,7 +147,7 @@ def _entry(name: str, file: str) -> Entry:
     commit, etag = about.commit_hash or "", about.etag or ""
     if about.size == 0:
         raise ModelError(f"{file} of {name} on the hub is empty", "tell its publisher, or choose another model")
-    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"\w[\w.-]*", etag):
+    if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"\w[\w.-]{,127}", etag):
         raise NetworkError(f"what answers at {_endpoint()} is not the hub: it names no version of {name}", _way_out())
     return Entry(name, file, commit, etag, about.size)
 
@@ -236,9 +271,18 @@ def _unreachable(name: str, error: Exception) -> NetworkError:
 
 
 def _way_out() -> str:
-    """Return what a user can do without this hub; HF_ENDPOINT is named where it is set."""
-    own = f"check HF_ENDPOINT ({_endpoint()}), or " if os.environ.get("HF_ENDPOINT") else ""
-    return f"{own}copy the .nemo file here and pass its path"
+    """Return what a user can do without this hub; HF_ENDPOINT and a proxy are named where they are set."""
+    own = [f"HF_ENDPOINT ({_endpoint()})"] if os.environ.get("HF_ENDPOINT") else []
+    check = f"check {' and '.join([*own, *_proxy()])}, or " if own or _proxy() else ""
+    return f"{check}copy the .nemo file here and pass its path"
+
+
+def _proxy() -> list[str]:
+    """Return the variable by which requests to the hub go through a proxy; its value may hold a password."""
+    address = urllib.parse.urlsplit(_endpoint())
+    names = [f"{address.scheme}_proxy", "all_proxy"]
+    known = [form for name in names for form in (name, name.upper()) if os.environ.get(form)]
+    return [] if urllib.request.proxy_bypass(address.hostname or "") else known[:1]
 
 
 def _offline(name: str) -> NetworkError:

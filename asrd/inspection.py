@@ -146,4 +146,4 @@ class Inspection:
             found += chunk
             if len(found) >= count:
                 return bytes(found[:count])
-        raise PassingError(NetworkError(f"the hub broke off in the header of {self._entry.model}"))
+        raise PassingError(NetworkError(f"the hub broke off in the header of {self._entry.model}", "try again later"))

@@ -129,7 +129,7 @@ def test_a_download_that_succeeds_in_spite_of(name: str, user: User, hub: Hub) -
 
 # -- a download that fails --------------------------------------------------------------------------------------------
 
-CODES = {"model": 66, "network": 69, "disk": 73}
+CODES = {"usage": 2, "model": 66, "network": 69, "disk": 73}
 """Kind of failure -> exit code."""
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -176,6 +176,21 @@ FAILING: dict[str, Failing] = {
     "a hub that hangs": (
         Faults(hang=True), {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}, "network", "timed out", "copy the .nemo file",
     ),
+    "no number": (Faults(), {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"}, "usage", "'abc'", "^unset HF_HUB_DOWNLOAD_TIMEOUT$"),
+    "another wait": (Faults(), {"HF_HUB_ETAG_TIMEOUT": "1.5"}, "usage", "'1.5'", "^unset HF_HUB_ETAG_TIMEOUT"),
+    "no certificates": (Faults(), {"SSL_CERT_FILE": "/no/such"}, "usage", "'/no/such'", "^unset SSL_CERT_FILE, or"),
+    "no folder of certificates": (Faults(), {"SSL_CERT_DIR": "/no"}, "usage", "'/no'", "^unset SSL_CERT_DIR, or"),
+    "a token of odd letters": (Faults(), {"HF_TOKEN": "h\u00fc"}, "usage", "the token for the hub", "HF_TOKEN$"),
+    "a proxy that is not there": (
+        Faults(), {"http_proxy": "http://a:b@127.0.0.1:9"}, "network", "refused", r"^check .* and http_proxy, or",
+    ),
+    "a proxy for all": (Faults(), {"ALL_PROXY": "http://127.0.0.1:9"}, "network", "refused", " and ALL_PROXY, or"),
+    "a proxy for others": (
+        Faults(), NOWHERE | {"HTTP_PROXY": "http://127.0.0.1:8", "NO_PROXY": "127.0.0.1"}, "network", "refused",
+        r"^check HF_ENDPOINT \(http://127.0.0.1:9\), or copy",
+    ),
+    "a tag without end": (Faults(tag="a" * 300), {}, "network", "is not the hub", ENDPOINT),
+    "a cache that cannot be": (Faults(), {"HF_HUB_CACHE": "/proc/x"}, "disk", "No such file", "^set HF_HUB_CACHE"),
     "a cache below a file": (Faults(), {"HF_HOME": f"{MODEL}/hf"}, "disk", "Not a directory", "^set HF_HOME to"),
     "another cache below a file": (
         Faults(), {"HF_HUB_CACHE": f"{MODEL}/c"}, "disk", "Not a directory", "^set HF_HUB_CACHE to",
@@ -194,6 +209,16 @@ def test_a_download_that_fails_says_what_a_user_can_change(name: str, user: User
     if name.startswith("offline"):
         assert not hub.asked
     assert bool(user.parts) == (name == "reset for ever")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_token_that_cannot_be_read(content: bytes | None, user: User) -> None:
+    user.hf_home.mkdir()
+    token = user.hf_home / "token"
+    token.mkdir() if content is None else token.write_bytes(content)
+    done = user.download()
+    assert (done.failed.kind, done.code) == ("usage", CODES["usage"])
+    assert done.failed.detail == f"the token for the hub cannot be read from {token}"
 
 
 FILES = {
