@@ -75,7 +75,8 @@ def test_no_file_of_the_current_folder_is_run(path: str | None, tmp_path: Path, 
 
 def test_a_download_runs_no_file_of_the_current_folder(tmp_path: Path, home: dict[str, str]) -> None:
     folder = trapped(tmp_path / "here", tmp_path / "marks", 15)
-    environment = home | {"PYTHONPATH": ":here:.", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")}
+    clean = {key: value for key, value in home.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+    environment = clean | {"PYTHONPATH": ":here:.", "HF_ENDPOINT": "http://127.0.0.1:9"}
     program = (
         "import sys; folder = sys.argv.pop(1)\n"
         "sys.path = [entry for entry in sys.path if not entry.startswith(folder)]\n"
