@@ -28,7 +28,7 @@ from .deliveries import Deliveries, Taker
 from .desktop import Desktop
 from .dictation import Dictation
 from .engine import Engine, plan_for
-from .errors import AsrdError, SinkError, UncertainError, UsageError
+from .errors import AsrdError, BusyError, SinkError, UncertainError, UsageError
 from .keypress import ToggleKey
 from .logind import Sleep
 from .recorder import Recorder
@@ -394,6 +394,9 @@ class Daemon:
         if not request.strategy:
             raise UsageError("use needs a strategy", "asrd plan lists them")
         modelchoice.require(self.settings, self._file)
+        coming = self.scribe.download
+        if coming is not None and self._exchanging.locked():  # for a reload, and that may take an hour
+            raise BusyError(f"the daemon is downloading {coming.model}", "ask again when asrd status shows no download")
         async with self._alone():
             wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
             await self.scribe.use(wanted, strict=request.strategy != "auto")

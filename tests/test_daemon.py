@@ -29,6 +29,7 @@ from asrd.config import ENGINE, Loaded, Settings
 from asrd.daemon import Daemon
 from asrd.deliveries import Deliveries
 from asrd.engine import Engine
+from asrd.errors import BusyError
 from asrd.precision import Plan
 from asrd.recording import Recording
 from asrd.server import Request
@@ -705,6 +706,17 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
         assert one.daemon.settings == one.wanted
         assert one.daemon.scribe.spool.keep == "always"
         assert one.daemon.scribe.engine.rung.name == "half on cpu", "as the file says"
+
+
+@case
+async def test_use_says_that_a_download_for_a_reload_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Inside(tmp_path, monkeypatch) as one:
+        await one.daemon.scribe.load()
+        one.daemon.scribe.download = wire.Download("someone/large", 1, 2)
+        async with one.daemon._alone():
+            with pytest.raises(BusyError, match="is downloading someone/large"):
+                await one.daemon._do_use(Request("use", strategy="bfloat16"))
+        await one.daemon._do_use(Request("use", strategy="bfloat16"))
 
 
 @case
