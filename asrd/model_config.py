@@ -82,6 +82,7 @@ TRAINING = (
     | _names("nemo.collections.asr.metrics.wer", "WER")
     | _names("nemo.collections.asr.metrics.bleu", "BLEU")
     | _names("torch.optim.optimizer", *OPTIMIZERS)
+    | _names("nemo.core.optim.optimizers", *OPTIMIZERS, "Novograd", "Adafactor")
     | CLASSES["loss"]
 )
 """What a section that is left out may name; it is not called."""

@@ -475,6 +475,15 @@ def test_what_inference_does_not_need_is_left_out(bases: Any) -> None:
         assert found.unknown == found.emptied == ()
 
 
+@pytest.mark.parametrize("optimizer", ["nemo.core.optim.optimizers.Novograd", "torch.optim.AdamW"])
+@pytest.mark.parametrize("key", ["cls", "_target_"])
+def test_an_optimizer_of_its_training_is_no_reason_to_refuse_a_model(key: str, optimizer: str, bases: Any) -> None:
+    config, shapes, names = bases["demo-ctc"]
+    text = yaml.safe_dump(config | {"optim": {key: optimizer, "params": {"lr": "${nowhere}"}}}).encode()
+    path = Path("x.nemo")
+    assert "optim" not in model_config.checked(model_config.read(text, path), shapes, path, names).config
+
+
 # -- archives ---------------------------------------------------------------------------------------------------------
 
 
