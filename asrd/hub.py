@@ -252,7 +252,7 @@ def _of_answer(name: str, error: Exception) -> AsrdError | PassingError:
         return ModelError(f"{name} needs a login, and the right to read it, on the hub", login)
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         private = "if it is private, use a token that may read it" if get_token() else "if it is private: hf auth login"
-        hint = f"{nearest(name, tuple(models.KNOWN))}; {private}"
+        hint = private if name in models.KNOWN else f"{private}; {nearest(name, tuple(models.KNOWN))}"
         return ModelError(f"there is no model {name} on the hub, or it is private", hint)
     answered = NetworkError(f"the hub answered {status} for {name}", _way_out())
     if status in PASSING_STATUS:

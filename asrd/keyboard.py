@@ -114,6 +114,8 @@ async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
     facts = await _keyboard(environment) if _plain(text) else []
     if "us" not in facts:
         raise SinkError("xdotool types only ASCII exactly, and only on the plain US layout")
+    if "window" not in facts:
+        raise SinkError("no window has the focus")
     words = ("xdotool", "type", "--clearmodifiers", "--delay", str(delay), "--file", "-")
     async with _caps_lock_kept(facts, environment):
         await _typed(*words, text=text, environment=environment, delay=delay)

@@ -221,7 +221,7 @@ class Spool:
         """
         path = self.path(note)
         if path in _claimed:
-            raise ClaimedError(f"recording {note.id} is being retried already", "asrd takes says what became of it")
+            raise _claimed_already(note)
         try:
             file = path.open("rb")
         except OSError as error:
@@ -278,10 +278,15 @@ class Spool:
         return sorted((note for note in notes if not note.delivered), key=lambda note: note.id)
 
     def find(self, name: str) -> Note:
-        """Return a take by its name or the beginning of it; "" is the newest that waits. Raises UsageError."""
+        """Return a take by its name or how that begins; "" is the newest that waits.
+
+        Raises: UsageError; ClaimedError where all that wait are being retried.
+        """
         notes = self.all()
         if not name:
-            notes, name = self.waiting()[-1:], ""
+            notes = self.waiting()[-1:]
+            if not notes and (claimed := self.waiting(claimed=True)):
+                raise _claimed_already(claimed[-1])
         found = [note for note in notes if note.id.startswith(name)]
         if name and not found:  # one that somebody has in hand is there all the same
             found = [self._read(path) for path in self.where.glob("*.wav") if path.stem.startswith(name)]
@@ -420,6 +425,11 @@ def _in_hand(path: Path) -> bool:
     except OSError:
         return path in _claimed
     return False
+
+
+def _claimed_already(note: Note) -> ClaimedError:
+    """Return the error for a recording that this process retries."""
+    return ClaimedError(f"recording {note.id} is being retried already", "asrd takes says what became of it")
 
 
 def _locked(file: BinaryIO) -> bool:

@@ -4,7 +4,7 @@
             fetch: `window` when the program that had the focus at the beginning fetched the text,
             `other` when another program did, and `lost` when a selection went to another program
     keys    print facts about the keyboard: `us` when xdotool types ASCII exactly, `caps` when Caps
-            Lock is on
+            Lock is on, `window` when a window gets the keys
     caps    switch Caps Lock on
 
 A clipboard manager fetches what is in the clipboard, too. X11 names the window for which a text is
@@ -206,7 +206,20 @@ def keys(server: Server) -> str:
         facts.append("us")
     if state.lockedMods & LOCK_MODIFIER:
         facts.append("caps")
+    if _has_reader(server):
+        facts.append("window")
     return " ".join(facts)
+
+
+def _has_reader(server: Server) -> bool:
+    """Return whether keys reach a window: the one with the focus, or where there is none the one under the pointer."""
+    focus = int(server.core.GetInputFocus().reply().focus)
+    root = server.setup.roots[0].root
+    if focus == xcffib.xproto.InputFocus._None:
+        return False
+    if focus in (xcffib.xproto.InputFocus.PointerRoot, root):
+        return bool(server.core.QueryPointer(root).reply().child)
+    return True
 
 
 def caps(server: Server) -> None:

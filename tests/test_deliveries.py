@@ -484,6 +484,8 @@ def test_a_claim_holds_against_other_processes_and_dies_with_its_own(tmp_path: P
         process.kill()
     with spool.claim(note), pytest.raises(ClaimedError, match="is being retried already"), spool.claim(note):
         pass
+    with spool.claim(note), pytest.raises(ClaimedError, match=f"{note.id} is being retried already"):
+        spool.find("")
     assert [one.id for one in spool.waiting()] == [note.id]
 
 

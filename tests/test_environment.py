@@ -61,6 +61,7 @@ READERS: list[tuple[str, str, str, str, object, object]] = [
     ("WANDB_MODE", "wandb", "uploads", WANDB, "disabled", "online"),
     ("ORT_DISABLE_TELEMETRY", "onnxruntime", "a reporting thread", ONNX, False, True),
     ("NEMO_REDIRECT_LOGS_TO_STDERR", "nemo", "where logs go", LOGS, ["<stderr>"], ["<stderr>", "<stdout>"]),
+    ("PYTHONSAFEPATH", "sys", "the current folder", "import sys; found = sys.flags.safe_path", True, False),
     ("TQDM_DISABLE", "tqdm", "bars", "import io, tqdm; found = tqdm.tqdm([], file=io.StringIO()).disable", True, False),
     ("TOKENIZERS_PARALLELISM", "tokenizers", "threads", THREADS + TOKENIZE, False, True),
     (

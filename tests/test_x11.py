@@ -171,3 +171,19 @@ def test_a_server_that_is_not_there_ends_the_program() -> None:
     words = [sys.executable, "-P", X11[2], "keys"]
     done = subprocess.run(words, env={"DISPLAY": ":987"}, capture_output=True, text=True, timeout=20)
     assert (done.returncode != 0, done.stdout) == (True, "")
+
+
+def test_where_no_window_gets_the_keys_the_text_is_left_in_the_clipboard(
+    no_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("Xvfb", "xdotool", "xclip")
+    xorg = Xorg()
+    try:
+        for name in ("DISPLAY", "XDG_SESSION_TYPE"):
+            monkeypatch.setenv(name, xorg.environment[name])
+        sink = sinks.Window("type", Desktop(notify=False), delay=1)
+        said = asyncio.run(sink.deliver("nobody reads this "))
+        assert "clipboard" in (said or "")
+        assert xorg.clipboard() == "nobody reads this "
+    finally:
+        xorg.close()

@@ -261,7 +261,7 @@ def arguments() -> argparse.ArgumentParser:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each moment (default {ROUNDS})")
     length.add_argument("--minutes", type=float, help="begin no round after so many minutes of a part")
-    length.add_argument("--quick", action="store_true", help="a minute: one round of most moments")
+    length.add_argument("--quick", action="store_true", help="about two minutes: one round of most moments")
     parser.add_argument("--moments", type=lambda text: text.split(";"), help="these alone: 'recording;loading'")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="homes at once (default: cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
