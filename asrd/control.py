@@ -79,7 +79,8 @@ def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ
     """Return where the control socket is. Raises SocketError when that cannot be: no folder, or too long a name."""
     if settings.socket:
         where = Path(settings.socket).expanduser()
-    elif runtime := places.xdg("XDG_RUNTIME_DIR", environment) or _runtime():
+    elif runtime := environment.get("XDG_RUNTIME_DIR") or _runtime():
+        # A relative folder counts here: daemon and client are given the same one, and the daemon has no other.
         where = Path(runtime) / "asrd.sock"
     else:
         raise SocketError(

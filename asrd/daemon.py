@@ -609,7 +609,7 @@ def run(
     if settings.source != "mic":
         settings = modelchoice.for_files(settings)
     alone = settings.source != "mic" and not settings.socket
-    given = systemd.inherited().get("control")
+    given = systemd.inherited_control()
     line = None if alone else given or control.listen(settings)
     systemd.log_to_journal()
     chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]

@@ -114,6 +114,13 @@ def inherited() -> dict[str, socket.socket]:
     return found
 
 
+def inherited_control() -> socket.socket | None:
+    """Return the control socket that the manager opened: the one of that name, or the only one."""
+    found = inherited()
+    only = next(iter(found.values()), None) if len(found) == 1 else None
+    return found.get("control", only)
+
+
 def _notify(*lines: str) -> bool:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):

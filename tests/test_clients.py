@@ -126,14 +126,14 @@ def test_a_crowd_of_keys_gets_an_answer_each_and_begins_one_recording(daemon: St
 HAND_OVER = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
-os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "control"}
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": sys.argv[2]}
 os.execv(sys.executable, [sys.executable, "-m", "tests.deaf_daemon", "run"])
 """
 
 
-def handed_over(one: Running, line: socket.socket) -> None:
+def handed_over(one: Running, line: socket.socket, name: str) -> None:
     """Start a daemon as systemd does for a socket that has clients already."""
-    words = [sys.executable, "-c", HAND_OVER, str(line.fileno())]
+    words = [sys.executable, "-c", HAND_OVER, str(line.fileno()), name]
     with one.out.open("ab") as out, one.log.open("ab") as log:
         one.process = subprocess.Popen(
             words,
@@ -146,16 +146,19 @@ def handed_over(one: Running, line: socket.socket) -> None:
         )
 
 
-@pytest.mark.parametrize("backlog", [128, 1024])
-def test_two_hundred_toggles_at_a_stopped_service_get_an_answer_each(daemon: Start, backlog: int) -> None:
-    """Where the unit is an older one, with the shorter queue, the rest of the clients waits in `connect`."""
+@pytest.mark.parametrize(("backlog", "name"), [(128, "control"), (1024, "asrd.socket")])
+def test_two_hundred_toggles_at_a_stopped_service_get_an_answer_each(daemon: Start, backlog: int, name: str) -> None:
+    """Where the unit is an older one, with the shorter queue, the rest of the clients waits in `connect`.
+
+    A unit that a user wrote need not give the socket a name, and then it has the unit's.
+    """
     one = daemon(up=False)
     count = min(200, backlog + 1)
     with socket.socket(socket.AF_UNIX) as line:
         line.bind(os.fspath(one.socket))
         line.listen(backlog)
         with crowd(one.socket, count, TOGGLE) as clients:
-            handed_over(one, line)
+            handed_over(one, line, name)
             said = [answer["said"] if answer else "" for answer in first_answers(clients)]
         assert len(list(filter(None, said))) == count
         assert said.count("recording") == 1

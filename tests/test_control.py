@@ -91,6 +91,7 @@ def say(**reply: Any) -> bytes:
 def test_it_is_where_it_was_set_or_in_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert path(Settings(socket="/s/x"), {"XDG_RUNTIME_DIR": "/r"}) == Path("/s/x")
     assert path(Settings(), {"XDG_RUNTIME_DIR": "/r"}) == Path("/r/asrd.sock")
+    assert path(Settings(), {"XDG_RUNTIME_DIR": ".run/one"}) == Path(".run/one/asrd.sock")
     monkeypatch.setenv("HOME", "/h")
     assert path(Settings(socket="~/x"), {}) == Path("/h/x")
 
