@@ -18,7 +18,7 @@ from asrd.deliveries import Deliveries
 from asrd.engine import WORKER, Deadlines, Engine, plan_for
 from asrd.errors import AudioError, SoundError
 from asrd.takes import HEADER, Note, Spool
-from tests.fake_worker import MARK
+from tests.fake_worker import MARK, as_it_is
 from tests.test_deliveries import kept
 from tests.test_scribe import FAKE, SAID, at_root, at_work, case, rested, until  # noqa: F401 - a fixture
 
@@ -162,7 +162,7 @@ async def test_a_sound_that_no_rung_answers_costs_no_rung(name: str) -> None:
     start = wire.Start(settings.model, plan_for(settings).rungs[0].precision)
     deadlines = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
     draw = np.random.default_rng(sorted(FATAL).index(name))
-    async with Engine(plan_for(settings), start, deadlines=deadlines, command=FAKE) as engine:
+    async with Engine(plan_for(settings), start, deadlines=deadlines, command=FAKE, fetch=as_it_is) as engine:
         before = await engine.transcribe(SAID)
         rungs = engine.rungs
         with pytest.raises(AudioError if act.startswith("nan") else SoundError, match="this sound") as caught:
@@ -178,7 +178,7 @@ async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(monk
     monkeypatch.setitem(engine_module.TOGETHER, "cpu", 8)
     settings = Settings(model="*=allergic:nan", strategy="half")
     start = wire.Start(settings.model, plan_for(settings).rungs[0].precision)
-    async with Engine(plan_for(settings), start, command=FAKE) as one:
+    async with Engine(plan_for(settings), start, command=FAKE, fetch=as_it_is) as one:
         await one.transcribe(SAID)
         sounds = [SAID, SAID, marked(np.random.default_rng(1)), SAID]
         asked = [one.transcribe(samples) for samples in sounds]
