@@ -236,7 +236,7 @@ def as_nobody(program: str, *words: str) -> str:
 def reachable(folder: Path, rights: int) -> Path:
     """Let everybody in as far as this folder of pytest's; it gets the rights given."""
     for parent in folder.parents:
-        if parent.name.startswith("pytest-"):
+        if parent.name.startswith(("pytest-", "popen-")):  # of a run, and of each of its processes
             parent.chmod(0o755)
     folder.chmod(rights)
     return folder
