@@ -28,6 +28,9 @@ CUT_SECONDS = 1.0
 TOLERANCE_SECONDS = 0.5
 """Within which the sound lost has to be what was cut: a kill itself costs some."""
 
+SEEN_SECONDS = 5.0
+"""Within which a process that was started can be seen."""
+
 QUICK_ORPHAN_SECONDS = 5.0
 """After which a process is an orphan while faults are planted."""
 
@@ -121,7 +124,12 @@ class Planter:
 
     def _orphan(self, one: Followed, daemon: Daemon) -> None:
         """Leave a process that belongs to the daemon that was killed."""
-        subprocess.Popen(["sleep", "600"], env=self.house.home.environment(daemon.life), start_new_session=True)
+        environment = self.house.home.environment(daemon.life)
+        process = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
+        limit = time.monotonic() + SEEN_SECONDS
+        # A program that is being loaded shows no environment yet, and on a busy machine that takes a while.
+        while process.pid not in self.house.home.processes(daemon.life) and time.monotonic() < limit:
+            time.sleep(0.01)
 
     def _lock(self, one: Followed, daemon: Daemon) -> None:
         """Hold the lock of a recording, as a daemon that lives does, while its round is looked at."""
