@@ -423,7 +423,12 @@ def test_a_terminal_sees_progress_that_a_pipe_does_not(spoken: str, tmp_path: Pa
     reader = threading.Thread(target=drain)
     reader.start()
     done = subprocess.run(
-        [sys.executable, "-c", code, root, spoken], stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=120
+        [sys.executable, "-c", code, root, spoken],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+        timeout=120,
+        env=os.environ | {"COLUMNS": "200"},  # room for the whole path, which is cut otherwise
     )
     os.close(theirs)
     reader.join()
