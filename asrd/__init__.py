@@ -29,6 +29,7 @@ Reading order, which is dependency order: a file imports only from files above i
     partfile     a file of which a part is here: over HTTP ranges, or the beginning of a download
     inspection   a model on the hub, judged by its header before its file is here, or while it arrives
     download     a process of its own: a model's file into the hub's cache; goes on where it was broken off
+    channels     several channels -> one: their mean, or the loudest where they cancel (pure)
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed

@@ -23,6 +23,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from .channels import CANCELLING, Mixer
 from .errors import AudioError, DiskError
 from .wire import SAMPLE_RATE
 
@@ -92,8 +93,9 @@ class Source(Protocol):
 class SoundFile:
     """A sound file, a pipe or, as "-", standard input, read block by block in constant memory.
 
-    Channels are averaged, other rates are resampled by soxr; a file of n frames at rate r gives exactly
-    round(n * 16000 / r) samples. What cannot be sought (a pipe) is spooled to a temporary file first.
+    Channels are averaged, unless that cancels what is in them (`channels.Mixer`). Other rates are resampled by soxr: a
+    file of n frames at rate r gives exactly round(n * 16000 / r) samples. What cannot be sought (a pipe) is spooled
+    to a temporary file first.
 
     Args:
         path: the file, or "-".
@@ -156,7 +158,8 @@ class SoundFile:
 
     def _frames(self) -> Iterator[Samples]:
         """Yield mono blocks at the file's own rate, with what is not finite silenced and told at the end."""
-        size, seen, bad, channels = max(1, round(self.rate * BLOCK_SECONDS)), 0, 0, self.channels
+        size, seen, bad = max(1, round(self.rate * BLOCK_SECONDS)), 0, 0
+        mixer = Mixer(self.channels, self.rate)
         broken = ""
         while True:
             try:
@@ -169,7 +172,9 @@ class SoundFile:
             seen += len(block)
             block, damaged = clean(block)
             bad += damaged
-            yield np.ascontiguousarray(block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float32))
+            yield mixer.mix(block)
+        if mixer.cancelling:
+            log.warning(CANCELLING, self.name, mixer.cancelling)
         self._tell(seen, bad, broken)
 
     def _tell(self, seen: int, bad: int, broken: str) -> None:

@@ -100,12 +100,13 @@ def choose(found: list[Device], microphone: str) -> Device:
 
 
 def channel_counts(device: Device) -> list[int]:
-    """Return the numbers of channels to try, best first; what comes is averaged.
+    """Return the numbers of channels to try, best first; `channels.Mixer` makes one of them.
 
-    A server that is asked for one channel of two adds them up to 1.4 times the level.
+    A server that is asked for one channel of two adds them up to 1.4 times the level, or to nothing where they have
+    opposite signs.
     """
     if device.id in BRIDGES:
-        return [1]
+        return [2, 1]
     two = min(2, device.channels)
     return [two] if device.through == "server" else sorted({1, two, device.channels})
 

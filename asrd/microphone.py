@@ -23,6 +23,7 @@ import numpy as np
 
 from . import devices, soundserver
 from .audio import AudioBlock
+from .channels import CANCELLING, Mixer
 from .devices import Device
 from .errors import AudioError
 from .tape import BLOCK, Tape
@@ -87,7 +88,7 @@ class _Line:
 
     def __init__(self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool]) -> None:
         self.device = device
-        self.channels = 1
+        self.mixer = Mixer(1)
         self.first = self.last = 0.0
         """When the first and the last callback came (monotonic seconds); 0 before the first."""
         self.finished = False
@@ -109,8 +110,8 @@ class _Line:
                         device=device.index, samplerate=device.rate, channels=count, dtype="float32", latency="low",
                         blocksize=round(device.rate * PERIOD), callback=self._heard, finished_callback=self._end,
                     )  # fmt: skip
-                    self.channels = count
                     self._stream.start()
+                self.mixer = Mixer(count, device.rate)
                 return
             except sounddevice.PortAudioError as error:
                 self.discard()
@@ -319,19 +320,22 @@ class Microphone:
         heard: list[bytes] = []
         for data, lost in line.take():
             if lost is not None:
-                self._put(heard, line.channels)
+                self._put(heard, line.mixer)
                 self._tape.lose(lost)
                 heard = []
             heard.append(data)
         if heard and self._silent_since:  # another device, or the same again: as long as it was away
             self._tape.lose(line.first - PERIOD - self._silent_since)
             self._silent_since = 0.0
-        self._put(heard, line.channels)
+        self._put(heard, line.mixer)
 
-    def _put(self, heard: list[bytes], channels: int) -> None:
-        if heard:
-            sound = np.frombuffer(b"".join(heard), np.float32)
-            self._tape.push(sound if channels == 1 else sound.reshape(-1, channels).mean(axis=1, dtype=np.float32))
+    def _put(self, heard: list[bytes], mixer: Mixer) -> None:
+        if not heard:
+            return
+        before = mixer.cancelling
+        self._tape.push(mixer.mix(np.frombuffer(b"".join(heard), np.float32).reshape(-1, mixer.channels)))
+        if mixer.cancelling and not before:
+            log.warning(CANCELLING, self.name, mixer.cancelling)
 
     async def _follow(self) -> None:
         """Note that the sound server changed, as long as there is one."""

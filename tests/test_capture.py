@@ -549,6 +549,26 @@ def test_an_interface_of_many_channels_is_taken_as_it_is_and_averaged(card: Card
     assert card.streams[0].closed.is_set()
 
 
+def test_a_voice_of_opposite_signs_is_heard_and_told_once(card: Card, caplog: pytest.LogCaptureFixture) -> None:
+    voice = np.resize(soxr.resample(speech(1.0), 16_000, 48_000), 48_000)
+
+    async def story() -> Heard:
+        heard = Heard(Microphone("card")).open()
+        stream = await streaming(card, heard)
+        for start in range(0, 48_000, 3072):
+            piece = voice[start : start + 3072]
+            stream.give(np.stack([piece, -piece], axis=1))
+        await heard.source.close()
+        return heard
+
+    heard = asyncio.run(story())
+    heard.assert_one_clock()
+    assert np.abs(heard.sound - soxr.resample(voice, 48_000, 16_000)).max() < 0.01
+    assert [record.getMessage() for record in caplog.records] == [
+        "Card: its channels cancel each other out; channel 1 is taken instead of their mean"
+    ]
+
+
 def test_what_is_not_a_number_never_ends_the_recording(card: Card) -> None:
     async def story() -> Heard:
         heard = Heard(Microphone()).open()
@@ -813,6 +833,26 @@ def test_what_is_played_is_what_is_heard_block_by_block(server: SoundServer) -> 
     assert np.median(pieces) > 0.95, pieces
     assert sum(piece > 0.9 for piece in pieces) >= len(pieces) - 1, pieces
     assert np.sqrt(np.square(heard.sound[at : at + len(clip)]).mean() / np.square(clip).mean()) == pytest.approx(1, 0.1)
+
+
+@pytest.mark.parametrize("through", ["server", "bridge"])
+def test_a_voice_of_opposite_signs_is_heard_through_a_server(
+    through: str, server: SoundServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = server.add_microphone("wired", "Wired wrongly", channels=2)
+    server.set_default("wired")
+    voice = speech(2.0)
+    with server.playing("wired", np.stack([voice, -voice], axis=1)) as player:
+        if through == "bridge":  # what is left where pactl is not installed
+            monkeypatch.setenv("PATH", os.fspath(tmp_path))
+
+        async def story(heard: Heard) -> None:
+            await heard.until(lambda: player.poll() is not None, "end of the clip")
+
+        heard = recording(story, "wired" if through == "server" else "")
+    monkeypatch.undo()
+    server.remove_microphone(module)
+    assert np.abs(heard.sound).max() > 0.2
 
 
 def test_the_default_is_followed_and_its_new_name_told(server: SoundServer) -> None:
