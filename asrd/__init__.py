@@ -42,6 +42,7 @@ Reading order, which is dependency order: a file imports only from files above i
     recording_index  how many recordings wait: kept in memory, counted anew when their folder changes
     baseline     what compare measured here, kept for the daemon's own figures
     failures     what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
+    card_power   whether an NVIDIA card sleeps or could, by what the kernel tells; wakes none
     vram         the ledger: five named figures, NVML and torch side by side
     evidence     what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
     forecast     what each strategy would need on a card, and which would run: values

@@ -170,7 +170,8 @@ def _budget(settings: Settings, device: str) -> int | None:
         return None
     try:
         index = index_of(device)
-        total = next((card.total for card in vram.gpus() if card.index == index), 0)
+        cards = vram.gpus() if settings.vram_budget.strip().endswith("%") else []
+        total = next((card.total for card in cards if card.index == index), 0)
         return budget(settings.vram_budget, total) or None
     except AsrdError:
         return None

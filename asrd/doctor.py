@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import checkpoint, control, failures, forecast, modelchoice, models, sinks, systemd, takes, vram
+from . import card_power, checkpoint, control, failures, forecast, modelchoice, models, sinks, systemd, takes, vram
 from .config import Settings
 from .devices import survey
 from .errors import AsrdError, ControlError, SocketError
@@ -46,11 +46,12 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd doctor` takes."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line for each finding")
+    parser.add_argument("--wake", action="store_true", help="ask an NVIDIA card also where that wakes it")
 
 
 def doctor(args: argparse.Namespace, settings: Settings) -> int:
     """Print what works and what does not; 0 when dictation works with these settings, else 3."""
-    found = list(examine(settings))
+    found = list(examine(settings, args.wake))
     if args.json:
         for one in found:
             tell(msgspec.json.encode(one).decode())
@@ -70,20 +71,48 @@ def _mark(one: Finding) -> str:
     return "MISSING" if one.needed else "-"
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Yield findings in the order in which a word travels."""
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        _card, _model, _sound, _desk, _service, _places)  # fmt: skip
-    for check in checks:
+def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
+    """Yield findings in the order in which a word travels.
+
+    Args:
+        wake: ask cards also where one sleeps.
+    """
+    power = card_power.survey()  # before NVML is opened: that wakes all cards
+    sleeping = card_power.asleep()
+    asks = wake or not sleeping
+    cards = vram.gpus() if asks else []
+    known = settings if asks else msgspec.structs.replace(settings, device="cpu")
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "card_power": lambda: _card_power(power, sleeping, wake),
+        "card": lambda: _card(settings, cards) if asks else iter(()),
+        "model": lambda: _model(known, cards),
+        "sound": lambda: _sound(settings),
+        "desk": lambda: _desk(settings),
+        "service": lambda: _service(settings),
+        "places": lambda: _places(settings),
+    }
+    for name, check in checks.items():
         try:
-            yield from check(settings)
+            yield from check()
         except AsrdError as error:
-            yield Finding(check.__name__.strip("_"), False, True, error.message, error.hint)
+            yield Finding(name, False, True, error.message, error.hint)
 
 
-def _card(settings: Settings) -> Iterator[Finding]:
+def _card_power(power: list[card_power.CardPower], sleeping: bool, wake: bool) -> Iterator[Finding]:
+    """Whether each NVIDIA card can sleep, by what the kernel tells; and whether this look wakes one."""
+    holding = card_power.holders() if any(one.state == "active" for one in power) else []
+    for one in power:
+        held = f"; open in {', '.join(holding)}" if holding and one.state == "active" else ""
+        lets_sleep = one.can_sleep and not one.fix
+        yield Finding("gpu sleep", lets_sleep, False, f"{one.address} is {one.detail}{held}", one.fix)
+    if sleeping:
+        asked = "a card slept and was woken to be asked" if wake else "a card sleeps and is not asked"
+        yield Finding("gpu asked", wake, False, asked, "" if wake else "asrd doctor --wake")
+
+
+@vram.opened
+def _card(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     """GPU, driver, NVML, the torch that is to use them, bf16."""
-    cards = vram.gpus()
     if not cards:
         why, fix = vram.absence()
         said = why or "no NVIDIA driver: models run on the CPU"
@@ -112,7 +141,7 @@ def _torch(card: Gpu) -> Iterator[Finding]:
     yield Finding("torch", not why, False, why or f"{torch.version}, built for CUDA {torch.cuda}", fix)
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
+def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     """The checkpoint: chosen, there, readable, and small enough."""
     if settings.source != "mic":
         settings = modelchoice.or_demo(settings)
@@ -120,7 +149,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
         yield Finding("model", False, True, modelchoice.CONSEQUENCE, modelchoice.hint(), warning=True)
         return
     try:
-        outlook = forecast.outlook(settings, vram.gpus())
+        outlook = forecast.outlook(settings, cards)
         path = models.resolve(settings.model)
     except AsrdError as error:
         yield Finding("model", False, True, error.message, error.hint)

@@ -21,7 +21,7 @@ from .config import Settings, budget
 from .errors import FINAL, AsrdError, AudioError, EngineError, SoundError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .reception import bounded, received
-from .worker import LostError, Worker, worker_log
+from .worker import NO_CARD, LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-P", "-m", "asrd.recognizer")
 """How a worker is started."""
@@ -183,6 +183,16 @@ class Engine:
     def rungs(self) -> tuple[Rung, ...]:
         """The rung in service and what is left behind it."""
         return tuple(self._rungs)
+
+    @property
+    def template(self) -> wire.Start:
+        """What a worker is started with; the rung fills in precision and device."""
+        return self._template
+
+    @property
+    def on_card(self) -> bool:
+        """Whether a worker is in service that holds a card, which is then awake."""
+        return self.ready is not None and self.ready.device != "cpu"
 
     @property
     def pid(self) -> int | None:
@@ -476,9 +486,10 @@ class Engine:
         path = await self.fetch()
         await self._allowed.wait()
         rung = self.rung
-        _look_for_room(self.plan, rung)
+        if rung.device != "cpu":  # a card that slept needs seconds to wake up, and the key must not wait for it
+            await asyncio.to_thread(_look_for_room, self.plan, rung)
         log.info("starting a worker: %s on %s", rung.precision.name, rung.device)
-        worker = self._worker = await Worker.spawn(self._command)
+        worker = self._worker = await Worker.spawn(self._command, NO_CARD if rung.device == "cpu" else {})
         if not self._allowed.is_set():
             raise LostError("killed", "the worker was ended as it started")
         own = {"precision": rung.precision, "device": rung.device, "path": str(path)}
@@ -563,10 +574,9 @@ def _tell_idle_wishes(start: wire.Start, family: str) -> None:
         log.warning("only Canary knows %s; this %s model writes what it was trained to", " and ".join(wishes), family)
 
 
+@vram.opened
 def _look_for_room(plan: Plan, rung: Rung) -> None:
     """Refuse a rung whose card is gone or has too little memory free now. Raises LostError: device-lost, no-room."""
-    if rung.device == "cpu":
-        return
     free = vram.free_bytes(index_of(rung.device))
     if free is None and (gone := vram.lost()):
         raise LostError("device-lost", gone[0], "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back")
@@ -587,9 +597,14 @@ def _hold_to_limit(ready: wire.Ready, limit: int) -> None:
     log.warning("%s; other processes disturb that figure, so the worker stays", said)
 
 
+def _selection(settings: Settings) -> vram.Sight:
+    """Return the cards to choose among; for the CPU none is asked, which would wake one that sleeps."""
+    return vram.Sight([]) if settings.device == "cpu" else vram.sight(settings.device)
+
+
 def plan_for(settings: Settings) -> Plan:
     """Return the plan for these settings on this machine, and what each needs. Raises UsageError, PrecisionError."""
-    sight = vram.sight(settings.device)
+    sight = _selection(settings)
     made = forecast.planned(settings, sight.cards, sight.lack)
     if any(one.detail in made.reason for one in made.rejected):
         log.warning("%s", made.reason)  # another strategy than was asked for is never taken in silence
@@ -600,7 +615,7 @@ def plan_for(settings: Settings) -> Plan:
 
 def card_for(settings: Settings) -> Gpu | None:
     """Return the card that these settings mean, None for the CPU; why one cannot be used is told. As `plan_for`."""
-    sight = vram.sight(settings.device)
+    sight = _selection(settings)
     if sight.why:
         log.warning("%s: the CPU is measured (%s)", sight.why, sight.fix)
     return device_for(settings.device, sight.cards)
@@ -608,7 +623,7 @@ def card_for(settings: Settings) -> Gpu | None:
 
 def start_for(settings: Settings) -> wire.Start:
     """Return what a worker is started with under these settings; the rung fills in precision and device."""
-    card = device_for(settings.device, vram.sight(settings.device).cards) if settings.vram_budget else None
+    card = device_for(settings.device, _selection(settings).cards) if settings.vram_budget else None
     return wire.Start(
         model=settings.model,
         precision=BASELINE,

@@ -81,9 +81,11 @@ class Alert:
 
     def watch(self, memory: wire.Memory | None, settings: Settings) -> None:
         """Look at a reading."""
-        cards = vram.gpus() if settings.vram_alert else []
-        limit = budget(settings.vram_alert, max((card.total for card in cards), default=0), "vram_alert")
         used = memory.process if memory else None
+        on_card = memory is not None and memory.source != "rss"  # a worker holds it, so asking wakes none
+        asks = on_card and settings.vram_alert.strip().endswith("%")
+        total = max((card.total for card in vram.gpus()), default=0) if asks else 0
+        limit = budget(settings.vram_alert, total, "vram_alert")
         if not limit or used is None:
             return
         if used > limit and not self._given:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from . import forecast, vram
 from .config import Settings, budget
 from .errors import AsrdError
@@ -19,8 +21,10 @@ def fits_beside(settings: Settings, used: int | None) -> bool:
     Args:
         used: bytes that the one in service holds, which a budget counts; None where nothing tells.
     """
+    if settings.device == "cpu":
+        return True
     cards = vram.gpus()
-    if not cards or settings.device == "cpu":
+    if not cards:
         return True
     try:
         sight = forecast.outlook(settings, cards)
@@ -39,16 +43,21 @@ def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | N
 
     Args:
         used: as for `fits_beside`.
-        crowded: not to try the card.
+        crowded: not to try the card, nor to ask it.
     """
     try:
-        sight = forecast.outlook(settings, vram.gpus())
+        sight = _without_card(settings) if crowded else forecast.outlook(settings, vram.gpus())
     except AsrdError:  # a model whose sizes nobody knows
         return "cpu"
     need = next(line.process for line in sight.strategies if line.strategy == BASELINE.name)
-    if sight.card is not None and not crowded and _fits(need, sight.card, settings, used):
+    if sight.card is not None and _fits(need, sight.card, settings, used):
         return f"cuda:{sight.card.index}"
     return "cpu" if need <= available() else None
+
+
+def _without_card(settings: Settings) -> forecast.Outlook:
+    """Return what each strategy needs on the CPU. Raises as `forecast.outlook`."""
+    return forecast.outlook(msgspec.structs.replace(settings, device="cpu"), [])
 
 
 def _fits(need: int, card: Gpu, settings: Settings, used: int | None) -> bool:

@@ -365,7 +365,7 @@ class Recognizer:
             load_peak=self.load_peak,
             self_test=self.self_test,
             load_seconds=self.load_seconds,
-            versions=_versions(torch),
+            versions=_versions(torch, cuda),
             pid=os.getpid(),
             graphs=dict(self._recorder.told) if self._recorder else {},
             remarks=self._remarks,
@@ -434,7 +434,7 @@ def _known_clip(audio: Any) -> tuple[bytes, str]:
     return samples.tobytes(), str(entry["text"])
 
 
-def _versions(torch: Any) -> dict[str, str]:
+def _versions(torch: Any, on_card: bool) -> dict[str, str]:
     import nemo
 
     from . import __version__
@@ -443,7 +443,8 @@ def _versions(torch: Any) -> dict[str, str]:
     found["python"] = ".".join(map(str, sys.version_info[:3]))
     if torch.version.cuda:
         found["cuda"] = str(torch.version.cuda)
-        found["driver"] = next((gpu.driver for gpu in vram.gpus()), "unknown")
+        seen = vram.gpus() if on_card else []  # a worker on the CPU wakes no card
+        found["driver"] = next((gpu.driver for gpu in seen), "") or vram.driver_version() or "unknown"
     return found
 
 
@@ -486,6 +487,15 @@ def _serve(requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.R
     if not isinstance(start, wire.Start) or start.protocol != wire.PROTOCOL:
         say(wire.Failed("internal", f"a {type(start).__name__} of another protocol where Start was due"))
         return 70
+    on_card = start.device != "cpu"  # CUDA keeps it awake for this worker's whole life: NVML is opened once beside it
+    with vram.opened if on_card else contextlib.nullcontext():
+        return _answer(start, requests, say)
+
+
+def _answer(
+    start: wire.Start, requests: Iterator[tuple[wire.Request, bytes]], say: Callable[[wire.Reply], None]
+) -> int:
+    """Load what `start` names, then answer frames until the daemon ends them; return the exit code."""
     try:
         recognizer = Recognizer(start, say)
         if start.faults:

@@ -11,7 +11,11 @@ import contextlib
 import logging
 import time
 
-from . import ladder, shadow
+import msgspec
+
+from . import card_power, ladder, shadow
+from .config import idle_seconds
+from .engine import start_for
 from .errors import AsrdError
 from .headroom import fits_beside
 from .scribe import Scribe
@@ -87,12 +91,21 @@ class Rest:
 
     async def _jobs(self) -> None:
         scribe = self.scribe
-        if scribe.demotion.calm.left(time.monotonic()) == 0.0:
+        if scribe.demotion.calm.left(time.monotonic()) == 0.0 and not self._would_wake():
             await self.promote()
         if scribe.shadow.waiting:
-            await scribe.shadow.work(scribe.settings, scribe.in_use)
+            await scribe.shadow.work(scribe.settings, scribe.in_use, scribe.engine.on_card)
             if scribe.engine.ready is not None:
                 await scribe.judge()
+
+    def _would_wake(self) -> bool:
+        """Return whether a better rung can wait: its card sleeps, and the next recording after `idle` tries it anyway.
+
+        Without `idle` the model is meant to stay on the card, and no such recording comes.
+        """
+        scribe = self.scribe
+        on_cpu = scribe.engine.ready is not None and not scribe.engine.on_card
+        return on_cpu and idle_seconds(scribe.settings.idle) is not None and card_power.asleep()
 
     async def promote(self) -> bool:
         """Try the rungs whose trouble may be over: beside the one in service where the memory allows, else instead.
@@ -105,7 +118,9 @@ class Rest:
         if plan is None or not old.rungs:
             served.calm.tried(time.monotonic(), held=True)
             return False
-        new, parked = scribe.engine_for(plan, settings), old.pid is None  # a parked one starts with the next recording
+        start = start_for(msgspec.structs.replace(settings, vram_budget=""))  # the limit is known, and asking wakes
+        new = scribe.engine_for(plan, msgspec.structs.replace(start, vram_limit=old.template.vram_limit))
+        parked = old.pid is None  # it starts with the next recording, and until then no card is asked
         beside = parked or await asyncio.to_thread(fits_beside, settings, scribe.in_use)
         taken = False
         try:

@@ -13,6 +13,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import TypeVar
 
+import msgspec
+
 from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock
 from .config import Settings
@@ -82,7 +84,7 @@ class Scribe:
         self.last = Told("", "", "empty", "nothing was said yet")
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
-        self.engine = self.engine_for(planned(settings), settings)
+        self.engine = self._new_engine(settings)
         self.demotion = Demotion(settings, self.engine, warn)
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
@@ -381,7 +383,7 @@ class Scribe:
             _ = self.engine.rung
         except EngineError:
             try:
-                self._serve(self.engine_for(planned(self.settings), self.settings), self.settings)
+                self._serve(self._new_engine(self.settings), self.settings)
             except AsrdError as error:
                 self._ill(error)
 
@@ -442,7 +444,7 @@ class Scribe:
         if not settings.model:
             await self._go_without(settings)
             return
-        plan = planned(settings)
+        plan = await asyncio.to_thread(planned, settings)
         if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
             first = plan.rejected[0]
             raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
@@ -476,6 +478,7 @@ class Scribe:
             self._coming = None
         await old.stop()
         self._well()
+        self._changed()  # the time begins after which an unused model leaves memory
         if before.model:
             systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
 
@@ -486,7 +489,7 @@ class Scribe:
         async with self.turns.alone():
             await self.engine.stop()
             self.memory = None
-            self._serve(self.engine_for(planned(settings), settings), settings)
+            self._serve(self._new_engine(settings), settings)
             self.trouble = modelchoice.UNCHOSEN
         self._changed()
 
@@ -520,7 +523,7 @@ class Scribe:
             return
         async with self.turns.alone():
             await self.engine.stop()
-            self._serve(self.engine_for(planned(self.settings), self.settings), self.settings)
+            self._serve(self._new_engine(self.settings), self.settings)
 
     async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
         """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""
@@ -536,11 +539,20 @@ class Scribe:
             demotion.tell_rejected(new)
             raise
 
-    def engine_for(self, plan: Plan, settings: Settings) -> Engine:
-        """Return an engine that tells what it does."""
+    def _new_engine(self, settings: Settings) -> Engine:
+        """Return an engine by what this machine has now. Without a model nothing will be loaded: no card is asked."""
+        meant = settings if settings.model else msgspec.structs.replace(settings, device="cpu")
+        return self.engine_for(planned(meant), meant)
+
+    def engine_for(self, plan: Plan, given: Settings | wire.Start) -> Engine:
+        """Return an engine that tells what it does.
+
+        Args:
+            given: what a worker is started with, or the settings that say it.
+        """
         return self._hold(
             plan,
-            start_for(settings),
+            given if isinstance(given, wire.Start) else start_for(given),
             on_progress=self._heard_of,
             on_answer=lambda *answered: self.demotion.heard(*answered),  # whichever is in service by then
         )

@@ -108,18 +108,19 @@ class Shadow:
         self._counts.clear()
         self._strategy, self._takes, self._interval = "", 0, None
 
-    async def work(self, settings: Settings, used: int | None) -> None:
+    async def work(self, settings: Settings, used: int | None, on_card: bool) -> None:
         """Hear all that waits in FP32, in a worker of its own. May be cancelled at any moment; what is left waits on.
 
         Args:
             settings: those in force.
             used: bytes of the worker in service; 0 while there is none, None where nothing tells.
+            on_card: whether that worker holds a card; else a card may sleep, and FP32 runs on the CPU.
         """
-        device = place_beside(settings, used, self._crowded)
+        device = place_beside(settings, used, self._crowded or not on_card)
         if device is None:
             log.debug("no room for a second worker: the shadow waits")
             return
-        start = msgspec.structs.replace(start_for(settings), faults="", vram_limit=0)
+        start = start_for(msgspec.structs.replace(settings, faults="", vram_budget=""))
         try:
             async with self._hold(ladder.fp32(device), start) as engine:
                 while self._waiting:

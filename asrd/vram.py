@@ -1,13 +1,13 @@
 """The ledger's instruments: what NVML and the kernel say of a process and a card.
 
-Runs on both sides and never opens a CUDA context (that alone would hold 128-256 MiB). torch's own figures are handed in
-by the worker. Figures of different instruments stand side by side and are never subtracted from each other.
+Runs on both sides and never opens a CUDA context (that alone would hold 128-256 MiB). NVML is open only while it is
+asked (`opened`): held open it would keep a laptop's card awake. torch's own figures are handed in by the worker.
+Figures of different instruments stand side by side and are never subtracted from each other.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import threading
 from pathlib import Path
@@ -24,9 +24,6 @@ from .wire import Memory
 DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """What is there where the kernel has an NVIDIA driver; the last one under WSL2."""
 
-GONE = (1, 9, 15, 16)
-"""NVML's codes after which only a library opened anew can tell more: uninitialized, driver not loaded, lost, reset."""
-
 MISSING = 12
 """NVML's code for a library that is not there."""
 
@@ -40,65 +37,84 @@ WHY = {
 MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
 """NVML's compute modes; 0 is for everybody."""
 
-_stale = threading.Event()
-"""Set when NVML has said that a card or the driver is gone: it sees what came back only when opened anew."""
+
+class _Library(contextlib.ContextDecorator):
+    """NVML while somebody asks it: opened by the first of several scopes, shut down by the last.
+
+    An open NVML holds the device files of every card, so a laptop's card never sleeps. Outside a scope none is held.
+    The library's code stays mapped once it was needed; it is not before. May be entered by several threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self.nvml: ModuleType | None = None
+        """pynvml; None where NVML could not be opened."""
+        self.silence = ("", "")
+        """Why it could not, and what helps."""
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self.nvml, self.silence = _open()
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0 and self.nvml is not None:
+                nvml, self.nvml = self.nvml, None
+                with contextlib.suppress(nvml.NVMLError):  # a driver that is gone has closed what it held
+                    nvml.nvmlShutdown()
 
 
-@functools.cache
-def _library() -> ModuleType:
-    """Return pynvml with the library open. Raises ImportError, OSError, NVMLError, and tries again next time."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return pynvml
+opened = _Library()
+"""The scope in which NVML may be asked: `with opened:`, or `@opened` on a function. Handles are valid only in it."""
 
 
-def _nvml() -> ModuleType | None:
-    """Return pynvml with the library open, or None where there is no driver."""
-    return None if silence()[0] else _library()
+def _open() -> tuple[ModuleType | None, tuple[str, str]]:
+    """Open NVML; return pynvml and ("", ""), or None with why NVML tells nothing and what helps."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, ("the package nvidia-ml-py is not installed", "pip install nvidia-ml-py")
+    try:
+        pynvml.nvmlInit()
+    except Exception as error:  # pynvml makes its classes as it goes; each has NVML's code
+        return None, _reason(error)
+    return pynvml, ("", "")
 
 
+def _reason(error: Exception) -> tuple[str, str]:
+    """Return why NVML could not be opened, and what helps."""
+    code = getattr(error, "value", None)
+    if code in WHY:
+        return WHY[code]
+    if code is not None and code != MISSING:
+        return f"NVML cannot be opened: {error}", "nvidia-smi"
+    if any(path.exists() for path in DRIVER):
+        return (
+            "there is an NVIDIA driver, but its library libnvidia-ml.so.1 is not found, so no card can be seen",
+            "install the driver's libraries; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility",
+        )
+    return "no NVIDIA driver", ""
+
+
+@opened
 def silence() -> tuple[str, str]:
     """Return why NVML tells nothing, and what helps; two empty strings where it can be asked."""
-    try:
-        _library()
-    except ImportError:
-        return "the package nvidia-ml-py is not installed", "pip install nvidia-ml-py"
-    except Exception as error:  # pynvml makes its classes as it goes; each has NVML's code
-        code = getattr(error, "value", None)
-        if code in WHY:
-            return WHY[code]
-        if code is not None and code != MISSING:
-            return f"NVML cannot be opened: {error}", "nvidia-smi"
-        if any(path.exists() for path in DRIVER):
-            return (
-                "there is an NVIDIA driver, but its library libnvidia-ml.so.1 is not found, so no card can be seen",
-                "install the driver's libraries; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility",
-            )
-        return "no NVIDIA driver", ""
-    return "", ""
+    return opened.silence
 
 
 def _ask(function: str, *arguments: Any) -> Any:
-    """Call one NVML function; None when this driver, card or container does not answer it."""
-    nvml = _nvml()
+    """Call one NVML function, in a scope; None when this driver, card or container does not answer it."""
+    nvml = opened.nvml
     if nvml is None:
         return None
     try:
         return getattr(nvml, function)(*arguments)
-    except nvml.NVMLError as error:
-        if error.value in GONE:
-            _stale.set()
+    except nvml.NVMLError:
         return None
-
-
-def _refresh() -> None:
-    """Open NVML anew where it has said that something is gone."""
-    if _stale.is_set():
-        _stale.clear()
-        with contextlib.suppress(Exception):  # a library that is closed already says so
-            _library().nvmlShutdown()
-        _library.cache_clear()
 
 
 def _text(value: Any) -> str:
@@ -160,15 +176,15 @@ def _is_instance(card: Any) -> bool:
     return _text(_ask("nvmlDeviceGetUUID", card)).startswith("MIG-")
 
 
-def handle(index: int) -> Any:
+def _handle(index: int) -> Any:
     """Return NVML's handle of CUDA device `index`, or None."""
     order = _visible()
     return order[index] if index < len(order) else None
 
 
+@opened
 def gpus() -> list[Gpu]:
     """Return the cards that CUDA would see, without starting CUDA; empty where there is no driver."""
-    _refresh()
     found = (_describe(index, card) for index, card in enumerate(_visible()))
     return [card for card in found if card is not None]
 
@@ -193,6 +209,7 @@ def _describe(index: int, card: Any) -> Gpu | None:
     )
 
 
+@opened
 def lost() -> list[str]:
     """Return a sentence for each card that NVML counts and that does not answer."""
     said = []
@@ -202,11 +219,13 @@ def lost() -> list[str]:
     return said
 
 
+@opened
 def divided() -> list[str]:
     """Return the names of cards that are divided (MIG) and have no instance that a process could use."""
     return [_text(_ask("nvmlDeviceGetName", card)) for card in _whole() if card and _instances(card) == []]
 
 
+@opened
 def absence() -> tuple[str, str]:
     """Return why no card can be seen, and what helps; two empty strings where there simply is none."""
     why, fix = silence()
@@ -237,6 +256,7 @@ class Sight(msgspec.Struct, frozen=True):
         return f"{self.why} ({self.fix})" if self.why else ""
 
 
+@opened
 def sight(device: str) -> Sight:
     """Return the cards that a plan for a device may choose among: those that the installed torch can use.
 
@@ -254,6 +274,7 @@ def sight(device: str) -> Sight:
     return Sight(fit, *(unfit(meant) if missing else ("", "")))
 
 
+@opened
 def unfit(card: Gpu) -> tuple[str, str]:
     """Return why the installed torch cannot use a card, and what helps; two empty strings where nothing is known."""
     torch = failures.build()
@@ -271,32 +292,44 @@ def _meant(device: str, seen: list[Gpu]) -> Gpu | None:
         raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
 
 
+@opened
 def driver_cuda() -> str:
     """Return the newest CUDA that the driver knows, as "12.8"; empty where it does not say."""
     version = _ask("nvmlSystemGetCudaDriverVersion") or 0
     return f"{version // 1000}.{version % 1000 // 10}" if version else ""
 
 
+def driver_version() -> str:
+    """Return the version of the loaded driver, which the kernel tells and no card; empty where there is none."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return ""
+
+
+@opened
 def free_bytes(index: int) -> int | None:
     """Return the bytes that are free on CUDA device `index` now; None without NVML."""
-    memory = _ask("nvmlDeviceGetMemoryInfo", handle(index))
+    memory = _ask("nvmlDeviceGetMemoryInfo", _handle(index))
     return None if memory is None else int(memory.free)
 
 
+@opened
 def process_bytes(pid: int, index: int) -> int | None:
     """Return what NVML says process `pid` holds on CUDA device `index`; None where it cannot tell (WSL, containers)."""
     wanted = {str(pid)}
     status = _status(pid)
     wanted.update(status.get("NSpid", "").split())  # NVML may know the process by its number in another namespace
-    for process in _ask("nvmlDeviceGetComputeRunningProcesses", handle(index)) or []:
+    for process in _ask("nvmlDeviceGetComputeRunningProcesses", _handle(index)) or []:
         if str(process.pid) in wanted and process.usedGpuMemory is not None:
             return int(process.usedGpuMemory)
     return None
 
 
+@opened
 def device_bytes(index: int) -> int | None:
     """Return the bytes in use on CUDA device `index`, by everybody; None without NVML."""
-    memory = _ask("nvmlDeviceGetMemoryInfo", handle(index))
+    memory = _ask("nvmlDeviceGetMemoryInfo", _handle(index))
     return None if memory is None else int(memory.used)
 
 
@@ -341,7 +374,8 @@ def read(
     if device == "cpu":
         return Memory(weights, None, None, resident_bytes(pid), None, "rss")
     index = index_of(device)
-    process, used = process_bytes(pid, index), device_bytes(index)
+    with opened:
+        process, used = process_bytes(pid, index), device_bytes(index)
     if process is None and used is not None and device_at_start is not None:
         return Memory(weights, allocated, reserved, max(0, used - device_at_start), used, "meminfo")
     return Memory(weights, allocated, reserved, process, used, "nvml")

@@ -18,7 +18,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from . import places, wire
@@ -59,6 +60,9 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONSAFEPATH": "1",  # no program takes code from the folder where it is started, which is the user's
 }
+
+NO_CARD = {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Variables of a worker on the CPU: what NeMo imports asks for cards, and that alone would wake one and hold it."""
 
 
 class LostError(Exception):
@@ -141,11 +145,15 @@ class Worker:
         self.live.add(self)
 
     @classmethod
-    async def spawn(cls, command: Sequence[str]) -> Worker:
-        """Start a worker in a session of its own, with a scratch folder that outlives any way it may end."""
+    async def spawn(cls, command: Sequence[str], more: Mapping[str, str] = MappingProxyType({})) -> Worker:
+        """Start a worker in a session of its own, with a scratch folder that outlives any way it may end.
+
+        Args:
+            more: variables of its environment, beside those of every worker.
+        """
         scratch = Scratch()
         try:
-            process = _launched(command, scratch.path)
+            process = _launched(command, scratch.path, more)
         except BaseException:
             scratch.remove()
             raise
@@ -304,7 +312,7 @@ class Worker:
         self.live.discard(self)
 
 
-def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
+def _launched(command: Sequence[str], scratch: str, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start the process.
 
     Not through asyncio, whose process is over only when its pipes are, and which can wait for ever for one whose
@@ -316,7 +324,7 @@ def _launched(command: Sequence[str], scratch: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, **ENVIRONMENT, "TMPDIR": scratch, "PYTHONPATH": places.python_path()},
+        env={**os.environ, **ENVIRONMENT, **more, "TMPDIR": scratch, "PYTHONPATH": places.python_path()},
         start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
     )
     assert process.stdin is not None

@@ -5,6 +5,8 @@
 The microphone speaks the shipped self-test clip over and over, in real time. While the file FAKE_MICROPHONE_LOST is
 there, it delivers nothing and says so. DIE_AT = "before:N", "torn:N" or "after:N" has the daemon kill itself with
 SIGKILL around the Nth line that it writes of its deliveries; "removing:N" before the Nth recording is removed.
+FAKE_TORCH = "12.8" is the CUDA that torch is then said to be built for. FORGET_SHUTDOWN plants a fault: NVML stays
+open.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from asrd import cli, daemon, engine
+from asrd import cli, daemon, engine, failures, vram
 from asrd.audio import AudioBlock, read
 from asrd.capture import Capture, capture
 from asrd.deliveries import Deliveries
@@ -106,6 +108,10 @@ def listen(spec: str, microphone: str) -> Capture:
 if __name__ == "__main__":
     if moment := os.environ.get("DIE_AT"):
         dying(moment.partition(":")[0], int(moment.partition(":")[2]))
+    if cuda := os.environ.get("FAKE_TORCH"):
+        failures.build = lambda: failures.Build("2.13.0", cuda)
+    if os.environ.get("FORGET_SHUTDOWN"):
+        type(vram.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]
     hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"), fetch=as_it_is)
     daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     sys.exit(cli.main(sys.argv[1:]))

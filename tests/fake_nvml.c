@@ -6,12 +6,17 @@
  *   FAKE_INIT     code that opening it returns
  *   FAKE_LOST     "CARD": it is not to be reached, at each call; FAKE_FREE "MIB": free on every card, at each call
  *   FAKE_MODE     compute mode of every card     FAKE_CUDA  CUDA that the driver knows, 12080
+ *   FAKE_DEVICE   a file that is held open as a card's device file is, from the first opening to the last shutdown
+ *   FAKE_CALLS    a file that gets "init PID" or "shutdown PID" at each of them
+ * As the real one, it counts openings, and answers nothing while it is shut.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT = 7, NOT_LOADED = 9, LOST = 15 };
+enum { UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT = 7, NOT_LOADED = 9, LOST = 15 };
 
 typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned int pid; unsigned long long used; unsigned int gi, ci; } process_t;
@@ -19,7 +24,16 @@ typedef struct { char name[64]; int major, minor, parent, divided; unsigned long
 
 static card_t cards[16];
 static unsigned int count, parts;
-static int opened_lost = -1;
+static int opened_lost = -1, openings, device = -1;
+
+static void note(const char *call) {
+  const char *path = getenv("FAKE_CALLS");
+  FILE *file = path ? fopen(path, "a") : NULL;
+  if (file) {
+    fprintf(file, "%s %d\n", call, (int)getpid());
+    fclose(file);
+  }
+}
 
 static int lost(void) {
   const char *text = getenv("FAKE_LOST");
@@ -47,6 +61,11 @@ static void read_parts(const char *text) {
 int nvmlInit_v2(void) {
   const char *text = getenv("FAKE_GPUS"), *code = getenv("FAKE_INIT");
   if (code && *code) return atoi(code);
+  if (openings > 0) {
+    note("init");
+    openings++;
+    return 0;
+  }
   count = 0;
   opened_lost = -1;
   memset(cards, 0, sizeof cards);
@@ -58,10 +77,23 @@ int nvmlInit_v2(void) {
     if (text) text++;
   }
   read_parts(getenv("FAKE_MIG"));
-  return count ? 0 : NOT_LOADED;
+  if (!count) return NOT_LOADED;
+  note("init");
+  openings = 1;
+  if (getenv("FAKE_DEVICE")) device = open(getenv("FAKE_DEVICE"), O_RDONLY | O_CLOEXEC);
+  return 0;
 }
 int nvmlInitWithFlags(unsigned int flags) { (void)flags; return nvmlInit_v2(); }
-int nvmlShutdown(void) { return 0; }
+int nvmlShutdown(void) {
+  if (openings == 0) return UNINITIALIZED;
+  note("shutdown");
+  if (--openings == 0) {
+    if (device >= 0) close(device);
+    device = -1;
+    count = parts = 0;
+  }
+  return 0;
+}
 const char *nvmlErrorString(int code) { return code ? "fake error" : "fine"; }
 int nvmlSystemGetDriverVersion(char *out, unsigned int size) { snprintf(out, size, "570.00-fake"); return 0; }
 int nvmlSystemGetCudaDriverVersion(int *out) {
@@ -70,7 +102,10 @@ int nvmlSystemGetCudaDriverVersion(int *out) {
   *out = atoi(text);
   return 0;
 }
-int nvmlDeviceGetCount_v2(unsigned int *out) { *out = count; return 0; }
+int nvmlDeviceGetCount_v2(unsigned int *out) {
+  *out = count;
+  return openings ? 0 : UNINITIALIZED;
+}
 int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **out) {
   if (index >= count) return INVALID;
   if (gone(&cards[index])) return LOST;
@@ -94,6 +129,7 @@ int nvmlDeviceGetMemoryInfo(void *card, memory_t *out) {
   card_t *c = card;
   const char *text = getenv("FAKE_FREE");
   unsigned long long free = text ? strtoull(text, NULL, 10) : c->free;
+  if (!openings) return UNINITIALIZED;
   if (gone(card)) return LOST;
   out->total = c->total << 20;
   out->free = free << 20;

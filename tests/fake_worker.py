@@ -222,6 +222,8 @@ def main() -> int:
     start = frame[0]
     assert isinstance(start, wire.Start)
     act = script(start)
+    if start.device != "cpu" and "FAKE_DEVICE" in os.environ:  # as CUDA does, for as long as the process lives
+        os.open(os.environ["FAKE_DEVICE"], os.O_RDONLY)
     if act == "graphs":  # of a worker whose graphs lose it its card
         act = "lost" if start.graphs else "ok"
     print("a line of noise on stderr", file=sys.stderr, flush=True)
