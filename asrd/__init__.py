@@ -5,9 +5,11 @@ The daemon holds no weights. The worker holds no audio. A worker has one precisi
 Reading order, which is dependency order: a file imports only from files above it.
 
     errors       every error a user can see: message, hint, exit code
+    wording      words that many messages share: a count with its noun, a name said once (pure)
     characters   which characters a text may hold: in a model's words, and on a terminal (pure)
     terminal     what a person reads: text, JSON and complaints, with nothing in them that a terminal obeys
     places       where a user's files are, and how one is written whole; imports little
+    hints        which command starts, ends or explains the daemon here, for the units that are installed
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
     ladder       which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
@@ -32,6 +34,7 @@ Reading order, which is dependency order: a file imports only from files above i
     channels     several channels -> one: their mean, or the loudest where they cancel (pure)
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
+    soundaccess  why nothing can be recorded here: each link from a sound server to PortAudio, and what mends it
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
     devices      what there is to record from, and which of it is meant
     microphone   a device through PortAudio: opened, watched, given up, opened again
@@ -70,9 +73,9 @@ Reading order, which is dependency order: a file imports only from files above i
     recognizer   worker: load, cast, self-test, recognise, measure; the only program that imports torch
     transcript   hypotheses -> committed text, joined by word times
     dictation    one recording on its way to text: detector, window, worker, transcript
+    progress     how far long work has come: bars on a terminal, few lines in a pipe
     client       asking a daemon that may be busy: again, after pauses that grow
     control      the control socket from outside: the verbs that only ask the daemon
-    progress     how far long work has come: bars on a terminal, few lines in a pipe
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text
@@ -103,6 +106,7 @@ Reading order, which is dependency order: a file imports only from files above i
     rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it
     keypress     a key that is held or bounces, told from one that is pressed again
+    replies      what the daemon says to the verbs: sentences made of its state (pure)
     retry        kept recordings once more: claimed, recognised from where their text ends, sent to whom it is missing
     daemon       verb run: states, the key, reload, status, the end
     service      verb: the user service, installed, removed, printed

@@ -25,7 +25,7 @@ from .devices import choose, survey
 from .errors import AsrdError, AudioError, UsageError
 from .microphone import Microphone
 from .tape import Tape
-from .terminal import one_line, tell
+from .terminal import complain, one_line, tell
 from .wire import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
         chosen = choose(found, settings.microphone)
     except AudioError as error:
         chosen = None
-        log.warning("%s", error.message)
+        complain(error)
     for device in found:
         remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
         mark = "*" if device is chosen else ""

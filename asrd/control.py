@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import places
+from . import hints, places
 from .client import persistent
 from .errors import AsrdError, BusyError, ConfigError, ControlError, SinkError, SocketError
 from .terminal import one_line, tell, tell_json
+from .wording import counted
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -51,15 +52,18 @@ MARKS = {"LISTENING": "●", "FLUSHING": "…", "LOADING": "◌", "IDLE": "○",
 class Place:
     """The one setting that a verb which only asks needs; reading all of them would take longer than the asking."""
 
-    def __init__(self, socket: str = "") -> None:
+    def __init__(self, socket: str = "", origin: str = "") -> None:
         self.socket = socket
+        self.origin = origin
+        """What named it: --socket, ASRD_SOCKET or the configuration; "" where nothing did."""
 
 
 def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = os.environ) -> Place:
     """Return where to ask: the flag, ASRD_SOCKET or the file's `socket`. Raises ConfigError for a broken file."""
-    given = flag or environment.get("ASRD_SOCKET")
-    if given:
-        return Place(given)
+    if flag:
+        return Place(flag, "--socket")
+    if given := environment.get("ASRD_SOCKET"):
+        return Place(given, "ASRD_SOCKET")
     where = file or places.config_file(environment)
     try:
         text = where.read_text("utf-8")
@@ -70,7 +74,7 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
     import tomllib
 
     try:
-        return Place(str(tomllib.loads(text).get("socket", "")))
+        return Place(str(tomllib.loads(text).get("socket", "")), f"the setting socket in {where}")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
 
@@ -89,9 +93,19 @@ def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ
         )
     if len(os.fsencode(where)) > MAX_PATH:
         raise SocketError(
-            f"the control socket's path is longer than {MAX_PATH} bytes: {where}", "set ASRD_SOCKET to a shorter one"
+            f"the control socket's path is longer than {MAX_PATH} bytes: {where}",
+            f"have {_origin(settings, environment)} name a shorter one",
         )
     return where
+
+
+def _origin(settings: Settings | Place, environment: Mapping[str, str] = os.environ) -> str:
+    """Return what named the socket, or what can name another."""
+    if not settings.socket:
+        return "--socket or ASRD_SOCKET"
+    if isinstance(settings, Place):
+        return settings.origin or "--socket"
+    return "ASRD_SOCKET" if environment.get("ASRD_SOCKET") == settings.socket else "--socket, or the setting socket,"
 
 
 def _runtime() -> str:
@@ -107,7 +121,7 @@ def listen(settings: Settings | Place) -> socket.socket:
     """
     where = path(settings)
     with _alone(where.parent):
-        return _bind(where)
+        return _bind(where, _origin(settings))
 
 
 @contextlib.contextmanager
@@ -130,10 +144,11 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _bind(where: Path) -> socket.socket:
-    if answers(where):
+def _bind(where: Path, origin: str) -> socket.socket:
+    if answers(where, origin):
         raise SocketError(
-            f"another asrd is running and listens on {where}", "asrd status asks it; systemctl --user stop asrd ends it"
+            f"another asrd is running and listens on {where}",
+            f"asrd toggle, asrd status and the other verbs reach it; to end it: {hints.stop(where)}",
         )
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     # Under another name first: a client never meets a socket that is bound and not yet its owner's alone.
@@ -148,12 +163,14 @@ def _bind(where: Path) -> socket.socket:
         os.link(new, where)
     except FileExistsError as error:
         one.close()
-        raise SocketError(f"{where} is there and is no socket", "remove it, or set ASRD_SOCKET") from error
+        raise SocketError(
+            f"{where} is there and is no socket", f"remove it, or have {origin} name another path"
+        ) from error
     except OSError as error:
         one.close()
         raise SocketError(
             f"the control socket {where} cannot be made: {error.strerror or error}",
-            "set ASRD_SOCKET to a path you may write",
+            f"have {origin} name a path that you may write",
         ) from error
     finally:
         with contextlib.suppress(OSError):
@@ -169,7 +186,7 @@ def forget(settings: Settings | Place) -> None:
             where.unlink()
 
 
-def answers(where: Path) -> bool:
+def answers(where: Path, origin: str = "--socket or ASRD_SOCKET") -> bool:
     """Whether a daemon listens there. Raises SocketError where that may not even be asked."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(2.0)
@@ -178,7 +195,8 @@ def answers(where: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         except PermissionError as error:
-            raise SocketError(f"{where} belongs to somebody else", "set ASRD_SOCKET to a path of your own") from error
+            hint = f"have {origin} name a path of your own"
+            raise SocketError(f"{where} belongs to another user", hint) from error
         except OSError:
             return where.is_socket()
     return True
@@ -195,15 +213,15 @@ def ask(settings: Settings | Place, **request: Any) -> Iterator[dict[str, Any]]:
         BusyError: it had no place for so long.
         AsrdError: what the daemon answered, with its exit code.
     """
-    return persistent(lambda: _ask(path(settings), request))
+    return persistent(lambda: _ask(path(settings), request, _origin(settings)))
 
 
-def _ask(where: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _ask(where: Path, request: dict[str, Any], origin: str) -> Iterator[dict[str, Any]]:
     """Ask once. Raises as `ask`, BusyError at once."""
     patient = request["verb"] in LENGTHY or request.get("wait") or request.get("follow")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
         line.settimeout(PATIENCE)
-        _send(line, where, request)
+        _send(line, where, request, origin)
         if patient:
             line.settimeout(None)
         try:
@@ -218,31 +236,32 @@ def _ask(where: Path, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         except TimeoutError as error:
             raise _hangs(where) from error
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ControlError("the daemon's answer broke off", "journalctl --user -u asrd tells why") from error
-        raise ControlError("the daemon ended before its last answer", "journalctl --user -u asrd tells why")
+            raise ControlError("the daemon's answer broke off", hints.explain(where)) from error
+        raise ControlError("the daemon ended before its last answer", hints.explain(where))
 
 
-def _send(line: socket.socket, where: Path, request: dict[str, Any]) -> None:
+def _send(line: socket.socket, where: Path, request: dict[str, Any], origin: str) -> None:
     """Connect and send the request. Raises BusyError, ControlError."""
     try:
         line.connect(os.fspath(where))
         line.sendall(json.dumps({k: v for k, v in request.items() if v not in (None, False, "")}).encode() + b"\n")
     except BlockingIOError as error:  # nothing was sent
-        hint = "try again; systemctl --user restart asrd helps where it hangs"
+        hint = f"try again; where it hangs: {hints.restart(where)}"
         raise BusyError(f"too many clients wait for the asrd on {where}", hint) from error
     except (BrokenPipeError, ConnectionResetError):
         return  # a daemon that has no place says so and hangs up: its answer is there to be read
     except TimeoutError as error:
         raise _hangs(where) from error
     except PermissionError as error:
-        raise ControlError(f"{where} belongs to somebody else", "ask as that user, or set ASRD_SOCKET") from error
+        hint = f"ask as that user, or have {origin} name your own daemon's"
+        raise ControlError(f"{where} belongs to another user", hint) from error
     except OSError as error:
-        raise ControlError(f"no asrd listens on {where}", "systemctl --user start asrd, or run: asrd run") from error
+        raise ControlError(f"no asrd listens on {where}", hints.start(where)) from error
 
 
 def _hangs(where: Path) -> ControlError:
     return ControlError(
-        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s", "systemctl --user restart asrd starts it anew"
+        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s", f"start it anew: {hints.restart(where)}"
     )
 
 
@@ -294,28 +313,52 @@ def cancel(args: argparse.Namespace, settings: Settings | Place) -> int:
 
 def reload(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Have the daemon read its configuration again."""
-    reply = _one(args, settings, verb="reload")
-    return _told(args, reply, reply["said"])
+    reply = _watched(settings, verb="reload")
+    now = f"; now {reply['now']}{_loaded_in(reply)}" if reply.get("now") else ""
+    return _told(args, reply, f"{reply['said']}{now}")
+
+
+def _watched(settings: Settings | Place, **request: Any) -> dict[str, Any]:
+    """Ask for what takes a worker's start, showing on standard error how far it is; return the last reply."""
+    from .progress import ProgressLine
+
+    reply: dict[str, Any] = {}
+    with ProgressLine() as shown:
+        for reply in ask(settings, follow=True, **request):
+            if reply.get("more"):
+                shown.show(str(reply.get("progress", "")), now=bool(reply.get("waits")))
+    return reply
 
 
 def start_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd start` takes."""
     _shape(parser)
     parser.add_argument("--wait", action="store_true", help="print the text here and send it nowhere else")
-    parser.add_argument("--silence", type=float, metavar="S", help="stop by itself after so long without speech")
+    silence = "stop by itself so long after the last speech; without any, after 30 s, or so long if that is more"
+    parser.add_argument("--silence", type=float, metavar="S", help=silence)
     parser.add_argument("--seconds", type=float, metavar="S", help="stop by itself after so many seconds")
 
 
 def start(args: argparse.Namespace, settings: Settings | Place) -> int:
-    """Start recording; with --wait print what was said once it has stopped. Returns 1 when nothing was heard."""
+    """Start recording; with --wait print what was said once it has stopped. Returns 1 when no word was heard."""
     reply: dict[str, Any] = {}
     for reply in ask(settings, verb="start", wait=args.wait, silence=args.silence, seconds=args.seconds):
         if not reply.get("more") and args.wait:
-            _told(args, reply, reply["text"])
-            return 0 if reply["text"] else 1
+            return _text(args, reply, f"no word was heard in {reply.get('seconds', 0.0):.1f} s")
         if not args.wait:
             return _told(args, reply, reply["said"])
+        if reply.get("capture"):
+            tell(f"asrd: {one_line(reply['said'])}", sys.stderr)
     return 1
+
+
+def _text(args: argparse.Namespace, reply: dict[str, Any], none: str) -> int:
+    """Print the text of a reply and return 0; where it has none, say so on standard error and return 1."""
+    if reply["text"] or args.json:
+        _told(args, reply, reply["text"])
+    if not reply["text"]:
+        tell(f"asrd: {one_line(none)}", sys.stderr)
+    return 0 if reply["text"] else 1
 
 
 def use_arguments(parser: argparse.ArgumentParser) -> None:
@@ -326,19 +369,22 @@ def use_arguments(parser: argparse.ArgumentParser) -> None:
 
 def use(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Change the precision of a running daemon; on failure the old worker stays."""
-    reply = _one(args, settings, verb="use", strategy=args.wanted)
-    return _told(args, reply, reply["said"])
+    reply = _watched(settings, verb="use", strategy=args.wanted)
+    return _told(args, reply, f"{reply['said']}{_loaded_in(reply)}")
 
 
 def last_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd last` takes."""
     _shape(parser)
+    parser.add_argument("--wait", action="store_true", help="wait for a recording that is not text yet")
 
 
 def last(args: argparse.Namespace, settings: Settings | Place) -> int:
-    """Print the last text again."""
-    reply = _one(args, settings, verb="last")
-    return _told(args, reply, reply["text"])
+    """Print the last text again. Returns 1 where there is none."""
+    reply = _one(args, settings, verb="last", wait=args.wait)
+    if reply.get("note"):
+        tell(f"asrd: {one_line(reply['note'])}", sys.stderr)
+    return _text(args, reply, reply.get("detail") or "there is no text yet")
 
 
 def takes_arguments(parser: argparse.ArgumentParser) -> None:
@@ -357,7 +403,7 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
         return 0
     for note in notes:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
-        fate = "delivered" if note.delivered else one_line(note.reason)
+        fate = "delivered" if note.delivered else one_line(note.fate)
         if note.uncertain:
             fate += f"; may have been delivered to {one_line(' and '.join(note.uncertain))}"
         tell(f"{one_line(note.id)}  {when}  {note.seconds:6.1f} s  {fate}")
@@ -454,7 +500,7 @@ def page(reply: Mapping[str, Any]) -> str:
         ("state", line(reply)),
         ("model", reply["model"] or "none"),
         ("note", reply.get("model_note", "")),
-        ("strategy", f"{reply['strategy'] or 'none yet'} (asked for {reply['requested']}) on {reply['device'] or '-'}"),
+        ("strategy", _strategy(reply)),
         ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
         ("but", reply.get("otherwise", "")),
         ("drafts", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
@@ -463,11 +509,23 @@ def page(reply: Mapping[str, Any]) -> str:
         ("shadow", _shadow(reply.get("shadow"))),
         ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
         ("rejected", "; ".join(reply["rejected"])),
-        ("waiting", f"{reply['waiting']} recordings; asrd takes lists them" if reply["waiting"] else ""),
+        ("waiting", f"{counted(reply['waiting'], 'recording')}; asrd takes lists them" if reply["waiting"] else ""),
         ("sinks", ", ".join(reply["sinks"])),
         ("daemon", f"asrd {reply['version']}, process {reply['pid']}, up {reply['uptime']:.0f} s"),
     ]
     return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows if text)
+
+
+def _strategy(reply: Mapping[str, Any]) -> str:
+    """Return which strategy runs and where; before a worker runs, which one was asked for."""
+    if not reply["strategy"]:
+        return f"no model is loaded; {reply['requested']} is asked for"
+    return f"{reply['strategy']} (asked for {reply['requested']}) on {reply['device']}{_loaded_in(reply)}"
+
+
+def _loaded_in(reply: Mapping[str, Any]) -> str:
+    """Return how long the worker took from its start until it was ready; "" where that is not known."""
+    return f", loaded in {reply['load_seconds']:.1f} s" if reply.get("load_seconds") else ""
 
 
 def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
@@ -493,10 +551,10 @@ def _shadow(shadow: Mapping[str, Any] | None) -> str:
     if shadow is None:
         return ""
     if shadow.get("per_100") is None:
-        return f"nothing is compared with FP32 yet, {shadow['waiting']} takes wait"
+        return f"nothing is compared with FP32 yet; {counted(shadow['waiting'], 'recording')} to compare"
     low = shadow.get("low")
     both = f" [{low:.1f}, {shadow['high']:.1f}]" if low is not None else ""
-    takes = f"{shadow['takes']} takes, {shadow['words']} words"
+    takes = f"{counted(shadow['takes'], 'recording')}, {counted(shadow['words'], 'word')}"
     return f"{shadow['strategy']} differs from FP32 in {shadow['per_100']:.1f}{both} words of 100 ({takes})"
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, deliveries, faults, modelchoice, systemd
+from . import __version__, config, control, deliveries, faults, hints, modelchoice, replies, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -28,7 +28,7 @@ from .deliveries import Deliveries, Taker
 from .desktop import Desktop
 from .dictation import Dictation
 from .engine import Engine, plan_for
-from .errors import AsrdError, BusyError, SinkError, UncertainError, UsageError
+from .errors import AsrdError, AudioError, BusyError, SinkError, UncertainError, UsageError
 from .keypress import ToggleKey
 from .logind import Sleep
 from .recorder import Recorder
@@ -41,12 +41,16 @@ from .server import Answers, Request, Server, raise_descriptor_limit, refuse_res
 from .sinks import Sink, sinks
 from .takes import Spool, folder, pages
 from .wire import SAMPLE_RATE
+from .wording import counted, said_of
 from .worker import kill_all
 
 log = logging.getLogger("asrd")
 
 PAGE_BYTES = 48 << 10
 """Bytes of notes in one reply; one note may be longer."""
+
+PROGRESS_SECONDS = 0.5
+"""Between two looks at how far a worker is that somebody waits for."""
 
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
@@ -88,6 +92,8 @@ class Daemon:
         self._pulse = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._exchanging = asyncio.Lock()
+        self._exchanger: asyncio.Task[Any] | None = None
+        """Which task holds that lock, or held it last."""
         self._index = RecordingIndex()
         self._jobs: set[asyncio.Task[Any]] = set()
 
@@ -114,6 +120,8 @@ class Daemon:
         self._spawn(self._tell_waiting())
         self._tell_model()
         self._tell_auto()
+        if self._in_terminal and not self.recorder.one_shot:
+            log.info("%s", replies.next_step(self.settings.socket))
         self._spawn(self.scribe.load())
         await sleep.start()
         await self._ending.wait()
@@ -126,6 +134,11 @@ class Daemon:
         await self.scribe.stop()
         systemd.event("stopping", "ended", code=self.code)
         return self.code
+
+    @property
+    def _in_terminal(self) -> bool:
+        """Whether a person started this daemon, and reads what it says."""
+        return "NOTIFY_SOCKET" not in os.environ
 
     @property
     def settings(self) -> Settings:
@@ -213,7 +226,7 @@ class Daemon:
             seconds = sum(note.seconds for note in waiting)
             systemd.event(
                 "waiting",
-                f"{len(waiting)} recordings of {seconds:.0f} s are not text yet; asrd retry --all writes them down",
+                replies.waiting(waiting),
                 logging.WARNING,
                 takes=[note.id for note in waiting],
                 audio_seconds=seconds,
@@ -246,7 +259,7 @@ class Daemon:
     def start(self, private: bool = False) -> Recording:
         """Begin a recording, in whatever state the model is. Raises UsageError where one is going on, or at the end."""
         if self._ending.is_set():
-            raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
+            raise UsageError("asrd is ending", hints.again())
         self._spawn(self._show_no_model())
         modelchoice.check_recording(self.settings, private, self._file)
         one = self.recorder.start(private)
@@ -254,10 +267,12 @@ class Daemon:
         return one
 
     async def _end_with_source(self) -> None:
-        one = await self.recorder.stop()
+        one = await self.recorder.stop(by_key=False)
         if one is not None and self.recorder.one_shot:
             told = await one.told
             self.code = 0 if told.outcome in ("delivered", "empty") else 75
+            if self.recorder.problem:  # what came before it is text all the same
+                self.code = self.code or AudioError.exit_code
             self._ending.set()
 
     def cue(self, name: str) -> None:
@@ -270,7 +285,7 @@ class Daemon:
 
     def lost(self, device: str, problem: str) -> None:
         """Let a person see that sound stopped coming."""
-        self._spawn(self._desktop.notify("No sound", f"{device}: {problem}", "critical"))
+        self._spawn(self._desktop.notify("No sound", problem, "critical"))
 
     def ended(self) -> None:
         """End the recording with its source."""
@@ -283,7 +298,7 @@ class Daemon:
     def _tell_failed(self, sink: Taker, error: SinkError) -> None:
         """Let a person know that a sink did not take a text."""
         uncertain = isinstance(error, UncertainError)
-        said = f"{sink.name}: {error.message}"
+        said = said_of(sink.name, error.message)
         systemd.event(
             "sink-failed", said, logging.WARNING, sink=sink.name, hint=error.hint or None, uncertain=uncertain or None
         )
@@ -329,7 +344,7 @@ class Daemon:
         elif request.verb == "start":
             one, reply = self._begin(request)
             try:
-                yield reply | {"more": request.wait}
+                yield await self._with_sound(one, reply) | {"more": request.wait}
                 if request.wait:
                     yield await self._text_of(one)
             except (asyncio.CancelledError, GeneratorExit):
@@ -338,6 +353,10 @@ class Daemon:
                     if self.recorder.one is one:
                         self._spawn(self.recorder.stop(cancelled=True))
                 raise
+        elif request.verb in ("use", "reload") and request.follow:
+            async with contextlib.aclosing(self._watched(getattr(self, f"_do_{request.verb}")(request))) as steps:
+                async for reply in steps:
+                    yield reply
         elif request.verb in ("retry", "transcribe", "takes"):
             if request.verb != "takes":
                 modelchoice.require(self.settings, self._file)
@@ -356,22 +375,32 @@ class Daemon:
         said = "recording" + (f"; {note}" if note else "")
         return one, {"said": said, "state": self.state, "take": one.take.id}
 
+    async def _with_sound(self, one: Recording, reply: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to whoever began a recording once sound comes in, or that none does."""
+        await self.recorder.heard(one, replies.SOUND_SECONDS)
+        if one.take.samples or self.recorder.one is not one:
+            return reply
+        problem = self.recorder.problem
+        said = replies.without_sound(reply["said"], problem)
+        return reply | {"said": said, "capture": problem or replies.NO_SOUND}
+
     async def _text_of(self, one: Recording) -> dict[str, Any]:
-        """Return what became of a private recording. Raises SinkError when that is no text."""
+        """Return what became of a private recording. Raises SinkError: no text; AudioError: no sound."""
         told = await asyncio.shield(one.told)
         if told.outcome in ("kept", "lost"):
             raise SinkError(told.detail, "asrd retry tries again" if told.outcome == "kept" else "")
+        if told.outcome == "empty" and not one.take.samples:
+            raise replies.silent(self.recorder.problem)
         return msgspec.structs.asdict(told)
 
     async def _do_toggle(self, request: Request) -> dict[str, Any]:
-        reply = {**await self._key.toggle(), "state": self.state}
+        reply, one = {**await self._key.toggle(), "state": self.state}, self.recorder.one
+        if one is not None and "take" in reply and "seconds" not in reply:
+            return await self._with_sound(one, reply)
         return reply | ({"said": self._stopped(reply["seconds"])} if "seconds" in reply else {})
 
     def _stopped(self, seconds: float) -> str:
-        """Return what becomes of a recording that was stopped."""
-        if self.settings.model:
-            return f"stopped; {seconds:.1f} s become text"
-        return f"stopped; {seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}; {modelchoice.hint(self._file)}"
+        return replies.stopped(seconds, self.recorder.problem, self.settings, self._file)
 
     async def _do_stop(self, request: Request) -> dict[str, Any]:
         one = await self.recorder.stop()
@@ -388,7 +417,36 @@ class Daemon:
         return {"said": said, "state": self.state}
 
     async def _do_last(self, request: Request) -> dict[str, Any]:
-        return msgspec.structs.asdict(self.scribe.last)
+        while request.wait and (self.recorder.one is not None or self.scribe.waiting):
+            await self._moved(None)
+        told = replies.last(self.scribe.last, await asyncio.to_thread(self.scribe.spool.all))
+        recording, busy = self.recorder.one is not None, self.scribe.waiting
+        note = replies.note_of(told, recording, busy, self.scribe.loading)
+        told = msgspec.structs.replace(told, detail=replies.detail_of(told) or told.detail)
+        return msgspec.structs.asdict(told) | {"note": note, "transcribing": busy, "recording": recording}
+
+    async def _watched(self, doing: Coroutine[Any, Any, dict[str, Any]]) -> Answers:
+        """Yield how far something is that waits for a worker, and at last its reply; it goes on without a reader."""
+        job, began, told = asyncio.create_task(doing), time.monotonic(), ""
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        try:
+            while not job.done():
+                waits = self._exchanging.locked() and self._exchanger is not job
+                text = self._progress(waits, time.monotonic() - began)
+                if text != told:
+                    yield {"progress": text, "waits": waits, "more": True}
+                    told = text
+                await asyncio.wait([job], timeout=PROGRESS_SECONDS)
+            yield job.result()
+        finally:
+            if not job.done():
+                job.add_done_callback(self._reap)
+
+    def _progress(self, waits: bool, seconds: float) -> str:
+        """Return what somebody waits for who asked for another worker."""
+        here = replies.loading_words(self.scribe.loading) or "looking at the model"
+        return f"waiting for another change of the settings: {here}" if waits else f"{here}, {seconds:.0f} s"
 
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
@@ -402,14 +460,20 @@ class Daemon:
             await self.scribe.use(wanted, strict=request.strategy != "auto")
         otherwise = self.scribe.otherwise
         said = f"now on {self.scribe.engine.rung.name}" + (f"; but {otherwise}" if otherwise else "")
-        return {"said": said, "state": self.state}
+        return {"said": said, "state": self.state, "load_seconds": self._load_seconds()}
+
+    def _load_seconds(self) -> float | None:
+        """Return how long the worker in service took from its start until it was ready; None while there is none."""
+        ready = self.scribe.engine.ready
+        return round(ready.load_seconds, 1) if ready else None
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
         """Exchange workers or settings one after the other: each begins from what the one before left."""
         async with self._exchanging:
             if self._ending.is_set():
-                raise UsageError("asrd is ending", "start it again: systemctl --user start asrd")
+                raise UsageError("asrd is ending", hints.again())
+            self._exchanger = asyncio.current_task()
             yield
 
     async def _do_tuned(self, request: Request) -> dict[str, Any]:
@@ -430,21 +494,25 @@ class Daemon:
             async with self._alone():
                 await self.scribe.retune()
         except AsrdError as error:
-            log.error("the worker stays as it was: %s (%s)", error.message, error.hint or "no hint")
+            log.error("the worker stays as it was: %s", replies.complaint(error))
         self._tell_auto()
 
     async def _do_reload(self, request: Request) -> dict[str, Any]:
         """Read the configuration again. What needs another worker gets one; if that fails, the old one stays."""
         async with self._alone():
             systemd.reloading()
+            loaded, changed = None, set[str]()
             try:
-                new = self._reread().settings
+                loaded = self._reread()
+                new = loaded.settings
                 changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
                 fixed = changed & {"socket", "source"}
                 new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
                 if changed & set(config.ENGINE):
                     await self.scribe.use(new)
                 await self._adopt(new)
+            except AsrdError as error:
+                raise replies.unchanged(error, loaded, sorted(changed & set(config.ENGINE))) from error
             finally:
                 systemd.ready(self._line_of_status())
         said = ", ".join(sorted(changed - fixed)) or "nothing changed"
@@ -453,21 +521,25 @@ class Daemon:
         if "model" in changed:
             said += self._of_model()
         systemd.event("reloaded", f"configuration read again: {said}")
-        return {"said": said, "state": self.state}
+        reply: dict[str, Any] = {"said": said, "state": self.state}
+        if changed & set(config.ENGINE) and self.scribe.engine.ready is not None:
+            reply |= {"now": f"{self.settings.model} runs as {self.scribe.engine.rung.name}"}
+            reply |= {"load_seconds": self._load_seconds()}
+        return reply
 
     def _of_model(self) -> str:
         """Return what follows from another model: what it is, and which recordings it can make text of."""
         self._notified = False
         self._tell_model()
         note, waiting = modelchoice.note(self.settings, self._file), len(self.scribe.spool.waiting())
-        retry = f"; {waiting} recordings wait: asrd retry --all makes text of them"
+        retry = f"; {counted(waiting, 'recording')} to finish: asrd retry --all makes text of them"
         return (f"; {note}" if note else "") + (retry if waiting and self.settings.model else "")
 
     async def _reload_quietly(self) -> None:
         try:
             await self._do_reload(Request("reload"))
         except AsrdError as error:
-            log.error("the configuration stays as it was: %s (%s)", error.message, error.hint or "no hint")
+            log.error("%s", replies.complaint(error))
 
     async def _adopt(self, new: Settings) -> None:
         """Take over settings that need no other worker."""
@@ -539,6 +611,7 @@ class Daemon:
             "streaming": ready.streaming if ready else "",
             "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
             "loading": self.scribe.loading,
+            "load_seconds": self._load_seconds(),
             "download": self._download(),
             "trouble": self.scribe.trouble,
             "capture": self.recorder.problem,
@@ -592,7 +665,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sink", dest="sinks", metavar="S", action="append", help="type, paste, clipboard, stdout, command:CMD, none"
     )
-    parser.add_argument("--deliver", choices=config.CHOICES["deliver"], help="at the end of a take, or at each pause")
+    when = "take: the text at the end of a recording; segment: a line at each pause"
+    parser.add_argument("--deliver", choices=config.CHOICES["deliver"], help=when)
     kinds = "; ".join(f"{kind}: {about}" for kind, about in faults.KINDS.items())
     parser.add_argument("--faults", metavar="KIND:BUFFER,...", help=f"rehearse trouble. {kinds}")
     parser.add_argument("--socket", metavar="PATH", help="control socket")

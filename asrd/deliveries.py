@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -20,11 +21,15 @@ import msgspec
 from .errors import SinkError, UncertainError
 from .spoken import Piece
 from .wire import Word
+from .wording import said_of
 
 log = logging.getLogger("asrd")
 
 SUFFIX = ".deliveries"
 """How the file's name ends."""
+
+ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+"""How a word of the shell begins that sets a variable, whose value may be secret."""
 
 Fate = Literal["attempted", "accepted", "refused", "uncertain"]
 """What is known of a piece of text and a sink. Of an attempt without an outcome nothing is."""
@@ -298,7 +303,7 @@ async def send(
         except SinkError as error:
             fate: Fate = "uncertain" if isinstance(error, UncertainError) else "refused"
             record.outcome(number, sink.key, fate, error.message)
-            failed.append(f"{sink.name}: {error.message}")
+            failed.append(said_of(sink.name, error.message))
             tell(sink, error)
         else:
             record.outcome(number, sink.key, "accepted", instead or "")
@@ -306,8 +311,18 @@ async def send(
 
 
 def shown(sinks: Iterable[str]) -> str:
-    """Return sinks as people see them: of a command its first word, as its arguments may be secret."""
-    return " and ".join(_each_once(sink.split(maxsplit=1)[0] for sink in sinks if sink.strip()))
+    """Return sinks as people see them: of a command its program, as its arguments may be secret."""
+    return " and ".join(_each_once(sink_name(sink) for sink in sinks if sink.strip()))
+
+
+def sink_name(key: str) -> str:
+    """Return a sink's setting as people see it: of a command the program, without variables and arguments."""
+    kind, colon, line = key.partition(":")
+    if kind != "command" or not colon:
+        return key.split(maxsplit=1)[0]
+    words = line.split()
+    program = next((word for word in words if not ASSIGNMENT.match(word)), "")
+    return f"command:{program}"
 
 
 def _after(before: Standing | None, new: Standing | None) -> Standing | None:

@@ -18,6 +18,7 @@ from .engine import Engine
 from .errors import AsrdError
 from .precision import BASELINE, Plan, Rejected, index_of
 from .triggers import Verdict
+from .wording import with_hint
 
 PERIOD = 500
 """Buffers after which failures are counted anew: what happened long ago says little of today."""
@@ -159,7 +160,7 @@ def tell_rejected(engine: Engine) -> list[Rejected]:
     """Write down which rungs are out since this was asked last, and return them."""
     fresh = engine.told()
     for one in fresh:
-        said = f"{one.rung} is out: {one.detail}" + (f" ({one.hint})" if one.hint else "")
+        said = f"{one.rung} is out: {with_hint(one.detail, one.hint)}"
         systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
     return fresh
 

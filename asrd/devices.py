@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from . import soundserver
+from . import soundaccess, soundserver
 from .errors import AudioError, nearest
+from .hints import install
 
 hanging: list[object] = []
 """Streams whose closing has not returned; while there are any, PortAudio cannot be asked for new devices."""
 _cache: list[Device] = []
 _listing = threading.Lock()
-_RESTART = "try systemctl --user restart pipewire pipewire-pulse wireplumber"
+_RESTART = soundaccess.RESTART
 
 BRIDGES = ("pulse", "pipewire", "default")
 """PortAudio's names for the sound server, best first."""
@@ -79,24 +81,45 @@ def survey() -> list[Device]:
     ]
 
 
-def choose(found: list[Device], microphone: str) -> Device:
-    """Return the device that a part of a name means, "" being the default one. Raises AudioError."""
+def choose(
+    found: list[Device], microphone: str, absence: Callable[[list[Device]], AudioError] | None = None
+) -> Device:
+    """Return the device that a part of a name means, "" being the default one. Raises AudioError.
+
+    Args:
+        absence: says why there is none, for tests.
+    """
+    absence = absence or explained
     if not microphone:
         # PulseAudio makes a loudspeaker the default source where there is no microphone.
         likely = [device for device in found if not device.id.startswith(("alsa_output.", "bluez_output."))]
         first = [device for device in likely if device.through == "server" and not device.monitor]
         for device in [*(device for device in likely if device.default), *first]:
             return device
-        nothing = "there is no microphone" if found else "there is neither a microphone nor a sound server"
-        raise AudioError(nothing, "asrd devices lists what there is")
+        raise absence(found)
     part = microphone.casefold()
     names = [(device.name.casefold(), device.id.casefold(), device) for device in found]
     whole = [device for name, key, device in names if part in (name, key)]
     heard = [device for name, _, device in names if part in name and not device.monitor]
     for device in [*whole, *heard, *(device for name, key, device in names if part in name or part in key)]:
         return device
-    hint = nearest(microphone, [device.name for device in found]) if found else "asrd devices lists what there is"
-    raise AudioError(f"there is no microphone {microphone!r}", hint)
+    if not found:
+        why = absence(found)
+        raise AudioError(f"there is no microphone {microphone!r}: {why.message}", why.hint)
+    raise AudioError(f"there is no microphone {microphone!r}", nearest(microphone, [device.name for device in found]))
+
+
+def explained(found: list[Device]) -> AudioError:
+    """Return why none of these is a microphone, and what mends it."""
+    try:
+        sources = soundserver.sources()
+    except TimeoutError as error:
+        return AudioError(str(error), _RESTART)
+    microphones = sum(not source.monitor for source in sources)
+    dummy = any(source.name == soundserver.DUMMY for source in sources)
+    bare = sum(device.through == "alsa" for device in found)
+    seen = (microphones, len(sources) - microphones - dummy, dummy)
+    return AudioError(*soundaccess.explain(soundaccess.gather(seen, len(found) > bare, bare)))
 
 
 def channel_counts(device: Device) -> list[int]:
@@ -161,5 +184,5 @@ def portaudio() -> Any:
     try:
         import sounddevice
     except OSError as error:
-        raise AudioError("PortAudio is not installed", "sudo apt-get install libportaudio2") from error
+        raise AudioError("PortAudio is not installed", install("libportaudio2")) from error
     return sounddevice

@@ -17,8 +17,8 @@ import msgspec
 
 from . import card_power, checkpoint, control, failures, forecast, modelchoice, models, sinks, systemd, takes, vram
 from .config import Settings
-from .devices import survey
-from .errors import AsrdError, ControlError, SocketError
+from .devices import choose, survey
+from .errors import AsrdError, AudioError, ControlError, SocketError
 from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
 from .terminal import one_line, tell
@@ -178,10 +178,10 @@ def _sound(settings: Settings) -> Iterator[Finding]:
     except AsrdError as error:
         yield Finding("microphone", False, True, error.message, error.hint)
         return
-    names = [device.name for device in found]
-    wanted = [name for name in names if settings.microphone.casefold() in name.casefold()]
-    fix = "asrd devices" if names else "pactl list short sources; is a sound server running?"
-    yield Finding("microphone", bool(wanted), True, wanted[0] if wanted else f"none of {len(names)} devices fits", fix)
+    try:
+        yield Finding("microphone", True, True, choose(found, settings.microphone).name)
+    except AudioError as error:
+        yield Finding("microphone", False, True, error.message, error.hint)
 
 
 def _desk(settings: Settings) -> Iterator[Finding]:
@@ -202,7 +202,7 @@ def _service(settings: Settings) -> Iterator[Finding]:
         reply = next(iter(control.ask(settings, verb="status")))
         yield Finding("daemon", True, False, control.line(reply).strip() + f", process {reply['pid']}")
     except ControlError as error:
-        yield Finding("daemon", False, False, error.message, "asrd service install --now, or in a terminal: asrd run")
+        yield Finding("daemon", False, False, error.message, error.hint)
     except SocketError as error:
         yield Finding("daemon", False, True, error.message, error.hint)
     said = _said("systemctl", "--user", "is-system-running")

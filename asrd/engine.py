@@ -21,6 +21,7 @@ from .config import Settings, budget
 from .errors import FINAL, AsrdError, AudioError, EngineError, SoundError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
 from .reception import bounded, received
+from .wording import counted, with_hint
 from .worker import NO_CARD, LostError, Worker, worker_log
 
 WORKER = (sys.executable, "-P", "-m", "asrd.recognizer")
@@ -418,7 +419,8 @@ class Engine:
             except CrowdedError as loss:
                 await self._retire(0.0)
                 self._most = max(1, self.together // 2)
-                log.warning("%s: %s: %d buffers at most from now on", rung.name, loss.kind, self._most)
+                most = counted(self._most, "buffer")
+                log.warning("%s: %s: at most %s at once from now on", rung.name, loss.kind, most)
             except LostError as loss:
                 ran, proved = self._worker is not None, self.ready is not None
                 await self._retire(0.0)
@@ -427,7 +429,7 @@ class Engine:
                 if loss.kind in FINAL:
                     raise self._translated(loss) from None
                 self.failures += 1
-                log.warning("%s: %s: %s%s", rung.name, loss.kind, loss.detail, f" ({loss.hint})" if loss.hint else "")
+                log.warning("%s: %s: %s", rung.name, loss.kind, with_hint(loss.detail, loss.hint))
                 if ran and loss.kind in BROKEN and self._template.graphs and rung.device != "cpu":
                     self._leave_graphs(loss)
                     continue
@@ -489,6 +491,7 @@ class Engine:
         if rung.device != "cpu":  # a card that slept needs seconds to wake up, and the key must not wait for it
             await asyncio.to_thread(_look_for_room, self.plan, rung)
         log.info("starting a worker: %s on %s", rung.precision.name, rung.device)
+        began = asyncio.get_running_loop().time()  # what a person waits for is the imports as well
         worker = self._worker = await Worker.spawn(self._command, NO_CARD if rung.device == "cpu" else {})
         if not self._allowed.is_set():
             raise LostError("killed", "the worker was ended as it started")
@@ -506,7 +509,8 @@ class Engine:
                 _hold_to_limit(reply, self._template.vram_limit)
                 if wrong := ladder.mismatch(rung, reply):
                     raise LostError("dtypes", wrong)
-                self.ready = reply
+                load_seconds = asyncio.get_running_loop().time() - began
+                self.ready = reply = msgspec.structs.replace(reply, load_seconds=load_seconds)
                 for remark in reply.remarks:
                     log.info("%s: %s", self._template.model, remark)
                 _tell_idle_wishes(self._template, reply.family)

@@ -11,6 +11,7 @@ from typing import Any
 from . import baseline, systemd, vram, wire
 from .config import Settings, budget
 from .recording import Recording, Told
+from .wording import counted
 
 
 def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, memory: wire.Memory | None) -> None:
@@ -25,10 +26,10 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
     text = told.text if one.settings.log_text and told.text else None
     systemd.event(
         "take",
-        f"{told.outcome}: {words} words from {told.seconds:.1f} s"
+        f"{told.outcome}: {counted(words, 'word')} from {told.seconds:.1f} s"
         + (f" by {told.strategy}" if told.strategy else "")
-        + (f", {told.stop_to_text_ms:.0f} ms after the key" if told.stop_to_text_ms is not None else "")
-        + (f", {one.dictation.doubted} not believed" if one.dictation.doubted else "")
+        + (f", {told.stop_to_text_ms:.0f} ms after {_moment(one)}" if told.stop_to_text_ms is not None else "")
+        + (f", {counted(one.dictation.doubted, 'word')} not believed" if one.dictation.doubted else "")
         + (f"; {told.detail}" if told.outcome == "delivered" and told.detail else "")
         + (f": {text!r}" if text else ""),
         take=told.take,
@@ -48,6 +49,13 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         **ledger(memory),
         **_against_baseline(model, told.strategy, one.dictation.device, memory),
     )
+
+
+def _moment(one: Recording) -> str:
+    """Return what ended a recording, from which its text is timed."""
+    if one.by_key:
+        return "the key"
+    return "the end of the sound" if one.settings.source != "mic" else "the end of the recording"
 
 
 def dtypes(ready: wire.Ready) -> str:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from .clipboard import PROOF_SECONDS, Lent
 from .desktop import kind, run
 from .errors import SinkError, UncertainError
+from .hints import install
 from .seat import has_keyboard
 from .selections import X11, Environment, why
 
@@ -219,11 +220,3 @@ def ask(words: list[str], here: Environment) -> tuple[int, str]:
         done = subprocess.run(words, env=dict(here), stdin=subprocess.DEVNULL, capture_output=True, timeout=2)
         return done.returncode, done.stderr.decode(errors="replace")
     return 124, ""
-
-
-def install(package: str) -> str:
-    """Return the command that installs a package here."""
-    installers = {"apt-get": "apt-get install", "dnf": "dnf install", "pacman": "pacman -S", "zypper": "zypper install"}
-    return (
-        f"sudo {next((words for name, words in installers.items() if shutil.which(name)), 'apt-get install')} {package}"
-    )

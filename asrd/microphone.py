@@ -27,6 +27,7 @@ from .channels import CANCELLING, Mixer
 from .devices import Device
 from .errors import AudioError
 from .tape import BLOCK, Tape
+from .wording import with_hint
 
 log = logging.getLogger("asrd")
 T = TypeVar("T")
@@ -237,7 +238,7 @@ class Microphone:
         try:
             line = opening.result()
         except AudioError as error:
-            self._say(f"{error.message}; {error.hint}" if error.hint else error.message)
+            self._say(with_hint(error.message, error.hint))
             self._rescan = True
             return None
         self._line, self._rescan, self._muted = line, False, ""
@@ -361,7 +362,7 @@ class Microphone:
         """Tell when recording ended by a fault of ours."""
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("the microphone stopped", exc_info=error)
-            self._say(f"{self.name}: stopped by an internal error, {type(error).__name__}: {error}")
+            self._say(f"{self.name}: stopped by an internal error: {type(error).__name__}: {error}")
 
     def _call(self, name: str) -> None:
         """Take on the name of what is recorded from."""

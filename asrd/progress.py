@@ -5,6 +5,7 @@ Knows steps and names, not what they mean. Runs in verbs that take minutes.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import Any, TextIO
@@ -12,6 +13,9 @@ from typing import Any, TextIO
 from .terminal import one_line, tell
 from .wire import Download
 from .wire import Progress as Loading
+
+CLEAR_LINE = "\r\x1b[K"
+"""Takes a terminal back to an empty line."""
 
 EVERY = 15.0
 """Seconds between two plain lines about the same run."""
@@ -121,6 +125,40 @@ class DownloadBar:
         elif time.monotonic() - self._told >= EVERY:
             self._told = time.monotonic()
             tell(f"asrd: downloading {state.text}", self._stream)
+
+
+class ProgressLine:
+    """What somebody waits for, as one line: replaced on a terminal, told now and then anywhere else. Enter it.
+
+    Args:
+        stream: where to.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._replaces = self._stream.isatty()
+        self._last, self._told = "", time.monotonic()
+
+    def __enter__(self) -> ProgressLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._replaces and self._last:
+            self._stream.write(CLEAR_LINE)
+            self._stream.flush()
+
+    def show(self, text: str, now: bool = False) -> None:
+        """Show a text in place of the one before; `now`: also where lines are rare."""
+        if text == self._last:
+            return
+        if self._replaces:
+            width = shutil.get_terminal_size().columns - 1  # a line that wraps could not be cleared
+            self._stream.write(CLEAR_LINE + f"asrd: {one_line(text)}"[:width])
+            self._stream.flush()
+        elif now or time.monotonic() - self._told >= EVERY:
+            tell(f"asrd: {one_line(text)}", self._stream)
+            self._told = time.monotonic()
+        self._last = text
 
 
 def _download_bar(stream: TextIO) -> Any:

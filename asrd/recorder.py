@@ -29,8 +29,14 @@ log = logging.getLogger("asrd")
 LOOK = 0.1
 """Seconds between two looks at a recording that is to end by itself."""
 
+UNSPOKEN_SECONDS = 30.0
+"""How long a recording that silence is to end waits for the first speech, at least."""
+
 GLANCE = 5.0
 """Seconds between two looks at one that only a person is to end."""
+
+SOUND_LOOK_SECONDS = 0.01
+"""Between two looks whether the first sound has come."""
 
 LONGEST = 3600.0
 """Seconds after which a recording counts as forgotten and is ended."""
@@ -110,11 +116,16 @@ class Recorder:
         self._watcher.changed()
         return one
 
-    async def stop(self, cancelled: bool = False) -> Recording | None:
-        """End the recording, with the sound that is still on its way; return it, or None where there was none."""
+    async def stop(self, cancelled: bool = False, by_key: bool = True) -> Recording | None:
+        """End the recording, with the sound that is still on its way; return it, or None where there was none.
+
+        Args:
+            by_key: somebody asked for it; False where it ends by itself.
+        """
         one, self.one = self.one, None
         if one is None:
             return None
+        one.by_key = by_key
         one.stopped, one.cancelled = time.monotonic(), one.cancelled or cancelled
         self._watcher.cue("cancel" if cancelled else "stop")
         if self._capture is not None and self._opened[1]:
@@ -132,21 +143,31 @@ class Recorder:
         await self.adopt()  # of settings that changed meanwhile
         return one
 
+    async def heard(self, one: Recording, seconds: float) -> None:
+        """Wait until sound has come into a recording, the microphone said why none does, or `seconds` are over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.one is one and not one.take.samples and not self.problem:
+                    await asyncio.sleep(SOUND_LOOK_SECONDS)
+
     async def mind(self, one: Recording, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.
 
         Args:
-            silence: seconds without speech that end it; 0 never.
+            silence: seconds without speech that end it, counted from the last speech; 0 never. Before the first
+                speech it has UNSPOKEN_SECONDS, or so long if that is more.
             seconds: its longest; 0 leaves it to LONGEST.
         """
         limit = min(seconds or LONGEST, LONGEST)
         while self.one is one:
+            # By the clock as well: where no sound comes in, the recording does not grow.
             length = max(one.take.seconds, time.monotonic() - one.began)
-            quiet = one.take.seconds - one.voice / SAMPLE_RATE
-            if (length >= limit and not self.one_shot) or (silence and quiet >= silence):
+            patience = silence if one.voice else max(silence, UNSPOKEN_SECONDS)
+            quiet = length - one.voice / SAMPLE_RATE
+            if (length >= limit and not self.one_shot) or (silence and quiet >= patience):
                 if not seconds and not silence:
                     log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
-                await self.stop()
+                await self.stop(by_key=False)
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK if silence or seconds else GLANCE):
@@ -212,7 +233,7 @@ class Recorder:
             return
         self.problem = device.problem
         if device.problem:
-            systemd.event("device-lost", f"{device.name}: {device.problem}", logging.WARNING, source=device.name)
+            systemd.event("device-lost", device.problem, logging.WARNING, source=device.name)
             self._watcher.lost(device.name, device.problem)
         else:
             systemd.event("device-back", f"{device.name} delivers sound again", source=device.name)

@@ -70,6 +70,8 @@ class Recording:
         self.over = asyncio.Event()
         """Nothing follows."""
         self.cancelled = False
+        self.by_key = True
+        """Somebody asked for its end; False where it ended by itself, or with its source."""
         self.era = 0
         """Of the shadow (`shadow.Shadow.era`), when it began."""
         self.stopped = 0.0

@@ -17,6 +17,7 @@ from .scribe import Scribe
 from .server import Answers, Request
 from .sinks import Sink
 from .takes import Note
+from .wording import counted
 
 
 class Retry:
@@ -60,7 +61,7 @@ class Retry:
         failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
             more = number < len(notes) or bool(failed)  # the failure is the last reply
-            yield {"said": f"take {note.id}, {note.seconds:.1f} s", "more": True}
+            yield {"said": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
             try:
                 with self._spool.claim(note):
                     async with contextlib.aclosing(self._retry(note, more)) as replies:
@@ -71,10 +72,10 @@ class Retry:
                     raise
                 if not isinstance(error, ClaimedError | UsageError):
                     failed.append(error)
-                said = error.message if note.id in error.message else f"{note.id}: {error.message}"
+                said = error.message if note.id in error.message else f"recording {note.id}: {error.message}"
                 yield {"said": said, "notes": [said], "more": more or bool(failed)}
         if failed:
-            kept = f"{len(failed)} of {len(notes)} recordings are still kept"
+            kept = f"{len(failed)} of {counted(len(notes), 'recording')} could not be finished, and stay"
             raise type(failed[0])(kept, "asrd takes lists them and says why")
 
     async def _retry(self, note: Note, more: bool) -> Answers:
@@ -106,7 +107,7 @@ class Retry:
             failed += await self._send(record, number, self._again)
         uncertain = [sink for sink in record.uncertain if sink in self._sinks]
         if not self._sinks and (gone := record.gone(())):
-            failed.append(f"{shown(gone)} is no sink any more, and there is no other")
+            failed.append(f"{_missing(gone)}, and the settings name no other sink")
         if failed:
             self._spool.refused(note, failed[0], text)
             kind = UncertainError if set(record.uncertain) - before else SinkError
@@ -119,10 +120,17 @@ class Retry:
         if uncertain:
             names = " and ".join(uncertain)
             told.append(
-                f"{note.id} may have been delivered to {names}; asrd retry {note.id} --again sends it once more"
+                f"recording {note.id} may have been delivered to {names};"
+                f" asrd retry {note.id} --again sends it once more"
             )
         elif not self._deliver and record.uncertain:
-            told.append(f"{note.id} may have been delivered to {shown(record.uncertain)} before")
+            told.append(f"recording {note.id} may have been delivered to {shown(record.uncertain)} before")
         if self._deliver and (gone := record.gone(self._sinks)):
-            told.append(f"{shown(gone)} is no sink any more, and may lack the text of {note.id}")
+            told.append(f"{_missing(gone)}, so it may lack the text of recording {note.id}")
         return told
+
+
+def _missing(gone: Sequence[str]) -> str:
+    """Return that sinks are in the settings no more: a command counts as another sink once a letter of it changes."""
+    changed = any(sink.startswith("command:") for sink in gone)
+    return f"the settings do not name {shown(gone)}" + (" as it was then" if changed else " any more")

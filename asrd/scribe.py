@@ -31,6 +31,7 @@ from .spoken import Writing
 from .takes import Note, Spool
 from .turns import Turns
 from .wire import Word
+from .wording import with_hint
 
 log = logging.getLogger("asrd")
 
@@ -81,7 +82,7 @@ class Scribe:
         """How many look at the draft; without one there is none."""
         self.asleep = False
         """Between `sleep` and `wake`."""
-        self.last = Told("", "", "empty", "nothing was said yet")
+        self.last = Told("", "", "empty", "nothing was said since the daemon started")
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
         self.engine = self._new_engine(settings)
@@ -174,16 +175,17 @@ class Scribe:
             try:
                 told = await self._write_down(one)
             except Exception as error:
-                log.exception("take %s", one.take.id)
+                log.exception("recording %s", one.take.id)
                 told = await self._keep(one, f"internal error: {type(error).__name__}: {error}")
-            if told.outcome != "cancelled":
+            # A recording without a word, made by mistake perhaps, does not take the last text away.
+            if told.outcome != "cancelled" and not (told.outcome == "empty" and self.last.text):
                 self.last = told
             if not one.told.done():
                 one.told.set_result(told)
             try:
                 await self._account(one, told)
             except Exception:  # figures are worth less than the next recording
-                log.exception("the figures of take %s", one.take.id)
+                log.exception("the figures of recording %s", one.take.id)
             self._queue.popleft()
             self.settled()
             self._changed()
@@ -226,7 +228,7 @@ class Scribe:
         if unheard >= UNHEARD and not one.text:
             return await self._keep(one, f"{one.dictation.strategy} made no word of {unheard:.1f} s of clear speech")
         if one.writing.missed:
-            log.warning("what was to be dropped had been delivered, or was not there: deliver = take can drop all")
+            log.warning('what was to be dropped had been delivered, or was not there: deliver = "take" can drop all')
         return self._settle(one)
 
     async def _have_model(self, one: Recording) -> bool:
@@ -282,7 +284,7 @@ class Scribe:
         kept = self.spool.failed(one.take, reason, one.text)
         systemd.event(
             "kept",
-            f"take {one.take.id}, {one.take.seconds:.1f} s, did not become text: {reason}"
+            f"recording {one.take.id}, {one.take.seconds:.1f} s, did not become text: {reason}"
             + ("; asrd retry tries again" if kept else "; it was not kept"),
             logging.WARNING,
             take=one.take.id,
@@ -323,7 +325,7 @@ class Scribe:
                 if by_segments and (text := writing.send()):
                     _add(record, text, self.settings, dictation, writing)
         except OSError as error:
-            raise AudioError(f"take {note.id} cannot be read: {error.strerror or error}") from error
+            raise AudioError(f"recording {note.id} cannot be read: {error.strerror or error}") from error
         finally:
             self._rewriting -= 1
             self._changed()
@@ -480,7 +482,8 @@ class Scribe:
         self._well()
         self._changed()  # the time begins after which an unused model leaves memory
         if before.model:
-            systemd.event("unloaded", f"{before.model} under {before.strategy} gave way to {settings.strategy}")
+            was, now = (f"{one.model} under {one.strategy}" for one in (before, settings))
+            systemd.event("unloaded", f"{was} gave way to {now}")
 
     async def _go_without(self, settings: Settings) -> None:
         """End the worker and start none: the model was taken out of the settings."""
@@ -613,7 +616,7 @@ class Scribe:
 
     def _ill(self, error: AsrdError) -> None:
         if error.message != self.trouble:
-            log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+            log.error("%s", with_hint(error.message, error.hint))
         self.trouble = error.message
         self._changed()
 

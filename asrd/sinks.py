@@ -21,8 +21,10 @@ from typing import Protocol
 
 from . import clipboard, desktop, systemd
 from .config import SINKS, Settings
+from .deliveries import sink_name
 from .desktop import Desktop, kind, run
 from .errors import ConfigError, SinkError, UncertainError, nearest
+from .hints import install
 from .keyboard import (
     CHORDS,
     UTF8,
@@ -33,7 +35,6 @@ from .keyboard import (
     by_pasting,
     by_wtype,
     by_xdotool,
-    install,
     probe,
 )
 from .selections import SELECTIONS, Environment, why
@@ -114,7 +115,7 @@ class Stdout:
                     raise kind(f"standard output cannot be written: {error.strerror}") from error
             elif waited >= self.limit:
                 kind = SinkError if len(rest) == whole else UncertainError
-                raise kind(f"nobody has read standard output for {self.limit:.0f} s")
+                raise kind(f"no program has read standard output for {self.limit:.0f} s")
             else:
                 await asyncio.sleep(0.02)
                 waited += 0.02
@@ -131,8 +132,8 @@ class Command:
     def __init__(self, line: str, limit: float = 10.0) -> None:
         self.line = line
         self.limit = limit
-        self.name = f"command:{line.split()[0]}"  # arguments may be secret
         self.key = f"command:{line}"
+        self.name = sink_name(self.key)  # arguments may be secret
 
     async def deliver(self, text: str) -> None:
         """Run the command; success is exit code 0."""
@@ -152,7 +153,7 @@ class Command:
             ending = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code}"
             refused = 0 < ended.code < SIGNALLED  # a code says so; whatever was killed may have had the text before
             kind = SinkError if refused else UncertainError
-            raise kind(f"{self.name} ended with {ending}", "run it by hand with a text on its input")
+            raise kind(f"{self.name} ended with {ending}", "run it in a terminal with a text on its standard input")
 
 
 class Clipboard:

@@ -23,6 +23,7 @@ from . import deliveries, places
 from .deliveries import Deliveries
 from .errors import ClaimedError, UsageError, nearest
 from .wire import SAMPLE_RATE
+from .wording import counted
 
 log = logging.getLogger("asrd")
 
@@ -59,6 +60,15 @@ class Note(msgspec.Struct):
     seconds: float = 0.0
     uncertain: list[str] = []
     """Sinks that may have its text, or some of it, though they did not say so; as people see them."""
+    transcribed: bool = False
+    """Its text is whole; a sink lacks it."""
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in words."""
+        if self.delivered:
+            return "delivered"
+        return f"transcribed, not delivered: {self.reason}" if self.transcribed else self.reason
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -259,7 +269,7 @@ class Spool:
                     staying.append(file.name)
                     why = error.strerror or str(error)
         if staying:
-            log.warning("take %s stays on disk (%s): %s", name, ", ".join(staying), why)
+            log.warning("recording %s stays on disk (%s): %s", name, ", ".join(staying), why)
 
     def all(self) -> list[Note]:
         """Every take with sound, the oldest first, but none that a daemon has in hand."""
@@ -293,8 +303,8 @@ class Spool:
         if len(found) != 1:
             known = [note.id for note in notes]
             if not known:
-                raise UsageError("no take is waiting", "asrd takes lists what is kept")
-            many = f"{len(found)} takes begin with {name!r}" if found else f"there is no take {name!r}"
+                raise UsageError("no recording waits", "asrd takes lists what is kept")
+            many = f"{len(found)} recordings begin with {name!r}" if found else f"there is no recording {name!r}"
             raise UsageError(many, nearest(name, known))
         return found[0]
 
@@ -322,8 +332,10 @@ class Spool:
             self.remove(note.id)
         if gone:
             lost = sum(not note.delivered for note in gone)
-            said = f"{len(gone)} recordings were older than {self.days:g} days or above {self.megabytes:g} MB, and went"
-            log.log(logging.WARNING if lost else logging.INFO, "%s%s", said, f"; {lost} were not text yet" * bool(lost))
+            limits = f"older than {self.days:g} days, or more than {self.megabytes:g} MB in all"
+            said = f"deleted {counted(len(gone), 'recording')}: {limits}"
+            undelivered = f"; {lost} of them had not been delivered" if lost else ""
+            log.log(logging.WARNING if lost else logging.INFO, "%s%s", said, undelivered)
         return len(gone)
 
     def _tidied(self) -> list[Note]:
@@ -362,6 +374,7 @@ class Spool:
                 note.began = facts.st_mtime
         record = Deliveries.of(sound)
         note.uncertain = [deliveries.shown([sink]) for sink in record.uncertain]
+        note.transcribed = record.whole is not None
         if record.delivered:
             note.delivered, note.text = True, record.whole or ""
         elif not note.delivered and not note.reason:
@@ -374,7 +387,7 @@ class Spool:
         try:
             places.write_whole(self.where / f"{note.id}.json", msgspec.json.encode(note))
         except OSError as error:
-            log.warning("the note of take %s cannot be written: %s", note.id, error.strerror)
+            log.warning("the note of recording %s cannot be written: %s", note.id, error.strerror)
 
 
 def pages(notes: list[Note], limit: int) -> list[list[Note]]:

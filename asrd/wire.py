@@ -264,6 +264,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     """Highest figures seen while loading."""
     self_test: SelfTest | None
     load_seconds: float
+    """From the start of the worker's process; the worker itself counts from the model's file on."""
     versions: dict[str, str]
     pid: int
     streaming: str = "buffer"

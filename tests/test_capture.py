@@ -237,11 +237,17 @@ BARE = Device("HDA Intel: ALC257 (hw:0,0)", "HDA Intel: ALC257 (hw:0,0)", "alsa"
 
 
 def test_a_default_that_is_no_microphone_is_none() -> None:
+    def absence(found: list[Device]) -> AudioError:
+        return AudioError(f"none of {len(found)}", "plug one in")
+
     assert choose([SPEAKER, DEVICES[0]], "") is DEVICES[0]
-    with pytest.raises(AudioError, match="there is no microphone"):
-        choose([SPEAKER, BARE], "")
-    with pytest.raises(AudioError, match="neither a microphone nor a sound server"):
-        choose([], "")
+    with pytest.raises(AudioError, match="none of 2"):
+        choose([SPEAKER, BARE], "", absence)
+    with pytest.raises(AudioError, match="none of 0"):
+        choose([], "", absence)
+    with pytest.raises(AudioError, match="there is no microphone 'yeti': none of 0") as caught:
+        choose([], "yeti", absence)
+    assert caught.value.hint == "plug one in"
     assert choose([SPEAKER], "speaker") is SPEAKER
 
 

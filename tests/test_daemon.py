@@ -316,14 +316,14 @@ def test_the_verbs_are_pleasant_to_read(daemon: Start) -> None:
     one.until(lambda: one.state == "IDLE")
     said, _ = one.verb("status").communicate(timeout=20)
     assert re.search(r"^state +○ IDLE$", said, re.MULTILINE)
-    assert re.search(r"^strategy +fp32 \(asked for auto\) on cpu$", said, re.MULTILINE)
+    assert re.search(r"^strategy +fp32 \(asked for auto\) on cpu, loaded in \d+\.\d s$", said, re.MULTILINE)
     bar, _ = one.verb("status", "--waybar").communicate(timeout=20)
     assert json.loads(bar)["class"] == "idle"
     assert one.end() == 0
     gone = one.verb("toggle")
     _, told = gone.communicate(timeout=20)
     assert gone.returncode == 69
-    assert told.splitlines()[1] == "  hint: systemctl --user start asrd, or run: asrd run"
+    assert told.splitlines()[1] == "  hint: in a terminal: asrd run; asrd service install --now makes a service of it"
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> 
         lengths.append(kept[-1]["seconds"])
     one.socket.unlink()
     one.up()
-    one.until(lambda: "4 recordings of" in one.log.read_text())
+    one.until(lambda: "4 recordings are not text yet" in one.log.read_text())
     said, told = one.verb("retry", "--all").communicate(timeout=60)
     assert told == ""
     assert len(said.splitlines()) == 4

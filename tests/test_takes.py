@@ -352,15 +352,15 @@ def test_a_take_without_sound_is_not_worth_keeping(tmp_path: Path) -> None:
 
 def test_takes_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    with pytest.raises(UsageError, match="no take is waiting"):
+    with pytest.raises(UsageError, match="no recording waits"):
         spool.find("")
     first, second = kept(spool, "20260101-000000-aaaa"), kept(spool, "20260102-000000-bbbb")
     assert spool.find("").id == second
     assert spool.find(first).id == first
     assert spool.find("20260102").id == second
-    with pytest.raises(UsageError, match="2 takes begin with"):
+    with pytest.raises(UsageError, match="2 recordings begin with"):
         spool.find("2026")
-    with pytest.raises(UsageError, match="there is no take") as caught:
+    with pytest.raises(UsageError, match="there is no recording") as caught:
         spool.find("20260101-000000-aaab")
     assert first in caught.value.hint
 
@@ -425,4 +425,4 @@ def test_what_is_not_text_yet_goes_last_and_is_told(tmp_path: Path, caplog: pyte
     spool.megabytes = 0.01
     assert spool.prune() == 3
     assert caplog.records[-1].levelno == logging.WARNING
-    assert caplog.records[-1].message.endswith("and went; 1 were not text yet")
+    assert caplog.records[-1].message.endswith("; 1 of them had not been delivered")
