@@ -86,6 +86,8 @@ class Dictation:
             post_roll=self.vad.settings.post_roll,
         )
         self.transcript = Transcript(guard=0.2 * settings.window)
+        self.paused = False
+        """Whether `decode` returned at a pause, so that more may be ready."""
         self._foreseen: tuple[Buffer, Said | None, Answer] | None = None
         self._known_until = 0
         """Sample up to which the text is known from an earlier run."""
@@ -116,9 +118,14 @@ class Dictation:
         """Seconds of speech that could be text by now and are not: how far the machine does not keep up."""
         return self.window.due / SAMPLE_RATE
 
-    async def decode(self, engine: Engine) -> list[Word]:
-        """Ask for every buffer that is ready and return the words that became final. Raises as Engine.transcribe."""
+    async def decode(self, engine: Engine, by_pause: bool = False) -> list[Word]:
+        """Ask for every buffer that is ready and return the words that became final. Raises as Engine.transcribe.
+
+        Args:
+            by_pause: return at the first pause that has words before it; `paused` then says that more is ready.
+        """
         fresh: list[Word] = []
+        self.paused = False
         while (buffer := self.window.take()) is not None:
             if buffer.stop <= self._known_until:
                 self.window.commit(self._known_until)
@@ -127,6 +134,9 @@ class Dictation:
             for each, found in await self._insist(engine, buffer, answer):
                 fresh += await self._take_in(engine, each, found.hypothesis)
             self.window.commit(self.transcript.committed_until)
+            if by_pause and buffer.sealed and fresh:
+                self.paused = True
+                break
         return fresh
 
     async def _take_in(self, engine: Engine, buffer: Buffer, heard: Hypothesis) -> list[Word]:

@@ -195,20 +195,24 @@ class Scribe:
         if not await self._have_model(one):
             return await self._keep(one, modelchoice.UNCHOSEN)
         one.dictation.unheard_before = self._unheard
+        by_pause = one.settings.deliver == "segment" and not one.private
         try:
             while not one.cancelled:
                 whole = one.ended
                 one.fresh.clear()
                 try:
-                    words = await self._ask(one.dictation.decode)
+                    words = await self._ask(lambda engine: one.dictation.decode(engine, by_pause))
+                    whole = whole and not one.dictation.paused
                 finally:  # what became final before a failure is final
                     one.write(whole)
                 if words:
                     self._changed()
-                if one.settings.deliver == "segment" and not one.private and not one.cancelled:
+                if by_pause and not one.cancelled:
                     await self._send(one, one.writing.send(), whole)
                 if whole:
                     break
+                if one.dictation.paused:  # a line for each pause, also of what was said while the model loaded
+                    continue
                 if await self._foresee(one):
                     self._changed()
                 await one.fresh.wait()

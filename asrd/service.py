@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config, control, modelchoice, places
+from . import config, control, hints, modelchoice, places
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
 from .terminal import tell
+from .wording import counted
 
 UNITS = ("asrd.service", "asrd.socket")
 
@@ -151,10 +152,12 @@ def _install(now: bool, settings: Settings) -> int:
     if not managed:
         _say("no user manager answers here; once you are logged in, run:")
         _say("  systemctl --user daemon-reload && systemctl --user enable --now asrd.socket asrd.service")
-        return 0
+        if now:
+            _say("so it was not started; until then, in a terminal: asrd run")
+        return 3 if now else 0
     if any(changed):
         _systemctl("daemon-reload")
-        _say("systemd has read them")
+        _say("systemd has read the units")
     if _enabled():
         _say("already enabled")
     else:
@@ -164,7 +167,7 @@ def _install(now: bool, settings: Settings) -> int:
         if any(changed) and _properties("asrd.service")["ActiveState"] == "active":
             _say("the daemon that runs is still the old one; to start it anew: systemctl --user restart asrd.service")
         elif _properties("asrd.service")["ActiveState"] != "active":
-            _say("to start it now: systemctl --user start asrd.socket asrd.service")
+            _say(f"to start it now: {hints.start(control.path(settings))}")
         return 0
     return _start(any(changed))
 
@@ -222,7 +225,7 @@ def _uninstall() -> int:
     elif _managed():
         _systemctl("daemon-reload")
         _systemctl("reset-failed", *UNITS, check=False)
-        _say("systemd has forgotten them; settings, drop-ins and takes are still there")
+        _say("systemd has forgotten the units; settings, drop-ins and recordings are still there")
     return 0
 
 
@@ -257,7 +260,8 @@ def _why(shown: dict[str, str]) -> str:
         ended = EXITS.get(int(code), f"exit code {code}")
     else:
         ended = {"watchdog": "a hang that the watchdog ended", "oom-kill": "no memory left"}.get(result, "")
-    again = f", after {shown['NRestarts']} restarts" if shown["NRestarts"] not in ("", "0") else ""
+    restarts = int(shown["NRestarts"] or 0)
+    again = f", after {counted(restarts, 'restart')}" if restarts else ""
     return (f"ended with {ended}" if ended else result.replace("-", " ")) + again
 
 
@@ -298,7 +302,9 @@ def _refuse_a_stranger(line: Path) -> None:
     if "active" in (_properties("asrd.socket")["ActiveState"], _properties("asrd.service")["ActiveState"]):
         return
     if control.answers(line):
-        raise UsageError(f"a daemon that is no service answers on {line}", "stop it first, or leave --now out")
+        raise UsageError(
+            f"a daemon that is no service answers on {line}", f"end it first: {hints.stop(line)}; or leave --now out"
+        )
 
 
 def _managed() -> bool:
@@ -330,7 +336,7 @@ def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[s
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     except subprocess.TimeoutExpired as error:
-        raise AsrdError(f"{' '.join(command)} does not come back") from error
+        raise AsrdError(f"{' '.join(command)} does not answer") from error
     if check and done.returncode != 0:
         raise AsrdError(f"{' '.join(command)} failed: {done.stderr.strip()}")
     return done

@@ -117,7 +117,7 @@ def test_the_facts_are_those_of_the_machine(tmp_path: Path, monkeypatch: pytest.
     with listening(tmp_path / "pulse" / "native"), listening(tmp_path / "pipewire-0"):
         facts = gather((0, 0, False), False, 0, here)
         assert (facts.pulse, facts.pipewire, facts.runtime_state) == ("listening", "listening", "usable")
-        elsewhere = {"XDG_RUNTIME_DIR": "/nowhere", "PULSE_SERVER": f"{{1f}}unix:{tmp_path}/pulse/native"}
+        elsewhere = {"XDG_RUNTIME_DIR": "/proc/none", "PULSE_SERVER": f"{{1f}}unix:{tmp_path}/pulse/native"}
         facts = gather((0, 0, False), False, 0, elsewhere)
         assert (facts.pulse, facts.pipewire, facts.runtime_state) == ("listening", "absent", "missing")
     facts = gather((0, 0, False), False, 0, here)
@@ -132,16 +132,16 @@ def test_the_facts_are_those_of_the_machine(tmp_path: Path, monkeypatch: pytest.
 def devices(**environment: str) -> tuple[str, str]:
     done = subprocess.run(
         [sys.executable, "-m", "asrd", "devices"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env={"PATH": os.environ["PATH"], "HOME": "/nowhere", **environment},
+        env={"PATH": os.environ["PATH"], "HOME": "/proc/none", **environment},
     )  # fmt: skip
     return done.stdout, done.stderr
 
 
 @pytest.mark.skipif(bool(shutil.which("arecord")) and os.path.exists("/dev/snd"), reason="this machine has a card")
 def test_the_verb_says_what_to_do_where_there_is_nothing(tmp_path: Path) -> None:
-    out, err = devices(XDG_RUNTIME_DIR="/nowhere/at/all")
+    out, err = devices(XDG_RUNTIME_DIR="/proc/none")
     assert (out, err.splitlines()) == ("", [
-        "asrd: no sound server can be found: the folder /nowhere/at/all of XDG_RUNTIME_DIR does not exist",
+        "asrd: no sound server can be found: the folder /proc/none of XDG_RUNTIME_DIR does not exist",
         "  hint: export XDG_RUNTIME_DIR=/run/user/$(id -u)",
     ])  # fmt: skip
     with listening(tmp_path / "pulse" / "native"):  # and never a word from it
@@ -151,9 +151,9 @@ def test_the_verb_says_what_to_do_where_there_is_nothing(tmp_path: Path) -> None
 def test_a_server_that_runs_and_that_portaudio_cannot_reach_is_told_from_none() -> None:
     need_sound_server()
     with sound_server() as server:
-        server.add_microphone("desk", "Desk microphone")
+        server.add_microphone("desk", "Desk")
         server.set_default("desk")
-        assert "Desk microphone" in devices(**server.environment)[0]
+        assert "Monitor of Desk" in devices(**server.environment)[0]
         unplugged = server.environment | {"ALSA_CONFIG_PATH": "/dev/null"}  # as without ALSA's plugins
         out, err = devices(**unplugged)
         assert out == ""
