@@ -159,11 +159,15 @@ class Recorder:
             seconds: its longest; 0 leaves it to LONGEST.
         """
         limit = min(seconds or LONGEST, LONGEST)
+        voice, spoken = one.voice, one.began
         while self.one is one:
+            now = time.monotonic()
+            if one.voice != voice:
+                voice, spoken = one.voice, now
+            length = max(one.take.seconds, now - one.began)
             # By the clock as well: where no sound comes in, the recording does not grow.
-            length = max(one.take.seconds, time.monotonic() - one.began)
-            patience = silence if one.voice else max(silence, UNSPOKEN_SECONDS)
-            quiet = length - one.voice / SAMPLE_RATE
+            quiet = max(one.take.seconds - voice / SAMPLE_RATE, now - spoken)
+            patience = silence if voice else max(silence, UNSPOKEN_SECONDS)
             if (length >= limit and not self.one_shot) or (silence and quiet >= patience):
                 if not seconds and not silence:
                     log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
