@@ -216,7 +216,7 @@ def gather(
         dummy=sources[2],
         refused=found[0] == "listening" and pactl and not any(sources) and not _lets_ask(),
         bridge=bridge,
-        plugins=_plugins(),
+        plugins=_plugins(environment),
         bare=bare,
         cards=len(cards),
         locked=bool(cards) and not any(os.access(card, os.R_OK) for card in cards),
@@ -288,11 +288,11 @@ def _lets_ask() -> bool:
     return done.returncode == 0
 
 
-def _plugins() -> tuple[str, ...]:
+def _plugins(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return which of ALSA's plugins for sound servers are installed."""
-    found = []
-    for name in ("pulse", "pipewire"):
-        patterns = (f"alsa-lib/libasound_module_pcm_{name}.so", f"*/alsa-lib/libasound_module_pcm_{name}.so")
-        if any(any(Path(folder).glob(pattern)) for folder in PLUGIN_FOLDERS for pattern in patterns):
-            found.append(name)
-    return tuple(found)
+    named = environment.get("ALSA_PLUGIN_DIR")
+    folders = [Path(named)] if named else [
+        folder for above in map(Path, PLUGIN_FOLDERS) for folder in (above / "alsa-lib", *above.glob("*/alsa-lib"))
+    ]  # fmt: skip
+    names = ("pulse", "pipewire")
+    return tuple(name for name in names if any((each / f"libasound_module_pcm_{name}.so").exists() for each in folders))
