@@ -191,10 +191,10 @@ REFUSED: list[tuple[AsrdError, type[AsrdError], int]] = [
 @pytest.mark.parametrize("number", range(len(REFUSED)))
 def test_a_reload_that_fails_names_the_setting_and_what_stays(number: int) -> None:
     error, kind, code = REFUSED[number]
-    loaded = Loaded(Settings(), {"model": "/home/u/config.toml"})
+    loaded = Loaded(Settings(), {"model": "/etc/mine.toml"})
     found = replies.unchanged(error, loaded, ["model"])
     assert (type(found), found.exit_code, found.hint) == (kind, code, error.hint)
-    assert found.message == f"model (/home/u/config.toml): {error.message}; the settings stay as they were"
+    assert found.message == f"model (/etc/mine.toml): {error.message}; the settings stay as they were"
     assert replies.unchanged(error, None, []).message == f"{error.message}; the settings stay as they were"
 
 
