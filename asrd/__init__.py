@@ -7,6 +7,7 @@ Reading order, which is dependency order: a file imports only from files above i
     errors       every error a user can see: message, hint, exit code
     wording      words that many messages share: a count with its noun, a name said once (pure)
     characters   which characters a text may hold: in a model's words, and on a terminal (pure)
+    spacing      where words end and what stands between them, in scripts with and without spaces (pure)
     terminal     what a person reads: text, JSON and complaints, with nothing in them that a terminal obeys
     places       where a user's files are, and how one is written whole; imports little
     hints        which command starts, ends or explains the daemon here, for the units that are installed
@@ -79,6 +80,7 @@ Reading order, which is dependency order: a file imports only from files above i
     transcribe   verb: files -> text
     findings     what a comparison found: its values, and in words what each means
     manifest     NeMo manifests: lines -> clips with their text
+    normalising  texts -> words to be counted, without what is only typography (pure)
     verdict      word edits, intervals, the noise floor, criteria, verdicts (pure)
     choice       what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
     plots        the report's plots as SVG (pure)

@@ -21,6 +21,7 @@ from .config import Settings
 from .errors import ModelError
 from .evidence import TAKES, Candidate, Record
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
+from .normalising import units
 from .precision import TABLE, Gpu, after
 from .terminal import tell
 from .weights import weights_bytes
@@ -167,12 +168,12 @@ def _show(found: Outlook, settings: Settings) -> None:
 
 def show_evidence(record: Record) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
-    what = "differs" if record.speech == TAKES else "WER"
+    what = "differs" if record.speech == TAKES else record.metric
     narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDTH
     joint = "\n" if narrow else " "
     failed = not narrow or any(one.failures for one in record.candidates)
     headings = [
-        *("strategy", "words", f">{what}{joint}[95 %]", f">at{joint}most", ">changed", ">MiB", ">ms"),
+        *("strategy", units(record.metric), f">{what}{joint}[95 %]", f">at{joint}most", ">changed", ">MiB", ">ms"),
         *([">failed"] if failed else []),
         "",
     ]
@@ -191,13 +192,14 @@ def show_evidence(record: Record) -> None:
         for one in record.candidates
     ]
     _table(headings, rows)
+    counted = units(record.metric)
     instruments = ", ".join(dict.fromkeys(one.source for one in record.candidates if one.source)) or "nothing"
     _say(
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
-        f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} words, "
+        f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} {counted}, "
         f"{record.seconds / 60:.1f} minutes of {record.speech}; ms for a buffer of 10 s, memory by {instruments}; "
-        f"fp32's words are its second run's against its first. The limit is {record.limit:.2f} points.",
+        f"fp32's {counted} are its second run's against its first. The limit is {record.limit:.2f} points.",
         *([record.hint] if record.hint else []),
     )
 

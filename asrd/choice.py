@@ -14,8 +14,9 @@ import msgspec
 
 from .evidence import Candidate
 from .findings import FEWEST, RESOLUTION, Measured, NoiseFloor, Row
+from .normalising import metric, normaliser, units
 from .precision import BASELINE, quantizes
-from .verdict import Edits, Heard, hear, judge, memory_of, most, normaliser
+from .verdict import Edits, Heard, hear, judge, memory_of, most
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell much."""
@@ -37,6 +38,8 @@ class Choice(msgspec.Struct, frozen=True):
     words: int
     """That the strategies were compared on."""
     hint: str
+    metric: str
+    """WER, or CER where `words` are characters."""
 
 
 class _Bounds(msgspec.Struct, frozen=True):
@@ -45,6 +48,12 @@ class _Bounds(msgspec.Struct, frozen=True):
     taken: bool
     words: int
     seconds: float
+    metric: str
+
+    @property
+    def unit(self) -> str:
+        """In which a cost is told."""
+        return f"{units(self.metric)} in 100 other than FP32's" if self.taken else f"points of {self.metric}"
 
 
 def decide(
@@ -70,12 +79,13 @@ def decide(
     """
     said = [text or "" for text in measured[0].texts] if references is None else list(references)
     floor, limits, rows = judge(measured, said, seconds, bound, language, again)
-    clean = normaliser(language)
+    kind = metric(said, language)
+    clean = normaliser(language, kind)
     truth, baseline = [clean(text) for text in said], [clean(text or "") for text in measured[0].texts]
-    heard = [hear(one, truth, baseline, language) for one in measured]
+    heard = [hear(one, truth, baseline, language, kind) for one in measured]
     limit = next(one.limit for one in limits if one.name == "wer_delta")
     words = sum(len(text.split()) for text in truth)
-    bounds = _Bounds(limit, budget, references is None, words, seconds)
+    bounds = _Bounds(limit, budget, references is None, words, seconds, kind)
     whole = _whole(measured, rows, heard, bounds)
     first = heard[0]
     asked = [
@@ -86,7 +96,7 @@ def decide(
     candidates = [*asked, whole]
     taken = cheapest([one for one in candidates if not one.refused], floor)
     hint = " ".join(filter(None, (_more(asked, bounds), _busy(floor))))
-    return Choice(taken.strategy, _reason(taken, candidates, bounds), candidates, limit, words, hint)
+    return Choice(taken.strategy, _reason(taken, candidates, bounds), candidates, limit, words, hint, kind)
 
 
 def cheapest(fit: Sequence[Candidate], floor: NoiseFloor) -> Candidate:
@@ -223,8 +233,9 @@ def _missing(row: Row, now: Edits, before: Edits, bounds: _Bounds) -> int:
 
 def _dear(found: Candidate, missing: int, bounds: _Bounds) -> str:
     """Return why the words speak against a candidate."""
-    what = "words in 100 other than FP32's" if bounds.taken else "points of WER"
-    limit, enough = f"the limit is {bounds.limit:.2f}", f"; about {missing} more words would tell" if missing else ""
+    what = bounds.unit
+    limit = f"the limit is {bounds.limit:.2f}"
+    enough = f"; about {missing} more {units(bounds.metric)} would tell" if missing else ""
     if found.most is None:
         return f"undecided: too little speech for a bound on what it costs, {limit} {what}{enough}"
     shown = f"at most {_points(found.most)}"
@@ -245,7 +256,7 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
             if others
             else "no cheaper candidate qualifies"
         )
-    what = "words in 100 other than FP32's" if bounds.taken else "points of WER"
+    what = bounds.unit
     return (
         f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_mib(taken.memory)} MiB "
         f"against FP32's {_mib(whole.memory)} ({taken.source}), {_ms(taken.p50_ms)} ms for 10 s against "
@@ -270,8 +281,9 @@ def _more(asked: Sequence[Candidate], bounds: _Bounds) -> str:
     need = min(one.missing for one in short)
     minutes = bounds.seconds * need / bounds.words / 60
     return (
-        f"The {bounds.words} words there are do not decide {', '.join(one.strategy for one in short)}: about {need} "
-        f"more ({minutes:.0f} minutes of speech like this) would, in a --manifest of your own or as kept --takes."
+        f"The {bounds.words} {units(bounds.metric)} there are do not decide "
+        f"{', '.join(one.strategy for one in short)}: about {need} more "
+        f"({minutes:.0f} minutes of speech like this) would, in a --manifest of your own or as kept --takes."
     )
 
 

@@ -46,6 +46,7 @@ from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
 from .modelchoice import for_files
+from .normalising import metric, normaliser
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import DownloadBar, Progress
 from .terminal import one_line, tell
@@ -222,12 +223,13 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
         tell(one_line(f"asrd: {path}, line {one.line} is skipped: {one.reason}"), sys.stderr)
     if not clips:
         raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
-    words = sum(len(verdict.normaliser(language)(clip.text).split()) for clip in clips)
+    kind = metric([clip.text for clip in clips], language)
+    words = sum(len(normaliser(language, kind)(clip.text).split()) for clip in clips)
     if not words:
         raise ManifestError(f"{path} has not one word of what was said", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
-    return clips, Speech(str(shown), len(clips), words, seconds, language, skipped)
+    return clips, Speech(str(shown), len(clips), words, seconds, language, skipped, kind)
 
 
 def fetched(model: str) -> Path:
@@ -413,6 +415,7 @@ def conclude(job: Job, found: Found, partial: bool = False) -> Comparison:
         partial=partial,
         unfinished=[p.name for p, _ in job.runs[len(found.measured) :]],
         manifest=job.speech,
+        metric=job.speech.metric,
         family=first.family if first else "",
         target=first.target if first else "",
         parameters=first.parameters if first else 0,

@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     commands: Annotated[bool, _about("obey spoken commands: new line, comma, scratch that")] = False
     spoken: Annotated[dict[str, str], _about("phrase -> text or action, over the shipped; '' removes one")] = {}
     capitals: Annotated[bool, _about("begin sentences and lines with a capital, for models that write none")] = False
-    suffix: Annotated[str, _about("what follows each delivered text")] = " "
+    suffix: Annotated[str, _about("what follows each delivered text; a space only where its script has spaces")] = " "
     type_delay: Annotated[int, _about("milliseconds between typed characters", 0, 1000)] = 2
     keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"
     takes_days: Annotated[int, _about("days a kept recording stays", 0, 3650)] = 14

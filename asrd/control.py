@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import hints, places
 from .client import persistent
 from .errors import AsrdError, BusyError, ConfigError, ControlError, SinkError, SocketError
+from .spacing import joined_texts
 from .terminal import one_line, tell, tell_json
 from .wording import counted
 
@@ -491,7 +492,7 @@ def line(reply: Mapping[str, Any]) -> str:
 def _words(take: Mapping[str, Any]) -> str:
     """Return what was said so far; what may still change ends in dots."""
     draft = f"{take['draft']} ..." if take.get("draft") else ""
-    return " ".join(filter(None, (take.get("text"), draft)))
+    return joined_texts((take.get("text") or "", draft))
 
 
 def page(reply: Mapping[str, Any]) -> str:

@@ -114,6 +114,8 @@ class Record(msgspec.Struct, frozen=True):
     """What `most` was held against: the bound, or what FP32 differs from itself where that is more."""
     hint: str = ""
     """What would allow a better choice."""
+    metric: str = "WER"
+    """CER where characters were counted."""
 
     def value(self, stale: str = "") -> Evidence:
         """Return what a plan needs of it, and why it is stale."""

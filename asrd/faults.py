@@ -18,6 +18,7 @@ import msgspec
 
 from . import ladder, wire
 from .errors import UsageError, nearest
+from .spacing import join
 
 KINDS = {
     "non-finite": "the encoder puts out NaN; with a component, that one does, while it is not float32; * wherever",
@@ -129,7 +130,7 @@ def _garbled(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[wire.
 
 
 def _with_words(answer: wire.Answer, words: list[wire.Word]) -> wire.Answer:
-    text = " ".join(word.text for word in words)
+    text = join(words)
     heard = msgspec.structs.replace(answer.hypothesis, text=text, words=words)
     return msgspec.structs.replace(answer, hypothesis=heard)
 

@@ -11,6 +11,7 @@ from typing import Any
 from . import baseline, systemd, vram, wire
 from .config import Settings, budget
 from .recording import Recording, Told
+from .spacing import parted
 from .wording import counted
 
 
@@ -22,7 +23,7 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         memory: the last reading of its ledger.
     """
     heard = one.dictation.answer is not None
-    words = len(told.text.split())
+    words = len(parted(told.text))
     text = told.text if one.settings.log_text and told.text else None
     systemd.event(
         "take",

@@ -34,7 +34,11 @@ Role = Literal["baseline", "again", "asked", "component"]
 
 DEFINITIONS = {
     "wer": "Word error rate in percent: word edits over reference words, summed over all utterances (jiwer), after the "
-    "Whisper normaliser on both sides. An utterance without an answer counts as an empty one.",
+    "Whisper normaliser on both sides, before which typography is made one (apostrophes, dashes, invisible signs, "
+    "compatibility forms, digits; Arabic vowel signs and Hebrew points left out). An utterance without an answer "
+    "counts as an empty one.",
+    "metric": "WER, or CER: a character error rate, where most letters of the references are of scripts without "
+    "spaces. Every figure that counts words then counts characters, under its name as ever.",
     "wer_delta": "WER minus FP32's on the same utterances, in absolute percentage points.",
     "wer_delta_ci": f"95 % interval of wer_delta: paired bootstrap over utterances, {RESAMPLES} resamples, fixed seed. "
     f"None below {FEWEST} utterances, where a bootstrap says nothing. No change in N utterances gives [0, 0]; it still "
@@ -233,6 +237,13 @@ class Speech(msgspec.Struct, frozen=True):
     seconds: float
     language: str
     skipped: list[Skipped] = []
+    metric: str = "WER"
+    """CER where most letters are of scripts without spaces: there `wer`, `words` and the rest count characters."""
+
+    @property
+    def units(self) -> str:
+        """What its figures count, in the plural."""
+        return "characters" if self.metric == "CER" else "words"
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -260,6 +271,8 @@ class Comparison(msgspec.Struct, frozen=True):
     seconds: float = 0.0
     """Wall time of the whole comparison."""
     command: str = ""
+    metric: str = "WER"
+    """As the manifest's."""
     definitions: dict[str, str] = msgspec.field(default_factory=DEFINITIONS.copy)
     schema: int = SCHEMA
 

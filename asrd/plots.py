@@ -44,7 +44,12 @@ def draw(comparison: Comparison) -> list[Plot]:
     wanted: list[tuple[str, str, Callable[..., None], Callable[[Row], object]]] = [
         ("Weights", "MiB of parameters and buffers", _weights, lambda row: row.weights_bytes),
         ("Memory of the worker, by phase", "MiB; bar: steady state", _memory, lambda row: _bytes(row, "steady")),
-        ("WER against FP32", "points; line: 95 % interval, dotted: limit, grey band: noise floor", _words, _delta),
+        (
+            f"{comparison.metric} against FP32",
+            "points; line: 95 % interval, dotted: limit, grey band: noise floor",
+            _words,
+            _delta,
+        ),
         (
             "Latency of a 10-s buffer",
             "ms; bar: median, line to the 95th percentile",

@@ -52,7 +52,7 @@ def _fitted(word: Word, start: int, stop: int) -> Word:
     sure = None if word.confidence is None else min(max(word.confidence, 0.0), 1.0)
     if (first, last, sure) == (word.start, word.stop, word.confidence):
         return word
-    return Word(word.text, first, last, sure)
+    return msgspec.structs.replace(word, start=first, stop=last, confidence=sure)
 
 
 def _cleaned(value: T) -> T:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from . import card, failures, models, startup, vram, wire
 from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
 from .precision import index_of, quantizes
@@ -418,13 +420,11 @@ def _samples_per_frame(model: Any) -> int:
 def _clip(word: wire.Word, start: int, stop: int) -> wire.Word:
     """Return the word inside the samples that were really given: padding is nobody's speech."""
     left = min(max(word.start, start), stop)
-    return wire.Word(word.text, left, min(max(word.stop, left), stop), word.confidence)
+    return msgspec.structs.replace(word, start=left, stop=min(max(word.stop, left), stop))
 
 
 def _known_clip(audio: Any) -> tuple[bytes, str]:
     """Return the self-test's samples and words. Raises AudioError when the shipped data is not there."""
-    import msgspec
-
     try:
         with EVALUATION.open("rb") as lines:
             entry = msgspec.json.decode(lines.readline())
@@ -528,8 +528,6 @@ def _answer(
 
 
 def _numbered(answer: wire.Answer, number: int) -> wire.Answer:
-    import msgspec
-
     return msgspec.structs.replace(answer, id=number)
 
 

@@ -21,6 +21,7 @@ from .config import Settings
 from .deliveries import SUFFIX, Deliveries, Standing
 from .dictation import Dictation
 from .errors import AudioError
+from .spacing import unspaced_end
 from .spoken import Writing
 from .takes import Take, blocks
 from .vad import Event
@@ -182,7 +183,19 @@ def standing(dictation: Dictation, writing: Writing) -> Standing:
     )
 
 
-def with_suffix(text: str, suffix: str) -> str:
-    """Return a text as it is delivered; no space follows a line's end."""
-    ended = text.endswith("\n") and suffix.isspace()
-    return text + suffix * (not ended)
+def as_part(text: str, suffix: str, before: str = "", joined: bool = False, torn: bool = False) -> str:
+    """Return a text as it is delivered, with what belongs behind it.
+
+    No space follows a line's end, nor a script without spaces or the beginning of a word: there the next part begins
+    with it, if it has one before it.
+
+    Args:
+        before: the part before as it was delivered; "" where it is the first.
+        joined: whether it follows that without a space.
+        torn: whether the next part goes on with its last word.
+    """
+    if not suffix.isspace():
+        return text + suffix
+    lead = suffix if before and not before[-1].isspace() and not joined else ""
+    withheld = text.endswith("\n") or torn or unspaced_end(text)
+    return lead + text + suffix * (not withheld)

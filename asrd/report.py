@@ -163,7 +163,8 @@ def floor_sentence(comparison: Comparison) -> str:
     floor = comparison.noise_floor
     if floor.wer is None:
         return "Noise floor: not known, FP32 did not run twice."
-    words = f"{_figure(floor.wer, 2)} points of WER, {_figure(floor.changed_per_100, 2)} words in 100 changed"
+    changed = f"{_figure(floor.changed_per_100, 2)} {comparison.manifest.units} in 100 changed"
+    words = f"{_figure(floor.wer, 2)} points of {comparison.metric}, {changed}"
     latency = "–" if floor.latency is None else f"{_figure(100 * floor.latency)} %"
     memory = "–" if floor.memory is None else f"{_figure(100 * floor.memory)} %"
     return (
@@ -175,8 +176,10 @@ def floor_sentence(comparison: Comparison) -> str:
 def speech_sentence(comparison: Comparison) -> str:
     """Return on what was compared."""
     speech = comparison.manifest
-    said = f"{speech.utterances} utterances, {speech.words} words, {_figure(speech.seconds)} s of {speech.path}"
-    return said + (f", {len(speech.skipped)} lines skipped" if speech.skipped else "")
+    why = "; CER, as most letters are of a script without spaces" if speech.metric == "CER" else ""
+    counted = f"{speech.words} {speech.units}"
+    said = f"{speech.utterances} utterances, {counted}, {_figure(speech.seconds)} s of {speech.path}"
+    return said + (f", {len(speech.skipped)} lines skipped" if speech.skipped else "") + why
 
 
 def device_sentence(comparison: Comparison) -> str:
@@ -230,7 +233,8 @@ def remarks(comparison: Comparison) -> list[str]:
             latency = _pair(row.draft.latency_ms)
             before = _pair(base.latency_ms if base else None)
             changed, wer = _changed(row.draft), _figure(row.draft.wer, 2)
-            said = f"drafts take {latency} ms, FP32 {before} ms, and change {changed} words in 100 (WER {wer} %)"
+            said = f"drafts take {latency} ms, FP32 {before} ms, and change {changed} "
+            said += f"{comparison.manifest.units} in 100 ({comparison.metric} {wer} %)"
             lines.append(f"{name(row)}: {said}")
     return lines
 
@@ -264,7 +268,7 @@ def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
-def _columns(width: int) -> list[tuple[str, str, Callable[[Row], str]]]:
+def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], str]]]:
     """Return (heading, justification, cell) of the columns that a width has room for."""
     wide = width >= WIDE
     columns: list[tuple[str, str, Callable[[Row], str]]] = [("strategy", "left", name)]
@@ -276,7 +280,7 @@ def _columns(width: int) -> list[tuple[str, str, Callable[[Row], str]]]:
         ("steady\nMiB", "right", lambda row: _mib(_steady(row))),
         ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
         ("RTFx", "right", lambda row: _figure(row.rtfx, 0 if (row.rtfx or 0) >= 100 else 1)),
-        ("WER\n%", "right", lambda row: _figure(row.wer, 2)),
+        (f"{metric}\n%", "right", lambda row: _figure(row.wer, 2)),
         ("delta [95 %]\npoints", "left", lambda row: _delta(row, " " if wide else "\n")),
         ("chg\n/100", "right", lambda row: _figure(row.changed_per_100, 1)),
         ("verdict", "left", lambda row: row.verdict if row.role != "baseline" else "–"),
@@ -287,7 +291,7 @@ def _columns(width: int) -> list[tuple[str, str, Callable[[Row], str]]]:
         "weights\nMiB",
         "steady\nMiB",
         "10 s ms\np50/p95",
-        "WER\n%",
+        f"{metric}\n%",
         "delta [95 %]\npoints",
         "verdict",
         "",
@@ -353,7 +357,7 @@ def _parts_grid(comparison: Comparison, width: int) -> Any:
 
 def _grid(comparison: Comparison, width: int) -> Any:
     grid = _table(f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else ""))
-    columns = _columns(width)
+    columns = _columns(width, comparison.metric)
     for heading, justify, _ in columns:
         fold: Any = {"no_wrap": heading != "effective"}
         grid.add_column(heading, justify=justify, **fold)
@@ -402,6 +406,8 @@ def html(comparison: Comparison) -> str:
         speech=speech_sentence(comparison),
         device=device_sentence(comparison),
         plots=plots.draw(comparison),
+        metric=comparison.metric,
+        units=comparison.manifest.units,
     )
 
 

@@ -26,7 +26,7 @@ from .engine import plan_for as planned
 from .errors import AsrdError, AudioError, EngineError, PrecisionError, SoundError, UsageError
 from .headroom import fits_beside
 from .precision import Plan
-from .recording import Recording, Told, sound_of, standing, with_suffix
+from .recording import Recording, Told, as_part, sound_of, standing
 from .spoken import Writing
 from .takes import Note, Spool
 from .turns import Turns
@@ -670,4 +670,6 @@ def _add(
 ) -> int:
     """Write down the next part of a text, as it is to be sent; return its number."""
     behind = None if whole else standing(dictation, writing)
-    return record.add(with_suffix(text, settings.suffix), behind, writing.text if whole else None)
+    before = record.parts[-1].text if record.parts else ""
+    part = as_part(text, settings.suffix, before, writing.joined, dictation.transcript.torn)
+    return record.add(part, behind, writing.text if whole else None)

@@ -26,6 +26,7 @@ from .engine import Engine, start_for
 from .errors import AsrdError
 from .headroom import place_beside
 from .recording import Recording
+from .spacing import bare, parted
 from .takes import blocks
 from .triggers import disagreement
 
@@ -197,9 +198,8 @@ def described(figures: dict[str, Any]) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Return words without case and punctuation."""
-    bare = ("".join(c for c in word.casefold() if c.isalnum()) for word in text.split())
-    return [word for word in bare if word]
+    """Return words without case and punctuation; in scripts without spaces its letters."""
+    return [word for word in (bare(part.text) for part in parted(text)) if word]
 
 
 def edits(expected: list[str], heard: list[str]) -> int:

@@ -87,7 +87,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
 
 
 class Stdout:
-    """One line on standard output for each text; spaces at its end are left out."""
+    """One line on standard output for each text; spaces around it are left out."""
 
     name = key = "stdout"
 
@@ -96,7 +96,7 @@ class Stdout:
 
     async def deliver(self, text: str) -> None:
         """Write a line; a reader that stopped reading is given `limit` seconds."""
-        rest = (text.rstrip(" \n") + "\n").encode()
+        rest = (text.lstrip(" ").rstrip(" \n") + "\n").encode()
         try:
             sys.stdout.flush()
             descriptor = sys.stdout.fileno()

@@ -1,7 +1,7 @@
 """What a speaker says to the text: words and a table of phrases -> text with marks, breaks and corrections.
 
 Takes words that are final, in the order they were spoken, however they come in pieces. With an empty table the text is
-they with single spaces. Knows no sound and no model. Pure.
+theirs, joined as the words are. Knows no sound and no model. Pure.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from .spacing import extends, parted
 from .wire import SAMPLE_RATE, Word
 
 PAUSE = 0.7
 """Seconds of rest that part two phrases, and that the words of one command do not have between them."""
 
-MARKS = ",.;:?!…"
+MARKS = ",.;:?!…，。、；：？！"
 """What a model may have put behind a word, and a mark that is spoken there takes the place of."""
 
 ACTIONS = ("{delete}", "{cap}", "{caps}", "{literal}")
@@ -71,7 +72,7 @@ class Piece(msgspec.Struct):
     @property
     def ends(self) -> bool:
         """Whether a sentence, or a line, ends with it."""
-        return self.text.rstrip("\"')]”’»").endswith((".", "?", "!", "…", "\n"))
+        return self.text.rstrip("\"')]”’»」』）").endswith((".", "?", "!", "…", "。", "？", "！", "\n"))
 
 
 def table(own: Mapping[str, str]) -> dict[Phrase, str]:
@@ -81,7 +82,7 @@ def table(own: Mapping[str, str]) -> dict[Phrase, str]:
     """
     found: dict[Phrase, str] = {}
     for phrase, text in (TABLE | dict(own)).items():
-        words = tuple(filter(None, map(bare, phrase.split())))
+        words = tuple(filter(None, (bare(part.text) for part in parted(phrase))))
         if not words:
             raise ValueError(f"{phrase!r} has no word in it")
         if text.startswith("{") and text.endswith("}") and text not in ACTIONS:
@@ -93,7 +94,7 @@ def table(own: Mapping[str, str]) -> dict[Phrase, str]:
 def bare(word: str) -> str:
     """Return a word as phrases are compared: without case, and without what is no letter or digit around it."""
     first = next((i for i, c in enumerate(word) if c.isalnum()), len(word))
-    last = next((i for i in range(len(word), first, -1) if word[i - 1].isalnum()), first)
+    last = next((i for i in range(len(word), first, -1) if word[i - 1].isalnum() or extends(word[i - 1])), first)
     return word[first:last].casefold()
 
 
@@ -109,6 +110,8 @@ class Writing:
     """
 
     def __init__(self, phrases: Mapping[Phrase, str], capitals: bool = False) -> None:
+        self.joined = False
+        """Whether what `send` gave last follows what it gave before without a space."""
         self.missed = 0
         """How often something was to be dropped and nothing was there that had not been sent."""
         self._phrases, self._capitals = phrases, capitals
@@ -154,7 +157,9 @@ class Writing:
 
     def send(self) -> str:
         """Return what is new since the last call, without the words that wait."""
-        fresh, self._sent = self._pieces[self._sent :], len(self._pieces)
+        before, fresh = self._pieces[: self._sent][-1:], self._pieces[self._sent :]
+        self.joined = bool(before and fresh) and not _apart(before[0], fresh[0])
+        self._sent = len(self._pieces)
         return _join(fresh)
 
     # -- words -> pieces ----------------------------------------------------------------------------------------------
@@ -242,21 +247,27 @@ def write(words: Sequence[Word], phrases: Mapping[Phrase, str], capitals: bool =
 
 
 def _as_heard(word: Word) -> Piece:
-    return Piece(word.text, word.start, word.stop)
+    return Piece(word.text, word.start, word.stop, left=word.joined)
 
 
 def _as_said(text: str, words: Sequence[Word]) -> Piece:
     """Return what a table's text is, for the words it was said with: "^" at an end is no letter of it."""
     left, right = text.startswith("^"), text.endswith("^")
-    return Piece(text[left : len(text) - right], words[0].start, words[-1].stop, left, right, said=True)
+    shown, joined = text[left : len(text) - right], left or words[0].joined
+    return Piece(shown, words[0].start, words[-1].stop, joined, right, said=True)
 
 
 def _join(pieces: Sequence[Piece]) -> str:
     parts: list[str] = []
     for before, piece in zip([None, *pieces], pieces, strict=False):
-        parts += [" "] if before and not (before.right or piece.left) else []
+        parts += [" "] if before and _apart(before, piece) else []
         parts.append(piece.text)
     return "".join(parts)
+
+
+def _apart(before: Piece, piece: Piece) -> bool:
+    """Return whether a space stands between two pieces."""
+    return not (before.right or piece.left)
 
 
 def _replaced(text: str) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 import msgspec
@@ -26,6 +26,7 @@ from .dictation import Dictation
 from .engine import Engine, plan_for, start_for
 from .errors import AsrdError, AudioError, ControlError, DiskError, SocketError, UsageError
 from .progress import DownloadBar
+from .spacing import continues, join, width
 from .spoken import write
 from .terminal import one_line, tell
 from .wire import SAMPLE_RATE, Progress, Word
@@ -70,8 +71,9 @@ class Heard:
                     "start": round(word.start / SAMPLE_RATE, 3),
                     "stop": round(word.stop / SAMPLE_RATE, 3),
                     "confidence": word.confidence,
+                    "joined": word.joined,
                 }
-                for word in self.words
+                for word in whole_words(self.words)
             ],
             "duration": round(self.duration, 3),
             "rtfx": round(self.duration / self.seconds, 1) if self.seconds else None,
@@ -240,7 +242,7 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
         shown = "\n".join(
             f"{word.start / SAMPLE_RATE:.2f}\t{word.stop / SAMPLE_RATE:.2f}\t"
             f"{'-' if word.confidence is None else f'{word.confidence:.3f}'}\t{word.text}"
-            for word in words
+            for word in whole_words(words)
         )
     else:
         shown = heard.text
@@ -250,15 +252,18 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
 
 
 def cues(words: Iterable[Word]) -> list[list[Word]]:
-    """Group words into subtitles: a long silence, six seconds, 84 letters or the end of a sentence ends one."""
+    """Group words into subtitles: a long silence, six seconds, 84 letters or the end of a sentence ends one.
+
+    A Chinese or Japanese letter counts for two.
+    """
     groups: list[list[Word]] = []
     for word in words:
         if groups:
             cue = groups[-1]
-            length = sum(len(w.text) + 1 for w in cue) + len(word.text)
+            length = width(join([*cue, word]))
             silence = (word.start - cue[-1].stop) / SAMPLE_RATE
             seconds = (word.stop - cue[0].start) / SAMPLE_RATE
-            sentence = cue[-1].text.endswith((".", "?", "!"))
+            sentence = cue[-1].text.endswith((".", "?", "!", "。", "？", "！"))
             if silence < CUE_GAP and seconds <= CUE_SECONDS and length <= CUE_LETTERS and not sentence:
                 cue.append(word)
                 continue
@@ -272,8 +277,7 @@ def subtitles(words: Iterable[Word], shape: str) -> str:
     parts = ["WEBVTT\n"] if shape == "vtt" else []
     for number, cue in enumerate(cues(words), 1):
         span = f"{_clock(cue[0].start, point)} --> {_clock(cue[-1].stop, point)}"
-        text = " ".join(word.text for word in cue)
-        parts.append(f"{number}\n{span}\n{_two_lines(text)}\n")
+        parts.append(f"{number}\n{span}\n{_two_lines(cue)}\n")
     return "\n".join(parts)
 
 
@@ -284,13 +288,31 @@ def _clock(sample: int, point: str) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
 
 
-def _two_lines(text: str) -> str:
-    """Break a text that is longer than half a cue at the space nearest to its middle."""
-    spaces = [i for i, letter in enumerate(text) if letter == " "]
-    if len(text) <= CUE_LETTERS // 2 or not spaces:
+def _two_lines(cue: Sequence[Word]) -> str:
+    """Return a cue's text, one that is longer than half a cue broken between the words nearest to its middle."""
+    text = join(cue)
+    whole = width(text)
+    breaks = [number for number in range(1, len(cue)) if not continues(cue[number - 1], cue[number])]
+    if whole <= CUE_LETTERS // 2 or not breaks:
         return text
-    middle = min(spaces, key=lambda i: abs(i - len(text) // 2))
-    return text[:middle] + "\n" + text[middle + 1 :]
+    middle = min(breaks, key=lambda number: abs(width(join(cue[:number])) - whole // 2))
+    return join(cue[:middle]) + "\n" + join(cue[middle:])
+
+
+def whole_words(words: Iterable[Word]) -> list[Word]:
+    """Return words with the pieces of one that was too long to come as a whole made one again."""
+    found: list[Word] = []
+    for word in words:
+        if found and continues(found[-1], word):
+            text, sure = found[-1].text + word.text, _least(found[-1].confidence, word.confidence)
+            found[-1] = msgspec.structs.replace(found[-1], text=text, stop=word.stop, confidence=sure)
+        else:
+            found.append(word)
+    return found
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else min(one, other)
 
 
 class Meter:

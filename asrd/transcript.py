@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import msgspec
 
+from .spacing import bare, continues, glued, join, letters
 from .wire import SAMPLE_RATE, Hypothesis, Said, Word
 
 REACH = 0.8
@@ -61,23 +63,29 @@ class Transcript:
     @property
     def draft(self) -> str:
         """The words behind the committed ones, as they were last heard; any of them may still change."""
-        return " ".join(word.text for word in self._supposed)
+        return join(self._supposed)
 
     @property
     def text(self) -> str:
-        """The committed words with single spaces."""
-        return " ".join(word.text for word in self.words)
+        """The committed words."""
+        return join(self.words)
+
+    @property
+    def torn(self) -> bool:
+        """Whether only some letters of the last word are committed."""
+        return bool(self.words and self._pending) and continues(self.words[-1], self._pending[0])
 
     def said(self, start: int) -> Said | None:
         """Return the last words since the last pause; None where they do not reach into a buffer that begins there."""
         words = self.words[max(self._sealed, len(self.words) - RECALL) :]
         if not words or words[-1].stop <= start:
             return None
-        return Said(" ".join(word.text for word in words), words[-1].stop)
+        return Said(join(words), words[-1].stop)
 
     def suppose(self, hypothesis: Hypothesis) -> None:
         """Take in what the speech that goes on is heard as so far: it changes the draft and nothing else."""
-        self._supposed = self._fresh(_believable(hypothesis) if hypothesis.truncated else hypothesis)
+        believable = _believable(hypothesis) if hypothesis.truncated else hypothesis
+        self._supposed = self._fresh(self._continued(believable))
 
     def push(self, hypothesis: Hypothesis, sealed: bool, earlier: Hypothesis | None = None) -> list[Word]:
         """Take in what one buffer was heard as and return the words that this committed.
@@ -95,10 +103,15 @@ class Transcript:
         if hypothesis.truncated:
             hypothesis = _believable(hypothesis)
             sealed, limit = False, min(limit, hypothesis.stop)
+        hypothesis = self._continued(hypothesis)
         fresh = self._fresh(hypothesis)
         doubted = _doubted(hypothesis, earlier) if earlier is not None and not sealed else ()
         waits = (i for i, word in enumerate(fresh) if word.stop > limit or word in doubted)
         count = len(fresh) if sealed else next(waits, len(fresh))
+        if not sealed:
+            while 0 < count < len(fresh) and fresh[count].same_token:
+                count -= 1
+            count = self._before_open_word(fresh, count, (hypothesis.start + hypothesis.stop) // 2)
         self._pending = self._supposed = fresh[count:]
         new = self._commit(fresh[:count])
         if sealed:
@@ -136,6 +149,45 @@ class Transcript:
             self.words.append(new[-1])
         return new
 
+    def _continued(self, hypothesis: Hypothesis) -> Hypothesis:
+        """Return a hypothesis as the text so far goes on with it.
+
+        Its first word has what stands between it and the last one: a model that begins anew does not know that. Words
+        that are too long for the window, or go over the place up to which a word was committed letter by letter, come
+        letter by letter.
+        """
+        words = list(hypothesis.words)
+        if words and self.words and not hypothesis.resumed:
+            joined = glued(self.words[-1].text, words[0].text)
+            words[0] = msgspec.structs.replace(words[0], joined=joined)
+        torn = self._torn(hypothesis.start)
+        divided = [_letters(word) if self._too_long(word) or _meets(word, torn) else [word] for word in words]
+        return msgspec.structs.replace(hypothesis, words=[piece for pieces in divided for piece in pieces])
+
+    def _too_long(self, word: Word) -> bool:
+        return word.stop - word.start > 2 * self.guard
+
+    def _torn(self, start: int) -> range:
+        """Return where the last word lies, as far as a buffer from `start` hears it, if it came letter by letter."""
+        if not self.words:
+            return range(0)
+        first = last = len(self.words) - 1
+        while first and self.words[first].stop > start and continues(self.words[first - 1], self.words[first]):
+            first -= 1
+        return range(self.words[first].start, self.committed_until) if first < last or self.torn else range(0)
+
+    def _before_open_word(self, fresh: Sequence[Word], count: int, half: int) -> int:
+        """Return how many words to commit of `count`, so that no word is torn which the next buffer hears as a whole.
+
+        Args:
+            half: the middle of the buffer; a word that began before it does not fit into the next one either.
+        """
+        first = count
+        while 0 < first < len(fresh) and continues(fresh[first - 1], fresh[first]):
+            first -= 1
+        torn_before = first == 0 and count and self.words and continues(self.words[-1], fresh[0])
+        return first if not torn_before and first < len(fresh) and fresh[first].start >= half else count
+
     def _fresh(self, hypothesis: Hypothesis) -> list[Word]:
         """Return the words of a hypothesis that are not committed yet."""
         if hypothesis.resumed or hypothesis.start >= self.committed_until:
@@ -169,7 +221,8 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
     word may stay alone on either side: at no cost after the end of the other side, else for ALONE.
     O(len(heard) * len(earlier)).
     """
-    gains = [[_gain(a, b) for b in earlier] for a in heard]
+    texts = [bare(word.text) for word in earlier]
+    gains = [[_gain(a, b, bare(a.text) == text) for b, text in zip(earlier, texts, strict=True)] for a in heard]
     best = [[0.0] * (len(earlier) + 1) for _ in range(len(heard) + 1)]
     step = [[0] * len(earlier) for _ in heard]
     for i in range(len(heard) - 1, -1, -1):
@@ -191,7 +244,7 @@ def _doubted(hypothesis: Hypothesis, earlier: Hypothesis) -> set[Word]:
     Not those in the first half: both have heard enough behind them, and a window has to move on.
     """
     pairs = align(hypothesis.words, earlier.words)
-    agreed = {a for a, b in pairs if _bare(hypothesis.words[a].text) == _bare(earlier.words[b].text)}
+    agreed = {a for a, b in pairs if bare(hypothesis.words[a].text) == bare(earlier.words[b].text)}
     half = (hypothesis.start + hypothesis.stop) // 2
     return {word for index, word in enumerate(hypothesis.words) if index not in agreed and word.start >= half}
 
@@ -207,16 +260,26 @@ def _believable(hypothesis: Hypothesis) -> Hypothesis:
     return msgspec.structs.replace(hypothesis, words=words, stop=stop)
 
 
-def _gain(one: Word, other: Word) -> float:
+def _gain(one: Word, other: Word, same: bool) -> float:
     """Return how much it is worth to take two words for one; negative when they are not."""
     apart = abs(_middle(one) - _middle(other)) / SAMPLE_RATE
-    return REACH - apart - (0 if _bare(one.text) == _bare(other.text) else STRANGER)
+    return REACH - apart - (0 if same else STRANGER)
+
+
+def _letters(word: Word) -> list[Word]:
+    """Return a word letter by letter, over which its time runs evenly."""
+    found = letters(word.text)
+    edges = [word.start + (word.stop - word.start) * number // len(found) for number in range(len(found) + 1)]
+    pieces = [
+        msgspec.structs.replace(word, text=letter, start=start, stop=stop, joined=True)
+        for letter, (start, stop) in zip(found, pairwise(edges), strict=True)
+    ]
+    return [msgspec.structs.replace(pieces[0], joined=word.joined), *pieces[1:]]
+
+
+def _meets(word: Word, span: range) -> bool:
+    return word.start < span.stop and word.stop > span.start and bool(span)
 
 
 def _middle(word: Word) -> int:
     return (word.start + word.stop) // 2
-
-
-def _bare(text: str) -> str:
-    """Return a word without case and punctuation, which change with the context that a model hears."""
-    return "".join(c for c in text.casefold() if c.isalnum())

@@ -28,6 +28,7 @@ from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketEr
 from .evidence import TAKES, Record
 from .findings import Measured, Speech
 from .manifest import Clip
+from .normalising import units
 from .takes import Spool, blocks, folder
 from .terminal import tell
 from .wire import SAMPLE_RATE
@@ -259,6 +260,7 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         measured=found.started,
         limit=made.limit,
         hint=made.hint,
+        metric=made.metric,
     )
 
 
@@ -267,8 +269,8 @@ def _poorer(before: Record, record: Record) -> str:
     if 2 * record.words >= before.words:
         return ""
     return (
-        f"this verdict rests on {record.words} words and takes the place of one that rested on {before.words} and took "
-        f"{before.chosen}; asrd tune over as much speech finds one as sure again"
+        f"this verdict rests on {record.words} {units(record.metric)} and takes the place of one that rested on "
+        f"{before.words} and took {before.chosen}; asrd tune over as much speech finds one as sure again"
     )
 
 

@@ -7,7 +7,7 @@ and by the daemon for intervals only; imports numpy, jiwer and the normaliser wh
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +27,7 @@ from .findings import (
     Row,
     Verdict,
 )
+from .normalising import metric, normaliser
 from .precision import Precision, for_family
 from .wire import Memory, Ready, reasons
 
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 
 HALF = 0.55
 """Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32 norms."""
-
-UNSPACED = ("zh", "ja", "th", "lo", "my")
-"""Languages written without spaces: each letter counts as a word there, as in the Whisper paper."""
 
 CHANGES_KEPT = 20
 """Changed utterances that a row shows word for word."""
@@ -56,22 +54,6 @@ class Edits(msgspec.Struct, frozen=True):
     def rate(self) -> float | None:
         """Edits per 100 reference words over all utterances; None where there are no words."""
         return 100 * sum(self.errors) / sum(self.words) if sum(self.words) else None
-
-
-@functools.cache
-def normaliser(language: str) -> Callable[[str], str]:
-    """Return the Whisper normaliser for a language: English has its own (numbers, contractions, spelling).
-
-    It remembers: strategies hear nearly all clips alike, and a text takes it a fifth of a millisecond.
-    """
-    if language.lower().startswith("en"):
-        from whisper_normalizer.english import EnglishTextNormalizer
-
-        return functools.lru_cache(maxsize=1 << 14)(EnglishTextNormalizer())
-    from whisper_normalizer.basic import BasicTextNormalizer
-
-    basic: Callable[[str], str] = BasicTextNormalizer(split_letters=language.lower()[:2] in UNSPACED)
-    return functools.lru_cache(maxsize=1 << 14)(lambda text: basic(text).strip())
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
@@ -270,11 +252,18 @@ class Heard(msgspec.Struct, frozen=True):
     against_baseline: Edits
 
 
-def hear(measured: Measured, references: Sequence[str], baseline: Sequence[str], language: str) -> Heard | None:
-    """Return the words of a measurement; None where the worker was lost before the last clip."""
+def hear(
+    measured: Measured, references: Sequence[str], baseline: Sequence[str], language: str, kind: str = ""
+) -> Heard | None:
+    """Return the words of a measurement; None where the worker was lost before the last clip.
+
+    Args:
+        references, baseline: normalised.
+        kind: WER or CER, as `normalising.metric` returns it.
+    """
     if len(measured.texts) < len(references):
         return None
-    clean = normaliser(language)
+    clean = normaliser(language, kind)
     texts = [clean(text or "") for text in measured.texts]
     return Heard(texts, edits(references, texts), edits(baseline, texts))
 
@@ -299,13 +288,14 @@ def judge(
     """
     if not measured:
         return NoiseFloor(), [], []
-    clean = normaliser(language)
+    kind = metric(references, language)
+    clean = normaliser(language, kind)
     truth = [clean(reference) for reference in references]
     baseline = [clean(text or "") for text in measured[0].texts]
-    heard = [hear(one, truth, baseline, language) for one in measured]
+    heard = [hear(one, truth, baseline, language, kind) for one in measured]
     floor = noise_floor(measured, heard, again)
     bounds = _bounds(floor, limit)
-    context = _Context(measured[0], heard[0], truth, seconds, floor, bounds, language)
+    context = _Context(measured[0], heard[0], truth, seconds, floor, bounds, language, kind)
     return floor, bounds, [_row(one, words, context) for one, words in zip(measured, heard, strict=True)]
 
 
@@ -346,6 +336,8 @@ class _Context(msgspec.Struct, frozen=True):
     floor: NoiseFloor
     bounds: list[Bound]
     language: str
+    kind: str
+    """WER or CER."""
 
     def limit(self, name: str) -> float:
         return next(bound.limit for bound in self.bounds if bound.name == name)
@@ -433,7 +425,7 @@ def _draft(measured: Measured, context: _Context) -> Draft | None:
     heard = None
     if context.heard is not None:
         as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
-        heard = hear(as_texts, context.references, context.heard.texts, context.language)
+        heard = hear(as_texts, context.references, context.heard.texts, context.language, context.kind)
     latency = percentiles(measured.draft_latency)
     if heard is None:
         return Draft(latency, None, None)

@@ -42,6 +42,10 @@ class Word(msgspec.Struct, frozen=True):
     """One past the last sample."""
     confidence: float | None = None
     """Probability in 0..1, the lowest of the word's tokens; None where the decoder gives none."""
+    joined: bool = False
+    """No space stands before it, as in scripts without spaces, or where it is a piece of one long word."""
+    same_token: bool = False
+    """Its beginning and the end of the word before are one token, so that a decoder says either both or none."""
 
 
 class Hypothesis(msgspec.Struct, frozen=True):

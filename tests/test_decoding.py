@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from asrd import decoding
 from asrd.errors import ModelError
+from asrd.spacing import join
 from asrd.timestamps import Decoded, Token, words
 from tests import tiny
 
@@ -66,7 +67,7 @@ def check(decoded: Decoded, model: Any, frames: int) -> None:
 
 
 def check_words(found: list[Any], text: str, start: int, stop: int) -> None:
-    assert " ".join(word.text for word in found) == " ".join(text.split())
+    assert join(found) == " ".join(text.split())
     edges = [start, *itertools.chain.from_iterable((word.start, word.stop) for word in found), stop]
     assert edges == sorted(edges)
     assert all(type(word.start) is type(word.stop) is int for word in found)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from asrd import verdict, wire
 from asrd.findings import FEWEST, MEMORY_RESOLUTION, Measured
+from asrd.normalising import normaliser
 from asrd.precision import BASELINE, TABLE, Precision
 from asrd.verdict import Edits, edits, interval
 
@@ -44,9 +45,9 @@ def test_edits_add_up_over_any_split(pairs: list[tuple[str, str]]) -> None:
 
 
 def test_normalisers() -> None:
-    assert verdict.normaliser("en")("It's twenty-one, Colour!") == "it is 21 color"
-    assert verdict.normaliser("de")("Über, Straße!") == "über straße"
-    assert verdict.normaliser("ja")("雨です。") == "雨 で す"
+    assert normaliser("en")("It's twenty-one, Colour!") == "it is 21 color"
+    assert normaliser("de")("Über, Straße!") == "über strasse"
+    assert normaliser("ja")("雨です。") == "雨 で す"
 
 
 def test_interval_of_equal_edits_is_nothing() -> None:

@@ -14,9 +14,10 @@ from asrd.audio import AudioBlock
 from asrd.config import Settings
 from asrd.dictation import Dictation
 from asrd.engine import Engine
+from asrd.normalising import normaliser
 from asrd.recording import FILM
 from asrd.vad import Event
-from asrd.verdict import Edits, edits, interval, normaliser
+from asrd.verdict import Edits, edits, interval
 from asrd.window import GRID
 from asrd.wire import SAMPLE_RATE
 

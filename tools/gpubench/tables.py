@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 
-from asrd import verdict
+from asrd import normalising, verdict
 from asrd.precision import TABLE
 from asrd.wire import Memory
 
@@ -105,7 +105,7 @@ def _words(result: Result, found: Found, base: Found | None) -> tuple[str, str, 
     """Return WER, its delta with interval, and words changed per 100 against FP32; empty where nothing was heard."""
     if not found.texts or base is None or len(found.texts) != len(result.clips) or len(base.texts) != len(found.texts):
         return "", "", ""
-    clean = verdict.normaliser("en")
+    clean = normalising.normaliser("en")
     truth, ours, fp32 = ([clean(text) for text in texts] for texts in (result.clips, found.texts, base.texts))
     score, floor = verdict.edits(truth, ours), verdict.edits(truth, fp32)
     changed, interval = verdict.edits(fp32, ours), verdict.interval(score, floor)
