@@ -137,6 +137,43 @@ async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None],
     ready.clear()
 
 
+MAGIC_BYTES = 12
+"""Bytes by which a sound file is told from raw sound."""
+
+
+def file_kind(data: bytes) -> str:
+    """Return what sort of sound file begins so; "" for raw sound, and where MAGIC_BYTES are not there."""
+    head, body = data[:4], data[8:12]
+    if len(data) < MAGIC_BYTES:
+        return ""
+    if head in (b"RIFF", b"RF64", b"BW64", b"RIFX") and body == b"WAVE":
+        return "a WAV file"
+    if head == b"FORM" and body in (b"AIFF", b"AIFC"):
+        return "an AIFF file"
+    if data[4:8] == b"ftyp":
+        return "an MP4 file"
+    if data.startswith(b"ID3") and data[3] in (2, 3, 4) and data[4] == 0:
+        return "an MP3 file"
+    return _MAGIC.get(head, "")
+
+
+_MAGIC = {
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b".snd": "an AU file",
+    b"caff": "a CAF file",
+    b"wvpk": "a WavPack file",
+    b"\x1a\x45\xdf\xa3": "a WebM or Matroska file",
+    b"\x30\x26\xb2\x75": "a WMA file",
+    b"#!AM": "an AMR file",
+    b"MAC ": "a Monkey's Audio file",
+    b"riff": "a Wave64 file",
+}
+"""First four bytes -> the file. Raw sound has such four by chance once in four billion recordings."""
+
+_PLAY = "asrd transcribe - writes such a file down; asrd run --source file:PATH listens to it"
+
+
 class Pipe:
     """Raw sound on standard input: signed 16 bit, little endian, 16 kHz, mono; delivered as it comes.
 
@@ -152,6 +189,8 @@ class Pipe:
         self.problem = ""
         self.ended = False
         self._odd = b""
+        self._raw = False
+        """Whether enough has come to tell that this is no file."""
         self._reader: threading.Thread | None = None
         try:
             self._descriptor = os.dup(descriptor)
@@ -215,19 +254,38 @@ class Pipe:
     def _take(self, data: bytes, problem: str) -> None:
         """Put bytes on the tape; none mean the end."""
         try:
-            if data:
-                data = self._odd + data
-                self._odd = data[len(data) - len(data) % 2 :]
-                self._tape.push(np.frombuffer(data, "<i2", len(data) // 2) * np.float32(1 / 32768))
+            if self.ended:
                 return
-            if self._odd:
-                log.warning("%s: ended in the middle of a sample", self.name)
-                self._odd = b""
-            self._tape.finish()
-            self.problem, self.ended = problem, True
-            self._on_change()
+            if data:
+                self._push(self._odd + data)
+            else:
+                self._end(problem)
         finally:
             self._go_on()
+
+    def _push(self, data: bytes) -> None:
+        """Put bytes on the tape, once they are known to be raw sound."""
+        if not self._raw and len(data) < MAGIC_BYTES:
+            self._odd = data
+            return
+        if not self._raw and (kind := file_kind(data)):
+            self._odd = b""
+            self._end(f"{self.name}: is {kind}, and not raw sound ({_PLAY})")
+            return
+        self._raw = True
+        self._odd = data[len(data) - len(data) % 2 :]
+        self._tape.push(np.frombuffer(data, "<i2", len(data) // 2) * np.float32(1 / 32768))
+
+    def _end(self, problem: str) -> None:
+        if len(self._odd) > 1:  # all there was is shorter than the beginning of a file
+            self._raw = True
+            self._push(self._odd)
+        if self._odd:
+            log.warning("%s: ended in the middle of a sample", self.name)
+            self._odd = b""
+        self._tape.finish()
+        self.problem, self.ended = problem, True
+        self._on_change()
 
     def _go_on(self) -> None:
         """Have the reader read on as soon as that is wanted."""

@@ -25,6 +25,7 @@ from .normalising import units
 from .precision import TABLE, Gpu, after
 from .terminal import tell
 from .weights import weights_bytes
+from .wire import Download
 
 MAIN = ("fp32", "bfloat16", "int8")
 """Strategies whose weights the list of models shows: the baseline, the half and the least."""
@@ -78,6 +79,7 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
         f"Not confirmed by a public copy of the config: {'; '.join(recalled)}.",
         "The demo models recognise synthetic voices and a closed vocabulary, not your microphone.",
         *(f"{entry.name}: {entry.note}" for entry in entries if entry.note),
+        *(Download(name, size, None).kept for name, size in names.partials().items()),
     )
     return 0
 

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
@@ -52,6 +53,9 @@ PAGE_BYTES = 48 << 10
 PROGRESS_SECONDS = 0.5
 """Between two looks at how far a worker is that somebody waits for."""
 
+DOWNLOAD_LINE_SECONDS = 15.0
+"""Between two lines about a download, on the terminal in which the daemon runs."""
+
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
 
@@ -85,7 +89,8 @@ class Daemon:
         self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold, self._warn)
         self.rest = Rest(self.scribe)
         self.recorder = Recorder(self.scribe, listen, self)
-        self._told_state = ""
+        self._told_state = self._shown_stage = ""
+        self._shown_at = 0.0
         self._key = ToggleKey(self.recorder, lambda: self._begin(Request("toggle"))[1], self._spawn)
         self._began = time.monotonic()
         self._ending = asyncio.Event()
@@ -174,6 +179,8 @@ class Daemon:
         while self.scribe.busy and (self.scribe.download is None or self.scribe.engine.ready is not None):
             systemd.extend(15.0)
             await self._moved(5.0)
+        if (coming := self.scribe.download) is not None and coming.bytes:
+            log.info("%s", coming.kept)
         self.scribe.abandon("asrd ended while its model was downloaded")  # which may take hours; nothing is open else
         await self.recorder.close()
 
@@ -199,10 +206,21 @@ class Daemon:
         if (state := self.state) != self._told_state:
             systemd.event("state", state, logging.DEBUG, state=state)
             self._told_state = state
+        self._show_loading()
         self._pulse.set()
         self._pulse = asyncio.Event()
         systemd.status(self._line_of_status())
         self._rest()
+
+    def _show_loading(self) -> None:
+        """Tell a person at a terminal what a start takes its time for: each step once, a download now and then."""
+        loading = self.scribe.loading
+        stage, at = loading.partition(" ")[0], time.monotonic()
+        same = stage == self._shown_stage and (stage != "download" or at - self._shown_at < DOWNLOAD_LINE_SECONDS)
+        if not loading or same or not (self._in_terminal and sys.stderr.isatty()):
+            return
+        self._shown_stage, self._shown_at = stage, at
+        log.info("%s", replies.loading_words(loading))
 
     async def _moved(self, patience: float | None, pulse: asyncio.Event | None = None) -> None:
         """Wait until something is new, since `pulse` was the present one if it is given."""

@@ -18,6 +18,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import wave
@@ -204,6 +205,20 @@ def bus_address(environment: Mapping[str, str]) -> str:
     """Return where the session bus listens, or "" where nothing says so."""
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     return environment.get("DBUS_SESSION_BUS_ADDRESS") or (f"unix:path={runtime}/bus" if runtime else "")
+
+
+def bus_answers(environment: Mapping[str, str]) -> bool:
+    """Return whether something listens where the session bus is named; True where that is no file of this machine."""
+    path = bus_address(environment).partition("unix:path=")[2].split(",")[0].split(";")[0]
+    if not path:
+        return True
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 async def _notify(summary: str, body: str, urgency: str, replaces: int) -> int:

@@ -22,6 +22,7 @@ from .errors import AsrdError, AudioError, ControlError, SocketError
 from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
 from .terminal import one_line, tell
+from .wire import Download
 
 GIB = 1 << 30
 
@@ -151,6 +152,11 @@ def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     try:
         outlook = forecast.outlook(settings, cards)
         path = models.resolve(settings.model)
+    except models.NotCachedError as error:
+        part = models.partial(error.name)
+        kept = f"; {Download(error.name, part, None).kept}" if part else ""
+        yield Finding("model", False, True, f"{error.message}{kept}", error.hint)
+        return
     except AsrdError as error:
         yield Finding("model", False, True, error.message, error.hint)
         return

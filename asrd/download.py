@@ -288,6 +288,8 @@ def main() -> int:
 
     try:
         hub.check_environment()
+        asking = wire.Download(name, models.partial(name), None, "asking the hub")
+        say(wire.Progress("download", asking.text, None, asking))
         with hub.translating(name):
             path = Download(find(name, say), say).run()
     except Exception as error:

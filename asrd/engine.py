@@ -39,6 +39,9 @@ TOGETHER = {"cpu": 1, "cuda": 8}
 A processor is as fast with one after the other.
 """
 
+REFUSED_SECONDS = 10.0
+"""How long a model file that was refused counts as refused without another worker; a file that changes does not."""
+
 PASSING = ("no-room", "device-lost")
 """Kinds that may be over when the worker is started anew after a rest: a neighbour left, a card came back."""
 
@@ -166,6 +169,10 @@ class Engine:
         self._most = max(TOGETHER.values())
         self._due: float | None = None
         self._ends: list[float] = []
+        self._tried: tuple[int, ...] = ()
+        """What the file system says of the model's file that the last worker was started with."""
+        self._refusal: tuple[tuple[int, ...], float, LostError] | None = None
+        """File, time and reason of the last refusal of a model."""
 
     async def __aenter__(self) -> Engine:
         return self
@@ -427,6 +434,7 @@ class Engine:
                 if not self._allowed.is_set():
                     continue  # it was ended by `halt`, which says nothing about the rung
                 if loss.kind in FINAL:
+                    self._note_refusal(loss)
                     raise self._translated(loss) from None
                 self.failures += 1
                 log.warning("%s: %s: %s", rung.name, loss.kind, with_hint(loss.detail, loss.hint))
@@ -445,6 +453,25 @@ class Engine:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
                 raise
+
+    def _note_refusal(self, loss: LostError) -> None:
+        """Remember that a worker refused a model's file, so that nobody else starts one for it at once."""
+        known = self._refusal is not None and self._refusal[2] is loss
+        if loss.kind == "model" and self._tried and not known:
+            self._refusal = self._tried, asyncio.get_running_loop().time(), loss
+
+    def _look_at(self, path: Path) -> None:
+        """Note the file that a worker is to load. Raises LostError where one has just refused it."""
+        try:
+            facts = path.stat()
+            self._tried = facts.st_mtime_ns, facts.st_size, facts.st_ino
+        except OSError:
+            self._tried = ()
+        if self._refusal is None or not self._tried:
+            return
+        tried, when, loss = self._refusal
+        if tried == self._tried and asyncio.get_running_loop().time() - when < REFUSED_SECONDS:
+            raise loss
 
     def _acquit(self, trial: Trial) -> AsrdError:
         """Put back every rung that failed at one sound, FP32 among them: the sound was the fault. Return the error."""
@@ -486,6 +513,7 @@ class Engine:
         if self._worker is not None and self.ready is not None:
             return self.ready
         path = await self.fetch()
+        self._look_at(path)
         await self._allowed.wait()
         rung = self.rung
         if rung.device != "cpu":  # a card that slept needs seconds to wake up, and the key must not wait for it

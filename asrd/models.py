@@ -28,6 +28,10 @@ SHIPPED = {name: DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-td
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
+PARTIAL = "*.asrd.incomplete"
+"""How the files end that a broken download left among a model's blobs."""
+
+
 class NotCachedError(ModelError):
     """A model on the hub that is not in the cache. Its `name` is owner/name."""
 
@@ -110,6 +114,22 @@ def own_file(name: str) -> str:
 def repository(name: str) -> str:
     """Return the folder that the hub's library gives a model in its cache."""
     return f"models--{name.replace('/', '--')}"
+
+
+def partial(name: str) -> int:
+    """Return the bytes of a hub model whose download was broken off; 0 where there is none."""
+    parts = (cache_folder() / repository(name) / "blobs").glob(PARTIAL)
+    try:
+        return max((part.stat().st_size for part in parts), default=0)
+    except OSError:
+        return 0
+
+
+def partials() -> dict[str, int]:
+    """Return owner/name -> bytes of every model of which a download brought a part."""
+    names = (path.name.removeprefix("models--").split("--") for path in sorted(cache_folder().glob("models--*--*")))
+    found = {"/".join(words): partial("/".join(words)) for words in names if len(words) == 2}
+    return {name: size for name, size in found.items() if size and not _cached(name)}
 
 
 def cached() -> list[str]:

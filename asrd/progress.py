@@ -108,8 +108,12 @@ class DownloadBar:
     def __exit__(self, failed: object, *_: object) -> None:
         if self._rich and self._last is not None:
             self._rich.stop()
-        if not failed and self._last is not None:
+        if self._last is None:
+            return
+        if not failed:
             tell(f"asrd: downloaded {self._last.text}", self._stream)
+        elif self._last.bytes:
+            tell(f"asrd: {self._last.kept}", self._stream)
 
     def show(self, progress: Loading) -> None:
         """Show a report of the download."""
@@ -118,11 +122,12 @@ class DownloadBar:
             return
         if self._rich and self._last is None:
             self._rich.start()  # a file that is here shows no bar
+        sized = self._last is not None and self._last.total is None and state.total is not None
         self._last = state
         if self._rich:
             what = f"{state.model} ({state.note})" if state.note else state.model
             self._rich.update(self._task, description=one_line(what), completed=state.bytes, total=state.total)
-        elif time.monotonic() - self._told >= EVERY:
+        elif sized or time.monotonic() - self._told >= EVERY:
             self._told = time.monotonic()
             tell(f"asrd: downloading {state.text}", self._stream)
 

@@ -288,7 +288,8 @@ class Scribe:
         kept = self.spool.failed(one.take, reason, one.text)
         systemd.event(
             "kept",
-            f"recording {one.take.id}, {one.take.seconds:.1f} s, did not become text: {reason}"
+            f"recording {one.take.id}, {one.take.seconds:.1f} s, did not become text"
+            + (f": {reason}" if reason != self.trouble else "")  # which was said a moment ago
             + ("; asrd retry tries again" if kept else "; it was not kept"),
             logging.WARNING,
             take=one.take.id,

@@ -314,6 +314,11 @@ def _notifications() -> Check:
         service = thread.submit(lambda: asyncio.run(desktop.notification_service())).result()
     if service:
         return Check("notifications", True, f"shown by {service}")
+    if not desktop.bus_address(os.environ):
+        return Check("notifications", False, "there is no session bus", "export XDG_RUNTIME_DIR=/run/user/$(id -u)")
+    if not desktop.bus_answers(os.environ):
+        hint = "systemctl --user start dbus, or: dbus-run-session -- asrd run"
+        return Check("notifications", False, "the session bus does not answer", hint)
     return Check("notifications", False, "no service on the session bus shows them", install("dunst"))
 
 

@@ -223,6 +223,13 @@ class Download(msgspec.Struct, frozen=True):
         return f"{self.model}: {decimal(self.bytes)}{of}" + (f" ({self.note})" if self.note else "")
 
 
+    @property
+    def kept(self) -> str:
+        """What stays of a download that ends before its time, and what becomes of it."""
+        of = f" of {decimal(self.total)}" if self.total is not None else ""
+        return f"{decimal(self.bytes)}{of} of {self.model} are kept; the next download goes on from there"
+
+
 def decimal(count: int) -> str:
     """Return bytes as the hub shows them: decimal megabytes and gigabytes."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

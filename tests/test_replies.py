@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from asrd import hints, replies
+from asrd.capture import file_kind
 from asrd.config import Loaded, Settings
 from asrd.deliveries import sink_name
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
@@ -376,3 +377,117 @@ def test_a_terminal_is_told_the_next_step_and_a_service_is_not(daemon: Start) ->
     one.up()
     one.until(lambda: one.state == "IDLE")
     assert "hotkey" not in one.log.read_text()
+
+
+def test_a_terminal_sees_the_steps_of_a_load(daemon: Start) -> None:
+    one = daemon(up=False)
+    leader, follower = os.openpty()
+    command = [sys.executable, "-m", "tests.deaf_daemon", "run"]
+    one.process = subprocess.Popen(command, cwd=ROOT, env=one.environment, stdin=follower, stderr=follower)
+    os.close(follower)
+    one.until(lambda: one.socket.exists() and one.state == "IDLE")
+    shown = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert "asrd: the worker starts\r\n" in shown
+    assert shown.count("the worker starts") == 1
+
+
+# -- a file where raw sound is due ------------------------------------------------------------------------------------
+
+PAD = b"\0" * 64
+FILES: dict[str, tuple[bytes, str]] = {
+    "WAV": (b"RIFF\x24\0\0\0WAVEfmt ", "a WAV file"),
+    "WAV of unknown length": (b"RIFF\xff\xff\xff\xffWAVEfmt ", "a WAV file"),
+    "RF64": (b"RF64\xff\xff\xff\xffWAVEds64", "a WAV file"),
+    "BW64": (b"BW64\xff\xff\xff\xffWAVEds64", "a WAV file"),
+    "big-endian WAV": (b"RIFX\0\0\0\x24WAVEfmt ", "a WAV file"),
+    "FLAC": (b"fLaC\0\0\0\x22", "a FLAC file"),
+    "Ogg": (b"OggS\0\x02", "an Ogg file"),
+    "AIFF": (b"FORM\0\0\0\x24AIFFCOMM", "an AIFF file"),
+    "AIFC": (b"FORM\0\0\0\x24AIFCFVER", "an AIFF file"),
+    "AU": (b".snd\0\0\0\x18", "an AU file"),
+    "CAF": (b"caff\0\x01\0\0desc", "a CAF file"),
+    "MP3 with a tag": (b"ID3\x04\0\0\0\0\0\0", "an MP3 file"),
+    "m4a": (b"\0\0\0\x20ftypM4A ", "an MP4 file"),
+    "mp4": (b"\0\0\0\x18ftypisom", "an MP4 file"),
+    "WebM": (b"\x1a\x45\xdf\xa3\x9fB\x86\x81", "a WebM or Matroska file"),
+    "WMA": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA file"),
+    "AMR": (b"#!AMR\n", "an AMR file"),
+    "WavPack": (b"wvpk\0\0\0\0", "a WavPack file"),
+    "Wave64": (b"riff\x2e\x91\xcf\x11", "a Wave64 file"),
+    "Monkey's Audio": (b"MAC \x96\x0f\0\0", "a Monkey's Audio file"),
+    "silence": (b"", ""),
+    "RIFF that is no WAVE": (b"RIFF\x24\0\0\0AVI LIST", ""),
+    "a tag's letters alone": (b"ID3 is not a tag", ""),
+}
+"""Name -> how it begins; what it is called, "" for raw sound."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_told_from_raw_sound(name: str) -> None:
+    begins, kind = FILES[name]
+    assert file_kind(begins + PAD) == kind
+    assert file_kind((begins + PAD)[:11]) == "", "too little to judge by"
+
+
+def test_raw_sound_of_any_length_is_never_taken_for_a_file() -> None:
+    draw = random.Random(15)
+    for _ in range(2000):
+        assert file_kind(draw.randbytes(draw.randrange(64))) == ""
+
+
+@pytest.mark.parametrize("name", ["WAV", "FLAC", "Ogg"])
+@pytest.mark.parametrize("at_once", [3, 64])
+def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_once: int) -> None:
+    one = daemon(up=False)
+    command = [sys.executable, "-m", "tests.deaf_daemon", "run", "--source", "pipe"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=one.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    data = FILES[name][0] + PAD
+    for start in range(0, len(data), at_once):
+        process.stdin.write(data[start : start + at_once])
+        process.stdin.flush()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (65, b"")
+    assert f"standard input: is {FILES[name][1]}, and not raw sound".encode() in err
+    assert b"asrd transcribe -" in err
+
+
+def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:
+    one = daemon(up=False)
+    command = [sys.executable, "-m", "tests.deaf_daemon", "run", "--source", "pipe"]
+    done = subprocess.run(command, cwd=ROOT, env=one.environment, input=b"\1\0\2\0\3", capture_output=True, timeout=30)
+    assert done.returncode == 0
+    assert b"in the middle of a sample" in done.stderr
+
+
+# -- a model that is refused, and one that is not whole ---------------------------------------------------------------
+
+
+def test_a_refused_model_costs_one_worker_and_a_file_that_changes_another(tmp_path: Path) -> None:
+    clip = ROOT / "asrd" / "data" / "eval" / "0001.flac"
+    model = tmp_path / "bad.nemo"
+    model.write_bytes(b"\0" * 5000)
+    done = subprocess.run(
+        [sys.executable, "-m", "asrd", "run", "--source", f"file:{clip}", "--sink", "stdout", "--model", model],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        env=os.environ | {"XDG_RUNTIME_DIR": os.fspath(tmp_path), "XDG_STATE_HOME": os.fspath(tmp_path)},
+    )  # fmt: skip
+    assert done.stderr.count("starting a worker") == 1
+    assert done.stderr.count("it holds no model_config.yaml") == 1, "said once"
+    assert done.returncode == 75
+
+
+def test_a_download_that_was_broken_off_is_shown(tmp_path: Path) -> None:
+    blobs = tmp_path / "models--someone--large" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "abc.asrd.incomplete").write_bytes(b"\0" * 2_500_000)
+    here = os.environ | {"HF_HUB_CACHE": os.fspath(tmp_path), "COLUMNS": "200", "XDG_RUNTIME_DIR": os.fspath(tmp_path)}
+    said = "2.5 MB of someone/large are kept; the next download goes on from there"
+    for words in (["models"], ["doctor", "--model", "someone/large"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "asrd", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=here
+        )
+        assert said in done.stdout.replace("\n", " ")
