@@ -543,8 +543,8 @@ def _below(below: Mapping[str, Any] | None) -> str:
     if below is None:
         return ""
     again = below.get("again_in")
-    when = "" if again is None else f"; tried again after {max(1, round(again / 60))} min of rest"
-    return f"{below['wanted']} was asked for and is out: {below['detail']}{when}"
+    when = "" if again is None else f"; tried again after {max(1, round(again / 60))} min without trouble"
+    return f"{below['wanted']} was asked for and is not used: {below['detail']}{when}"
 
 
 def _shadow(shadow: Mapping[str, Any] | None) -> str:

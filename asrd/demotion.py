@@ -86,7 +86,7 @@ class Demotion:
         self._in_vain.add((engine.rung.name, verdict.kind))
         systemd.event(
             "rejected",
-            f"{engine.rung.name} stays, as no other rung would help: {verdict.detail}",
+            f"{engine.rung.name} stays in use, as no other precision would help: {verdict.detail}",
             logging.WARNING,
             strategy=engine.rung.name,
             kind=verdict.kind,
@@ -110,7 +110,7 @@ class Demotion:
         if ladder.again(engine.plan, engine.left, engine.rungs, engine.rejected):
             self.calm.trouble(time.monotonic())
         to = engine.rung.name
-        said = f"{before} gave way to {to}: {cause.detail}"
+        said = f"fell back from {before} to {to}: {cause.detail}"
         systemd.event(
             "demoted",
             said,
@@ -134,7 +134,7 @@ class Demotion:
         self._buffers, self._forgiven = 0, engine.failures
         self._costs.clear()  # what it cost before it was left says nothing of today
         to = engine.rung.name
-        systemd.event("promoted", f"{before} gave way to {to}, which is tried again", strategy=to, before=before)
+        systemd.event("promoted", f"{to} is tried again in place of {before}", strategy=to, before=before)
 
     def below(self, engine: Engine) -> dict[str, Any] | None:
         """Return what was asked for, why it does not run and when it is tried again; None where it runs."""
@@ -160,7 +160,7 @@ def tell_rejected(engine: Engine) -> list[Rejected]:
     """Write down which rungs are out since this was asked last, and return them."""
     fresh = engine.told()
     for one in fresh:
-        said = f"{one.rung} is out: {with_hint(one.detail, one.hint)}"
+        said = f"{one.rung} is not used: {with_hint(one.detail, one.hint)}"
         systemd.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
     return fresh
 

@@ -152,13 +152,10 @@ def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     try:
         outlook = forecast.outlook(settings, cards)
         path = models.resolve(settings.model)
-    except models.NotCachedError as error:
-        part = models.partial(error.name)
-        kept = f"; {Download(error.name, part, None).kept}" if part else ""
-        yield Finding("model", False, True, f"{error.message}{kept}", error.hint)
-        return
     except AsrdError as error:
-        yield Finding("model", False, True, error.message, error.hint)
+        part = models.partial(settings.model)
+        kept = f"; {Download(settings.model, part, None).kept}" if part else ""
+        yield Finding("model", False, True, f"{error.message}{kept}", error.hint)
         return
     about = f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
     yield Finding("model", True, True, about)

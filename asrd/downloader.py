@@ -117,7 +117,7 @@ def _translated(failed: wire.Failed) -> AsrdError:
 
 def _lost(name: str, why: str) -> NetworkError:
     return NetworkError(
-        f"the download of {name} ended before its time: {why}", "try again; what has arrived is kept, and it goes on"
+        f"the download of {name} broke off: {why}", "try again; what has arrived is kept, and it goes on"
     )
 
 

@@ -483,7 +483,7 @@ class Engine:
         self._template, self._rungs = trial.template, [rung for rung in trial.rungs if rung.name not in out]
         self.left = trial.left + [rung for rung in self.left[len(trial.left) :] if rung.name in out]
         tried = "; ".join(f"{one.rung}: {one.detail}" for one in blamed)
-        log.warning("no rung could answer for one sound (%s); the engine stays as it was before", tried)
+        log.warning("no precision could answer for one recording (%s); the one before stays in use", tried)
         if all(one.kind == "non-finite" for one in blamed):
             return AudioError(f"no precision makes text of this sound ({tried})", "other recordings are not concerned")
         return SoundError(f"no worker could answer for this sound ({tried})", "other recordings are not concerned")
@@ -522,7 +522,7 @@ class Engine:
         began = asyncio.get_running_loop().time()  # what a person waits for is the imports as well
         worker = self._worker = await Worker.spawn(self._command, NO_CARD if rung.device == "cpu" else {})
         if not self._allowed.is_set():
-            raise LostError("killed", "the worker was ended as it started")
+            raise LostError("killed", "the worker was ended while it started")
         own = {"precision": rung.precision, "device": rung.device, "path": str(path)}
         await worker.send(msgspec.structs.replace(self._template, **own))
         while True:
@@ -595,7 +595,9 @@ class Engine:
 
     def _exhausted(self) -> EngineError:
         tried = "; ".join(f"{r.rung}: {r.detail}" for r in self.rejected) or "the plan had none"
-        return EngineError(f"no rung is left that could answer ({tried})", "run with --debug to see the worker's log")
+        return EngineError(
+            f"no precision is left that could answer ({tried})", "run with --debug to see what the worker prints"
+        )
 
 
 def _tell_idle_wishes(start: wire.Start, family: str) -> None:

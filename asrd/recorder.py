@@ -170,7 +170,7 @@ class Recorder:
             patience = silence if voice else max(silence, UNSPOKEN_SECONDS)
             if (length >= limit and not self.one_shot) or (silence and quiet >= patience):
                 if not seconds and not silence:
-                    log.warning("a recording of %.0f minutes was taken for forgotten, and ended", length / 60)
+                    log.warning("ended a recording of %.0f minutes, which was perhaps forgotten", length / 60)
                 await self.stop(by_key=False)
                 return
             with contextlib.suppress(TimeoutError):

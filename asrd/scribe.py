@@ -230,7 +230,7 @@ class Scribe:
         unheard = one.dictation.unheard
         self._unheard = one.dictation.unheard_before + unheard
         if unheard >= UNHEARD and not one.text:
-            return await self._keep(one, f"{one.dictation.strategy} made no word of {unheard:.1f} s of clear speech")
+            return await self._keep(one, f"{one.dictation.strategy} found no word in {unheard:.1f} s of clear speech")
         if one.writing.missed:
             log.warning('what was to be dropped had been delivered, or was not there: deliver = "take" can drop all')
         return self._settle(one)
@@ -488,7 +488,7 @@ class Scribe:
         self._changed()  # the time begins after which an unused model leaves memory
         if before.model:
             was, now = (f"{one.model} under {one.strategy}" for one in (before, settings))
-            systemd.event("unloaded", f"{was} gave way to {now}")
+            systemd.event("unloaded", f"{was} was unloaded: {now} is in use")
 
     async def _go_without(self, settings: Settings) -> None:
         """End the worker and start none: the model was taken out of the settings."""
@@ -578,7 +578,7 @@ class Scribe:
             if self.engine.ready is not None and not (self.busy or self._guests):
                 await self.engine.stop()
                 self.memory = None
-                systemd.event("unloaded", "the model left memory: unused")
+                systemd.event("unloaded", "the model was unloaded: it was not used for a while")
         self._changed()
 
     async def sleep(self) -> None:
@@ -589,7 +589,7 @@ class Scribe:
         await asyncio.gather(*(engine.halt() for engine in (self.engine, self._coming) if engine is not None))
         self.memory = None
         if loaded:
-            systemd.event("unloaded", "the model left memory: the machine sleeps")
+            systemd.event("unloaded", "the model was unloaded: the machine sleeps")
         self._changed()
 
     async def wake(self) -> None:

@@ -197,7 +197,7 @@ class Server:
         if task not in self._silent or writer.transport.get_write_buffer_size():
             writer.transport.abort()
             return
-        why = "asrd is ending" if self._closing else "other clients need this place"
+        why = "asrd is ending" if self._closing else "asrd has more clients than places"
         writer.write(encoded(_error(BusyError(why, "try again"))) + b"\n")
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -318,7 +318,7 @@ def parse(line: bytes) -> Request:
     if request.verb not in VERBS:
         raise UsageError(f"unknown verb {request.verb[:40]!r}", nearest(request.verb[:40], VERBS))
     if not (0 <= request.silence < 1e6 and 0 <= request.seconds < 1e6):
-        raise UsageError("silence and seconds are spans in seconds")
+        raise UsageError("silence and seconds must be between 0 and a million seconds")
     return request
 
 

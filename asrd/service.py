@@ -284,7 +284,7 @@ def _write(path: Path, text: str) -> bool:
     try:
         before = path.read_text("utf-8", errors="surrogateescape") if path.exists() else None
         if before == text:
-            _say(f"{path} is as it should be")
+            _say(f"{path} is up to date")
             return False
         places.make_folder(path.parent)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")

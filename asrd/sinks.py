@@ -115,7 +115,7 @@ class Stdout:
                     raise kind(f"standard output cannot be written: {error.strerror}") from error
             elif waited >= self.limit:
                 kind = SinkError if len(rest) == whole else UncertainError
-                raise kind(f"no program has read standard output for {self.limit:.0f} s")
+                raise kind(f"nobody has read standard output for {self.limit:.0f} s")
             else:
                 await asyncio.sleep(0.02)
                 waited += 0.02

@@ -606,14 +606,14 @@ def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
     assert status["below"]["wanted"] == "half on cpu"
     assert (status["shadow"]["takes"], status["faults"]) == (0, "stall:99")
     page = one.verb("status").communicate(timeout=20)[0]
-    assert "below     half on cpu was asked for and is out: the encoder put out nan" in page
+    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page
     assert "below half on cpu (non-finite)" in page.splitlines()[0]
     assert "faults    rehearsed: stall:99" in page
     bar = json.loads(one.verb("status", "--waybar").communicate(timeout=20)[0])
     assert bar["class"] == ["idle", "below"]
     log = one.log.read_text()
     assert "trouble is rehearsed: stall:99" in log
-    assert "half on cpu gave way to half(encoder.layers.3:float32) on cpu" in log
+    assert "fell back from half on cpu to half(encoder.layers.3:float32) on cpu" in log
     assert one.ask(verb="use", strategy="half")["said"] == "now on half on cpu"
     assert one.ask(verb="status")["below"] is None
 

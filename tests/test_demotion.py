@@ -128,7 +128,7 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
         await rested(one)
         assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
         if outcome == "kept":
-            assert told.detail.startswith("half made no word of 0.")
+            assert told.detail.startswith("half found no word in 0.")
             assert await one.scribe.rewrite(one.spool.waiting()[0]), "by the next rung"
             assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
 
@@ -299,13 +299,13 @@ async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_
         assert one.scribe.demotion.below(one.scribe.engine) is None
         for _ in range(3):
             await one.say().told
-        assert told == [("Another precision", "half on cpu gave way to fp32 on cpu: the encoder put out nan")]
+        assert told == [("Another precision", "fell back from half on cpu to fp32 on cpu: the encoder put out nan")]
         below = one.scribe.demotion.below(one.scribe.engine)
         assert below == {
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
     status = STATUS | {"below": below}
-    assert "below     half on cpu was asked for and is out: the encoder put out nan" in page(status)
+    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page(status)
     assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "below"]
     assert "tried again after 30 min" in page(STATUS | {"below": {**below, "again_in": 1800}})
 

@@ -621,7 +621,7 @@ async def test_a_rung_that_does_not_hold_is_told_and_the_next_one_answers(
     async with at_work(tmp_path, "half=nan *=ok") as one:
         told = await one.say().told
         assert (told.outcome, told.strategy) == ("delivered", "fp32")
-        assert "half on cpu is out: the encoder put out nan" in caplog.text
+        assert "half on cpu is not used: the encoder put out nan" in caplog.text
 
 
 @case
