@@ -7,24 +7,26 @@ cut short, samples that are not finite) is one warning on the logger "asrd", and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from . import containers, media
 from .channels import CANCELLING, Mixer
-from .errors import AudioError, DiskError
+from .errors import AsrdError, AudioError, DiskError
+from .sndfile import Decoder, Sndfile
 from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
@@ -32,15 +34,10 @@ log = logging.getLogger("asrd")
 Samples = NDArray[np.float32]
 """1-D, contiguous, nominally -1..1."""
 
-BLOCK_SECONDS = 0.25
-"""Length of a block read from a file; a resampler may make single blocks a little longer or shorter."""
-
 RATES = range(2_000, 1_000_001)
 """Hertz that a file may claim; a header outside is damaged, not fast."""
 
 _CONVERT = "asrd reads WAV, FLAC, OGG, Opus, MP3, AIFF, CAF and more; for others: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
-_ENDLESS = 0x7FFF_0000
-"""A length in a header from here on was written by a program that did not know the end: sox or ffmpeg into a pipe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,9 +90,10 @@ class Source(Protocol):
 class SoundFile:
     """A sound file, a pipe or, as "-", standard input, read block by block in constant memory.
 
-    Channels are averaged, unless that cancels what is in them (`channels.Mixer`). Other rates are resampled by soxr: a
-    file of n frames at rate r gives exactly round(n * 16000 / r) samples. What cannot be sought (a pipe) is spooled
-    to a temporary file first.
+    Channels are averaged, unless that cancels what is in them (`channels.Mixer`). Other rates are resampled by soxr: n
+    frames at rate r give exactly round(n * 16000 / r) samples. What cannot be sought (a pipe) is spooled to a temporary
+    file first. Streams that follow each other in one file are read one after the other, each to its end, whatever its
+    header says.
 
     Args:
         path: the file, or "-".
@@ -106,27 +104,35 @@ class SoundFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = "standard input" if os.fspath(path) == "-" else os.fspath(path)
-        stream = _spooled(_stdin() if os.fspath(path) == "-" else _open(Path(path)), self.name)
+        self.warnings: list[str] = []
+        """What was wrong with it, a sentence each; complete once it was iterated over."""
+        self.complete = True
+        """False once sound turned out to be missing, or its end to be uncertain."""
+        self._decoder: Decoder | None = None
+        self._descriptor = -1
+        with _spooled(_stdin() if os.fspath(path) == "-" else _open(Path(path)), self.name) as stream:
+            self._descriptor = os.dup(stream.fileno())
         try:
-            self._file: Any = soundfile.SoundFile(os.dup(stream.fileno()), closefd=True)
-        except (soundfile.SoundFileError, TypeError) as error:
-            raise _refusal(self.name, error) from error
-        finally:
-            stream.close()
-        self.rate: int = self._file.samplerate
-        self.channels: int = self._file.channels
-        if self.rate not in RATES:
-            self._file.close()
-            raise AudioError(f"{self.name}: claims {self.rate} samples a second", "its header is damaged")
-        if not self._file.frames:
-            self._file.close()
-            raise AudioError(f"{self.name}: holds no sound", "its header says 0 samples")
-        log.debug("%s: %s, %d Hz, %d channels", self.name, self._file.subtype_info, self.rate, self.channels)
+            self._layout = containers.survey(self._descriptor)
+            self._decoder = first = self._open(0)
+        except OSError as error:
+            self.close()
+            raise AudioError(f"{self.name}: cannot be read, {error.strerror or error}") from error
+        except AsrdError:
+            self.close()
+            raise
+        self._fresh = True
+        self.rate, self.channels, self._promised = first.rate, first.channels, first.frames
+
+    @property
+    def foreign(self) -> bool:
+        """Whether another process decodes it, which may keep a reader waiting."""
+        return isinstance(self._decoder, media.Media)
 
     @property
     def seconds(self) -> float:
-        """Length as the header states it, in seconds; of some compressed files only an estimate."""
-        return float(self._file.frames / self.rate)
+        """Length as the header states it, in seconds; 0 where it states none, and often only an estimate."""
+        return self._promised / self.rate * max(1, len(self._layout.parts))
 
     def __enter__(self) -> SoundFile:
         return self
@@ -136,74 +142,171 @@ class SoundFile:
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        self._file.close()
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            self.close()
 
     def __iter__(self) -> Iterator[AudioBlock]:
         """Yield the blocks from the first sample on. Raises AudioError when not one sample was finite."""
-        if self._file.tell():
-            self._file.seek(0)
-        resampler = None if self.rate == SAMPLE_RATE else soxr.ResampleStream(self.rate, SAMPLE_RATE, 1, "float32")
-        frames = start = 0
-        for mono in self._frames():
-            frames += len(mono)
-            block = mono if resampler is None else resampler.resample_chunk(mono)
-            if len(block):
+        self.warnings, self.complete = [], True
+        tally = _Tally()
+        start = 0
+        for number in range(max(1, len(self._layout.parts))):
+            decoder = self._next(number, tally)
+            if decoder is None:
+                continue
+            for block in _resampled(self._frames(decoder, tally), decoder.rate):
                 yield AudioBlock(start, block)
                 start += len(block)
-        if resampler is not None:
-            tail = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-            missing = round(frames * SAMPLE_RATE / self.rate) - start
-            if missing > 0:
-                yield AudioBlock(start, np.pad(tail, (0, max(0, missing - len(tail))))[:missing])
+        self._tell(tally)
 
-    def _frames(self) -> Iterator[Samples]:
-        """Yield mono blocks at the file's own rate, with what is not finite silenced and told at the end."""
-        size, seen, bad = max(1, round(self.rate * BLOCK_SECONDS)), 0, 0
-        mixer = Mixer(self.channels, self.rate)
-        broken = ""
-        while True:
-            try:
-                block = self._file.read(size, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
-                broken = f" ({getattr(error, 'error_string', error)})"
-                break
-            if not len(block):
-                break
-            seen += len(block)
+    def _open(self, number: int) -> Decoder:
+        """Return a decoder at the beginning of a stream. Raises AudioError."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        if self._layout.decoder == "media":
+            return media.open_media(self.name, self._descriptor)
+        try:
+            found = Sndfile(self.name, self._descriptor, self._layout.parts[number] if self._layout.parts else None)
+        except (soundfile.SoundFileError, TypeError) as error:
+            return self._open_foreign(error)
+        if found.rate not in RATES:
+            found.close()
+            raise AudioError(f"{self.name}: claims {found.rate} samples a second", "its header is damaged")
+        if found.empty and len(self._layout.parts) < 2:
+            found.close()
+            raise AudioError(f"{self.name}: holds no sound", "its header says 0 samples")
+        log.debug("%s: %s, %d Hz, %d channels", self.name, found.about, found.rate, found.channels)
+        return found
+
+    def _open_foreign(self, refused: Exception) -> Decoder:
+        """Return a decoder of what libsndfile refused. Raises AudioError."""
+        refusal = _refusal(self.name, refused)
+        if self._layout.parts or not os.fstat(self._descriptor).st_size:
+            raise refusal from refused
+        try:
+            return media.open_media(self.name, self._descriptor)
+        except AudioError as error:
+            # Of a kind that it knows libsndfile tells more.
+            if getattr(refused, "code", 1) != 1:
+                raise refusal from refused
+            raise error from refused
+
+    def _next(self, number: int, tally: _Tally) -> Decoder | None:
+        """Return the decoder of a stream; None where it is not the first, and cannot be decoded."""
+        if number == 0 and self._fresh and self._decoder is not None:
+            self._fresh = False
+            return self._decoder
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
+        try:
+            self._decoder = self._open(number)
+        except AudioError as error:
+            if number == 0:
+                raise
+            tally.problem = tally.problem or error.hint or error.message.removeprefix(f"{self.name}: ")
+        return self._decoder
+
+    def _frames(self, decoder: Decoder, tally: _Tally) -> Iterator[Samples]:
+        """Yield mono blocks at the stream's own rate, with what is not finite silenced and counted."""
+        mixer, before = Mixer(decoder.channels, decoder.rate), tally.frames
+        if isinstance(decoder, media.Media) and decoder.note:
+            self._warn(decoder.note)
+        for block in decoder.blocks():
+            tally.add(block.shape, decoder.rate)
             block, damaged = clean(block)
-            bad += damaged
+            tally.bad += damaged
             yield mixer.mix(block)
         if mixer.cancelling:
-            log.warning(CANCELLING, self.name, mixer.cancelling)
-        self._tell(seen, bad, broken)
+            self._warn(CANCELLING.removeprefix("%s: ") % mixer.cancelling)
+        tally.problem = tally.problem or decoder.problem
+        tally.missing += max(0, decoder.frames - (tally.frames - before)) / decoder.rate
 
-    def _tell(self, seen: int, bad: int, broken: str) -> None:
+    def _tell(self, tally: _Tally) -> None:
         """Warn about what was missing or not a number. Raises AudioError when nothing usable was seen."""
-        if not seen or bad == seen * self.channels:
-            why = "not one of its samples is a finite number" if seen else "nothing of it can be decoded"
+        if not tally.frames or tally.bad == tally.samples:
+            why = "not one of its samples is a finite number" if tally.frames else "nothing of it can be decoded"
             raise AudioError(f"{self.name}: holds no sound", why)
-        if bad:
-            share = 100 * bad / (seen * self.channels)
-            log.warning("%s: %d samples (%.1f %%) are not finite and count as silence", self.name, bad, share)
-        promised = max(self._file.frames, _promised(self._file.extra_info, seen))
-        if broken or promised > seen:
-            heard, whole = seen / self.rate, promised / self.rate
-            log.warning("%s: is cut short, %.1f of %.1f s can be read%s", self.name, heard, whole, broken)
+        if tally.bad:
+            share = 100 * tally.bad / tally.samples
+            self._warn(f"{tally.bad} samples ({share:.1f} %) are not finite and count as silence")
+        whole = max(tally.seconds + tally.missing, tally.seconds * self._layout.promised)
+        flaw = self._layout.flaw or ("is cut short" if tally.problem or tally.missing else "")
+        if not flaw:
+            return
+        self.complete = False
+        of = f" of {whole:.1f}" if round(whole, 1) > round(tally.seconds, 1) else ""
+        self._warn(f"{flaw}, {tally.seconds:.1f}{of} s can be read" + f" ({tally.problem})" * bool(tally.problem))
+
+    def _warn(self, predicate: str) -> None:
+        self.warnings.append(f"{self.name}: {predicate}")
+        log.warning("%s", self.warnings[-1])
+
+
+@dataclass
+class _Tally:
+    """What was seen of a file."""
+
+    frames: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    bad: int = 0
+    """Samples that are not finite."""
+    missing: float = 0.0
+    """Seconds that headers promised, and that were not there."""
+    problem: str = ""
+
+    def add(self, shape: tuple[int, ...], rate: int) -> None:
+        """Count a block of so many frames and channels."""
+        self.frames += shape[0]
+        self.samples += shape[0] * shape[1]
+        self.seconds += shape[0] / rate
+
+
+def _resampled(sound: Iterable[Samples], rate: int) -> Iterator[Samples]:
+    """Yield mono samples of any rate at SAMPLE_RATE: n of them give round(n * SAMPLE_RATE / rate)."""
+    if rate == SAMPLE_RATE:
+        yield from (block for block in sound if len(block))
+        return
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32")
+    frames = made = 0
+    for mono in sound:
+        frames += len(mono)
+        block = resampler.resample_chunk(mono)
+        if len(block):
+            made += len(block)
+            yield block
+    tail = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+    missing = round(frames * SAMPLE_RATE / rate) - made
+    if missing > 0:
+        yield np.pad(tail, (0, max(0, missing - len(tail))))[:missing]
+
+
+async def blocks(sound: Iterable[AudioBlock]) -> AsyncGenerator[AudioBlock]:
+    """Yield the blocks of a source, without holding up the loop where another process decodes it.
+
+    Raises: what the source raises.
+    """
+    if not (isinstance(sound, SoundFile) and sound.foreign):
+        for block in sound:
+            yield block
+        return
+    iterator = iter(sound)
+    while (found := await asyncio.to_thread(next, iterator, None)) is not None:
+        yield found
 
 
 def read(path: str | os.PathLike[str]) -> Samples:
     """Return a whole file as one array, float32 mono 16 kHz; for short clips. Raises as SoundFile does."""
     with SoundFile(path) as source:
         return np.concatenate([np.zeros(0, np.float32), *(block.samples for block in source)])
-
-
-def _promised(extra_info: str, seen: int) -> int:
-    """Return the frames a header promised, from libsndfile's log of a chunk longer than its file; 0 when it kept it."""
-    frames = 0
-    for told, real in re.findall(r": (\d+) \(should be (\d+)\)", extra_info):
-        if int(real) < int(told) < _ENDLESS:
-            frames = max(frames, round(seen * int(told) / max(1, int(real))))
-    return frames
 
 
 def _open(path: Path) -> BinaryIO:

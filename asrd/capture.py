@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import numpy as np
 
-from .audio import AudioBlock, SoundFile
+from .audio import AudioBlock, SoundFile, blocks
 from .devices import choose, survey
 from .errors import AsrdError, AudioError, UsageError
 from .microphone import Microphone
@@ -43,6 +43,8 @@ class Capture(Protocol):
     """What is wrong right now, in one sentence; "" when nothing is."""
     ended: bool
     """A file or pipe has come to its end."""
+    code: int
+    """The exit code of what is wrong with a file; 0 where nothing is."""
 
     def open(
         self,
@@ -88,6 +90,7 @@ class PlayedFile:
         self.name = os.fspath(path)
         self.problem = ""
         self.ended = False
+        self.code = 0
         self._file: SoundFile | None = SoundFile(path)
         self._task: asyncio.Task[None] | None = None
 
@@ -99,7 +102,7 @@ class PlayedFile:
         patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Start from the first sample."""
-        self.problem, self.ended = "", False
+        self.problem, self.ended, self.code = "", False, 0
         self._task = asyncio.get_running_loop().create_task(self._play(on_block, on_change), name="file")
 
     async def close(self) -> None:
@@ -117,13 +120,17 @@ class PlayedFile:
         try:
             with self._file or SoundFile(self.name) as source:
                 self._file = None
-                for piece in source:
+                async for piece in blocks(source):
                     tape.push(piece.samples)
                     await _pace(ready, on_block, began)
             tape.finish()
             await _pace(ready, on_block, began)
+            self.code = 0 if source.complete else AudioError.exit_code
         except AsrdError as error:
-            self.problem = error.message
+            self.problem, self.code = error.message, error.exit_code
+        except Exception as error:  # whatever it is, the recording is to end with its source
+            log.exception("%s: cannot be played", self.name)
+            self.problem, self.code = f"{self.name}: cannot be played, {error}", AsrdError.exit_code
         self.ended = True
         on_change()
 
@@ -188,6 +195,7 @@ class Pipe:
         self.name = "standard input"
         self.problem = ""
         self.ended = False
+        self.code = 0
         self._odd = b""
         self._raw = False
         """Whether enough has come to tell that this is no file."""

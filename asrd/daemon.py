@@ -291,6 +291,7 @@ class Daemon:
             self.code = 0 if told.outcome in ("delivered", "empty") else 75
             if self.recorder.problem:  # what came before it is text all the same
                 self.code = self.code or AudioError.exit_code
+            self.code = self.code or self.recorder.code
             self._ending.set()
 
     def cue(self, name: str) -> None:
@@ -585,7 +586,8 @@ class Daemon:
         if not (os.path.isabs(request.path) and os.path.isfile(request.path)):
             raise UsageError(f"{request.path!r} is not the whole path of a file")
         dictation = Dictation(self.settings)
-        with SoundFile(request.path) as source:
+        # Off the loop: to open a file can mean to go through all of it, or to wait for a decoder.
+        with await asyncio.to_thread(SoundFile, request.path) as source:
             async with contextlib.aclosing(self.scribe.hear(source, dictation)) as heard:
                 async for words in heard:
                     if words:
@@ -595,6 +597,8 @@ class Daemon:
             "seconds": dictation.vad.heard / SAMPLE_RATE,
             "strategy": dictation.strategy,
             "device": dictation.device,
+            "warnings": source.warnings,
+            "incomplete": not source.complete,
             "more": False,
         }
 

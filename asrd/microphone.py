@@ -161,6 +161,7 @@ class Microphone:
         self.name = microphone or "default microphone"
         self.problem = ""
         self.ended = False
+        self.code = 0
         self._task: asyncio.Task[None] | None = None
         threading.Thread(target=devices.warm, name="asrd-sound", daemon=True).start()
 

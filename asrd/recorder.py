@@ -75,6 +75,8 @@ class Recorder:
         """The recording that is going on."""
         self.problem = ""
         """What was last told of the microphone."""
+        self.code = 0
+        """The exit code of what was wrong with a source that ended."""
         self._scribe, self._listen, self._watcher = scribe, listen, watcher
         self._capture: Capture | None = None
         self._opened = "", False
@@ -232,6 +234,7 @@ class Recorder:
         if device is not self._capture:
             return
         if device.ended:
+            self.code = device.code
             self._watcher.ended()
         if device.problem == self.problem:
             return

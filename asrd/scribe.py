@@ -16,7 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from . import demotion, figures, modelchoice, shadow, systemd, wire
-from .audio import AudioBlock
+from .audio import AudioBlock, blocks
 from .config import Settings
 from .deliveries import Deliveries
 from .demotion import Demotion, Warn
@@ -350,7 +350,7 @@ class Scribe:
         self._renew()
         self._guests += 1
         try:
-            for block in sound:
+            async for block in blocks(sound):
                 dictation.push(block)
                 yield await self._ask(dictation.decode)
                 await asyncio.sleep(0)

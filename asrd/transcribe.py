@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import msgspec
 
 from . import control, downloader, modelchoice
-from .audio import SoundFile
+from .audio import SoundFile, blocks
 from .characters import without_controls
 from .config import ENGINE, Settings
 from .dictation import Dictation
@@ -53,7 +53,17 @@ class Heard:
         self.strategy = self.device = ""
         self.seconds = 0.0
         """Wall time spent on it, without the start of the worker."""
-        self.complete = False
+        self.ended = False
+        """Whether all of the sound that is there was heard."""
+        self.whole = True
+        """False for a file whose end is missing, or uncertain."""
+        self.warnings: list[str] = []
+        """What was wrong with the file, a sentence each."""
+
+    @property
+    def code(self) -> int:
+        """The exit code for the file."""
+        return 0 if self.whole else AudioError.exit_code
 
     @property
     def text(self) -> str:
@@ -80,7 +90,8 @@ class Heard:
             "strategy": self.strategy,
             "device": self.device,
             "model": self.model,
-            "complete": self.complete,
+            "complete": self.ended and self.whole,
+            "warning": "; ".join(self.warnings) or None,
         }
 
 
@@ -130,13 +141,13 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         group.append((number, source, Heard(path, source.seconds, settings)))
                     try:
                         for _, _, heard in group if lent else []:
-                            _ask(heard, settings, meter.at)
+                            worst = max(worst, _ask(heard, settings, meter.at))
                         if group and not lent:
                             worst = max(worst, runner.run(_all(group, settings, engine, meter.at)))
                     finally:
                         meter.hide()
                         for number, _, heard in group:
-                            if heard.complete or heard.words:
+                            if heard.ended or heard.words:
                                 _print(heard, args, number)
         finally:
             runner.run(engine.stop())
@@ -159,7 +170,7 @@ async def _all(
             await _hear(source, heard, settings, engine, tell)
         except AudioError as error:
             return _complain(error)
-        return 0
+        return heard.code
 
     jobs = [asyncio.create_task(one(source, heard)) for _, source, heard in group]
     try:
@@ -183,18 +194,30 @@ def served(settings: Settings) -> bool:
     return same
 
 
-def _ask(heard: Heard, settings: Settings, tell: Callable[[float], None]) -> None:
-    """Have the daemon write down one file, filling `heard`. Raises as control.ask."""
+def _ask(heard: Heard, settings: Settings, show: Callable[[float], None]) -> int:
+    """Have the daemon write down one file, filling `heard`; return its exit code. Raises as control.ask.
+
+    What the daemon says of the sound itself concerns this file only: it is printed, and no error.
+    """
     began = time.perf_counter()
     reply: dict[str, Any] = {}
     try:
         for reply in control.ask(settings, verb="transcribe", path=os.path.abspath(heard.path)):
             heard.words += _cleaned(msgspec.convert(reply["words"], list[Word]))
-            tell(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
+            show(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
         heard.duration, heard.strategy, heard.device = reply["seconds"], reply["strategy"], reply["device"]
-        heard.complete = True
+        heard.whole = not reply.get("incomplete")
+        heard.warnings = [without_controls(str(warning)) for warning in reply.get("warnings", [])]
+        heard.ended = True
+    except AsrdError as error:
+        if error.exit_code != AudioError.exit_code:
+            raise
+        return _complain(error)
     finally:
         heard.seconds = time.perf_counter() - began
+    for warning in heard.warnings:
+        tell(one_line(f"asrd: {warning}"), sys.stderr)
+    return heard.code
 
 
 def _cleaned(words: list[Word]) -> list[Word]:
@@ -211,7 +234,7 @@ async def _hear(
     dictation = Dictation(settings)
     heard.words = dictation.transcript.words
     try:
-        for block in source:
+        async for block in blocks(source):
             dictation.push(block)
             await dictation.decode(engine)
             tell(block.stop / SAMPLE_RATE)
@@ -219,8 +242,9 @@ async def _hear(
             await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
         dictation.finish()
         await dictation.decode(engine)
-        heard.complete = True
+        heard.ended = True
     finally:
+        heard.warnings, heard.whole = source.warnings, source.complete
         heard.seconds = time.perf_counter() - began
         heard.strategy, heard.device = dictation.strategy, dictation.device
 

@@ -42,6 +42,7 @@ class Microphone:
         self.name = "fake microphone"
         self.problem = ""
         self.ended = False
+        self.code = 0
         self._task: asyncio.Task[None] | None = None
 
     def open(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None], *_: Any) -> None:

@@ -136,7 +136,7 @@ async def rested(one: Room) -> None:
 class OpenMicrophone:
     """Delivers a block whenever it is told to."""
 
-    name, problem, ended = "open", "", False
+    name, problem, ended, code = "open", "", False, 0
 
     def __init__(self, called: str = "") -> None:
         self.called, self.closed = called, False

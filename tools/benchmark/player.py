@@ -49,7 +49,7 @@ class Player:
     """A microphone that hears what standard input said last."""
 
     def __init__(self, tidy: bool) -> None:
-        self.name, self.problem, self.ended = "the bench", "", False
+        self.name, self.problem, self.ended, self.code = "the bench", "", False, 0
         self._tidy = tidy
         self._closed: threading.Event | None = None
 
