@@ -211,7 +211,7 @@ class SoundFile:
         except AudioError as error:
             if number == 0:
                 raise
-            tally.problem = tally.problem or error.hint or error.message.removeprefix(f"{self.name}: ")
+            tally.problem = tally.problem or error.message.removeprefix(f"{self.name}: ")
         return self._decoder
 
     def _frames(self, decoder: Decoder, tally: _Tally) -> Iterator[Samples]:

@@ -17,6 +17,9 @@ BLOCK_BYTES = 1 << 18
 PADDING_BYTES = 64
 """A run of zeros of this length at the end of a file is padding; a shorter one may belong to its last frame."""
 
+MAX_PADDING_BYTES = 1 << 26
+"""More zeros than that are not gone through: they are silence, or a file that wants to cost time."""
+
 Piece = bytes | range
 """Bytes as they are, or the positions in a file where they lie."""
 
@@ -57,12 +60,16 @@ class FileBytes:
 
     def zeros(self, start: int, stop: int) -> bool:
         """Return whether there is nothing but zeros from `start` to `stop`."""
-        while start < stop:
-            block = self.at(start, min(BLOCK_BYTES, stop - start))
-            if not block or block.count(0) != len(block):
-                return False
-            start += len(block)
-        return True
+        return stop - start <= MAX_PADDING_BYTES and self.after_zeros(start, stop) == stop
+
+    def after_zeros(self, start: int, stop: int) -> int:
+        """Return where the first byte lies that is not zero; `stop` where there is none."""
+        for place in range(start, min(stop, start + MAX_PADDING_BYTES), BLOCK_BYTES):
+            block = self.at(place, min(BLOCK_BYTES, stop - place))
+            rest = block.lstrip(b"\0")
+            if rest or not block:
+                return place + len(block) - len(rest)
+        return min(stop, start + MAX_PADDING_BYTES)
 
     def find(self, mark: bytes, start: int, stop: int) -> int:
         """Return where `mark` begins next; -1 where it does not before `stop`."""
@@ -162,7 +169,10 @@ def after_tags(file: FileBytes, start: int, stop: int) -> int:
         elif head[:3] == b"TAG" and stop - start >= 128:
             start += 128
         elif head and not any(head):
-            start += len(head)
+            behind = file.after_zeros(start, stop)
+            if behind - start >= MAX_PADDING_BYTES:
+                break
+            start = behind
         else:
             break
     return min(start, stop)

@@ -5,6 +5,7 @@ libsndfile reads the first stream of a file only, and does not say that it ended
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from .layout import BLOCK_BYTES, FileBytes, Layout, Piece, after_tags, before_tags
@@ -12,11 +13,17 @@ from .layout import BLOCK_BYTES, FileBytes, Layout, Piece, after_tags, before_ta
 FLAC_START = b"fLaC\x00\x00\x00\x22"
 """A FLAC stream, whose first block is always STREAMINFO of 34 bytes."""
 
+MAX_FLAC_FRAMES = 32
+"""Places that are tried as the beginning of the last frame; its two first bytes are rare."""
+
 MAX_FLAC_FRAME_BYTES = 1 << 18
 """How far before its end the last frame of a FLAC file may begin."""
 
 OGG_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 """How the first packet of a stream with sound begins."""
+
+OGG_FLAC_HEAD_BYTES = 9
+"""Before the FLAC stream in the first packet of one in Ogg."""
 
 FIRST, LAST = 2, 4
 """Flags of an Ogg page."""
@@ -58,11 +65,9 @@ def _flac_ends(file: FileBytes, start: int, stop: int) -> bool:
     """Return whether the stream ends with a whole frame: one whose checksum is right."""
     window = max(start, stop - MAX_FLAC_FRAME_BYTES)
     tail = file.at(window, stop - window)
-    place = len(tail)
-    while (place := tail.rfind(b"\xff", 0, place)) >= 0:
-        if tail[place + 1 : place + 2] in (b"\xf8", b"\xf9") and _checksum(tail[place:]) == 0:
-            return True
-    return False
+    # The rate and the size in a frame's third byte are never 15 and 0, the channels in its fourth below 11.
+    starts = [found.start() for found in re.finditer(rb"\xff[\xf8\xf9][^\x00-\x0f][\x00-\xaf]", tail)]
+    return any(_checksum(tail[place:]) == 0 for place in reversed(starts[-MAX_FLAC_FRAMES:]))
 
 
 def _table() -> list[int]:
@@ -97,6 +102,8 @@ class _Link:
 
     serial: int | None = None
     """Of the first stream with sound."""
+    flac: bool = False
+    """It is FLAC, whose packets are a FLAC file in pieces: libsndfile reads them so, and not always in their pages."""
     begun: bool = False
     """A page came that is no first page."""
     ended: bool = False
@@ -149,11 +156,22 @@ def _links(file: FileBytes, start: int, stop: int) -> tuple[list[_Link], bool]:
             return links, True
         body = start + 27 + head[26]
         end = body + sum(head[27 : 27 + head[26]])
+        inner = _inner_page(file, start, end, stop)
+        if inner:  # this one is cut, and another file was hung behind it
+            links[-1].gap, start = True, inner
+            continue
         if end > stop:
             return links, True
         _take(file, links, head, start, body, end)
         start = end
     return links, False
+
+
+def _inner_page(file: FileBytes, start: int, end: int, stop: int) -> int:
+    """Return where another page begins within one that is followed by none; 0 where there is none."""
+    if end == stop or (end < stop and file.at(end, 4) == b"OggS"):
+        return 0
+    return max(0, file.find(b"OggS", start + 27, min(end, stop)))
 
 
 def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: int, end: int) -> None:
@@ -163,7 +181,7 @@ def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: in
         if links[-1].begun:
             links.append(_Link())
         if links[-1].serial is None and file.at(body, 8).startswith(OGG_CODECS):
-            links[-1].serial = serial
+            links[-1].serial, links[-1].flac = serial, file.at(body, 5) == b"\x7fFLAC"
     else:
         links[-1].begun = True
     link = links[-1]
@@ -174,4 +192,7 @@ def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: in
     link.gap = link.gap or (link.number > 3 and number != link.number + 1)
     link.number = number
     link.ended = link.ended or bool(flags & LAST)
-    link.add(start, end)
+    if not link.flac:
+        link.add(start, end)
+    elif link.pieces or flags & FIRST:
+        link.add(body if link.pieces else body + OGG_FLAC_HEAD_BYTES, end)
