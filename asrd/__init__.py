@@ -34,13 +34,13 @@ Reading order, which is dependency order: a file imports only from files above i
     download     a process of its own: a model's file into the hub's cache; goes on where it was broken off
     channels     several channels -> one: their mean, or the loudest where they cancel (pure)
     layout       bytes of a file that a decoder is given, whatever lies around them; tags, padding (pure)
-    chunked_files where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
+    chunked_files  where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
     mpeg_files   MP3 frame by frame: how many, joined files, the last one (pure)
     streams      Ogg and FLAC: streams that follow each other in one file (pure)
     containers   what a sound file holds by its own bytes: its streams, and whether its end is missing
     sndfile      one stream through libsndfile, to its end
     media        what libsndfile cannot decode (m4a, mp4, webm ...), by a process of its own
-    media_decoder a process of its own that decodes one open file by PyAV or ffmpeg
+    media_decoder  a process of its own that decodes one open file by PyAV or ffmpeg
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundaccess  why nothing can be recorded here: each link from a sound server to PortAudio, and what mends it

@@ -72,8 +72,9 @@ def overview() -> str:
             "  asrd VERB --help   what a verb takes",
             "  asrd --version     which asrd this is",
             "",
-            "exit codes: 0 done, 2 wrong word, 3 criteria not met, 65 bad sound, 66 no such model, 69 not available",
-            "here, 70 internal, 73 cannot write, 75 no worker could answer, or busy, 78 wrong setting, 130 interrupted",
+            "exit codes: 0 done, 2 wrong word, 3 criteria not met, 65 bad or incomplete sound, 66 no such model,",
+            "69 not available here, 70 internal, 73 cannot write, 75 no worker could answer, or busy,",
+            "78 wrong setting, 130 interrupted",
         ]
     )
 

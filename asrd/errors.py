@@ -43,7 +43,7 @@ class ModelError(AsrdError):
 
 
 class AudioError(AsrdError):
-    """Sound that cannot be read, or holds none."""
+    """Sound that cannot be read, or holds none; its code is also that of a file whose end is missing."""
 
     exit_code = 65
 

@@ -129,7 +129,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_each_file_is_one_object_with_every_key(run: Run) -> None:
     one = run["one.flac"]
     assert set(one) == {
-        "path", "text", "words", "duration", "rtfx", "strategy", "device", "model", "complete"
+        "path", "text", "words", "duration", "rtfx", "strategy", "device", "model", "complete", "warning"
     }  # fmt: skip
     assert one["duration"] == pytest.approx(FEW[0]["duration"], abs=0.001)
     assert (one["strategy"], one["device"], one["model"]) == ("fp32", "cpu", "demo-ctc") or one["device"] != "cpu"
