@@ -108,13 +108,15 @@ class Media:
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield float32 samples, frames by channels. Raises AudioError."""
         size, seen = 4 * self.channels, 0
-        while block := self._read():
-            data = self._rest + block
+        data, self._rest = self._rest, b""  # came with the head
+        more = True
+        while more:
             whole = len(data) - len(data) % size
-            self._rest = data[whole:]
             seen += whole // size
             if whole:
                 yield np.frombuffer(data, np.float32, whole // 4).reshape(-1, self.channels)
+            block = self._read()
+            data, more = data[whole:] + block, bool(block)
         self._judge(seen / self.rate)
 
     def close(self) -> None:
