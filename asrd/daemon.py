@@ -551,7 +551,8 @@ class Daemon:
         self._notified = False
         self._tell_model()
         note, waiting = modelchoice.note(self.settings, self._file), len(self.scribe.spool.waiting())
-        retry = f"; {counted(waiting, 'recording')} to finish: asrd retry --all makes text of them"
+        wait = "waits" if waiting == 1 else "wait"
+        retry = f"; {counted(waiting, 'recording')} {wait}: asrd retry --all makes text of them"
         return (f"; {note}" if note else "") + (retry if waiting and self.settings.model else "")
 
     async def _reload_quietly(self) -> None:

@@ -388,7 +388,7 @@ def test_python_dash_m_from_a_checkout_starts_from_anywhere(fresh: Service) -> N
 # -- without a manager ------------------------------------------------------------------------------------------------
 
 
-def alone(home: Path, *words: str, **environment: str) -> str:
+def alone(home: Path, *words: str, code: int | None = None, **environment: str) -> str:
     """Run the verb as a user without a session; return what it said."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "DBUS_"))}
     program = home / "asrd"
@@ -399,11 +399,13 @@ def alone(home: Path, *words: str, **environment: str) -> str:
         env={**kept, "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "none"), **environment},
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
+    assert code in (None, done.returncode), done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def test_without_a_user_manager_the_files_are_written_and_the_rest_is_said(tmp_path: Path) -> None:
-    said = alone(tmp_path, "install", "--now")
+    said = alone(tmp_path, "install", "--now", code=3)
+    assert "asrd run" in said
     assert "systemctl --user enable --now asrd.socket asrd.service" in said
     assert sorted(path.name for path in (tmp_path / UNITS).iterdir()) == sorted(service.UNITS)
     assert "no user manager answers here" in alone(tmp_path, "status")
@@ -413,7 +415,7 @@ def test_without_a_user_manager_the_files_are_written_and_the_rest_is_said(tmp_p
 
 
 def test_without_systemd_at_all_too(tmp_path: Path) -> None:
-    said = alone(tmp_path, "install", PATH=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    said = alone(tmp_path, "install", code=0, PATH=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "conf"))
     assert "no user manager answers here" in said
     assert (tmp_path / "conf/systemd/user/asrd.service").exists()
 
