@@ -8,9 +8,11 @@ Reading order, which is dependency order: a file imports only from files above i
     wording      words that many messages share: a count with its noun, a name said once (pure)
     characters   which characters a text may hold: in a model's words, and on a terminal (pure)
     spacing      where words end and what stands between them, in scripts with and without spaces (pure)
+    filenames    file names are bytes: how one is shown, sent as JSON, and read from a text
     terminal     what a person reads: text, JSON and complaints, with nothing in them that a terminal obeys
     places       where a user's files are, and how one is written whole; imports little
     hints        which command starts, ends or explains the daemon here, for the units that are installed
+    text_files   text files that a user wrote: UTF-8, with or without marks, any line ends
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
     ladder       which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
@@ -33,6 +35,7 @@ Reading order, which is dependency order: a file imports only from files above i
     inspection   a model on the hub, judged by its header before its file is here, or while it arrives
     download     a process of its own: a model's file into the hub's cache; goes on where it was broken off
     channels     several channels -> one: their mean, or the loudest where they cancel (pure)
+    library_noise  what a library in C prints by itself: out of standard error, into the debug log
     layout       bytes of a file that a decoder is given, whatever lies around them; tags, padding (pure)
     chunked_files  where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
     mpeg_files   MP3 frame by frame: how many, joined files, the last one (pure)

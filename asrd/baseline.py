@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from . import places
+from . import filenames, places, text_files
+from .characters import readable
 from .errors import DiskError
 
 log = logging.getLogger("asrd")
@@ -58,7 +59,7 @@ def read() -> dict[str, Known]:
 
 def _read(level: int, complaint: str) -> dict[str, Known]:
     try:
-        return msgspec.json.decode(path().read_bytes(), type=dict[str, Known])
+        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=dict[str, Known])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -89,11 +90,11 @@ def keep(model: str, device: str, found: Known) -> None:
     try:
         places.make_folder(target.parent)
         others = _read(logging.WARNING, "what was measured before cannot be read from %s and is replaced: %s")
-        encoded = msgspec.json.encode(others | {_key(model, device): found})
+        encoded = filenames.to_json(others | {_key(model, device): found})
         places.write_whole(target, msgspec.json.format(encoded, indent=1))
     except OSError as error:
         raise DiskError(f"the baseline cannot be kept in {target}: {error.strerror}") from error
 
 
 def _key(model: str, device: str) -> str:
-    return f"{model} on {device.partition(':')[0]}"
+    return f"{readable(model)} on {device.partition(':')[0]}"

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-import msgspec
 import numpy as np
 
 from .audio import AudioBlock, SoundFile, blocks
@@ -25,7 +24,7 @@ from .devices import choose, survey
 from .errors import AsrdError, AudioError, UsageError
 from .microphone import Microphone
 from .tape import Tape
-from .terminal import complain, one_line, tell
+from .terminal import complain, one_line, tell, tell_document
 from .wire import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -315,7 +314,7 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
     """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
     found = survey()
     if args.json:
-        tell(msgspec.json.format(msgspec.json.encode(found)).decode())
+        tell_document(found, indent=2)
         return 0
     from rich.console import Console
     from rich.table import Table

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from . import modelchoice, vram
+from . import filenames, modelchoice, vram
 from . import models as names
 from .characters import printable
 from .config import Settings
@@ -23,7 +23,7 @@ from .evidence import TAKES, Candidate, Record
 from .forecast import Line, Outlook, header_of, hypothetical, languages, outlook
 from .normalising import units
 from .precision import TABLE, Gpu, after
-from .terminal import tell
+from .terminal import tell, tell_document
 from .weights import weights_bytes
 from .wire import Download
 
@@ -66,7 +66,7 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
     """List the shipped models, those in the cache and those known by name; return 0."""
     entries = [_entry(name) for name in dict.fromkeys([*names.SHIPPED, *names.KNOWN, *names.cached()])]
     if args.json:
-        tell(msgspec.json.format(msgspec.json.encode(entries), indent=2).decode())
+        tell_document(entries, indent=2)
         return 0
     headings = ["model", "family", ">parameters", "languages", ">file", *(f">{name}" for name in MAIN)]
     _table(headings, [_cells(entry) for entry in entries])
@@ -131,7 +131,7 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     sight = vram.Sight([hypothetical(args.gpu)]) if args.gpu else vram.sight(settings.device)
     found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
     if args.json:
-        tell(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        tell_document(found, indent=2)
     else:
         _show(found, settings)
     return 0
@@ -308,7 +308,7 @@ def config(args: argparse.Namespace, settings: Settings) -> int:
     values = {name: getattr(settings, name) for name in args.loaded.origins}
     if args.json:
         table = {name: {"value": value, "from": args.loaded.origins[name]} for name, value in values.items()}
-        tell(msgspec.json.format(msgspec.json.encode(table), indent=2).decode())
+        tell_document(table, indent=2)
         return 0
     _table(
         ["setting", "value", "from"],
@@ -324,7 +324,7 @@ def _value(name: str, value: Any, settings: Settings) -> str:
         return f"{settings.wer_bound:g} (preset {settings.preset})"
     if name == "vocabulary" and len(value) > 5:
         return f"{len(value)} phrases, {value[0]!r} the first"
-    return msgspec.json.encode(value).decode()
+    return filenames.to_json(value).decode()
 
 
 # -- text -------------------------------------------------------------------------------------------------------------

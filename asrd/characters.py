@@ -47,15 +47,41 @@ def without_controls(text: str) -> str:
 def printable(text: str, breaks: bool = True) -> str:
     r"""Return a text or a JSON document as a terminal may show it: what `without_controls` drops becomes \uXXXX.
 
-    JSON stays the same document, as its strings know that escape.
+    JSON stays the same document, as its strings know that escape. A name's bytes become \xNN, as `readable` has them.
 
     Args:
         breaks: leave line feeds and tabs as they are; False for what has to stay on its line, such as a file's name.
     """
     if text.isprintable():
         return text
+    text = readable(text)
     allowed = "\n\t" if breaks else ""
     return "".join(char if char in allowed or _in_text(char) == char else _escape(char) for char in text)
+
+
+def readable(text: str) -> str:
+    r"""Return a text that every encoder takes: bytes of file names that are no UTF-8 as \xNN.
+
+    Python holds such a byte as a lone surrogate, U+DC80 to U+DCFF, and `repr` writes that as \udcNN; both become \xNN.
+    Where the locale knows no UTF-8, bytes that are UTF-8 are held so too; they become their letters. Any other lone
+    surrogate becomes \uXXXX.
+    """
+    if text.isascii() and "\\udc" not in text:
+        return text
+    return _SHOWN_BYTE.sub(r"\\x\1", _HELD_BYTES.sub(_spelt, text))
+
+
+_HELD_BYTES = re.compile("[\udc80-\udcff]+|[\ud800-\udfff]")
+
+_SHOWN_BYTE = re.compile(r"(?<!\\ud[89ab][0-9a-f]{2})\\udc([89a-f][0-9a-f])")
+"""As `repr` has it; behind the first half of a character of UTF-16, as JSON in ASCII writes one, it is the second."""
+
+
+def _spelt(held: re.Match[str]) -> str:
+    try:
+        return held[0].encode("ascii", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character of UTF-16, and no byte
+        return _escape(held[0])
 
 
 @functools.lru_cache(4096)

@@ -39,7 +39,7 @@ from . import (
     wire,
 )  # fmt: skip
 from .audio import AudioBlock, Samples
-from .characters import printable
+from .characters import printable, readable
 from .config import Settings
 from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
@@ -229,7 +229,7 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
         raise ManifestError(f"{path} has not one word of what was said", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
-    return clips, Speech(str(shown), len(clips), words, seconds, language, skipped, kind)
+    return clips, Speech(readable(str(shown)), len(clips), words, seconds, language, skipped, kind)
 
 
 def fetched(model: str) -> Path:
@@ -405,7 +405,7 @@ def conclude(job: Job, found: Found, partial: bool = False) -> Comparison:
         found.again,
     )
     return Comparison(
-        model=job.settings.model,
+        model=readable(job.settings.model),
         device=first.device if first else job.device,
         device_name=first.device_name if first else "",
         versions={"asrd": __version__, **(first.versions if first else {}), **_versions()},
@@ -423,7 +423,7 @@ def conclude(job: Job, found: Found, partial: bool = False) -> Comparison:
         threads=job.settings.threads,
         started=found.started,
         seconds=time.monotonic() - found.begin,
-        command=shlex.join(["asrd", *sys.argv[1:]]),
+        command=readable(shlex.join(["asrd", *sys.argv[1:]])),
     )
 
 
@@ -452,7 +452,7 @@ def _keep_so_far(args: argparse.Namespace, job: Job, found: Found) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".asrd-{os.getpid()}.new")  # a name may be as long as names can be
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
@@ -487,4 +487,4 @@ def _write_files(args: argparse.Namespace, result: Comparison) -> None:
     for path, render in ((args.json, report.to_json), (args.html, lambda found: report.html(found).encode())):
         if path is not None and str(path) != "-":
             _write(path, render(result))
-            tell(f"wrote {path}", sys.stderr)
+            tell(one_line(f"wrote {path}"), sys.stderr)

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from . import faults, places
+from . import faults, filenames, places, text_files
 from .errors import ConfigError, UsageError, nearest
 from .precision import DTYPES, PRESETS, Precision, find, with_parts
 from .spoken import Phrase, table
@@ -140,6 +140,9 @@ FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 LEGACY = ("autocast_dtype", "use_bf16", "use_fp16")
 """Older spellings that are folded into `strategy`; an explicit dtype goes before the flags."""
 
+NAMES = ("model", "source", "socket", "microphone", "sinks")
+"""Settings that may hold the name of a file, which need not be text."""
+
 VOCABULARY = 1 << 18
 """Bytes of all phrases together: they travel to the worker in one line."""
 
@@ -206,19 +209,29 @@ def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:
 
 def _file_layer(file: Path, required: bool) -> Layer:
     try:
-        with file.open("rb") as stream:
-            table = tomllib.load(stream)
+        table = tomllib.loads(text_files.read(file))
     except FileNotFoundError:
         if required:
             raise ConfigError(f"there is no configuration file {file}", "leave --config out to use defaults") from None
         return {}
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot read {file}: {error}") from error
+    except text_files.NotTextError as error:
+        raise ConfigError(f"{file} {error}", error.hint) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file} is not TOML: {error}") from error
     for key in table:
         _known(key, str(file))
-    return {key: (value, str(file)) for key, value in table.items()}
+    return {key: (_as_named(key, value), str(file)) for key, value in table.items()}
+
+
+def _as_named(key: str, value: Any) -> Any:
+    """Return a value of the file as this process holds names: their bytes are those that stand there."""
+    if isinstance(value, list):
+        return [_as_named(key, each) for each in value]
+    if isinstance(value, str) and (key in NAMES or (key == "vocabulary" and value.startswith("@"))):
+        return filenames.named(value)
+    return value
 
 
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
@@ -296,8 +309,12 @@ def _convert(layer: Layer) -> Settings:
             typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
             if key == "vocabulary":
                 typed[key] = _vocabulary(typed[key], origin)
+            if key not in NAMES:
+                msgspec.json.encode(typed[key])
         except msgspec.ValidationError as error:
             raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"{key} = {value!r} ({origin}) is not UTF-8", "type it in a UTF-8 locale") from error
     return Settings(**typed)
 
 
@@ -309,8 +326,10 @@ def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
         if entry.startswith("@"):
             path = Path(origin).parent / Path(entry[1:]).expanduser()  # a variable's or a flag's name has parent "."
             try:
-                lines = [line for line in path.read_text("utf-8").splitlines() if not line.startswith("#")]
-            except (OSError, UnicodeDecodeError, RuntimeError) as error:
+                lines = [line for line in text_files.read(path).splitlines() if not line.startswith("#")]
+            except text_files.NotTextError as error:
+                raise ConfigError(f"vocabulary ({origin}) names {path}, which {error}", error.hint) from error
+            except (OSError, RuntimeError, ValueError) as error:
                 raise ConfigError(f"vocabulary ({origin}) names {path}, which cannot be read: {error}") from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
     if (size := sum(len(phrase.encode()) for phrase in found)) > VOCABULARY:

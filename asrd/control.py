@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import hints, places
+from . import filenames, hints, places, text_files
 from .client import persistent
 from .errors import AsrdError, BusyError, ConfigError, ControlError, SinkError, SocketError
 from .spacing import joined_texts
@@ -67,15 +67,16 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
         return Place(given, "ASRD_SOCKET")
     where = file or places.config_file(environment)
     try:
-        text = where.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = text_files.read(where)
+    except (OSError, text_files.NotTextError):
         return Place()  # the verbs that need the other settings complain of it
     if "socket" not in text:
         return Place()
     import tomllib
 
     try:
-        return Place(str(tomllib.loads(text).get("socket", "")), f"the setting socket in {where}")
+        named = filenames.named(str(tomllib.loads(text).get("socket", "")))
+        return Place(named, f"the setting socket in {where}")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{where} is not TOML: {error}") from error
 
@@ -245,7 +246,8 @@ def _send(line: socket.socket, where: Path, request: dict[str, Any], origin: str
     """Connect and send the request. Raises BusyError, ControlError."""
     try:
         line.connect(os.fspath(where))
-        line.sendall(json.dumps({k: v for k, v in request.items() if v not in (None, False, "")}).encode() + b"\n")
+        given = {key: value for key, value in request.items() if value not in (None, False, "")}
+        line.sendall(json.dumps(filenames.spelt(given)).encode() + b"\n")
     except BlockingIOError as error:  # nothing was sent
         hint = f"try again; where it hangs: {hints.restart(where)}"
         raise BusyError(f"too many clients wait for the asrd on {where}", hint) from error

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, deliveries, faults, hints, modelchoice, replies, systemd
+from . import __version__, config, control, deliveries, faults, filenames, hints, modelchoice, replies, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -584,11 +584,12 @@ class Daemon:
 
     async def _transcribe(self, request: Request) -> Answers:
         """Write down a file for whoever asks, its words as they become final; it goes to no sink and is not kept."""
-        if not (os.path.isabs(request.path) and os.path.isfile(request.path)):
-            raise UsageError(f"{request.path!r} is not the whole path of a file")
+        path = filenames.named(request.path, request.path_bytes)
+        if not (os.path.isabs(path) and os.path.isfile(path)):
+            raise UsageError(f"{path!r} is not the whole path of a file")
         dictation = Dictation(self.settings)
         # Off the loop: to open a file can mean to go through all of it, or to wait for a decoder.
-        with await asyncio.to_thread(SoundFile, request.path) as source:
+        with await asyncio.to_thread(SoundFile, path) as source:
             async with contextlib.aclosing(self.scribe.hear(source, dictation)) as heard:
                 async for words in heard:
                     if words:

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from . import filenames
 from .errors import SinkError, UncertainError
 from .spoken import Piece
 from .wire import Word
@@ -212,7 +213,7 @@ class Deliveries:
     def _append(self, line: Line) -> None:
         self._take_in(line)
         if self._path is not None:
-            self._write(self._path, msgspec.json.encode(line) + b"\n")
+            self._write(self._path, filenames.to_json(line) + b"\n")
 
     def _take_in(self, line: Line) -> None:
         if isinstance(line, Part):

@@ -67,8 +67,9 @@ def _managers(own: Mapping[str, str]) -> dict[str, str]:
     """Return the display's variables as the user manager knows them; {} without one."""
     try:
         shown = subprocess.run(
-            ["systemctl", "--user", "show-environment"], env=own, capture_output=True, text=True, timeout=2, check=True
-        ).stdout
+            ["systemctl", "--user", "show-environment"],
+            env=own, capture_output=True, encoding="utf-8", errors="surrogateescape", timeout=2, check=True,
+        ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError) as error:
         log.debug("no variables from the user manager: %s", error)
         return {}

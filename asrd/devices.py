@@ -7,13 +7,14 @@ open a device has them made anew. Everything here may block: call it in a thread
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from . import soundaccess, soundserver
+from . import library_noise, soundaccess, soundserver
 from .errors import AudioError, nearest
 from .hints import install
 
@@ -169,8 +170,9 @@ def _scan() -> None:
         survey()  # a frozen server shows here; what follows would hang, with standard error turned off
         if not hanging:
             sounddevice = portaudio()
-            sounddevice._terminate()
-            sounddevice._initialize()
+            with library_noise.descriptor_2:  # it turns standard error off meanwhile
+                sounddevice._terminate()
+                sounddevice._initialize()
 
 
 def warm() -> None:
@@ -182,7 +184,8 @@ def warm() -> None:
 def portaudio() -> Any:
     """Return the module sounddevice. Raises AudioError."""
     try:
-        import sounddevice
+        with contextlib.nullcontext() if "sounddevice" in sys.modules else library_noise.descriptor_2:
+            import sounddevice  # which turns standard error off for a moment
     except OSError as error:
         raise AudioError("PortAudio is not installed", install("libportaudio2")) from error
     return sounddevice

@@ -15,13 +15,26 @@ from pathlib import Path
 
 import msgspec
 
-from . import card_power, checkpoint, control, failures, forecast, modelchoice, models, sinks, systemd, takes, vram
+from . import (
+    card_power,
+    checkpoint,
+    control,
+    failures,
+    forecast,
+    modelchoice,
+    models,
+    places,
+    sinks,
+    systemd,
+    takes,
+    vram,
+)
 from .config import Settings
 from .devices import choose, survey
 from .errors import AsrdError, AudioError, ControlError, SocketError
 from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
-from .terminal import one_line, tell
+from .terminal import one_line, tell, tell_document
 from .wire import Download
 
 GIB = 1 << 30
@@ -55,7 +68,7 @@ def doctor(args: argparse.Namespace, settings: Settings) -> int:
     found = list(examine(settings, args.wake))
     if args.json:
         for one in found:
-            tell(msgspec.json.encode(one).decode())
+            tell_document(one)
     else:
         for one in found:
             tell(f"{_mark(one):<7} {one.name:<14} {one_line(one.detail)}")
@@ -222,7 +235,7 @@ def _said(*words: str, every: bool = False) -> str:
     if shutil.which(words[0]) is None:
         return f"{words[0]} is not installed"
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=10, check=False)
     except subprocess.TimeoutExpired:
         return f"{words[0]} does not answer"
     lines = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()
@@ -239,7 +252,7 @@ def _places(settings: Settings) -> Iterator[Finding]:
     if not os.access(standing, os.W_OK | os.X_OK):
         detail, fix = f"{where} cannot be written", f"ls -ld {standing}; or set XDG_STATE_HOME to another folder"
     yield Finding("takes", not fix, False, detail, fix)
-    scratch = Path(os.environ.get("TMPDIR", "/var/tmp"))
+    scratch = Path(places.scratch())
     room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
     need = 0
     with contextlib.suppress(AsrdError):  # told of the model already

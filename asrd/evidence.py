@@ -14,7 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from . import __version__, models, places, vram
+from . import __version__, filenames, models, places, text_files, vram
+from .characters import readable
 from .config import Settings
 from .errors import AsrdError, DiskError
 from .precision import Evidence, Gpu, device_for
@@ -135,7 +136,7 @@ def key_for(settings: Settings, gpu: Gpu | None) -> Key | None:
     except (AsrdError, OSError):
         return None
     return Key(
-        model=settings.model,
+        model=readable(settings.model),
         size=file.st_size,
         modified=file.st_mtime_ns,
         device=gpu.name if gpu else vram.processor(),
@@ -160,7 +161,7 @@ def _version(package: str) -> str:
 def read() -> list[Record]:
     """Return every verdict, the oldest first; what cannot be read is nothing."""
     try:
-        return msgspec.json.decode(path().read_bytes(), type=list[Record])
+        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=list[Record])
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -190,7 +191,7 @@ def keep(record: Record) -> None:
     others = [one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)]
     try:
         places.make_folder(target.parent)
-        places.write_whole(target, msgspec.json.format(msgspec.json.encode([*others, record]), indent=1))
+        places.write_whole(target, msgspec.json.format(filenames.to_json([*others, record]), indent=1))
     except OSError as error:
         raise _unkept(error) from error
 
@@ -200,7 +201,7 @@ def known(settings: Settings, gpu: Gpu | None) -> tuple[Record | None, str]:
 
     Where none fits, the nearest of the same model is returned with what differs; (None, "") where there is none.
     """
-    found = [one for one in read() if one.key.model == settings.model]
+    found = [one for one in read() if one.key.model == readable(settings.model)]
     if not found:
         return None, ""
     key = key_for(settings, gpu)

@@ -19,7 +19,7 @@ import msgspec
 
 from .config import Settings
 from .errors import AsrdError, UsageError
-from .terminal import tell
+from .terminal import tell, tell_document
 from .triggers import disagreement
 
 MIB = 1 << 20
@@ -121,7 +121,7 @@ def report(args: argparse.Namespace, settings: Settings) -> int:
     """Print what asrd has done since `args.since`; return 0."""
     found = history(entries(args.since, args.until), args.since, args.until)
     if args.json:
-        tell(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+        tell_document(found, indent=2)
     else:
         tell("\n".join(described(found)))
     return 0

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from . import audio
+from . import audio, filenames, text_files
 from .audio import Samples
+from .characters import readable
 from .errors import AsrdError, ManifestError
 from .findings import Skipped
 from .wire import SAMPLE_RATE
@@ -50,27 +51,49 @@ def read(path: Path, limit: int | None = None) -> tuple[list[Clip], list[Skipped
         ManifestError: the file itself cannot be read.
     """
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = text_files.plain(path.read_bytes()).split(b"\n")
     except OSError as error:
         raise ManifestError(f"cannot read the manifest {path}: {error.strerror}") from error
+    except text_files.NotTextError as error:
+        raise ManifestError(f"the manifest {path} {error}", error.hint) from error
     entries: list[tuple[int, Entry]] = []
     skipped: list[Skipped] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                entries.append((number, msgspec.json.decode(line, type=Entry)))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                skipped.append(Skipped(number, f"{error}"))
+                entries.append((number, _entry(line)))
+            except (ValueError, RecursionError) as error:
+                skipped.append(Skipped(number, readable(f"{error}")))
     if limit is not None and limit < len(entries):
         entries = [entries[i * len(entries) // limit] for i in range(limit)]
     clips: list[Clip] = []
     folder = path.absolute().parent  # a name of "-" must not become standard input
     for number, entry in entries:
         try:
-            clips.append(Clip(number, entry.text, _cut(audio.read(folder / entry.audio_filepath), entry)))
+            sound = audio.read(folder / filenames.named(entry.audio_filepath))
+            clips.append(Clip(number, entry.text, _cut(sound, entry)))
         except AsrdError as error:
-            skipped.append(Skipped(number, error.message))
+            skipped.append(Skipped(number, readable(error.message)))
     return clips, sorted(skipped, key=lambda one: one.line)
+
+
+def _entry(line: bytes) -> Entry:
+    r"""Return what a line says; its file's name may be any bytes, as they are or as Python's JSON has them (\udcNN).
+
+    Raises ValueError: msgspec's for JSON that is none or has other types.
+    """
+    try:
+        return msgspec.json.decode(line, type=Entry)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        if line.isascii() and b"\\ud" not in line:  # no name is to blame
+            raise
+        entry = msgspec.convert(filenames.from_json(line), Entry)
+    try:
+        entry.text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("its text is not UTF-8; save the manifest as UTF-8") from error
+    filenames.named(entry.audio_filepath)
+    return entry
 
 
 def _cut(samples: Samples, entry: Entry) -> Samples:

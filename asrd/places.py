@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
+from . import filenames
+
 
 def config_home(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the user's configurations, of every program."""
@@ -43,6 +45,15 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:  # a container may run as a number that nobody has
         return Path("/")
+
+
+def scratch(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the folder for what a worker unpacks: TMPDIR, or /var/tmp where it is unset, not UTF-8 or has controls.
+
+    Libraries that read there in C take no such names.
+    """
+    named = environment.get("TMPDIR", "")
+    return named if named and filenames.in_utf8(named).isprintable() else "/var/tmp"
 
 
 def make_folder(path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .characters import printable, without_controls
+from .characters import printable, readable, without_controls
 from .wire import Answer, Failed, Reply, Word
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def _cleaned(value: T) -> T:
     """Return a value whose strings, however deep, have no control characters."""
     found: Any = value
     if isinstance(value, str):
-        found = without_controls(value)
+        found = without_controls(readable(value))
     elif isinstance(value, list | tuple):
         found = type(value)(map(_cleaned, value))
     elif isinstance(value, dict):

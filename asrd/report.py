@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from . import filenames
+from .characters import readable
 from .findings import Bound, Comparison, Criterion, Draft, Percentiles, Row
 from .wire import Memory
 
@@ -38,7 +40,7 @@ PHASES = ("import", "load", "load peak", "cast", "ready", "warm-up", "steady", "
 
 def to_json(comparison: Comparison) -> bytes:
     """Return the comparison as indented JSON; `from_json` gives the same comparison back."""
-    return msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"
+    return msgspec.json.format(filenames.to_json(comparison), indent=2) + b"\n"
 
 
 def from_json(content: bytes) -> Comparison:
@@ -397,7 +399,7 @@ def html(comparison: Comparison) -> str:
     )
     environment.filters["changed"] = _changed
     template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
-    return template.render(
+    page = template.render(
         c=comparison,
         rows=[_view(row, comparison) for row in comparison.strategies],
         parts=[_part_view(row, comparison) for row in comparison.components],
@@ -409,6 +411,7 @@ def html(comparison: Comparison) -> str:
         metric=comparison.metric,
         units=comparison.manifest.units,
     )
+    return readable(page)
 
 
 def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import json
 import logging
 import resource
 import select
@@ -19,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from . import filenames
 from .control import BACKLOG, MAX_LINE
 from .errors import AsrdError, BusyError, UsageError, nearest
 
@@ -89,6 +89,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """use: which."""
     path: str = ""
     """transcribe: a sound file, by its whole path."""
+    path_bytes: bytes = b""
+    """The same where it is not UTF-8, as base64; it goes before `path`, as `filenames.exact` has them."""
 
 
 Answers = AsyncGenerator[dict[str, Any], None]
@@ -323,11 +325,8 @@ def parse(line: bytes) -> Request:
 
 
 def encoded(reply: dict[str, Any]) -> bytes:
-    """Return a reply as JSON; bytes of a name that are no UTF-8, as Python holds them, become escapes."""
-    try:
-        return msgspec.json.encode(reply)
-    except UnicodeEncodeError:
-        return json.dumps(msgspec.to_builtins(reply)).encode()
+    r"""Return a reply as JSON; bytes of a name that are no UTF-8 become \xNN."""
+    return filenames.to_json(reply)
 
 
 async def _send(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config, control, hints, modelchoice, places
+from . import config, control, filenames, hints, modelchoice, places
+from .characters import readable
 from .config import Settings
 from .errors import AsrdError, DiskError, UsageError
-from .terminal import tell
+from .terminal import one_line, tell
 from .wording import counted
 
 UNITS = ("asrd.service", "asrd.socket")
@@ -69,13 +70,26 @@ def service(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def units(program: Sequence[str], version: int, socket_path: str = "") -> dict[str, str]:
-    """Return unit -> text, for a program, a version of systemd and a control socket ("": the usual one)."""
+    """Return unit -> text, for a program, a version of systemd and a control socket ("": the usual one).
+
+    Raises UsageError: a path that no unit can hold.
+    """
+    program, socket_path = [_for_unit(word) for word in program], _for_unit(socket_path)
     if re.search(r"[\"'\\]", program[0]):  # systemd refuses such a name as a program, though not as an argument
         program = ["/usr/bin/env", *program]
     command = " ".join(map(quoted, program))
     line = os.path.expanduser(socket_path).replace("%", "%%") or "%t/asrd.sock"
     texts = {name: _for_version(_template(name), version) for name in UNITS}
     return {name: text.replace("@PROGRAM@", command).replace("%t/asrd.sock", line) for name, text in texts.items()}
+
+
+def _for_unit(path: str) -> str:
+    """Return a path as a unit spells it. Raises UsageError: systemd passes over a line that is not UTF-8."""
+    spelt = filenames.in_utf8(path)
+    if readable(spelt) != spelt:
+        fix = "rename the folder, or install asrd elsewhere"
+        raise UsageError(f"systemd takes no path that is not UTF-8: {path}", fix)
+    return spelt
 
 
 def _template(name: str) -> str:
@@ -121,9 +135,9 @@ def program() -> list[str]:
 def _finds_asrd(python: str) -> bool:
     """Whether an interpreter finds this asrd without the folder and the environment that it was started in."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    words = [python, "-P", "-c", "import asrd; print(asrd.__file__)"]
-    done = subprocess.run(words, cwd="/", env=environment, capture_output=True, text=True, check=False)
-    return done.returncode == 0 and Path(done.stdout.strip()).resolve().parent == HOME
+    words = [python, "-P", "-c", "import asrd, os, sys; sys.stdout.buffer.write(os.fsencode(asrd.__file__))"]
+    done = subprocess.run(words, cwd="/", env=environment, capture_output=True, check=False)
+    return done.returncode == 0 and Path(os.fsdecode(done.stdout)).resolve().parent == HOME
 
 
 def folder() -> Path:
@@ -137,9 +151,10 @@ def folder() -> Path:
 def _print(unit: str | None, settings: Settings) -> int:
     texts = units(program(), _version(), settings.socket)
     if unit:
-        print(texts[unit], end="")
+        text = texts[unit]
     else:
-        print("\n".join(f"# {folder() / name}\n{text}" for name, text in texts.items()), end="")
+        text = "\n".join(f"# {one_line(str(folder() / name))}\n{text}" for name, text in texts.items())
+    sys.stdout.buffer.write(text.encode())  # a unit is UTF-8, whatever the locale
     return 0
 
 
@@ -334,7 +349,9 @@ def _properties(unit: str) -> dict[str, str]:
 def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     command = ["systemctl", "--user", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=120
+        )
     except subprocess.TimeoutExpired as error:
         raise AsrdError(f"{' '.join(command)} does not answer") from error
     if check and done.returncode != 0:
@@ -343,4 +360,4 @@ def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[s
 
 
 def _say(*lines: str) -> None:
-    tell("\n".join(lines))
+    tell("\n".join(map(one_line, lines)))

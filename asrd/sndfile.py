@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from . import library_noise
 from .layout import Piece, View
 
 log = logging.getLogger("asrd")
@@ -61,7 +63,9 @@ class Sndfile:
     def __init__(self, name: str, descriptor: int, pieces: list[Piece] | None) -> None:
         self.name = name
         self._view = None if pieces is None else View(descriptor, pieces)
-        self._file: Any = _Streamed(os.dup(descriptor), closefd=True) if self._view is None else _Streamed(self._view)
+        with library_noise.kept_out():
+            self._file: Any = self._opened(descriptor)
+        self._quiet = library_noise.kept_out if self._file.format == "MP3" else contextlib.nullcontext
         self.rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.problem = ""
@@ -70,6 +74,9 @@ class Sndfile:
         self.frames: int = 0 if guessed else self._file.frames
         self.about: str = self._file.subtype_info
 
+    def _opened(self, descriptor: int) -> _Streamed:
+        return _Streamed(os.dup(descriptor), closefd=True) if self._view is None else _Streamed(self._view)
+
     def blocks(self) -> Iterator[NDArray[np.float32]]:
         """Yield what can be decoded; behind a damaged place what follows it, where there is more."""
         size, seen, failed = max(1, round(self.rate * BLOCK_SECONDS)), 0, False
@@ -77,7 +84,8 @@ class Sndfile:
             count = min(size, self.frames - seen) if self.frames else size
             block = np.full((count, self.channels), np.nan, np.float32)
             try:
-                block = self._file.read(count, dtype="float32", always_2d=True, out=block)
+                with self._quiet():
+                    block = self._file.read(count, dtype="float32", always_2d=True, out=block)
             except soundfile.SoundFileError as error:
                 self.problem = self.problem or str(getattr(error, "error_string", error)) or "it cannot be decoded"
                 decoded = np.flatnonzero(~np.isnan(block[:, 0]))  # soundfile does not tell how many came before

@@ -7,6 +7,7 @@ interpreter's lock held, for as long as a stopped journald does not read.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -258,8 +259,16 @@ class Formatter(logging.Formatter):
     """Leaves out of a line, and of a traceback, what a terminal or a reader of the journal would obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the entry, with its lines but no other control character."""
-        return printable(super().format(record))
+        """Return the entry, with its lines but no other control character; what it quotes begins no line."""
+        quoting = copy.copy(record)
+        if isinstance(record.args, tuple) and record.msg != "%s":  # else the argument is all of the message
+            quoting.args = tuple(map(_quoted, record.args))
+        return printable(super().format(quoting))
+
+
+def _quoted(value: object) -> object:
+    """Return an argument of a log entry on one line where it may have a file's name in it."""
+    return printable(str(value), breaks=False) if isinstance(value, str | os.PathLike | Exception) else value
 
 
 class _Prefixed(Formatter):

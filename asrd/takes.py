@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from . import deliveries, places
+from . import deliveries, filenames, places, text_files
 from .deliveries import Deliveries
 from .errors import ClaimedError, UsageError, nearest
 from .wire import SAMPLE_RATE
@@ -363,7 +363,7 @@ class Spool:
     def _read(self, sound: Path) -> Note:
         """Return the note of a sound; what a crash left without one, or with half of one, gets it from the file."""
         try:
-            note = msgspec.json.decode(sound.with_suffix(".json").read_bytes(), type=Note)
+            note = msgspec.json.decode(text_files.plain(sound.with_suffix(".json").read_bytes()), type=Note)
         except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             note = Note(sound.stem, 0.0)
         note.id = sound.stem  # whatever a damaged note says: it names files that are deleted
@@ -385,7 +385,7 @@ class Spool:
     def _write(self, note: Note) -> None:
         """Write a note whole or not at all; a disk that refuses is told and costs nothing else."""
         try:
-            places.write_whole(self.where / f"{note.id}.json", msgspec.json.encode(note))
+            places.write_whole(self.where / f"{note.id}.json", filenames.to_json(note))
         except OSError as error:
             log.warning("the note of recording %s cannot be written: %s", note.id, error.strerror)
 
@@ -395,7 +395,7 @@ def pages(notes: list[Note], limit: int) -> list[list[Note]]:
     parts: list[list[Note]] = [[]]
     size = 0
     for note in notes:
-        more = len(msgspec.json.encode(note))
+        more = len(filenames.to_json(note))
         if parts[-1] and size + more > limit:
             parts.append([])
             size = 0

@@ -10,6 +10,7 @@ import json
 import sys
 from typing import Any, TextIO
 
+from . import filenames
 from .characters import printable
 from .errors import AsrdError
 
@@ -21,7 +22,23 @@ def tell(text: str, stream: TextIO | None = None) -> None:
 
 def tell_json(value: Any) -> None:
     """Print a value as one line of JSON; what a terminal might obey is escaped in it, so its meaning stays."""
-    tell(json.dumps(value, ensure_ascii=False))
+    tell(json.dumps(filenames.spelt(value), ensure_ascii=not _takes_utf8()))
+
+
+def tell_document(value: Any, indent: int = -1) -> None:
+    """Print a value with msgspec's types as JSON, as `tell_json` does, on lines with `indent` where that is not -1."""
+    import msgspec
+
+    text = msgspec.json.format(filenames.to_json(value), indent=indent).decode()
+    if not _takes_utf8():
+        text = json.dumps(json.loads(text), indent=None if indent < 0 else indent)
+    tell(text)
+
+
+def _takes_utf8() -> bool:
+    """Return whether standard output is UTF-8, which JSON has to be; elsewhere only ASCII is that too."""
+    encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8")
+    return encoding.replace("-", "").replace("_", "").lower() == "utf8"
 
 
 def replace_unwritable() -> None:

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from . import control, downloader, modelchoice
+from . import control, downloader, filenames, modelchoice
 from .audio import SoundFile, blocks
 from .characters import without_controls
 from .config import ENGINE, Settings
@@ -28,7 +28,7 @@ from .errors import AsrdError, AudioError, ControlError, DiskError, SocketError,
 from .progress import DownloadBar
 from .spacing import continues, join, width
 from .spoken import write
-from .terminal import one_line, tell
+from .terminal import one_line, tell, tell_document
 from .wire import SAMPLE_RATE, Progress, Word
 
 CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
@@ -73,7 +73,7 @@ class Heard:
     def as_dict(self) -> dict[str, Any]:
         """Return what `--json` prints: times in seconds from the start of the file."""
         return {
-            "path": self.path,
+            **filenames.exact("path", self.path),
             "text": self.text,
             "words": [
                 {
@@ -188,7 +188,7 @@ def served(settings: Settings) -> bool:
     except (ControlError, SocketError):
         return False
     wanted = {key: getattr(settings, key) for key in ENGINE}
-    same = bool(reply.get("engine") == msgspec.json.decode(msgspec.json.encode(wanted)))
+    same = bool(reply.get("engine") == msgspec.json.decode(filenames.to_json(wanted)))
     if same and reply.get("download"):
         tell(one_line(f"asrd: waiting for the daemon: {reply['loading']}"), sys.stderr)
     return same
@@ -201,8 +201,9 @@ def _ask(heard: Heard, settings: Settings, show: Callable[[float], None]) -> int
     """
     began = time.perf_counter()
     reply: dict[str, Any] = {}
+    whole = filenames.exact("path", os.path.abspath(heard.path))
     try:
-        for reply in control.ask(settings, verb="transcribe", path=os.path.abspath(heard.path)):
+        for reply in control.ask(settings, verb="transcribe", **whole):
             heard.words += _cleaned(msgspec.convert(reply["words"], list[Word]))
             show(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
         heard.duration, heard.strategy, heard.device = reply["seconds"], reply["strategy"], reply["device"]
@@ -259,8 +260,9 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
     """Print one file on standard output in the shape that was asked for; `number` counts files from 0."""
     words = heard.words
     if args.json:
-        shown = msgspec.json.encode(heard.as_dict()).decode()
-    elif args.srt or args.vtt:
+        tell_document(heard.as_dict())
+        return
+    if args.srt or args.vtt:
         shown = subtitles(words, "srt" if args.srt else "vtt").rstrip("\n")
     elif args.words:
         shown = "\n".join(
@@ -270,7 +272,7 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
         )
     else:
         shown = heard.text
-    if len(args.files) > 1 and not args.json:
+    if len(args.files) > 1:
         tell(("\n" if number else "") + f"==> {one_line(heard.path)} <==")
     tell(shown)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from . import catalogue, choice, compare, control, engine, evidence, modelchoice, places, precision
+from . import catalogue, choice, compare, control, engine, evidence, filenames, modelchoice, places, precision
 from .audio import clean
 from .compare import Found, Job
 from .config import Settings, budget
@@ -30,7 +30,8 @@ from .findings import Measured, Speech
 from .manifest import Clip
 from .normalising import units
 from .takes import Spool, blocks, folder
-from .terminal import tell
+from .terminal import tell, tell_document
+from .text_files import plain
 from .wire import SAMPLE_RATE
 
 log = logging.getLogger("asrd")
@@ -192,7 +193,7 @@ def _begun() -> Path:
 def _name(job: Job) -> str:
     """Return a digest of everything that what is measured depends on."""
     key = evidence.key_for(job.settings, job.gpu)
-    digest = hashlib.blake2b(msgspec.json.encode((key, job.start, job.precisions, job.repeats)), digest_size=16)
+    digest = hashlib.blake2b(filenames.to_json((key, job.start, job.precisions, job.repeats)), digest_size=16)
     for clip in job.clips:
         digest.update(clip.text.encode())
         digest.update(clip.samples.tobytes())
@@ -202,7 +203,7 @@ def _name(job: Job) -> str:
 def _resumed(job: Job) -> list[Measured]:
     """Return what an interrupted run of the same job had measured, in its order."""
     try:
-        begun = msgspec.json.decode(_begun().read_bytes(), type=Begun)
+        begun = msgspec.json.decode(plain(_begun().read_bytes()), type=Begun)
     except (OSError, ValueError):
         return []
     return begun.measured if begun.job == _name(job) and 0 <= time.time() - begun.at < FRESH else []
@@ -216,7 +217,7 @@ def _saver(job: Job, found: Found) -> Callable[[], None]:
         nonlocal told
         try:
             places.make_folder(target.parent)
-            places.write_whole(target, msgspec.json.encode(Begun(_name(job), time.time(), found.measured)))
+            places.write_whole(target, filenames.to_json(Begun(_name(job), time.time(), found.measured)))
         except OSError as error:
             if not told:
                 log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
@@ -285,7 +286,7 @@ def _settled(job: Job, found: Found, settings: Settings, taken: bool) -> str:
 
 def _show(args: argparse.Namespace, record: Record) -> None:
     if args.json:
-        tell(msgspec.json.format(msgspec.json.encode(record), indent=2).decode())
+        tell_document(record, indent=2)
         return
     catalogue.show_evidence(record)
     tell(f"\nauto takes {record.chosen} for {record.key.model}: {record.reason}")

@@ -9,11 +9,13 @@ Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indi
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
+from . import filenames
 from .precision import Precision
 
 PROTOCOL = 4
@@ -346,19 +348,45 @@ _request = msgspec.json.Decoder(Request)
 _reply = msgspec.json.Decoder(Reply)
 
 
+HELD = b"\\udc"
+"""What a line has in it where a name is not UTF-8, and as good as no other line."""
+
+
 class GarbageError(Exception):
     """Bytes on the pipe that are no message of this protocol."""
 
 
 def pack(message: Request | Reply, *payload: bytes | memoryview) -> list[bytes | memoryview]:
     """Return the pieces of one frame; a payload goes with Recognize and Encode: their buffers' samples, in order."""
-    return [_encode(message) + b"\n", *filter(len, payload)]
+    return [_line(message) + b"\n", *filter(len, payload)]
+
+
+def _line(message: Request | Reply) -> bytes:
+    """Return a message as JSON.
+
+    A file's name that is not UTF-8 keeps its bytes where it is to be opened, as the lone surrogates that Python holds
+    them as; in what a worker tells, it is only to be read.
+    """
+    try:
+        return _encode(message)
+    except UnicodeEncodeError:
+        if isinstance(message, Request | Downloaded):
+            return json.dumps(msgspec.to_builtins(message)).encode()
+        return filenames.to_json(message)
+
+
+def _unheld(line: bytes, kind: Any) -> Any:
+    """Decode a line that has such a name, which msgspec takes for damage. Raises msgspec.DecodeError."""
+    try:
+        return msgspec.convert(filenames.from_json(line), kind)
+    except (ValueError, RecursionError) as error:
+        raise msgspec.DecodeError(f"{error}") from error
 
 
 def unpack_request(line: bytes) -> Request:
     """Decode one line that came from the daemon. Raises GarbageError."""
     try:
-        return _request.decode(line)
+        return _unheld(line, Request) if HELD in line else _request.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GarbageError(f"not a request: {line[:80]!r} ({error})") from error
 
@@ -366,7 +394,7 @@ def unpack_request(line: bytes) -> Request:
 def unpack_reply(line: bytes) -> Reply:
     """Decode one line that came from the worker. Raises GarbageError."""
     try:
-        return _reply.decode(line)
+        return _unheld(line, Reply) if HELD in line else _reply.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GarbageError(f"not a reply: {line[:80]!r} ({error})") from error
 

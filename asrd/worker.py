@@ -84,7 +84,7 @@ class Scratch:
     """Seconds within which a folder without a lock may be one that is just being made."""
 
     def __init__(self) -> None:
-        where = os.environ.get("TMPDIR", "/var/tmp")
+        where = places.scratch()
         self._sweep(where)
         try:
             self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=where)
