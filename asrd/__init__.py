@@ -66,6 +66,7 @@ Reading order, which is dependency order: a file imports only from files above i
     reception    what a worker sends, made harmless: its strings, and the times of its words (pure)
     engine       holds the one worker: start on a rung, ask, deadline, next rung
     card         worker: CUDA started on a card, or why it cannot be; memory held within a limit
+    lhotse_import  worker: lhotse kept from making a folder in the home
     startup      worker: NeMo imported without torch's compiler; a model's weights read from its file, once
     encoder      worker: NeMo's FastConformer with what one whole buffer does not need left out
     int8         worker: layers that hold a matrix as int8

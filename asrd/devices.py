@@ -7,6 +7,7 @@ open a device has them made anew. Everything here may block: call it in a thread
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -183,6 +184,7 @@ def warm() -> None:
 
 def portaudio() -> Any:
     """Return the module sounddevice. Raises AudioError."""
+    os.environ.update(soundserver.homeless())
     try:
         with contextlib.nullcontext() if "sounddevice" in sys.modules else library_noise.descriptor_2:
             import sounddevice  # which turns standard error off for a moment

@@ -20,7 +20,7 @@ from .desktop import kind, run
 from .errors import SinkError, UncertainError
 from .hints import install
 from .seat import has_keyboard
-from .selections import X11, Environment, why
+from .selections import X11, Environment, why, x11_environment
 
 log = logging.getLogger("asrd.keyboard")
 
@@ -55,7 +55,7 @@ async def _keyboard(environment: Environment) -> list[str]:
     been replaced since.
     """
     try:
-        ended = await run(*X11, "keys", environment=environment, limit=KEYBOARD_SECONDS)
+        ended = await run(*X11, "keys", environment=x11_environment(environment), limit=KEYBOARD_SECONDS)
     except SinkError as error:
         log.debug("the keyboard is unknown: %s", error)
         return []
@@ -78,7 +78,7 @@ async def _caps_lock_kept(facts: list[str], environment: Environment) -> AsyncIt
         yield
     finally:
         if "caps" in facts:
-            await run(*X11, "caps", environment=environment, limit=KEYBOARD_SECONDS)
+            await run(*X11, "caps", environment=x11_environment(environment), limit=KEYBOARD_SECONDS)
 
 
 async def _typed(*words: str, text: str, environment: Environment, delay: int) -> None:

@@ -7,6 +7,7 @@ Knows positions and bytes; does not know where they come from. Runs in the downl
 
 from __future__ import annotations
 
+import abc
 import io
 import os
 from collections import OrderedDict
@@ -28,7 +29,7 @@ class UndecidedError(Exception):
     """What was read lies beyond what is here; its text says why that is so."""
 
 
-class _Partial(io.RawIOBase):
+class _Partial(io.RawIOBase, abc.ABC):
     """A seekable file of `size` bytes whose bytes `_piece` provides."""
 
     def __init__(self, size: int) -> None:
@@ -78,9 +79,9 @@ class _Partial(io.RawIOBase):
             raise
         return piece
 
+    @abc.abstractmethod
     def _piece(self, start: int, count: int) -> bytes:
         """Return 1 to `count` bytes from `start`, which lie in the file."""
-        raise NotImplementedError
 
 
 class Remote(_Partial):

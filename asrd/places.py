@@ -28,6 +28,28 @@ def state(environment: Mapping[str, str] = os.environ) -> Path:
     return (xdg("XDG_STATE_HOME", environment) or home(environment) / ".local" / "state") / "asrd"
 
 
+def cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what can be made again; the libraries that a worker imports keep theirs in it."""
+    return (xdg("XDG_CACHE_HOME", environment) or home(environment) / ".cache") / "asrd"
+
+
+LIBRARY_FOLDERS = {
+    "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+}
+"""Variable -> folder in `cache` of a library that would make one of its own in the user's home."""
+
+
+def library_folders(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables of LIBRARY_FOLDERS that the user has not set."""
+    own = {name: folder for name, folder in LIBRARY_FOLDERS.items() if name not in environment}
+    return {name: os.fspath(cache(environment) / folder) for name, folder in own.items()}
+
+
 def xdg(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder that a variable of the XDG specification names; a relative path counts as none, as it says."""
     named = environment.get(name, "")

@@ -7,11 +7,13 @@ nowhere else, and only when a page is asked for.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from . import places
 from .findings import Comparison, Row
 from .wire import Memory
 
@@ -86,6 +88,7 @@ def _of_worker(memory: Memory) -> int | None:
 
 def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
     """Return one plot with a line per name, the first on top; `paint` draws into its axes, line n at height n."""
+    os.environ.update(places.library_folders())
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

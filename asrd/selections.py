@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, Self
 
+from . import places
 from .desktop import end, memory_file
 from .errors import SinkError
 
@@ -22,6 +23,7 @@ ANSWER = 4.0
 """Seconds that a display, or whoever owns a selection, gets to answer; a frozen owner costs them, then its content."""
 
 X11 = (sys.executable, "-P", os.path.join(os.path.dirname(__file__), "x11.py"))
+"""How `x11` is started, with `x11_environment`."""
 """The program that asks an X server what xclip cannot tell."""
 
 Environment = Mapping[str, str]
@@ -69,6 +71,11 @@ FETCHED = re.compile(rb"source\w*[@#]\d+\.send\(")
 
 TOOK_FOCUS = b"get_toplevel("
 """Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes it."""
+
+
+def x11_environment(environment: Environment) -> dict[str, str]:
+    """Return what `x11` is started with: as given, and asrd and its libraries are found where they are here."""
+    return {**environment, "PYTHONPATH": places.python_path()}
 
 
 def why(complaint: str) -> str:
@@ -134,7 +141,7 @@ class X11Holder:
                     stdin=given,
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.DEVNULL,
-                    env=dict(self._environment),
+                    env=x11_environment(self._environment),
                     start_new_session=True,
                 )
             except OSError as error:

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgspec
 
+from . import places
+
 ANSWER_SECONDS = 1.0
 """How long a server may take to answer; a frozen one answers never."""
 
@@ -156,4 +158,15 @@ def _run(*words: str) -> str:
 
 def _environment() -> dict[str, str]:
     """Return our environment with untranslated answers, and without the source that a stream of ours asked for."""
-    return {key: value for key, value in os.environ.items() if key != "PULSE_SOURCE"} | {"LC_ALL": "C.UTF-8"}
+    own = {key: value for key, value in os.environ.items() if key != "PULSE_SOURCE"}
+    return own | homeless() | {"LC_ALL": "C.UTF-8"}
+
+
+def homeless() -> dict[str, str]:
+    """Return the variable that keeps libpulse from making a folder in the home, where no server's is there.
+
+    Without a runtime directory libpulse looks for its server by a link that it makes in ~/.config/pulse.
+    """
+    known = {"XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "PULSE_SERVER"} & set(os.environ)
+    linked = bool(known) or (places.config_home() / "pulse").exists()
+    return {} if linked else {"PULSE_RUNTIME_PATH": "/nonexistent/pulse"}

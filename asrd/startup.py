@@ -27,6 +27,7 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -42,8 +43,12 @@ import yaml
 from . import archive, model_config
 from .checkpoint import CONFIG, HIDDEN_WEIGHTS, WEIGHTS, Place, places, tensors_of, unpacked_bytes
 from .errors import AsrdError, DiskError, ModelError
+from .lhotse_import import leave_home_alone
 
 COMPILER = "torch._dynamo"
+
+FETCHED_TOKENIZER = re.compile(r"AUTOTOKENIZER for ([\w./-]*\w)")
+"""What NeMo says where a tokenizer of the hub, which it takes words' pieces from, cannot be had."""
 
 TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
 """Releases whose import is known to ask no more of the compiler than the stand-in has; any other is left alone."""
@@ -51,6 +56,7 @@ TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
 
 def import_nemo(name: str = "nemo.collections.asr.models") -> ModuleType:
     """Import NeMo's models, without the compiler where that is known to work."""
+    leave_home_alone()
     tried = all(_version(package).startswith(release) for package, release in TRIED.items())
     with without_compiler() if tried and COMPILER not in sys.modules else contextlib.nullcontext():
         return importlib.import_module(name)
@@ -341,6 +347,11 @@ class Checkpoint:
             if error.errno == errno.ENOSPC:
                 return DiskError(f"no room to unpack {self.path} in {self.folder.parent}", "set TMPDIR")
             return ModelError(f"cannot read {self.path}: {error}")
+        if fetched := FETCHED_TOKENIZER.search(str(error)):
+            return ModelError(
+                f"{self.path} has a word-piece tokenizer, which NeMo makes from {fetched[1]}, and that is not here",
+                f"asrd loads models offline; fetch it once: hf download {fetched[1]}",
+            )
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         # NeMo raises every kind for a checkpoint it cannot build.
         return ModelError(f"NeMo cannot restore {self.path}: {first}", "run with --debug for its traceback")

@@ -345,6 +345,9 @@ class Spool:
         """
         notes = []
         for note in self.all():
+            if not note.delivered and _empty(self.path(note)):
+                self.remove(note.id)
+                continue
             if note.delivered and self.path(note).with_suffix(deliveries.SUFFIX).exists():
                 self.settle(note, note.text)
             if not note.delivered or self.path(note).exists():
@@ -438,6 +441,16 @@ def _in_hand(path: Path) -> bool:
     except OSError:
         return path in _claimed
     return False
+
+
+def _empty(path: Path) -> bool:
+    """Return whether a recording has not one sample and nobody has it in hand, where the file system can tell that."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return os.fstat(file.fileno()).st_size < HEADER.size + 4
+    except OSError:
+        return False
 
 
 def _claimed_already(note: Note) -> ClaimedError:

@@ -318,13 +318,16 @@ def _launched(command: Sequence[str], scratch: str, more: Mapping[str, str]) -> 
     Not through asyncio, whose process is over only when its pipes are, and which can wait for ever for one whose
     creation was cancelled half-way.
     """
+    with contextlib.suppress(OSError):  # without a home that can be written, libraries go without, or to TMPDIR
+        places.make_folder(places.cache())
+    environment = {**os.environ, **places.library_folders(), **ENVIRONMENT, **more}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
-        env={**os.environ, **ENVIRONMENT, **more, "TMPDIR": scratch, "PYTHONPATH": places.python_path()},
+        env={**environment, "TMPDIR": scratch, "PYTHONPATH": places.python_path()},
         start_new_session=True,  # Ctrl-C is for the parent, which then ends the worker in order
     )
     assert process.stdin is not None

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from asrd import vram
+from tests.hub_server import Hub
+from tests.hub_user import FILE, MODEL
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test that imports NeMo imports onnxruntime too, which else calls home
 
@@ -43,6 +45,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """Return a hub that serves one small model."""
+    served = Hub()
+    served.files = {FILE: MODEL}
+    yield served
+    served.close()
 
 
 @pytest.fixture(scope="module")

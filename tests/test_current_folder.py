@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd import engine, places, service, worker
+from asrd import engine, places, selections, service, worker
 from tests.test_model_file import CLIP
 
 NAMES = """
@@ -86,6 +86,21 @@ def test_a_download_runs_no_file_of_the_current_folder(tmp_path: Path, home: dic
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert sorted(mark.name for mark in (tmp_path / "marks").iterdir()) == []
     assert "cannot reach the hub for owner/name" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["", ":here:.", "relative", "/absolute:."])
+def test_what_asks_the_x_server_runs_no_file_of_the_current_folder(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = trapped(tmp_path / "here", tmp_path / "marks", 16)
+    monkeypatch.setenv("PYTHONPATH", path)
+    environment = selections.x11_environment({"PATH": os.environ["PATH"], "PYTHONPATH": path})
+    for act in ("keys", "caps", "lend"):
+        command = [*selections.X11, act]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False, timeout=60)
+        assert b"a file of the current folder was run" not in done.stderr
+    assert sorted(mark.name for mark in (tmp_path / "marks").iterdir()) == []
+    assert all(map(os.path.isabs, filter(None, environment["PYTHONPATH"].split(os.pathsep))))
 
 
 def test_a_trap_works(tmp_path: Path) -> None:

@@ -25,14 +25,6 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    served = Hub()
-    served.files = {FILE: MODEL}
-    yield served
-    served.close()
-
-
-@pytest.fixture
 def user(hub: Hub, tmp_path: Path) -> User:
     home = tmp_path / "a home"
     home.mkdir()

@@ -9,27 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asrd.worker import ENVIRONMENT
 from tests.hub_server import Hub, wait_for
-from tests.hub_user import FILE, MODEL, NAME, ROOT, SIZE, User
+from tests.hub_user import FILE, NAME, ROOT, SIZE, User
 from tests.test_download import MIB, children
 
 EVAL = ROOT / "asrd" / "data" / "eval"
 CLIP = EVAL / "0001.flac"
 TEXT = json.loads((EVAL / "manifest.jsonl").read_text().splitlines()[0])["text"]
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    served = Hub()
-    served.files = {FILE: MODEL}
-    yield served
-    served.close()
 
 
 @pytest.fixture

@@ -203,13 +203,17 @@ def test_a_comparison_takes_odd_names_for_all_it_opens(clips: bytes) -> None:
     (Path(os.fsdecode(folder)) / "list").write_bytes(line(b"../f\xe9/" + next(iter(members()))[1]) + b"\n")
     words = [b"--manifest", b"list", b"--strategies", b"fp32", b"--repeats", b"1", b"--model", b"./m\xe9\nx.nemo"]
     longest = b"\xe9" * 250 + b".json"
-    done = asked("compare", *words, b"--json", longest, b"--html", b"\xe9\n.html", cwd=folder)
+    home = {"HOME": os.fsdecode(folder + b"/home"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
+    os.mkdir(folder + b"/home")
+    done = asked("compare", *words, b"--json", longest, b"--html", b"\xe9\n.html", cwd=folder, **home)
     assert done.returncode in (0, 3), done.stderr
     found = json.loads(Path(os.fsdecode(folder + b"/" + longest)).read_bytes())
     assert found["model"] == "./m\\xe9\nx.nemo"
     assert "m\\xe9" in Path(os.fsdecode(folder + b"/\xe9\n.html")).read_text("utf-8")
     assert b"wrote \\xe9\\u000a.html" in done.stderr
     assert os.path.exists(os.fsencode(places.state()) + b"/baselines.json")
+    assert made_in(folder + b"/home") == {b".cache/asrd"}, "a library made something of its own in the home"
+    assert {b"matplotlib"} <= set(os.listdir(folder + b"/home/.cache/asrd"))
 
 
 def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
@@ -218,8 +222,9 @@ def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
     Path(os.fsdecode(home + b"/cfg/asrd/config.toml")).write_text('model = "demo-ctc"\nvocabulary = ["@n.txt"]\n')
     Path(os.fsdecode(home + b"/cfg/asrd/n.txt")).write_text("peter\n")
     where = {"XDG_CONFIG_HOME": b"/cfg", "XDG_STATE_HOME": b"/state"}
-    where |= dict.fromkeys(("XDG_RUNTIME_DIR", "HOME", "TMPDIR"), b"")
-    variables = {key: os.fsdecode(home + value) for key, value in where.items()}
+    variables = {key: os.fsdecode(home + value) for key, value in (where | {"HOME": b"", "TMPDIR": b""}).items()}
+    (tmp_path / "run").mkdir(0o700)
+    variables |= {"XDG_RUNTIME_DIR": os.fspath(tmp_path / "run"), "XDG_CACHE_HOME": ""}
     source = os.fsdecode(home + b"/\xe9.flac")
     shutil.copy(CLIP, source)
     played = asked("run", "--source", f"file:{source}", "--sink", "stdout", cwd=home, **variables)
@@ -235,6 +240,14 @@ def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
             lines = done.stdout.splitlines() if words[0] == "doctor" else [done.stdout]
             assert [json.loads(each) for each in lines], words
         assert b"\\udc" not in done.stdout + done.stderr, words
+    assert made_in(home) == {b"cfg", b"state", b"\xe9.flac", b".cache/asrd"}
+
+
+def made_in(home: bytes) -> set[bytes]:
+    """Return what is in a home; of its cache the folders of programs, without those that programs share."""
+    entries = set(os.listdir(home)) - {b".cache"}
+    cached = set(os.listdir(home + b"/.cache")) if os.path.exists(home + b"/.cache") else set()
+    return entries | {b".cache/" + name for name in cached - {b"huggingface"}}
 
 
 def test_scratch_and_units_know_what_the_libraries_and_systemd_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = re.findall(r"^    (\w+)  +\w", (ROOT / "asrd" / "__init__.py").read_text(), re.MULTILINE)
 WORKER_SIDE = {"startup", "encoder", "modules", "boundaries", "abilities", "casting", "int8", "attention", "graphs"}
 WORKER_SIDE |= {"steps", "boosting", "canary", "straight", "timestamps", "decoding", "cacheaware", "recognizer"}
+WORKER_SIDE |= {"lhotse_import"}
 HEAVY = ["torch", "nemo", "lightning", "numpy", "soundfile", "matplotlib", "rich", "jiwer", "huggingface_hub"]
 
 

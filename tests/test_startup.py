@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from asrd import startup
+from asrd import models, startup
 from asrd.checkpoint import WEIGHTS, Place, places, unpacked_bytes
 from asrd.errors import DiskError, ModelError
 from asrd.worker import ENVIRONMENT
@@ -381,3 +381,12 @@ def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() 
     alone = run(threads("numpy"))  # which it needs, and which has threads of its own
     assert run(threads("onnxruntime"), ORT_DISABLE_TELEMETRY="0") > alone, "its telemetry has changed: look at it anew"
     assert run(threads("onnxruntime"), **ENVIRONMENT) == alone
+
+
+def test_a_tokenizer_that_nemo_would_fetch_is_refused_in_a_sentence() -> None:
+    said = "Unable to instantiate HuggingFace AUTOTOKENIZER for bert-base-cased. Exception: We couldn't connect to 'x'"
+    with startup.Checkpoint(models.SHIPPED["demo-ctc"]) as opened:
+        told = opened._translated(ValueError(said))
+    assert isinstance(told, ModelError)
+    assert "has a word-piece tokenizer, which NeMo makes from bert-base-cased, and that is not here" in str(told)
+    assert "hf download bert-base-cased" in told.hint

@@ -426,3 +426,18 @@ def test_what_is_not_text_yet_goes_last_and_is_told(tmp_path: Path, caplog: pyte
     assert spool.prune() == 3
     assert caplog.records[-1].levelno == logging.WARNING
     assert caplog.records[-1].message.endswith("; 1 of them had not been delivered")
+
+
+@pytest.mark.parametrize("size", [0, 1, 12, 43, 44, 45, 46, 47, 48, 49, 52, 44 + 640, 44 + 64_000])
+def test_what_a_killed_daemon_left_without_one_sample_goes(tmp_path: Path, size: int) -> None:
+    spool = Spool(tmp_path)
+    take = spool.begin()
+    take.append(np.ones(16_000, np.float32))
+    take.release()
+    os.truncate(take.path, size)
+    held = spool.begin()
+    spool.prune()
+    left = {path.stem for path in tmp_path.iterdir()}
+    assert left == ({take.id, held.id} if size >= 48 else {held.id})
+    assert [note.id for note in spool.waiting()] == ([take.id] if size >= 48 else [])
+    held.release()
