@@ -169,4 +169,4 @@ def homeless() -> dict[str, str]:
     """
     known = {"XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "PULSE_SERVER"} & set(os.environ)
     linked = bool(known) or (places.config_home() / "pulse").exists()
-    return {} if linked else {"PULSE_RUNTIME_PATH": "/nonexistent/pulse"}
+    return {} if linked else {"PULSE_RUNTIME_PATH": "/dev/null/pulse"}

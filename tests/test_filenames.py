@@ -203,8 +203,8 @@ def test_a_comparison_takes_odd_names_for_all_it_opens(clips: bytes) -> None:
     (Path(os.fsdecode(folder)) / "list").write_bytes(line(b"../f\xe9/" + next(iter(members()))[1]) + b"\n")
     words = [b"--manifest", b"list", b"--strategies", b"fp32", b"--repeats", b"1", b"--model", b"./m\xe9\nx.nemo"]
     longest = b"\xe9" * 250 + b".json"
-    home = {"HOME": os.fsdecode(folder + b"/home"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
-    os.mkdir(folder + b"/home")
+    home = {"HOME": os.fsdecode(folder + b"/own"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
+    os.mkdir(folder + b"/own")
     done = asked("compare", *words, b"--json", longest, b"--html", b"\xe9\n.html", cwd=folder, **home)
     assert done.returncode in (0, 3), done.stderr
     found = json.loads(Path(os.fsdecode(folder + b"/" + longest)).read_bytes())
@@ -212,8 +212,8 @@ def test_a_comparison_takes_odd_names_for_all_it_opens(clips: bytes) -> None:
     assert "m\\xe9" in Path(os.fsdecode(folder + b"/\xe9\n.html")).read_text("utf-8")
     assert b"wrote \\xe9\\u000a.html" in done.stderr
     assert os.path.exists(os.fsencode(places.state()) + b"/baselines.json")
-    assert made_in(folder + b"/home") == {b".cache/asrd"}, "a library made something of its own in the home"
-    assert {b"matplotlib"} <= set(os.listdir(folder + b"/home/.cache/asrd"))
+    assert made_in(folder + b"/own") == {b".cache/asrd"}, "a library made something of its own in the home"
+    assert {b"matplotlib"} <= set(os.listdir(folder + b"/own/.cache/asrd"))
 
 
 def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
