@@ -10,7 +10,11 @@ Reading order, which is dependency order: a file imports only from files above i
     spacing      where words end and what stands between them, in scripts with and without spaces (pure)
     filenames    file names are bytes: how one is shown, sent as JSON, and read from a text
     terminal     what a person reads: text, JSON and complaints, with nothing in them that a terminal obeys
+    listing      rows under headings, in which no name is broken, however narrow the terminal
+    arguments    a parser whose complaints are one sentence and a hint
     places       where a user's files are, and how one is written whole; imports little
+    durations    how people write a span of time or a date (pure)
+    spellings    other spellings of strategies, dtypes and devices (pure)
     hints        which command starts, ends or explains the daemon here, for the units that are installed
     text_files   text files that a user wrote: UTF-8, with or without marks, any line ends
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
@@ -19,6 +23,9 @@ Reading order, which is dependency order: a file imports only from files above i
     faults       trouble that a user can rehearse: what is asked for, and how a worker then fails
     spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
     deliveries   what each sink accepted of a recording's text, on disk before each attempt and after it
+    legacy       older spellings of the precision, folded into strategy (pure)
+    misnomers    what a wrong setting, table or line of TOML was meant to be (pure)
+    conversion   a setting as it was written -> its value, or a complaint that helps
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
     untrusted_yaml  YAML of a stranger read within bounds, its references resolved (pure)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import ConfigError, nearest
 
 DEPTH = {"aed": 1.0}
 """Family -> how much more a phrase's later tokens get than its first, in which NeMo's advice differs from 2."""
@@ -37,7 +37,7 @@ class Boost:
         language: for tokenizers that are several: whose tokens a phrase is written in.
 
     Raises:
-        UsageError: a model without a tokenizer, or a phrase that its tokenizer cannot write.
+        ConfigError: a model without a tokenizer, or a phrase that its tokenizer cannot write.
     """
 
     def __init__(self, model: Any, phrases: Sequence[str], weight: float, family: str, language: str) -> None:
@@ -46,7 +46,7 @@ class Boost:
 
         tokenizer = getattr(model, "tokenizer", None)
         if tokenizer is None:
-            raise UsageError("a model that writes letters has no vocabulary to prefer", "set vocabulary = []")
+            raise ConfigError("a model that writes letters has no vocabulary to prefer", "set vocabulary = []")
         ids = [token_ids(tokenizer, phrase, language) for phrase in phrases]
         graph = ContextGraph(context_score=1.0, depth_scaling=DEPTH.get(family, 2.0))
         graph.build(token_ids=ids, uniform_weights=False)
@@ -80,13 +80,13 @@ class Boost:
 
 
 def token_ids(tokenizer: Any, phrase: str, language: str) -> list[int]:
-    """Return the tokens of a phrase, in small letters where the tokenizer has no others. Raises UsageError."""
+    """Return the tokens of a phrase, in small letters where the tokenizer has no others. Raises ConfigError."""
     for text in (phrase, phrase.lower()):
         ids = _encode(tokenizer, text, language)
         if ids and _bare(_decode(tokenizer, ids)) == _bare(text):
             return ids
     lacking = sorted({c for c in phrase if not c.isspace() and not _writable(tokenizer, c, language)})
-    raise UsageError(
+    raise ConfigError(
         f"this model cannot write {phrase!r}, which is in the vocabulary",
         f"its tokenizer has no {' '.join(lacking)}" if lacking else "leave it out, or write it as the model would",
     )
@@ -98,13 +98,14 @@ def _writable(tokenizer: Any, letter: str, language: str) -> bool:
 
 
 def _encode(tokenizer: Any, text: str, language: str) -> list[int]:
-    """Return token ids. Raises UsageError for a language that a tokenizer of several has not."""
+    """Return token ids. Raises ConfigError for a language that a tokenizer of several has not."""
     if not hasattr(tokenizer, "langs"):
         return list(tokenizer.text_to_ids(text))
     try:
         return list(tokenizer.text_to_ids(text, language))
     except (KeyError, RuntimeError) as error:
-        raise UsageError(f"this model has no language {language!r}", f"it has: {', '.join(tokenizer.langs)}") from error
+        hint = nearest(language, tuple(tokenizer.langs), "asrd models")
+        raise ConfigError(f"this model has no language {language!r}", hint) from error
 
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:

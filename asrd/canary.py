@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .attention import CachedDecoder, Memory, spans, spans_of_several
 from .boosting import Boost
-from .errors import ModelError, UsageError
+from .errors import ConfigError, ModelError, nearest
 from .graphs import Recorder
 from .steps import ROWS, DecoderReplay, Steps
 
@@ -127,9 +127,9 @@ class Canary:
         return found
 
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
-        """Prefer these phrases from here on, by a weight in nats. Raises UsageError, also where a beam searches."""
+        """Prefer these phrases from here on, by a weight in nats. Raises ConfigError, also where a beam searches."""
         if self._searches:
-            raise UsageError("this checkpoint asks for a beam, which prefers no vocabulary", "set vocabulary = []")
+            raise ConfigError("this checkpoint asks for a beam, which prefers no vocabulary", "set vocabulary = []")
         self._boost = Boost(self._model, phrases, weight, "aed", self._language)
 
     def settle(self) -> None:
@@ -285,7 +285,7 @@ def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> 
 
     Raises:
         ModelError: another prompt format, or a tokenizer without one of its tokens.
-        UsageError: a language that the tokenizer has not.
+        ConfigError: a language that the tokenizer has not.
     """
     style = model.prompt_format
     if style not in PROMPTS:
@@ -293,7 +293,7 @@ def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> 
     known = languages(model.tokenizer)
     for language in (source_lang, target_lang):
         if language not in known:
-            raise UsageError(f"this model has no language {language!r}", f"it has: {', '.join(known)}")
+            raise ConfigError(f"this model has no language {language!r}", nearest(language, known, "asrd models"))
     off = {"decodercontext": "", "emotion": "<|emo:undefined|>", "pnc": "yes", "itn": "no", "diarize": "no"}
     default = {key: value for key, value in model.prompt.get_default_dialog_slots()[0]["slots"].items() if value}
     ours = {"source_lang": source_lang, "target_lang": target_lang, "timestamp": "no"}

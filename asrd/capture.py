@@ -21,10 +21,10 @@ import numpy as np
 
 from .audio import AudioBlock, SoundFile, blocks
 from .devices import choose, survey
-from .errors import AsrdError, AudioError, UsageError
+from .errors import AsrdError, AudioError, ConfigError
 from .microphone import Microphone
 from .tape import Tape
-from .terminal import complain, one_line, tell, tell_document
+from .terminal import complain, tell_document
 from .wire import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Capture(Protocol):
 def capture(spec: str, microphone: str = "") -> Capture:
     """Return a source: "mic" (chosen by a part of its name), "file:PATH" or "pipe".
 
-    Raises UsageError for another word, AudioError for a file or a standard input that cannot be read.
+    Raises ConfigError for another word, AudioError for a file or a standard input that cannot be read.
     """
     kind, _, path = spec.partition(":")
     if spec == "mic":
@@ -78,8 +78,8 @@ def capture(spec: str, microphone: str = "") -> Capture:
     if spec == "pipe":
         return Pipe()
     if kind == "file":
-        raise UsageError(f"source {spec!r} names no file", "file:clip.wav; pipe reads standard input")
-    raise UsageError(f"unknown source {spec!r}", "mic, file:PATH, or pipe (raw s16le, 16 kHz, mono on standard input)")
+        raise ConfigError(f"source {spec!r} names no file", "file:clip.wav; pipe reads standard input")
+    raise ConfigError(f"unknown source {spec!r}", "mic, file:PATH, or pipe (raw s16le, 16 kHz, mono on standard input)")
 
 
 class PlayedFile:
@@ -316,12 +316,9 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         tell_document(found, indent=2)
         return 0
-    from rich.console import Console
-    from rich.table import Table
+    from . import listing
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("", "name", "through", "rate", "channels", "remarks"):
-        table.add_column(heading, justify="right" if heading in ("rate", "channels") else "left")
+    rows = []
     try:
         chosen = choose(found, settings.microphone)
     except AudioError as error:
@@ -331,8 +328,8 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
         remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
         mark = "*" if device is chosen else ""
         words = ", ".join(remark for remark, holds in remarks.items() if holds)
-        table.add_row(mark, one_line(device.name), device.through, str(device.rate), str(device.channels), words)
+        rows.append([mark, device.name, device.through, str(device.rate), str(device.channels), words])
     if found:
-        Console().print(table)
-        tell('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
+        listing.show(("", "name", "through", ">rate", ">channels", "remarks"), rows, "name")
+        listing.say('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
     return 0

@@ -27,7 +27,7 @@ from torch import nn
 from . import int8
 from .abilities import LIGHTNING, autocast_dtypes, fall_back, no_tf32, refuse_emulation, trainer_for
 from .boundaries import connect, fence, to
-from .errors import ModelError, PrecisionError, UsageError, nearest
+from .errors import ConfigError, ModelError, PrecisionError, nearest
 from .modules import (
     Parts,
     Targets,
@@ -134,7 +134,7 @@ def prepare(model: nn.Module, precision: Precision, device: torch.device, empty:
             numbers to be read into. Not possible where int8 is asked for, which changes shapes.
 
     Raises:
-        UsageError: `parts` names a component that the model has not.
+        ConfigError: `parts` names a component that the model has not.
         PrecisionError: the device cannot serve this precision at all.
         ModelError: the model has no encoder.
     """
@@ -248,7 +248,7 @@ def _paths(model: nn.Module, name: str) -> list[str]:
     known = [f"{child}.{path}".rstrip(".") for child, part in parts.items() for path, _ in part.named_modules()]
     found = [path for path in known if fnmatchcase(path, name)]
     if not found:
-        raise UsageError(f"this model has no component {name!r}", _nearest_path(name, known))
+        raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, known))
     return found
 
 

@@ -7,16 +7,12 @@ that is estimated never share a column, and what was not read from a file says s
 from __future__ import annotations
 
 import argparse
-import shutil
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from . import filenames, modelchoice, vram
+from . import filenames, listing, modelchoice, vram
 from . import models as names
-from .characters import printable
 from .config import Settings
 from .errors import ModelError
 from .evidence import TAKES, Candidate, Record
@@ -29,9 +25,6 @@ from .wire import Download
 
 MAIN = ("fp32", "bfloat16", "int8")
 """Strategies whose weights the list of models shows: the baseline, the half and the least."""
-
-WIDTH = 100
-"""Columns that text is folded to in a pipe, and below which a terminal gets narrower tables."""
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -55,6 +48,8 @@ class Entry(msgspec.Struct, frozen=True):
     weights: dict[str, int]
     """Strategy -> bytes of the weights."""
     note: str = ""
+    unconfirmed: str = ""
+    """What no public copy of the config confirms; empty where a file is here."""
 
 
 def models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,14 +64,13 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
         tell_document(entries, indent=2)
         return 0
     headings = ["model", "family", ">parameters", "languages", ">file", *(f">{name}" for name in MAIN)]
-    _table(headings, [_cells(entry) for entry in entries])
-    recalled = (f"{_short(name)}: {known.recalled}" for name, known in names.KNOWN.items() if known.recalled)
-    _say(
+    listing.show(headings, [_cells(entry) for entry in entries])
+    listing.say(
         "",
         f"MiB throughout. file: the checkpoint, where it is here; - is downloaded to {names.cache_folder()} when it is "
         f"first used. {', '.join(MAIN)}: the weights under that strategy (asrd plan --model M shows all of them).",
         "~: computed from the published architecture, not read from a file. Names without an owner are nvidia's.",
-        f"Not confirmed by a public copy of the config: {'; '.join(recalled)}.",
+        "Of some, no public copy of the config confirms every part; asrd plan --model M names what is unconfirmed.",
         "The demo models recognise synthetic voices and a closed vocabulary, not your microphone.",
         *(f"{entry.name}: {entry.note}" for entry in entries if entry.note),
         *(Download(name, size, None).kept for name, size in names.partials().items()),
@@ -107,7 +101,8 @@ def _entry(name: str) -> Entry:
         return Entry(name, "", 0, False, "", "", 0, {}, error.message)
     weights = {strategy: weights_bytes(header, precision) for strategy, precision in TABLE.items()}
     spoken = languages(name, header)
-    return Entry(name, header.family, header.parameters, bool(path), spoken, path, header.size, weights)
+    recalled = names.KNOWN[name].recalled if name in names.KNOWN and not path else ""
+    return Entry(name, header.family, header.parameters, bool(path), spoken, path, header.size, weights, "", recalled)
 
 
 # -- plan -------------------------------------------------------------------------------------------------------------
@@ -127,9 +122,10 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     Raises:
         UsageError, ModelError, PrecisionError: no such model, file, strategy or card.
     """
-    settings = modelchoice.for_files(settings)
+    named, settings = settings, modelchoice.or_demo(settings)
     sight = vram.Sight([hypothetical(args.gpu)]) if args.gpu else vram.sight(settings.device)
     found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
+    modelchoice.for_files(named)  # says that the demo is meant, now that nothing is wrong with what was asked
     if args.json:
         tell_document(found, indent=2)
     else:
@@ -141,8 +137,8 @@ def _show(found: Outlook, settings: Settings) -> None:
     """Print the outlook for a person."""
     origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
     tongues = f", {found.languages}" if found.languages else ""
-    _say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
-    _say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used: the plan is for the CPU"], "")
+    listing.say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
+    listing.say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used: the plan is for the CPU"], "")
     seen = any(line.measured is not None for line in found.strategies)
     more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
     headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
@@ -160,18 +156,18 @@ def _show(found: Outlook, settings: Settings) -> None:
         ]
         for line in found.strategies
     ]
-    _table(headings, rows)
-    _say("", *_decision(found))
+    listing.show(headings, rows, "strategy")
+    listing.say("", *_decision(found))
     if found.evidence is not None and not found.stale:
         tell("")
         show_evidence(found.evidence)
-    _say("", *_remarks(found, settings))
+    listing.say("", *_remarks(found, settings))
 
 
 def show_evidence(record: Record) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
     what = "differs" if record.speech == TAKES else record.metric
-    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDTH
+    narrow = listing.columns() < listing.PIPE_COLUMNS
     joint = "\n" if narrow else " "
     failed = not narrow or any(one.failures for one in record.candidates)
     headings = [
@@ -193,10 +189,10 @@ def show_evidence(record: Record) -> None:
         ]
         for one in record.candidates
     ]
-    _table(headings, rows)
+    listing.show(headings, rows)
     counted = units(record.metric)
     instruments = ", ".join(dict.fromkeys(one.source for one in record.candidates if one.source)) or "nothing"
-    _say(
+    listing.say(
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
         f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} {counted}, "
@@ -275,7 +271,6 @@ def _measured(found: Outlook) -> list[str]:
 
 def _remarks(found: Outlook, settings: Settings) -> list[str]:
     """Return what the figures are and are not."""
-    whole = [line.strategy for line in found.strategies if line.ratio == 1.0 and line.strategy != "fp32"]
     activations = max(line.activations for line in found.strategies)
     lines = [
         ("Weights are exact: every parameter and buffer, as the worker will report them." if found.exact else
@@ -285,7 +280,7 @@ def _remarks(found: Outlook, settings: Settings) -> list[str]:
         f"{settings.window:g}-s buffer, and {size(found.context)} for CUDA and its libraries"
         + (", as measured here." if _measured(found) else ", which is assumed. asrd compare measures it."),
         *_measured(found),
-        f"{', '.join(whole)}: compute in another format but store FP32; they do not shrink the weights.",
+        "Strategies at 100 % compute in another format but store FP32; they do not shrink the weights.",
     ]  # fmt: skip
     if found.hidden_bytes:
         added = "is counted in, in FP32" if settings.timestamps_model else "is left out (timestamps_model = false)"
@@ -310,12 +305,12 @@ def config(args: argparse.Namespace, settings: Settings) -> int:
         table = {name: {"value": value, "from": args.loaded.origins[name]} for name, value in values.items()}
         tell_document(table, indent=2)
         return 0
-    _table(
+    listing.show(
         ["setting", "value", "from"],
         [[name, _value(name, value, settings), args.loaded.origins[name]] for name, value in values.items()],
     )
     if args.loaded.notes:
-        _say("", *args.loaded.notes)
+        listing.say("", *args.loaded.notes)
     return 0
 
 
@@ -340,36 +335,3 @@ def _mib(count: int) -> str:
     """Return bytes as a bare number of MiB."""
     mib = count / MIB
     return f"{mib:.1f}" if mib < 99.95 else f"{mib:.0f}"
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings, those that start with ">" to the right; with rich on a terminal, plainly in a pipe."""
-    right = [heading.startswith(">") for heading in headings]
-    titles = [heading.lstrip(">") for heading in headings]
-    if sys.stdout.isatty():
-        from rich.box import SIMPLE_HEAD
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-        for title, aligned in zip(titles, right, strict=True):
-            table.add_column(title, justify="right" if aligned else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*map(printable, row), style="bold" if row[0] == ">" else "")
-        Console(highlight=False, markup=False).print(table)
-        return
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    for row in (titles, *rows):
-        cells = zip(row, widths, right, strict=True)
-        tell(
-            "  ".join(f"{cell:>{width}}" if aligned else f"{cell:<{width}}" for cell, width, aligned in cells).rstrip()
-        )
-
-
-def _say(*paragraphs: str) -> None:
-    """Print paragraphs, folded to the terminal's width."""
-    import textwrap
-
-    width = min(shutil.get_terminal_size((WIDTH, 24)).columns, 120) if sys.stdout.isatty() else WIDTH
-    for paragraph in paragraphs:
-        tell("\n".join(textwrap.wrap(paragraph, width, break_on_hyphens=False, break_long_words=False)))

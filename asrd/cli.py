@@ -12,11 +12,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from . import __version__
+from .arguments import Parser
 from .errors import AsrdError, DiskError, UsageError, nearest
-from .terminal import complain, one_line, replace_unwritable
+from .terminal import complain, replace_unwritable
 
 VERBS = {
     "run": ("asrd.daemon:run", "be the dictation daemon"),
@@ -72,29 +73,22 @@ def overview() -> str:
             "  asrd VERB --help   what a verb takes",
             "  asrd --version     which asrd this is",
             "",
-            "exit codes: 0 done, 2 wrong word, 3 criteria not met, 65 bad or incomplete sound, 66 no such model,",
+            "exit codes: 0 done, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio, 66 no such model,",
             "69 not available here, 70 internal, 73 cannot write, 75 no worker could answer, or busy,",
-            "78 wrong setting, 130 interrupted",
+            "78 wrong setting, wherever it was written, 130 interrupted",
         ]
     )
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints quote what was typed without its control characters."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message; exit with 2."""
-        super().error(one_line(message))
 
 
 def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     """Return the parser of a verb and the function that does it. Raises UsageError."""
     if verb not in VERBS:
-        raise UsageError(f"unknown verb {verb!r}", nearest(verb, tuple(VERBS)))
+        raise UsageError(f"unknown verb {verb!r}", _verb_hint(verb))
     target, about = VERBS[verb]
     module_name, _, name = target.partition(":")
     module = importlib.import_module(module_name)
-    parser = Parser(prog=f"asrd {verb}", description=about, allow_abbrev=False)
+    parser = Parser(f"asrd {verb}", description=about)
+    parser.elsewhere = lambda flag, value: _elsewhere(verb, flag, value)
     getattr(module, f"{name}_arguments")(parser)
     common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
     known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
@@ -103,6 +97,54 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
     common.add_argument("--debug", action="store_true", help="show tracebacks and what the worker prints")
     return parser, getattr(module, name)
+
+
+OTHER_VERBS = {
+    "recordings": "takes", "history": "report", "listen": "run", "daemon": "run", "serve": "run", "record": "start",
+    "dictate": "toggle", "precision": "use", "strategy": "use", "strategies": "plan", "mics": "devices",
+    "microphones": "devices", "settings": "config", "benchmark": "compare", "bench": "compare", "check": "doctor",
+    "install": "service", "uninstall": "service", "restart": "reload", "text": "last", "list": "models",
+}  # fmt: skip
+"""What a person may call a verb -> the verb."""
+
+
+def _verb_hint(word: str) -> str:
+    """Return what an unknown verb should have been."""
+    if (meant := OTHER_VERBS.get(word.lower())) is not None:
+        return f"did you mean 'asrd {meant}'?"
+    if Path(word).suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"):
+        return f"to transcribe a file: asrd transcribe {word}"
+    return nearest(word, tuple(VERBS), "asrd --help")
+
+
+MAX_VERBS = 3
+"""Verbs that a hint names."""
+
+
+def _elsewhere(verb: str, flag: str, value: str) -> str:
+    """Return where a flag belongs that `verb` has not: to another verb, or into the settings; "" where to neither."""
+    # What --help shows for a parser whose verb does not read settings is still a flag of the others.
+    having = [other for other in VERBS if other != verb and flag in _flags(other)]
+    if having:
+        shown = ", ".join(f"asrd {other}" for other in having[:MAX_VERBS])
+        return f"{flag} is a flag of {shown}" + (" and others" if len(having) > MAX_VERBS else "")
+    from . import config, misnomers
+
+    key = flag.removeprefix("--").replace("-", "_")
+    own = misnomers.setting(key, config.FIELDS)
+    if not own:
+        return misnomers.ELSEWHERE.get(key, "")
+    if f"--{own}" in _flags(verb):
+        return f"did you mean --{own}?"
+    line = f"{own} = {misnomers.as_toml(value or '...')}"
+    if verb in ASKING:
+        return f"the daemon reads it: write {line} into the configuration, then: asrd reload"
+    return f"it is a setting: ASRD_{own.upper()}={value or '...'} asrd {verb} ..., or {line} in the configuration"
+
+
+def _flags(verb: str) -> set[str]:
+    parser, _ = parser_for(verb)
+    return {flag for flag in parser._option_string_actions if flag != "--debug"}
 
 
 def run(words: Sequence[str]) -> int:
@@ -114,7 +156,10 @@ def run(words: Sequence[str]) -> int:
         print(f"asrd {__version__}")
         return 0
     if words[0].startswith("-"):
-        raise UsageError(f"{words[0]} comes after the verb", "asrd --help lists the verbs")
+        verb = next((word for word in words[1:] if word in VERBS), "VERB")
+        hint = f"asrd {verb} {words[0]} ...; asrd --help lists the verbs"
+        hint = "asrd --version" if words[0] in ("-v", "-V") else hint
+        raise UsageError(f"{words[0]} comes after the verb", hint)
     parser, act = parser_for(words[0])
     args = parser.parse_args(words[1:])
     if args.debug:
@@ -132,8 +177,8 @@ def run(words: Sequence[str]) -> int:
     }
     loaded = config.load(args.config, flags)
     _log(args.debug)
-    for note in loaded.notes:
-        logging.getLogger("asrd").log(logging.WARNING if note in loaded.idle else logging.INFO, "%s", note)
+    for note in loaded.idle:
+        logging.getLogger("asrd").warning("%s", note)
     args.loaded = loaded
     args.reread = lambda: config.load(args.config, flags)
     return int(act(args, loaded.settings))

@@ -45,7 +45,7 @@ from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
 from .manifest import Clip
-from .modelchoice import for_files
+from .modelchoice import for_files, or_demo
 from .normalising import metric, normaliser
 from .precision import BASELINE, Gpu, Plan, Precision, Rung
 from .progress import DownloadBar, Progress
@@ -141,9 +141,9 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     Raises:
         AsrdError: nothing can be compared: wrong names, no speech, no room, FP32 does not run.
     """
-    job = _job(args, for_files(settings), hold)
     for path in (args.json, args.html):
         _check_writable(path)
+    job = _job(args, settings, hold)
     found = Found()
     code = 0
     try:
@@ -194,6 +194,7 @@ def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseli
 
 
 def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine]) -> Job:
+    named, settings = settings, or_demo(settings)
     for name in ("limit", "repeats"):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -208,6 +209,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     gpu = engine.card_for(settings)
     clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
+    for_files(named)  # says that the demo runs, now that nothing is wrong with what was asked
     file = fetched(settings.model)  # before the first worker, so that no measurement waits for it
     alone = components.alone(models.header(file), args.components) if down else []
     return Job(settings, engine.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)

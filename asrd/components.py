@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 
 import msgspec
 
+from . import spellings
 from .checkpoint import Header
-from .errors import UsageError, nearest
+from .errors import ConfigError, nearest
 from .precision import KINDRED, Precision, Stored
 from .weights import modules, weights_bytes
 
@@ -78,10 +79,10 @@ REPEATED = {"encoder block": "encoder.layers", "decoder block": "transf_decoder.
 
 
 def wanted(words: str) -> tuple[tuple[Stored, ...], bool]:
-    """Return the dtypes that "a,b" asks for, and whether it asks for blocks. Raises UsageError for another word."""
-    given = {word.strip() for word in words.split(",") if word.strip()}
+    """Return the dtypes that "a,b" asks for, and whether it asks for blocks. Raises ConfigError for another word."""
+    given = {spellings.dtype(word.strip(), (*LOW, BLOCKS)) for word in words.split(",") if word.strip()}
     if unknown := sorted(given.difference(LOW, [BLOCKS])):
-        raise UsageError(f"components cannot be put to {unknown[0]!r}", nearest(unknown[0], (*LOW, BLOCKS)))
+        raise ConfigError(f"unknown dtype {unknown[0]!r} for components", nearest(unknown[0], (*LOW, BLOCKS)))
     return tuple(dtype for dtype in LOW if dtype in given) or LOW, BLOCKS in given
 
 
@@ -113,7 +114,7 @@ def alone(header: Header, words: str) -> list[Alone]:
     What holds nothing that int8 could take (norms) is not put to it.
 
     Raises:
-        UsageError: an unknown word.
+        ConfigError: an unknown word.
     """
     names, blocks = wanted(words)
     asked = [_put(component, dtype) for component in derive(header, blocks) for dtype in names]

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from . import faults, filenames, places, text_files
-from .errors import ConfigError, UsageError, nearest
-from .precision import DTYPES, PRESETS, Precision, find, with_parts
+from . import conversion, durations, faults, filenames, legacy, misnomers, places, text_files
+from .errors import ConfigError, nearest
+from .precision import PRESETS, Precision, find, with_parts
 from .spoken import Phrase, table
 
 
@@ -50,7 +50,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool, _about("CUDA graphs: replay whole encoder and decoder steps; needs some GPU memory")
     ] = True
     vram_budget: Annotated[
-        str, _about("upper bound for all the worker holds of a GPU, CUDA's own share too: '2000', '2000MiB' or '50%'")
+        str, _about("upper bound for all the worker holds of a GPU, CUDA's own share too: 2000 (MiB), '2GiB' or '50%'")
     ] = ""
     max_wer_delta: Annotated[
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,
@@ -59,15 +59,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, _about("mic, file:PATH (in real time), or pipe (raw s16le, 16 kHz, mono on stdin)")] = "mic"
     microphone: Annotated[str, _about("part of an input device's name; empty follows the system's default")] = ""
     pre_roll: Annotated[
-        float, _about("seconds heard before the key; above 0 the microphone stays open", 0.0, 10.0)
+        float, _about("seconds recorded before the key; above 0 the microphone stays open", 0.0, 10.0)
     ] = 0.0
     sinks: Annotated[
         tuple[str, ...],
         _about("where text goes, in this order: type, paste, clipboard, stdout, command:CMD, journal, none"),
     ] = ("type",)
-    deliver: Annotated[str, _about("take: at its end, so that cancel still can; segment: at each pause")] = "take"
+    deliver: Annotated[str, _about("when text is sent. take: when the recording ends; segment: at each pause")] = "take"
     draft_every: Annotated[
-        float, _about("seconds between drafts while somebody looks on (asrd status --follow); 0 for none", 0.0, 60.0)
+        float, _about("seconds between partial results under asrd status --follow; 0 for none", 0.0, 60.0)
     ] = 0.5
     commands: Annotated[bool, _about("obey spoken commands: new line, comma, scratch that")] = False
     spoken: Annotated[dict[str, str], _about("phrase -> text or action, over the shipped; '' removes one")] = {}
@@ -77,34 +77,37 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"
     takes_days: Annotated[int, _about("days a kept recording stays", 0, 3650)] = 14
     takes_mb: Annotated[int, _about("megabytes of recordings; the oldest go first", 1, 1_000_000)] = 500
-    idle: Annotated[str, _about("when an unused model leaves memory: never, immediately, or after minutes")] = "30"
+    idle: Annotated[
+        str, _about("when an unused model leaves memory: never, immediately, or after so many minutes, or '1h'")
+    ] = "30"
     log_text: Annotated[bool, _about("write what was said into the journal")] = False
-    notify: Annotated[bool, _about("tell trouble on the desktop")] = True
+    notify: Annotated[bool, _about("show problems on the desktop")] = True
     cues: Annotated[bool, _about("a sound when recording starts and stops")] = False
     vram_alert: Annotated[str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")] = ""
     demote_empty: Annotated[
-        float, _about("leave a rung that hears no word in so many seconds of clear speech; 0: never", 0.0)
+        float, _about("fall back after so many seconds of clear speech without a word; 0: never", 0.0, 86_400.0)
     ] = 2.0
     demote_failures: Annotated[
-        float, _about("leave a rung of whose buffers surely more than so many in 100 fail; 0: never", 0.0, 100.0)
+        float, _about("fall back where surely more than so many buffers in 100 fail; 0: never", 0.0, 100.0)
     ] = 1.0
     demote_slower: Annotated[
-        float, _about("leave a rung that is so many percent slower than FP32 was under asrd compare; 0: never", 0.0)
+        float, _about("fall back when so many percent slower than FP32 was under asrd compare; 0: never", 0.0, 1e6)
     ] = 10.0
     demote_memory: Annotated[
-        float, _about("leave a rung that holds so many percent more memory than FP32 did then; 0: never", 0.0)
+        float, _about("fall back when memory is so many percent above FP32's then; 0: never", 0.0, 1e6)
     ] = 10.0
     demote_changed: Annotated[
-        float, _about("leave a rung that surely changes more than so many words in 100 (shadow); 0: never", 0.0, 100.0)
+        float, _about("fall back where surely more than so many words in 100 change (shadow); 0: never", 0.0, 100.0)
     ] = 1.0
     promote_after: Annotated[
-        float, _about("minutes without trouble until a better rung is tried again, doubled if in vain; 0: never", 0.0)
+        float,
+        _about("minutes until a better precision is tried again, doubled if in vain; 0: never", 0.0, 1e6),
     ] = 30.0
     shadow: Annotated[
-        int, _about("one take in so many is heard once more in FP32 while all rests, to count words; 0: none", 0)
+        int, _about("one recording in so many is transcribed again in FP32, to count words; 0: none", 0, 1_000_000)
     ] = 0
     faults: Annotated[
-        str, _about("trouble to rehearse, for example non-finite:3 or slow:1; asrd run --help lists the kinds")
+        str, _about("faults to rehearse, for example non-finite:3 or slow:1; asrd run --help lists the kinds")
     ] = ""
     socket: Annotated[str, _about("control socket; empty: asrd.sock in the runtime directory")] = ""
 
@@ -137,17 +140,11 @@ SINKS = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
-LEGACY = ("autocast_dtype", "use_bf16", "use_fp16")
-"""Older spellings that are folded into `strategy`; an explicit dtype goes before the flags."""
-
 NAMES = ("model", "source", "socket", "microphone", "sinks")
 """Settings that may hold the name of a file, which need not be text."""
 
 VOCABULARY = 1 << 18
 """Bytes of all phrases together: they travel to the worker in one line."""
-
-AUTOCAST = {"bfloat16": "autocast-bf16", "float16": "autocast-fp16", "float32": "fp32"}
-
 
 Layer = dict[str, tuple[Any, str]]
 """Setting -> (value, origin), from one place."""
@@ -187,7 +184,7 @@ def load(
     merged: Layer = {}
     notes: list[str] = []
     for layer in layers:
-        notes += _fold_legacy(layer)
+        notes += legacy.fold(layer)
         if layer.get("model", ("unset", ""))[0] == "":  # an empty variable or flag names no model and hides none
             del layer["model"]
         merged |= layer
@@ -209,19 +206,22 @@ def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:
 
 def _file_layer(file: Path, required: bool) -> Layer:
     try:
-        table = tomllib.loads(text_files.read(file))
+        text = text_files.read(file)
+        table = tomllib.loads(text)
     except FileNotFoundError:
         if required:
             raise ConfigError(f"there is no configuration file {file}", "leave --config out to use defaults") from None
         return {}
+    except tomllib.TOMLDecodeError as error:
+        raise not_toml(file, text, error) from error
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
+        raise ConfigError(f"cannot read {file}: {error.strerror}", f"look at it: ls -ld {file}") from error
     except text_files.NotTextError as error:
         raise ConfigError(f"{file} {error}", error.hint) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file} is not TOML: {error}") from error
-    for key in table:
-        _known(key, str(file))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+        raise ConfigError(f"{file} holds a value that nobody can read", "asrd config prints the defaults") from error
+    for key, value in table.items():
+        _known(key, str(file), value)
     return {key: (_as_named(key, value), str(file)) for key, value in table.items()}
 
 
@@ -234,13 +234,28 @@ def _as_named(key: str, value: Any) -> Any:
     return value
 
 
+def not_toml(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
+    """Return the error for a configuration file that is not TOML, with what helps its line."""
+    found = re.search(r"^(.*?) \(at line (\d+), column \d+\)$", str(error))
+    if found is None:  # the end of the file came too early
+        number = misnomers.open_line(text)
+        why = f"{file}, line {number}, is not TOML: what begins there has no end"
+        return ConfigError(why, misnomers.toml_hint(text, number))
+    number = int(found[2])
+    if "overwrite" in found[1] or "declare" in found[1]:
+        why = f"{file}, line {number}, sets something a second time"
+        return ConfigError(why, "keep one of the two lines")
+    why = f"{file}, line {number}, is not TOML: {found[1][:1].lower()}{found[1][1:]}"
+    return ConfigError(why, misnomers.toml_hint(text, number))
+
+
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for name, text in sorted(environment.items()):
         if not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
             continue
         key = name.removeprefix("ASRD_").lower()
-        _known(key, name)
+        _known(key, name, text)
         layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
     return layer
 
@@ -252,68 +267,23 @@ def _inline_table(name: str, text: str) -> Any:
         raise ConfigError(f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}') from error
 
 
-def _known(key: str, origin: str) -> None:
-    if key not in FIELDS and key not in LEGACY:
-        raise ConfigError(f"unknown setting {key!r} in {origin}", nearest(key, (*FIELDS, *LEGACY)))
-
-
-def _fold_legacy(layer: Layer) -> list[str]:
-    """Turn a layer's autocast_dtype, use_bf16 and use_fp16 into its strategy; return what the log should say of it."""
-    given = {key: layer.pop(key) for key in LEGACY if key in layer}
-    dtype, source, notes = _legacy_dtype({key: value for key, (value, _) in given.items()})
-    if dtype is None:
-        return []
-    strategy, origin = AUTOCAST[dtype], given[source][1]
-    asked = layer.get("strategy", (strategy, ""))[0]
-    if asked != strategy:
-        raise ConfigError(
-            f"strategy = {asked!r} contradicts {source} ({origin}), which means {strategy!r}",
-            f"keep one of the two; {source} is the older spelling",
-        )
-    layer["strategy"] = (strategy, f"{source}, {origin}")
-    return [*notes, f"using {dtype} arithmetic over FP32 weights: strategy {strategy} (from {source}, {origin})"]
-
-
-def _legacy_dtype(given: Mapping[str, Any]) -> tuple[str | None, str, tuple[str, ...]]:
-    """Return the dtype that the older spellings mean (None: none), which of them decided, and remarks."""
-    flags = {key: _boolean(key, given[key]) for key in ("use_bf16", "use_fp16") if key in given}
-    named = [key for key, on in flags.items() if on]
-    if "autocast_dtype" in given:
-        dtype = given["autocast_dtype"]
-        if dtype not in DTYPES:
-            raise ConfigError(f"autocast_dtype = {dtype!r} is no dtype", nearest(str(dtype), DTYPES))
-        other = [key for key in named if {"use_bf16": "bfloat16", "use_fp16": "float16"}[key] != dtype]
-        return dtype, "autocast_dtype", tuple(f"autocast_dtype goes before {key}" for key in other)
-    if len(named) == 2:
-        raise ConfigError("use_bf16 and use_fp16 contradict each other", "set one of them, or autocast_dtype")
-    return ({"use_bf16": "bfloat16", "use_fp16": "float16"}[named[0]], named[0], ()) if named else (None, "", ())
-
-
-def _boolean(key: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() in ("1", "true", "yes", "on"):
-        return True
-    if str(value).lower() in ("0", "false", "no", "off", ""):
-        return False
-    raise ConfigError(f"{key} = {value!r} is neither true nor false")
+def _known(key: str, origin: str, value: Any) -> None:
+    if key not in FIELDS and key not in legacy.KEYS:
+        what = "table" if isinstance(value, dict) else "setting"
+        hint = misnomers.key_hint(key, value, (*FIELDS, *legacy.KEYS))
+        raise ConfigError(f"unknown {what} {key!r} in {origin}", hint)
 
 
 def _convert(layer: Layer) -> Settings:
     """Type each value by itself, so that the error can say where it came from."""
-    typed = {}
-    for key, (value, origin) in layer.items():
+    typed = {key: conversion.convert(key, value, origin, FIELDS[key].type) for key, (value, origin) in layer.items()}
+    if "vocabulary" in typed:
+        typed["vocabulary"] = _vocabulary(typed["vocabulary"], layer["vocabulary"][1])
+    for key in typed.keys() - set(NAMES):
         try:
-            if key in ("sinks", "vocabulary") and isinstance(value, str):  # in a variable or a flag, commas between
-                value = [part.strip() for part in value.split(",")]
-            typed[key] = msgspec.convert(value, FIELDS[key].type, strict=not isinstance(value, str))
-            if key == "vocabulary":
-                typed[key] = _vocabulary(typed[key], origin)
-            if key not in NAMES:
-                msgspec.json.encode(typed[key])
-        except msgspec.ValidationError as error:
-            raise ConfigError(f"{key} = {value!r} ({origin}) is not right: {error}") from error
+            msgspec.json.encode(typed[key])
         except UnicodeEncodeError as error:
+            value, origin = layer[key]
             raise ConfigError(f"{key} = {value!r} ({origin}) is not UTF-8", "type it in a UTF-8 locale") from error
     return Settings(**typed)
 
@@ -342,19 +312,26 @@ def _check(settings: Settings, origins: dict[str, str]) -> Settings:
     try:
         if settings.strategy != "auto":
             find(settings.strategy)
-        with_parts(settings.parts)
-    except UsageError as error:
+    except ConfigError as error:
         raise ConfigError(f"{error.message} ({origins['strategy']})", error.hint) from error
+    try:
+        with_parts(settings.parts)
+    except ConfigError as error:
+        raise ConfigError(f"{error.message} ({origins['parts']})", error.hint) from error
     if settings.preset not in PRESETS:
         raise ConfigError(
             f"unknown preset {settings.preset!r} ({origins['preset']})", nearest(settings.preset, tuple(PRESETS))
         )
     for key in ("source_lang", "target_lang"):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", code := getattr(settings, key)):
-            raise ConfigError(f"{key} = {code!r} ({origins[key]}) is no language code", "for example en or pt-BR")
+            own = conversion.LANGUAGES.get(code.strip().lower())
+            hint = f'write {key} = "{own}"; ' if own else ""
+            raise ConfigError(
+                f"{key} = {code!r} ({origins[key]}) is no language code", f"{hint}codes look like en or pt-BR"
+            )
     _check_daemon(settings, origins)
-    budget(settings.vram_budget, 1 << 40)
-    budget(settings.vram_alert, 1 << 40, "vram_alert")
+    for key in ("vram_budget", "vram_alert"):
+        budget(getattr(settings, key), 1 << 40, key, origins[key])
     return settings
 
 
@@ -370,10 +347,10 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
         raise ConfigError(
             f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
         )
-    idle_seconds(settings.idle)
+    idle_seconds(settings.idle, origins["idle"])
     try:
         faults.parse(settings.faults)
-    except UsageError as error:
+    except ConfigError as error:
         raise ConfigError(f"{error.message} ({origins['faults']})", error.hint) from error
     try:
         table(settings.spoken)
@@ -381,30 +358,44 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
         raise ConfigError(f"spoken ({origins['spoken']}): {error}") from error
 
 
-def idle_seconds(text: str) -> float | None:
+MAX_IDLE_SECONDS = 6e7
+"""Two years; a longer span is written "never"."""
+
+
+def idle_seconds(text: str, origin: str = "") -> float | None:
     """Return how long a model may be unused, in seconds; None for never. Raises ConfigError."""
     if text in ("never", "immediately"):
         return None if text == "never" else 0.0
     try:
-        minutes = float(text)
+        seconds = 60 * durations.parse(text, "min")
     except ValueError:
-        minutes = -1.0
-    if not 0 <= minutes < 1e6:
-        raise ConfigError(f"idle = {text!r} is no span", "never, immediately, or minutes: 30")
-    return 60 * minutes
+        seconds = -1.0
+    if not 0 <= seconds < MAX_IDLE_SECONDS:
+        where = f" ({origin})" if origin else ""
+        hint = 'write never, immediately, a number of minutes, or a span: idle = "1h"'
+        raise ConfigError(f"idle = {text!r}{where} is no span of time", hint)
+    return seconds
 
 
-def budget(text: str, total: int, name: str = "vram_budget") -> int | None:
-    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2GiB" or "50%"; None for ""."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(MiB|GiB|%)?", text.strip())
+MEMORY_UNITS = {
+    "": 1 << 20, "mib": 1 << 20, "m": 1 << 20, "gib": 1 << 30, "g": 1 << 30, "kib": 1 << 10,
+    "mb": 10**6, "gb": 10**9,
+}  # fmt: skip
+"""Unit -> bytes; without one a number counts MiB."""
+
+
+def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -> int | None:
+    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2 GB" or "50%"; None for ""."""
+    match = re.fullmatch(r"(\d{1,12}(?:[.,]\d+)?)\s*([a-z]*|%)", text.strip().lower(), re.ASCII)
     if not text.strip():
         return None
-    if not match:
-        raise ConfigError(f"{name} = {text!r} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
-    number, unit = float(match[1]), match[2] or "MiB"
-    if unit == "%" and number > 100:
-        raise ConfigError(f"{name} = {text!r} is more than a card has", "100% at most")
-    return int(number * {"MiB": 1 << 20, "GiB": 1 << 30, "%": total / 100}[unit])
+    where = f" ({origin})" if origin else ""
+    if not match or match[2] not in (*MEMORY_UNITS, "%"):
+        raise ConfigError(f"{name} = {text!r}{where} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
+    number = float(match[1].replace(",", "."))
+    if match[2] == "%" and number > 100:
+        raise ConfigError(f"{name} = {text!r}{where} is more than a card has", "write 100% or less")
+    return int(number * (total / 100 if match[2] == "%" else MEMORY_UNITS[match[2]]))
 
 
 def describe() -> list[tuple[str, str, str]]:

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import filenames, hints, places, text_files
+from . import durations, filenames, hints, places, text_files
 from .client import persistent
-from .errors import AsrdError, BusyError, ConfigError, ControlError, SinkError, SocketError
+from .errors import AsrdError, BusyError, ControlError, SinkError, SocketError
 from .spacing import joined_texts
 from .terminal import one_line, tell, tell_json
 from .wording import counted
@@ -78,7 +78,9 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
         named = filenames.named(str(tomllib.loads(text).get("socket", "")))
         return Place(named, f"the setting socket in {where}")
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where} is not TOML: {error}") from error
+        from .config import not_toml
+
+        raise not_toml(where, text, error) from error
 
 
 def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ) -> Path:
@@ -337,9 +339,10 @@ def start_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd start` takes."""
     _shape(parser)
     parser.add_argument("--wait", action="store_true", help="print the text here and send it nowhere else")
+    span = durations.seconds_argument
     silence = "stop by itself so long after the last speech; without any, after 30 s, or so long if that is more"
-    parser.add_argument("--silence", type=float, metavar="S", help=silence)
-    parser.add_argument("--seconds", type=float, metavar="S", help="stop by itself after so many seconds")
+    parser.add_argument("--silence", type=span, metavar="S", help=silence)
+    parser.add_argument("--seconds", type=span, metavar="S", help="stop by itself after so many seconds")
 
 
 def start(args: argparse.Namespace, settings: Settings | Place) -> int:
@@ -367,7 +370,7 @@ def _text(args: argparse.Namespace, reply: dict[str, Any], none: str) -> int:
 def use_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd use` takes."""
     _shape(parser)
-    parser.add_argument("wanted", metavar="STRATEGY", help="precision strategy to run from now on")
+    parser.add_argument("wanted", metavar="STRATEGY", help="precision strategy to use from now on")
 
 
 def use(args: argparse.Namespace, settings: Settings | Place) -> int:

@@ -32,6 +32,7 @@ from .engine import Engine, plan_for
 from .errors import AsrdError, AudioError, BusyError, SinkError, UncertainError, UsageError
 from .keypress import ToggleKey
 from .logind import Sleep
+from .precision import canonical
 from .recorder import Recorder
 from .recording import Recording
 from .recording_index import RecordingIndex
@@ -469,14 +470,15 @@ class Daemon:
 
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
-            raise UsageError("use needs a strategy", "asrd plan lists them")
+            raise UsageError("asrd use needs a strategy", "asrd plan lists them")
+        strategy = canonical(request.strategy)
         modelchoice.require(self.settings, self._file)
         coming = self.scribe.download
         if coming is not None and self._exchanging.locked():  # for a reload, and that may take an hour
             raise BusyError(f"the daemon is downloading {coming.model}", "ask again when asrd status shows no download")
         async with self._alone():
-            wanted = msgspec.structs.replace(self.settings, strategy=request.strategy)
-            await self.scribe.use(wanted, strict=request.strategy != "auto")
+            wanted = msgspec.structs.replace(self.settings, strategy=strategy)
+            await self.scribe.use(wanted, strict=strategy != "auto")
         otherwise = self.scribe.otherwise
         said = f"now on {self.scribe.engine.rung.name}" + (f"; but {otherwise}" if otherwise else "")
         return {"said": said, "state": self.state, "load_seconds": self._load_seconds()}
@@ -523,6 +525,7 @@ class Daemon:
             loaded, changed = None, set[str]()
             try:
                 loaded = self._reread()
+                _log_notes(loaded, logging.WARNING)
                 new = loaded.settings
                 changed = {key for key in config.FIELDS if getattr(new, key) != getattr(self.settings, key)}
                 fixed = changed & {"socket", "source"}
@@ -690,10 +693,16 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--sink", dest="sinks", metavar="S", action="append", help="type, paste, clipboard, stdout, command:CMD, none"
     )
     when = "take: the text at the end of a recording; segment: a line at each pause"
-    parser.add_argument("--deliver", choices=config.CHOICES["deliver"], help=when)
+    parser.add_argument("--deliver", metavar="WHEN", help=when)
     kinds = "; ".join(f"{kind}: {about}" for kind, about in faults.KINDS.items())
-    parser.add_argument("--faults", metavar="KIND:BUFFER,...", help=f"rehearse trouble. {kinds}")
+    parser.add_argument("--faults", metavar="KIND:BUFFER,...", help=f"rehearse a fault. {kinds}")
     parser.add_argument("--socket", metavar="PATH", help="control socket")
+
+
+def _log_notes(loaded: Loaded, idle: int = logging.DEBUG) -> None:
+    """Log what older spellings mean, and at level `idle` which settings do nothing; a start has warned of those."""
+    for note in loaded.notes:
+        log.log(idle if note in loaded.idle else logging.INFO, "%s", note)
 
 
 def run(
@@ -716,7 +725,8 @@ def run(
     systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
     if settings.faults:
-        systemd.event("faults", f"trouble is rehearsed: {settings.faults}", logging.WARNING)
+        systemd.event("faults", f"faults are rehearsed: {settings.faults}", logging.WARNING)
+    _log_notes(args.loaded)
 
     having = functools.partial(modelchoice.for_source, source=settings.source)
 

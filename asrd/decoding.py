@@ -25,7 +25,7 @@ from . import canary
 from .abilities import has_lstm
 from .boosting import Boost, token_ids
 from .canary import weight_dtype
-from .errors import ModelError, UsageError
+from .errors import ConfigError, ModelError
 from .graphs import ROWS, Recorder, arithmetic
 from .timestamps import Decoded, say, timed
 
@@ -65,7 +65,7 @@ class Decoder(Protocol):
     def prefer(self, phrases: Sequence[str], weight: float) -> None:
         """From here on prefer these phrases, at least one, where the sound leaves a choice, by a weight in nats.
 
-        Raises UsageError: a phrase that the model cannot write, a model or a search that has no room for preferences.
+        Raises ConfigError: a phrase that the model cannot write, a model or a search that has no room for preferences.
         """
         ...
 
@@ -109,7 +109,7 @@ def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en",
 
     Raises:
         ModelError: a model of a kind, or a prompt format, that is not known here.
-        UsageError: a language that the model's tokenizer has not.
+        ConfigError: a language that the model's tokenizer has not.
     """
     match type(model).__name__:
         case "EncDecCTCModelBPE" | "EncDecCTCModel":
@@ -299,7 +299,7 @@ class Transducer:
             return None
         try:
             ids = token_ids(tokenizer, text, self._language)
-        except UsageError:  # another model wrote it
+        except ConfigError:  # another model wrote it
             return None
         device = next(decoder.parameters()).device
         read = torch.tensor([[decoder.blank_idx, *ids]], device=device)  # as NeMo's loop begins
@@ -403,7 +403,7 @@ class Transducer:
         """Prefer these phrases from here on."""
         loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
         if not hasattr(loop, "fusion_models"):
-            raise UsageError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
+            raise ConfigError("NeMo's search for this kind of transducer prefers no vocabulary", "set vocabulary = []")
         boost = Boost(self._model, phrases, weight, self.family, self._language)
         self._boost, loop.fusion_models, loop.fusion_models_alpha = boost, [boost.tree], [weight]
         if self._recorder is not None and loop.cuda_graphs_mode is not None:  # what was captured knows no phrases

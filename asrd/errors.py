@@ -25,13 +25,16 @@ class AsrdError(Exception):
 
 
 class UsageError(AsrdError):
-    """A wrong word on the command line: unknown verb, strategy or model name."""
+    """A command line or request that cannot be: unknown verb or flag, an argument that is missing or wrong."""
 
     exit_code = 2
 
 
 class ConfigError(AsrdError):
-    """A setting that cannot be: unknown key, wrong type, contradiction. A restart does not cure it."""
+    """A setting that cannot be: unknown key or word, wrong type, contradiction. A restart does not cure it.
+
+    It is the same error wherever the word was written: file, variable, flag, `asrd use`, `compare --strategies`.
+    """
 
     exit_code = 78
 
@@ -121,14 +124,32 @@ FINAL: dict[str, type[AsrdError]] = {
     "network": NetworkError,
     "disk": DiskError,
     "usage": UsageError,
+    "config": ConfigError,
     "audio": AudioError,
 }
 """Kind of a failure in another process -> error; no other precision would cure it."""
 
 
-def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return "did you mean ...?" for the known name closest to `word`, or the list of all when none is close."""
+MAX_NAMES = 8
+"""Names in a hint; of more, a command lists them all."""
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...], listing: str = "") -> str:
+    """Return a hint for a word that is not known: the nearest name, or all of them where they are few.
+
+    Args:
+        word: what was written.
+        known: the names there are.
+        listing: the command that lists them, for a hint that would be too long.
+    """
     import difflib
 
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.55)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    folded = {name.lower().replace("_", "-"): name for name in known}
+    wanted = word.strip().lower().replace("_", "-")
+    close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.55)
+    if close:
+        return f"did you mean {folded[close[0]]!r}?"
+    if len(known) <= MAX_NAMES or not listing:
+        shown = ", ".join(known[:MAX_NAMES])
+        return f"known: {shown}" + (", ..." if len(known) > MAX_NAMES else "")
+    return f"{listing} lists them all"

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from . import ladder, wire
-from .errors import UsageError, nearest
+from .errors import ConfigError, nearest
 from .spacing import join
 
 KINDS = {
@@ -48,15 +48,15 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 def parse(text: str) -> tuple[Fault, ...]:
-    """Return the faults that "KIND:BUFFER[:COMPONENT],..." asks for. Raises UsageError."""
+    """Return the faults that "KIND:BUFFER[:COMPONENT],..." asks for. Raises ConfigError."""
     found = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         kind, _, rest = part.partition(":")
         number, _, component = rest.partition(":")
         if kind not in KINDS:
-            raise UsageError(f"unknown fault {kind!r}", nearest(kind, tuple(KINDS)))
+            raise ConfigError(f"unknown fault {kind!r}", nearest(kind, tuple(KINDS)))
         if not number.isdecimal() or not int(number) or (component and kind != "non-finite"):
-            raise UsageError(f"{part!r} is no fault", "for example oom:5 or non-finite:3:encoder.layers.0")
+            raise ConfigError(f"{part!r} is no fault", "for example oom:5 or non-finite:3:encoder.layers.0")
         found.append(Fault(kind, int(number), component))
     return tuple(found)
 

@@ -12,11 +12,12 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
+from . import durations
 from .config import Settings
 from .errors import AsrdError, UsageError
 from .terminal import tell, tell_document
@@ -111,20 +112,29 @@ class History(msgspec.Struct, frozen=True):
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd report` takes."""
     parser._negative_number_matcher = re.compile(r"-\d")  # so that "--since -2h" needs no equals sign
-    about = "as systemd has times: today, yesterday, -2h, '2026-11-22 10:00'"
+    about = "25h or 2d ago, today, yesterday, '2026-11-22 10:00'"
     parser.add_argument("--since", metavar="TIME", default="today", help=f"from when on: {about} (default: today)")
-    parser.add_argument("--until", metavar="TIME", default="", help="up to when")
+    parser.add_argument("--until", metavar="TIME", default="", help="up to when, written in the same ways")
     parser.add_argument("--json", action="store_true", help="as JSON, in bytes and seconds")
 
 
 def report(args: argparse.Namespace, settings: Settings) -> int:
     """Print what asrd has done since `args.since`; return 0."""
-    found = history(entries(args.since, args.until), args.since, args.until)
+    since, until = _moment("--since", args.since), _moment("--until", args.until)
+    found = history(entries(since, until), args.since, args.until)
     if args.json:
         tell_document(found, indent=2)
     else:
         tell("\n".join(described(found)))
     return 0
+
+
+def _moment(flag: str, text: str) -> str:
+    """Return a time as journalctl takes it. Raises UsageError."""
+    try:
+        return durations.moment(text)
+    except ValueError as error:
+        raise UsageError(f"{flag} {text} has no unit", f"write {flag} {text}h, {text}min or {text}d") from error
 
 
 # -- the journal ------------------------------------------------------------------------------------------------------
@@ -139,7 +149,7 @@ def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
     """
     program = shutil.which("journalctl")
     if program is None:
-        raise AsrdError("there is no journalctl here, and so no journal to report from")
+        raise AsrdError("there is no journalctl here, so there is no journal to report from", "apt-get install systemd")
     words = [program, "--quiet", "--no-pager", "--all", "--output=json", f"--since={since}"]
     words += [f"--until={until}"] if until else []
     # _UID comes from the kernel: no other user's entries count, and --user would miss a journal that is not split.
@@ -152,7 +162,7 @@ def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
         complaint = process.stderr.read().decode(errors="replace").strip()
     if process.returncode and "parse timestamp" in complaint:
         word = complaint.rpartition(":")[2].strip()
-        raise UsageError(f"{word!r} is no time", "for example today, -2h or '2026-11-22 10:00'")
+        raise UsageError(f"{word!r} is no time", "write today, yesterday, 25h, 2d or '2026-11-22 10:00'")
     if process.returncode and complaint:
         raise AsrdError(f"the journal cannot be read: {complaint}")
 
@@ -264,31 +274,43 @@ def described(found: History) -> list[str]:
     """Return the history as a person reads it, line by line."""
     span = f"since {found.since}" + (f" until {found.until}" if found.until else "")
     if found.first is None:
-        return [f"the journal holds nothing of asrd {span}"]
-    lines = [f"takes {span}: {found.all.takes}", *_group_lines(found.all)]
+        return [f"the journal holds nothing of asrd {span}", NOTHING]
+    lines = [f"recordings {span}: {found.all.takes}", *_group_lines(found.all)]
     if len(found.strategies) > 1:
         for name, group in found.strategies.items():
-            lines += [f"{name}: {group.takes} takes", *_group_lines(group)]
+            lines += [f"{name}: {_counted(group.takes, 'recording')}", *_group_lines(group)]
     elif found.strategies:
         lines.append(f"  strategy      {', '.join(found.strategies)}")
     for name, about in ABOUT.items():
         if count := found.events.get(name):
             lines.append(f"{about}: {count}")
-    lines += [f"demoted {each.count}x {each.before} -> {each.strategy}: {each.kind}" for each in found.demoted]
+    lines += [
+        f"fell back from {each.before} to {each.strategy} ({each.kind}): {_counted(each.count, 'time')}"
+        for each in found.demoted
+    ]
     lines += [_shadow_line(name, each) for name, each in found.shadow.items()]
-    lines += [f"rejected {each.count}x {each.strategy}: {each.message}" for each in found.rejected]
+    lines += [
+        f"could not run {each.strategy}, {_counted(each.count, 'time')}: {each.message}" for each in found.rejected
+    ]
     return lines
+
+
+NOTHING = "asrd writes there as a service: asrd service install --now"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 ABOUT = {
     "starting": "starts of the daemon",
     "loaded": "models loaded",
-    "kept": "takes kept for asrd retry",
+    "kept": "recordings kept for asrd retry",
     "promoted": "times a better precision was tried again",
     "vram-alert": "alerts on GPU memory",
     "device-lost": "times the microphone was lost",
     "sink-failed": "deliveries that failed",
-    "in-clipboard": "texts left in the clipboard, as no window was seen to take them",
+    "in-clipboard": "texts left in the clipboard, as no window was seen to accept them",
     "suspend": "suspends",
 }
 
@@ -296,7 +318,8 @@ ABOUT = {
 def _shadow_line(strategy: str, found: Disagreement) -> str:
     rate = "no words" if found.per_100 is None else f"{found.per_100:.2f} words of 100"
     both = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    return f"{strategy} differs from FP32 in {rate}{both}: {found.takes} takes of {found.words} words heard twice"
+    of = f"{_counted(found.takes, 'recording')} of {_counted(found.words, 'word')}"
+    return f"{strategy} differs from FP32 in {rate}{both}: {of} transcribed twice"
 
 
 def _group_lines(group: Group) -> list[str]:
@@ -304,22 +327,33 @@ def _group_lines(group: Group) -> list[str]:
     if group.takes:
         outcomes = ", ".join(f"{count} {name}" for name, count in group.outcomes.items())
         lines.append(f"  outcome       {outcomes}")
-        lines.append(f"  sound         {_duration(group.audio_seconds)}, {group.words} words")
+        lines.append(f"  audio         {durations.human(group.audio_seconds)}, {_counted(group.words, 'word')}")
     if group.effective:
         lines.append(f"  ran as        {'; '.join(group.effective)}")
-    spreads = (("computing", group.rtf, "x real time"), ("stop to text", group.stop_to_text_ms, "ms"))
-    for label, figures, unit in spreads:
-        if figures:
-            lines.append(f"  {label:<13} p50 {figures.p50:.3g}, p95 {figures.p95:.3g}, most {figures.max:.3g} {unit}")
+    if group.rtf:
+        lines.append(f"  computing     {_spread(group.rtf, durations.number)} of real time")
+    if group.stop_to_text_ms:
+        lines.append(f"  stop to text  {_spread(group.stop_to_text_ms, lambda ms: durations.human(ms / 1000))}")
     if group.memory:
-        held = ", ".join(f"{name} {value / MIB:.0f} MiB" for name, value in group.memory.items())
+        held = ", ".join(f"{name} {_size(value)}" for name, value in group.memory.items())
         lines.append(f"  memory, most  {held}")
     if group.process_delta:
-        lines.append(f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker (median)")
+        about = "" if group.process_delta.count == 1 else " (median)"
+        lines.append(f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker{about}")
     return lines
 
 
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+FEWEST_FOR_P95 = 20
+"""Figures below which the 95th percentile is the largest one, and is not named."""
+
+
+def _spread(figures: Spread, text: Callable[[float], str]) -> str:
+    """Return a figure over recordings: the one value there is, or what the many come to, and how many."""
+    if figures.count == 1:
+        return f"{text(figures.p50)} (n=1)"
+    high = f"95 % within {text(figures.p95)}, " if figures.count >= FEWEST_FOR_P95 else ""
+    return f"median {text(figures.p50)}, {high}most {text(figures.max)} (n={figures.count})"
+
+
+def _size(count: int) -> str:
+    return f"{count / MIB:.0f} MiB" if count < 1000 * MIB else f"{count / (1 << 30):.2f} GiB"

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from . import models
-from .errors import AsrdError, DiskError, ModelError, NetworkError, UsageError, nearest
+from .errors import AsrdError, ConfigError, DiskError, ModelError, NetworkError, nearest
 
 NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 """What the system says of a folder that cannot be written to, or is none."""
@@ -91,21 +91,21 @@ class Body(msgspec.Struct, frozen=True):
 
 
 def check_environment() -> None:
-    """Raise UsageError for what of the user's no request can be made with: the library ends in tracebacks there."""
+    """Raise ConfigError for what of the user's no request can be made with: the library ends in tracebacks there."""
     for variable in NUMBERS:
         value = os.environ.get(variable) or "0"
         if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
-            raise UsageError(f"{variable} is {value!r}, which is no whole number of seconds", f"unset {variable}")
+            raise ConfigError(f"{variable} is {value!r}, which is no whole number of seconds", f"unset {variable}")
     for variable in CERTIFICATES:
         named = os.environ.get(variable)
         if named and not os.path.exists(named):
-            raise UsageError(f"{variable} names {named!r}, which is not there", f"unset {variable}, or correct it")
+            raise ConfigError(f"{variable} names {named!r}, which is not there", f"unset {variable}, or correct it")
     if not _token().isascii():
-        raise UsageError("the token for the hub has letters that no token has", "hf auth login, or correct HF_TOKEN")
+        raise ConfigError("the token for the hub has letters that no token has", "hf auth login, or correct HF_TOKEN")
 
 
 def _token() -> str:
-    """Return the user's token; empty where there is none. Raises UsageError: its file cannot be read."""
+    """Return the user's token; empty where there is none. Raises ConfigError: its file cannot be read."""
     from huggingface_hub import constants, get_token
 
     try:
@@ -114,7 +114,7 @@ def _token() -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         path = constants.HF_TOKEN_PATH
-        raise UsageError(f"the token for the hub cannot be read from {path}", "hf auth login") from error
+        raise ConfigError(f"the token for the hub cannot be read from {path}", "hf auth login") from error
 
 
 def find(name: str) -> Entry:
@@ -212,7 +212,7 @@ def _translated(name: str, error: Exception) -> AsrdError | PassingError | None:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _offline(name)
     if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{name!r} is no name on the hub", nearest(name, tuple(models.KNOWN)))
+        return ModelError(f"{name!r} is no name on the hub", nearest(name, tuple(models.KNOWN), "asrd models"))
     if getattr(error, "response", None) is not None:
         return _of_answer(name, error)
     client = _client()
@@ -252,7 +252,7 @@ def _of_answer(name: str, error: Exception) -> AsrdError | PassingError:
         return ModelError(f"{name} needs a login, and the right to read it, on the hub", login)
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         private = "if it is private, use a token that may read it" if get_token() else "if it is private: hf auth login"
-        hint = private if name in models.KNOWN else f"{private}; {nearest(name, tuple(models.KNOWN))}"
+        hint = private if name in models.KNOWN else f"{private}; {nearest(name, tuple(models.KNOWN), 'asrd models')}"
         return ModelError(f"there is no model {name} on the hub, or it is private", hint)
     answered = NetworkError(f"the hub answered {status} for {name}", _way_out())
     if status in PASSING_STATUS:

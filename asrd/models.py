@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from .checkpoint import Header, header
-from .errors import ModelError, UsageError, nearest
+from .errors import ModelError, nearest
 from .known import KNOWN, Known, describe
 from .weights import Estimate, needs, weights_bytes
 
@@ -51,8 +51,7 @@ def resolve(name: str) -> Path:
 
     Raises:
         NotCachedError: a hub name without its file in the cache.
-        ModelError: a path or shipped model that is not there.
-        UsageError: a name of none of these kinds.
+        ModelError: a path or shipped model that is not there, or a name of none of these kinds.
     """
     if name in SHIPPED:
         return _there(SHIPPED[name], name)
@@ -76,13 +75,13 @@ def _there(path: Path, name: str) -> Path:
 
 
 def hub_name(name: str) -> str:
-    """Return owner/name for a name on the hub, with or without its owner. Raises UsageError."""
+    """Return owner/name for a name on the hub, with or without its owner. Raises ModelError."""
     if HUB_NAME.fullmatch(name):
         return name
     owned = [full for full in KNOWN if full.partition("/")[2] == name]
     if not owned:
         short = [full.partition("/")[2] for full in KNOWN]
-        raise UsageError(f"unknown model {name!r}", nearest(name, (*SHIPPED, *short, *KNOWN)))
+        raise ModelError(f"unknown model {name!r}", nearest(name, (*SHIPPED, *short, *KNOWN), "asrd models"))
     return owned[0]
 
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from .errors import PrecisionError, UsageError, nearest
+from . import spellings
+from .errors import ConfigError, PrecisionError, nearest
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Stored = Literal["float32", "float16", "bfloat16", "int8"]
@@ -219,35 +220,51 @@ class Plan(msgspec.Struct, frozen=True):
     """Strategy -> what it needs of the card, as far as that is known."""
 
 
+def canonical(name: str) -> str:
+    """Return the strategy's own name for what a person calls it ("fp16", "BF16"); an unknown word as it came."""
+    return spellings.strategy(name, (*TABLE, "auto"))
+
+
 def find(name: str) -> Precision:
-    """Return the strategy called `name`. Raises UsageError naming the nearest one."""
-    if name in TABLE:
-        return TABLE[name]
-    raise UsageError(f"unknown strategy {name!r}", nearest(name, (*TABLE, "auto")))
+    """Return the strategy called `name`, or by another spelling of it. Raises ConfigError naming the nearest one."""
+    if (own := canonical(name)) in TABLE:
+        return TABLE[own]
+    raise ConfigError(f"unknown strategy {name!r}", nearest(name, (*TABLE, "auto", *ALSO), LISTING))
 
 
 def select(names: str) -> list[Precision]:
     """Return the strategies for "a,b", without repeats, in the order given; `all` and presets may stand among them.
 
-    Raises UsageError.
+    Raises ConfigError.
     """
     groups = {name: preset.candidates for name, preset in PRESETS.items()} | {"all": tuple(TABLE)}
-    words, known = [word.strip() for word in names.split(",") if word.strip()], (*TABLE, *groups)
+    known = (*TABLE, *groups)
+    words = [spellings.strategy(word, (*known, "auto")) for word in names.split(",") if word.strip()]
     if not words:
-        raise UsageError("no strategy given", f"known: {', '.join(known)}")
+        raise ConfigError("no strategy is named", f"name some, or a preset ({', '.join(PRESETS)}), or all")
     for word in words:
+        if word == "auto":  # which it is there, is what a comparison is to find out
+            raise ConfigError("auto cannot be compared", f"name strategies, a preset ({', '.join(PRESETS)}), or all")
         if word not in known:
-            raise UsageError(f"unknown strategy {word!r}", nearest(word, known))
+            raise ConfigError(f"unknown strategy {word.strip()!r}", nearest(word, (*known, *ALSO), LISTING))
     return [TABLE[name] for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))]
 
 
+ALSO = ("fp16", "bf16", "float16", "float32")
+"""Other spellings that a hint may name."""
+
+LISTING = "asrd plan"
+"""The command that lists the strategies."""
+
+
 def with_parts(parts: Mapping[str, str]) -> Precision:
-    """Return `selective` with the user's own map of component to dtype. Raises UsageError for an unknown dtype."""
-    for component, dtype in parts.items():
+    """Return `selective` with the user's own map of component to dtype. Raises ConfigError for an unknown dtype."""
+    own = {component: spellings.dtype(dtype, STORED) for component, dtype in parts.items()}
+    for component, dtype in own.items():
         if dtype not in STORED:
-            raise UsageError(f"unknown dtype {dtype!r} for component {component!r}", nearest(dtype, STORED))
+            raise ConfigError(f"unknown dtype {dtype!r} for component {component!r}", nearest(dtype, STORED))
     base = TABLE["selective"]
-    return msgspec.convert({**msgspec.to_builtins(base), "parts": dict(parts), "families": {}}, Precision)
+    return msgspec.convert({**msgspec.to_builtins(base), "parts": own, "families": {}}, Precision)
 
 
 def for_family(precision: Precision, family: str) -> Precision:
@@ -477,7 +494,7 @@ def plan(
         lack: why none of the cards of this machine can be used, where it has some, and what helps.
 
     Raises:
-        UsageError: an unknown strategy. PrecisionError: a device that is not there.
+        ConfigError: an unknown strategy. PrecisionError: a device that is not there.
     """
     gpu = device_for(device, gpus)
     if requested == "auto":

@@ -26,7 +26,16 @@ from typing import Any, BinaryIO
 import msgspec
 
 from . import card, failures, models, startup, vram, wire
-from .errors import AsrdError, AudioError, DiskError, ModelError, NetworkError, PrecisionError, UsageError
+from .errors import (
+    AsrdError,
+    AudioError,
+    ConfigError,
+    DiskError,
+    ModelError,
+    NetworkError,
+    PrecisionError,
+    UsageError,
+)
 from .precision import index_of, quantizes
 
 MINIMUM = wire.SAMPLE_RATE
@@ -42,6 +51,7 @@ KINDS: tuple[tuple[type[AsrdError], str], ...] = (
     (NetworkError, "network"),
     (DiskError, "disk"),
     (UsageError, "usage"),
+    (ConfigError, "config"),
     (AudioError, "audio"),
     (PrecisionError, "unsupported"),
 )

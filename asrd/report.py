@@ -67,6 +67,8 @@ def _pair(value: Percentiles | None) -> str:
     if value is None:
         return "–"
     digits = 1 if value.p50 < 100 else 0
+    if value.p95 == value.p50:  # of one repeat: a percentile of one value says nothing
+        return _figure(value.p50, digits)
     return f"{_figure(value.p50, digits)}/{_figure(value.p95, digits)}"
 
 
@@ -214,7 +216,8 @@ def value_text(criterion: Criterion) -> str:
 def remarks(comparison: Comparison) -> list[str]:
     """Return a line for what cannot be told from FP32, and for each fall-back, failure, missed criterion and draft."""
     same = [row.strategy for row in comparison.asked if indistinct(row, comparison)]
-    lines = [f"Words not distinguishable from FP32: {', '.join(same)}."] if same else []
+    lines = [UNDECIDED] if any(row.verdict == "undecided" for row in comparison.strategies) else []
+    lines += [f"Words not distinguishable from FP32: {', '.join(same)}."] if same else []
     lines += [components_sentence(comparison)] if comparison.asked and comparison.components else []
     base = comparison.baseline
     for row in comparison.rows:
@@ -239,6 +242,12 @@ def remarks(comparison: Comparison) -> list[str]:
             said += f"{comparison.manifest.units} in 100 ({comparison.metric} {wer} %)"
             lines.append(f"{name(row)}: {said}")
     return lines
+
+
+UNDECIDED = (
+    "undecided: too little speech to tell whether the words are better, the same or worse; more clips would decide "
+    "(compare without --limit, or a --manifest of your own)."
+)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

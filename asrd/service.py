@@ -48,8 +48,9 @@ PROPERTIES = (
 
 def service_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd service` takes."""
-    parser.add_argument("act", choices=("install", "uninstall", "print", "status"), help="what to do")
-    parser.add_argument("unit", nargs="?", choices=UNITS, help="print: this unit alone")
+    acts = ("install", "uninstall", "print", "status")
+    parser.add_argument("act", metavar="ACT", choices=acts, help="install, uninstall, print or status")
+    parser.add_argument("unit", metavar="UNIT", nargs="?", choices=UNITS, help=f"print: {' or '.join(UNITS)} alone")
     parser.add_argument("--now", action="store_true", help="install: also start it, anew where the unit has changed")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from typing import Any, TextIO
 
@@ -18,6 +19,14 @@ from .errors import AsrdError
 def tell(text: str, stream: TextIO | None = None) -> None:
     """Print a text at once, on standard output where no stream is given."""
     print(printable(text), file=stream, flush=True)
+
+
+def tell_line(text: str, bold: bool = False) -> None:
+    """Print a text on standard output, in bold where that is asked for and the terminal has it."""
+    text, stream = printable(text), sys.stdout
+    if bold and stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        text = f"\x1b[1m{text}\x1b[0m"
+    print(text, file=stream, flush=True)
 
 
 def tell_json(value: Any) -> None:

@@ -114,7 +114,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
 
     Raises: UsageError, and what `engine.Engine.start` raises.
     """
-    settings = modelchoice.for_files(settings)
+    named, settings = settings, modelchoice.or_demo(settings)
     if (args.srt or args.vtt) and len(args.files) > 1:
         raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
     lent = not args.alone and "-" not in args.files and served(settings)
@@ -132,6 +132,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         except (AudioError, DiskError) as error:
                             worst = max(worst, _complain(error))
                             continue
+                        named = modelchoice.for_files(named)  # once, and not for files that cannot be read
                         if not lent:  # with a bar of its own, and not for files that cannot be read
                             runner.run(_download(settings.model))
                         meter.show(path, source.seconds)

@@ -86,9 +86,10 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         AsrdError: nothing can be measured: no speech, no model, FP32 does not run, no room for the verdict, another
             one is at it.
     """
-    settings = modelchoice.for_files(settings)
-    own, settings = settings.strategy, msgspec.structs.replace(settings, strategy="auto")
+    named = settings
+    own, settings = settings.strategy, msgspec.structs.replace(modelchoice.or_demo(settings), strategy="auto")
     job = _job(args, settings, hold)
+    modelchoice.for_files(named)
     if len(job.precisions) == 1:
         said = f"nothing to measure: {precision.choose(settings.preset, job.gpu)[1]}"
         if args.json:

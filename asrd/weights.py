@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from .checkpoint import EMBEDDING, HEAD, WIDTHS, Header, Tensor, is_buffer
-from .errors import UsageError, nearest
+from .errors import ConfigError, nearest
 from .precision import Precision, beside_int8, dtypes, for_family
 
 CANARY_DECODER = ("encoder_decoder_proj", "transf_decoder", "log_softmax")
@@ -81,7 +81,7 @@ def weights_bytes(header: Header, precision: Precision) -> int:
     Holds where nothing falls back; a layer that a CPU cannot run in a dtype stays float32 there.
 
     Raises:
-        UsageError: `parts` names a component that the model has not.
+        ConfigError: `parts` names a component that the model has not.
     """
     tensors = resident(header)
     asked = for_family(precision, header.family)
@@ -141,7 +141,7 @@ def _paths(names: Iterable[str], key: str) -> list[str]:
     found = [path for path in known if fnmatchcase(path, key)]
     if not found:
         children = tuple(path for path in known if "." not in path)
-        raise UsageError(f"this model has no component {key!r}", nearest(key, (*children, "norms")))
+        raise ConfigError(f"this model has no component {key!r}", nearest(key, (*children, "norms")))
     return found
 
 

@@ -17,7 +17,7 @@ import torch
 
 from asrd import audio, decoding
 from asrd.boosting import Boost, token_ids
-from asrd.errors import UsageError
+from asrd.errors import ConfigError
 from tests import sound, tiny
 
 DATA = Path(decoding.__file__).with_name("data")
@@ -274,7 +274,7 @@ def test_a_phrase_that_was_begun_can_be_left_for_nothing(restored: Restore) -> N
 
 @pytest.mark.parametrize("family", ["ctc", "tdt", "canary1", "canary2_unified"])
 def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(restored: Restore, family: str) -> None:
-    with pytest.raises(UsageError, match="'Ωmega Q9'") as caught:
+    with pytest.raises(ConfigError, match="'Ωmega Q9'") as caught:
         free(restored(family)).prefer(["sha", "Ωmega Q9"], 1.0)
     assert "Ω" in caught.value.hint
     assert "m" not in caught.value.hint.partition(" has no ")[2]
@@ -282,7 +282,7 @@ def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(restored: Res
 
 @pytest.mark.parametrize("family", ["canary1", "canary2_unified"])
 def test_a_tag_is_no_phrase(restored: Restore, family: str) -> None:
-    with pytest.raises(UsageError, match="endoftext"):
+    with pytest.raises(ConfigError, match="endoftext"):
         free(restored(family)).prefer(["<|endoftext|>"], 1.0)
 
 
@@ -293,7 +293,7 @@ def test_small_letters_stand_for_capitals_where_a_model_has_none(shipped: Any) -
 
 def test_a_canary_writes_phrases_in_the_language_it_writes(restored: Restore) -> None:
     decoder = decoding.decoder_for(restored("canary2"), target_lang="de")
-    with pytest.raises(UsageError, match="no language 'de'"):
+    with pytest.raises(ConfigError, match="no language 'de'"):
         decoder.prefer(["sha"], 1.0)  # its prompt has a German, its tokenizers have only an English
 
 
@@ -302,7 +302,7 @@ def test_a_canary_writes_phrases_in_the_language_it_writes(restored: Restore) ->
     [("ctc_char", {}, "letters"), ("rnnt_char", {}, "letters"), ("canary2", {"beam": 3}, "beam")],
 )
 def test_a_model_that_prefers_nothing_says_so(restored: Restore, family: str, sizes: Any, why: str) -> None:
-    with pytest.raises(UsageError, match=why):
+    with pytest.raises(ConfigError, match=why):
         free(restored(family, **sizes)).prefer(["sha"], 1.0)
 
 

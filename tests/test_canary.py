@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from asrd import canary, decoding
-from asrd.errors import ModelError, UsageError
+from asrd.errors import ConfigError, ModelError
 from asrd.timestamps import Decoded
 from tests import tiny
 
@@ -127,7 +127,7 @@ def test_prompts_spell_what_was_asked(restored: Restore) -> None:
 def test_a_language_that_is_not_there_is_named_with_those_that_are(restored: Restore, family: str) -> None:
     model = restored(family)
     for words in ({"source_lang": "xx"}, {"target_lang": "xx"}):
-        with pytest.raises(UsageError, match="'xx'") as caught:
+        with pytest.raises(ConfigError, match="'xx'") as caught:
             decoding.decoder_for(model, **words)
         assert caught.value.hint == "it has: de, en, es, fr"
 

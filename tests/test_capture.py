@@ -30,7 +30,7 @@ from asrd.audio import AudioBlock
 from asrd.capture import Capture, Pipe, PlayedFile, capture
 from asrd.config import Settings
 from asrd.devices import Device, choose
-from asrd.errors import AudioError, UsageError
+from asrd.errors import AudioError, ConfigError
 from asrd.microphone import ARRIVAL, TOGETHER, Microphone
 from asrd.tape import BLOCK, GAP, Tape
 
@@ -203,7 +203,7 @@ def test_what_no_microphone_should_give_is_made_harmless() -> None:
 
 @pytest.mark.parametrize("spec", ["", "mike", "file:", "file", "file:-", "pipe:x"])
 def test_a_source_that_is_none_is_refused(spec: str) -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(ConfigError) as caught:
         capture(spec)
     assert caught.value.hint
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from asrd import casting, int8, modules
-from asrd.errors import ModelError, PrecisionError, UsageError
+from asrd.errors import ConfigError, ModelError, PrecisionError
 from asrd.ladder import mismatch, restored
 from asrd.precision import BASELINE, TABLE, Precision, Rung
 from tests import tiny
@@ -370,7 +370,7 @@ def test_an_island_computes_in_its_own_dtype(folder: Path) -> None:
     ],
 )
 def test_an_unknown_component_is_named_with_the_nearest(family: str, name: str, hint: str, folder: Path) -> None:
-    with pytest.raises(UsageError, match=name) as caught:
+    with pytest.raises(ConfigError, match=name) as caught:
         apply(restore(family, folder), parted({name: "float32"}))
     assert caught.value.hint.startswith(hint)
 

@@ -19,7 +19,7 @@ import soundfile
 from asrd import baseline, checkpoint, compare, components, precision, report, vram
 from asrd.config import Settings
 from asrd.engine import Engine
-from asrd.errors import DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
+from asrd.errors import ConfigError, DiskError, EngineError, ManifestError, ModelError, PrecisionError, UsageError
 from asrd.findings import Comparison
 from asrd.models import SHIPPED
 from asrd.precision import PRESETS, TABLE, Gpu
@@ -266,11 +266,11 @@ def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (["--strategies", "haf"], UsageError),
-        (["--strategies", ","], UsageError),
+        (["--strategies", "haf"], ConfigError),
+        (["--strategies", ","], ConfigError),
         (["--repeats", "0"], UsageError),
         (["--limit", "0"], UsageError),
-        (["--components", "bf17"], UsageError),
+        (["--components", "bf17"], ConfigError),
         (["--manifest", "/nowhere/m.jsonl"], ManifestError),
         (["--html", "/nowhere/out.html"], DiskError),
         (["--html", "/"], DiskError),
@@ -286,14 +286,14 @@ def test_what_is_wrong_is_said_before_anything_starts(speech: Path, words: list[
 @pytest.mark.parametrize(
     ("names", "hint"),
     [
-        ("auto", "conservative, default, aggressive, all"),
+        ("auto", "conservative, default, aggressive), or all"),
         ("aggresive", "did you mean 'aggressive'?"),
         ("fp32,defualt", "did you mean 'default'?"),
         ("al", "did you mean 'all'?"),
     ],
 )
 def test_a_wrong_strategy_is_told_what_may_stand_there(names: str, hint: str) -> None:
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(ConfigError) as told:
         precision.select(names)
     assert hint in told.value.hint
     assert "auto" not in told.value.hint.replace("autocast", "")

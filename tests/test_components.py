@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asrd import checkpoint, components, known, weights
-from asrd.errors import UsageError
+from asrd.errors import ConfigError
 from asrd.models import SHIPPED
 from asrd.precision import BASELINE, Precision
 from tests import tiny
@@ -48,7 +48,7 @@ def test_all_dtypes_unless_some_are_named_and_no_int8_where_it_saves_nothing() -
 
 @pytest.mark.parametrize(("words", "hint"), [("bfloat61", "did you mean 'bfloat16'?"), ("int8,layer", "'layers'")])
 def test_another_word_is_an_error_that_names_the_nearest(words: str, hint: str) -> None:
-    with pytest.raises(UsageError, match="cannot be put to") as caught:
+    with pytest.raises(ConfigError, match="unknown dtype") as caught:
         components.wanted(words)
     assert hint in caught.value.hint
 

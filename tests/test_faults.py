@@ -18,7 +18,7 @@ import pytest
 from asrd import audio, faults, shadow, wire
 from asrd.config import Settings, load
 from asrd.engine import Engine, plan_for, start_for
-from asrd.errors import ConfigError, UsageError
+from asrd.errors import ConfigError
 from asrd.faults import Fault, parse, rehearse, strikes
 from asrd.precision import TABLE, Plan, Rung
 from asrd.rest import Rest
@@ -33,7 +33,7 @@ def test_faults_are_read() -> None:
     assert parse("non-finite:3, oom:5") == (Fault("non-finite", 3), Fault("oom", 5))
     assert parse("non-finite:1:encoder.layers.0") == (Fault("non-finite", 1, "encoder.layers.0"),)
     for wrong in ("nan:3", "oom", "oom:0", "oom:x", "oom:3:encoder", ":1"):
-        with pytest.raises(UsageError):
+        with pytest.raises(ConfigError):
             parse(wrong)
 
 

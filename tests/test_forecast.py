@@ -8,7 +8,7 @@ import pytest
 
 from asrd import baseline, checkpoint, forecast, models, weights
 from asrd.config import Settings
-from asrd.errors import ModelError, PrecisionError, UsageError
+from asrd.errors import ConfigError, ModelError, PrecisionError, UsageError
 from asrd.precision import PRESETS, TABLE, Gpu
 
 GIB = 1 << 30
@@ -101,7 +101,7 @@ def test_the_card_is_the_one_that_the_device_means() -> None:
 def test_a_model_without_file_and_known_sizes_is_an_error() -> None:
     with pytest.raises(ModelError, match="someone/else is not in the cache"):
         forecast.outlook(Settings(model="someone/else"), [])
-    with pytest.raises(UsageError, match="no component 'joint'"):
+    with pytest.raises(ConfigError, match="no component 'joint'"):
         forecast.outlook(Settings(model="demo", strategy="selective", parts={"joint": "float16"}), [])
 
 

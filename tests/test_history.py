@@ -75,8 +75,8 @@ def test_steps_down_and_disagreement_are_summed_up() -> None:
     assert 0 < both.low < 1 < both.high < 2
     assert found.shadow["half"] == history.Disagreement(1, 3, 10, 30.0, None, None), "too few for an interval"
     lines = history.described(found)
-    assert "demoted 2x bfloat16 -> tf32: slow" in lines
-    assert "half differs from FP32 in 30.00 words of 100: 1 takes of 10 words heard twice" in lines
+    assert "fell back from bfloat16 to tf32 (slow): 2 times" in lines
+    assert "half differs from FP32 in 30.00 words of 100: 1 recording of 10 words transcribed twice" in lines
     assert "times a better precision was tried again: 1" in lines
     odd = history.history([entry("shadow", strategy="half", words="many", changed=1)])
     assert odd.shadow["half"] == history.Disagreement(0, 0, 0, None, None, None)
@@ -117,14 +117,14 @@ def test_words_for_a_day() -> None:
         entry("rejected", strategy="half", message="half: not finite"),
     ]
     lines = history.described(history.history(two, "-2h", "now"))
-    assert lines[0] == "takes since -2h until now: 2"
-    assert "  sound         1 h 02 min, 10 words" in lines
-    assert "  stop to text  p50 100, p95 100, most 100 ms" in lines
+    assert lines[0] == "recordings since -2h until now: 2"
+    assert "  audio         1 h 02 min, 10 words" in lines
+    assert "  stop to text  median 100 ms, most 100 ms (n=2)" in lines
     assert "  memory, most  process 7 MiB" in lines
-    assert "  against FP32  -3 MiB in the worker (median)" in lines
-    assert "takes kept for asrd retry: 1" in lines
-    assert "rejected 1x half: half: not finite" in lines
-    assert history.described(history.history([], "today")) == ["the journal holds nothing of asrd since today"]
+    assert "  against FP32  -3 MiB in the worker" in lines
+    assert "recordings kept for asrd retry: 1" in lines
+    assert "could not run half, 1 time: half: not finite" in lines
+    assert history.described(history.history([], "today")) [0] == "the journal holds nothing of asrd since today"
 
 
 @pytest.mark.parametrize("words", [["--since", "-2h"], ["--since=-2h"], ["--since", "-90min", "--json"]])

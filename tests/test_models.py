@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asrd import models
-from asrd.errors import ModelError, UsageError
+from asrd.errors import ModelError
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ def test_shipped_models_come_with_the_package(name: str) -> None:
     ("name", "nearest"), [("dmeo", "demo"), ("parakeet-tdt-0.6-v3", "parakeet-tdt-0.6b-v3"), ("", ""), ("a b/c", "")]
 )
 def test_an_unknown_name_is_an_error_with_the_nearest(name: str, nearest: str) -> None:
-    with pytest.raises(UsageError, match="unknown model") as caught:
+    with pytest.raises(ModelError, match="unknown model") as caught:
         models.resolve(name)
     assert nearest in caught.value.hint
 

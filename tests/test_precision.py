@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrd.errors import PrecisionError, UsageError
+from asrd.errors import ConfigError, PrecisionError
 from asrd.precision import (
     MEMORY,
     PRESETS,
@@ -175,19 +175,19 @@ def test_selections() -> None:
     assert [p.name for p in select("half, fp32,half")] == ["half", "fp32"]
     assert [p.name for p in select("default")] == list(PRESETS["default"].candidates)
     for bad in ("", ",", "bf17", "half,,x"):
-        with pytest.raises(UsageError):
+        with pytest.raises(ConfigError):
             select(bad)
 
 
 def test_the_nearest_name_is_offered() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(ConfigError) as caught:
         plan("bflaot16")
     assert "'bfloat16'" in caught.value.hint
 
 
 def test_parts_are_checked() -> None:
     assert with_parts({"joint": "float16"}).parts == {"joint": "float16"}
-    with pytest.raises(UsageError, match="float8"):
+    with pytest.raises(ConfigError, match="float8"):
         with_parts({"joint": "float8"})
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from asrd import audio, checkpoint, models, weights, wire
 from asrd.engine import Deadlines, Engine
-from asrd.errors import ModelError, UsageError
+from asrd.errors import ConfigError, ModelError
 from asrd.ladder import mismatch
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
@@ -365,7 +365,7 @@ def broken(kind: str, where: Path, folder: Path) -> Path:
 @pytest.mark.parametrize("kind", ["missing", "empty", "truncated", "text", "folder", "other-tar"])
 def test_a_broken_checkpoint_is_one_clear_sentence(kind: str, tmp_path: Path, folder: Path) -> None:
     path = broken(kind, tmp_path, folder)
-    with pytest.raises((ModelError, UsageError)) as caught:
+    with pytest.raises((ModelError, ConfigError)) as caught:
         recognizer(path)
     assert kind in caught.value.message
     assert "\n" not in caught.value.message

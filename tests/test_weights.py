@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from asrd import checkpoint, known, weights
-from asrd.errors import UsageError
+from asrd.errors import ConfigError
 from asrd.precision import TABLE, Precision, quantizes, with_parts
 from tests import tiny
 
@@ -102,7 +102,7 @@ def test_tables_of_positions_and_shared_biases_are_counted(encoder: dict[str, ob
 
 
 def test_an_unknown_component_is_an_error_that_names_the_nearest(built: Callable[[str], Path]) -> None:
-    with pytest.raises(UsageError, match="no component 'encodre'") as caught:
+    with pytest.raises(ConfigError, match="no component 'encodre'") as caught:
         weights.weights_bytes(checkpoint.header(built("ctc")), with_parts({"encodre": "float16"}))
     assert "encoder" in caught.value.hint
 

@@ -7,7 +7,6 @@ Exit code 0: every goal that was measured often enough to tell is met; 3: not al
 
 from __future__ import annotations
 
-import argparse
 import os
 import platform
 import shlex
@@ -21,6 +20,8 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the canary and the detector, both in this process
 
 import asrd
+from asrd.arguments import ProgramParser
+from asrd.errors import UsageError
 from asrd.manifest import Clip
 from asrd.progress import Progress
 from asrd.wire import SAMPLE_RATE
@@ -239,10 +240,14 @@ def chosen() -> dict[str, Clip]:
     return {f"{clip.line:04d}, {len(clip.samples) / SAMPLE_RATE:.1f} s": clip for clip in clips}
 
 
-def arguments() -> argparse.ArgumentParser:
+EPILOG = """exit codes: 0 every goal that was measured often enough to tell is met, 2 wrong command line, 3 some goal is
+missed."""
+
+
+def arguments() -> ProgramParser:
     """Return what the command line takes."""
     cores = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(prog="tools/bench", description=str(__doc__).splitlines()[0])
+    parser = ProgramParser("tools/bench", description=str(__doc__).splitlines()[0], epilog=EPILOG)
     parser.add_argument("--quick", action="store_true", help="three minutes instead of twenty; leaves R4 out")
     parser.add_argument("--only", metavar="R1,R8", help="these ratios alone")
     parser.add_argument("--threads", type=int, default=cores,
@@ -263,10 +268,11 @@ def main() -> int:
     args = parser.parse_args()
     wanted = set(filter(None, (args.only or "").upper().split(","))) or set(page.NAMES)
     if unknown := wanted - set(page.NAMES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; R1 to R9 are")
+        wrong = ", ".join(sorted(unknown))
+        parser.stop(UsageError(f"there is no ratio {wrong}", "name some of R1 to R9: tools/bench --only R1,R8"))
     size = QUICK if args.quick else FULL
     if args.quick and args.fault == "leak":
-        parser.error("--seed-leak shows in R8 alone, which --quick cannot decide: leave --quick out")
+        parser.stop(UsageError("--seed-leak shows in R8 alone, which --quick cannot decide", "leave --quick out"))
     machine = {
         "cpu": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),

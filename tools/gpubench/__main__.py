@@ -25,8 +25,10 @@ from pathlib import Path
 
 import asrd
 from asrd import manifest, vram
+from asrd.arguments import ProgramParser
 from asrd.errors import AsrdError, UsageError, nearest
 from asrd.precision import find, index_of
+from asrd.terminal import complain
 from asrd.wire import SAMPLE_RATE
 
 from . import architectures, cells, tables
@@ -39,12 +41,17 @@ MODELS = (*SHIPPED, *architectures.NAMES)
 QUICK = Repeats(timed=3, batches=1, growth=20)
 
 
+EPILOG = """exit codes: 0 all was measured, 2 wrong command line, 3 something failed or time was over, 78 unknown
+strategy."""
+
+
 def arguments() -> argparse.Namespace:
     """Return what the command line says."""
-    parser = argparse.ArgumentParser(prog="tools/gpu-bench", description=(__doc__ or "").split("\n\n")[0])
+    parser = ProgramParser("tools/gpu-bench", description=(__doc__ or "").split("\n\n")[0], epilog=EPILOG)
     parser.add_argument("--json", metavar="FILE", type=Path, default=ROOT / "tools" / "results" / "gpu.json")
     parser.add_argument("--minutes", metavar="N", type=float, default=9.5, help="begin nothing after so long (9.5)")
-    parser.add_argument("--models", metavar="a,b", default=",".join(MODELS), help="all of them without it")
+    every = ", ".join(MODELS)
+    parser.add_argument("--models", metavar="a,b", default=",".join(MODELS), help=f"all without it: {every}")
     parser.add_argument("--strategies", metavar="a,b", help="only these")
     parser.add_argument("--cells", metavar="KIND,...", help="only these kinds: strategy,eager,words,growth,nemo,naive")
     parser.add_argument("--anew", action="store_true", help="again what was measured of another state of asrd's code")
@@ -68,7 +75,7 @@ def main() -> int:
         wanted = _wanted(args)
         result = _result(args)
     except AsrdError as error:
-        print(f"gpu-bench: {error.message}\n  hint: {error.hint}", file=sys.stderr)
+        complain(error)
         return error.exit_code
 
     def stands(cell: Cell) -> bool:
@@ -93,7 +100,7 @@ def _wanted(args: argparse.Namespace) -> list[Cell]:
     models = [word.strip() for word in args.models.split(",")]
     for name in models:
         if name not in MODELS:
-            raise UsageError(f"unknown model {name!r}", nearest(name, MODELS))
+            raise UsageError(f"unknown model {name!r}", nearest(name, tuple(MODELS), "tools/gpu-bench --help"))
     strategies = [find(word.strip()).name for word in args.strategies.split(",")] if args.strategies else None
     kinds = args.cells.split(",") if args.cells else None
     found = cells.cells(models, strategies)

@@ -24,6 +24,9 @@ from typing import Protocol
 
 import msgspec
 
+from asrd.arguments import ProgramParser
+from asrd.errors import UsageError, nearest
+
 from . import delivery, kills, microphone, page, planted
 from .daemon import BrokenError
 from .delivery import Delivery
@@ -253,9 +256,42 @@ Play = Callable[[argparse.Namespace, Path], Part]
 PARTS: dict[str, Play] = {"kills": play_kills, "delivery": play_delivery}
 
 
-def arguments() -> argparse.ArgumentParser:
+EPILOG = "\n".join(
+    [
+        "moments of kills, each a name for --moments:",
+        *(f"  {moment}" for moment in (*MOMENTS, *SOUND)),
+        "moments of delivery:",
+        *(f"  {moment}" for moment in delivery.MOMENTS),
+        "",
+        "columns of the table:",
+        "  rounds      rounds that were played",
+        "  words       words that were spoken",
+        "  lost        words that a sink lacks",
+        "  doubled     words that a sink has too often",
+        "  maybe       words sent again after asrd had said that they may have been delivered",
+        "  left        files that are neither text nor waiting",
+        "  orphans     processes that outlived the daemon",
+        "  locks       locks that stayed",
+        "  odd         anything else",
+        "  sound lost  seconds between the kill and the end of the recording: median / 99th percentile / most",
+        "",
+        "exit codes:",
+        "  0    nothing was lost, doubled or left",
+        "  2    wrong command line, or an instrument did not notice a planted fault",
+        "  3    something was lost, doubled or left",
+        "  130  interrupted",
+    ]
+)
+
+
+def arguments() -> ProgramParser:
     """Return what the command line takes."""
-    parser = argparse.ArgumentParser(prog="tools/torture", description=str(__doc__).splitlines()[0])
+    parser = ProgramParser(
+        "tools/torture",
+        description=str(__doc__).splitlines()[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=" or ".join(PARTS))
     parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance (default 1)")
     length = parser.add_mutually_exclusive_group()
@@ -265,8 +301,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--moments", type=lambda text: text.split(";"), help="these alone: 'recording;loading'")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="homes at once (default: cores)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    parser.add_argument("--plant", action="append", default=[], choices=planted.FAULTS,
-                        help="plant this fault in the run itself, which then ends with 3")  # fmt: skip
+    kinds = ", ".join(planted.FAULTS)
+    parser.add_argument("--plant", metavar="FAULT", action="append", default=[], choices=planted.FAULTS,
+                        help=f"plant this fault in the run itself, which then ends with 3: {kinds}")  # fmt: skip
     return parser
 
 
@@ -275,10 +312,8 @@ def main(words: list[str] | None = None) -> int:
     parser = arguments()
     args = parser.parse_args(words)
     if unknown := set(args.moments or ()) - {*MOMENTS, *SOUND, *delivery.MOMENTS}:
-        parser.error(
-            f"there is no moment {'; '.join(sorted(unknown))}; there are "
-            f"{'; '.join([*MOMENTS, *SOUND, *delivery.MOMENTS])}"
-        )
+        wrong, known = min(unknown), (*MOMENTS, *SOUND, *delivery.MOMENTS)
+        parser.stop(UsageError(f"there is no moment {wrong!r}", nearest(wrong, known, "tools/torture --help")))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:

@@ -1,0 +1,72 @@
+"""Other spellings of strategies, dtypes and devices, as other programs have them (pure).
+
+Knows words only; which strategies there are is `precision`'s to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+STRATEGIES = {
+    "fp32": ("float32", "float", "single", "full", "f32", "32", "32-true", "fp32-true"),
+    "half": ("fp16", "float16", "f16", "16", "16-true", "fp16-true"),
+    "bfloat16": ("bf16", "bf16-true", "b16", "brain16"),
+    "16-mixed": ("fp16-mixed", "float16-mixed", "half-mixed", "16mixed"),
+    "bf16-mixed": ("bfloat16-mixed", "bf16mixed"),
+    "half-naive": ("fp16-naive", "float16-naive"),
+    "autocast-fp16": ("autocast-float16", "autocast-half", "amp", "amp-fp16"),
+    "autocast-bf16": ("autocast-bfloat16", "amp-bf16"),
+    "tf32": ("tensorfloat32", "tensorfloat-32", "tf-32"),
+    "int8": ("i8", "int-8", "8bit", "8-bit", "w8", "w8a16"),
+}
+"""Strategy -> what else it is called."""
+
+DTYPES = {
+    "float32": ("fp32", "f32", "single", "float", "full", "32"),
+    "float16": ("fp16", "f16", "half", "16"),
+    "bfloat16": ("bf16", "b16"),
+    "int8": ("i8", "int-8", "8bit", "8-bit"),
+}
+"""Dtype -> what else it is called."""
+
+
+def folded(word: str) -> str:
+    """Return a word without the differences that mean nothing: case, spaces around it, `_` for `-`."""
+    return word.strip().lower().replace("_", "-")
+
+
+def same(word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | None = None) -> str:
+    """Return the known name that a word spells otherwise; the word itself where it spells none.
+
+    Args:
+        known: the names there are.
+        others: name -> other words for it.
+    """
+    names = {folded(name): name for name in known}
+    found = names.get(folded(word).removeprefix("torch."))
+    for name, spellings in (others or {}).items():
+        if name in names.values() and folded(word).removeprefix("torch.") in spellings:
+            found = found or name
+    return found or word
+
+
+def strategy(word: str, known: Iterable[str]) -> str:
+    """Return the name of the strategy that a word means; the word itself where it means none."""
+    return same(word, known, STRATEGIES)
+
+
+def dtype(word: str, known: Iterable[str]) -> str:
+    """Return the name of the dtype that a word means; the word itself where it means none."""
+    return same(word, known, DTYPES)
+
+
+def device(word: str) -> str:
+    """Return a device as the settings have it: "GPU", "gpu:1" and "cuda1" are "cuda", "cuda:1" and "cuda:1"."""
+    plain = folded(word)
+    for prefix in ("gpu", "cuda"):
+        rest = plain.removeprefix(prefix).lstrip(":")
+        if plain == prefix:
+            return "cuda"
+        if plain.startswith(prefix) and rest.isdecimal() and rest.isascii():
+            return f"cuda:{int(rest)}"
+    return plain if plain in ("auto", "cpu") else word.strip()
