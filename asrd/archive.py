@@ -109,7 +109,7 @@ class _Bounds:
             raise ModelError(f"{path} is refused: it unpacks to more than {MAX_EXPANSION} times its size", HINT)
         if member.isfile() and member.size > MAX_SMALL_BYTES and not name.endswith(WEIGHTS_END):
             most = f"{MAX_SMALL_BYTES >> 20} MiB"
-            what = f"its member {shown(name)} has {member.size} bytes, at most {most}"
+            what = f"its member {shown(name)} has {member.size} bytes; at most {most} are allowed"
             raise ModelError(f"{path} is refused: {what}", HINT)
         return name
 

@@ -138,7 +138,7 @@ def _show(found: Outlook, settings: Settings) -> None:
     origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
     tongues = f", {found.languages}" if found.languages else ""
     listing.say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
-    listing.say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used: the plan is for the CPU"], "")
+    listing.say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used, so the plan is for the CPU"], "")
     seen = any(line.measured is not None for line in found.strategies)
     more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
     headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
@@ -196,10 +196,14 @@ def show_evidence(record: Record) -> None:
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
         f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} {counted}, "
-        f"{record.seconds / 60:.1f} minutes of {record.speech}; ms for a buffer of 10 s, memory by {instruments}; "
+        f"{record.seconds / 60:.1f} minutes of {_speech(record)}; ms for a buffer of 10 s, memory by {instruments}; "
         f"fp32's {counted} are its second run's against its first. The limit is {record.limit:.2f} points.",
         *([record.hint] if record.hint else []),
     )
+
+
+def _speech(record: Record) -> str:
+    return "the recordings that are kept" if record.speech == TAKES else record.speech
 
 
 def _range(one: Candidate, joint: str) -> str:

@@ -365,7 +365,7 @@ def _described(path: Path, size: int, found: _Found) -> Header:
     kind = plain.target.rpartition(".")[2]
     if kind not in FAMILIES or plain.target not in model_config.TARGETS:
         raise ModelError(
-            f"{path} is a .nemo of another kind of model: target {shown(plain.target) or 'not told'}",
+            f"{path} is a .nemo of another kind of model: target {shown(plain.target) or 'not named'}",
             f"supported: {', '.join(FAMILIES)}",
         )
     family = FAMILIES[kind]
@@ -531,7 +531,8 @@ def _check_bytes(tensors: dict[str, Tensor], path: Path, size: int) -> None:
     """Refuse tensors that the file's bytes cannot hold, however well they are compressed."""
     blocks = {tensor.memory: tensor.elements * WIDTHS.get(tensor.dtype, 1) for tensor in tensors.values()}
     if len(tensors) > MAX_TENSORS:
-        raise ModelError(f"{path} is refused: its weights are {len(tensors)} tensors, at most {MAX_TENSORS}", HINT)
+        why = f"its weights are {len(tensors)} tensors; at most {MAX_TENSORS} are allowed"
+        raise ModelError(f"{path} is refused: {why}", HINT)
     if (need := sum(blocks.values())) > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
         raise ModelError(f"{path} is refused: its weights describe {need} bytes of tensors in {size} bytes", HINT)
 

@@ -191,12 +191,12 @@ def _refusal(found: Candidate, measured: Measured, row: Row, whole: Candidate, b
     if found.source != whole.source:
         return f"its memory was read by {found.source or 'nothing'}, FP32's by {whole.source or 'nothing'}"
     if bounds.budget is not None and (found.memory or 0) > bounds.budget:
-        return f"takes {_mib(found.memory)} MiB of the {_mib(bounds.budget)} that vram_budget allows"
+        return f"needs {_mib(found.memory)} MiB; vram_budget allows {_mib(bounds.budget)}"
     for one in row.criteria:
         if one.passed or not one.required or one.name not in ("memory", "latency"):
             continue
         if one.name == "memory":
-            return f"takes more memory than FP32: {_mib(found.memory)} MiB against {_mib(whole.memory)}"
+            return f"needs more memory than FP32: {_mib(found.memory)} MiB against {_mib(whole.memory)}"
         return f"is slower than FP32: {_ms(found.p50_ms)} ms for 10 s against {_ms(whole.p50_ms)}"
     return ""
 
@@ -251,11 +251,10 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
     whole = candidates[-1]
     if taken.strategy == BASELINE.name:
         others = [one for one in candidates[:-1] if not one.refused]
-        return "measured here: " + (
-            f"FP32 is as cheap, within its own spread, as what else fits: {', '.join(one.strategy for one in others)}"
-            if others
-            else "no cheaper candidate qualifies"
-        )
+        if not others:
+            return "measured here: no cheaper candidate qualifies"
+        names = ", ".join(one.strategy for one in others)
+        return f"measured here: FP32 is as cheap, within its own spread, as the others that qualify: {names}"
     what = bounds.unit
     return (
         f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_mib(taken.memory)} MiB "
@@ -269,7 +268,7 @@ def _busy(floor: NoiseFloor) -> str:
         return ""
     return (
         f"FP32's own latency differed by {100 * floor.latency:.0f} % between its runs: the machine was busy, and "
-        "measured while nothing else runs another may be taken."
+        "run asrd tune again while nothing else runs."
     )
 
 

@@ -126,7 +126,8 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
     parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="absolute points of WER it may cost")
-    parser.add_argument("--replace", action="store_true", help="have the daemon go by this, also where it knew more")
+    replace = "make this the daemon's baseline, even if the earlier one covers more"
+    parser.add_argument("--replace", action="store_true", help=replace)
     parser.add_argument("--json", metavar="F", type=Path, help="write the result here; - is standard output")
     parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
 
@@ -228,7 +229,7 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     kind = metric([clip.text for clip in clips], language)
     words = sum(len(normaliser(language, kind)(clip.text).split()) for clip in clips)
     if not words:
-        raise ManifestError(f"{path} has not one word of what was said", 'each line needs it: {..., "text": ...}')
+        raise ManifestError(f"{path} has no reference text", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
     shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
     return clips, Speech(readable(str(shown)), len(clips), words, seconds, language, skipped, kind)

@@ -80,7 +80,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle: Annotated[
         str, _about("when an unused model leaves memory: never, immediately, or after so many minutes, or '1h'")
     ] = "30"
-    log_text: Annotated[bool, _about("write what was said into the journal")] = False
+    log_text: Annotated[bool, _about("write the text into the journal")] = False
     notify: Annotated[bool, _about("show problems on the desktop")] = True
     cues: Annotated[bool, _about("a sound when recording starts and stops")] = False
     vram_alert: Annotated[str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")] = ""
@@ -219,7 +219,7 @@ def _file_layer(file: Path, required: bool) -> Layer:
     except text_files.NotTextError as error:
         raise ConfigError(f"{file} {error}", error.hint) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-        raise ConfigError(f"{file} holds a value that nobody can read", "asrd config prints the defaults") from error
+        raise ConfigError(f"{file} holds a value that is too long or too deep", "shorten it") from error
     for key, value in table.items():
         _known(key, str(file), value)
     return {key: (_as_named(key, value), str(file)) for key, value in table.items()}
@@ -303,7 +303,8 @@ def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
                 raise ConfigError(f"vocabulary ({origin}) names {path}, which cannot be read: {error}") from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
     if (size := sum(len(phrase.encode()) for phrase in found)) > VOCABULARY:
-        raise ConfigError(f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases", f"{VOCABULARY} at most")
+        why = f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases; at most {VOCABULARY} are allowed"
+        raise ConfigError(why, "shorten the list")
     return tuple(found)
 
 

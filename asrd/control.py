@@ -421,8 +421,8 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd retry` takes."""
     _shape(parser)
-    parser.add_argument("take", nargs="?", default="", help="which, or how its name begins; else the newest")
-    parser.add_argument("--all", action="store_true", help="every recording that waits, the oldest first")
+    parser.add_argument("take", nargs="?", default="", help="its name or the beginning of it; the newest if left out")
+    parser.add_argument("--all", action="store_true", help="every recording that waits, oldest first")
     to_sinks = "send the text to the sinks instead of printing it here"
     parser.add_argument("--deliver", dest="to_sinks", action="store_true", help=to_sinks)
     again = (

@@ -212,7 +212,7 @@ def _desk(settings: Settings) -> Iterator[Finding]:
 def _service(settings: Settings) -> Iterator[Finding]:
     """Journal, user manager, the control socket and who answers on it."""
     journal = os.path.exists(systemd.JOURNAL)
-    about = "takes entries with fields" if journal else "not here: the log goes to stderr"
+    about = "accepts entries with fields" if journal else "not here: the log goes to stderr"
     yield Finding("journal", journal, False, about)
     try:
         reply = next(iter(control.ask(settings, verb="status")))

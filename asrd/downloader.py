@@ -74,7 +74,7 @@ async def _downloaded(name: str, tell: Tell) -> Path:
                 async with asyncio.timeout(SILENCE_SECONDS):
                     line = await lines.readline()
             except TimeoutError:
-                raise _lost(name, f"it said nothing for {SILENCE_SECONDS:.0f} s") from None
+                raise _lost(name, f"it reported nothing for {SILENCE_SECONDS:.0f} s") from None
             if not line.endswith(b"\n"):
                 raise _lost(name, _last_line(said))
             reply = wire.unpack_reply(line)
@@ -125,4 +125,4 @@ def _last_line(said: IO[bytes]) -> str:
     """Return the last line that the process printed."""
     said.seek(0)
     lines = said.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it was killed, or said nothing"
+    return lines[-1] if lines else "it was killed, or printed nothing"

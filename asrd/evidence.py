@@ -181,7 +181,7 @@ def check_room() -> None:
 
 
 def _unkept(error: OSError) -> DiskError:
-    hint = "it needs room and the right to write there; XDG_STATE_HOME names another place"
+    hint = "make room and allow writing there, or set XDG_STATE_HOME to another folder"
     return DiskError(f"the verdict cannot be kept in {path()}: {error.strerror}", hint)
 
 
@@ -229,7 +229,7 @@ def _of(key: Key, name: str) -> object:
 def _differences(was: Key, now: Key) -> list[str]:
     """Return in words what a verdict was found with and what is here."""
     moved = (was.size, was.modified) != (now.size, now.modified)
-    return ["the model's file is another"] * moved + [
+    return ["the model's file has changed"] * moved + [
         f"{label} was {_shown(_of(was, name))} and is {_shown(_of(now, name))}"
         for name, label in LABELS.items()
         if _of(was, name) != _of(now, name)

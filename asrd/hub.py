@@ -135,7 +135,7 @@ def find(name: str) -> Entry:
     files = [file for file in listed if file.endswith(".nemo") and "/" not in file]
     if len(files) != 1:
         held = f"{len(files)} .nemo files, none of them called {models.own_file(name)}" if files else "no .nemo file"
-        raise ModelError(f"{name} on the hub holds {held}", "download the right one and pass its path")
+        raise ModelError(f"{name} on the hub holds {held}", "download the right file and name its path: --model FILE")
     with translating(name):
         return _entry(name, files[0])
 
@@ -146,7 +146,7 @@ def _entry(name: str, file: str) -> Entry:
     about = get_hf_file_metadata(hf_hub_url(name, file), library_name="asrd")
     commit, etag = about.commit_hash or "", about.etag or ""
     if about.size == 0:
-        raise ModelError(f"{file} of {name} on the hub is empty", "tell its publisher, or choose another model")
+        raise ModelError(f"{file} of {name} on the hub is empty", "choose another model, or report it to its publisher")
     if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"\w[\w.-]{,127}", etag):
         raise NetworkError(f"what answers at {_endpoint()} is not the hub: it names no version of {name}", _way_out())
     return Entry(name, file, commit, etag, about.size)

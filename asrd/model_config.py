@@ -356,7 +356,7 @@ def _check_numbers(node: Any, where: tuple[object, ...], widest: int, tensors: i
         elif isinstance(value, int | float) and not abs(value) <= (most := _most(name, widest, tensors)):
             if most == MAX_NUMBER and (math.isinf(value) or len(here) == 1):
                 continue  # a penalty of NeMo's defaults, or a note of the training: no size
-            raise RefusedError(f"has {shown(value)} in {dotted(here)}, and at most {most} is possible")
+            raise RefusedError(f"has {shown(value)} in {dotted(here)}; at most {most} is allowed")
 
 
 def _most(name: str, widest: int, tensors: int) -> int:
@@ -375,12 +375,12 @@ def _check_against(config: dict[str, Any], shapes: Shapes) -> None:
         found = {match[1] for name in shapes if (match := re.fullmatch(pattern, name))}
         # Recurrent layers with a norm have other names, and then there is nothing to compare with.
         if said is not None and said != len(found) and (found or section != "decoder"):
-            raise RefusedError(f"has {shown(said)} in {section}.{key}, and its weights have {len(found)} layers there")
+            raise RefusedError(f"has {shown(said)} in {section}.{key}; its weights have {len(found)} layers there")
     for section, kind, key, begin in EXACT_WIDTHS:
         said = _setting(config, section, kind, key)
         sizes = {size for name, shape in shapes.items() if name.startswith(begin) for size in shape}
         if said is not None and said not in sizes:
-            raise RefusedError(f"has {shown(said)} in {section}.{key}, and no tensor of its weights is that wide")
+            raise RefusedError(f"has {shown(said)} in {section}.{key}; no tensor of its weights is that wide")
 
 
 def _setting(config: dict[str, Any], section: str, kind: str, key: str) -> Any:

@@ -90,7 +90,7 @@ def or_demo(settings: Settings) -> Settings:
 def for_files(settings: Settings) -> Settings:
     """Return settings with a model, and say so where that is the demo and nobody named it."""
     if not settings.model:
-        log.warning("no model is named, so %s runs: it %s; name one: --model %s", DEMO, LIMIT, EXAMPLE)
+        log.warning("no model is named, so %s is used. It %s. Name a model: --model %s", DEMO, LIMIT, EXAMPLE)
     return or_demo(settings)
 
 

@@ -357,10 +357,10 @@ def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
     passed: list[str] = []
     for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
         if "float16" not in dtypes(precision) and not quantizes(precision):
-            never = f", which never takes {' or '.join(passed)}" if passed else ""
+            never = f"; {' or '.join(passed)} must be measured first" if passed else ""
             return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
         passed.append(precision.name)
-    never = f", and hardware alone never takes {' or '.join(passed)}" if passed else ""
+    never = f"; {' or '.join(passed)} must be measured first" if passed else ""
     return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
 
 

@@ -238,7 +238,7 @@ def remarks(comparison: Comparison) -> list[str]:
             latency = _pair(row.draft.latency_ms)
             before = _pair(base.latency_ms if base else None)
             changed, wer = _changed(row.draft), _figure(row.draft.wer, 2)
-            said = f"drafts take {latency} ms, FP32 {before} ms, and change {changed} "
+            said = f"partial results need {latency} ms (FP32: {before}) and change {changed} "
             said += f"{comparison.manifest.units} in 100 ({comparison.metric} {wer} %)"
             lines.append(f"{name(row)}: {said}")
     return lines

@@ -51,7 +51,7 @@ def service_arguments(parser: argparse.ArgumentParser) -> None:
     acts = ("install", "uninstall", "print", "status")
     parser.add_argument("act", metavar="ACT", choices=acts, help="install, uninstall, print or status")
     parser.add_argument("unit", metavar="UNIT", nargs="?", choices=UNITS, help=f"print: {' or '.join(UNITS)} alone")
-    parser.add_argument("--now", action="store_true", help="install: also start it, anew where the unit has changed")
+    parser.add_argument("--now", action="store_true", help="install: also start it; restart it if its unit changed")
 
 
 def service(args: argparse.Namespace, settings: Settings) -> int:
@@ -181,7 +181,7 @@ def _install(now: bool, settings: Settings) -> int:
         _say("enabled: it starts with your session, and at the first toggle")
     if not now:
         if any(changed) and _properties("asrd.service")["ActiveState"] == "active":
-            _say("the daemon that runs is still the old one; to start it anew: systemctl --user restart asrd.service")
+            _say("the running daemon is still the old one; to restart it: systemctl --user restart asrd.service")
         elif _properties("asrd.service")["ActiveState"] != "active":
             _say(f"to start it now: {hints.start(control.path(settings))}")
         return 0
@@ -197,7 +197,7 @@ def _start(anew: bool) -> int:
     if done.returncode == 0:
         _say(f"it runs: {shown['StatusText'] or shown['ActiveState']}")
         return 0
-    _say(f"it does not start: {_why(shown)}", "what it said: journalctl --user -u asrd.service -n 20")
+    _say(f"it does not start: {_why(shown)}", "its log: journalctl --user -u asrd.service -n 20")
     return 3
 
 
@@ -241,7 +241,7 @@ def _uninstall() -> int:
     elif _managed():
         _systemctl("daemon-reload")
         _systemctl("reset-failed", *UNITS, check=False)
-        _say("systemd has forgotten the units; settings, drop-ins and recordings are still there")
+        _say("systemd no longer knows the units; settings, drop-ins and recordings are still there")
     return 0
 
 
@@ -258,10 +258,10 @@ def _status() -> int:
         f"service: {shown['ActiveState']} ({shown['SubState']})",
     )
     if shown["ActiveState"] == "active":
-        _say(f"status: {shown['StatusText'] or 'says nothing'}", f"restarts: {shown['NRestarts']}")
+        _say(f"status: {shown['StatusText'] or 'no status yet'}", f"restarts: {shown['NRestarts']}")
     if "failed" in (shown["ActiveState"], listening["ActiveState"]):
-        _say(f"why: {_why(shown)}", "what it said: journalctl --user -u asrd.service -n 20")
-        _say("when that is mended: asrd service install --now")
+        _say(f"why: {_why(shown)}", "its log: journalctl --user -u asrd.service -n 20")
+        _say("when that is fixed: asrd service install --now")
     if (missing := _missing_program()) is not None:
         _say(f"the unit starts {missing}, which is not there: asrd service install")
     return 0 if shown["ActiveState"] == "active" else 3
@@ -271,7 +271,7 @@ def _why(shown: dict[str, str]) -> str:
     """Return in words why a unit failed."""
     result, code = shown["Result"], shown["ExecMainStatus"]
     if shown["LoadState"] != "loaded":
-        return f"systemd does not take the unit ({shown['LoadState']})"
+        return f"systemd cannot load the unit ({shown['LoadState']})"
     if shown["ExecMainCode"] == "1" and code != "0":  # CLD_EXITED
         ended = EXITS.get(int(code), f"exit code {code}")
     else:

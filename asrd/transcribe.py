@@ -97,8 +97,8 @@ class Heard:
 
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd transcribe` takes."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="sound file of any kind and length, or -")
-    parser.add_argument("--alone", action="store_true", help="load a model even where a daemon has it loaded already")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio file of any kind and length; -: standard input")
+    parser.add_argument("--alone", action="store_true", help="load a model here, even if a daemon has it loaded")
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="one JSON object a line for each file, with word times")
     shape.add_argument("--words", action="store_true", help="one word a line: start, stop, confidence, text")
@@ -116,7 +116,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
     """
     named, settings = settings, modelchoice.or_demo(settings)
     if (args.srt or args.vtt) and len(args.files) > 1:
-        raise UsageError("subtitles are made of one file at a time", "call asrd transcribe once for each file")
+        raise UsageError("subtitles are written for one file at a time", "run asrd transcribe once for each file")
     lent = not args.alone and "-" not in args.files and served(settings)
     worst, size, waiting = 0, 1, list(enumerate(args.files))
     with asyncio.Runner() as runner, Meter(sys.stderr) as meter:

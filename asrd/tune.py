@@ -67,11 +67,11 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
     speech = parser.add_mutually_exclusive_group()
     speech.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
     speech.add_argument(
-        "--takes", action="store_true", help="the recordings that are kept: how often words differ from FP32's"
+        "--takes", action="store_true", help="measure on kept recordings: how often words differ from FP32's"
     )
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
     parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
-    parser.add_argument("--anew", action="store_true", help="forget what an interrupted run had measured")
+    parser.add_argument("--anew", action="store_true", help="start again; drop what an interrupted run had measured")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else")
 
 
@@ -101,7 +101,7 @@ def tune(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         compare.fetched(settings.model)
         code = _tuned(args, settings, job)
     if own != "auto" and not code:
-        tell(f'asrd: auto is not in force: strategy is {own}; "auto" there goes by this verdict', sys.stderr)
+        tell(f'asrd: strategy is {own}, so auto is not used; strategy = "auto" uses this verdict', sys.stderr)
     return code
 
 
@@ -109,7 +109,7 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
     """Measure, judge, keep and show; return 0, 130 or 143."""
     found = Found(measured=[] if args.anew else _resumed(job))
     if found.measured:
-        log.warning("%d of %d runs were measured before and are taken up", len(found.measured), job.workers)
+        log.warning("%d of %d runs were measured before and are reused", len(found.measured), job.workers)
     try:
         asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
@@ -160,13 +160,14 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
             sound = b"".join(data for _, data in blocks(spool.path(note)))
             samples, damaged = clean(np.frombuffer(sound, np.float32))
         except OSError as error:
-            tell(f"asrd: take {note.id} is skipped: {error.strerror}", sys.stderr)
+            tell(f"asrd: recording {note.id} is skipped: {error.strerror}", sys.stderr)
             continue
         if damaged:
-            tell(f"asrd: take {note.id}: {damaged} samples are not finite and count as silence", sys.stderr)
+            tell(f"asrd: recording {note.id}: {damaged} samples are not finite and count as silence", sys.stderr)
         clips.append(Clip(number, "", samples))
     if not clips:
-        raise ManifestError("no take is kept that could be heard", 'keep_audio = "always" keeps what you dictate')
+        hint = 'set keep_audio = "always", then dictate; or name a --manifest'
+        raise ManifestError("no recording with audio is kept", hint)
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
     return clips, Speech(TAKES, len(clips), 0, seconds, settings.target_lang)
 
@@ -249,7 +250,7 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
         budget(settings.vram_budget, job.gpu.total) if job.gpu else None,
     )
     if not made.words:
-        raise ManifestError("FP32 hears no word in what was measured", "dictate some, or name a --manifest")
+        raise ManifestError("FP32 found no words in this audio", "dictate some speech first, or name a --manifest")
     return Record(
         key=key,
         chosen=made.chosen,
@@ -271,8 +272,8 @@ def _poorer(before: Record, record: Record) -> str:
     if 2 * record.words >= before.words:
         return ""
     return (
-        f"this verdict rests on {record.words} {units(record.metric)} and takes the place of one that rested on "
-        f"{before.words} and took {before.chosen}; asrd tune over as much speech finds one as sure again"
+        f"this verdict rests on {record.words} {units(record.metric)} and replaces one that rested on "
+        f"{before.words} and chose {before.chosen}; asrd tune with as much speech is as certain again"
     )
 
 
@@ -290,7 +291,7 @@ def _show(args: argparse.Namespace, record: Record) -> None:
         tell_document(record, indent=2)
         return
     catalogue.show_evidence(record)
-    tell(f"\nauto takes {record.chosen} for {record.key.model}: {record.reason}")
+    tell(f"\nauto uses {record.chosen} for {record.key.model}: {record.reason}")
 
 
 def _tell(settings: Settings) -> str:
@@ -300,4 +301,4 @@ def _tell(settings: Settings) -> str:
     except (ControlError, SocketError):
         return ""
     except AsrdError as error:
-        return f"the running daemon does not take it up: {error.message}"
+        return f"the running daemon does not use it yet: {error.message}"

@@ -148,7 +148,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert key is not None
     half = Candidate("bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0)
     full = Candidate("fp32", "", "same", 0.0, (0.0, 0.0), 0.2, 0, 900 << 20, "rss", 14.4, 0)
-    eight = Candidate("int8", "takes more memory than FP32: 950 MiB against 900", "same", None, None, None, None,
+    eight = Candidate("int8", "needs more memory than FP32: 950 MiB against 900", "same", None, None, None, None,
                       None, "rss", None, 2)  # fmt: skip
     every = [eight, half, full]
     kept = Record(key, "bfloat16", "measured here: cheap", every, "m.jsonl", 180, 1751, 720.0, "today", 0.5)
@@ -161,7 +161,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "chosen: bfloat16 on cpu - measured here: cheap" in said
     assert "bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 chosen" in said
     assert "int8 same - - - - - 2 refused" in said
-    assert "int8: takes more memory than FP32: 950 MiB against 900" in said
+    assert "int8: needs more memory than FP32: 950 MiB against 900" in said
     assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory by rss" in said
     shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
     assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
@@ -183,7 +183,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
 def test_plan_leaves_out_cards_that_torch_cannot_use_and_says_why(tmp_path: Path, driver: Path) -> None:
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}  # for no torch that there is
     said = " ".join(asrd(tmp_path, "plan", "--model", "demo", **more).split())
-    assert "no GPU can be used: the plan is for the CPU" in said
+    assert "no GPU can be used, so the plan is for the CPU" in said
     assert "chosen: fp32 on cpu - no usable GPU, so FP32 on the CPU; not measured: asrd tune; torch" in said
     assert re.search(r"(cannot use|knows 9.0 at most).*pip install", said)
     words = [sys.executable, "-m", "asrd", "plan", "--model", "demo", "--device", "cuda"]

@@ -226,7 +226,7 @@ def test_another_kind_of_model_is_named_with_what_is_supported(ctc: Path, tmp_pa
     assert "FastPitchModel" in error.message
     assert "EncDecMultiTaskModel" in error.hint
     error = refused(archive(tmp_path / "x.nemo", members_of(ctc) | {"model_config.yaml": b"sample_rate: 16000\n"}))
-    assert "target not told" in error.message
+    assert "target not named" in error.message
 
 
 class Bomb:

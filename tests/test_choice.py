@@ -200,7 +200,7 @@ def test_what_was_dictated_counts_every_word_heard_otherwise() -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"mib": 950}, "takes more memory than FP32: 950 MiB against 900"),
+        ({"mib": 950}, "needs more memory than FP32: 950 MiB against 900"),
         ({"ms": 120.0}, "is slower than FP32: 120.0 ms for 10 s against 100.0"),
         ({"failure": "died: the worker ended with exit code 9"}, "died: the worker ended with exit code 9"),
         ({"source": "meminfo"}, "its memory was read by meminfo, FP32's by rss"),

@@ -197,7 +197,7 @@ def test_a_vocabulary_without_its_file_or_end_is_refused(tmp_path: Path) -> None
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     refused(tmp_path, 'vocabulary = ["@bytes"]', "bytes", "UTF-16LE, not UTF-8")
     (tmp_path / "long").write_text("\n".join(f"word number {n}" for n in range(20_000)))
-    refused(tmp_path, 'vocabulary = ["@long"]', "20000 phrases", "262144 at most")
+    refused(tmp_path, 'vocabulary = ["@long"]', "20000 phrases", "at most 262144")
     refused(tmp_path, "boost = 9", "boost = 9")
 
 

@@ -83,8 +83,8 @@ def test_no_rung_falls_to_what_was_refused(settings: Settings, monkeypatch: pyte
         ({"asrd": "0.0.9"}, "asrd was 0.0.9 and is 0.1.0"),
         ({"device": "Other CPU"}, "the device was Other CPU and is"),
         ({"driver": "570.2"}, "the driver was 570.2 and is unset"),
-        ({"size": 3}, "the model's file is another"),
-        ({"modified": 3}, "the model's file is another"),
+        ({"size": 3}, "the model's file has changed"),
+        ({"modified": 3}, "the model's file has changed"),
         ({"preset": "aggressive", "bound": 1.0}, "the preset was aggressive and is default; max_wer_delta was 1 and"),
         ({"languages": "de > de"}, "the language was de > de and is en > en"),
     ],
@@ -103,7 +103,7 @@ def test_a_verdict_found_with_something_else_is_stale_and_decides_nothing(
 def test_a_file_that_was_written_anew_makes_its_verdict_stale(settings: Settings) -> None:
     evidence.keep(record(settings))
     os.utime(settings.model, ns=(1, 1))
-    assert evidence.known(settings, None)[1] == "the model's file is another"
+    assert evidence.known(settings, None)[1] == "the model's file has changed"
     Path(settings.model).unlink()
     assert evidence.known(settings, None)[1] == "the model's file is not here"
     assert engine.plan_for(settings).rungs[0].name == "fp32 on cpu"

@@ -245,8 +245,8 @@ def asrd(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[st
 def test_the_demo_that_nobody_named_says_what_it_knows(tmp_path: Path, words: list[str]) -> None:
     said = [line for line in asrd(tmp_path, *words).stderr.splitlines() if "synthetic" in line]
     assert said == [
-        "asrd: no model is named, so demo runs: it knows only synthetic voices and 179 words, not your microphone; "
-        "name one: --model nvidia/parakeet-tdt-0.6b-v3"
+        "asrd: no model is named, so demo is used. It knows only synthetic voices and 179 words, not your microphone. "
+        "Name a model: --model nvidia/parakeet-tdt-0.6b-v3"
     ]
     assert "synthetic" not in asrd(tmp_path, *words, "--model", "demo").stderr
 

@@ -121,7 +121,7 @@ def test_the_table_says_what_happened(full: Comparison) -> None:
     assert "int8: encoder: int8 asked, bfloat16 runs: torchao is not installed" in shown
     assert "autocast-fp16: non-finite: nan at clip 4 of 40" in shown
     assert "half: latency 2.804 × (limit ≤" in shown
-    assert "phased: drafts take 50.0/50.0 ms, FP32 107/113 ms, and change 0.00 words in 100 (WER 0.00 %)" in shown
+    assert "phased: partial results need 50.0 ms (FP32: 107/113) and change 0.00 words in 100 (WER 0.00 %)" in shown
     assert "wer_delta ≤ 1.50 points" in shown
     assert "1 lines skipped" in shown
     assert "torch 2.13.0" in shown

@@ -116,5 +116,5 @@ def test_a_wrong_strategy_has_one_exit_code_and_a_short_hint(
     assert cli.main(words) == 78, name
     said = capsys.readouterr().err
     assert hint in said
-    assert "demo runs" not in said
+    assert "demo is used" not in said
     assert said.count("'") <= 6

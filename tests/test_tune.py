@@ -370,7 +370,7 @@ def test_what_is_wrong_is_said_before_anything_starts(bench: Bench, words: list[
 def test_a_manifest_without_a_word_is_refused_before_anything_starts(bench: Bench) -> None:
     bench.manifest.write_text(json.dumps({"audio_filepath": "0.wav", "text": ""}))
     acts = script(bench)
-    with pytest.raises(ManifestError, match="has not one word of what was said"):
+    with pytest.raises(ManifestError, match="has no reference text"):
         tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
     assert acts.started == []
 
@@ -497,5 +497,5 @@ def test_a_verdict_that_went_stale_is_said_at_the_start(bench: Bench, daemon: St
     bench.model.write_bytes(b"other weights")
     one = lived(bench, daemon)
     [said] = autos(one)
-    assert said.endswith("not measured: asrd tune; what was measured is stale: the model's file is another")
+    assert said.endswith("not measured: asrd tune; what was measured is stale: the model's file has changed")
     assert one.ask(verb="status")["strategy"] == "fp32"
