@@ -251,13 +251,13 @@ def _decision(found: Outlook) -> list[str]:
     if short:
         wanted = ", ".join(f"{name} {size(tight[name].need)}" for name in dict.fromkeys(short))
         lines.append(
-            f"these do not fit into the {size(found.limit)} {source}: {wanted}. That is read again before each start, "
-            f"and what does not fit then is not started; expected to hold: {found.expected}"
+            f"these do not fit into the {size(found.limit)} {source}: {wanted}. asrd checks again before each start "
+            f"and skips what does not fit; expected to hold: {found.expected}"
         )
     fitting = [line.strategy for line in found.strategies if line.strategy not in tight and not line.obstacle]
     bounded = any(one.kind == "budget" for one in found.plan.rejected)
     if (short or bounded) and fitting and found.expected.endswith("on cpu"):
-        lines.append(f"would fit on this card: {', '.join(fitting)} (choose one with --strategy)")
+        lines.append(f"would fit on this card: {', '.join(fitting)} (choose with --strategy)")
     return lines
 
 

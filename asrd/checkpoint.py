@@ -350,7 +350,7 @@ def _members(path: Path, file: IO[bytes], size: int, stream: bool) -> _Found:
         elif name == HIDDEN_WEIGHTS:
             hidden = member.size
         elif name.startswith("model_weights/"):
-            raise ModelError(f"{path} holds its weights in shards", "save it again with NeMo's save_to()")
+            raise ModelError(f"{path} has its weights in several parts", "save it again with NeMo's save_to()")
         if (zipped or stream) and config is not None and tensors is not None:
             return _Found(config, tensors, hidden, None)  # the rest is weights, and unpacking them takes half a minute
     if config is None or tensors is None:

@@ -119,16 +119,16 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DTYPE,...",
         nargs="?",
         const="",
-        help="put each component down by itself (all of bfloat16,float16,int8; with layers: block by block), "
-        "and strategies only where they are named",
+        help="lower each component by itself (all of bfloat16,float16,int8; with layers: block by block); "
+        "strategies run only if named",
     )
     parser.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
-    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
-    parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="absolute points of WER it may cost")
+    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers per strategy (15)")
+    parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="points of WER a strategy may cost")
     replace = "make this the daemon's baseline, even if the earlier one covers more"
     parser.add_argument("--replace", action="store_true", help=replace)
-    parser.add_argument("--json", metavar="F", type=Path, help="write the result here; - is standard output")
+    parser.add_argument("--json", metavar="F", type=Path, help="write the result here; -: standard output")
     parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
 
 
@@ -156,7 +156,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     _show(args, result)
     if old is not None:
         knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
-        tell(f"asrd: the daemon stays with what was compared {old.measured}: {knows}; see --replace", sys.stderr)
+        tell(f"asrd: the daemon keeps its baseline of {old.measured} ({knows}); --replace changes that", sys.stderr)
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 

@@ -705,6 +705,15 @@ def _log_notes(loaded: Loaded, idle: int = logging.DEBUG) -> None:
         log.log(idle if note in loaded.idle else logging.INFO, "%s", note)
 
 
+def _check_file(source: str) -> None:
+    """Open a file that is to be played, so that what is wrong with it is said first. Raises AudioError."""
+    kind, _, path = source.partition(":")
+    # A named pipe can be opened only once.
+    if kind == "file" and (os.path.isfile(path) or not os.path.exists(path)):
+        with SoundFile(path):
+            pass
+
+
 def run(
     args: argparse.Namespace,
     settings: Settings,
@@ -714,6 +723,7 @@ def run(
     """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
     raise_descriptor_limit()
     if settings.source != "mic":
+        _check_file(settings.source)
         settings = modelchoice.for_files(settings)
     alone = settings.source != "mic" and not settings.socket
     given = systemd.inherited_control()

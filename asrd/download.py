@@ -171,7 +171,7 @@ class Download:
             self.part.unlink(missing_ok=True)
             raise NetworkError(
                 f"the hub sent more than the {self.total} bytes of {self.entry.model}",
-                "try again; where it comes again, a proxy in between changes files",
+                "try again; if it happens again, a proxy on the way changes files",
             )
 
     def _persist(self, act: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
@@ -200,7 +200,7 @@ class Download:
         of = f" of {self.total}" if self.total is not None else ""
         return NetworkError(
             f"the download of {self.entry.model} broke off after {self.here}{of} bytes: {error.error.message}",
-            "try again when the network is back; what has arrived is kept, and the download goes on from there",
+            "try again when the network is back; the download continues where it stopped",
         )
 
     @contextlib.contextmanager
@@ -229,7 +229,7 @@ class Download:
             self.part.unlink(missing_ok=True)
             raise NetworkError(
                 f"what was downloaded of {self.entry.model} is damaged: its SHA-256 is not the one that the hub names",
-                "try again; where it comes again, a proxy in between changes files",
+                "try again; if it happens again, a proxy on the way changes files",
             )
 
     def _publish(self) -> None:

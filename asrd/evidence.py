@@ -165,7 +165,7 @@ def read() -> list[Record]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        log.warning("no verdict of asrd tune can be read from %s: %s", path(), error)
+        log.warning("the verdict of asrd tune cannot be read from %s: %s", path(), error)
         return []
 
 
@@ -182,7 +182,7 @@ def check_room() -> None:
 
 def _unkept(error: OSError) -> DiskError:
     hint = "make room and allow writing there, or set XDG_STATE_HOME to another folder"
-    return DiskError(f"the verdict cannot be kept in {path()}: {error.strerror}", hint)
+    return DiskError(f"the verdict cannot be saved in {path()}: {error.strerror}", hint)
 
 
 def keep(record: Record) -> None:

@@ -21,11 +21,11 @@ from .errors import ConfigError, nearest
 from .spacing import join
 
 KINDS = {
-    "non-finite": "the encoder puts out NaN; with a component, that one does, while it is not float32; * wherever",
-    "empty": "from that buffer on no word is heard",
-    "garbled": "from that buffer on the first word is another one",
-    "slow": "from that buffer on each takes four times as long",
-    "memory": "from that buffer on the worker is read as sixteen times as large",
+    "non-finite": "the encoder returns NaN; with a component, that one does, while it is not float32; *: anywhere",
+    "empty": "no words from that buffer on",
+    "garbled": "the first word is a wrong one from that buffer on",
+    "slow": "each buffer takes four times as long from that one on",
+    "memory": "the worker's memory is read sixteen times too large from that buffer on",
     "oom": "the device has no room for that buffer",
     "die": "the worker ends at that buffer",
     "stall": "the worker never answers that buffer",

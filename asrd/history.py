@@ -22,6 +22,7 @@ from .config import Settings
 from .errors import AsrdError, UsageError
 from .terminal import tell, tell_document
 from .triggers import disagreement
+from .wording import counted
 
 MIB = 1 << 20
 
@@ -274,32 +275,28 @@ def described(found: History) -> list[str]:
     """Return the history as a person reads it, line by line."""
     span = f"since {found.since}" + (f" until {found.until}" if found.until else "")
     if found.first is None:
-        return [f"the journal holds nothing of asrd {span}", NOTHING]
+        return [f"the journal has no entries of asrd {span}", NOTHING]
     lines = [f"recordings {span}: {found.all.takes}", *_group_lines(found.all)]
     if len(found.strategies) > 1:
         for name, group in found.strategies.items():
-            lines += [f"{name}: {_counted(group.takes, 'recording')}", *_group_lines(group)]
+            lines += [f"{name}: {counted(group.takes, 'recording')}", *_group_lines(group)]
     elif found.strategies:
         lines.append(f"  strategy      {', '.join(found.strategies)}")
     for name, about in ABOUT.items():
         if count := found.events.get(name):
             lines.append(f"{about}: {count}")
     lines += [
-        f"fell back from {each.before} to {each.strategy} ({each.kind}): {_counted(each.count, 'time')}"
+        f"fell back from {each.before} to {each.strategy} ({each.kind}): {counted(each.count, 'time')}"
         for each in found.demoted
     ]
     lines += [_shadow_line(name, each) for name, each in found.shadow.items()]
     lines += [
-        f"could not run {each.strategy}, {_counted(each.count, 'time')}: {each.message}" for each in found.rejected
+        f"could not run {each.strategy}, {counted(each.count, 'time')}: {each.message}" for each in found.rejected
     ]
     return lines
 
 
-NOTHING = "asrd writes there as a service: asrd service install --now"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
+NOTHING = "the service writes them: asrd service install --now"
 
 
 ABOUT = {
@@ -318,7 +315,7 @@ ABOUT = {
 def _shadow_line(strategy: str, found: Disagreement) -> str:
     rate = "no words" if found.per_100 is None else f"{found.per_100:.2f} words of 100"
     both = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
-    of = f"{_counted(found.takes, 'recording')} of {_counted(found.words, 'word')}"
+    of = f"{counted(found.takes, 'recording')} of {counted(found.words, 'word')}"
     return f"{strategy} differs from FP32 in {rate}{both}: {of} transcribed twice"
 
 
@@ -327,7 +324,7 @@ def _group_lines(group: Group) -> list[str]:
     if group.takes:
         outcomes = ", ".join(f"{count} {name}" for name, count in group.outcomes.items())
         lines.append(f"  outcome       {outcomes}")
-        lines.append(f"  audio         {durations.human(group.audio_seconds)}, {_counted(group.words, 'word')}")
+        lines.append(f"  audio         {durations.human(group.audio_seconds)}, {counted(group.words, 'word')}")
     if group.effective:
         lines.append(f"  ran as        {'; '.join(group.effective)}")
     if group.rtf:

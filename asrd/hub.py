@@ -95,13 +95,13 @@ def check_environment() -> None:
     for variable in NUMBERS:
         value = os.environ.get(variable) or "0"
         if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
-            raise ConfigError(f"{variable} is {value!r}, which is no whole number of seconds", f"unset {variable}")
+            raise ConfigError(f"{variable} is {value!r}, which is not a whole number of seconds", f"unset {variable}")
     for variable in CERTIFICATES:
         named = os.environ.get(variable)
         if named and not os.path.exists(named):
             raise ConfigError(f"{variable} names {named!r}, which is not there", f"unset {variable}, or correct it")
     if not _token().isascii():
-        raise ConfigError("the token for the hub has letters that no token has", "hf auth login, or correct HF_TOKEN")
+        raise ConfigError("the token for the hub has characters that no token has", "hf auth login, or mend HF_TOKEN")
 
 
 def _token() -> str:

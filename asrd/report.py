@@ -156,8 +156,8 @@ def components_sentence(comparison: Comparison) -> str:
     costly = sorted((row for row in rows if (row.changed_per_100 or 0.0) > floor), key=lambda row: row.strategy)
     sure = [row.strategy for row in costly if row.changed_ci is not None and row.changed_ci[0] > floor]
     perhaps = [row.strategy for row in costly if row.strategy not in sure]
-    said = [f"Of {len(rows)} components put down one by one, {len(rows) - len(costly)} change no word"]
-    said += [f"{len(perhaps)} change so few that more speech would have to decide"] if perhaps else []
+    said = [f"Of {len(rows)} components lowered one by one, {len(rows) - len(costly)} change no word"]
+    said += [f"{len(perhaps)} change so few that only more speech could tell"] if perhaps else []
     said += [f"{len(sure)} change some beyond doubt: {', '.join(sure)}"] if sure else []
     return "; ".join(said) + "."
 
@@ -166,7 +166,7 @@ def floor_sentence(comparison: Comparison) -> str:
     """Return in words what FP32 differs from itself."""
     floor = comparison.noise_floor
     if floor.wer is None:
-        return "Noise floor: not known, FP32 did not run twice."
+        return "Noise floor: not known, as FP32 did not run twice."
     changed = f"{_figure(floor.changed_per_100, 2)} {comparison.manifest.units} in 100 changed"
     words = f"{_figure(floor.wer, 2)} points of {comparison.metric}, {changed}"
     latency = "–" if floor.latency is None else f"{_figure(100 * floor.latency)} %"
@@ -191,7 +191,7 @@ def device_sentence(comparison: Comparison) -> str:
     model = f"{comparison.model} ({comparison.family}, {_figure(comparison.parameters / 1e6)} M parameters)"
     known = ", ".join(f"{key} {value}" for key, value in comparison.versions.items())
     doubt = any(memory.source == "meminfo" for row in comparison.rows for memory in row.ledger.values())
-    said = "; NVML does not see the process: its memory is what the card lost meanwhile, which others disturb"
+    said = "; NVML does not see the process, so its memory is what the card lost meanwhile, to other programs too"
     return f"{model} on {comparison.device} ({comparison.device_name}); {known}{said if doubt else ''}"
 
 

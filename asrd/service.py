@@ -205,7 +205,7 @@ def _tell_model(settings: Settings) -> None:
     """Say where the service will have no model, or a demo: it sees neither the variables of a shell nor its flags."""
     seen = config.load(environment=_environment()).settings
     if not seen.model and settings.model:
-        _say(f"the service does not see --model, --config and ASRD_MODEL, which name {settings.model} here")
+        _say(f"the service does not see --model, --config or ASRD_MODEL, which name {settings.model} here")
     if note := modelchoice.note(seen):
         _say(note)
 

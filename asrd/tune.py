@@ -70,7 +70,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
         "--takes", action="store_true", help="measure on kept recordings: how often words differ from FP32's"
     )
     parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
-    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers a strategy (15)")
+    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers per strategy (15)")
     parser.add_argument("--anew", action="store_true", help="start again; drop what an interrupted run had measured")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON, and nothing else")
 
@@ -114,7 +114,7 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: Job) -> int:
         asyncio.run(compare.measure(job, found, _saver(job, found)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
         tell(
-            f"asrd: interrupted after {len(found.measured)} of {job.workers} runs: asrd tune goes on from there",
+            f"asrd: interrupted after {len(found.measured)} of {job.workers} runs; asrd tune continues from there",
             sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
@@ -179,7 +179,7 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError("another asrd tune is measuring here", "wait for it, or interrupt it") from error
+            raise BusyError("another asrd tune is running", "wait for it, or interrupt it") from error
         except OSError:
             log.debug("no lock can be had on %s", file.name)
         yield
@@ -222,7 +222,7 @@ def _saver(job: Job, found: Found) -> Callable[[], None]:
             places.write_whole(target, filenames.to_json(Begun(_name(job), time.time(), found.measured)))
         except OSError as error:
             if not told:
-                log.warning("what was measured so far cannot be kept in %s: %s", target, error.strerror)
+                log.warning("the results so far cannot be saved in %s: %s", target, error.strerror)
             told = True
 
     return save
@@ -239,7 +239,7 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
     """
     key = evidence.key_for(settings, job.gpu)
     if key is None:
-        raise ModelError(f"the file of {settings.model} is not there any more", "asrd models lists what is")
+        raise ModelError(f"the file of {settings.model} is no longer there", "asrd models lists what is")
     made = choice.decide(
         found.measured,
         None if taken else [clip.text for clip in job.clips],

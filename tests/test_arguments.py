@@ -139,6 +139,27 @@ def test_help_never_breaks_a_name(
     assert "{" not in text, "choices are listed in words, once"
 
 
+ERRORS = {
+    "transcribe /nowhere/a.wav": 65, "transcribe --srt a b": 2, "run --source file:/nowhere/a.wav": 65,
+    "run --source usb": 78, "compare --strategies x": 78, "compare --limit 0": 2, "compare --components bf17": 78,
+    "compare --manifest /nowhere/m.jsonl": 65, "tune --limit 0": 2, "tune --manifest /nowhere/m.jsonl": 65,
+    "plan --gpu x": 2, "plan --device cuda:7": 69, "tune --device cuda:7": 69, "compare --device cuda:7": 69,
+    "transcribe --device cuda:7 x.wav": 69, "transcribe --strategy x y.wav": 78, "compare --html /": 73,
+    "compare --json /nowhere/x/y.json": 73, "run --deliver never": 78, "run --faults x": 78, "tune --strategy x": 78,
+}  # fmt: skip
+"""Words -> exit code of what is wrong with them."""
+
+
+@pytest.mark.parametrize(("words", "code"), ERRORS.items())
+def test_what_is_wrong_is_said_without_a_word_about_the_model_that_would_run(
+    words: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words.split()) == code
+    said = capsys.readouterr().err
+    assert said.startswith("asrd: ")
+    assert "demo" not in said
+
+
 TOOLS = ("bench", "bench-canary-cache", "bench-encoder", "bench-invented", "bench-seams", "bench-word-times", "demo",
          "gpu-bench", "test", "torture", "train-demo-model")  # fmt: skip
 

@@ -124,7 +124,7 @@ def test_words_for_a_day() -> None:
     assert "  against FP32  -3 MiB in the worker" in lines
     assert "recordings kept for asrd retry: 1" in lines
     assert "could not run half, 1 time: half: not finite" in lines
-    assert history.described(history.history([], "today")) [0] == "the journal holds nothing of asrd since today"
+    assert history.described(history.history([], "today")) [0] == "the journal has no entries of asrd since today"
 
 
 @pytest.mark.parametrize("words", [["--since", "-2h"], ["--since=-2h"], ["--since", "-90min", "--json"]])

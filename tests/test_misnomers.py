@@ -32,7 +32,7 @@ LINES = {
     "cues = True": "cues = true", "log_text = off": "log_text = false", "model: demo": 'model = "demo"',
     'model "demo"': 'model = "demo"', 'model = "demo': 'model = "demo"', "model = 'demo": 'model = "demo"',
     "model =": "write a value", "idle = 30 min": 'idle = "30 min"', "window = 8 s": 'window = "8 s"',
-    "strategy = bf16 # cheap": 'strategy = "bf16"', "model = /home/me/a b.nemo": '"/home/me/a b.nemo"',
+    "strategy = bf16 # cheap": 'strategy = "bf16"', "model = /srv/a b.nemo": '"/srv/a b.nemo"',
     "sinks = [type, paste]": 'sinks = ["type"', "parts = {encoder: fp16}": "tables { }", "[asrd": "setting = value",
     "model = demo-ctc": '"demo-ctc"', "vram_budget = 50%": 'vram_budget = "50%"', "threads = two": 'threads = "two"',
     "= 3": "setting = value", 'model = "a"\nmodel = "b"': "keep one of the two lines",
