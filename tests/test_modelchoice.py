@@ -235,9 +235,6 @@ def asrd(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[st
 @pytest.mark.parametrize(
     "words",
     [
-        ["transcribe", "/nowhere/a.flac"],
-        ["compare", "--manifest", "/nowhere/m.jsonl"],
-        ["tune", "--manifest", "/nowhere/m.jsonl"],
         ["plan"],
     ],
     ids=lambda words: words[0],

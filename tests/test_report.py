@@ -330,7 +330,7 @@ def test_components_have_a_table_of_their_own(by_component: Comparison, width: i
 
 def test_what_components_cost_is_said_in_words(by_component: Comparison) -> None:
     said = report.summary(by_component)
-    assert said.startswith("Of 3 components put down one by one, 1 change no word; 1 change so few")
+    assert said.startswith("Of 3 components lowered one by one, 1 change no word; 1 change so few")
     assert said.endswith(f"1 change some beyond doubt: attention {EVIL} int8.")
 
 

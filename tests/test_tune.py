@@ -121,7 +121,7 @@ def test_a_candidate_that_hears_the_same_is_taken_and_the_next_plan_starts_on_it
     assert of(record, "fp32").verdict == of(record, "bfloat16").verdict == "same"
     assert [of(record, name).memory for name in ("bfloat16", "fp32")] == [450 * MIB, 900 * MIB]
     assert (record.utterances, record.words, record.speech) == (COUNT, 20 * COUNT, str(bench.manifest))
-    assert "auto takes bfloat16" in shown
+    assert "auto uses bfloat16" in shown
     assert "bfloat16 (3/4) starting" in told
     assert "fp32 latency again (4/4) starting" in told
     made = engine.plan_for(bench.settings)
@@ -137,7 +137,7 @@ def test_a_candidate_that_is_half_a_point_worse_is_refused(bench: Bench, seed: i
     assert record.chosen == "fp32"
     assert of(record, "bfloat16").most > 0.5  # type: ignore[operator]
     assert "the limit is 0.50" in of(record, "bfloat16").refused
-    assert "auto takes fp32" in shown
+    assert "auto uses fp32" in shown
     assert engine.plan_for(bench.settings).rungs[0].name == "fp32 on cpu"
 
 
@@ -186,12 +186,12 @@ def test_what_was_measured_before_an_interruption_stays_and_is_taken_up(
     program.send_signal(number)
     _, told = program.communicate(timeout=60)
     assert program.returncode == code, told
-    assert "interrupted after 2 of 4 runs: asrd tune goes on from there" in told
+    assert "interrupted after 2 of 4 runs; asrd tune continues from there" in told
     assert "Traceback" not in told
     assert evidence.known(bench.settings, None) == (None, "")
     assert list((bench.folder / "scratch").iterdir()) == []
     _, told = bench.run("")
-    assert "2 of 4 runs were measured before and are taken up" in told
+    assert "2 of 4 runs were measured before and are reused" in told
     assert "fp32 (1/4)" not in told
     assert "bfloat16 (3/4) starting" in told
     assert kept(bench).chosen == "bfloat16"
@@ -204,7 +204,7 @@ def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
         if line.startswith("bfloat16 (3/4) import"):
             break
     acts = script(bench)
-    with pytest.raises(tune.BusyError, match="another asrd tune is measuring here") as told:
+    with pytest.raises(tune.BusyError, match="another asrd tune is running") as told:
         tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine)
     assert (told.value.exit_code, acts.started) == (75, [])
     program.send_signal(signal.SIGINT)
@@ -270,7 +270,7 @@ def test_a_verdict_on_far_fewer_words_says_what_it_takes_the_place_of(
     acts = script(bench, steady={"bfloat16": 400 * MIB})
     for more, said in (([], False), (["--limit", 60], False), (["--limit", 20], True)):
         tune.tune(arguments(*words, *more), bench.settings, acts.engine)
-        told = "rests on 400 words and takes the place of one that rested on 1200 and took bfloat16"
+        told = "rests on 400 words and replaces one that rested on 1200 and chose bfloat16"
         assert (told in capsys.readouterr().err) is said
     assert kept(bench).words == 400
 
@@ -315,7 +315,7 @@ def test_another_strategy_in_the_settings_does_not_hinder_and_is_said(
     acts = script(bench)
     tune.tune(args, msgspec.structs.replace(bench.settings, strategy="half"), acts.engine)
     assert acts.started == ["fp32", "fp32", "bfloat16", "fp32"]
-    assert "asrd: auto is not in force: strategy is half" in capsys.readouterr().err
+    assert "asrd: strategy is half, so auto is not used" in capsys.readouterr().err
     tune.tune(args, bench.settings, acts.engine)
     assert "not in force" not in capsys.readouterr().err
 
@@ -331,7 +331,7 @@ def test_on_a_card_the_budget_decides_by_what_was_measured(bench: Bench, monkeyp
     assert (record.key.device, record.key.driver, record.key.budget, stale) == ("Tesla T4", "580.1", "500MiB", "")
     assert acts.started == ["fp32", "fp32", "half", "fp32"], "the rest needs another card"
     assert "only emulate" in of(record, "bfloat16").refused
-    assert of(record, "half").refused == "takes 600 MiB of the 500 that vram_budget allows"
+    assert of(record, "half").refused == "needs 600 MiB; vram_budget allows 500"
     assert record.chosen == "fp32"
 
 
@@ -380,7 +380,7 @@ def test_takes_in_which_no_word_is_heard_give_no_verdict(bench: Bench) -> None:
     take = spool.begin()
     take.append(np.zeros(LENGTHS[-1] + 1, dtype=np.float32))
     spool.delivered(take, "")
-    with pytest.raises(ManifestError, match="FP32 hears no word"):
+    with pytest.raises(ManifestError, match="FP32 found no words"):
         tune.tune(arguments("--takes", "--repeats", 2), bench.settings, script(bench).engine)
     assert evidence.read() == []
 
@@ -398,7 +398,7 @@ def test_a_verdict_that_cannot_be_kept_is_shown_first(
     full(monkeypatch, "verdicts.json")
     with pytest.raises(DiskError, match="No space left"):
         tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
-    assert "auto takes fp32" in capsys.readouterr().out
+    assert "auto uses fp32" in capsys.readouterr().out
     assert (bench.state / "asrd" / "tuning.json").exists(), "the next run only has to judge again"
 
 
@@ -424,7 +424,7 @@ def test_a_state_folder_without_room_is_told_before_anything_starts(
 ) -> None:
     full(monkeypatch, "room.probe")
     acts = script(bench)
-    with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json: No space left") as told:
+    with pytest.raises(DiskError, match=r"the verdict cannot be saved in .*verdicts\.json: No space left") as told:
         tune.tune(arguments("--manifest", bench.manifest), bench.settings, acts.engine)
     assert "XDG_STATE_HOME" in told.value.hint
     assert acts.started == []
@@ -435,7 +435,7 @@ def test_what_cannot_be_kept_on_the_way_is_told_once(
 ) -> None:
     full(monkeypatch, "tuning.json")
     tune.tune(arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, script(bench).engine)
-    assert caplog.text.count("what was measured so far cannot be kept") == 1
+    assert caplog.text.count("the results so far cannot be saved") == 1
     assert kept(bench).chosen == "fp32"
     assert not (bench.state / "asrd" / "room.probe").exists()
 
@@ -451,14 +451,14 @@ def lived(bench: Bench, daemon: Start, **more: str) -> Any:  # noqa: F811
 
 
 def autos(one: Any) -> list[str]:
-    return [line.partition("asrd: ")[2] for line in one.log.read_text().splitlines() if "auto takes" in line]
+    return [line.partition("asrd: ")[2] for line in one.log.read_text().splitlines() if "auto uses" in line]
 
 
 def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something_was(
     bench: Bench, daemon: Start  # noqa: F811
 ) -> None:
     one = lived(bench, daemon)
-    assert autos(one) == ["auto takes fp32 on cpu: device = cpu, so FP32 on the CPU; not measured: asrd tune"]
+    assert autos(one) == ["auto uses fp32 on cpu: device = cpu, so FP32 on the CPU; not measured: asrd tune"]
     one.speak()
     _, told = bench.run("")
     assert "the daemon goes from fp32 on cpu to bfloat16 on cpu when it is idle" in told
@@ -466,12 +466,12 @@ def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something
     one.ask(verb="stop")
     one.until(lambda: one.state == "IDLE" and one.ask(verb="status")["strategy"] == "bfloat16")
     one.until(lambda: len(autos(one)) == 2)
-    assert autos(one)[1].startswith("auto takes bfloat16 on cpu: measured here: at most +0.")
+    assert autos(one)[1].startswith("auto uses bfloat16 on cpu: measured here: at most +0.")
     assert one.ask(verb="tuned")["said"] == "the daemon stays on bfloat16 on cpu"
     assert one.end() == 0
     again = lived(bench, daemon)
     assert again.ask(verb="status")["strategy"] == "bfloat16"
-    assert autos(again)[2].startswith("auto takes bfloat16 on cpu: measured here")
+    assert autos(again)[2].startswith("auto uses bfloat16 on cpu: measured here")
 
 
 def test_a_model_that_is_not_in_memory_is_not_loaded_for_a_verdict(bench: Bench, daemon: Start) -> None:  # noqa: F811
