@@ -74,8 +74,8 @@ def overview() -> str:
             "  asrd --version     the version of asrd",
             "",
             "exit codes: 0 done, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
-            "66 no such model, 69 not available here, 70 internal, 73 cannot write, 75 no worker could answer, or busy,",
-            "78 wrong setting, wherever it was written, 130 interrupted",
+            "66 no such model, 69 not available here, 70 internal, 73 cannot write,",
+            "75 no worker could answer, or busy, 78 wrong setting, wherever it was written, 130 interrupted",
         ]
     )
 
