@@ -123,6 +123,7 @@ Reading order, which is dependency order: a file imports only from files above i
     headroom     whether a second worker has room beside the one in service, and where
     shadow       one take in N once more in FP32: how many words differ
     turns        who may use the one engine when: many at once, or one alone who exchanges it
+    cleanup      what is done with a recording once its text is out: read for the shadow, deleted or kept
     scribe       recordings -> text by the one engine, and which engine that is
     rest         what waits until nobody speaks: a better rung again, the shadow
     recorder     the recording that is going on, and the microphone under it

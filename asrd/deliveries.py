@@ -181,14 +181,11 @@ class Deliveries:
 
         Args:
             text: as it is sent.
-            standing: where the text stands behind it, all words and pieces; None where no text can follow.
+            standing: where the text stands behind it, with the words and pieces that are new since the part before;
+                None where no text can follow.
             whole: all the text, where this is the last part.
         """
-        words, pieces = (len(self.standing.words), len(self.standing.pieces)) if self.standing else (0, 0)
-        new = standing and msgspec.structs.replace(
-            standing, words=standing.words[words:], pieces=standing.pieces[pieces:]
-        )
-        self._append(Part(text, new, whole))
+        self._append(Part(text, standing, whole))
         return len(self.parts) - 1
 
     def end(self, whole: str) -> None:
@@ -327,10 +324,13 @@ def sink_name(key: str) -> str:
 
 
 def _after(before: Standing | None, new: Standing | None) -> Standing | None:
-    """Return where the text stands once more of it was sent."""
-    if before is None or new is None:
-        return new
-    return msgspec.structs.replace(new, words=before.words + new.words, pieces=before.pieces + new.pieces)
+    """Return where the text stands once more of it was sent: `before`'s lists grow, as a copy would cost ever more."""
+    if new is None:
+        return None
+    words, pieces = (before.words, before.pieces) if before else ([], [])
+    words.extend(new.words)
+    pieces.extend(new.pieces)
+    return msgspec.structs.replace(new, words=words, pieces=pieces)
 
 
 def _each_once(names: Iterable[str]) -> list[str]:

@@ -128,7 +128,6 @@ class Recording:
 
     def end(self) -> None:
         """Nothing follows."""
-        self.take.finish()
         if self._unheard:
             self._listen()
         self.dictation.finish()
@@ -175,11 +174,17 @@ def sound_of(path: Path) -> Iterator[AudioBlock]:
         raise AudioError(f"recording {path.stem} holds no sound", "not one of its samples is a finite number")
 
 
-def standing(dictation: Dictation, writing: Writing) -> Standing:
-    """Return where a text stands, once all that is final of it was sent."""
+def standing(dictation: Dictation, writing: Writing, before: Standing | None) -> Standing:
+    """Return where a text stands, once all that is final of it was sent; of words and pieces those after `before`."""
     transcript = dictation.transcript
+    words, pieces = (len(before.words), len(before.pieces)) if before else (0, 0)
     return Standing(
-        transcript.committed_until, transcript.words, transcript.sealed, writing.sent, writing.waiting, writing.case
+        transcript.committed_until,
+        transcript.words[words:],
+        transcript.sealed,
+        writing.sent_after(pieces),
+        writing.waiting,
+        writing.case,
     )
 
 

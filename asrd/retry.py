@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from .deliveries import Deliveries, shown
 from .errors import AsrdError, AudioError, ClaimedError, SinkError, SoundError, UncertainError, UsageError
@@ -63,10 +63,9 @@ class Retry:
             more = number < len(notes) or bool(failed)  # the failure is the last reply
             yield {"said": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
             try:
-                with self._spool.claim(note):
-                    async with contextlib.aclosing(self._retry(note, more)) as replies:
-                        async for reply in replies:
-                            yield reply
+                async with self._claimed(note), contextlib.aclosing(self._retry(note, more)) as replies:
+                    async for reply in replies:
+                        yield reply
             except (AudioError, SoundError, SinkError, ClaimedError, UsageError) as error:
                 if not self._all or isinstance(error, UncertainError):
                     raise
@@ -90,11 +89,21 @@ class Retry:
         uncertain = await self._sent(now, record, text) if self._deliver else []
         self._scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
         if self._deliver and not uncertain:
-            self._spool.settle(now, text)
+            await asyncio.to_thread(self._spool.settle, now, text)
         reply = {"take": note.id, "text": text, "uncertain": uncertain, "more": more}
         yield reply | {"notes": self._notes(note, record, uncertain)}
         if not self._deliver:  # goes on only where somebody has read it
-            self._spool.settle(now, text)
+            await asyncio.to_thread(self._spool.settle, now, text)
+
+    @contextlib.asynccontextmanager
+    async def _claimed(self, note: Note) -> AsyncIterator[None]:
+        """Claim a recording; raises as `Spool.claim`. To close a file that is deleted takes as long as it is large."""
+        with contextlib.ExitStack() as claim:
+            claim.enter_context(self._spool.claim(note))
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(claim.close)
 
     async def _sent(self, note: Note, record: Deliveries, text: str) -> list[str]:
         """Send what is missing; return the sinks in force that may have some of it, and got no more.

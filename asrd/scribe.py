@@ -17,6 +17,7 @@ import msgspec
 
 from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock, blocks
+from .cleanup import Cleanup
 from .config import Settings
 from .deliveries import Deliveries
 from .demotion import Demotion, Warn
@@ -85,6 +86,7 @@ class Scribe:
         self.last = Told("", "", "empty", "nothing was said since the daemon started")
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
+        self._cleanup = Cleanup(self.shadow, self._put_away)
         self.engine = self._new_engine(settings)
         self.demotion = Demotion(settings, self.engine, warn)
         self._queue: collections.deque[Recording] = collections.deque()
@@ -107,6 +109,10 @@ class Scribe:
         self.settled: Callable[[], None] = lambda: None
         """Called when nobody may need it any more, or another rung is in service."""
 
+    def _put_away(self) -> None:
+        self.settled()  # the shadow may have something to hear again
+        self._changed()
+
     @property
     def waiting(self) -> int:
         """Recordings that have ended and are not text yet."""
@@ -114,8 +120,8 @@ class Scribe:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything between a key press, or a wish to try again, and its text."""
-        return bool(self._queue or self._rewriting)
+        """Whether there is anything between a key press, or a wish to try again, and its text; or files to put away."""
+        return bool(self._queue or self._rewriting or self._cleanup.busy)
 
     @property
     def still(self) -> bool:
@@ -182,6 +188,7 @@ class Scribe:
                 self.last = told
             if not one.told.done():
                 one.told.set_result(told)
+            self._cleanup.begin(one, told, self.spool)
             try:
                 await self._account(one, told)
             except Exception:  # figures are worth less than the next recording
@@ -223,7 +230,6 @@ class Scribe:
             await one.fresh.wait()
             one.fresh.clear()
         if one.cancelled:
-            self.spool.dropped(one.take)
             return self._told(one, "cancelled")
         if one.settings.deliver == "take" and not one.private:
             await self._send(one, one.text, whole)
@@ -271,10 +277,7 @@ class Scribe:
     def _settle(self, one: Recording) -> Told:
         """All of it is text."""
         if one.refused:
-            kept = self.spool.failed(one.take, one.refused[0], one.text)
-            return self._told(one, "kept" if kept else "lost", "; ".join(dict.fromkeys(one.refused)))
-        self.shadow.offer(one)
-        self.spool.delivered(one.take, one.text)
+            return self._told(one, self._failed(one, one.refused[0]), "; ".join(dict.fromkeys(one.refused)))
         return self._told(one, "delivered" if one.text else "empty", one.deliveries.instead)
 
     async def _keep(self, one: Recording, reason: str) -> Told:
@@ -283,19 +286,23 @@ class Scribe:
             one.fresh.clear()
             await one.fresh.wait()
         if one.cancelled:
-            self.spool.dropped(one.take)
             return self._told(one, "cancelled")
-        kept = self.spool.failed(one.take, reason, one.text)
+        outcome = self._failed(one, reason)
         systemd.event(
             "kept",
             f"recording {one.take.id}, {one.take.seconds:.1f} s, did not become text"
             + (f": {reason}" if reason != self.trouble else "")  # which was said a moment ago
-            + ("; asrd retry tries again" if kept else "; it was not kept"),
+            + ("; asrd retry tries again" if outcome == "kept" else "; it was not kept"),
             logging.WARNING,
             take=one.take.id,
             audio_seconds=one.take.seconds,
         )
-        return self._told(one, "kept" if kept else "lost", reason)
+        return self._told(one, outcome, reason)
+
+    def _failed(self, one: Recording, reason: str) -> str:
+        """Keep the sound of a recording that is no delivered text, where it is to be kept; return what became of it."""
+        kept = self.spool.keeps(one.take) and self.spool.failed(one.take, reason, one.text)
+        return "kept" if kept else "lost"
 
     def _told(self, one: Recording, outcome: str, detail: str = "") -> Told:
         spent = 1000 * (time.monotonic() - one.stopped) if one.stopped and outcome == "delivered" else None
@@ -605,6 +612,7 @@ class Scribe:
         self.disturb()
         if self._return is not None:
             self._return.cancel()
+        await self._cleanup.finish()
         await self.engine.stop()
 
     def _heard_of(self, progress: wire.Progress) -> None:
@@ -643,8 +651,6 @@ class Scribe:
         self._alert.watch(self.memory, self.settings)
         if heard and self.engine.ready is not None:
             await self.judge()
-        if told.outcome == "kept" or self.spool.keep == "always":
-            await asyncio.to_thread(self.spool.prune)
 
     async def judge(self) -> None:
         """Leave the rung in service if its figures are reason enough, and have the next one ready."""
@@ -670,7 +676,7 @@ def _add(
     record: Deliveries, text: str, settings: Settings, dictation: Dictation, writing: Writing, whole: bool = False
 ) -> int:
     """Write down the next part of a text, as it is to be sent; return its number."""
-    behind = None if whole else standing(dictation, writing)
+    behind = None if whole else standing(dictation, writing, record.standing)
     before = record.parts[-1].text if record.parts else ""
     part = as_part(text, settings.suffix, before, writing.joined, dictation.transcript.torn)
     return record.add(part, behind, writing.text if whole else None)

@@ -83,7 +83,7 @@ class Shadow:
         """Whether there is something to hear again."""
         return bool(self._waiting)
 
-    def offer(self, one: Recording) -> None:
+    async def offer(self, one: Recording) -> None:
         """Take in a take that became text, if it is its turn; its sound is read before it leaves the disk."""
         every = one.settings.shadow
         heard = one.dictation.heard
@@ -94,9 +94,11 @@ class Shadow:
         if self._seen % every or one.take.seconds > LONGEST or one.take.problem:
             return
         try:
-            sound = np.concatenate([np.frombuffer(data, np.float32) for _, data in blocks(Path(one.take.path))])
+            sound = await asyncio.to_thread(_sound, one.take.path)
         except (OSError, ValueError) as error:
             log.debug("take %s has no shadow: %s", one.take.id, error)
+            return
+        if one.era != self.era:
             return
         self._waiting.append(Held(one.take.id, strategies.pop(), sound, list(heard)))
         while sum(len(held.sound) for held in self._waiting) > MOST * wire.SAMPLE_RATE:
@@ -179,6 +181,11 @@ class Shadow:
             "high": None if both is None else round(both[1], 2),
             "waiting": len(self._waiting),
         }
+
+
+def _sound(path: Path) -> Samples:
+    """Return what is on disk of a take. Raises OSError; ValueError where that is nothing."""
+    return np.concatenate([np.frombuffer(data, np.float32) for _, data in blocks(path)])
 
 
 def resting() -> bool:

@@ -118,14 +118,15 @@ class Writing:
         self._longest = max(map(len, phrases), default=0)
         self._beginnings = {phrase[:size] for phrase in phrases for size in range(1, len(phrase))}
         self._pieces: list[Piece] = []
+        self._texts: list[str] = []
+        """Each piece as it stands in the text, with the space before it."""
         self._sent = 0
         self._waiting: list[Word] = []
         self._case = ""
 
-    @property
-    def sent(self) -> list[Piece]:
-        """What `send` gave away."""
-        return self._pieces[: self._sent]
+    def sent_after(self, count: int) -> list[Piece]:
+        """Return what `send` gave away, without the first pieces of it."""
+        return self._pieces[count : self._sent]
 
     @property
     def waiting(self) -> list[Word]:
@@ -138,13 +139,15 @@ class Writing:
         return self._case
 
     def resume(self, sent: Sequence[Piece], waiting: Sequence[Word], case: str) -> None:
-        """Go on behind what an earlier writing gave away, as its `sent`, `waiting` and `case` have it."""
+        """Go on behind what an earlier writing gave away, as its `sent_after`, `waiting` and `case` have it."""
         self._pieces, self._sent, self._waiting, self._case = list(sent), len(sent), list(waiting), case
+        self._texts = _spaced(None, self._pieces)
 
     @property
     def text(self) -> str:
         """All of it, words that wait included."""
-        return _join([*self._pieces, *map(_as_heard, self._waiting)])
+        last = self._pieces[-1] if self._pieces else None
+        return "".join([*self._texts, *_spaced(last, list(map(_as_heard, self._waiting)))])
 
     def push(self, words: Sequence[Word]) -> None:
         """Take in words that follow those before."""
@@ -157,10 +160,10 @@ class Writing:
 
     def send(self) -> str:
         """Return what is new since the last call, without the words that wait."""
-        before, fresh = self._pieces[: self._sent][-1:], self._pieces[self._sent :]
-        self.joined = bool(before and fresh) and not _apart(before[0], fresh[0])
+        before, fresh = self._pieces[self._sent - 1] if self._sent else None, self._pieces[self._sent :]
+        self.joined = bool(before and fresh and not _apart(before, fresh[0]))
         self._sent = len(self._pieces)
-        return _join(fresh)
+        return "".join(_spaced(None, fresh))
 
     # -- words -> pieces ----------------------------------------------------------------------------------------------
 
@@ -213,22 +216,31 @@ class Writing:
         elif len(self._pieces) == self._sent:
             self.missed += 1
         else:
-            last = self._pieces.pop()
+            last = self._drop()
             while len(self._pieces) > self._sent and not (self._pieces[-1].ends or _rest(self._pieces[-1], last)):
-                last = self._pieces.pop()
+                last = self._drop()
 
     def _write(self, piece: Piece) -> None:
         """Append a piece in its case; a mark that was said takes the place of those that the model put there."""
         if piece.said and piece.left and len(self._pieces) > self._sent and not self._pieces[-1].said:
-            before = self._pieces[-1]
+            before = self._drop()
             before.text = before.text.rstrip(_replaced(piece.text))
+            self._add(before)
         if any(map(str.isalnum, piece.text)):
             if self._case == "{caps}":
                 piece.text = piece.text.upper()
             elif self._case or (self._capitals and self._begins()):
                 piece.text = _capital(piece.text)
             self._case = ""
+        self._add(piece)
+
+    def _add(self, piece: Piece) -> None:
+        self._texts += _spaced(self._pieces[-1] if self._pieces else None, [piece])
         self._pieces.append(piece)
+
+    def _drop(self) -> Piece:
+        self._texts.pop()
+        return self._pieces.pop()
 
     def _begins(self) -> bool:
         """Return whether a sentence begins here: nothing but quotes and brackets lies behind the end of the last."""
@@ -257,12 +269,13 @@ def _as_said(text: str, words: Sequence[Word]) -> Piece:
     return Piece(shown, words[0].start, words[-1].stop, joined, right, said=True)
 
 
-def _join(pieces: Sequence[Piece]) -> str:
-    parts: list[str] = []
-    for before, piece in zip([None, *pieces], pieces, strict=False):
-        parts += [" "] if before and _apart(before, piece) else []
-        parts.append(piece.text)
-    return "".join(parts)
+def _spaced(before: Piece | None, pieces: Sequence[Piece]) -> list[str]:
+    """Return the text of each piece, behind the space that parts it from the one before it."""
+    texts = []
+    for piece in pieces:
+        texts.append(" " * (before is not None and _apart(before, piece)) + piece.text)
+        before = piece
+    return texts
 
 
 def _apart(before: Piece, piece: Piece) -> bool:

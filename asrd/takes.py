@@ -193,10 +193,14 @@ class Spool:
             self.remove(take.id)
         take.release()
 
+    def keeps(self, take: Take) -> bool:
+        """Return whether the sound of a take that failed stays for another try."""
+        return self.keep != "never" and take.on_disk > 0
+
     def failed(self, take: Take, reason: str, text: str = "") -> bool:
         """Something went wrong: the sound stays for another try. Returns whether it did."""
         take.finish()
-        kept = self.keep != "never" and take.on_disk > 0
+        kept = self.keeps(take)
         if kept:
             reason = f"{reason}; {take.problem}" if take.problem else reason
             take.note = msgspec.structs.replace(take.note, reason=reason, text=text, seconds=take.seconds)

@@ -741,4 +741,5 @@ async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service
         assert not one.scribe.shadow.waiting
         one.scribe._deliver = usual
         await one.say().told
+        await rested(one)
         assert one.scribe.shadow.waiting

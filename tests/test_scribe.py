@@ -107,6 +107,7 @@ async def at_work(folder: Path, script: str = "*=ok", **given: Any) -> AsyncIter
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await one.scribe.stop()
         for engine in one.engines:
             await engine.stop()
 
@@ -354,6 +355,7 @@ async def test_a_recording_without_one_block_is_empty(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
         told = await one.say(sound.silence(0)).told
         assert (told.outcome, told.seconds) == ("empty", 0.0)
+        await rested(one)
         assert list(one.spool.where.iterdir()) == []
 
 
@@ -589,6 +591,7 @@ async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
         one.scribe.cancel()
         recording.end()
         assert (await recording.told).outcome == "cancelled"
+        await rested(one)
         assert list(one.spool.where.iterdir()) == []
 
 

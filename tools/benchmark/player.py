@@ -98,12 +98,14 @@ class Player:
         pace: float,
     ) -> None:
         """Have the loop deliver sound as it comes; in a thread, so that what that costs is counted, too."""
-        due, start = time.monotonic(), 0
+        due, start, fast = time.monotonic(), 0, False
         kept: list[Samples] = []
         for sound in pieces(path):
             played = not len(sound)
             if played:  # the silence behind is never faster: how much comes before the key would be chance
                 lead = 0
+            if fast and start >= lead:  # a machine that could not play so fast is behind, and is not to catch up
+                due = max(due, time.monotonic())
             fast = start < lead
             due += len(sound) / SAMPLE_RATE / (pace if fast else 1.0)
             time.sleep(max(0.0, due - time.monotonic()))  # no event's wait, which costs more than a callback
