@@ -458,7 +458,7 @@ def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something
     bench: Bench, daemon: Start  # noqa: F811
 ) -> None:
     one = lived(bench, daemon)
-    assert autos(one) == ["auto uses fp32 on cpu: device = cpu, so FP32 on the CPU; not measured: asrd tune"]
+    assert autos(one) == ["auto takes fp32 on cpu: device = cpu, so FP32 on the CPU; not measured: asrd tune"]
     one.speak()
     _, told = bench.run("")
     assert "the daemon goes from fp32 on cpu to bfloat16 on cpu when it is idle" in told
