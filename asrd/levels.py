@@ -1,0 +1,108 @@
+"""How loud sound is: the speech in it, what is between, and what was cut off at full scale.
+
+Levels are mean powers in dBFS: 0 is a square wave at full scale, a voice close to a microphone is at about -25.
+The level of speech follows the idea of ITU-T P.56: of 20-ms frames only those count in which somebody is speaking.
+Memory is constant, however long the sound is. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .audio import Samples
+from .wire import SAMPLE_RATE
+
+FRAME = SAMPLE_RATE // 50
+"""Samples of one level (20 ms)."""
+
+FLOOR_DBFS = -120
+"""What is softer counts as this; 16-bit sound has nothing below -98 but silence."""
+
+ACTIVE_DB = 20
+"""So far below the loudest twentieth of its frames a frame still is speech, not a rest between words."""
+
+QUIET_DBFS = -45.0
+"""Speech below it makes asrd warn. The shipped models still hear it; others lose words to noise by then."""
+
+SILENT_DBFS = -85.0
+"""A microphone whose every frame lies below it delivers nothing: the noise of any real one is louder."""
+
+AIM_DBFS = -25.0
+"""Where a warning leads to."""
+
+FULL_SCALE = 0.985
+"""A sample from here on was cut off: resampling moves what was at 1 a little."""
+
+CLIPPED = 0.001
+"""Share of samples in speech from which on it clips. The highest peaks of a loud clean voice stay far below."""
+
+
+class Loudness:
+    """The levels of one recording, taken in piece by piece."""
+
+    def __init__(self) -> None:
+        self._speech = np.zeros(-FLOOR_DBFS + 10, np.int64)
+        self._rest = np.zeros_like(self._speech)
+        self._cut = self._spoken = 0
+
+    def push(self, samples: Samples, speech: bool) -> None:
+        """Take in a piece; `speech` says whether the detector took it for speech. Less than a frame is passed over."""
+        frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+        if not len(frames):
+            return
+        powers = np.einsum("ij,ij->i", frames, frames) / FRAME
+        levels = 10 * np.log10(np.maximum(powers, 1e-12)) - FLOOR_DBFS
+        bins = np.clip(np.rint(levels).astype(np.int64), 0, len(self._speech) - 1)
+        np.add.at(self._speech if speech else self._rest, bins, 1)
+        if speech:
+            self._spoken += frames.size
+            self._cut += int(np.count_nonzero(np.abs(frames) >= FULL_SCALE))
+
+    @property
+    def speech(self) -> float | None:
+        """Level of the speech, in dBFS; None where there was none."""
+        count = int(self._speech.sum())
+        if not count:
+            return None
+        above = np.cumsum(self._speech[::-1])[::-1]
+        loud = int(np.flatnonzero(above >= max(1, count / 20))[-1])
+        active = np.arange(len(self._speech)) >= loud - ACTIVE_DB
+        counts = self._speech * active
+        powers = 10.0 ** ((np.arange(len(counts)) + FLOOR_DBFS) / 10)
+        return round(10 * math.log10(float(counts @ powers) / float(counts.sum())), 1)
+
+    @property
+    def noise(self) -> float | None:
+        """Level of what is not speech: half of its frames are softer, in dBFS; None where there was nothing else."""
+        count = int(self._rest.sum())
+        if not count:
+            return None
+        return float(np.searchsorted(np.cumsum(self._rest), count / 2) + FLOOR_DBFS)
+
+    @property
+    def loudest(self) -> float | None:
+        """Level of the loudest frame of all, in dBFS; None before the first."""
+        used = np.flatnonzero(self._speech + self._rest)
+        return float(used[-1] + FLOOR_DBFS) if len(used) else None
+
+    @property
+    def clipped(self) -> float:
+        """Share of the samples in speech that are at full scale, 0..1."""
+        return self._cut / self._spoken if self._spoken else 0.0
+
+
+def problem(found: Loudness) -> tuple[str, int]:
+    """Return what is wrong with a level, as the end of a sentence, and the decibels that would mend it; ("", 0): nothing.
+
+    A microphone that delivers nothing is mended by no decibels: ("...", 0).
+    """
+    speech, loudest = found.speech, found.loudest
+    if speech is not None and found.clipped >= CLIPPED:
+        return f"is too loud: {100 * found.clipped:.1f} % of the speech is cut off at full scale", -10
+    if speech is not None and speech < QUIET_DBFS:
+        return f"is very quiet: speech is at {speech:.0f} dBFS", math.ceil((AIM_DBFS - speech) / 5) * 5
+    if speech is None and loudest is not None and loudest < SILENT_DBFS:
+        return "delivers nothing but silence", 0
+    return "", 0
