@@ -52,13 +52,14 @@ Reading order, which is dependency order: a file imports only from files above i
     media        what libsndfile cannot decode (m4a, mp4, webm ...), by a process of its own
     media_decoder  a process of its own that decodes one open file by PyAV or ffmpeg
     audio        AudioBlock; sound files of any kind -> float32 mono 16 kHz
+    levels       how loud sound is: its speech, what is between, what was cut off (pure)
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundaccess  why nothing can be recorded here: each link from a sound server to PortAudio, and what mends it
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
     devices      what there is to record from, and which of it is meant
     microphone   a device through PortAudio: opened, watched, given up, opened again
-    capture      live sound: microphone, file in real time, pipe
     vad          blocks -> speech and pauses
+    capture      live sound: microphone, file in real time, pipe; a microphone tried for a moment
     window       the ten seconds, on one integer sample clock
     takes        what was said and is not yet text: each take on disk, retention
     recording_index  how many recordings wait: kept in memory, counted anew when their folder changes

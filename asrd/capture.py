@@ -15,22 +15,31 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
 import numpy as np
 
 from .audio import AudioBlock, SoundFile, blocks
 from .devices import choose, survey
 from .errors import AsrdError, AudioError, ConfigError
+from .levels import Loudness, judge
 from .microphone import Microphone
 from .tape import Tape
-from .terminal import complain, tell_document
+from .terminal import complain, one_line, tell, tell_document
+from .vad import Vad
 from .wire import SAMPLE_RATE
 
 if TYPE_CHECKING:
     from .config import Settings
 
 log = logging.getLogger("asrd")
+
+PATIENCE_SECONDS = 4.0
+"""Of whoever listens to a microphone for a moment; a headset that changes its profile needs some."""
+
+LISTEN_SECONDS = 1.0
+"""For which `asrd devices` and `asrd doctor` listen."""
 
 
 class Capture(Protocol):
@@ -141,6 +150,40 @@ async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None],
         await asyncio.sleep(began + block.stop / SAMPLE_RATE - loop.time())
         on_block(block)
     ready.clear()
+
+
+def listen(microphone: str, seconds: float) -> tuple[str, str, Loudness]:
+    """Open a microphone, chosen by a part of its name, for a moment; return its name, what is wrong, and its levels.
+
+    Blocks for `seconds` of sound, and up to PATIENCE_SECONDS more where none comes.
+    """
+    return asyncio.run(_listen(Microphone(microphone), seconds))
+
+
+async def _listen(device: Capture, seconds: float) -> tuple[str, str, Loudness]:
+    heard, changed = Loudness(), asyncio.Event()
+    vad, wanted, got = Vad(), round(seconds * SAMPLE_RATE), 0
+
+    def take(block: AudioBlock) -> None:
+        nonlocal got
+        got = block.stop
+        before = vad.open
+        vad.push(block)
+        heard.push(block.samples, before or vad.open)
+        if got >= wanted:
+            changed.set()
+
+    def look() -> None:
+        if device.problem:
+            changed.set()
+
+    device.open(take, look)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds + PATIENCE_SECONDS):
+            await changed.wait()
+    problem = device.problem or ("" if got else "delivers no sound")
+    await device.close()
+    return device.name, problem, heard
 
 
 MAGIC_BYTES = 12
@@ -302,34 +345,61 @@ class Pipe:
             self._loop.call_later(0.1, self._go_on)
 
 
+def heard_now(name: str, problem: str, found: Loudness) -> str:
+    """Return what a moment of listening to a microphone gave, as one sentence."""
+    judged = judge(found)
+    if problem or judged.problem:
+        return f"{name}: {problem.removeprefix(f'{name}: ')}" if problem else f"{name} {judged.problem} now"
+    if judged.speech_dbfs is not None:
+        return f"{name}: speech at {judged.speech_dbfs:.0f} dBFS now"
+    return f"{name}: {judged.noise_dbfs or 0:.0f} dBFS now, and nobody speaks"
+
+
+def _chosen_level(chosen: bool, level: tuple[str, str, Loudness] | None) -> dict[str, Any]:
+    """Return what the list in JSON says of the level of a device: null where nobody listened to it."""
+    if not chosen or level is None:
+        return {"chosen": chosen, "level": None}
+    _, problem, found = level
+    return {"chosen": True, "level": msgspec.structs.asdict(judge(found)) | ({"problem": problem} if problem else {})}
+
+
 _FEED = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"
 
 
 def devices_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `asrd devices`."""
     parser.add_argument("--json", action="store_true", help="print one JSON list")
+    parser.add_argument("--no-level", action="store_true", help="do not listen to the chosen one for a second")
 
 
 def devices(args: argparse.Namespace, settings: Settings) -> int:
     """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
     found = survey()
-    if args.json:
-        tell_document(found, indent=2)
-        return 0
-    from . import listing
-
-    rows = []
+    chosen, unchosen = None, None
     try:
         chosen = choose(found, settings.microphone)
     except AudioError as error:
-        chosen = None
-        complain(error)
+        unchosen = error
+    level = None if chosen is None or args.no_level else listen(settings.microphone, LISTEN_SECONDS)
+    if args.json:
+        rows = [msgspec.structs.asdict(one) | _chosen_level(one is chosen, level) for one in found]
+        tell_document(rows, indent=2)
+        return 0
+    from . import listing
+
+    shown = []
+    if unchosen is not None:
+        complain(unchosen)
     for device in found:
         remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
         mark = "*" if device is chosen else ""
         words = ", ".join(remark for remark, holds in remarks.items() if holds)
-        rows.append([mark, device.name, device.through, str(device.rate), str(device.channels), words])
+        volume = "" if device.volume_percent is None else f"{device.volume_percent} %"
+        shown.append([mark, device.name, device.through, str(device.rate), str(device.channels), volume, words])
     if found:
-        listing.show(("", "name", "through", ">rate", ">channels", "remarks"), rows, "name")
+        listing.show(("", "name", "through", ">rate", ">channels", ">volume", "remarks"), shown, "name")
+    if level is not None:
+        tell(one_line(heard_now(*level)))
+    if found:
         listing.say('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
     return 0

@@ -511,6 +511,7 @@ def page(reply: Mapping[str, Any]) -> str:
         ("but", reply.get("otherwise", "")),
         ("drafts", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
         ("memory", _memory(reply["memory"])),
+        ("level", level(reply.get("level"))),
         ("below", _below(reply.get("below"))),
         ("shadow", _shadow(reply.get("shadow"))),
         ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
@@ -570,6 +571,18 @@ def _memory(memory: Mapping[str, Any] | None) -> str:
     told = ", ".join(f"{name} {value / (1 << 20):.1f} MiB" for name, value in known if value is not None)
     doubt = " (process: what the card lost meanwhile, for NVML does not see it; others disturb that)"
     return told + (doubt if memory and memory.get("source") == "meminfo" else "")
+
+
+def level(found: Mapping[str, Any] | None) -> str:
+    """Return how loud the last recording of a microphone was; "" where none is known."""
+    if found is None:
+        return ""
+    if found["problem"]:
+        return f"{found['device']} {found['problem']}"
+    if found["speech_dbfs"] is None:
+        return ""
+    between = f", {found['noise_dbfs']:.0f} dBFS between" if found["noise_dbfs"] is not None else ""
+    return f"{found['device']}: speech at {found['speech_dbfs']:.0f} dBFS{between}"
 
 
 def _meter(level: float | None) -> str:

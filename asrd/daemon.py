@@ -642,6 +642,7 @@ class Daemon:
             "download": self._download(),
             "trouble": self.scribe.trouble,
             "capture": self.recorder.problem,
+            "level": self.scribe.level.last,
             "rejected": rejected,
             "below": self.scribe.demotion.below(self.scribe.engine),
             "shadow": self.scribe.shadow.figures if self.settings.shadow else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Device(msgspec.Struct, frozen=True):
     monitor: bool = False
     """True: what a loudspeaker plays; offered, but never taken for a microphone by part of its name first."""
     muted: bool = False
+    volume_percent: int | None = None
+    """As the sound server's settings show it; None for a bare device."""
     index: int = -1
     """PortAudio's index of what is opened."""
 
@@ -65,7 +68,7 @@ def survey() -> list[Device]:
     served = bool(sources) and bridge >= 0
     default: int = sounddevice.default.device[0]
     return [
-        Device(s.description, s.name, "server", s.rate, s.channels, s.default, s.monitor, s.muted, bridge)
+        _served(s, bridge)
         for s in sources
         if served and s.name != soundserver.DUMMY
     ] + [
@@ -81,6 +84,14 @@ def survey() -> list[Device]:
         for entry in found
         if not served or entry["name"] not in BRIDGES
     ]
+
+
+def _served(source: soundserver.Source, bridge: int) -> Device:
+    """Return a source of the server, which is opened through PortAudio's device number `bridge`."""
+    s = source
+    return Device(
+        s.description, s.name, "server", s.rate, s.channels, s.default, s.monitor, s.muted, s.volume_percent, bridge
+    )
 
 
 def choose(
@@ -122,6 +133,21 @@ def explained(found: list[Device]) -> AudioError:
     bare = sum(device.through == "alsa" for device in found)
     seen = (microphones, len(sources) - microphones - dummy, dummy)
     return AudioError(*soundaccess.explain(soundaccess.gather(seen, len(found) > bare, bare)))
+
+
+def volume_fix(name: str, decibels: int) -> str:
+    """Return the command that makes a device by its name louder (or less loud), or what to look at where it is silent.
+
+    Asks nobody: goes by the devices as they were last seen.
+    """
+    device = next((one for one in list(_cache) if one.name == name), None)
+    if device is not None and device.through == "alsa":
+        return "alsamixer -V capture"
+    named = device is not None and device.id not in BRIDGES
+    source = shlex.quote(device.id) if device is not None and named else "@DEFAULT_SOURCE@"
+    if not decibels:
+        return f"asrd devices; pactl set-source-mute {source} 0"
+    return f"pactl set-source-volume {source} {decibels:+d}dB"
 
 
 def channel_counts(device: Device) -> list[int]:

@@ -16,11 +16,14 @@ from pathlib import Path
 import msgspec
 
 from . import (
+    capture,
     card_power,
     checkpoint,
     control,
+    devices,
     failures,
     forecast,
+    levels,
     modelchoice,
     models,
     places,
@@ -101,6 +104,7 @@ def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
         "card": lambda: _card(settings, cards) if asks else iter(()),
         "model": lambda: _model(known, cards),
         "sound": lambda: _sound(settings),
+        "level": lambda: _level(settings),
         "desk": lambda: _desk(settings),
         "service": lambda: _service(settings),
         "places": lambda: _places(settings),
@@ -198,6 +202,32 @@ def _sound(settings: Settings) -> Iterator[Finding]:
         yield Finding("microphone", True, True, choose(found, settings.microphone).name)
     except AudioError as error:
         yield Finding("microphone", False, True, error.message, error.hint)
+
+
+def _level(settings: Settings) -> Iterator[Finding]:
+    """How loud the microphone is: in the last recording of a daemon, else right now."""
+    if settings.source != "mic":
+        return
+    try:
+        said = next(iter(control.ask(settings, verb="status"))).get("level")
+    except (ControlError, SocketError):
+        said = None
+    if said is not None:
+        name, problem = said["device"], said["problem"]
+        about = f"the last recording: {control.level(said)}"
+        yield _level_found(name, problem, said["advised_db"], about)
+        return
+    try:
+        name, problem, found = capture.listen(settings.microphone, capture.LISTEN_SECONDS)
+    except AsrdError:  # told of the microphone already
+        return
+    judged = levels.judge(found)
+    yield _level_found(name, problem or judged.problem, judged.advised_db, capture.heard_now(name, problem, found))
+
+
+def _level_found(name: str, problem: str, decibels: int, about: str) -> Finding:
+    fix = devices.volume_fix(name, decibels) if problem else ""
+    return Finding("level", not problem, False, about, fix)
 
 
 def _desk(settings: Settings) -> Iterator[Finding]:

@@ -6,9 +6,12 @@ Knows the fields of the entries; measures nothing itself. Runs in the daemon.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from . import baseline, systemd, vram, wire
+import msgspec
+
+from . import baseline, devices, levels, systemd, vram, wire
 from .config import Settings, budget
 from .recording import Recording, Told
 from .spacing import parted
@@ -24,6 +27,7 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
     """
     heard = one.dictation.answer is not None
     words = len(parted(told.text))
+    speech = one.loudness.speech
     text = told.text if one.settings.log_text and told.text else None
     systemd.event(
         "take",
@@ -31,11 +35,15 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         + (f" by {told.strategy}" if told.strategy else "")
         + (f", {told.stop_to_text_ms:.0f} ms after {_moment(one)}" if told.stop_to_text_ms is not None else "")
         + (f", {counted(one.dictation.doubted, 'word')} not believed" if one.dictation.doubted else "")
+        + (f", speech at {speech:.0f} dBFS" if speech is not None else "")
         + (f"; {told.detail}" if told.outcome == "delivered" and told.detail else "")
         + (f": {text!r}" if text else ""),
         take=told.take,
         outcome=told.outcome,
         audio_seconds=told.seconds,
+        speech_dbfs=speech,
+        noise_dbfs=one.loudness.noise,
+        clipped=one.loudness.clipped or None,
         words=words,
         doubted=one.dictation.doubted or None,
         rtf=one.dictation.compute / told.seconds if heard and told.seconds else None,
@@ -80,6 +88,35 @@ def _against_baseline(model: str, strategy: str, device: str, now: wire.Memory |
     if fp32 and now and fp32.source == now.source and None not in (fp32.process, now.process):
         told["baseline_process_delta_bytes"] = int(now.process or 0) - int(fp32.process or 0)
     return told
+
+
+class LevelAlert:
+    """Warns once when recordings are too quiet or clip, and again only after a good one.
+
+    Args:
+        warn: shows a person a summary and a sentence.
+    """
+
+    def __init__(self, warn: Callable[[str, str], None]) -> None:
+        self.last: dict[str, Any] | None = None
+        """The level of the last recording of a microphone, as `asrd status --json` prints it; None before the first."""
+        self._warn = warn
+        self._given = ""
+
+    def watch(self, one: Recording) -> None:
+        """Look at a recording that has ended."""
+        if not one.device or one.take.seconds < levels.JUDGED_SECONDS:
+            return
+        found = levels.judge(one.loudness)
+        self.last = msgspec.structs.asdict(found) | {"device": one.device}
+        if found.problem and found.kind != self._given:
+            fix = devices.volume_fix(one.device, found.advised_db)
+            told = f"{one.device} {found.problem}"
+            fields = {name: getattr(found, name) for name in ("speech_dbfs", "noise_dbfs", "clipped")}
+            systemd.event("level", f"{told} ({fix})", logging.WARNING, source=one.device, **fields)
+            self._warn("Microphone", f"{told}. {fix}")
+        if found.speech_dbfs is not None or found.problem:
+            self._given = found.kind
 
 
 class Alert:

@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 EVENTS = (
     *("take", "kept", "rejected", "demoted", "promoted", "shadow", "loaded", "vram-alert", "device-lost"),
-    *("sink-failed", "in-clipboard", "starting", "suspend"),
+    *("sink-failed", "in-clipboard", "level", "starting", "suspend"),
 )
 """Events that count here."""
 
@@ -308,6 +308,7 @@ ABOUT = {
     "device-lost": "times the microphone was lost",
     "sink-failed": "deliveries that failed",
     "in-clipboard": "texts left in the clipboard, as no window was seen to accept them",
+    "level": "warnings of a microphone's level",
     "suspend": "suspends",
 }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 
 from .audio import Samples
@@ -32,11 +33,33 @@ SILENT_DBFS = -85.0
 AIM_DBFS = -25.0
 """Where a warning leads to."""
 
+CLIPPED_DB = 10
+"""Decibels that a microphone that clips is to be turned down."""
+
 FULL_SCALE = 0.985
 """A sample from here on was cut off: resampling moves what was at 1 a little."""
 
 CLIPPED = 0.001
 """Share of samples in speech from which on it clips. The highest peaks of a loud clean voice stay far below."""
+
+
+JUDGED_SECONDS = 1.0
+"""A shorter recording says nothing of a microphone: the key was pressed by mistake, or one word was begun."""
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """What a recording says of its microphone."""
+
+    speech_dbfs: float | None
+    noise_dbfs: float | None
+    clipped: float
+    """Share of the samples in speech that are at full scale, 0..1."""
+    kind: str = ""
+    """quiet, clipped or silent; "" where all is well."""
+    problem: str = ""
+    """The end of a sentence that begins with the microphone's name; "" where all is well."""
+    advised_db: int = 0
+    """Decibels that would mend it; 0 where no volume does."""
 
 
 class Loudness:
@@ -93,16 +116,15 @@ class Loudness:
         return self._cut / self._spoken if self._spoken else 0.0
 
 
-def problem(found: Loudness) -> tuple[str, int]:
-    """Return what is wrong with a level, as the end of a sentence, and the decibels that would mend it; ("", 0): nothing.
-
-    A microphone that delivers nothing is mended by no decibels: ("...", 0).
-    """
-    speech, loudest = found.speech, found.loudest
-    if speech is not None and found.clipped >= CLIPPED:
-        return f"is too loud: {100 * found.clipped:.1f} % of the speech is cut off at full scale", -10
+def judge(found: Loudness) -> Judgement:
+    """Return what levels say of the microphone that they come from."""
+    speech, noise, clipped, loudest = found.speech, found.noise, found.clipped, found.loudest
+    if speech is not None and clipped >= CLIPPED:
+        told = f"is too loud: {100 * clipped:.1f} % of the speech is cut off at full scale"
+        return Judgement(speech, noise, clipped, "clipped", told, -CLIPPED_DB)
     if speech is not None and speech < QUIET_DBFS:
-        return f"is very quiet: speech is at {speech:.0f} dBFS", math.ceil((AIM_DBFS - speech) / 5) * 5
+        told = f"is very quiet: speech is at {speech:.0f} dBFS"
+        return Judgement(speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - speech) / 5) * 5)
     if speech is None and loudest is not None and loudest < SILENT_DBFS:
-        return "delivers nothing but silence", 0
-    return "", 0
+        return Judgement(speech, noise, clipped, "silent", "delivers nothing but silence")
+    return Judgement(speech, noise, clipped)

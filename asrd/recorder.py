@@ -128,6 +128,8 @@ class Recorder:
         if one is None:
             return None
         one.by_key = by_key
+        if self._capture is not None and not self.one_shot:
+            one.device = self._capture.name
         one.stopped, one.cancelled = time.monotonic(), one.cancelled or cancelled
         self._watcher.cue("cancel" if cancelled else "stop")
         if self._capture is not None and self._opened[1]:

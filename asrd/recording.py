@@ -21,6 +21,7 @@ from .config import Settings
 from .deliveries import SUFFIX, Deliveries, Standing
 from .dictation import Dictation
 from .errors import AudioError
+from .levels import Loudness
 from .spacing import unspaced_end
 from .spoken import Writing
 from .takes import Take, blocks
@@ -77,6 +78,9 @@ class Recording:
         """Of the shadow (`shadow.Shadow.era`), when it began."""
         self.stopped = 0.0
         """When its end was asked for, on the monotonic clock."""
+        self.loudness = Loudness()
+        self.device = ""
+        """What a person calls the microphone it came from; "" for a file or a pipe, and before its end."""
         self.voice = 0
         """Sample up to which speech was heard."""
         self.refused: list[str] = []
@@ -113,7 +117,11 @@ class Recording:
     def _listen(self) -> list[Event]:
         """Give the detector what it has not heard; return what it says."""
         blocks, self._unheard = self._unheard, []
-        return self.dictation.push(AudioBlock(blocks[0].start, np.concatenate([block.samples for block in blocks])))
+        sound = np.concatenate([block.samples for block in blocks])
+        open_before = self.dictation.vad.open
+        events = self.dictation.push(AudioBlock(blocks[0].start, sound))
+        self.loudness.push(sound, open_before or self.dictation.vad.open)
+        return events
 
     @property
     def level(self) -> float:

@@ -92,7 +92,7 @@ class Scribe:
         self._queue: collections.deque[Recording] = collections.deque()
         self._work = asyncio.Event()
         self.turns = Turns()
-        self._alert = figures.Alert()
+        self._alert, self.level = figures.Alert(), figures.LevelAlert(warn)
         self._rewriting = self._guests = 0
         self._announced = ""
         """The last model whose download the journal told of."""
@@ -649,6 +649,8 @@ class Scribe:
                 self._ill(error)
         figures.tell_take(one, told, self.settings.model, one.dictation.ready or self.engine.ready, self.memory)
         self._alert.watch(self.memory, self.settings)
+        if told.outcome != "cancelled":
+            self.level.watch(one)
         if heard and self.engine.ready is not None:
             await self.judge()
 

@@ -43,6 +43,8 @@ class Source(msgspec.Struct, frozen=True):
     """True: it is what a loudspeaker plays, not a microphone."""
     muted: bool
     default: bool
+    volume_percent: int | None = None
+    """Of its loudest channel; None where the server does not say."""
 
 
 def sources() -> list[Source]:
@@ -123,7 +125,16 @@ def _source(entry: dict[str, Any], default: str) -> Source | None:
         name.endswith(".monitor"),
         bool(entry.get("mute")),
         name == default,
+        _volume(entry),
     )
+
+
+def _volume(entry: dict[str, Any]) -> int | None:
+    """Return the volume of a source in percent of 0 dB, its loudest channel's."""
+    channels = entry.get("volume")
+    told = [str(_of(channels, name, "value_percent")) for name in channels] if isinstance(channels, dict) else []
+    percents = [int(text.removesuffix("%")) for text in told if re.fullmatch(r"\d{1,4}%", text)]
+    return max(percents, default=None)
 
 
 def _of(entry: dict[str, Any], *path: str) -> Any:

@@ -36,6 +36,7 @@ EVENTS = {
     "unloaded": "6c7e61130af14035b840784d72fa876d",
     "device-lost": "ca09ce96dfb14fefbece304a1a2c8fa3",
     "device-back": "4cc255838587485184fd069e70ce227e",
+    "level": "7c17014ec7024390b440a9b2a72b3563",
     "sink-failed": "bfce7e463bfe4a23adf0a3202a6cd850",
     "in-clipboard": "66eebd0187ff401f9e8885072846f177",
     "vram-alert": "3f51d54247b9466d86a824c1fece935f",

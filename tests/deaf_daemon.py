@@ -3,7 +3,8 @@
     python -m tests.deaf_daemon VERB
 
 The microphone speaks the shipped self-test clip over and over, in real time. While the file FAKE_MICROPHONE_LOST is
-there, it delivers nothing and says so. DIE_AT = "before:N", "torn:N" or "after:N" has the daemon kill itself with
+there, it delivers nothing and says so. FAKE_MICROPHONE_DB makes it so many decibels louder, up to full scale.
+DIE_AT = "before:N", "torn:N" or "after:N" has the daemon kill itself with
 SIGKILL around the Nth line that it writes of its deliveries; "removing:N" before the Nth recording is removed.
 FAKE_TORCH = "12.8" is the CUDA that torch is then said to be built for. FORGET_SHUTDOWN plants a fault: NVML stays
 open.
@@ -72,6 +73,7 @@ def pieces() -> Iterator[np.ndarray]:
     """Yield the clip in blocks, for ever."""
     sound = np.concatenate([read(CLIP)[FIRST:], np.zeros(8_000, np.float32)])
     sound = np.pad(sound, (0, -len(sound) % BLOCK))
+    sound = np.clip(sound * np.float32(10 ** (float(os.environ.get("FAKE_MICROPHONE_DB", "0")) / 20)), -1, 1)
     while True:
         yield from sound.reshape(-1, BLOCK)
 

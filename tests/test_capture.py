@@ -1079,6 +1079,27 @@ def test_devices_lists_what_the_server_has(server: SoundServer) -> None:
         server.remove_microphone(module)
 
 
+def test_devices_says_how_loud_the_chosen_one_is(server: SoundServer) -> None:
+    module = server.add_microphone("quiet", "Quiet")
+    server.set_default("quiet")
+    server.pactl("set-source-volume", "quiet.monitor", "50%")
+    clip = audio.read(Path(microphone.__file__).parent / "data" / "eval" / "0129.flac")
+    voice = np.tile(clip * np.float32(0.4), 3)
+    with server.playing("quiet", voice):
+        time.sleep(0.5)
+        found = next(entry for entry in json.loads(listed(server, "--json")) if entry["chosen"])
+        assert found["volume_percent"] == 50
+        assert found["level"]["kind"] == "quiet", str(found)
+        said = listed(server).splitlines()
+    assert [line for line in said if line.startswith("Monitor of Quiet is very quiet: speech is at -")]
+    assert [line for line in said if line.startswith("*") and "50 %" in line]
+    assert listed(server).splitlines()[-2] == "Monitor of Quiet delivers nothing but silence now"
+    assert "Quiet: " not in listed(server, "--no-level")
+    fix = devices.volume_fix("nobody", -10)
+    assert subprocess.run(fix.split(), env=os.environ | server.environment, check=False).returncode == 0
+    server.remove_microphone(module)
+
+
 def test_devices_without_a_server_is_an_empty_list(server: SoundServer, tmp_path: Path) -> None:
     nowhere = SoundServer(tmp_path)
     assert json.loads(listed(nowhere, "--json")) == []

@@ -428,6 +428,30 @@ def test_a_device_that_goes_and_comes_back_is_told_and_the_take_goes_on(daemon: 
     assert "fake microphone delivers sound again" in one.log.read_text()
 
 
+@pytest.mark.parametrize(("decibels", "said"), [(-40, "is very quiet: speech is at -"), (40, "is too loud: "), (0, "")])
+def test_a_microphone_at_a_bad_level_is_told_once(decibels: int, said: str, daemon: Start) -> None:
+    one = daemon(FAKE_MICROPHONE_DB=str(decibels))
+    one.until(lambda: one.state == "IDLE")
+    for _ in range(2):
+        one.speak(2.5)
+        one.ask(verb="stop")
+        one.settled()
+    one.until(lambda: one.ask(verb="status")["level"])
+    found = one.ask(verb="status")["level"]
+    assert (said in found["problem"]) if said else not found["problem"]
+    assert found["device"] == "fake microphone"
+    told = [line for line in one.log.read_text().splitlines() if said and said in line]
+    assert len(told) == bool(said)
+    assert not said or "(pactl set-source-volume @DEFAULT_SOURCE@ " in told[0]
+    page = one.verb("status").communicate(timeout=20)[0]
+    assert re.search(rf"^level +fake microphone{f' {said}' if said else ': speech at -'}", page, re.MULTILINE), page
+    doctor = one.verb("doctor").communicate(timeout=60)[0]
+    [line] = [line for line in doctor.splitlines() if " level " in line]
+    assert line.startswith("-" if said else "ok")
+    if said:
+        assert "pactl set-source-volume @DEFAULT_SOURCE@ " in doctor
+
+
 def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(daemon: Start, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     one = daemon()

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asrd import audio, levels
-from asrd.levels import Loudness, problem
+from asrd.levels import Loudness, judge
 from asrd.vad import Vad
 
 from .sound import RATE, noise, silence
@@ -81,9 +81,9 @@ MEMBERS: dict[str, tuple[Sound, str, int]] = {
 @pytest.mark.parametrize("name", MEMBERS)
 def test_what_is_said_of_a_level(name: str) -> None:
     sound, word, decibels = MEMBERS[name]
-    said, advised = problem(measured(sound))
-    assert (word in said) if word else not said
-    assert advised == pytest.approx(decibels, abs=5 if decibels > 0 else 0)
+    found = judge(measured(sound))
+    assert (word in found.problem) if word else not found.problem
+    assert found.advised_db == pytest.approx(decibels, abs=5 if decibels > 0 else 0)
 
 
 def test_an_hour_takes_the_memory_of_a_second() -> None:
