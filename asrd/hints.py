@@ -28,7 +28,7 @@ INSTALL = "asrd service install --now makes a service of it"
 def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
     own = places.config_home(environment) / "systemd" / "user"
-    return next((folder for folder in (own, *map(Path, SYSTEM_UNITS)) if (folder / SERVICE).exists()), None)
+    return next((folder for folder in (own, *map(Path, SYSTEM_UNITS)) if os.path.exists(folder / SERVICE)), None)
 
 
 def start(where: Path | None = None) -> str:
@@ -45,7 +45,7 @@ def start(where: Path | None = None) -> str:
     states = _states()
     if states is None:
         return f"no user manager answers here, so in a terminal: {run_command(where)}"
-    units = f"{SOCKET} {SERVICE}" if (folder / SOCKET).exists() else SERVICE
+    units = f"{SOCKET} {SERVICE}" if os.path.exists(folder / SOCKET) else SERVICE
     begin = f"systemctl --user start {units}"
     if "failed" in states:
         return f"systemctl --user reset-failed {units}; {begin}; asrd service status says why it failed"

@@ -226,7 +226,8 @@ def as_nobody(program: str, *words: str) -> str:
     """Run Python as an unprivileged user; skip where that cannot be done."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    code = f"import os, sys; sys.path.insert(0, {os.fspath(ROOT)!r})\nfrom asrd.config import Settings\n"
+    # With what a hint imports late: nobody may not read the home that Python itself may lie in.
+    code = f"import os, shlex, sys; sys.path.insert(0, {os.fspath(ROOT)!r})\nfrom asrd.config import Settings\n"
     code += "from asrd.control import ask, listen\nfrom asrd.errors import AsrdError\nos.setuid(65534)\n" + program
     done = subprocess.run([sys.executable, "-c", code, *words], cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
