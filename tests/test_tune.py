@@ -451,7 +451,7 @@ def lived(bench: Bench, daemon: Start, **more: str) -> Any:  # noqa: F811
 
 
 def autos(one: Any) -> list[str]:
-    return [line.partition("asrd: ")[2] for line in one.log.read_text().splitlines() if "auto uses" in line]
+    return [line.partition("asrd: ")[2] for line in one.log.read_text().splitlines() if "auto takes" in line]
 
 
 def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something_was(
@@ -466,12 +466,12 @@ def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something
     one.ask(verb="stop")
     one.until(lambda: one.state == "IDLE" and one.ask(verb="status")["strategy"] == "bfloat16")
     one.until(lambda: len(autos(one)) == 2)
-    assert autos(one)[1].startswith("auto uses bfloat16 on cpu: measured here: at most +0.")
+    assert autos(one)[1].startswith("auto takes bfloat16 on cpu: measured here: at most +0.")
     assert one.ask(verb="tuned")["said"] == "the daemon stays on bfloat16 on cpu"
     assert one.end() == 0
     again = lived(bench, daemon)
     assert again.ask(verb="status")["strategy"] == "bfloat16"
-    assert autos(again)[2].startswith("auto uses bfloat16 on cpu: measured here")
+    assert autos(again)[2].startswith("auto takes bfloat16 on cpu: measured here")
 
 
 def test_a_model_that_is_not_in_memory_is_not_loaded_for_a_verdict(bench: Bench, daemon: Start) -> None:  # noqa: F811
