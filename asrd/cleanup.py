@@ -50,7 +50,8 @@ class Cleanup:
             await asyncio.wait(self._tasks)
 
     async def _put_away(self, one: Recording, told: Told, spool: Spool) -> None:
-        await asyncio.sleep(MOMENT_SECONDS)
+        if told.outcome != "kept":  # which deletes nothing of its own
+            await asyncio.sleep(MOMENT_SECONDS)
         if told.outcome in ("delivered", "empty"):
             await self._shadow.offer(one)
             await asyncio.to_thread(spool.delivered, one.take, told.text)

@@ -534,11 +534,13 @@ async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     async with at_work(tmp_path, shadow=1) as one:
         for _ in range(5):
             await one.say().told
+        await rested(one)
         held = one.scribe.shadow._waiting
         assert len(held) == 2
         assert all(np.array_equal(each.sound, SAID) for each in held)
         monkeypatch.setattr(shadow, "LONGEST", 0.5 * seconds)
         await one.say().told
+        await rested(one)
         assert len(held) == 2
 
 
