@@ -39,6 +39,13 @@ from torch.nn import functional as F
 MASKED = -10000.0
 """NeMo's INF_VAL: the score of a frame that may not be attended to. Fits float16."""
 
+SUBSAMPLING_STEP_FRAMES, DEPTHWISE_STEP_FRAMES = 64, 16
+"""On a CPU convolutions run over multiples of these: feature frames, encoder frames.
+
+oneDNN makes a kernel for each length. A few lengths leave none to make, or to drop for a new one. Kernels that came and
+went between the activations kept up to 60 MiB of holes in the heap, and cost a tenth of the CPU time.
+"""
+
 
 class WholeFeatures(FilterbankFeatures):
     """Log-mel features of sounds of one length, without the frame that NeMo computes after the last and masks."""
@@ -78,6 +85,8 @@ class WholeSubsampling(ConvSubsampling):
         if lengths is not None:
             found: tuple[Tensor, Tensor] = super().forward(x, lengths)
             return found
+        if real is None and x.device.type == "cpu":
+            return self._in_steps(x), None
         x = x[:, None]
         for layer in self.conv:
             if real is not None and _strides(layer):
@@ -85,6 +94,19 @@ class WholeSubsampling(ConvSubsampling):
                 real = _strided(layer, real)
             x = torch.relu_(x) if type(layer) is nn.ReLU else layer(x)
         return self.out(x.transpose(1, 2).flatten(2)), real
+
+    def _in_steps(self, x: Tensor) -> Tensor:
+        """Return [B, T, D] for features [B, frames, mels], computed over the next of few lengths."""
+        frames = x.shape[1]
+        x = filled(x, SUBSAMPLING_STEP_FRAMES)[:, None]
+        for layer in self.conv:
+            if _strides(layer):
+                # A strided convolution sees frames behind the last: to it they must be the zeros of its own padding.
+                x[:, :, frames:] = 0.0
+                frames = _strided(layer, frames)
+            x = torch.relu_(x) if type(layer) is nn.ReLU else layer(x)
+        out: Tensor = self.out(x[:, :, :frames].transpose(1, 2).flatten(2))
+        return out
 
 
 class WholeAttention(RelPositionMultiHeadAttention):
@@ -153,11 +175,13 @@ class Depthwise(CausalConv1D):
         """Return [B, C, T] for [B, C, T]."""
         if cache is not None or x.device.type != "cpu":
             return super().forward(x, cache)
+        frames = x.shape[2]
+        x = filled(x.transpose(1, 2), DEPTHWISE_STEP_FRAMES).transpose(1, 2)
         if self._left_padding != self._right_padding:
             x = F.pad(x, (self._left_padding, self._right_padding))
         around = self._left_padding if self._left_padding == self._right_padding else 0
         x, weight = x.unsqueeze(2), self.weight.unsqueeze(2)
-        return F.conv2d(x, weight, self.bias, padding=(0, around), groups=self.groups).squeeze(2)
+        return F.conv2d(x, weight, self.bias, padding=(0, around), groups=self.groups).squeeze(2)[:, :, :frames]
 
 
 class WholeConvolution(ConformerConvolution):
@@ -254,6 +278,12 @@ def frames_of(encoder: Any, features: int) -> int:
     for layer in filter(_strides, encoder.pre_encode.conv):
         features = _strided(layer, features)
     return features
+
+
+def filled(x: Tensor, step: int) -> Tensor:
+    """Return x [B, T, ...] with zeros behind it up to the next multiple of `step`; x itself where it is one."""
+    lack = -x.shape[1] % step
+    return F.pad(x, (*(0, 0) * (x.dim() - 2), 0, lack)) if lack else x
 
 
 def _strides(layer: nn.Module) -> bool:

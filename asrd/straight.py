@@ -179,8 +179,10 @@ def _convolution(layer: Any) -> Callable[[Tensor, int], Tensor]:
     def convolve(x: Tensor, batch: int) -> Tensor:
         inner = F.glu(widen(norm(x)), -1)
         width = inner.shape[1]
-        inner = inner.view(batch, 1, -1, width).permute(0, 3, 1, 2)
-        inner = F.conv2d(inner, weight, bias, padding=around, groups=groups)
+        inner = inner.view(batch, -1, width)
+        frames = inner.shape[1]
+        inner = encoder.filled(inner, encoder.DEPTHWISE_STEP_FRAMES)[:, None].permute(0, 3, 1, 2)
+        inner = F.conv2d(inner, weight, bias, padding=around, groups=groups)[:, :, :, :frames]
         return narrow(x, F.silu(inner.permute(0, 2, 3, 1).reshape(-1, width), inplace=True))
 
     return convolve
