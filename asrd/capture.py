@@ -375,11 +375,11 @@ def devices_arguments(parser: argparse.ArgumentParser) -> None:
 def devices(args: argparse.Namespace, settings: Settings) -> int:
     """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
     found = survey()
-    chosen, unchosen = None, None
+    chosen = None
     try:
         chosen = choose(found, settings.microphone)
     except AudioError as error:
-        unchosen = error
+        complain(error)
     level = None if chosen is None or args.no_level else listen(settings.microphone, LISTEN_SECONDS)
     if args.json:
         rows = [msgspec.structs.asdict(one) | _chosen_level(one is chosen, level) for one in found]
@@ -388,8 +388,6 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
     from . import listing
 
     shown = []
-    if unchosen is not None:
-        complain(unchosen)
     for device in found:
         remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
         mark = "*" if device is chosen else ""

@@ -149,6 +149,8 @@ def _flags(verb: str) -> set[str]:
 
 def run(words: Sequence[str]) -> int:
     """Do what the command line says; return the exit code. Raises AsrdError."""
+    if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
+        words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if words else 2

@@ -11,7 +11,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -177,7 +177,7 @@ def load(
     """
     path = file or places.config_file(environment)
     layers = (
-        _file_layer(path, required=file is not None or "ASRD_CONFIG" in environment),
+        _file_layer(path, file is not None or "ASRD_CONFIG" in environment, file is not None),
         _environment_layer(environment),
         {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
     )
@@ -204,13 +204,20 @@ def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _file_layer(file: Path, required: bool) -> Layer:
+def _file_layer(file: Path, required: bool, named: bool) -> Layer:
+    """Return what a file sets.
+
+    Args:
+        required: it is an error that there is none.
+        named: it was named on the command line.
+    """
     try:
         text = text_files.read(file)
         table = tomllib.loads(text)
     except FileNotFoundError:
         if required:
-            raise ConfigError(f"there is no configuration file {file}", "leave --config out to use defaults") from None
+            hint = f"create it, or {'leave --config out' if named else 'unset ASRD_CONFIG'} to use the usual file"
+            raise ConfigError(f"there is no configuration file {file}", hint) from None
         return {}
     except tomllib.TOMLDecodeError as error:
         raise not_toml(file, text, error) from error
@@ -237,12 +244,14 @@ def _as_named(key: str, value: Any) -> Any:
 def not_toml(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
     """Return the error for a configuration file that is not TOML, with what helps its line."""
     found = re.search(r"^(.*?) \(at line (\d+), column \d+\)$", str(error))
-    if found is None:  # the end of the file came too early
+    twice = "overwrite" in str(error) or "declare" in str(error)
+    if found is None and not twice:  # the end of the file came too early
         number = misnomers.open_line(text)
         why = f"{file}, line {number}, is not TOML: what begins there has no end"
         return ConfigError(why, misnomers.toml_hint(text, number))
-    number = int(found[2])
-    if "overwrite" in found[1] or "declare" in found[1]:
+    # What is set twice in the last line is told as of the end of the file.
+    number = int(found[2]) if found else len(text.rstrip().splitlines())
+    if found is None or twice:
         why = f"{file}, line {number}, sets something a second time"
         return ConfigError(why, "keep one of the two lines")
     why = f"{file}, line {number}, is not TOML: {found[1][:1].lower()}{found[1][1:]}"
@@ -255,7 +264,7 @@ def _environment_layer(environment: Mapping[str, str]) -> Layer:
         if not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
             continue
         key = name.removeprefix("ASRD_").lower()
-        _known(key, name, text)
+        _known(key, name, text, "variable")
         layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
     return layer
 
@@ -267,10 +276,12 @@ def _inline_table(name: str, text: str) -> Any:
         raise ConfigError(f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}') from error
 
 
-def _known(key: str, origin: str, value: Any) -> None:
+def _known(key: str, origin: str, value: Any, kind: Literal["file", "variable"] = "file") -> None:
     if key not in FIELDS and key not in legacy.KEYS:
-        what = "table" if isinstance(value, dict) else "setting"
-        hint = misnomers.key_hint(key, value, (*FIELDS, *legacy.KEYS))
+        table = isinstance(value, dict) or misnomers.is_tables(value)
+        what = "table" if table else "setting"
+        known = (*FIELDS, *legacy.KEYS)
+        hint = misnomers.key_hint(key, value, known) if kind == "file" else misnomers.variable_hint(key, value, known)
         raise ConfigError(f"unknown {what} {key!r} in {origin}", hint)
 
 
@@ -300,7 +311,9 @@ def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
             except text_files.NotTextError as error:
                 raise ConfigError(f"vocabulary ({origin}) names {path}, which {error}", error.hint) from error
             except (OSError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"vocabulary ({origin}) names {path}, which cannot be read: {error}") from error
+                why = error.strerror if isinstance(error, OSError) else None
+                said = f"vocabulary ({origin}) names {path}, which cannot be read: {why or error}"
+                raise ConfigError(said, "write @ and the path of a text file with a phrase a line") from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
     if (size := sum(len(phrase.encode()) for phrase in found)) > VOCABULARY:
         why = f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases; at most {VOCABULARY} are allowed"
@@ -344,7 +357,7 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
     for sink in settings.sinks:
         if sink not in SINKS and not (sink.startswith("command:") and sink.removeprefix("command:").strip()):
             raise ConfigError(f"there is no sink {sink!r} ({origins['sinks']})", nearest(sink, SINKS))
-    if settings.source not in ("mic", "pipe") and not settings.source.startswith("file:"):
+    if settings.source not in ("mic", "pipe") and not re.match(r"file:.", settings.source, re.DOTALL):
         raise ConfigError(
             f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
         )

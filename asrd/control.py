@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import durations, filenames, hints, places, text_files
 from .client import persistent
-from .errors import AsrdError, BusyError, ControlError, SinkError, SocketError
+from .errors import AsrdError, BusyError, ControlError, SinkError, SocketError, UsageError
 from .spacing import joined_texts
 from .terminal import one_line, tell, tell_json
 from .wording import counted
@@ -320,7 +320,8 @@ def reload(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Have the daemon read its configuration again."""
     reply = _watched(settings, verb="reload")
     now = f"; now {reply['now']}{_loaded_in(reply)}" if reply.get("now") else ""
-    return _told(args, reply, f"{reply['said']}{now}")
+    changed = "" if str(reply["said"]).startswith("nothing changed") else "changed: "
+    return _told(args, reply, f"{changed}{reply['said']}{now}")
 
 
 def _watched(settings: Settings | Place, **request: Any) -> dict[str, Any]:
@@ -433,6 +434,8 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
 
 def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Turn kept recordings into text after all."""
+    if args.take and args.all:
+        raise UsageError(f"asrd retry --all takes no name, and {args.take} is one", "leave the name or --all out")
     to_sinks, code = args.to_sinks or args.again, 0
     asked = {"take": args.take, "all": args.all, "deliver": args.to_sinks, "again": args.again}
     for reply in ask(settings, verb="retry", **asked):
@@ -579,8 +582,10 @@ def level(found: Mapping[str, Any] | None) -> str:
         return ""
     if found["problem"]:
         return f"{found['device']} {found['problem']}"
+    if found["speech_dbfs"] is None and found["noise_dbfs"] is None:
+        return f"{found['device']}: too short to tell"
     if found["speech_dbfs"] is None:
-        return ""
+        return f"{found['device']}: no speech, {found['noise_dbfs']:.0f} dBFS"
     between = f", {found['noise_dbfs']:.0f} dBFS between" if found["noise_dbfs"] is not None else ""
     return f"{found['device']}: speech at {found['speech_dbfs']:.0f} dBFS{between}"
 

@@ -183,12 +183,29 @@ def _complaint(key: str, value: Any, base: type, bounds: tuple[float | None, flo
     if base is bool:
         return "is neither true nor false", f"write {key} = true or {key} = false"
     if base is str:
-        written = toml(str(value)) if type(value) in (int, float, bool) else '"..."'
-        return "is no text", f"text stands in quotes: {key} = {written}"
+        return "is no text", _text_hint(key, value)
     if base is tuple:
         return "is no list of texts", f'write {key} = ["one", "two"]'
     example = '{ encoder = "float16" }' if key == "parts" else '{ "my mail" = "me@example.org" }'
     return "is no table of texts", f"write {key} = {example}"
+
+
+SWITCHED = {"idle": ("30", "never"), "keep_audio": ("always", "never")}
+"""Setting that people take for a switch -> what on and off are."""
+
+
+def _text_hint(key: str, value: Any) -> str:
+    """Return what helps with a text that was written as something else."""
+    if isinstance(value, bool):
+        on, off = SWITCHED.get(key, ("", ""))
+        word = on if value else off
+        return f"write {key} = {toml(word)}" if word else f'write a text in quotes: {key} = "..."'
+    if key == "device" and type(value) is int:
+        return f'write device = "cuda:{value}", or a part of the card\'s name'
+    if key == "microphone" and type(value) is int:
+        return "write a part of the microphone's name in quotes; asrd devices lists the names"
+    written = toml(str(value)) if type(value) in (int, float) else '"..."'
+    return f"text stands in quotes: {key} = {written}"
 
 
 def _number_complaint(

@@ -32,7 +32,7 @@ from .engine import Engine, plan_for
 from .errors import AsrdError, AudioError, BusyError, SinkError, UncertainError, UsageError
 from .keypress import ToggleKey
 from .logind import Sleep
-from .precision import canonical
+from .precision import canonical, find
 from .recorder import Recorder
 from .recording import Recording
 from .recording_index import RecordingIndex
@@ -472,6 +472,8 @@ class Daemon:
         if not request.strategy:
             raise UsageError("asrd use needs a strategy", "asrd plan lists them")
         strategy = canonical(request.strategy)
+        if strategy != "auto":
+            find(strategy)  # a word that is no strategy wakes no card
         modelchoice.require(self.settings, self._file)
         coming = self.scribe.download
         if coming is not None and self._exchanging.locked():  # for a reload, and that may take an hour
@@ -732,7 +734,7 @@ def run(
     systemd.log_to_journal()
     chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]
     about = f"asrd {__version__}, {settings.model or 'no model'} under {settings.strategy}"
-    about += f"; set are: {', '.join(chosen) or 'none'}"
+    about += f"; settings made: {', '.join(chosen) or 'none'}"
     systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
     if settings.faults:

@@ -218,11 +218,15 @@ def _level(settings: Settings) -> Iterator[Finding]:
         yield _level_found(name, problem, said["advised_db"], about)
         return
     try:
+        choose(survey(), settings.microphone)
         name, problem, found = capture.listen(settings.microphone, capture.LISTEN_SECONDS)
     except AsrdError:  # told of the microphone already
         return
-    judged = levels.judge(found)
-    yield _level_found(name, problem or judged.problem, judged.advised_db, capture.heard_now(name, problem, found))
+    judged, about = levels.judge(found), capture.heard_now(name, problem, found)
+    if problem:  # no volume mends what cannot be opened
+        yield Finding("level", False, False, about, "asrd devices")
+        return
+    yield _level_found(name, judged.problem, judged.advised_db, about)
 
 
 def _level_found(name: str, problem: str, decibels: int, about: str) -> Finding:

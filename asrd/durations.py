@@ -76,6 +76,9 @@ def moment(text: str) -> str:
     """
     word = text.strip()
     span = re.sub(r"^-|\s+ago$", "", word, flags=re.IGNORECASE).strip()
+    span = re.sub(r"^an?\s+", "1 ", span, flags=re.IGNORECASE)
+    if match := re.fullmatch(r"(\d{1,4})\s*(month|year|y)s?", span, re.IGNORECASE):
+        return f"-{match[1]}{'month' if match[2].lower() == 'month' else 'year'}"  # as long as systemd counts them
     if re.fullmatch(r"\d{1,3}", span):
         raise ValueError(f"{word!r} has no unit")
     if not span.isdecimal():  # 20261122 is a date

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Collection
 from typing import Any
 
@@ -56,6 +57,11 @@ ELSEWHERE = {
 }
 """What is no setting at all -> what does it."""
 
+CURLY = "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a"
+"""Quotes of texts and languages, which a word processor or a web page puts in the place of straight ones."""
+
+STRAIGHT = {ord(mark): '"' for mark in CURLY}
+
 TABLES = ("parts", "spoken")
 """Settings that are tables."""
 
@@ -76,6 +82,12 @@ def key_hint(key: str, value: Any, known: Collection[str]) -> str:
     """
     if isinstance(value, dict):
         return table_hint(key, value, known)
+    if is_tables(value):
+        return f"remove the line [[{key}]]: settings stand at the top of the file, outside tables"
+    if match := re.fullmatch(r"asrd_(\w+)", key, re.IGNORECASE):
+        own = match[1].lower()
+        if own in known:
+            return f"in a file the setting is called {own}; {key} is a variable of the environment"
     own = setting(key, known)
     if own:
         said = f"the setting is called {own}"
@@ -84,6 +96,24 @@ def key_hint(key: str, value: Any, known: Collection[str]) -> str:
     if (word := key.strip().lower().replace("-", "_")) in ELSEWHERE:
         return ELSEWHERE[word]
     return nearest(key, tuple(known), "asrd config")
+
+
+def variable_hint(key: str, value: str, known: Collection[str]) -> str:
+    """Return what a wrong variable ASRD_KEY should have been; the arguments are those of `key_hint`."""
+    own = setting(key, known)
+    if own:
+        said = f"write ASRD_{own.upper()}={shlex.quote(value)}"
+        return f"{said}; {LANGUAGE}" if own == "source_lang" else said
+    if key in ELSEWHERE:
+        return ELSEWHERE[key]
+    close = nearest(key, tuple(known), "asrd config")
+    name = close.removeprefix("did you mean '").removesuffix("'?")
+    return close if name == close else f"did you mean ASRD_{name.upper()}?"
+
+
+def is_tables(value: Any) -> bool:
+    """Return whether a value is a list of tables, as [[name]] makes one."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
 def table_hint(name: str, table: dict[str, Any], known: Collection[str]) -> str:
@@ -104,6 +134,12 @@ def toml_hint(text: str, number: int) -> str:
     """Return what helps with a line that is not TOML; `number` counts lines from 1."""
     lines = text.splitlines()
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    if line.startswith(("export ", "set ")) or re.match(r"ASRD_\w+=", line):
+        name, _, value = line.removeprefix("export ").removeprefix("set ").strip().partition("=")
+        key = name.strip().removeprefix("ASRD_").lower()
+        return f"variables stand in the environment; in the file write {key} = {as_toml(value.strip())}"
+    if any(mark in line for mark in CURLY):
+        return f"use straight quotes: {line.translate(STRAIGHT)}"
     match = re.match(r"([\w-]+)\s*([=:])?\s*(.*)$", line)
     if match is None or line.startswith("["):
         return "a line is: setting = value, as in model = \"demo\""

@@ -78,6 +78,8 @@ def detail_of(told: Told) -> str:
     if told.outcome in ("kept", "lost"):
         retry = "; asrd retry tries again" if told.outcome == "kept" else ""
         return f"the last recording did not become text: {told.detail}{retry}"
+    if not told.seconds:
+        return told.detail or "no sound came in during the last recording; asrd devices shows the microphones"
     return told.detail or f"no word was heard in the last recording, {told.seconds:.1f} s"
 
 

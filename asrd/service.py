@@ -49,7 +49,7 @@ PROPERTIES = (
 def service_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd service` takes."""
     acts = ("install", "uninstall", "print", "status")
-    parser.add_argument("act", metavar="ACT", choices=acts, help="install, uninstall, print or status")
+    parser.add_argument("act", metavar="ACTION", choices=acts, help="install, uninstall, print or status")
     parser.add_argument("unit", metavar="UNIT", nargs="?", choices=UNITS, help=f"print: {' or '.join(UNITS)} alone")
     parser.add_argument("--now", action="store_true", help="install: also start it; restart it if its unit changed")
 

@@ -5,10 +5,11 @@ Knows words only; which strategies there are is `precision`'s to say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 STRATEGIES = {
-    "fp32": ("float32", "float", "single", "full", "f32", "32", "32-true", "fp32-true"),
+    "fp32": ("float32", "float", "single", "full", "full-precision", "f32", "32", "32-true", "fp32-true"),
     "half": ("fp16", "float16", "f16", "16", "16-true", "fp16-true"),
     "bfloat16": ("bf16", "bf16-true", "b16", "brain16"),
     "16-mixed": ("fp16-mixed", "float16-mixed", "half-mixed", "16mixed"),
@@ -35,6 +36,12 @@ def folded(word: str) -> str:
     return word.strip().lower().replace("_", "-")
 
 
+def squeezed(word: str) -> str:
+    """Return the letters and digits of a word: "FP 16", "float_16" and "16-bit" are "fp16", "float16" and "16"."""
+    plain = re.sub(r"[\s_-]+", "", word.lower()).removeprefix("torch.")
+    return plain.removesuffix("bit")
+
+
 def same(word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | None = None) -> str:
     """Return the known name that a word spells otherwise; the word itself where it spells none.
 
@@ -43,11 +50,11 @@ def same(word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | N
         others: name -> other words for it.
     """
     names = {folded(name): name for name in known}
-    found = names.get(folded(word).removeprefix("torch."))
+    ways = {squeezed(name): name for name in names.values()}
     for name, spellings in (others or {}).items():
-        if name in names.values() and folded(word).removeprefix("torch.") in spellings:
-            found = found or name
-    return found or word
+        if name in names.values():
+            ways = {squeezed(spelling): name for spelling in spellings} | ways
+    return names.get(folded(word)) or ways.get(squeezed(word)) or word
 
 
 def strategy(word: str, known: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def test_what_cannot_be_is_refused_with_a_hint(tmp_path: Path, text: str, parts:
 
 
 def test_an_unknown_variable_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "", "ASRD_STRATGY", "strategy", ASRD_STRATGY="half")
+    refused(tmp_path, "", "ASRD_STRATGY", "did you mean ASRD_STRATEGY?", ASRD_STRATGY="half")
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ def test_what_is_missing_is_named_with_what_helps() -> None:
     assert here["model"].works
     assert "3 M parameters" in here["model"].detail
     assert (here["microphone"].works, here["microphone"].needed) == (False, True)
+    assert "level" not in here, "where there is no microphone, that is said once"
     assert (here["type"].works, here["type"].needed) == (False, True)
     assert "asrd service install --now" in here["daemon"].fix
     assert here["takes"].works

@@ -81,6 +81,9 @@ MOMENTS = {
     "2026-11-22T10:00": "2026-11-22 10:00:00", "2026-11-22T10:00:05": "2026-11-22 10:00:05",
     "2026-11-22T10:00:00Z": "@1795341600.000000", "2026-11-22T12:00:00+02:00": "@1795341600.000000",
     "20261122": "2026-11-22 00:00:00", "10:00": "10:00", "yesterday 10:00": "yesterday 10:00", "-2h": "-7200.000s",
+    "1 month": "-1month", "2 months ago": "-2month", "6Months": "-6month", "1 year ago": "-1year", "1y": "-1year",
+    "2 years": "-2year", "an hour ago": "-3600.000s", "a day": "-86400.000s", "An hour": "-3600.000s",
+    "a month ago": "-1month", "a week ago": "-604800.000s", "1.5h": "-5400.000s", "25 hours ago": "-90000.000s",
 }  # fmt: skip
 """What is written behind --since -> what journalctl is asked."""
 

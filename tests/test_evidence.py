@@ -137,7 +137,7 @@ def test_a_damaged_file_is_told_and_replaced(
     evidence.keep(record(settings))
     kept.write_bytes(damaged(kept.read_bytes()))
     assert evidence.known(settings, None) == (None, "")
-    assert "no verdict of asrd tune can be read" in caplog.text
+    assert "the verdict of asrd tune cannot be read" in caplog.text
     evidence.keep(record(settings))
     assert evidence.known(settings, None)[0] == record(settings)
 
@@ -145,7 +145,7 @@ def test_a_damaged_file_is_told_and_replaced(
 def test_a_folder_that_cannot_be_written_is_one_sentence(settings: Settings, kept: Path) -> None:
     kept.parent.write_text("in the way")
     for act in (lambda: evidence.keep(record(settings)), evidence.check_room):
-        with pytest.raises(DiskError, match=r"the verdict cannot be kept in .*verdicts\.json") as told:
+        with pytest.raises(DiskError, match=r"the verdict cannot be saved in .*verdicts\.json") as told:
             act()
         assert "XDG_STATE_HOME" in told.value.hint
 

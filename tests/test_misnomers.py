@@ -36,6 +36,11 @@ LINES = {
     "sinks = [type, paste]": 'sinks = ["type"', "parts = {encoder: fp16}": "tables { }", "[asrd": "setting = value",
     "model = demo-ctc": '"demo-ctc"', "vram_budget = 50%": 'vram_budget = "50%"', "threads = two": 'threads = "two"',
     "= 3": "setting = value", 'model = "a"\nmodel = "b"': "keep one of the two lines",
+    '[spoken]\nx = "y"\n[spoken]': "keep one of the two lines", "model = \u201cdemo\u201d": 'model = "demo"',
+    "model = \u2018demo\u2019": 'model = "demo"', "sinks = [\u201etype\u201c]": 'sinks = ["type"]',
+    "model = \u00abdemo\u00bb": 'model = "demo"', "export ASRD_MODEL=demo": 'in the file write model = "demo"',
+    "export ASRD_IDLE=30": "variables stand in", "ASRD_STRATEGY=fp16": 'in the file write strategy = "fp16"',
+    "set ASRD_CUES=on": "in the file write cues = true", "ASRD_MODEL=a-b": 'in the file write model = "a-b"',
 }  # fmt: skip
 """A line that is not TOML -> what the hint says."""
 
@@ -56,6 +61,15 @@ VALUES = {
     "idle = nan": ("no text", ""), 'idle = "999999999 days"': ("no span", "never"), 'faults = "x:1"': ("fault", ""),
     'preset = "fast"': ("unknown preset", "known:"), 'source = "usb"': ("not known", "pipe"),
     "shadow = 1e9": ("range", ""),
+    "idle = false": ("no text", 'idle = "never"'), "idle = true": ("no text", 'idle = "30"'),
+    "keep_audio = true": ("no text", 'keep_audio = "always"'), "keep_audio = false": ("no text", '= "never"'),
+    "model = true": ("no text", 'model = "..."'), "device = 0": ("no text", 'device = "cuda:0"'),
+    "device = 1": ("no text", 'device = "cuda:1"'), "microphone = 3": ("no text", "asrd devices"),
+    'vocabulary = ["@/nope"]': ("/nope, which cannot be read: No such file or directory\n", "text file"),
+    "[[engine]]\nx = 1": ("unknown table 'engine'", "remove the line [[engine]]"),
+    "[[asrd]]\n[[asrd]]": ("unknown table 'asrd'", "remove the line [[asrd]]"),
+    "ASRD_IDLE = 30": ("unknown setting 'ASRD_IDLE'", "the setting is called idle"),
+    'source = "file:"': ("source = 'file:'", "file:PATH"),
     f"window = 1{'0' * 5000}": ("", ""), f"sinks = {'[' * 3000}": ("", ""),
 }  # fmt: skip
 """A value that a setting cannot have -> what the sentence says, and the hint."""
@@ -106,7 +120,8 @@ def test_a_wrong_key_is_told_the_right_one(
     monkeypatch.setenv(f"ASRD_{key.upper()}", "de")
     if key.lower() not in config.FIELDS:
         assert cli.main(["config"]) == 78
-        assert hint in capsys.readouterr().err
+        said = capsys.readouterr().err.lower().replace("asrd_", "")
+        assert hint.strip("'").lower() in said, "a variable's hint names a variable"
 
 
 def slips(seed: int = 15) -> list[tuple[str, str]]:
@@ -142,9 +157,10 @@ def test_a_table_is_told_where_settings_stand(
 def test_a_line_that_is_not_toml_is_named_and_mended(
     line: str, hint: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(home, f"# mine\n{line}\nnotify = true\n", capsys)
-    assert hint in said
-    assert "line " in said
+    for text in (f"# mine\n{line}\nnotify = true\n", f"# mine\n{line}"):
+        said = refused(home, text, capsys)
+        assert hint in said
+        assert "line " in said
     assert cli.main(["status"]) == 69, "a file without a socket is no matter of a verb that only asks"
     capsys.readouterr()
     (home / "asrd" / "config.toml").write_text(f"# socket\n{line}\n", "utf-8")
@@ -156,9 +172,19 @@ def test_a_line_that_is_not_toml_is_named_and_mended(
 def test_a_value_that_cannot_be_is_said_in_our_words(
     line: str, parts: tuple[str, str], home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = refused(home, line, capsys).splitlines()
+    said = refused(home, line, capsys).splitlines(keepends=True)
     assert parts[0] in said[0]
     assert parts[1] in said[1]
+
+
+def test_a_file_that_is_missing_is_told_by_what_named_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["config", "--config", str(tmp_path / "none.toml")]) == 78
+    assert "leave --config out" in capsys.readouterr().err
+    monkeypatch.setenv("ASRD_CONFIG", str(tmp_path / "none.toml"))
+    assert cli.main(["config"]) == 78
+    assert "unset ASRD_CONFIG" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("line", "expected"), GOOD.items())

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+import soundfile
 
 from asrd import config, modelchoice, models, service
 from asrd.config import Settings
@@ -251,8 +253,11 @@ def test_the_demo_that_nobody_named_says_what_it_knows(tmp_path: Path, words: li
 def test_a_daemon_on_a_file_takes_the_demo_and_says_so(daemon: Start, tmp_path: Path) -> None:
     one = daemon("--source", f"file:{tmp_path / 'none.wav'}", up=False, ASRD_MODEL="")
     done = one.verb("run", "--source", f"file:{tmp_path / 'none.wav'}")
+    assert done.communicate(timeout=30)[1].endswith("none.wav: there is no such file\n"), "said alone"
+    soundfile.write(tmp_path / "some.wav", np.zeros(3_200), 16_000)
+    done = one.verb("run", "--source", f"file:{tmp_path / 'some.wav'}")
     said = done.communicate(timeout=30)[1]
-    assert said.count("it knows only synthetic voices and 179 words") == 1
+    assert said.count("It knows only synthetic voices and 179 words") == 1
     assert "demo under auto" in said
 
 

@@ -146,6 +146,7 @@ LAST: dict[str, tuple[Told, bool, int, str, str, str]] = {
         Told("a", "", "kept", "no worker"), False, 0, "", "did not become text: no worker; asrd retry", ""),
     "no text, lost": (Told("a", "", "lost", "no worker"), False, 0, "", "did not become text: no worker", ""),
     "no word": (Told("a", "", "empty", seconds=3.21), False, 0, "", "heard in the last recording, 3.2 s", ""),
+    "no sound": (Told("a", "", "empty"), False, 0, "", "no sound came in during the last recording", ""),
     "nothing at all": (EMPTY, False, 0, "", "nothing was said since the daemon started", ""),
 }  # fmt: skip
 """State -> the last result, a recording going on, how many are transcribed, what loads; why no text; the note."""
@@ -346,7 +347,7 @@ def test_use_and_reload_say_how_far_they_are_and_what_became_of_it(daemon: Start
     (one.home / "gate").touch()
     assert '"load_seconds":' in first.communicate(timeout=20)[0]
     out, _ = second.communicate(timeout=20)
-    assert re.fullmatch(r"strategy; now .* runs as bfloat16 on cpu, loaded in \d+\.\d s\n", out)
+    assert re.fullmatch(r"changed: strategy; now .* runs as bfloat16 on cpu, loaded in \d+\.\d s\n", out)
     file.write_text('model = "nobody/nothing-here"\nsinks = ["none"]\nstrategy = "nonsense"\n')
     third = one.verb("reload")
     _, err = third.communicate(timeout=20)

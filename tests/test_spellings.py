@@ -19,6 +19,10 @@ STRATEGIES = {
     "half_naive": "half-naive", "autocast_fp16": "autocast-fp16", "autocast-float16": "autocast-fp16",
     "Autocast-BF16": "autocast-bf16", "amp-bf16": "autocast-bf16", "TF32": "tf32", "tf-32": "tf32",
     "Selective": "selective", "PHASED": "phased", "INT8": "int8", "8bit": "int8", "int-8": "int8", "Auto": "auto",
+    "FP 16": "half", "float 16": "half", "float_16": "half", "16 bit": "half", "16-bit": "half", "16bit": "half",
+    "FP-16": "half", "bf 16": "bfloat16", "BF-16": "bfloat16", "bfloat 16": "bfloat16", "FP 32": "fp32",
+    "float-32": "fp32", "32 bit": "fp32", "full precision": "fp32", "TF 32": "tf32", "int 8": "int8", "8 bit": "int8",
+    "16 mixed": "16-mixed", "bf16 mixed": "bf16-mixed", "half naive": "half-naive", "torch.bfloat16": "bfloat16",
 }  # fmt: skip
 """What is written -> the strategy that is meant."""
 

@@ -140,6 +140,7 @@ class Laptop:
             "dictation with a follower": (True, lambda: self.dictate(meanwhile=self.follow)),
             "dictation without a worker": (True, lambda: self.dictate(meanwhile=self.kill)),
             "transcribe": (True, lambda: verb("transcribe", CLIP)),
+            "use of no strategy": (False, lambda: verb("use", "nonsense")),
             "use fp32": (True, self.ask(verb="use", strategy="fp32")),
             "use half": (True, self.ask(verb="use", strategy="half")),
             "plan": (True, lambda: verb("plan", "--model", "demo")),
