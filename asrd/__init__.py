@@ -19,6 +19,7 @@ Reading order, which is dependency order: a file imports only from files above i
     text_files   text files that a user wrote: UTF-8, with or without marks, any line ends
     precision    strategies as values, presets, plan() -> rungs + reason (pure)
     wire         frames between processes, and each message as a type
+    ledger       what each figure of memory is, in words; how much a worker gained while it worked (pure)
     ladder       which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
     faults       trouble that a user can rehearse: what is asked for, and how a worker then fails
     spoken       what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)

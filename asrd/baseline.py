@@ -23,7 +23,7 @@ class Measure(msgspec.Struct, frozen=True):
     """One strategy, as it was measured."""
 
     process: int | None
-    """Bytes of the worker in the steady state."""
+    """Most bytes that the worker held once it worked."""
     source: str
     """The instrument of `process`; figures of two instruments are never subtracted."""
     p50_ms: float | None

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from . import filenames, listing, modelchoice, vram
+from . import filenames, ledger, listing, modelchoice, vram
 from . import models as names
 from .config import Settings
 from .errors import ModelError
@@ -191,12 +191,12 @@ def show_evidence(record: Record) -> None:
     ]
     listing.show(headings, rows)
     counted = units(record.metric)
-    instruments = ", ".join(dict.fromkeys(one.source for one in record.candidates if one.source)) or "nothing"
+    kinds = "; ".join(dict.fromkeys(ledger.words(one.source) for one in record.candidates if one.source))
     listing.say(
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
         f"Measured {record.measured} on {record.key.device}: {record.utterances} utterances, {record.words} {counted}, "
-        f"{record.seconds / 60:.1f} minutes of {_speech(record)}; ms for a buffer of 10 s, memory by {instruments}; "
+        f"{record.seconds / 60:.1f} minutes of {_speech(record)}; ms for a buffer of 10 s, memory: {kinds or 'none'}; "
         f"fp32's {counted} are its second run's against its first. The limit is {record.limit:.2f} points.",
         *([record.hint] if record.hint else []),
     )
@@ -266,10 +266,10 @@ def _measured(found: Outlook) -> list[str]:
     sources = {line.source for line in found.strategies if line.source}
     if not sources or found.card is None:
         return []
-    doubt = "; meminfo is what the card lost meanwhile, which other processes disturb" if "meminfo" in sources else ""
+    what = "; ".join(ledger.KINDS[source].meaning if source in ledger.KINDS else source for source in sorted(sources))
     return [
-        f'"Measured" is what asrd compare saw the process hold on {found.card.name} (by {", ".join(sorted(sources))}'
-        f"{doubt}); the plan and the headroom go by it where it is there."
+        f'"Measured" is what asrd compare saw the process hold on {found.card.name} '
+        f"({what}); the plan and the headroom go by it where it is there."
     ]
 
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 import msgspec
 
+from . import ledger
 from .evidence import Candidate
 from .findings import FEWEST, RESOLUTION, Measured, NoiseFloor, Row
 from .normalising import metric, normaliser, units
 from .precision import BASELINE, quantizes
-from .verdict import Edits, Heard, hear, judge, memory_of, most
+from .verdict import Edits, Heard, hear, judge, most
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell much."""
@@ -160,8 +161,8 @@ def _candidate(
         interval=row.wer_delta_ci,
         most=upper,
         changed=sum(now.against_baseline.errors) if now is not None else None,
-        memory=memory_of(measured.ledger),
-        source="torch" if steady is not None and steady.process is None else steady.source if steady else "",
+        memory=ledger.largest_bytes(measured.ledger),
+        source=ledger.source_of(steady),
         p50_ms=row.latency_ms.p50 if row.latency_ms else None,
         failures=row.errors,
         cpu_ms=row.cpu_ms.p50 if row.cpu_ms and steady is not None and steady.source == "rss" else None,
@@ -189,7 +190,7 @@ def _refusal(found: Candidate, measured: Measured, row: Row, whole: Candidate, b
     if quantizes(measured.precision) and not any("int8" in dtype for dtype in row.effective.values()):
         return f"does not run as asked: {row.fallback_reason}"
     if found.source != whole.source:
-        return f"its memory was read by {found.source or 'nothing'}, FP32's by {whole.source or 'nothing'}"
+        return f"its memory is {ledger.words(found.source)}, FP32's is {ledger.words(whole.source)}"
     if bounds.budget is not None and (found.memory or 0) > bounds.budget:
         return f"needs {_mib(found.memory)} MiB; vram_budget allows {_mib(bounds.budget)}"
     for one in row.criteria:
@@ -258,7 +259,7 @@ def _reason(taken: Candidate, candidates: Sequence[Candidate], bounds: _Bounds) 
     what = bounds.unit
     return (
         f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_mib(taken.memory)} MiB "
-        f"against FP32's {_mib(whole.memory)} ({taken.source}), {_ms(taken.p50_ms)} ms for 10 s against "
+        f"against FP32's {_mib(whole.memory)} ({ledger.words(taken.source)}), {_ms(taken.p50_ms)} ms for 10 s against "
         f"{_ms(whole.p50_ms)}"
     )
 

@@ -30,6 +30,7 @@ from . import (
     downloader,
     engine,
     evidence,
+    ledger,
     manifest,
     models,
     places,
@@ -168,10 +169,11 @@ def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseli
     """
     strategies = {}
     for row in result.rows:
-        steady = row.ledger.get("steady")
+        steady, most = row.ledger.get("steady"), ledger.largest_bytes(row.ledger)
         if row.role in ("baseline", "asked") and not row.failure and steady is not None:
             p50 = row.latency_ms.p50 if row.latency_ms else None
-            strategies[row.strategy] = baseline.Measure(steady.process, steady.source, p50, row.wer, row.wer_delta)
+            held = most if steady.process is not None else None  # of the same instrument as `source`
+            strategies[row.strategy] = baseline.Measure(held, steady.source, p50, row.wer, row.wer_delta)
     key = evidence.key_for(job.settings, job.gpu)
     new = baseline.Known(
         measured=result.started,

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import durations, filenames, hints, places, text_files
+from . import durations, filenames, hints, ledger, places, text_files
 from .client import persistent
 from .errors import AsrdError, BusyError, ControlError, SinkError, SocketError, UsageError
 from .spacing import joined_texts
@@ -569,11 +569,7 @@ def _shadow(shadow: Mapping[str, Any] | None) -> str:
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:
-    names = ("weights", "allocated", "reserved", "process", "device")
-    known = [(name, memory.get(name)) for name in names] if memory else []
-    told = ", ".join(f"{name} {value / (1 << 20):.1f} MiB" for name, value in known if value is not None)
-    doubt = " (process: what the card lost meanwhile, for NVML does not see it; others disturb that)"
-    return told + (doubt if memory and memory.get("source") == "meminfo" else "")
+    return ledger.told(memory) if memory else ""
 
 
 def level(found: Mapping[str, Any] | None) -> str:

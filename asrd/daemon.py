@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from . import __version__, config, control, deliveries, faults, filenames, hints, modelchoice, replies, systemd
+from . import __version__, config, control, deliveries, faults, filenames, hints, ledger, modelchoice, replies, systemd
 from .audio import SoundFile
 from .capture import Capture, capture
 from .config import Loaded, Settings
@@ -669,7 +669,7 @@ class Daemon:
         if (ready := self.scribe.engine.ready) is not None:
             parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
         if (memory := self.scribe.memory) is not None and memory.process is not None:
-            parts.append(f"{memory.process / (1 << 20):.0f} MiB")
+            parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.words(memory.source)}")
         if (below := self.scribe.demotion.below(self.scribe.engine)) is not None:
             parts.append(f"below {below['wanted']}: {below['kind']}")
         return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self.recorder.problem))])

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from . import downloader, forecast, ladder, vram, wire
+from . import downloader, forecast, ladder, ledger, vram, wire
 from .config import Settings, budget
 from .errors import FINAL, AsrdError, AudioError, EngineError, SoundError
 from .precision import BASELINE, Gpu, Plan, Rejected, Rung, device_for, index_of
@@ -624,7 +624,7 @@ def _hold_to_limit(ready: wire.Ready, limit: int) -> None:
     memory = ready.ledger.get("ready")
     if not limit or ready.device == "cpu" or memory is None or memory.process is None or memory.process <= limit:
         return
-    holds, allowed = f"{memory.process / MIB:.0f} MiB by {memory.source}", f"{limit / MIB:.0f} MiB"
+    holds, allowed = f"{memory.process / MIB:.0f} MiB ({ledger.words(memory.source)})", f"{limit / MIB:.0f} MiB"
     said = f"the worker holds {holds}; vram_budget allows {allowed}"
     if memory.source == "nvml":
         raise LostError("budget", said, "asrd plan lists what each strategy needs")

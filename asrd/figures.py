@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from . import baseline, devices, levels, systemd, vram, wire
+from . import ledger as kinds
 from .config import Settings, budget
 from .recording import Recording, Told
 from .spacing import parted
@@ -76,7 +77,9 @@ def ledger(memory: wire.Memory | None) -> dict[str, Any]:
     """Return a reading of the ledger as fields."""
     names = ("allocated", "reserved", "process", "device")
     found: dict[str, Any] = {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
-    return found | ({"memory_source": memory.source} if memory and memory.process is not None else {})
+    if memory is None or memory.process is None:
+        return found
+    return found | {"memory_source": memory.source, "memory_kind": kinds.key(memory.source)}
 
 
 def _against_baseline(model: str, strategy: str, device: str, now: wire.Memory | None) -> dict[str, Any]:
@@ -132,12 +135,13 @@ class Alert:
         asks = on_card and settings.vram_alert.strip().endswith("%")
         total = max((card.total for card in vram.gpus()), default=0) if asks else 0
         limit = budget(settings.vram_alert, total, "vram_alert")
-        if not limit or used is None:
+        if not limit or memory is None or used is None:
             return
         if used > limit and not self._given:
             systemd.event(
                 "vram-alert",
-                f"the worker holds {used / (1 << 20):.0f} MiB, above the alert level of {limit / (1 << 20):.0f} MiB",
+                f"the worker holds {used / (1 << 20):.0f} MiB ({kinds.words(memory.source)}), "
+                f"above the alert level of {limit / (1 << 20):.0f} MiB",
                 logging.WARNING,
                 process_bytes=used,
                 limit_bytes=limit,

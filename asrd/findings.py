@@ -28,6 +28,9 @@ RESOLUTION = 0.25
 MEMORY_RESOLUTION = 16 << 20
 """Bytes by which the resident memory of two runs of one program differs for no reason (measured: 527 to 540 MiB)."""
 
+GROWTH_BYTES = 64 << 20
+"""Bytes that a worker may gain, beyond what FP32's gains, from the timed buffers to the end of the manifest."""
+
 Verdict = Literal["better", "same", "worse", "undecided"]
 Role = Literal["baseline", "again", "asked", "component"]
 """component: one component put down by itself, which shows a price and is not judged as a strategy."""
@@ -63,7 +66,9 @@ DEFINITIONS = {
     "ledger": "Bytes by phase, each from its own instrument: allocated and reserved from torch, process from NVML for "
     "the worker's pid (on the CPU: its anonymous resident memory), device from NVML for the whole card. Phases: import "
     "(program, no model), load, cast, ready, warm-up (after the first buffers), steady (after the timed buffers), "
-    "after (after the whole manifest).",
+    "after (after the whole manifest). `kind` says what process is: anonymous (main memory, private to the worker), "
+    "gpu (by NVML, of the process) or gpu-change (of the whole card); resident: with what the process shares.",
+    "growth_bytes": "What the worker gained from steady to after, by the same instrument.",
     "load_peak_over_weights": "On a GPU: highest torch-allocated bytes while loading (NVML's process bytes where torch "
     "cannot tell), over weights_bytes. On the CPU: (highest resident bytes while loading - resident bytes after "
     "import) over weights_bytes.",
@@ -219,6 +224,7 @@ class Row(msgspec.Struct, frozen=True):
     changed_ci: tuple[float, float] | None = None
     encoder_error: float | None = None
     """Relative: 0.01 is one percent."""
+    growth_bytes: int | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from . import durations
+from . import durations, ledger
 from .config import Settings
 from .errors import AsrdError, UsageError
 from .terminal import tell, tell_document
@@ -55,6 +55,8 @@ class Group(msgspec.Struct, frozen=True):
     stop_to_text_ms: Spread | None = None
     memory: dict[str, int] = {}
     """Highest bytes seen: weights, allocated, reserved, process, device; what no instrument told is left out."""
+    memory_kinds: list[str] = []
+    """What `process` is, as the ledger of memory names it: anonymous, gpu or gpu-change, each once."""
     process_delta: Spread | None = None
     """Bytes of the worker against the stored FP32 baseline: below zero is saved."""
     effective: list[str] = []
@@ -231,6 +233,7 @@ def _group(takes: list[dict[str, Any]]) -> Group:
         rtf=spread(_figures(takes, "RTF")),
         stop_to_text_ms=spread(_figures(takes, "STOP_TO_TEXT_MS")),
         memory={name: round(max(values)) for name, values in memory.items() if values},
+        memory_kinds=sorted(filter(None, {ledger.key(_text(take, "MEMORY_SOURCE")) for take in takes})),
         process_delta=spread(_figures(takes, "BASELINE_PROCESS_DELTA_BYTES")),
         effective=sorted({_text(take, "EFFECTIVE") for take in takes} - {""}),
     )
@@ -333,12 +336,18 @@ def _group_lines(group: Group) -> list[str]:
     if group.stop_to_text_ms:
         lines.append(f"  stop to text  {_spread(group.stop_to_text_ms, lambda ms: durations.human(ms / 1000))}")
     if group.memory:
-        held = ", ".join(f"{name} {_size(value)}" for name, value in group.memory.items())
+        held = ", ".join(f"{name} {_size(value)}{_kinds(name, group)}" for name, value in group.memory.items())
         lines.append(f"  memory, most  {held}")
     if group.process_delta:
         about = "" if group.process_delta.count == 1 else " (median)"
         lines.append(f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker{about}")
     return lines
+
+
+def _kinds(name: str, group: Group) -> str:
+    """Return what a figure of the worker's process is, behind it."""
+    words = [kind.words for kind in ledger.KINDS.values() if kind.key in group.memory_kinds]
+    return f" ({' or '.join(words)})" if name == "process" and words else ""
 
 
 FEWEST_FOR_P95 = 20

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from . import places
+from . import ledger, places
 from .findings import Comparison, Row
-from .wire import Memory
 
 MIB = 1 << 20
 
@@ -45,7 +44,7 @@ def draw(comparison: Comparison) -> list[Plot]:
     """Return the plots for which there are figures."""
     wanted: list[tuple[str, str, Callable[..., None], Callable[[Row], object]]] = [
         ("Weights", "MiB of parameters and buffers", _weights, lambda row: row.weights_bytes),
-        ("Memory of the worker, by phase", "MiB; bar: steady state", _memory, lambda row: _bytes(row, "steady")),
+        ("Memory of the worker, by phase", _memory_caption(comparison), _memory, lambda row: _bytes(row, "steady")),
         (
             f"{comparison.metric} against FP32",
             "points; line: 95 % interval, dotted: limit, grey band: noise floor",
@@ -68,6 +67,11 @@ def draw(comparison: Comparison) -> list[Plot]:
     return plots
 
 
+def _memory_caption(comparison: Comparison) -> str:
+    kinds = dict.fromkeys(ledger.words(ledger.source_of(row.ledger.get("steady"))) for row in comparison.strategies)
+    return f"MiB ({' or '.join(kinds)}); bar: steady state"
+
+
 def _delta(row: Row) -> float | None:
     return row.wer_delta if row.role != "baseline" else None
 
@@ -78,12 +82,8 @@ def _name(row: Row) -> str:
 
 def _bytes(row: Row, phase: str) -> float | None:
     memory = row.load_peak if phase == "load peak" else row.ledger.get(phase)
-    value = None if memory is None else _of_worker(memory)
+    value = None if memory is None else ledger.worker_bytes(memory)
     return None if value is None else value / MIB
-
-
-def _of_worker(memory: Memory) -> int | None:
-    return memory.process if memory.process is not None else memory.allocated
 
 
 def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from . import card, failures, models, startup, vram, wire
+from . import card, failures, ledger, models, startup, vram, wire
 from .errors import (
     AsrdError,
     AudioError,
@@ -317,7 +317,7 @@ class Recognizer:
 
     def _peak(self, resident: int) -> wire.Memory:
         if self.start.device == "cpu":
-            return wire.Memory(self.weights_bytes, process=resident)
+            return wire.Memory(self.weights_bytes, process=resident, kind=ledger.key("rss"))
         cuda = self._torch.cuda
         now = self.measure()
         return wire.Memory(
@@ -327,6 +327,7 @@ class Recognizer:
             now.process,
             now.device,
             now.source,
+            now.kind,
         )
 
     def _prove(self) -> wire.SelfTest:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from . import filenames
+from . import filenames, ledger
 from .characters import readable
 from .findings import Bound, Comparison, Criterion, Draft, Percentiles, Row
 from .wire import Memory
@@ -25,7 +25,13 @@ SHORT = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 """Dtypes as a narrow column spells them; the one that contains another comes first."""
 
 WIDE = 116
-"""Columns from which a terminal shows the effective dtypes in the table and each delta on one line."""
+"""Columns from which a terminal shows the effective dtypes in the table."""
+
+FULL = 120
+"""Columns from which growth has a column of its own, and is not below the memory."""
+
+ROOMY = 126
+"""Columns from which each delta stands on one line."""
 
 NARROW = 90
 """Columns below which only what decides is shown."""
@@ -81,7 +87,13 @@ def _interval(row: Row) -> str:
 
 def _steady(row: Row) -> int | None:
     memory = row.ledger.get("steady")
-    return None if memory is None else memory.process if memory.process is not None else memory.allocated
+    return None if memory is None else ledger.worker_bytes(memory)
+
+
+def _grew(row: Row) -> str:
+    """Return the MiB that a worker gained after `steady`, with their sign."""
+    gained = ledger.growth_bytes(row.ledger)
+    return "–" if gained is None else _figure(gained / MIB, 0, "+" if round(gained / MIB) else "")
 
 
 def name(row: Row) -> str:
@@ -190,15 +202,21 @@ def device_sentence(comparison: Comparison) -> str:
     """Return model, device and versions."""
     model = f"{comparison.model} ({comparison.family}, {_figure(comparison.parameters / 1e6)} M parameters)"
     known = ", ".join(f"{key} {value}" for key, value in comparison.versions.items())
-    doubt = any(memory.source == "meminfo" for row in comparison.rows for memory in row.ledger.values())
-    said = "; NVML does not see the process, so its memory is what the card lost meanwhile, to other programs too"
-    return f"{model} on {comparison.device} ({comparison.device_name}); {known}{said if doubt else ''}"
+    return f"{model} on {comparison.device} ({comparison.device_name}); {known}"
+
+
+def memory_sentence(comparison: Comparison) -> str:
+    """Return what the figures of memory are; "" where there is none."""
+    said = ledger.sentence(memory for row in comparison.rows for memory in row.ledger.values())
+    return f"{said} grew: what it gained from steady to the end of the manifest." if said else ""
 
 
 def criterion_text(bound: Bound | Criterion) -> str:
     """Return a criterion's limit with its unit."""
     if bound.name == "errors":
         return f"{bound.limit:g}"
+    if bound.name == "growth":
+        return f"≤ {_figure(bound.limit, 0)} MiB"
     return f"≤ {_figure(bound.limit, 2)} points" if bound.name == "wer_delta" else f"≤ {_figure(bound.limit, 3)} ×"
 
 
@@ -208,6 +226,8 @@ def value_text(criterion: Criterion) -> str:
         return "not measured"
     if criterion.name == "errors":
         return f"{criterion.value:g}"
+    if criterion.name == "growth":
+        return f"{_figure(criterion.value, 0, '+')} MiB"
     if criterion.name == "wer_delta":
         return f"{_figure(criterion.value, 2, '+')} points"
     return f"{_figure(criterion.value, 3)} ×"
@@ -263,6 +283,7 @@ def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str
         floor_sentence(comparison),
         *remarks(comparison),
         "Criteria: " + "; ".join(f"{b.name} {criterion_text(b)}" for b in comparison.criteria if b.required),
+        *filter(None, [memory_sentence(comparison)]),
         speech_sentence(comparison),
         device_sentence(comparison),
     ]
@@ -288,11 +309,11 @@ def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], st
     columns += [
         ("weights\nMiB", "right", lambda row: _mib(row.weights_bytes)),
         ("load\npeak", "right", lambda row: _figure(row.load_peak_over_weights, 2)),
-        ("steady\nMiB", "right", lambda row: _mib(_steady(row))),
+        *_memory_columns(beside=width >= FULL),
         ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
         ("RTFx", "right", lambda row: _figure(row.rtfx, 0 if (row.rtfx or 0) >= 100 else 1)),
         (f"{metric}\n%", "right", lambda row: _figure(row.wer, 2)),
-        ("delta [95 %]\npoints", "left", lambda row: _delta(row, " " if wide else "\n")),
+        ("delta [95 %]\npoints", "left", lambda row: _delta(row, " " if width >= ROOMY else "\n")),
         ("chg\n/100", "right", lambda row: _figure(row.changed_per_100, 1)),
         ("verdict", "left", lambda row: row.verdict if row.role != "baseline" else "–"),
         ("", "left", lambda row: outcome(row).partition(":")[0] if row.role != "baseline" else "base"),
@@ -300,7 +321,7 @@ def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], st
     small = (
         "strategy",
         "weights\nMiB",
-        "steady\nMiB",
+        "steady\n+grew",
         "10 s ms\np50/p95",
         f"{metric}\n%",
         "delta [95 %]\npoints",
@@ -308,6 +329,13 @@ def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], st
         "",
     )
     return columns if width >= NARROW else [column for column in columns if column[0] in small]
+
+
+def _memory_columns(beside: bool) -> list[tuple[str, str, Callable[[Row], str]]]:
+    """Return the memory while it works, and what it grew by: beside it, or below where there is no room."""
+    if beside:
+        return [("steady\nMiB", "right", lambda row: _mib(_steady(row))), ("grew\nMiB", "right", _grew)]
+    return [("steady\n+grew", "right", lambda row: f"{_mib(_steady(row))}\n{_grew(row)}")]
 
 
 def _delta(row: Row, joint: str) -> str:
@@ -416,6 +444,7 @@ def html(comparison: Comparison) -> str:
         floor=floor_sentence(comparison),
         speech=speech_sentence(comparison),
         device=device_sentence(comparison),
+        memory=memory_sentence(comparison),
         plots=plots.draw(comparison),
         metric=comparison.metric,
         units=comparison.manifest.units,
@@ -432,6 +461,7 @@ def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
         "name": name(row),
         "effective": effective(row),
         "steady": _steady(row),
+        "grew": _grew(row),
         "delta": _delta(row, " "),
         "outcome": outcome(row),
         "indistinct": indistinct(row, comparison),

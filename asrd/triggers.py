@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from . import ledger
 from .baseline import Measure
 from .findings import MEMORY_RESOLUTION
 from .verdict import Edits, interval
@@ -95,7 +96,7 @@ def heavy(memory: Memory | None, fp32: Measure | None, limit: float, budget: int
     if budget is not None and memory.source != "rss" and process > budget:
         return Verdict(
             "budget",
-            f"{_mib(process)} in use, vram_budget is {_mib(budget)}",
+            f"{_mib(process)} in use ({ledger.words(memory.source)}), vram_budget is {_mib(budget)}",
             {"process_bytes": process, "budget_bytes": budget},
         )
     if not limit or fp32 is None or not fp32.process or fp32.source != memory.source:
@@ -104,7 +105,8 @@ def heavy(memory: Memory | None, fp32: Measure | None, limit: float, budget: int
         return None
     return Verdict(
         "memory",
-        f"{_mib(process)} in use, FP32 held {_mib(fp32.process)} when it was measured here",
+        f"{_mib(process)} in use ({ledger.words(memory.source)}), "
+        f"FP32 held {_mib(fp32.process)} when it was measured here",
         {"process_bytes": process, "baseline_process_bytes": fp32.process},
     )
 

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from . import ledger
 from .findings import (
     FEWEST,
+    GROWTH_BYTES,
     MEMORY_RESOLUTION,
     RESAMPLES,
     RESOLUTION,
@@ -219,10 +221,10 @@ def ratio(value: float | None, base: float | None) -> float | None:
     return value / base if value is not None and base else None
 
 
-def memory_of(ledger: Mapping[str, Memory], phase: str = "steady") -> int | None:
+def memory_of(readings: Mapping[str, Memory], phase: str = "steady") -> int | None:
     """Return the bytes that belong to the worker in a phase: process, or torch's own where the driver hides it."""
-    memory = ledger.get(phase)
-    return None if memory is None else memory.process if memory.process is not None else memory.allocated
+    memory = readings.get(phase)
+    return None if memory is None else ledger.worker_bytes(memory)
 
 
 def describe(precision: Precision) -> str:
@@ -294,7 +296,7 @@ def judge(
     baseline = [clean(text or "") for text in measured[0].texts]
     heard = [hear(one, truth, baseline, language, kind) for one in measured]
     floor = noise_floor(measured, heard, again)
-    bounds = _bounds(floor, limit)
+    bounds = _bounds(floor, limit, measured[0].ledger)
     context = _Context(measured[0], heard[0], truth, seconds, floor, bounds, language, kind)
     return floor, bounds, [_row(one, words, context) for one, words in zip(measured, heard, strict=True)]
 
@@ -307,22 +309,27 @@ def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], aga
     changed = [words.against_baseline.rate for one, words in pairs if words is not None and one.role == "again"]
     runs = [one for one, _ in pairs] + ([again] if again else [])
     medians = [p.p50 for p in map(percentiles, (one.latency for one in runs)) if p is not None]
-    between, memory = spread(medians), spread([memory_of(one.ledger) for one in runs])
+    between = spread(medians)
+    whole = [one for one in runs if "after" in one.ledger]
+    apart = [spread([memory_of(one.ledger) for one in runs]), spread([memory_of(one.ledger, "after") for one in whole])]
+    memory = max((one for one in apart if one is not None), default=0.0)
     base = memory_of(measured[0].ledger)
     return NoiseFloor(
         wer=max(rates) - min(rates) if len(rates) > 1 else None,
         changed_per_100=changed[0] if changed else None,
         latency=None if between is None else max(between, median_uncertainty(measured[0].latency)),
-        memory=max(memory or 0.0, MEMORY_RESOLUTION / base) if base else None,
+        memory=max(memory, MEMORY_RESOLUTION / base) if base else None,
         fp32_p50_ms=medians,
     )
 
 
-def _bounds(floor: NoiseFloor, limit: float) -> list[Bound]:
+def _bounds(floor: NoiseFloor, limit: float, base: Mapping[str, Memory]) -> list[Bound]:
+    growth = (max(0, ledger.growth_bytes(base) or 0) + GROWTH_BYTES) / ledger.MIB
     return [
         Bound("errors", 0, "utterances without an answer"),
         Bound("wer_delta", max(limit, floor.wer or 0.0), "upper end of the interval of the WER delta, points"),
-        Bound("memory", 1 + (floor.memory or 0.0), "steady process memory over FP32's, noise floor included"),
+        Bound("memory", 1 + (floor.memory or 0.0), "the worker's largest memory over FP32's, noise floor included"),
+        Bound("growth", growth, "MiB gained from steady to the end of the manifest; FP32's own and 64 may be"),
         Bound("latency", 1 + (floor.latency or 0.0), "median latency over FP32's, noise floor included"),
         Bound("weights", HALF, "weights over FP32's, where 16-bit or 8-bit storage was asked for", required=False),
     ]
@@ -388,6 +395,7 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
         dtype=measured.dtype,
         changed_ci=changed_interval(heard.against_baseline) if heard else None,
         encoder_error=encoder_error(measured.encoded, context.baseline.encoded),
+        growth_bytes=ledger.growth_bytes(measured.ledger),
     )
 
 
@@ -397,9 +405,11 @@ def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, c
     values: dict[str, float | None] = {
         "errors": errors,
         "wer_delta": ci[1] if ci else None,
-        "memory": ratio(memory_of(measured.ledger), memory_of(base.ledger)),
+        "memory": ratio(ledger.largest_bytes(measured.ledger), ledger.largest_bytes(base.ledger)),
         "latency": ratio(now.p50 if now else None, before.p50 if before else None),
     }
+    if (growth := ledger.growth_bytes(measured.ledger)) is not None:
+        values["growth"] = growth / ledger.MIB
     precision = measured.precision
     if precision.weights != "float32" or precision.quantize:
         sizes = [one.ready.weights_bytes if one.ready else None for one in (measured, base)]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from . import failures
+from . import failures, ledger
 from .errors import PrecisionError
 from .precision import Gpu, device_for, index_of
 from .wire import Memory
@@ -352,7 +352,12 @@ def processor() -> str:
 
 def resident_bytes(pid: int) -> int | None:
     """Return the anonymous resident memory of a process; pages of a mapped checkpoint belong to the page cache."""
-    size = _status(pid).get("RssAnon", "").split()
+    return _kib(_status(pid), "RssAnon")
+
+
+def _kib(status: dict[str, str], name: str) -> int | None:
+    """Return a figure of /proc/PID/status in bytes; None where the kernel tells none."""
+    size = status.get(name, "").split()
     return int(size[0]) * 1024 if size else None
 
 
@@ -372,13 +377,16 @@ def read(
         device_at_start: bytes in use on the card before the worker touched it, for drivers that hide processes.
     """
     if device == "cpu":
-        return Memory(weights, None, None, resident_bytes(pid), None, "rss")
+        status = _status(pid)
+        anonymous, resident = _kib(status, "RssAnon"), _kib(status, "VmRSS")
+        return Memory(weights, None, None, anonymous, None, "rss", ledger.key("rss"), resident)
     index = index_of(device)
     with opened:
         process, used = process_bytes(pid, index), device_bytes(index)
     if process is None and used is not None and device_at_start is not None:
-        return Memory(weights, allocated, reserved, max(0, used - device_at_start), used, "meminfo")
-    return Memory(weights, allocated, reserved, process, used, "nvml")
+        lost = max(0, used - device_at_start)
+        return Memory(weights, allocated, reserved, lost, used, "meminfo", ledger.key("meminfo"))
+    return Memory(weights, allocated, reserved, process, used, "nvml", ledger.key("nvml"))
 
 
 def allocator_bytes(limit: int, now: Memory, assumed: int) -> int:

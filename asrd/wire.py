@@ -77,11 +77,15 @@ class Memory(msgspec.Struct, frozen=True):
     reserved: int | None = None
     """torch.cuda.memory_reserved; None without CUDA."""
     process: int | None = None
-    """Of the worker alone: NVML for its pid; on the CPU its resident set."""
+    """Of the worker alone: NVML for its pid; on the CPU its anonymous resident memory."""
     device: int | None = None
     """Of the whole device: NVML used memory; None without a GPU."""
     source: str = "rss"
     """Where `process` comes from: nvml, meminfo (what the card lost since; other processes disturb it) or rss."""
+    kind: str = ""
+    """What `process` is, as ledger.KINDS has it: anonymous, gpu or gpu-change; empty in readings of before."""
+    resident: int | None = None
+    """On the CPU: resident memory, the pages of files and libraries that the process shares included."""
 
 
 class Fallback(msgspec.Struct, frozen=True):

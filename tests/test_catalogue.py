@@ -162,7 +162,7 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 chosen" in said
     assert "int8 same - - - - - 2 refused" in said
     assert "int8: needs more memory than FP32: 950 MiB against 900" in said
-    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory by rss" in said
+    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory: anonymous" in said
     shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
     assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
     narrow = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state, COLUMNS="80").splitlines()

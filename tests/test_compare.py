@@ -417,11 +417,11 @@ def test_a_tiny_comparison_replaces_none_that_knows_more_unless_that_is_asked_fo
     whole = baseline.known("demo", "cpu")
     assert whole is not None
     assert (list(whole.strategies), whole.utterances, whole.repeats) == (["fp32", "half", "tf32"], 30, 3)
-    assert "stays with what was compared" not in capsys.readouterr().err
+    assert "keeps its baseline" not in capsys.readouterr().err
     for words in (["--strategies", "fp32"], ["--strategies", "half,tf32", "--limit", "1"]):
         run(speech, tmp_path, script(), *words)
         assert baseline.known("demo", "cpu") == whole
-        said = f"stays with what was compared {whole.measured}: 3 strategies, 30 utterances, 3 repeats; see --replace"
+        said = f"keeps its baseline of {whole.measured} (3 strategies, 30 utterances, 3 repeats)"
         assert said in capsys.readouterr().err
     run(speech, tmp_path, script(broken={"tf32": EngineError("nothing")}), "--strategies", "half,tf32")
     known = baseline.known("demo", "cpu")

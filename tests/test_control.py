@@ -32,7 +32,7 @@ STATUS: dict[str, Any] = {
     "effective": {"encoder": "bfloat16", "decoder": "float32"}, "device": "cuda:0",
     "streaming": "cache-aware",
     "memory": {"weights": 3 << 20, "allocated": None, "reserved": 0, "process": 900 << 20, "device": None,
-               "source": "nvml"},
+               "source": "nvml", "kind": "gpu", "resident": None},
     "loading": "", "trouble": "", "capture": "", "rejected": [],
     "take": {"id": "20260101-000000-aaaa", "seconds": 3.21, "level": -18.0, "text": "so far", "draft": "and",
              "behind": 0.4},
@@ -538,7 +538,7 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         "strategy  bfloat16 (asked for auto) on cuda:0",
         "dtypes    encoder bfloat16, decoder float32",
         "drafts    cost what is new\n",
-        "memory    weights 3.0 MiB, reserved 0.0 MiB, process 900.0 MiB\n",
+        "memory    weights 3.0 MiB, reserved 0.0 MiB (GPU, by torch), process 900.0 MiB (GPU, by NVML)\n",
         "daemon    asrd 0.1.0, process 7, up 12 s",
     ):
         assert part in told
@@ -546,7 +546,7 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
     assert "waiting" not in told
     assert "\nbut       encoder: tf32 asked\n" in page(STATUS | {"otherwise": "encoder: tf32 asked"})
     hidden = page(STATUS | {"memory": STATUS["memory"] | {"source": "meminfo"}})
-    assert "process 900.0 MiB (process: what the card lost meanwhile, for NVML does not see it" in hidden
+    assert "process 900.0 MiB (change of the whole GPU)" in hidden
     told = page(PARKED)
     strategy = "strategy  no model is loaded; auto is asked for"
     for part in (strategy, "rejected  half: the encoder put out nan", "waiting   2 recordings"):

@@ -131,11 +131,11 @@ def test_a_row_by_hand() -> None:
     shown = report.table(comparison(measured("half", wrong=14)), 140)
     line = next(line for line in shown.splitlines() if line.startswith("half"))
     cells = re.split(r"\s{2,}", line)
-    assert cells[2:5] == ["20.0", "2.00", "900.0"]
-    assert cells[5:8] == ["107/113", "100", "5.00"], (
+    assert cells[2:6] == ["20.0", "2.00", "900.0", "0"]
+    assert cells[6:9] == ["107/113", "100", "5.00"], (
         "14 of 280 words are lost: the normaliser drops what stands in brackets"
     )
-    assert cells[8].startswith("+5.00 [+")
+    assert cells[9].startswith("+5.00 [+")
     assert cells[-3:] == ["5.0", "worse", "FAIL"]
 
 
@@ -149,9 +149,9 @@ def test_words_too_few_to_tell_are_not_called_indistinguishable() -> None:
 
 def test_a_figure_that_nvml_did_not_give_is_told_as_such() -> None:
     hidden = {"steady": wire.Memory(process=900 * MIB, source="meminfo")}
-    said = report.device_sentence(comparison(measured("half", ledger=hidden)))
+    said = report.memory_sentence(comparison(measured("half", ledger=hidden)))
     assert "NVML does not see the process" in said
-    assert "NVML" not in report.device_sentence(comparison(measured("half")))
+    assert "NVML" not in report.memory_sentence(comparison(measured("half")))
 
 
 def test_colour_only_when_asked_for(full: Comparison) -> None:
