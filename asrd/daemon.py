@@ -711,6 +711,8 @@ def _log_notes(loaded: Loaded, idle: int = logging.DEBUG) -> None:
 def _check_file(source: str) -> None:
     """Open a file that is to be played, so that what is wrong with it is said first. Raises AudioError."""
     kind, _, path = source.partition(":")
+    if kind == "file" and os.path.isdir(path):
+        raise AudioError(f"{path}: is a directory", "name one file in it: --source file:PATH")
     # A named pipe can be opened only once.
     if kind == "file" and (os.path.isfile(path) or not os.path.exists(path)):
         with SoundFile(path):
