@@ -45,8 +45,8 @@ Reading order, which is dependency order: a file imports only from files above i
     channels     several channels -> one: their mean, or the loudest where they cancel (pure)
     library_noise  what a library in C prints by itself: out of standard error, into the debug log
     layout       bytes of a file that a decoder is given, whatever lies around them; tags, padding (pure)
-    chunked_files  where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
     mpeg_files   MP3 frame by frame: how many, joined files, the last one (pure)
+    chunked_files  where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
     streams      Ogg and FLAC: streams that follow each other in one file (pure)
     containers   what a sound file holds by its own bytes: its streams, and whether its end is missing
     sndfile      one stream through libsndfile, to its end

@@ -8,6 +8,7 @@ cut short, samples that are not finite) is one warning on the logger "asrd", and
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from . import containers, media
 from .channels import CANCELLING, Mixer
 from .errors import AsrdError, AudioError, DiskError
+from .layout import View
 from .sndfile import Decoder, Sndfile
 from .wire import SAMPLE_RATE
 
@@ -171,11 +173,11 @@ class SoundFile:
         """Return a decoder at the beginning of a stream. Raises AudioError."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         if self._layout.decoder == "media":
-            return media.open_media(self.name, self._descriptor)
+            return self._open_media(number)
         try:
             found = Sndfile(self.name, self._descriptor, self._layout.parts[number] if self._layout.parts else None)
         except (soundfile.SoundFileError, TypeError) as error:
-            return self._open_foreign(error)
+            return self._open_foreign(number, error)
         if found.rate not in RATES:
             found.close()
             raise AudioError(f"{self.name}: claims {found.rate} samples a second", "its header is damaged")
@@ -185,18 +187,26 @@ class SoundFile:
         log.debug("%s: %s, %d Hz, %d channels", self.name, found.about, found.rate, found.channels)
         return found
 
-    def _open_foreign(self, refused: Exception) -> Decoder:
+    def _open_foreign(self, number: int, refused: Exception) -> Decoder:
         """Return a decoder of what libsndfile refused. Raises AudioError."""
         refusal = _refusal(self.name, refused)
-        if self._layout.parts or not os.fstat(self._descriptor).st_size:
+        if not os.fstat(self._descriptor).st_size:
             raise refusal from refused
         try:
-            return media.open_media(self.name, self._descriptor)
+            return self._open_media(number)
         except AudioError as error:
             # Of a kind that it knows libsndfile tells more.
             if getattr(refused, "code", 1) != 1:
                 raise refusal from refused
             raise error from refused
+
+    def _open_media(self, number: int) -> Decoder:
+        """Return a decoder of a media file, or of one of those that were joined. Raises AudioError; DiskError."""
+        if not self._layout.parts:
+            return media.open_media(self.name, self._descriptor)
+        part = io.BufferedReader(View(self._descriptor, self._layout.parts[number]))
+        with _spooled_copy(part, self.name) as spool:
+            return media.open_media(self.name, spool.fileno())
 
     def _next(self, number: int, tally: _Tally) -> Decoder | None:
         """Return the decoder of a stream; None where it is not the first, and cannot be decoded."""
@@ -354,10 +364,15 @@ def _spooled(stream: BinaryIO, name: str) -> BinaryIO:
     """Return the stream itself when it can be sought, else a temporary file with all of it. Raises DiskError."""
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
+    with stream:
+        return _spooled_copy(stream, name)
+
+
+def _spooled_copy(stream: BinaryIO, name: str) -> BinaryIO:
+    """Return a temporary file with all that a stream gives. Raises DiskError."""
     try:
-        with stream:
-            spool = tempfile.TemporaryFile(prefix="asrd-")  # noqa: SIM115 - the caller closes it
-            shutil.copyfileobj(stream, spool, 1 << 20)
+        spool = tempfile.TemporaryFile(prefix="asrd-")  # noqa: SIM115 - the caller closes it
+        shutil.copyfileobj(stream, spool, 1 << 20)
         spool.seek(0)
     except OSError as error:
         hint = f"it holds what comes through a pipe; TMPDIR names another folder ({tempfile.gettempdir()} now)"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from . import mpeg_files
 from .layout import FileBytes, Layout, Piece, after_tags
 
 OPEN_ENDS = (0x7F00_0000, 0x8000_0000, 0xFFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
@@ -19,6 +20,9 @@ OPEN_BYTES = 0x1_0000
 """How far from such a mark a length may be, as it was rounded or had the header's size taken off."""
 
 MAX_CHUNKS = 10_000
+
+MP3 = 0x55
+"""The number of MPEG layer III in a WAV file."""
 
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
@@ -107,12 +111,32 @@ def _joined(file: FileBytes) -> Layout | None:
         if sound is None:
             return None if not parts else Layout(parts)
         end = _end(file, shape, sound)
+        if not parts and _format(file, start + 12, shape) == MP3:
+            return _mp3(file, sound, end)
         following = _next_file(file, sound.start + end.length)
         odd = odd or end.patched or bool(following)
         parts.append(_patched(file, start, shape, sound, end, b"\xff" * 4))
         if end.flaw or not following:
             return Layout(parts if odd else [], end.flaw, end.promised)
         start = following
+
+
+def _format(file: FileBytes, first: int, shape: Shape) -> int:
+    """Return the number of a WAV file's coding; 0 where none stands before its sound."""
+    for chunk in chunks(file, shape, first):
+        if chunk.name == b"fmt ":
+            return file.number(chunk.start, 2, shape.order)
+        if chunk.name == b"data":
+            break
+    return 0
+
+
+def _mp3(file: FileBytes, sound: Chunk, end: End) -> Layout | None:
+    """Return the layout of a WAV file around an MP3: libsndfile would guess how long that is."""
+    inner = mpeg_files.survey(file, range(sound.start, sound.start + end.length))
+    if inner is None:
+        return Layout([], end.flaw, end.promised)
+    return Layout(inner.parts, end.flaw or inner.flaw, max(end.promised, inner.promised))
 
 
 def _next_file(file: FileBytes, start: int) -> int:

@@ -30,6 +30,15 @@ BYTES_A_SECOND = 20_000
 """What a processor decodes at least, far below any codec: a file gets CPU_SECONDS, and a second for so many bytes."""
 MAX_CHANNELS = 64
 
+ASF_FACTS = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+"""How the file properties and the data of an ASF file (wma) begin."""
+ASF_BROADCAST = 1
+"""Of its flags: the writer did not know the end."""
+ASF_END_BYTES = 12
+"""Of the mark that a writer into a pipe may set behind the last packet."""
+MAX_ASF_HEAD_BYTES = 1 << 20
+
 
 def main() -> int:
     """Decode; return the exit code."""
@@ -65,10 +74,26 @@ def _complain(line: str) -> None:
 
 
 def _check_packets(container: str) -> None:
-    """Complain of a transport stream whose last packet is cut, which libav leaves out without a word."""
+    """Complain of a file of packets of one size whose last one is cut, which libav leaves out without a word."""
     size = os.fstat(0).st_size
     if container == "mpegts" and all(size % packet for packet in (188, 192, 204)):
         _complain("partial file")
+    packet, before = _piped_asf() if container == "asf" else (0, 0)
+    if packet and (size - before) % packet and os.pread(0, 2, size - ASF_END_BYTES) != b"$E":
+        _complain("partial file")
+
+
+def _piped_asf() -> tuple[int, int]:
+    """Return the size of an ASF file's packets, and where they begin; zeros where it was written to its end.
+
+    Written into a pipe it has no length and no index, and libav guesses a length.
+    """
+    head = os.pread(0, MAX_ASF_HEAD_BYTES, 0)
+    facts, data = head.find(ASF_FACTS), head.find(ASF_DATA)
+    flags = head[facts + 88 : facts + 89] if facts >= 0 else b""
+    if data < 0 or not flags or not flags[0] & ASF_BROADCAST:
+        return 0, 0
+    return int.from_bytes(head[facts + 92 : facts + 96], "little"), data + 50
 
 
 def _note(count: int) -> str:
@@ -77,7 +102,8 @@ def _note(count: int) -> str:
 
 def _trusted(container: str, seconds: float | None) -> float:
     """Return the length that a header names, where a container has one that is more than a guess."""
-    return seconds if seconds and container.startswith(("mov", "asf")) else 0.0
+    known = container.startswith("mov") or (container == "asf" and not _piped_asf()[0])
+    return seconds if seconds and known else 0.0
 
 
 # -- PyAV -------------------------------------------------------------------------------------------------------------

@@ -89,10 +89,11 @@ class Stream:
         return [_count_frame(self.first, self.frames), *self.pieces]
 
 
-def survey(file: FileBytes) -> Layout | None:
-    """Return the streams of an MP3 file; None where it is none."""
-    start = after_tags(file, 0, file.size)
-    stop = before_tags(file, start, file.size)
+def survey(file: FileBytes, within: range | None = None) -> Layout | None:
+    """Return the streams of an MP3 file, or of the part of a file that is one; None where it is none."""
+    within = within or range(file.size)
+    start = after_tags(file, within.start, within.stop)
+    stop = before_tags(file, start, within.stop)
     four = file.at(start, 4)
     if len(four) == 4 and four[0] == 0xFF and four[1] & 0xF6 == 0xF0:
         return Layout(decoder="media")  # AAC in ADTS, which mpg123 would search for frames of its own
@@ -135,7 +136,7 @@ def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
                 broken = broken or ("middle" if behind < stop else "")
             start, anew = behind, True
             continue
-        if start + one.length > stop:
+        if start + one.length > stop and not _ends_in_zeros(file, start + one.length, stop):
             return streams, "end"
         if not _next_is_sane(file, start + one.length, stop):
             behind = _next_frame(file, start + 4, start + one.length)
@@ -153,6 +154,11 @@ def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
     if 0 < stop - start < 4 and file.at(start, 1) == b"\xff":
         broken = "end"
     return [stream for stream in streams if stream.frames], broken
+
+
+def _ends_in_zeros(file: FileBytes, end: int, stop: int) -> bool:
+    """Return whether a frame is whole whose last bytes are the zeros that were taken for padding."""
+    return end <= file.size and file.zeros(stop, end)
 
 
 def _next_is_sane(file: FileBytes, start: int, stop: int) -> bool:

@@ -21,12 +21,16 @@ REPLACED = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201b\u02bb\u02bc\u02b9\u02bd\u055a\u05f3\u2032\uff07\ua78c`\u00b4", "'")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
     | {"\u2026": " ", "\u22ef": " ", "\u05f4": '"', "\u0130": "i"}
+    | {"\u0152": "OE", "\u0153": "oe"}  # the ligature of French, which few keyboards have
     | {"\u06a9": "\u0643", "\u06cc": "\u064a"}  # Persian kaf and yeh, which Arabic keyboards write as their own
 )
 """Characters of one meaning -> the one that stands for all."""
 
 TURKISH = str.maketrans({"I": "\u0131", "\u0130": "i"})
 """Capitals of Turkish and Azeri, whose small letters are their own."""
+
+ROMANIAN = str.maketrans("\u015e\u015f\u0162\u0163", "\u0218\u0219\u021a\u021b")
+"""Letters with a cedilla, which old fonts have in place of those with a comma."""
 
 DROPPED = re.compile(
     "[\u0640\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef"  # tatweel; what joins or selects a shape
@@ -97,6 +101,8 @@ def plain(text: str, language: str = "") -> str:
     """Return a text with one character for all of one meaning, and without those that show or change nothing."""
     if language.lower().startswith(("tr", "az")):
         text = text.translate(TURKISH)
+    if language.lower().startswith(("ro", "mo")):
+        text = unicodedata.normalize("NFC", text).translate(ROMANIAN)
     text = text.translate(REPLACED)
     for old, new in CHILLU.items():
         text = text.replace(old, new)

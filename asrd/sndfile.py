@@ -70,7 +70,8 @@ class Sndfile:
         self.channels: int = self._file.channels
         self.problem = ""
         self.empty = not self._file.frames
-        guessed = self._file.format in ("OGG", "MP3") or self._file.frames >= UNKNOWN_FRAMES
+        estimated = self._file.format in ("OGG", "MP3") or self._file.subtype.startswith("MPEG")
+        guessed = estimated or self._file.frames >= UNKNOWN_FRAMES
         self.frames: int = 0 if guessed else self._file.frames
         self.about: str = self._file.subtype_info
 

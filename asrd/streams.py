@@ -110,7 +110,26 @@ class _Link:
     number: int = -1
     """Of the stream's last page."""
     gap: bool = False
+    opus: bool = False
+    packets: list[int] = field(default_factory=list)
+    """Of each page of an Opus stream behind its two headers."""
+    last: range = range(0)
+    """Its last page."""
     pieces: list[range] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it came to its end, by its mark or by how an encoder of voice messages stops.
+
+        Android's own writer and Telegram there set no mark. They write each packet as a page. Others that set none
+        write out what they hold when they stop: a page with fewer packets than those before, which are alike.
+        """
+        if self.ended or not self.opus:
+            return self.ended
+        before = self.packets[:-1] or [0]
+        if max(self.packets, default=0) == 1:
+            return True
+        return max(before) - min(before) <= 1 and self.packets[-1] < min(before)
 
     def add(self, start: int, stop: int) -> None:
         """Take in a page of the stream."""
@@ -130,14 +149,36 @@ def ogg(file: FileBytes) -> Layout | None:
     links = [link for link in links if link.serial is not None]
     if not links:
         return Layout(decoder="media")
-    parts: list[list[Piece]] = [list[Piece](link.pieces) for link in links]
+    parts: list[list[Piece]] = [_marked(file, link) for link in links]
     flaw = ""
-    if cut or not all(link.ended for link in links):
+    if cut or not all(link.whole for link in links):
         flaw = "is cut short"
     elif any(link.gap for link in links):
         flaw = "has a gap"
     whole = len(parts) == 1 and parts[0] == [range(file.size)]
     return Layout([] if whole else parts, flaw)
+
+
+def _marked(file: FileBytes, link: _Link) -> list[Piece]:
+    """Return the pieces of a link, the last page with the mark of an end: libopusfile drops sound without it."""
+    if link.ended or not link.opus or not link.pieces:
+        return [*link.pieces]
+    page = bytearray(file.at(link.last.start, len(link.last)))
+    page[5] |= LAST
+    page[22:26] = bytes(4)
+    page[22:26] = page_checksum(bytes(page)).to_bytes(4, "little")
+    before = range(link.pieces[-1].start, link.last.start)
+    return [*link.pieces[:-1], before, bytes(page)]
+
+
+def page_checksum(page: bytes) -> int:
+    """Return the CRC-32 of an Ogg page whose own field is 0."""
+    value = 0
+    for byte in page:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ 0x04C1_1DB7 if value >> 31 else value << 1) & 0xFFFF_FFFF
+    return value
 
 
 def _links(file: FileBytes, start: int, stop: int) -> tuple[list[_Link], bool]:
@@ -182,6 +223,7 @@ def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: in
             links.append(_Link())
         if links[-1].serial is None and file.at(body, 8).startswith(OGG_CODECS):
             links[-1].serial, links[-1].flac = serial, file.at(body, 5) == b"\x7fFLAC"
+            links[-1].opus = file.at(body, 8) == b"OpusHead"
     else:
         links[-1].begun = True
     link = links[-1]
@@ -192,6 +234,10 @@ def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: in
     link.gap = link.gap or (link.number > 3 and number != link.number + 1)
     link.number = number
     link.ended = link.ended or bool(flags & LAST)
+    packets = sum(lace < 255 for lace in head[27 : 27 + head[26]])
+    if link.opus and packets and not flags & FIRST and file.at(body, 8) != b"OpusTags":
+        link.packets.append(packets)
+    link.last = range(start, end)
     if not link.flac:
         link.add(start, end)
     elif link.pieces or flags & FIRST:

@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from asrd.streams import page_checksum
+
 Order = Literal["big", "little"]
 RATE = 16_000
 SAID = "LIST" + "\x1a\0\0\0" + "INFOISFT\x0e\0\0\0asrd's tests\0\0"
@@ -62,6 +64,60 @@ def endless(flac: bytes) -> bytes:
     return put(flac, 21, bytes([flac[21] & 0xF0]) + bytes(4))
 
 
+def pages(ogg: bytes) -> list[bytes]:
+    """Return the pages of an Ogg file."""
+    found = []
+    while ogg:
+        count = ogg[26]
+        length = 27 + count + sum(ogg[27 : 27 + count])
+        found.append(ogg[:length])
+        ogg = ogg[length:]
+    return found
+
+
+def page(head: bytes, number: int, granule: int, packets: list[bytes]) -> bytes:
+    """Return a page without a mark, of the stream of another page."""
+    laces = b"".join(bytes([255] * (len(packet) // 255) + [len(packet) % 255]) for packet in packets)
+    start = head[:5] + bytes(1) + granule.to_bytes(8, "little") + head[14:18] + number.to_bytes(4, "little")
+    bare = start + bytes(4) + bytes([len(laces)]) + laces + b"".join(packets)
+    return put(bare, 22, page_checksum(bare).to_bytes(4, "little"))
+
+
+def unmarked(ogg: bytes) -> bytes:
+    """Return an Ogg file without the mark of its end."""
+    found = pages(ogg)
+    last = put(put(found[-1], 5, bytes([found[-1][5] & ~4])), 22, bytes(4))
+    return b"".join(found[:-1]) + put(last, 22, page_checksum(last).to_bytes(4, "little"))
+
+
+def voice_message(opus: bytes, count: int = 1) -> bytes:
+    """Return an Opus file without the mark of its end and with so many packets a page: Android writes 1."""
+    head, tags, *rest = pages(opus)
+    packets, packet = [], b""
+    for one in rest:
+        place = 27 + one[26]
+        for lace in one[27 : 27 + one[26]]:
+            packet, place = packet + one[place : place + lace], place + lace
+            if lace < 255:
+                packets.append(packet)
+                packet = b""
+    groups = [packets[first : first + count] for first in range(0, len(packets), count)]
+    made, done = [head, tags], 0
+    for number, group in enumerate(groups, 2):
+        done += len(group)
+        made.append(page(tags, number, done * 960, group))
+    return b"".join(made)
+
+
+def around_mp3(mp3: bytes) -> bytes:
+    """Return a WAV file with an MP3 in it, whose header states a rate of bits that is not its own."""
+    form = b"".join(n.to_bytes(2, "little") for n in (0x55, 1))
+    form += b"".join(n.to_bytes(4, "little") for n in (RATE, 8000)) + bytes((1, 0, 0, 0, 12, 0, 1, 0, 2, 0, 0, 0))
+    form += bytes((0x80, 4, 1, 0, 0x71, 5))
+    inner = b"WAVEfmt " + len(form).to_bytes(4, "little") + form + b"data" + len(mp3).to_bytes(4, "little") + mp3
+    return b"RIFF" + len(inner).to_bytes(4, "little") + inner
+
+
 def complete(sound: NDArray[np.float32]) -> list[Member]:
     """Return files with all of their sound, which must be heard without a word."""
     wav = encoded(sound, format="WAV")
@@ -110,6 +166,12 @@ def complete(sound: NDArray[np.float32]) -> list[Member]:
         Member("chained.ogg", ogg + ogg + ogg, 3),
         Member("plain.opus", opus, 1),
         Member("chained.opus", opus + opus, 2),
+        Member("android.opus", voice_message(opus), 1),
+        Member("unmarked.opus", voice_message(opus, 50), 1),
+        Member("unmarked-libsndfile.opus", unmarked(opus), 1),
+        Member("joined-android.opus", voice_message(opus) + voice_message(opus, 50), 2),
+        Member("mp3.riff", around_mp3(bare), 1),
+        Member("constant-mp3.riff", around_mp3(without_count(constant)), 1),
         Member("mixed.ogg", ogg + opus, 2),
         Member("tagged.ogg", ogg + ID3V1 + bytes(512), 1),
         Member("plain.mp3", mp3, 1),
@@ -163,6 +225,10 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
         Member("cut-first.flac", part(flac) + flac, 1.6, cut),
         Member("cut.ogg", part(ogg), 0.6, cut),
         Member("cut.opus", part(opus), 0.6, cut),
+        Member("killed.opus", b"".join(pages(voice_message(opus, 50))[:-1]), 0.94, cut),
+        Member("cut-android.opus", part(voice_message(opus)), 0.6, cut),
+        Member("unmarked.ogg", unmarked(ogg), 1, cut),
+        Member("cut-mp3.riff", part(around_mp3(bare)), 0.6, cut),
         Member("cut-chain.ogg", ogg + part(ogg), 1.6, cut),
         Member("cut-first.opus", part(opus) + opus, 1.6, cut),
         Member("cut.mp3", part(mp3), 0.6, cut),

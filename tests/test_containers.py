@@ -18,7 +18,7 @@ from asrd.audio import SoundFile
 from asrd.errors import AudioError
 
 from .sound import speech
-from .sound_files import LIST, RATE, Member, complete, encoded, incomplete
+from .sound_files import LIST, RATE, Member, complete, encoded, incomplete, without_count
 from .test_daemon import Start, daemon  # noqa: F401 - a fixture
 
 SOUND = speech(3.2)
@@ -53,6 +53,18 @@ def test_a_complete_file_is_heard_to_its_end_without_a_word(
     assert len(sound) == pytest.approx(member.parts * len(SOUND), abs=slack)
     loud = np.abs(sound[-RATE // 2 :]).max()
     assert loud > 0.05, "its end is missing"
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.6])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_last_frame_of_silence_is_no_padding(tmp_path: Path, level: float, rate: int) -> None:
+    sound = np.concatenate([SOUND, np.zeros(RATE, np.float32)])
+    mp3 = encoded(sound, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=level)
+    bare = without_count(mp3)
+    zeros = bare.rstrip(b"U").ljust(len(bare), b"\0")  # lame fills a frame with a letter, ffmpeg with zeros
+    heard_of, source = heard(Member("silent-end.mp3", zeros, 1), tmp_path)
+    assert source.complete
+    assert len(heard_of) >= len(sound) * RATE // rate
 
 
 @named(incomplete(SOUND))

@@ -52,7 +52,9 @@ WHOLE = {
 }
 """Files that ffmpeg makes of one sound: name -> how."""
 
-CUT = ["fast.m4a", "a.aac", "a.webm", "live.webm", "a.mkv", "flac.mka", "a.wma", "a.ac3", "a.ts"]
+CUT = ["fast.m4a", "a.aac", "a.webm", "live.webm", "a.mkv", "flac.mka", "a.wma", "pipe.wma", "a.ac3", "a.ts"]
+
+JOINED = ["a.m4a", "fast.m4a", "fragments.mp4", "alac.m4a", "a.mov", "a.3gp", "film.mp4", "a.webm", "stereo.aac"]
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     two = ["-i", str(folder / "in.wav"), "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", str(SECONDS)]
     default = ["-map", "1", "-map", "0", "-disposition:0", "0", "-disposition:1", "default"]
     _ffmpeg(*two, *default, "-c:a", "aac", str(folder / "two.mkv"))
+    piped = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(folder / "in.wav"), "-c:a", "wmav2", "-f", "asf", "pipe:1"]
+    (folder / "pipe.wma").write_bytes(subprocess.run(piped, check=True, stdout=subprocess.PIPE).stdout)
     for name in CUT:
         content = (folder / name).read_bytes()
         (folder / f"cut-{name}").write_bytes(content[: round(0.613 * len(content))])
@@ -82,7 +86,7 @@ def heard(path: Path) -> tuple[np.ndarray, SoundFile]:
         return np.concatenate([block.samples for block in source]), source
 
 
-@pytest.mark.parametrize("name", [*WHOLE, "film.mp4"])
+@pytest.mark.parametrize("name", [*WHOLE, "film.mp4", "pipe.wma"])
 def test_a_media_file_is_heard_to_its_end(name: str, files: Path, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("av")
     sound, source = heard(files / name)
@@ -97,6 +101,21 @@ def test_the_ffmpeg_program_does_as_well(name: str, files: Path, monkeypatch: py
     sound, source = heard(files / name)
     assert source.complete
     assert len(sound) / 16_000 == pytest.approx(SECONDS, abs=0.15)
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_joined_media_files_are_heard_one_after_the_other(name: str, files: Path, tmp_path: Path) -> None:
+    content = (files / name).read_bytes()
+    joined = tmp_path / name
+    joined.write_bytes(2 * content)
+    sound, source = heard(joined)
+    assert source.complete
+    assert len(sound) / 16_000 == pytest.approx(2 * SECONDS, abs=0.3)
+    if name == "fast.m4a":
+        joined.write_bytes(content + content[: len(content) // 2])
+        sound, source = heard(joined)
+        assert not source.complete
+        assert len(sound) / 16_000 == pytest.approx(1.5 * SECONDS, abs=0.4)
 
 
 @pytest.mark.parametrize("name", CUT)
