@@ -24,7 +24,6 @@ hanging: list[object] = []
 """Streams whose closing has not returned; while there are any, PortAudio cannot be asked for new devices."""
 _cache: list[Device] = []
 _listing = threading.Lock()
-_RESTART = soundaccess.RESTART
 
 BRIDGES = ("pulse", "pipewire", "default")
 """PortAudio's names for the sound server, best first."""
@@ -60,7 +59,7 @@ def survey() -> list[Device]:
     try:
         sources = sorted(soundserver.sources(), key=lambda source: source.monitor)  # first: PortAudio would hang
     except TimeoutError as error:
-        raise AudioError(str(error), _RESTART) from error
+        raise AudioError(str(error), soundaccess.restart()) from error
     sounddevice = portaudio()
     found = [entry for entry in sounddevice.query_devices() if entry["max_input_channels"] > 0]
     names = {entry["name"]: entry["index"] for entry in reversed(found)}
@@ -127,7 +126,7 @@ def explained(found: list[Device]) -> AudioError:
     try:
         sources = soundserver.sources()
     except TimeoutError as error:
-        return AudioError(str(error), _RESTART)
+        return AudioError(str(error), soundaccess.restart())
     microphones = sum(not source.monitor for source in sources)
     dummy = any(source.name == soundserver.DUMMY for source in sources)
     bare = sum(device.through == "alsa" for device in found)

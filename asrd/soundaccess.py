@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from . import hints
 from .hints import install
 
 Answer = Literal["absent", "silent", "foreign", "listening"]
@@ -28,7 +29,9 @@ PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 ANSWER_SECONDS = 1.0
 """How long a server may take to let a client in."""
 
-RESTART = "systemctl --user restart pipewire pipewire-pulse wireplumber"
+SERVER_UNITS = ("pipewire", "pipewire-pulse", "wireplumber")
+"""Units of PipeWire; some systems have not all."""
+
 PIPEWIRE = "pipewire pipewire-pulse wireplumber"
 
 
@@ -91,7 +94,7 @@ def _of_server(facts: Facts) -> tuple[str, str]:
     if facts.cards:
         return (
             "the sound server offers no microphone, though the kernel has a device that records",
-            f"{RESTART}; then choose a profile with input: pactl list cards",
+            f"{restart()}; then choose a profile with input: pactl list cards",
         )
     if facts.monitors:
         return (
@@ -149,9 +152,16 @@ def _of_silence(facts: Facts) -> tuple[str, str] | None:
     return "the sound server has ended: no program answers on its socket", _begin(which)
 
 
+def restart() -> str:
+    """Return what starts PipeWire anew: it names only units that are installed."""
+    folders = [Path(folder) for folder in hints.SYSTEM_UNITS]
+    found = [unit for unit in SERVER_UNITS if any((folder / f"{unit}.service").exists() for folder in folders)]
+    return f"systemctl --user restart {' '.join(found or SERVER_UNITS)}"
+
+
 def _begin(server: str) -> str:
     """Return what starts a sound server that is installed."""
-    return "pulseaudio --start" if server == "pulseaudio" else RESTART
+    return "pulseaudio --start" if server == "pulseaudio" else restart()
 
 
 def _of_cards(facts: Facts) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from asrd import hints, soundaccess
 from asrd.soundaccess import Facts, explain, gather
 
 from .sound_server import need_sound_server, sound_server
@@ -159,3 +160,21 @@ def test_a_server_that_runs_and_that_portaudio_cannot_reach_is_told_from_none() 
         said = "asrd: a sound server runs, but PortAudio cannot reach it: ALSA's plugin for PulseAudio is missing"
         assert (out, err.splitlines()[0]) == ("", said)
         assert "hint: sudo " in err
+
+
+@pytest.mark.parametrize(
+    ("units", "named"),
+    [
+        (("pipewire", "wireplumber"), "pipewire wireplumber"),
+        (("pipewire", "pipewire-pulse"), "pipewire pipewire-pulse"),
+        (("pipewire",), "pipewire"),
+        ((), "pipewire pipewire-pulse wireplumber"),
+    ],
+)
+def test_only_units_that_are_installed_are_named(
+    units: tuple[str, ...], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for unit in units:
+        (tmp_path / f"{unit}.service").touch()
+    monkeypatch.setattr(hints, "SYSTEM_UNITS", (os.fspath(tmp_path / "none"), os.fspath(tmp_path)))
+    assert soundaccess.restart() == f"systemctl --user restart {named}"
