@@ -248,7 +248,7 @@ def _no_sound(file: FileBytes, shape: Shape, start: int) -> bool:
     if file.zeros(start, file.size) or _is_wave(file, start):
         return True
     for chunk in chunks(file, shape, start):
-        if not _printable(chunk.name):
+        if not _printable(chunk.name) or chunk.name == b"FORM":  # no chunk, but another AIFF file
             return False
         follows = shape.after(chunk.start, chunk.length)
         if follows > file.size + 1:

@@ -162,7 +162,7 @@ def after_tags(file: FileBytes, start: int, stop: int) -> int:
     """Return where the ID3v2 and APE tags and the padding that begin at `start` are over."""
     while start < stop:
         head = file.at(start, 32)
-        if head[:3] == b"ID3" and len(head) >= 10 and head[3] < 0xFF:
+        if head[:3] == b"ID3" and len(head) >= 10 and head[3] < 0x20:  # a blank: a chunk of AIFF
             start += 10 + synchsafe(head[6:10]) + 10 * bool(head[5] & 0x10)
         elif head[:8] == b"APETAGEX":
             start += 32 + int.from_bytes(head[12:16], "little")

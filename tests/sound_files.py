@@ -213,6 +213,8 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
         Member("half.au", put(au, 8, half.to_bytes(4, "big")), 1, more),
         Member("half.caf", sized(caf, b"data", half, 8, "big"), 1, more),
         Member("half.w64", put(w64, w64.index(b"data") + 16, (half + 24).to_bytes(8, "little")), 1, more),
+        Member("joined.aiff", aiff + aiff, 2, more),
+        Member("joined.au", au + au, 2, more),
         Member("cut.wav", part(wav), 0.6, cut),
         Member("cut.w64", part(w64), 0.6, cut),
         Member("cut.au", part(au), 0.6, cut),
