@@ -17,7 +17,7 @@ from .layout import Piece, View
 
 log = logging.getLogger("asrd")
 
-BLOCK_SECONDS = 0.25
+BLOCK_SECONDS = 1.0
 """Length of a block read from a file; a resampler may make single blocks a little longer or shorter."""
 
 UNKNOWN_FRAMES = 1 << 62
