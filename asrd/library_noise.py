@@ -75,9 +75,10 @@ def _opened() -> int:
 
 def _hand_on(memory: int) -> None:
     """Log the library's new lines and write the others to the real descriptor 2."""
-    lines = os.pread(memory, MAX_BYTES << 8, _memory[1]).splitlines(keepends=True)
-    if not lines:
+    new = os.fstat(memory).st_size - _memory[1]
+    if new <= 0:
         return
+    lines = os.pread(memory, new, _memory[1]).splitlines(keepends=True)
     _memory[1] += sum(map(len, lines))
     if _memory[1] > MAX_BYTES:  # seldom: a line that a thread writes at this very moment would be lost
         os.ftruncate(memory, 0)
