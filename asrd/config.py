@@ -315,7 +315,7 @@ def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
                 said = f"vocabulary ({origin}) names {path}, which cannot be read: {why or error}"
                 raise ConfigError(said, "write @ and the path of a text file with a phrase a line") from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
-    if (size := sum(len(phrase.encode()) for phrase in found)) > VOCABULARY:
+    if (size := sum(len(phrase.encode(errors="surrogateescape")) for phrase in found)) > VOCABULARY:
         why = f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases; at most {VOCABULARY} are allowed"
         raise ConfigError(why, "shorten the list")
     return tuple(found)

@@ -129,7 +129,7 @@ def test_a_language_that_is_not_there_is_named_with_those_that_are(restored: Res
     for words in ({"source_lang": "xx"}, {"target_lang": "xx"}):
         with pytest.raises(ConfigError, match="'xx'") as caught:
             decoding.decoder_for(model, **words)
-        assert caught.value.hint == "it has: de, en, es, fr"
+        assert caught.value.hint == "known: de, en, es, fr"
 
 
 def test_another_prompt_format_is_refused(restored: Restore) -> None:

@@ -636,7 +636,7 @@ def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
     bar = json.loads(one.verb("status", "--waybar").communicate(timeout=20)[0])
     assert bar["class"] == ["idle", "below"]
     log = one.log.read_text()
-    assert "trouble is rehearsed: stall:99" in log
+    assert "faults are rehearsed: stall:99" in log
     assert "fell back from half on cpu to half(encoder.layers.3:float32) on cpu" in log
     assert one.ask(verb="use", strategy="half")["said"] == "now on half on cpu"
     assert one.ask(verb="status")["below"] is None

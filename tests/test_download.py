@@ -121,7 +121,7 @@ def test_a_download_that_succeeds_in_spite_of(name: str, user: User, hub: Hub) -
 
 # -- a download that fails --------------------------------------------------------------------------------------------
 
-CODES = {"usage": 2, "model": 66, "network": 69, "disk": 73}
+CODES = {"config": 78, "model": 66, "network": 69, "disk": 73}
 """Kind of failure -> exit code."""
 
 NOWHERE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -148,7 +148,8 @@ FAILING: dict[str, Failing] = {
     ),
     "no address": (Faults(), {"HF_ENDPOINT": "nonsense"}, "network", "cannot reach the hub", ENDPOINT),
     "reset for ever": (
-        Faults(close_after=[MIB, *[0] * 9]), {}, "network", rf"broke off after \d+ of {SIZE} bytes", "goes on from",
+        Faults(close_after=[MIB, *[0] * 9]), {}, "network", rf"broke off after \d+ of {SIZE} bytes",
+        "continues where it stopped",
     ),
     "another byte": (Faults(damage=True), {}, "network", "is damaged: its SHA-256", "try again"),
     "more than there is": (Faults(append=1), {}, "network", "sent more than", "try again"),
@@ -168,11 +169,11 @@ FAILING: dict[str, Failing] = {
     "a hub that hangs": (
         Faults(hang=True), {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}, "network", "timed out", "copy the .nemo file",
     ),
-    "no number": (Faults(), {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"}, "usage", "'abc'", "^unset HF_HUB_DOWNLOAD_TIMEOUT$"),
-    "another wait": (Faults(), {"HF_HUB_ETAG_TIMEOUT": "1.5"}, "usage", "'1.5'", "^unset HF_HUB_ETAG_TIMEOUT"),
-    "no certificates": (Faults(), {"SSL_CERT_FILE": "/no/such"}, "usage", "'/no/such'", "^unset SSL_CERT_FILE, or"),
-    "no folder of certificates": (Faults(), {"SSL_CERT_DIR": "/no"}, "usage", "'/no'", "^unset SSL_CERT_DIR, or"),
-    "a token of odd letters": (Faults(), {"HF_TOKEN": "h\u00fc"}, "usage", "the token for the hub", "HF_TOKEN$"),
+    "no number": (Faults(), {"HF_HUB_DOWNLOAD_TIMEOUT": "abc"}, "config", "'abc'", "^unset HF_HUB_DOWNLOAD_TIMEOUT$"),
+    "another wait": (Faults(), {"HF_HUB_ETAG_TIMEOUT": "1.5"}, "config", "'1.5'", "^unset HF_HUB_ETAG_TIMEOUT"),
+    "no certificates": (Faults(), {"SSL_CERT_FILE": "/no/such"}, "config", "'/no/such'", "^unset SSL_CERT_FILE, or"),
+    "no folder of certificates": (Faults(), {"SSL_CERT_DIR": "/no"}, "config", "'/no'", "^unset SSL_CERT_DIR, or"),
+    "a token of odd letters": (Faults(), {"HF_TOKEN": "h\u00fc"}, "config", "the token for the hub", "HF_TOKEN$"),
     "a proxy that is not there": (
         Faults(), {"http_proxy": "http://a:b@127.0.0.1:9"}, "network", "refused", r"^check .* and http_proxy, or",
     ),
@@ -209,7 +210,7 @@ def test_a_token_that_cannot_be_read(content: bytes | None, user: User) -> None:
     token = user.hf_home / "token"
     token.mkdir() if content is None else token.write_bytes(content)
     done = user.download()
-    assert (done.failed.kind, done.code) == ("usage", CODES["usage"])
+    assert (done.failed.kind, done.code) == ("config", CODES["config"])
     assert done.failed.detail == f"the token for the hub cannot be read from {token}"
 
 

@@ -100,12 +100,13 @@ def test_names_of_any_kind_stay_whole(seed: int, width: int, monkeypatch: pytest
 def test_microphones_are_listed_by_their_whole_names(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "alsa_input.usb-Blue_Microphones_Yeti_Stereo_Microphone_REV8-00.analog-stereo"
     device = SimpleNamespace(
-        name=name, through="PipeWire", rate=48000, channels=2, default=True, muted=False, monitor=False
+        name=name, through="PipeWire", rate=48000, channels=2, default=True, muted=False, monitor=False,
+        volume_percent=None,
     )
     monkeypatch.setattr(capture, "survey", lambda: [device])
     monkeypatch.setattr(capture, "choose", lambda found, wanted: device)
     for width in (0, 40, 60, 80):
-        text = shown(width, monkeypatch, "devices")
+        text = shown(width, monkeypatch, "devices", "--no-level")
         assert text.count(name) == 1
         assert any(name in line for line in text.splitlines())
 

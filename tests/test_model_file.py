@@ -515,7 +515,7 @@ TRICKS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "a tokenizer twice": ([member("t.model", b"x"), member("./t.model", b"y")], "holds t.model twice"),
     "a folder as config": ([member("./model_config.yaml", type=tarfile.DIRTYPE)], "holds model_config.yaml twice"),
     "many members": ([member(f"m{number}") for number in range(1001)], "more than 1000 files"),
-    "a large tokenizer": ([member("t.model", bytes(17 << 20))], "has 17825792 bytes, at most 16 MiB"),
+    "a large tokenizer": ([member("t.model", bytes(17 << 20))], "has 17825792 bytes; at most 16 MiB are allowed"),
     "control characters": ([member("\x1b[2Jx", type=tarfile.SYMTYPE, linkname="x")], "is a link or a device"),
     "a sparse file": ([member("x", type=tarfile.GNUTYPE_SPARSE)], "is a sparse file"),
 }

@@ -94,9 +94,9 @@ def test_auto_is_honest_about_not_having_measured() -> None:
     ("card", "preset", "reason"),
     [
         (A1000, "default", "preset default on NVIDIA RTX A1000, by hardware alone"),
-        (A1000, "aggressive", "preset aggressive on NVIDIA RTX A1000, by hardware alone, which never takes int8"),
+        (A1000, "aggressive", "preset aggressive on NVIDIA RTX A1000, by hardware alone; int8 must be measured first"),
         (T4, "default", "Tesla T4 has neither native bfloat16 nor TF32"),
-        (T4, "aggressive", "Tesla T4 has neither native bfloat16 nor TF32, and hardware alone never takes half"),
+        (T4, "aggressive", "Tesla T4 has neither native bfloat16 nor TF32; half must be measured first"),
     ],
 )
 def test_what_auto_passes_over_until_it_is_measured_is_named(card: Gpu, preset: str, reason: str) -> None:

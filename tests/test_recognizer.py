@@ -24,6 +24,7 @@ from asrd.ladder import mismatch
 from asrd.models import SHIPPED
 from asrd.precision import TABLE, Plan, Rung
 from asrd.recognizer import SMALL, Recognizer, _serve, _threads
+from asrd.spacing import join
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
@@ -93,7 +94,7 @@ def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) ->
         samples = np.random.default_rng(1).normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
         heard = hear(worker, samples, start=1_000)
         assert (heard.start, heard.stop) == (1_000, 1_000 + len(samples))
-        assert " ".join(word.text for word in heard.words).split() == heard.text.split()
+        assert join(heard.words).split() == heard.text.split()
         edges = [edge for word in heard.words for edge in (word.start, word.stop)]
         assert edges == sorted(edges)
         assert all(1_000 <= edge <= 1_000 + len(samples) for edge in edges)
@@ -385,7 +386,7 @@ def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -
     start = wire.Start(str(tiny.built("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0)
     assert _serve(iter([(start, b"")]), said.append) == 70
     assert isinstance(said[-1], wire.Failed)
-    assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("usage", True)
+    assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("config", True)
     recognizer(tiny.built("ctc", folder), vocabulary=("Ωmega",), boost=0.0)
 
 

@@ -259,7 +259,7 @@ def test_a_take_in_the_journal_and_in_the_report(installed: Service) -> None:
     assert not {"CODE_ARGS", "lower"} & warning.keys()
     done = installed.asrd("report", "--since", "-10min", "--json")
     assert re.search(r'"stop_to_text_ms": {\s+"count": 1,\s+"p50": 120', done.stdout), done
-    assert "sound         3.2 s, 7 words" in installed.asrd("report", "--since", "today").stdout
+    assert "audio         3.2 s, 7 words" in installed.asrd("report", "--since", "today").stdout
     assert "has no entries of asrd since yesterday until today" in (
         installed.asrd("report", "--since", "yesterday", "--until", "today").stdout
     )
