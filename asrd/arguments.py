@@ -6,6 +6,7 @@ Knows argparse and its wording; does not know the verbs. `ProgramParser` is for 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import textwrap
@@ -80,6 +81,8 @@ class Parser(argparse.ArgumentParser):
         """Return what a flag should have been: one of this parser's, or something else's."""
         import difflib
 
+        if os.path.exists(flag):
+            return f"for the file of that name write ./{flag}"
         own = [name for name in self._option_string_actions if name.startswith("--")]
         wanted = "--" + flag.lstrip("-").lower().replace("_", "-")
         if wanted in own:

@@ -73,7 +73,7 @@ def overview() -> str:
             "  asrd VERB --help   the flags and arguments of a verb",
             "  asrd --version     the version of asrd",
             "",
-            "exit codes: 0 done, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
+            "exit codes: 0 done, 1 no text, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
             "66 no such model, 69 not available here, 70 internal, 73 cannot write,",
             "75 no worker could answer, or busy, 78 wrong setting, wherever it was written, 130 interrupted",
         ]

@@ -150,6 +150,8 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         for number, _, heard in group:
                             if heard.ended or heard.words:
                                 _print(heard, args, number)
+                            if heard.ended and not heard.words:
+                                tell(one_line(f"asrd: {heard.path}: no speech was found in it"), sys.stderr)
         finally:
             runner.run(engine.stop())
     return worst
@@ -190,6 +192,11 @@ def served(settings: Settings) -> bool:
         return False
     wanted = {key: getattr(settings, key) for key in ENGINE}
     same = bool(reply.get("engine") == msgspec.json.decode(filenames.to_json(wanted)))
+    if not same and isinstance(reply.get("engine"), dict):
+        asked = msgspec.json.decode(filenames.to_json(wanted))
+        others = [key for key in asked if reply["engine"].get(key) != asked[key]]
+        said = f"asrd: the daemon runs with another {' and '.join(others[:2]) or 'engine'}, so a model is loaded here"
+        tell(one_line(said), sys.stderr)
     if same and reply.get("download"):
         tell(one_line(f"asrd: waiting for the daemon: {reply['loading']}"), sys.stderr)
     return same

@@ -214,3 +214,12 @@ def test_what_argparse_may_say_otherwise_stays_one_line() -> None:
         parser.error("something\nnew")
     assert "\n" not in caught.value.message
     assert caught.value.hint == "tool --help"
+
+
+def test_a_file_whose_name_is_like_a_flag_is_told_how_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.wav").touch()
+    assert cli.main(["transcribe", "-dash.wav"]) == 2
+    assert "for the file of that name write ./-dash.wav" in capsys.readouterr().err
