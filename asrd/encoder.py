@@ -176,7 +176,8 @@ class Depthwise(CausalConv1D):
         if cache is not None or x.device.type != "cpu":
             return super().forward(x, cache)
         frames = x.shape[2]
-        x = filled(x.transpose(1, 2), DEPTHWISE_STEP_FRAMES).transpose(1, 2)
+        if x.stride(1) == 1:  # on NeMo's own way the layout is another, and to copy it would be to round otherwise
+            x = filled(x.transpose(1, 2), DEPTHWISE_STEP_FRAMES).transpose(1, 2)
         if self._left_padding != self._right_padding:
             x = F.pad(x, (self._left_padding, self._right_padding))
         around = self._left_padding if self._left_padding == self._right_padding else 0

@@ -47,6 +47,21 @@ def test_few_lengths_change_no_bit(strategy: str, folder: Path, monkeypatch: pyt
         assert torch.equal(now, before), (length, float((now - before).abs().max()))
 
 
+def test_lengths_computed_together_on_nemos_way_change_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny.restore(tiny.built("rnnt", folder))
+    assert encoder.whole(model, CPU)
+    counts = torch.tensor(LENGTHS[:6])
+    sounds = torch.nn.utils.rnn.pad_sequence([sound(length)[0] for length in LENGTHS[:6]], batch_first=True)
+    found = []
+    for steps in ((64, 16), (1, 1)):
+        monkeypatch.setattr(encoder, "SUBSAMPLING_STEP_FRAMES", steps[0])
+        monkeypatch.setattr(encoder, "DEPTHWISE_STEP_FRAMES", steps[1])
+        with torch.inference_mode():
+            features, frames = model.preprocessor(input_signal=sounds, length=counts)
+            found.append(model.encoder(audio_signal=features, length=frames)[0])
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(
     ("strategy", "capacity", "bound"), [("fp32", "", 4.0), ("half", "", 6.0), ("half", "4096", None)]
 )
