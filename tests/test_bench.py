@@ -219,6 +219,7 @@ def result() -> Result:
         "R7": ratios.concurrency([Crowd(100, 97, (1.0,) * 8)] * 3),
         "R8": ratios.growth(readings()),
         "R9": ratios.streaming([Case("30 s", right, right, "whole", "whole", 2, 3, 400)]),
+        "R10": ratios.lengths([(10, 0.004), (600, 0.004), (3600, 0.005)] * 3),
     }
     machine = {"cpu": "A CPU", "cores": 2, "threads": 2, "mode": "full", "seconds": 1.0, "load": 0.1, "blocks": 15}
     machine |= {"dropped": 0, "noisy": False, "seeded": "", "command": "tools/bench", "started": "2026-11-26"}
@@ -229,7 +230,7 @@ def result() -> Result:
 def test_the_json_has_the_shape_that_is_promised(result: Result) -> None:
     told = json.loads(page.to_json(result))
     assert list(told) == ["ratios", "contenders", "machine", "versions"]
-    assert list(told["ratios"]) == [f"R{n}" for n in range(1, 10)]
+    assert list(told["ratios"]) == [f"R{n}" for n in range(1, 11)]
     for ratio in told["ratios"].values():
         assert {"value", "ci", "goal", "met", "definition"} <= set(ratio)
         assert isinstance(ratio["met"], bool)
@@ -428,3 +429,11 @@ def test_an_unknown_ratio_is_refused() -> None:
     )
     assert done.returncode == 2
     assert "R11" in done.stderr
+
+
+@pytest.mark.parametrize(("hour", "met"), [(0.004, True), (0.0059, True), (0.0061, False), (0.089, False)])
+def test_what_grows_with_the_length_misses_its_goal(hour: float, met: bool) -> None:
+    found = ratios.lengths([(10, 0.004), (600, 0.02), (3600, hour)] * 3)
+    assert found.met == met
+    assert found.value == pytest.approx(hour / 0.004)
+    assert found.detail["ms"]["3600 s"] == pytest.approx(1000 * hour)

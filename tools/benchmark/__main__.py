@@ -1,4 +1,4 @@
-"""Measure asrd by its nine ratios, beside everything else that runs the same model, in one run.
+"""Measure asrd by its ten ratios, beside everything else that runs the same model, in one run.
 
     tools/bench [--quick] [--json FILE] [--html FILE]
 
@@ -57,6 +57,8 @@ class Size(NamedTuple):
     """How often, and for how many seconds each time."""
     utterances: int
     words: tuple[Plan, ...]
+    lengths: tuple[float, ...]
+    """Seconds of dictations of which the time from stop to text is compared."""
     whole: bool
     """Also what takes a model of the usual size, and Canary's contenders."""
     few: frozenset[str] = frozenset()
@@ -71,8 +73,9 @@ QUICK = Size(
     crowds=(3, 0.7),
     utterances=120,
     words=(Plan(30, True, 3), Plan(30, False, 3)),
+    lengths=(10, 120) * 2,
     whole=False,
-    few=frozenset({"R2", "R5", "R8", "R9"}),
+    few=frozenset({"R2", "R5", "R8", "R9", "R10"}),
 )
 FULL = Size(
     blocks=40,
@@ -86,6 +89,7 @@ FULL = Size(
     words=tuple(
         Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),
+    lengths=(10, 600, 3600) * 3,
     whole=True,
 )
 
@@ -115,7 +119,7 @@ class Bench:
 
     def run(self) -> None:
         """Measure everything that is wanted; first what wants the machine for itself."""
-        if self.only & {"R2", "R5", "R6"}:
+        if self.only & {"R2", "R5", "R6", "R10"}:
             self._daemon()
         if "R8" in self.only:
             self._growth()
@@ -164,6 +168,9 @@ class Bench:
                 nemo = self._host("torch")
                 self.ratios["R2"] = ratios.stops(service.stops(daemon, nemo, self.folder, self.size.stops, tell))
                 nemo.close()
+            if "R10" in self.only:
+                tell = self._tell("R10, from the key to the text, by length", len(self.size.lengths))
+                self.ratios["R10"] = ratios.lengths(service.lengths(daemon, self.folder, self.size.lengths, tell))
         finally:
             daemon.down()
 
@@ -269,7 +276,7 @@ def main() -> int:
     wanted = set(filter(None, (args.only or "").upper().split(","))) or set(page.NAMES)
     if unknown := wanted - set(page.NAMES):
         wrong = ", ".join(sorted(unknown))
-        parser.stop(UsageError(f"there is no ratio {wrong}", "name some of R1 to R9: tools/bench --only R1,R8"))
+        parser.stop(UsageError(f"there is no ratio {wrong}", "name some of R1 to R10: tools/bench --only R1,R8"))
     size = QUICK if args.quick else FULL
     if args.quick and args.fault == "leak":
         parser.stop(UsageError("--seed-leak shows in R8 alone, which --quick cannot decide", "leave --quick out"))
@@ -289,7 +296,8 @@ def main() -> int:
         bench = Bench(size, wanted, args.threads, [args.fault] if args.fault else [], Path(folder), progress)
         bench.run()
     machine |= bench.machine | {"seconds": round(time.monotonic() - began, 1)}
-    result = Result(dict(sorted(bench.ratios.items())), bench.contenders, machine, bench.versions)
+    found = {name: bench.ratios[name] for name in page.NAMES if name in bench.ratios}
+    result = Result(found, bench.contenders, machine, bench.versions)
     terminal = sys.stdout.isatty()
     print(page.table(result, os.get_terminal_size().columns if terminal else 140, colour=terminal))
     if args.json:
@@ -301,7 +309,7 @@ def main() -> int:
 
 def parts(size: Size, wanted: set[str]) -> int:
     """Return how many parts a run has, for its bars."""
-    daemon = len(wanted & {"R2", "R5", "R8"}) + bool(wanted & {"R2", "R5", "R6"})
+    daemon = len(wanted & {"R2", "R5", "R8", "R10"}) + bool(wanted & {"R2", "R5", "R6", "R10"})
     engine = len(wanted & {"R1", "R7", "R9"}) + bool(wanted & {"R1", "R7", "R9"}) + (size.whole and "R1" in wanted)
     return daemon + engine + bool(wanted & {"R3", "R4"})
 

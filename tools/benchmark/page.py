@@ -31,6 +31,7 @@ NAMES = {
     "R7": "eight callers over one",
     "R8": "MiB gained in 1000 utterances",
     "R9": "points of WER lost by streaming",
+    "R10": "stop to text, an hour over ten seconds",
 }
 
 
@@ -100,6 +101,8 @@ def beside(name: str, ratio: Ratio) -> str:
                 f" (floor {one['changed_floor_per_100']:.1f})"
                 for case, one in d["cases"].items()
             )
+        case "R10":
+            return ", ".join(f"{length}: {ms:.1f} ms" for length, ms in d["ms"].items())
         case _:
             return ""
 

@@ -42,6 +42,9 @@ GLANCE = 0.15
 FASTER = 16.0
 """How much faster what lies before them is played, where not all is in real time."""
 
+HOUR_PACE = 40.0
+"""How much faster an hour is played before its last seconds: about as fast as two cores keep the queue empty."""
+
 IMPORTS = "import torch, nemo.collections.asr.models, sys; open(sys.argv[1], 'rb').read(); print('read', flush=True)"
 
 
@@ -222,6 +225,23 @@ def stops(
         whole = nemo.run("B", file)
         changed = sum(edits([whole.text or "-"], [text or "-"]).errors)
         found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time, rest))
+        tell(number + 1)
+    return found
+
+
+def lengths(
+    service: Service, folder: Path, plan: Sequence[float], tell: Callable[[int], None]
+) -> list[tuple[float, float]]:
+    """Dictate the last seconds of one long sound, as many as planned; return each length with its stop to text."""
+    longest = max(plan)
+    sound = sounds.exactly(sounds.joined(sounds.clips(), longest).samples, longest)
+    sound = sound[: len(sound) - round(sounds.PAUSE * SAMPLE_RATE)]
+    files = {length: save(folder, f"length-{length:g}", sounds.exactly(sound, length)) for length in set(plan)}
+    found = []
+    for number, length in enumerate(plan):
+        lead = max(0, round((length - TAIL) * SAMPLE_RATE))
+        found.append((length, service.dictate(files[length], lead, HOUR_PACE)[0]))
+        service.settle()
         tell(number + 1)
     return found
 
