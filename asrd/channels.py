@@ -68,8 +68,9 @@ class Mixer:
     def _mix(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return one channel of a piece [channels, N] about which one decision is made."""
         before = self._chosen
-        self._choose(rows)
-        mixed = _of(rows, self._chosen)
+        with np.errstate(invalid="ignore", over="ignore"):  # of samples that are no numbers, which are cleaned later
+            self._choose(rows)
+            mixed = _of(rows, self._chosen)
         if before != self._chosen and self._last is not None:
             mixed = self._faded(_of(rows, before), mixed)
         self._last = rows[:, -1:].copy()
@@ -77,11 +78,10 @@ class Mixer:
 
     def _choose(self, rows: NDArray[np.float32]) -> None:
         """Decide by a piece what it and the next ones are made of: a channel, or None for the mean."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            steps = np.diff(rows, axis=1, prepend=rows[:, :1] if self._last is None else self._last)
-            powers = np.array([row @ row for row in steps])
+        steps = np.diff(rows, axis=1, prepend=rows[:, :1] if self._last is None else self._last)
+        powers = np.array([row @ row for row in steps])
         greatest = float(powers.max()) / rows.shape[1]
-        if not greatest > max(UNPAIRED, STILL * self._greatest):  # true for a NaN too
+        if not max(UNPAIRED, STILL * self._greatest) < greatest < np.inf:  # true for a NaN too
             return
         self._greatest = max(self._greatest, greatest)
         total = steps.sum(axis=0)

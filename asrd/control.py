@@ -535,7 +535,7 @@ def _strategy(reply: Mapping[str, Any]) -> str:
 
 def _loaded_in(reply: Mapping[str, Any]) -> str:
     """Return how long the worker took from its start until it was ready; "" where that is not known."""
-    return f", loaded in {reply['load_seconds']:.1f} s" if reply.get("load_seconds") else ""
+    return f", loaded in {reply['load_seconds']:.1f} s" if reply.get("load_seconds") is not None else ""
 
 
 def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:

@@ -780,7 +780,7 @@ def test_a_worker_above_the_budget_goes_where_the_figure_is_its_own(
         async with on_a_card(f"*={act}", limit=2000 * MIB) as held:
             assert (await held.start()).device == device
             told = [(one.kind, one.detail) for one in held.rejected]
-            said = "the worker holds 2000 MiB by nvml; vram_budget allows 2000 MiB"
+            said = "the worker holds 2000 MiB (GPU, by NVML); vram_budget allows 2000 MiB"
             assert told == ([("budget", said)] if device == "cpu" else [])
 
     asyncio.run(go())
