@@ -235,7 +235,7 @@ class SoundFile:
             tally.bad += damaged
             yield mixer.mix(block)
         if mixer.cancelling:
-            self._warn(CANCELLING.removeprefix("%s: ") % mixer.cancelling)
+            self._warn(CANCELLING % mixer.cancelling)
         tally.problem = tally.problem or decoder.problem
         tally.missing += max(0, decoder.frames - (tally.frames - before)) / decoder.rate
 

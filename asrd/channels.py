@@ -31,10 +31,10 @@ DECIDED_SECONDS = 0.25
 FADE_SECONDS = 0.01
 """Of a change from one choice to another."""
 
-CANCELLING = "%s: its channels cancel each other out; channel %d is taken instead of their mean"
-"""What a person is told of it: a name, and the channel's number."""
+CANCELLING = "its channels cancel each other out; channel %d is taken instead of their mean"
+"""What a person is told of it, behind a name and a colon, with the channel's number."""
 
-UNPAIRED = 1e-12
+SILENT_POWER = 1e-12
 """Power below which a block is silent."""
 
 
@@ -81,7 +81,7 @@ class Mixer:
         steps = np.diff(rows, axis=1, prepend=rows[:, :1] if self._last is None else self._last)
         powers = np.array([row @ row for row in steps])
         greatest = float(powers.max()) / rows.shape[1]
-        if not max(UNPAIRED, STILL * self._greatest) < greatest < np.inf:  # true for a NaN too
+        if not max(SILENT_POWER, STILL * self._greatest) < greatest < np.inf:  # true for a NaN too
             return
         self._greatest = max(self._greatest, greatest)
         total = steps.sum(axis=0)

@@ -337,7 +337,7 @@ class Microphone:
         before = mixer.cancelling
         self._tape.push(mixer.mix(np.frombuffer(b"".join(heard), np.float32).reshape(-1, mixer.channels)))
         if mixer.cancelling and not before:
-            log.warning(CANCELLING, self.name, mixer.cancelling)
+            log.warning("%s: " + CANCELLING, self.name, mixer.cancelling)
 
     async def _follow(self) -> None:
         """Note that the sound server changed, as long as there is one."""

@@ -190,11 +190,10 @@ def served(settings: Settings) -> bool:
         reply = next(iter(control.ask(settings, verb="status")))
     except (ControlError, SocketError):
         return False
-    wanted = {key: getattr(settings, key) for key in ENGINE}
-    same = bool(reply.get("engine") == msgspec.json.decode(filenames.to_json(wanted)))
+    wanted = msgspec.json.decode(filenames.to_json({key: getattr(settings, key) for key in ENGINE}))
+    same = bool(reply.get("engine") == wanted)
     if not same and isinstance(reply.get("engine"), dict):
-        asked = msgspec.json.decode(filenames.to_json(wanted))
-        others = [key for key in asked if reply["engine"].get(key) != asked[key]]
+        others = [key for key in wanted if reply["engine"].get(key) != wanted[key]]
         said = f"asrd: the daemon runs with another {' and '.join(others[:2]) or 'engine'}, so a model is loaded here"
         tell(one_line(said), sys.stderr)
     if same and reply.get("download"):

@@ -114,7 +114,7 @@ if __name__ == "__main__":
     if cuda := os.environ.get("FAKE_TORCH"):
         failures.build = lambda: failures.Build("2.13.0", cuda)
     if os.environ.get("FORGET_SHUTDOWN"):
-        type(vram.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]
+        type(vram.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]  # the planted fault
     hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"), fetch=as_it_is)
     daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
     sys.exit(cli.main(sys.argv[1:]))

@@ -13,6 +13,8 @@ import pytest
 from asrd import arguments, cli
 from asrd.errors import UsageError
 
+from .helpers import have_own_folders
+
 ROOT = Path(__file__).parents[1]
 
 VERBS = {
@@ -74,8 +76,7 @@ WORDS = {
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
+    have_own_folders(tmp_path, monkeypatch)
 
 
 def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -15,6 +15,8 @@ import pytest
 from asrd import cli
 from asrd.characters import without_controls
 
+from .helpers import have_own_folders
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -166,8 +168,7 @@ def test_no_complaint_quotes_what_a_terminal_obeys(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
+    have_own_folders(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     try:
         code = cli.main([*words, name])

@@ -15,6 +15,8 @@ import pytest
 from asrd import capture, cli, config, history, listing, models
 from asrd.precision import TABLE
 
+from .helpers import have_own_folders
+
 WIDTHS = (20, 40, 60, 80, 100, 200)
 
 
@@ -36,8 +38,8 @@ class Terminal(io.TextIOWrapper):
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME", "HF_HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
+    have_own_folders(tmp_path, monkeypatch)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
 
 
 def shown(width: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 from asrd import cli, config, misnomers
 
+from .helpers import have_own_folders
+
 KEYS = {
     "language": "source_lang", "lang": "source_lang", "Language": "source_lang", "precision": "strategy",
     "dtype": "strategy", "compute_type": "strategy", "gpu": "device", "mic": "microphone", "output": "sinks",
@@ -91,8 +93,7 @@ GOOD = {
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
+    have_own_folders(tmp_path, monkeypatch)
     (tmp_path / "asrd").mkdir()
     return tmp_path
 

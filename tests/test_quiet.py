@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import soundfile
 
 from asrd.verdict import edits
+
+from .helpers import load_tool
 
 ROOT = Path(__file__).resolve().parents[1]
 TALKS = 10
@@ -25,18 +24,7 @@ LIMIT_PERCENT = 4.0
 """Of the words of all talks at one level, at most."""
 
 
-def load_tool() -> ModuleType:
-    """Import tools/bench-quiet, which has no .py suffix."""
-    loader = importlib.machinery.SourceFileLoader("bench_quiet", str(ROOT / "tools" / "bench-quiet"))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("bench-quiet")
 
 
 @pytest.fixture(scope="module")

@@ -209,8 +209,8 @@ def test_only_a_key_is_called_a_key(source: str, by_key: bool, said: str) -> Non
     class One:
         settings = Settings(source=source)
 
-    One.by_key = by_key  # type: ignore[attr-defined]
-    assert _moment(One()) == said  # type: ignore[arg-type]
+    One.by_key = by_key  # type: ignore[attr-defined]  # a stand-in with what is asked of a recording
+    assert _moment(One()) == said  # type: ignore[arg-type]  # as above
 
 
 # -- units ------------------------------------------------------------------------------------------------------------

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.machinery
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from asrd.verdict import edits
 
+from .helpers import load_tool
+
 TOOL = Path(__file__).resolve().parent.parent / "tools" / "bench-seams"
 
 
-def load_tool() -> ModuleType:
-    """Import the tool, which has no .py suffix."""
-    loader = importlib.machinery.SourceFileLoader("bench_seams", str(TOOL))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("bench-seams")
 
 
 @pytest.fixture(scope="module")

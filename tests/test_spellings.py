@@ -11,6 +11,8 @@ import pytest
 
 from asrd import cli, precision, spellings
 
+from .helpers import have_own_folders
+
 STRATEGIES = {
     "fp32": "fp32", "float32": "fp32", "FP32": "fp32", "32-true": "fp32", "single": "fp32", "torch.float32": "fp32",
     "fp16": "half", "float16": "half", "half": "half", "Half": "half", "16-true": "half", "torch.float16": "half",
@@ -45,8 +47,7 @@ def disguised(seed: int = 15) -> list[tuple[str, str]]:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(variable, str(tmp_path))
+    have_own_folders(tmp_path, monkeypatch)
     return tmp_path
 
 

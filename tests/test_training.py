@@ -12,27 +12,17 @@ import shutil
 import sys
 import tarfile
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+
+from .helpers import load_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 EVAL = ROOT / "asrd" / "data" / "eval"
 
 
-def load_tool() -> ModuleType:
-    """Import tools/train-demo-model, which has no .py suffix."""
-    loader = importlib.machinery.SourceFileLoader("train_demo_model", str(ROOT / "tools" / "train-demo-model"))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses look their module up
-    loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
+tool = load_tool("train-demo-model")
 speech = sys.modules["demo_speech"]  # its other half, which it finds beside itself
 
 

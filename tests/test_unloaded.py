@@ -269,7 +269,7 @@ def test_a_better_candidate_does_not_wake_a_card_that_sleeps(
 
     Engine.on_card = on_card
     scribe = Scribe.__new__(Scribe)
-    scribe.engine, scribe.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]
+    scribe.engine, scribe.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]  # a stand-in with what is asked of an engine
     monkeypatch.setattr(card_power, "asleep", lambda: sleeps)
     assert Rest(scribe)._would_wake() is waits
 
