@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd import vram
+from asrd import places, vram
 from tests.hub_server import Hub
 from tests.hub_user import FILE, MODEL
 
@@ -31,6 +31,18 @@ def logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
     ours.propagate, ours.handlers[:] = True, handlers
     ours.setLevel(logging.NOTSET)
+
+
+@pytest.fixture(autouse=True)
+def folders_of_libraries() -> Iterator[None]:
+    """Take back where plots sent the libraries of this process: a program that a test starts would inherit it."""
+    before = {name: os.environ.get(name) for name in places.LIBRARY_FOLDERS}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(autouse=True)
