@@ -54,9 +54,6 @@ from .terminal import one_line, tell
 
 log = logging.getLogger("asrd")
 
-MANIFEST = Path(__file__).parent / "data" / "eval" / "manifest.jsonl"
-"""The speech that is shipped."""
-
 BLOCK = wire.SAMPLE_RATE // 4
 """Samples of a block in which a long clip goes through the window."""
 
@@ -210,7 +207,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     if isinstance(own, Precision):
         chosen = [own if p.name == own.name else p for p in chosen]
     gpu = engine.card_for(settings)
-    clips, speech = spoken(args.manifest or MANIFEST, args.limit, settings.target_lang)
+    clips, speech = spoken(args.manifest or places.EVALUATION, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     for_files(named)  # says that the demo runs, now that nothing is wrong with what was asked
     file = fetched(settings.model)  # before the first worker, so that no measurement waits for it
@@ -233,7 +230,8 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     if not words:
         raise ManifestError(f"{path} has no reference text", 'each line needs it: {..., "text": ...}')
     seconds = sum(len(clip.samples) for clip in clips) / wire.SAMPLE_RATE
-    shown = path.relative_to(MANIFEST.parents[3]) if path == MANIFEST else path  # the same wherever asrd is installed
+    installed = path == places.EVALUATION  # its name is the same wherever asrd is installed
+    shown = path.relative_to(places.DATA.parents[1]) if installed else path
     return clips, Speech(readable(str(shown)), len(clips), words, seconds, language, skipped, kind)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from . import places
 from .checkpoint import Header, header
 from .errors import ModelError, nearest
 from .known import KNOWN, Known, describe
@@ -20,9 +21,8 @@ __all__ = [
     "describe", "header", "needs", "resolve", "weights_bytes",
 ]  # fmt: skip
 
-DATA = Path(__file__).with_name("data")
 
-SHIPPED = {name: DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
+SHIPPED = {name: places.DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
 """Name -> file of the models that come with asrd; they know synthetic voices and a closed vocabulary."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -12,6 +12,12 @@ from typing import BinaryIO
 
 from . import filenames
 
+DATA = Path(__file__).with_name("data")
+"""What is shipped: models, cues, units, speech to measure with."""
+
+EVALUATION = DATA / "eval" / "manifest.jsonl"
+"""The speech that is shipped, as a manifest."""
+
 
 def config_home(environment: Mapping[str, str] = os.environ) -> Path:
     """Return the folder of the user's configurations, of every program."""

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from . import card, failures, ledger, models, startup, vram, wire
+from . import card, failures, ledger, models, places, startup, vram, wire
 from .errors import (
     AsrdError,
     AudioError,
@@ -57,7 +57,6 @@ KINDS: tuple[tuple[type[AsrdError], str], ...] = (
 )
 """Our errors as kinds of wire.Failed."""
 
-EVALUATION = Path(__file__).with_name("data") / "eval" / "manifest.jsonl"
 """Shipped clips; the first is the self-test."""
 
 
@@ -437,11 +436,11 @@ def _clip(word: wire.Word, start: int, stop: int) -> wire.Word:
 def _known_clip(audio: Any) -> tuple[bytes, str]:
     """Return the self-test's samples and words. Raises AudioError when the shipped data is not there."""
     try:
-        with EVALUATION.open("rb") as lines:
+        with places.EVALUATION.open("rb") as lines:
             entry = msgspec.json.decode(lines.readline())
     except OSError as error:
         raise AudioError(f"the shipped clips are missing: {error}", "install asrd again") from error
-    samples = audio.read(EVALUATION.parent / entry["audio_filepath"])
+    samples = audio.read(places.EVALUATION.parent / entry["audio_filepath"])
     return samples.tobytes(), str(entry["text"])
 
 

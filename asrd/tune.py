@@ -143,7 +143,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     if args.takes:
         clips, speech = _taken(settings, args.limit)
     else:
-        clips, speech = compare.spoken(args.manifest or compare.MANIFEST, args.limit, settings.target_lang)
+        clips, speech = compare.spoken(args.manifest or places.EVALUATION, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     free = msgspec.structs.replace(settings, vram_budget="")  # what is measured says what fits; FP32 must run for that
     options = precision.candidates(settings.preset, gpu)

@@ -27,10 +27,11 @@ from asrd import cli, daemon, engine, failures, vram
 from asrd.audio import AudioBlock, read
 from asrd.capture import Capture, capture
 from asrd.deliveries import Deliveries
+from asrd.places import DATA
 from asrd.takes import Spool
 from tests.fake_worker import as_it_is
 
-CLIP = Path(daemon.__file__).parent / "data" / "eval" / "0001.flac"
+CLIP = DATA / "eval" / "0001.flac"
 FIRST = 24_000
 """Sample of the clip at which it begins to speak."""
 BLOCK = 320

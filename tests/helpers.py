@@ -10,7 +10,10 @@ from types import ModuleType
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout."""
+
+TOOLS = ROOT / "tools"
 
 
 def load_tool(name: str) -> ModuleType:

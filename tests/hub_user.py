@@ -17,9 +17,9 @@ from typing import IO, cast
 from asrd import wire
 from asrd.downloader import ENVIRONMENT
 from asrd.models import SHIPPED
+from tests.helpers import ROOT
 from tests.hub_server import Hub
 
-ROOT = Path(__file__).parents[1]
 NAME = "someone/tiny"
 FILE = f"{NAME}/tiny.nemo"
 MODEL = SHIPPED["demo-ctc"]

@@ -10,7 +10,7 @@ import io
 import tarfile
 from pathlib import Path
 
-DATA = Path(__file__).parents[1] / "asrd" / "data"
+from asrd.places import DATA
 
 HAN = 0x4E00
 """The first of as many Chinese letters as there are tokens."""

@@ -12,10 +12,9 @@ import pytest
 
 from asrd import arguments, cli
 from asrd.errors import UsageError
+from tests.helpers import ROOT
 
 from .helpers import have_own_folders
-
-ROOT = Path(__file__).parents[1]
 
 VERBS = {
     "transcibe": "'transcribe'", "Transcribe": "'transcribe'", "togle": "'toggle'", "comapre": "'compare'",

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from asrd import recognizer
 from asrd.verdict import Edits
+from tests.helpers import ROOT
 from tools.benchmark import __main__ as bench
 from tools.benchmark import figures, page, player, processes, ratios, service, sounds, speed, words
 from tools.benchmark.figures import MIB, Block, Result, Run
 from tools.benchmark.ratios import Case, Crowd, Reading, StartUp, Stop
 
-ROOT = Path(__file__).parents[1]
 CLIPS = {"0001, 9.9 s": 9.9, "0002, 9.8 s": 9.8, "0003, 1.4 s": 1.4}
 TEXT = "call helen at noon"
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -18,9 +17,9 @@ import torch
 from asrd import audio, decoding
 from asrd.boosting import Boost, token_ids
 from asrd.errors import ConfigError
+from asrd.places import DATA
 from tests import sound, tiny
 
-DATA = Path(decoding.__file__).with_name("data")
 CLIPS = [json.loads(line) for line in (DATA / "eval" / "manifest.jsonl").read_text().splitlines()]
 SHIPPED = ("demo-ctc", "demo-tdt", "demo")
 FAMILIES = ("ctc", "ca_ctc", "rnnt", "tdt", "hybrid", "ca_rnnt", "canary1", "canary2", "canary2_unified")

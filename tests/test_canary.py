@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +11,9 @@ import torch
 
 from asrd import canary, decoding
 from asrd.errors import ConfigError, ModelError
+from asrd.places import DATA
 from asrd.timestamps import Decoded
 from tests import tiny
-
-DATA = Path(decoding.__file__).with_name("data")
 
 Restore = Callable[..., Any]
 

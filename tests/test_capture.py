@@ -32,12 +32,12 @@ from asrd.config import Settings
 from asrd.devices import Device, choose
 from asrd.errors import AudioError, ConfigError
 from asrd.microphone import ARRIVAL, TOGETHER, Microphone
+from asrd.places import DATA
 from asrd.tape import BLOCK, GAP, Tape
+from tests.helpers import ROOT
 
 from .sound import noise, silence, speech, tone
 from .sound_server import SoundServer, need_sound_server, sound_server
-
-ROOT = Path(__file__).parents[1]
 
 
 class Heard:
@@ -1083,7 +1083,7 @@ def test_devices_says_how_loud_the_chosen_one_is(server: SoundServer) -> None:
     module = server.add_microphone("quiet", "Quiet")
     server.set_default("quiet")
     server.pactl("set-source-volume", "quiet.monitor", "50%")
-    clip = audio.read(Path(microphone.__file__).parent / "data" / "eval" / "0129.flac")
+    clip = audio.read(DATA / "eval" / "0129.flac")
     voice = np.tile(clip * np.float32(0.4), 3)
     with server.playing("quiet", voice):
         time.sleep(0.5)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from asrd import card, vram, weights, wire
+from asrd.places import DATA
 from asrd.precision import TABLE, Gpu
 from asrd.wire import Memory
+from tests.helpers import ROOT
 from tests.test_vram import driver
 
 __all__ = ["driver"]
 
-ROOT = Path(__file__).parents[1]
 MIB = 1 << 20
 A1000 = Gpu(0, "RTX A1000", (8, 6), 4096 * MIB, 3500 * MIB, "570.00")
 
@@ -138,7 +139,7 @@ def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -
 
 @pytest.mark.skipif(not without_cuda(), reason="this torch is built for CUDA")
 def test_a_file_becomes_text_on_the_cpu_where_torch_cannot_use_the_card(driver: Path, tmp_path: Path) -> None:
-    clip = ROOT / "asrd" / "data" / "eval" / "0001.flac"
+    clip = DATA / "eval" / "0001.flac"
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "XDG_CONFIG_HOME": str(tmp_path)}
     words = [sys.executable, "-m", "asrd", "transcribe", "--model", "demo-ctc", "--strategy", "bfloat16", str(clip)]
     done = subprocess.run(

@@ -20,11 +20,11 @@ from asrd import catalogue, evidence, models
 from asrd.config import Settings
 from asrd.evidence import Candidate, Record
 from asrd.precision import TABLE
+from tests.helpers import ROOT
 from tests.test_vram import TWO, driver
 
 __all__ = ["driver"]
 
-ROOT = Path(__file__).parents[1]
 CARD = "RTX A1000:8.6:4"
 
 

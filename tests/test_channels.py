@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from asrd import audio
 from asrd.channels import Mixer
+from asrd.places import DATA
 
 from .sound import RATE, hum, noise, tone
 
 Sound = NDArray[np.float32]
 
-EVALUATION = sorted((Path(audio.__file__).parent / "data" / "eval").glob("*.flac"))
+EVALUATION = sorted((DATA / "eval").glob("*.flac"))
 VOICE, OTHER = (np.resize(audio.read(path), 3 * RATE) for path in EVALUATION[:2])
 HUM = (0.02 * hum(len(VOICE) / RATE, 1)).astype(np.float32)
 EITHER = -1

@@ -14,10 +14,10 @@ import pytest
 
 from asrd import cli
 from asrd.characters import without_controls
+from asrd.places import DATA
+from tests.helpers import ROOT
 
 from .helpers import have_own_folders
-
-ROOT = Path(__file__).parents[1]
 
 
 def asrd(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -128,7 +128,7 @@ def test_output_that_finds_no_room_is_one_sentence(words: list[str], unbuffered:
 
 
 def test_ctrl_c_ends_at_once_and_leaves_no_child() -> None:
-    clip = next((ROOT / "asrd" / "data" / "eval").glob("*.flac"))
+    clip = next((DATA / "eval").glob("*.flac"))
     words = [sys.executable, "-m", "asrd", "transcribe", str(clip)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child = wait_for_child(process.pid)

@@ -23,13 +23,13 @@ from asrd.errors import ConfigError, DiskError, EngineError, ManifestError, Mode
 from asrd.findings import Comparison
 from asrd.models import SHIPPED
 from asrd.precision import PRESETS, TABLE, Gpu
+from tests.helpers import ROOT
 
 from . import fake_engine
 from .fake_engine import MIB, Script
 from .sound import silence, tone
 from .sound import speech as voice
 
-ROOT = Path(__file__).parents[1]
 TEXTS = [f"open the door number {i} now please" for i in range(30)]
 LENGTHS = [16_000 + 100 * i for i in range(30)]
 

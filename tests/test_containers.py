@@ -16,6 +16,8 @@ import pytest
 from asrd import audio, containers
 from asrd.audio import SoundFile
 from asrd.errors import AudioError
+from asrd.places import DATA
+from tests.helpers import ROOT
 
 from .sound import speech
 from .sound_files import LIST, RATE, Member, complete, encoded, incomplete, without_count
@@ -23,8 +25,8 @@ from .test_daemon import Start, daemon  # noqa: F401 - a fixture
 
 SOUND = speech(3.2)
 LOSSLESS = (".flac", ".aiff", ".caf", ".au", ".w64", ".rf64")
-DATA = Path(audio.__file__).parent / "data" / "eval"
-CLIPS = list(map(json.loads, (DATA / "manifest.jsonl").read_text().splitlines()))
+EVAL = DATA / "eval"
+CLIPS = list(map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines()))
 CLIP = next(line for line in CLIPS if line["sound"] == "clean" and line["group"] == "trained voice")
 
 
@@ -143,7 +145,7 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_cut_short(tmp_path: Pat
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], subprocess.CompletedProcess[str], Path]:
     """One call of `asrd transcribe` over every kind of file, bad ones first."""
     folder = tmp_path_factory.mktemp("files")
-    clip = audio.read(DATA / CLIP["audio_filepath"])
+    clip = audio.read(EVAL / CLIP["audio_filepath"])
     members = [*complete(clip), *incomplete(clip)]
     (folder / "nan.wav").write_bytes(encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"))
     (folder / "empty.wav").write_bytes(encoded(clip[:0], format="WAV"))
@@ -229,7 +231,7 @@ def test_a_daemon_on_a_file_ends_with_it_and_says_what_was_wrong(
     with one.log.open("wb") as log:
         done = subprocess.run(
             [sys.executable, "-m", "tests.deaf_daemon", "run", f"--source=file:{tmp_path / name}", "--sink=stdout"],
-            cwd=Path(__file__).parents[1], env=one.environment, stdout=log, stderr=log, timeout=60, check=False,
+            cwd=ROOT, env=one.environment, stdout=log, stderr=log, timeout=60, check=False,
         )  # fmt: skip
     said = one.log.read_text()
     assert done.returncode == code, said

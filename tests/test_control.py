@@ -24,8 +24,7 @@ from asrd.control import ask, forget, line, listen, page, path, waybar
 from asrd.errors import AsrdError, BusyError, ControlError, SocketError
 from asrd.takes import Spool
 from asrd.wire import Memory
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 STATUS: dict[str, Any] = {
     "ok": True, "state": "LISTENING", "model": "demo", "requested": "auto", "strategy": "bfloat16",

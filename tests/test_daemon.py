@@ -34,11 +34,10 @@ from asrd.precision import Plan
 from asrd.recording import Recording
 from asrd.server import Request
 from tests.fake_worker import as_it_is
+from tests.helpers import ROOT
 from tests.test_engine import alive
 from tests.test_logind import BUS
 from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case, until
-
-ROOT = Path(__file__).parents[1]
 
 
 class Running:

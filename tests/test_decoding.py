@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,11 +16,11 @@ from hypothesis import strategies as st
 
 from asrd import decoding
 from asrd.errors import ModelError
+from asrd.places import DATA
 from asrd.spacing import join
 from asrd.timestamps import Decoded, Token, words
 from tests import tiny
 
-DATA = Path(decoding.__file__).with_name("data")
 SHIPPED = {"demo.nemo": "aed", "demo-ctc.nemo": "ctc", "demo-tdt.nemo": "tdt"}
 FAMILY = {
     "ctc": "ctc", "ca_ctc": "ctc", "ctc_char": "ctc", "rnnt": "rnnt", "ca_rnnt": "rnnt", "rnnt_char": "rnnt",

@@ -29,6 +29,7 @@ from asrd.precision import Gpu, Need, plan
 from asrd.rest import Rest
 from asrd.verdict import edits
 from tests import sound
+from tests.helpers import ROOT
 from tests.test_control import STATUS
 from tests.test_scribe import SAID, TWICE, Room, at_work, case, other, push, rested, until
 
@@ -37,7 +38,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(vram, "gpus", list)

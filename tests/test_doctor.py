@@ -15,12 +15,13 @@ import pytest
 from asrd import doctor, failures
 from asrd.config import Settings
 from asrd.devices import Device
+from asrd.places import DATA
+from tests.helpers import ROOT
 from tests.test_vram import driver
 
 __all__ = ["driver"]
 
-ROOT = Path(__file__).parents[1]
-CLIP = ROOT / "asrd" / "data" / "eval" / "0001.flac"
+CLIP = DATA / "eval" / "0001.flac"
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from asrd.places import DATA
 from asrd.worker import ENVIRONMENT
 from tests.hub_server import Hub, wait_for
 from tests.hub_user import FILE, NAME, ROOT, SIZE, User
 from tests.test_download import MIB, children
 
-EVAL = ROOT / "asrd" / "data" / "eval"
+EVAL = DATA / "eval"
 CLIP = EVAL / "0001.flac"
 TEXT = json.loads((EVAL / "manifest.jsonl").read_text().splitlines()[0])["text"]
 

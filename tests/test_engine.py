@@ -23,6 +23,7 @@ from asrd.errors import AudioError, EngineError, ModelError, NetworkError
 from asrd.precision import TABLE, Gpu, Need, Plan, Rung, plan
 from asrd.worker import Scratch
 from tests.fake_worker import as_it_is
+from tests.helpers import ROOT
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
 SOUND = array.array("f", [1.0] * 16_000)
@@ -32,7 +33,7 @@ SHORT = Deadlines(load=5.0, answer=1.0, per_second=0.0, stop=5.0)
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 

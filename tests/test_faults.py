@@ -20,11 +20,12 @@ from asrd.config import Settings, load
 from asrd.engine import Engine, plan_for, start_for
 from asrd.errors import ConfigError
 from asrd.faults import Fault, parse, rehearse, strikes
+from asrd.places import DATA
 from asrd.precision import TABLE, Plan, Rung
 from asrd.rest import Rest
 from tests.test_scribe import Room, until
 
-EVALUATION = Path(faults.__file__).with_name("data") / "eval"
+EVALUATION = DATA / "eval"
 HALF = wire.Start("demo", TABLE["half"])
 
 

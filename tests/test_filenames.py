@@ -18,6 +18,7 @@ import pytest
 from asrd import compare, filenames, manifest, places, wire
 from asrd.characters import printable, readable
 from asrd.errors import ConfigError, UsageError
+from asrd.places import DATA
 from asrd.precision import TABLE
 from asrd.service import units
 
@@ -25,7 +26,7 @@ from .test_daemon import ROOT, Start, daemon
 
 __all__ = ["daemon"]
 
-CLIP = ROOT / "asrd" / "data" / "eval" / "0170.flac"
+CLIP = DATA / "eval" / "0170.flac"
 
 NAMES: dict[str, tuple[bytes, str]] = {
     "Latin-1": (b"caf\xe9", r"caf\xe9"),

@@ -17,6 +17,7 @@ from asrd.config import Settings
 from asrd.deliveries import Deliveries
 from asrd.engine import WORKER, Deadlines, Engine, plan_for
 from asrd.errors import AudioError, SoundError
+from asrd.places import DATA
 from asrd.takes import HEADER, Note, Spool
 from tests.fake_worker import MARK, as_it_is
 from tests.test_deliveries import kept
@@ -203,7 +204,7 @@ async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path
 
 @case
 async def test_a_real_worker_answers_what_is_left_of_damaged_recordings(tmp_path: Path) -> None:
-    clip = audio.read(Path(audio.__file__).parent / "data" / "eval" / "0129.flac")
+    clip = audio.read(DATA / "eval" / "0129.flac")
     async with at_work(tmp_path, "demo-ctc") as one:
 
         def hold(plan: Any, start: wire.Start, **more: Any) -> Engine:

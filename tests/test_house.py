@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 ORDER = re.findall(r"^    (\w+)  +\w", (ROOT / "asrd" / "__init__.py").read_text(), re.MULTILINE)
 WORKER_SIDE = {"startup", "encoder", "modules", "boundaries", "abilities", "casting", "int8", "attention", "graphs"}
 WORKER_SIDE |= {"steps", "boosting", "canary", "straight", "timestamps", "decoding", "cacheaware", "recognizer"}

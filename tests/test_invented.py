@@ -25,11 +25,10 @@ from asrd.precision import TABLE, Rung
 from asrd.recognizer import Recognizer
 from asrd.transcript import credible
 from asrd.wire import Answer, Hypothesis, Said, Word
+from tests.helpers import ROOT
 
 from . import sound
 from .sound import RATE
-
-ROOT = Path(__file__).parents[1]
 
 CHORD = (10 ** (-50 / 20) * sound.music(60.0, 1)).astype(np.float32)
 """Music at a level at which the detector takes single chords for something that may be speech."""

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from asrd import audio, control, levels
 from asrd.levels import Loudness, judge
+from asrd.places import DATA
 from asrd.vad import Vad
 
 from .sound import RATE, noise, silence
 
-CLIPS = sorted((Path(audio.__file__).parent / "data" / "eval").glob("*.flac"))[:6]
+CLIPS = sorted((DATA / "eval").glob("*.flac"))[:6]
 Sound = NDArray[np.float32]
 
 

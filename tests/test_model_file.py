@@ -25,11 +25,11 @@ import yaml
 
 from asrd import archive, checkpoint, model_config, models, untrusted_yaml
 from asrd.errors import ModelError
+from asrd.places import DATA
 from tests import tiny
 from tests.test_checkpoint import archive as packed
 from tests.test_checkpoint import members_of
 
-DATA = Path(checkpoint.__file__).with_name("data")
 CLIP = next(DATA.rglob("*.flac"))
 Config = dict[str, Any]
 

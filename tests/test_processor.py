@@ -15,8 +15,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-CLIP = ROOT / "asrd" / "data" / "eval" / "0001.flac"
+from asrd.places import DATA
+from tests.helpers import ROOT
+
+CLIP = DATA / "eval" / "0001.flac"
 SAID = "remind me to open a teacher before i start my meeting"
 MIN_SELECTED = 20
 """Tests that are marked at least: an empty selection would pass."""

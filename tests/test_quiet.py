@@ -6,16 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import soundfile
 
 from asrd.verdict import edits
+from tests.helpers import ROOT
 
 from .helpers import load_tool
 
-ROOT = Path(__file__).resolve().parents[1]
 TALKS = 10
 MEMBERS = [(dbfs, noisy) for dbfs in (-21, -41, -61) for noisy in (False, True)]
 """Level of the speech, and whether noise lies 20 dB below it; TALKS of each."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,12 +14,12 @@ import pytest
 import asrd
 from asrd import config, report
 from asrd.precision import PRESETS, TABLE
+from tests.helpers import ROOT
 from tools.benchmark.figures import Result
 from tools.benchmark.page import table
 from tools.gpubench import cells, tables
 from tools.torturing import page
 
-ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "tools" / "results"
 MIB = 1 << 20

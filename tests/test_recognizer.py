@@ -22,13 +22,14 @@ from asrd.engine import Deadlines, Engine
 from asrd.errors import ConfigError, ModelError
 from asrd.ladder import mismatch
 from asrd.models import SHIPPED
+from asrd.places import DATA
 from asrd.precision import TABLE, Plan, Rung
 from asrd.recognizer import SMALL, Recognizer, _serve, _threads
 from asrd.spacing import join
 from tests import tiny
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
-EVALUATION = ROOT / "asrd" / "data" / "eval"
+EVALUATION = DATA / "eval"
 FAMILIES = ("ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_hybrid", "canary1", "canary2")
 
 

@@ -18,15 +18,16 @@ from asrd.config import Loaded, Settings
 from asrd.deliveries import sink_name
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
 from asrd.figures import _moment
+from asrd.places import DATA
 from asrd.recording import Told
 from asrd.takes import Note
 from asrd.wording import counted, said_of, with_hint
+from tests.helpers import ROOT
 
 from .test_daemon import Start, daemon, samples
 
 __all__ = ["daemon"]
 
-ROOT = Path(__file__).parents[1]
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -468,7 +469,7 @@ def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:
 
 
 def test_a_refused_model_costs_one_worker_and_a_file_that_changes_another(tmp_path: Path) -> None:
-    clip = ROOT / "asrd" / "data" / "eval" / "0001.flac"
+    clip = DATA / "eval" / "0001.flac"
     model = tmp_path / "bad.nemo"
     model.write_bytes(b"\0" * 5000)
     done = subprocess.run(

@@ -33,6 +33,7 @@ from asrd.takes import Spool
 from asrd.turns import Turns
 from tests import sound
 from tests.fake_worker import as_it_is
+from tests.helpers import ROOT
 
 FAKE = (sys.executable, "-m", "tests.fake_worker")
 SHORT = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
@@ -44,7 +45,7 @@ TWICE = np.concatenate([SAID, sound.speech(0.8), sound.silence(0.3)])
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(vram, "gpus", list)
 

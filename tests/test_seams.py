@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from asrd.verdict import edits
+from tests.helpers import ROOT
 
 from .helpers import load_tool
 
-TOOL = Path(__file__).resolve().parent.parent / "tools" / "bench-seams"
+TOOL = ROOT / "tools" / "bench-seams"
 
 
 tool = load_tool("bench-seams")

@@ -15,10 +15,9 @@ import pytest
 
 from asrd import hints, soundaccess
 from asrd.soundaccess import Facts, explain, gather
+from tests.helpers import ROOT
 
 from .sound_server import need_sound_server, sound_server
-
-ROOT = Path(__file__).parents[1]
 
 UP = Facts(pulse="listening", pipewire="listening", installed=("pipewire",))
 SEEN = msgspec.structs.replace(UP, bridge=True, plugins=("pulse", "pipewire"))

@@ -26,8 +26,7 @@ from asrd.checkpoint import WEIGHTS, Place, places, unpacked_bytes
 from asrd.errors import DiskError, ModelError
 from asrd.worker import ENVIRONMENT
 from tests import tiny
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 def run(program: str, **environment: str) -> str:

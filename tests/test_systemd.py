@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from asrd import systemd
 from asrd.characters import printable
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 @pytest.fixture

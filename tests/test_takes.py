@@ -23,8 +23,8 @@ import soundfile
 
 from asrd.errors import UsageError
 from asrd.takes import Note, Spool, Take, blocks, folder
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 BLOCK = np.full(320, 0.25, np.float32)
 
 

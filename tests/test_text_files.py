@@ -12,8 +12,9 @@ import pytest
 from asrd import cli, config, control, evidence, manifest, places, text_files
 from asrd.baseline import Known
 from asrd.errors import AsrdError, ConfigError, ManifestError
+from asrd.places import DATA
 
-EVAL = Path(text_files.__file__).parent / "data" / "eval"
+EVAL = DATA / "eval"
 
 MARK = text_files.MARK
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.helpers import ROOT
 from tools.torturing import __main__ as torture
 from tools.torturing import delivery, findings, home, microphone, page, planted
 from tools.torturing.findings import Round, Words
 
-ROOT = Path(__file__).parents[1]
 WORDS = ("remind", "me", "to", "open", "a", "teacher", "before", "i", "start", "my", "meeting", "we", "went", "from")
 
 

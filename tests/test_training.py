@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asrd.places import DATA
+
 from .helpers import load_tool
 
-ROOT = Path(__file__).resolve().parent.parent
-EVAL = ROOT / "asrd" / "data" / "eval"
+EVAL = DATA / "eval"
 
 
 tool = load_tool("train-demo-model")
@@ -176,7 +177,7 @@ def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: t
 
     (tmp_path / "tdt").mkdir()
     args = argparse.Namespace(work=tmp_path / "tdt", seed=1, init_tdt=None, minutes_tdt=1.0, rate=1e-3,
-                              init_ctc=ROOT / "asrd" / "data" / "demo-ctc.nemo")
+                              init_ctc=DATA / "demo-ctc.nemo")
     for name in ("train", "dev"):
         for kind in ("json", "frames.json", "mel"):
             shutil.copy(tmp_path / f"train.{kind}", args.work / f"{name}.{kind}")
@@ -237,7 +238,7 @@ def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> Non
 def test_the_shipped_models_can_write_every_word() -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     for name in ("demo.nemo", "demo-ctc.nemo", "demo-tdt.nemo"):
-        with tarfile.open(ROOT / "asrd" / "data" / name) as archive:
+        with tarfile.open(DATA / name) as archive:
             files = [m for m in archive.getmembers() if m.name.endswith("tokenizer.model")]
             models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]
             config = archive.extractfile("model_config.yaml").read().decode()  # type: ignore[union-attr]

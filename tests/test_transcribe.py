@@ -26,14 +26,16 @@ from asrd import transcribe as verb
 from asrd.audio import read
 from asrd.config import Settings
 from asrd.errors import EngineError, UsageError
+from asrd.places import DATA
 from asrd.precision import TABLE, Rung
 from asrd.wire import SAMPLE_RATE, Answer, Hypothesis, Said, Word
+from tests.helpers import ROOT
 
 from .sound import silence, speech, tone
 
-DATA = Path(verb.__file__).parent / "data" / "eval"
+EVAL = DATA / "eval"
 CLEAN = [
-    line for line in map(json.loads, (DATA / "manifest.jsonl").read_text().splitlines()) if line["sound"] == "clean"
+    line for line in map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines()) if line["sound"] == "clean"
 ]
 FEW = [line for line in CLEAN if line["group"] == "trained voice"][:8]
 
@@ -48,7 +50,7 @@ sys.exit(code)
 
 
 def clip(line: dict[str, Any]) -> np.ndarray:
-    return read(DATA / line["audio_filepath"])
+    return read(EVAL / line["audio_filepath"])
 
 
 def program(*words: str, code: str = MEASURED, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -205,7 +207,7 @@ def test_an_hour_needs_no_more_memory_than_a_minute(run: Run) -> None:
 
 
 def test_standard_input_gives_plain_text_and_no_progress() -> None:
-    with (DATA / FEW[1]["audio_filepath"]).open("rb") as stream:
+    with (EVAL / FEW[1]["audio_filepath"]).open("rb") as stream:
         done = program(
             "-", "--model", "demo-ctc", code="from asrd.cli import main; raise SystemExit(main())", stdin=stream
         )
@@ -245,7 +247,7 @@ def test_interrupted_it_prints_what_it_has_and_leaves_no_child(tmp_path: Path) -
     with soundfile.SoundFile(tmp_path / "long.flac", "w", SAMPLE_RATE, 1) as out:
         for _ in range(400):
             out.write(part)
-    command = [sys.executable, "-m", "asrd", "transcribe", DATA / FEW[0]["audio_filepath"], tmp_path / "long.flac"]
+    command = [sys.executable, "-m", "asrd", "transcribe", EVAL / FEW[0]["audio_filepath"], tmp_path / "long.flac"]
     with subprocess.Popen(
         [*map(str, command), "--json", "--model", "demo-ctc"],
         stdout=subprocess.PIPE,
@@ -413,7 +415,7 @@ def test_a_terminal_sees_progress_that_a_pipe_does_not(spoken: str, tmp_path: Pa
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import tests.test_transcribe as t, asrd.transcribe as v\n"
         "v.Engine = t.Told\nraise SystemExit(t.call(sys.argv[1], model='demo'))"
     )
-    root = str(Path(__file__).parents[1])
+    root = str(ROOT)
     ours, theirs = os.openpty()
     seen = bytearray()
 

@@ -22,11 +22,11 @@ from asrd.config import Settings
 from asrd.errors import DiskError, ManifestError, ModelError, UsageError
 from asrd.precision import Gpu
 from asrd.takes import Spool, folder
+from tests.helpers import ROOT
 
 from .fake_engine import MIB, Script
 from .test_daemon import Start, daemon  # noqa: F401  (a fixture)
 
-ROOT = Path(__file__).parents[1]
 WORDS = ("open", "the", "door", "of", "our", "house", "and", "look", "at", "every", "green", "tree", "now", "please")
 COUNT = 100
 LENGTHS = [4000 + place for place in range(COUNT)]

@@ -12,16 +12,16 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jiwer
 import pytest
 
+from asrd.places import DATA
 from tests.user_session import UserSession, until, user_session
 
-DATA = Path(__file__).parents[1] / "asrd" / "data" / "eval"
-CLIPS = [json.loads(line) for line in (DATA / "manifest.jsonl").read_text().splitlines()][:3]
+EVAL = DATA / "eval"
+CLIPS = [json.loads(line) for line in (EVAL / "manifest.jsonl").read_text().splitlines()][:3]
 PROGRAMS = {"sway": "sway", "foot": "foot", "wtype": "wtype", "paplay": "pulseaudio-utils"}
 CONFIG = 'model = "demo-ctc"\nmicrophone = "virtmic"\nsinks = ["type"]\nnotify = false\n'
 SWAY = "output HEADLESS-1 resolution 1280x720\nxwayland disable\nbindsym --no-repeat Mod4+d exec {asrd} toggle\n"
@@ -48,7 +48,7 @@ def status(session: UserSession) -> dict[str, Any]:
 
 def play(session: UserSession, clip: dict[str, Any]) -> None:
     """Speak a clip into the microphone; returns when it was played."""
-    session.ok("paplay", "--device=virtmic", DATA / clip["audio_filepath"])
+    session.ok("paplay", "--device=virtmic", EVAL / clip["audio_filepath"])
 
 
 def takes(session: UserSession) -> list[dict[str, Any]]:

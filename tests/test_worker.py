@@ -15,13 +15,14 @@ import pytest
 from asrd import wire
 from asrd.precision import TABLE
 from asrd.worker import Worker, kill_all
+from tests.helpers import ROOT
 
 from .test_engine import FAKE, alive, children
 
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     return tmp_path
 

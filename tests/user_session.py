@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = Path(__file__).with_name("session")
 TIMEOUT = 60.0
 
