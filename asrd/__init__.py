@@ -27,6 +27,7 @@ Reading order, which is dependency order: a file imports only from files above i
     legacy       older spellings of the precision, folded into strategy (pure)
     misnomers    what a wrong setting, table or line of TOML was meant to be (pure)
     conversion   a setting as it was written -> its value, or a complaint that helps
+    proposals    a line or variable that a hint proposes, tried before it is written (pure)
     config       frozen settings <- defaults < TOML < ASRD_* < flags
     systemd      readiness, watchdog, inherited sockets; events into the journal
     untrusted_yaml  YAML of a stranger read within bounds, its references resolved (pure)
@@ -56,6 +57,7 @@ Reading order, which is dependency order: a file imports only from files above i
     levels       how loud sound is: its speech, what is between, what was cut off (pure)
     tape         sound at any rate, in pieces of any size -> blocks of 20 ms on the clock
     soundaccess  why nothing can be recorded here: each link from a sound server to PortAudio, and what mends it
+    alsa_config  whether PortAudio can start with ALSA's configuration, which else ends the process
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
     devices      what there is to record from, and which of it is meant
     microphone   a device through PortAudio: opened, watched, given up, opened again
@@ -104,6 +106,7 @@ Reading order, which is dependency order: a file imports only from files above i
     normalising  texts -> words to be counted, without what is only typography (pure)
     verdict      word edits, intervals, the noise floor, criteria, verdicts (pure)
     choice       what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
+    grids        tables of figures for a terminal, in which no name and no number is broken (pure)
     plots        the report's plots as SVG (pure)
     report       one comparison -> table, JSON, HTML (pure)
     compare      verb: every strategy in a fresh worker, measured and judged

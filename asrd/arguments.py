@@ -49,7 +49,9 @@ class Parser(argparse.ArgumentParser):
         usual: dict[str, Any] = {"formatter_class": Formatter, "allow_abbrev": False}
         super().__init__(prog, **(usual | words))
         self.elsewhere: Callable[[str, str], str] = lambda flag, value: ""
-        """Returns a hint for a flag that this parser lacks, and the word behind it; "" where it knows none."""
+        """Return a hint for a flag that this parser lacks, and the word behind it; "" where it knows none."""
+        self.stray: Callable[[str], str] = lambda word: ""
+        """Return a hint for a word that this parser has no place for; "" where it knows none."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return what the words mean. Raises UsageError."""
@@ -57,7 +59,8 @@ class Parser(argparse.ArgumentParser):
         self._check_flags(words)
         found, rest = self.parse_known_args(words, namespace)
         if rest := [word for word in rest if word != "--"]:
-            raise UsageError(f"{self.prog} takes no further word: {rest[0]!r}", f"{self.prog} --help")
+            hint = self.stray(rest[0]) or f"{self.prog} --help"
+            raise UsageError(f"{self.prog} takes no further word: {rest[0]!r}", hint)
         return found
 
     def error(self, message: str) -> NoReturn:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from .audio import AudioBlock, SoundFile, blocks
+from .containers import MAGIC_BYTES, file_kind
 from .devices import choose, survey
 from .errors import AsrdError, AudioError, ConfigError
 from .levels import Loudness, judge
@@ -186,40 +187,6 @@ async def _listen(device: Capture, seconds: float) -> tuple[str, str, Loudness]:
     return device.name, problem, heard
 
 
-MAGIC_BYTES = 12
-"""Bytes by which a sound file is told from raw sound."""
-
-
-def file_kind(data: bytes) -> str:
-    """Return what sort of sound file begins so; "" for raw sound, and where MAGIC_BYTES are not there."""
-    head, body = data[:4], data[8:12]
-    if len(data) < MAGIC_BYTES:
-        return ""
-    if head in (b"RIFF", b"RF64", b"BW64", b"RIFX") and body == b"WAVE":
-        return "a WAV file"
-    if head == b"FORM" and body in (b"AIFF", b"AIFC"):
-        return "an AIFF file"
-    if data[4:8] == b"ftyp":
-        return "an MP4 file"
-    if data.startswith(b"ID3") and data[3] in (2, 3, 4) and data[4] == 0:
-        return "an MP3 file"
-    return _MAGIC.get(head, "")
-
-
-_MAGIC = {
-    b"fLaC": "a FLAC file",
-    b"OggS": "an Ogg file",
-    b".snd": "an AU file",
-    b"caff": "a CAF file",
-    b"wvpk": "a WavPack file",
-    b"\x1a\x45\xdf\xa3": "a WebM or Matroska file",
-    b"\x30\x26\xb2\x75": "a WMA file",
-    b"#!AM": "an AMR file",
-    b"MAC ": "a Monkey's Audio file",
-    b"riff": "a Wave64 file",
-}
-"""First four bytes -> the file. Raw sound has such four by chance once in four billion recordings."""
-
 _PLAY = "asrd transcribe - writes such a file down; asrd run --source file:PATH listens to it"
 
 
@@ -375,16 +342,19 @@ def devices_arguments(parser: argparse.ArgumentParser) -> None:
 def devices(args: argparse.Namespace, settings: Settings) -> int:
     """Verb: list what can be recorded from; return the exit code. Raises AudioError."""
     found = survey()
-    chosen = None
+    chosen, code = None, 0
     try:
         chosen = choose(found, settings.microphone)
     except AudioError as error:
         complain(error)
+        code = error.exit_code
     level = None if chosen is None or args.no_level else listen(settings.microphone, LISTEN_SECONDS)
+    if level is not None and level[1]:  # it cannot be recorded from
+        code = AudioError.exit_code
     if args.json:
         rows = [msgspec.structs.asdict(one) | _chosen_level(one is chosen, level) for one in found]
         tell_document(rows, indent=2)
-        return 0
+        return code
     from . import listing
 
     shown = []
@@ -400,4 +370,4 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
         tell(one_line(heard_now(*level)))
     if found:
         listing.say('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
-    return 0
+    return code

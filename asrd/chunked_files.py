@@ -24,6 +24,12 @@ MAX_CHUNKS = 10_000
 MP3 = 0x55
 """The number of MPEG layer III in a WAV file."""
 
+WAVE_MAGICS = (b"RIFF", b"RF64", b"BW64", b"RIFX")
+AIFF_MAGIC, AIFF_KINDS = b"FORM", (b"AIFF", b"AIFC")
+CAF_MAGIC = b"caff"
+AU_MAGICS = (b".snd", b"dns.")
+"""How files of each kind begin; of the first two the kind stands at byte 8."""
+
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
@@ -88,15 +94,15 @@ def chunks(file: FileBytes, shape: Shape, start: int) -> Iterator[Chunk]:
 def survey(file: FileBytes) -> Layout | None:
     """Return where the sound lies; None where the file is of no such kind, or its header has no place for sound."""
     magic, kind = file.at(0, 4), file.at(8, 4)
-    if magic in (b"RIFF", b"RF64", b"BW64", b"RIFX") and kind == b"WAVE":
+    if magic in WAVE_MAGICS and kind == b"WAVE":
         return _joined(file)
-    if magic == b"FORM" and kind in (b"AIFF", b"AIFC"):
+    if magic == AIFF_MAGIC and kind in AIFF_KINDS:
         return _one(file, 12, AIFF, b"SSND", 8)
-    if magic == b"caff":
+    if magic == CAF_MAGIC:
         return _one(file, 8, CAF, b"data", 4)
     if file.at(0, 16) == W64_RIFF:
         return _one(file, 40, W64, b"data" + W64_TAIL, 0)
-    if magic in (b".snd", b"dns."):
+    if magic in AU_MAGICS:
         return _au(file)
     return None
 

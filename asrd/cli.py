@@ -9,6 +9,7 @@ import argparse
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     module = importlib.import_module(module_name)
     parser = Parser(f"asrd {verb}", description=about)
     parser.elsewhere = lambda flag, value: _elsewhere(verb, flag, value)
+    parser.stray = lambda word: _stray(verb, word)
     getattr(module, f"{name}_arguments")(parser)
     common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
     known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
@@ -136,10 +138,21 @@ def _elsewhere(verb: str, flag: str, value: str) -> str:
         return misnomers.ELSEWHERE.get(key, "")
     if f"--{own}" in _flags(verb):
         return f"did you mean --{own}?"
-    line = f"{own} = {misnomers.as_toml(value or '...')}"
+    line = config.propose(own, misnomers.plain(value) if value else None)
     if verb in ASKING:
-        return f"the daemon reads it: write {line} into the configuration, then: asrd reload"
-    return f"it is a setting: ASRD_{own.upper()}={value or '...'} asrd {verb} ..., or {line} in the configuration"
+        return f"the daemon reads it from the configuration: {line}, then: asrd reload"
+    variable = config.propose_variable(own, value)
+    return f"it is a setting: before asrd {verb} {variable}, or in the configuration {line}"
+
+
+def _stray(verb: str, word: str) -> str:
+    """Return where a word belongs that a verb has no place for: the file of a sound; "" where nobody knows."""
+    from .proposals import looks_like_file
+
+    if not looks_like_file(word):
+        return ""
+    shown = shlex.quote(word)
+    return f"asrd transcribe {shown}" if verb != "run" else f"asrd run --source {shlex.quote(f'file:{word}')}"
 
 
 def _flags(verb: str) -> set[str]:

@@ -45,6 +45,7 @@ from .config import Settings
 from .dictation import Dictation
 from .errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from .findings import Comparison, Measured, Role, Speech
+from .forecast import check_languages
 from .manifest import Clip
 from .modelchoice import for_files, or_demo
 from .normalising import metric, normaliser
@@ -206,6 +207,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     own = settings.requested
     if isinstance(own, Precision):
         chosen = [own if p.name == own.name else p for p in chosen]
+    check_languages(settings)
     gpu = engine.card_for(settings)
     clips, speech = spoken(args.manifest or places.EVALUATION, args.limit, settings.target_lang)
     device = f"cuda:{gpu.index}" if gpu else "cpu"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from . import conversion, durations, faults, filenames, legacy, misnomers, places, text_files
+from . import conversion, durations, faults, filenames, legacy, misnomers, places, proposals, text_files
 from .errors import ConfigError, nearest
 from .precision import PRESETS, Precision, find, with_parts
 from .spoken import Phrase, table
@@ -140,6 +140,12 @@ SINKS = ("type", "paste", "clipboard", "stdout", "command:CMD", "journal", "none
 
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
+KNOWN = (*FIELDS, *legacy.KEYS)
+"""Every name that a setting may be written with."""
+
+EXAMPLES = {name: field.default for name, field in FIELDS.items()} | proposals.EXAMPLES
+"""Setting -> a value that it takes."""
+
 NAMES = ("model", "source", "socket", "microphone", "sinks")
 """Settings that may hold the name of a file, which need not be text."""
 
@@ -177,7 +183,7 @@ def load(
     """
     path = file or places.config_file(environment)
     layers = (
-        _file_layer(path, file is not None or "ASRD_CONFIG" in environment, file is not None),
+        _file_layer(path, file is not None or bool(environment.get("ASRD_CONFIG")), file is not None),
         _environment_layer(environment),
         {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
     )
@@ -185,7 +191,7 @@ def load(
     notes: list[str] = []
     for layer in layers:
         notes += legacy.fold(layer)
-        if layer.get("model", ("unset", ""))[0] == "":  # an empty variable or flag names no model and hides none
+        if layer.get("model", ("unset", ""))[0] == "":  # an empty flag or line names no model and hides none
             del layer["model"]
         merged |= layer
     origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
@@ -220,7 +226,7 @@ def _file_layer(file: Path, required: bool, named: bool) -> Layer:
             raise ConfigError(f"there is no configuration file {file}", hint) from None
         return {}
     except tomllib.TOMLDecodeError as error:
-        raise not_toml(file, text, error) from error
+        raise misnomers.not_toml(file, text, error, KNOWN, propose) from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}", f"look at it: ls -ld {file}") from error
     except text_files.NotTextError as error:
@@ -241,28 +247,11 @@ def _as_named(key: str, value: Any) -> Any:
     return value
 
 
-def not_toml(file: Path, text: str, error: tomllib.TOMLDecodeError) -> ConfigError:
-    """Return the error for a configuration file that is not TOML, with what helps its line."""
-    found = re.search(r"^(.*?) \(at line (\d+), column \d+\)$", str(error))
-    twice = "overwrite" in str(error) or "declare" in str(error)
-    if found is None and not twice:  # the end of the file came too early
-        number = misnomers.open_line(text)
-        why = f"{file}, line {number}, is not TOML: what begins there has no end"
-        return ConfigError(why, misnomers.toml_hint(text, number))
-    # What is set twice in the last line is told as of the end of the file.
-    number = int(found[2]) if found else len(text.rstrip().splitlines())
-    if found is None or twice:
-        why = f"{file}, line {number}, sets something a second time"
-        return ConfigError(why, "keep one of the two lines")
-    why = f"{file}, line {number}, is not TOML: {found[1][:1].lower()}{found[1][1:]}"
-    return ConfigError(why, misnomers.toml_hint(text, number))
-
-
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for name, text in sorted(environment.items()):
-        if not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
-            continue
+        if not text or not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
+            continue  # an empty variable is one that is not set
         key = name.removeprefix("ASRD_").lower()
         _known(key, name, text, "variable")
         layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
@@ -277,17 +266,44 @@ def _inline_table(name: str, text: str) -> Any:
 
 
 def _known(key: str, origin: str, value: Any, kind: Literal["file", "variable"] = "file") -> None:
-    if key not in FIELDS and key not in legacy.KEYS:
+    if key not in KNOWN:
         table = isinstance(value, dict) or misnomers.is_tables(value)
         what = "table" if table else "setting"
-        known = (*FIELDS, *legacy.KEYS)
-        hint = misnomers.key_hint(key, value, known) if kind == "file" else misnomers.variable_hint(key, value, known)
+        if kind == "file":
+            hint = misnomers.key_hint(key, value, KNOWN, propose)
+        else:
+            hint = misnomers.variable_hint(key, value, KNOWN, propose_variable)
         raise ConfigError(f"unknown {what} {key!r} in {origin}", hint)
+
+
+def accepted(key: str, value: Any) -> bool:
+    """Return whether a setting takes a value, whatever the others are."""
+    layer = {key: (value, "")}
+    try:
+        legacy.fold(layer)
+        made = {name: conversion.typed(name, one, "", FIELDS[name].type) for name, (one, _) in layer.items()}
+        _check(Settings(**made), dict.fromkeys(FIELDS, ""))
+    except (ConfigError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def propose(key: str, value: Any) -> str:
+    """Return a line of the file that sets what was meant, as "write KEY = VALUE"; the settings accept it."""
+    return proposals.line(key, value, accepted, EXAMPLES[key])
+
+
+def propose_variable(key: str, value: str) -> str:
+    """Return as `propose`, for a variable of the environment."""
+    return proposals.variable(key, value, accepted, EXAMPLES[key])
 
 
 def _convert(layer: Layer) -> Settings:
     """Type each value by itself, so that the error can say where it came from."""
-    typed = {key: conversion.convert(key, value, origin, FIELDS[key].type) for key, (value, origin) in layer.items()}
+    typed = {
+        key: conversion.convert(key, value, origin, FIELDS[key].type, propose)
+        for key, (value, origin) in layer.items()
+    }
     if "vocabulary" in typed:
         typed["vocabulary"] = _vocabulary(typed["vocabulary"], layer["vocabulary"][1])
     for key in typed.keys() - set(NAMES):
@@ -359,7 +375,7 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
             raise ConfigError(f"there is no sink {sink!r} ({origins['sinks']})", nearest(sink, SINKS))
     if settings.source not in ("mic", "pipe") and not re.match(r"file:.", settings.source, re.DOTALL):
         raise ConfigError(
-            f"source = {settings.source!r} ({origins['source']}) is not known", "mic, file:PATH or pipe"
+            f"source = {settings.source!r} ({origins['source']}) is not known", proposals.source(settings.source)
         )
     idle_seconds(settings.idle, origins["idle"])
     try:

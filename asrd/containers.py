@@ -3,9 +3,46 @@
 from __future__ import annotations
 
 from . import chunked_files, mpeg_files, streams
+from .chunked_files import AIFF_KINDS, AIFF_MAGIC, AU_MAGICS, CAF_MAGIC, W64_RIFF, WAVE_MAGICS
 from .layout import FileBytes, Layout, Piece
 
 MAX_BOXES = 100_000
+
+MP4_MAGIC = b"ftyp"
+"""At byte 4 of an MP4 file."""
+
+MAGIC_BYTES = 12
+"""Bytes by which a sound file is told from raw sound."""
+
+NAMES = {
+    streams.FLAC_MAGIC: "a FLAC file",
+    streams.OGG_MAGIC: "an Ogg file",
+    AU_MAGICS[0]: "an AU file",
+    CAF_MAGIC: "a CAF file",
+    W64_RIFF[:4]: "a Wave64 file",
+    b"wvpk": "a WavPack file",
+    b"\x1a\x45\xdf\xa3": "a WebM or Matroska file",
+    b"\x30\x26\xb2\x75": "a WMA file",
+    b"#!AM": "an AMR file",
+    b"MAC ": "a Monkey's Audio file",
+}
+"""First four bytes -> the file. Raw sound has such four by chance once in four billion recordings."""
+
+
+def file_kind(data: bytes) -> str:
+    """Return what sort of sound file begins so; "" for raw sound, and where MAGIC_BYTES are not there."""
+    head, kind = data[:4], data[8:12]
+    if len(data) < MAGIC_BYTES:
+        return ""
+    if head in WAVE_MAGICS and kind == b"WAVE":
+        return "a WAV file"
+    if head == AIFF_MAGIC and kind in AIFF_KINDS:
+        return "an AIFF file"
+    if data[4:8] == MP4_MAGIC:
+        return "an MP4 file"
+    if data.startswith(b"ID3") and data[3] in (2, 3, 4) and data[4] == 0:
+        return "an MP3 file"
+    return NAMES.get(head, "")
 
 
 def boxes(file: FileBytes) -> Layout | None:
@@ -14,7 +51,7 @@ def boxes(file: FileBytes) -> Layout | None:
     libav reads the first one only, and does not say so.
     """
     start, starts = 0, [0]
-    if file.at(4, 4) != b"ftyp":
+    if file.at(4, 4) != MP4_MAGIC:
         return None
     for _ in range(MAX_BOXES):
         length = file.number(start, 4, "big")
@@ -22,7 +59,7 @@ def boxes(file: FileBytes) -> Layout | None:
         if length < 8 or start + length >= file.size:
             break
         start += length
-        if file.at(start + 4, 4) == b"ftyp":
+        if file.at(start + 4, 4) == MP4_MAGIC:
             starts.append(start)
     if len(starts) == 1:
         return None

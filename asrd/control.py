@@ -78,9 +78,9 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
         named = filenames.named(str(tomllib.loads(text).get("socket", "")))
         return Place(named, f"the setting socket in {where}")
     except tomllib.TOMLDecodeError as error:
-        from .config import not_toml
+        from . import config, misnomers
 
-        raise not_toml(where, text, error) from error
+        raise misnomers.not_toml(where, text, error, config.KNOWN, config.propose) from error
 
 
 def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ) -> Path:
@@ -408,13 +408,16 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
         for note in notes:
             tell_json({name: getattr(note, name) for name in note.__struct_fields__})
         return 0
+    from .listing import show
+
+    rows = []
     for note in notes:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
-        fate = "delivered" if note.delivered else one_line(note.fate)
-        if note.uncertain:
-            fate += f"; may have been delivered to {one_line(' and '.join(note.uncertain))}"
-        tell(f"{one_line(note.id)}  {when}  {note.seconds:6.1f} s  {fate}")
-    if not notes:
+        rest = f"; may have been delivered to {' and '.join(note.uncertain)}" if note.uncertain else ""
+        rows.append((note.id, when, f"{note.seconds:.1f} s", f"{note.fate}{rest}"))
+    if rows:
+        show(("recording", "began", ">length", "state"), rows)
+    else:
         tell("no recording is kept")
     return 0
 

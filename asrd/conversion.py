@@ -15,7 +15,7 @@ import msgspec
 from . import durations, legacy, precision, spellings
 from .durations import UNIT_NAMES
 from .errors import ConfigError
-from .misnomers import toml
+from .misnomers import Propose, toml
 
 UNITS = {
     "window": "s", "pre_roll": "s", "draft_every": "s", "demote_empty": "s", "type_delay": "ms",
@@ -52,7 +52,12 @@ LANGUAGES = {
 """Language as people call it -> its code."""
 
 
-def convert(key: str, value: Any, origin: str, kind: Any) -> Any:
+def typed(key: str, value: Any, origin: str, kind: Any) -> Any:
+    """Return a setting's value; the arguments are those of `convert`. Raises ConfigError, ValueError, OverflowError."""
+    return msgspec.convert(_plain(key, value, origin, _base(kind)[0]), kind)
+
+
+def convert(key: str, value: Any, origin: str, kind: Any, propose: Propose) -> Any:
     """Return a setting's value.
 
     Args:
@@ -60,16 +65,15 @@ def convert(key: str, value: Any, origin: str, kind: Any) -> Any:
         value: as it was written.
         origin: where, for the complaint.
         kind: the setting's type, with its bounds.
+        propose: gives a line that sets what was meant, for the hint.
 
     Raises:
         ConfigError: a value that the setting cannot have.
     """
-    base, bounds = _base(kind)
     try:
-        plain = _plain(key, value, origin, base)
-        return msgspec.convert(plain, kind)
-    except (msgspec.ValidationError, ValueError, OverflowError) as error:
-        what, hint = _complaint(key, value, base, bounds)
+        return typed(key, value, origin, kind)
+    except (ValueError, OverflowError) as error:  # msgspec's ValidationError is a ValueError
+        what, hint = _complaint(key, value, *_base(kind), propose)
         raise ConfigError(f"{key} = {quoted(value)} ({origin}) {what}", hint) from error
 
 
@@ -176,36 +180,23 @@ def _language(value: str) -> str:
     return value if match is None else match[1].lower() + (f"-{match[2].upper()}" if match[2] else "")
 
 
-def _complaint(key: str, value: Any, base: type, bounds: tuple[float | None, float | None]) -> tuple[str, str]:
+def _complaint(
+    key: str, value: Any, base: type, bounds: tuple[float | None, float | None], propose: Propose
+) -> tuple[str, str]:
     """Return what is wrong with a value, and what helps."""
     if base in (int, float):
         return _number_complaint(key, value, base, bounds)
     if base is bool:
         return "is neither true nor false", f"write {key} = true or {key} = false"
-    if base is str:
-        return "is no text", _text_hint(key, value)
-    if base is tuple:
-        return "is no list of texts", f'write {key} = ["one", "two"]'
-    example = '{ encoder = "float16" }' if key == "parts" else '{ "my mail" = "me@example.org" }'
-    return "is no table of texts", f"write {key} = {example}"
+    if key == "microphone" and type(value) is int:
+        hint = "write a part of the microphone's name in quotes; asrd devices lists the names"
+        return "is no text", hint
+    whats: dict[type, str] = {str: "is no text", tuple: "is no list of texts"}
+    return whats.get(base, "is no table of texts"), propose(key, value)
 
 
 SWITCHED = {"idle": ("30", "never"), "keep_audio": ("always", "never")}
 """Setting that people take for a switch -> what on and off are."""
-
-
-def _text_hint(key: str, value: Any) -> str:
-    """Return what helps with a text that was written as something else."""
-    if isinstance(value, bool):
-        on, off = SWITCHED.get(key, ("", ""))
-        word = on if value else off
-        return f"write {key} = {toml(word)}" if word else f'write a text in quotes: {key} = "..."'
-    if key == "device" and type(value) is int:
-        return f'write device = "cuda:{value}", or a part of the card\'s name'
-    if key == "microphone" and type(value) is int:
-        return "write a part of the microphone's name in quotes; asrd devices lists the names"
-    written = toml(str(value)) if type(value) in (int, float) else '"..."'
-    return f"text stands in quotes: {key} = {written}"
 
 
 def _number_complaint(

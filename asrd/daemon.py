@@ -128,7 +128,7 @@ class Daemon:
         self._tell_auto()
         if self._in_terminal and not self.recorder.one_shot:
             log.info("%s", replies.next_step(self.settings.socket))
-        self._spawn(self.scribe.load())
+        self._spawn(self._load(self.recorder.one))
         await sleep.start()
         await self._ending.wait()
         await self._drain()
@@ -282,8 +282,13 @@ class Daemon:
         self._spawn(self._show_no_model())
         modelchoice.check_recording(self.settings, private, self._file)
         one = self.recorder.start(private)
-        self._spawn(self.scribe.load())
+        self._spawn(self._load(one))
         return one
+
+    async def _load(self, one: Recording | None) -> None:
+        """Have a worker ready; for a recording from a pipe, once that has given sound: a file on it is refused."""
+        if one is None or self.settings.source != "pipe" or await self.recorder.gives_sound(one):
+            await self.scribe.load()
 
     async def _end_with_source(self) -> None:
         one = await self.recorder.stop(by_key=False)
@@ -378,11 +383,9 @@ class Daemon:
                 async for reply in steps:
                     yield reply
         elif request.verb in ("retry", "transcribe", "takes"):
-            if request.verb != "takes":
-                modelchoice.require(self.settings, self._file)
-            many = getattr(self, f"_{request.verb}")(request)
-            async with contextlib.aclosing(many) as replies:  # a client that goes lets go of the recording at once
-                async for reply in replies:
+            # A client that goes lets go of the recording at once.
+            async with contextlib.aclosing(getattr(self, f"_{request.verb}")(request)) as many:
+                async for reply in many:
                     yield reply
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
@@ -391,9 +394,7 @@ class Daemon:
         """Begin a recording that somebody asked for; return it and what is answered."""
         one = self.start(private=request.wait)
         self._spawn(self.recorder.mind(one, request.silence, request.seconds))
-        note = "" if self.settings.model else modelchoice.note(self.settings, self._file)
-        said = "recording" + (f"; {note}" if note else "")
-        return one, {"said": said, "state": self.state, "take": one.take.id}
+        return one, {"said": replies.begun(self.settings, self._file), "state": self.state, "take": one.take.id}
 
     async def _with_sound(self, one: Recording, reply: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to whoever began a recording once sound comes in, or that none does."""
@@ -578,7 +579,7 @@ class Daemon:
 
     def _retry(self, request: Request) -> Answers:
         """Write down kept takes: the newest, the one that is named, or all."""
-        return Retry(self.scribe, self._sinks, self._deliver, request).run()
+        return Retry(self.scribe, self._sinks, self._deliver, request, self._file).run()
 
     async def _takes(self, request: Request) -> Answers:
         """List what is kept, in replies of a bounded size."""
@@ -592,6 +593,7 @@ class Daemon:
         path = filenames.named(request.path, request.path_bytes)
         if not (os.path.isabs(path) and os.path.isfile(path)):
             raise UsageError(f"{path!r} is not the whole path of a file")
+        modelchoice.require(self.settings, self._file)
         dictation = Dictation(self.settings)
         # Off the loop: to open a file can mean to go through all of it, or to wait for a decoder.
         with await asyncio.to_thread(SoundFile, path) as source:
@@ -736,7 +738,7 @@ def run(
     systemd.log_to_journal()
     chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]
     about = f"asrd {__version__}, {settings.model or 'no model'} under {settings.strategy}"
-    about += f"; settings made: {', '.join(chosen) or 'none'}"
+    about += "; you set " * bool(chosen) + ", ".join(chosen)
     systemd.event("starting", about, version=__version__, settings=chosen)
     _warn_of_text(settings)
     if settings.faults:

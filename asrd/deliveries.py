@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -158,6 +159,11 @@ class Deliveries:
     def instead(self) -> str:
         """Where accepted text is, if not where it was sent; "" where it is there."""
         return "; ".join(_each_once(self._instead))
+
+    @property
+    def known(self) -> list[str]:
+        """Every sink that a part was meant for, in the order of the settings of then."""
+        return _each_once(sink for meant in self._targets.values() for sink in meant)
 
     def gone(self, sinks: Collection[str]) -> list[str]:
         """Return the sinks beside these that a part was meant for and that are not known to have it."""
@@ -308,9 +314,31 @@ async def send(
     return failed
 
 
-def shown(sinks: Iterable[str]) -> str:
-    """Return sinks as people see them: of a command its program, as its arguments may be secret."""
-    return " and ".join(_each_once(sink_name(sink) for sink in sinks if sink.strip()))
+def shown(sinks: Iterable[str], among: Iterable[str] = ()) -> str:
+    """Return sinks as people see them: of a command its program, as its arguments may be secret.
+
+    Args:
+        among: all the sinks that they may be taken for; commands of one program are numbered among these.
+    """
+    wanted = [sink for sink in sinks if sink.strip()]
+    names = sink_names([*among, *wanted])
+    return " and ".join(_each_once(names[sink] for sink in wanted))
+
+
+def sink_names(keys: Iterable[str]) -> dict[str, str]:
+    """Return the name of each sink by its setting; commands of one program are numbered: command:curl#1, #2.
+
+    Args:
+        keys: in the order of the settings; none is empty.
+    """
+    names = {key: sink_name(key) for key in keys if key.strip()}
+    many = {name for name, count in Counter(names.values()).items() if count > 1}
+    numbers: Counter[str] = Counter()
+    for key, name in names.items():
+        numbers[name] += 1
+        if name in many:
+            names[key] = f"{name}#{numbers[name]}"
+    return names
 
 
 def sink_name(key: str) -> str:

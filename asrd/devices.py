@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from . import library_noise, soundaccess, soundserver
+from . import alsa_config, library_noise, soundaccess, soundserver
 from .errors import AudioError, nearest
 from .hints import install
 
@@ -208,11 +208,15 @@ def warm() -> None:
 
 
 def portaudio() -> Any:
-    """Return the module sounddevice. Raises AudioError."""
+    """Return the module sounddevice. Raises AudioError; asks ALSA before, as PortAudio may end the process."""
     os.environ.update(soundserver.homeless())
+    if (broken := alsa_config.problem()) is not None:
+        raise AudioError(*broken)
     try:
         with contextlib.nullcontext() if "sounddevice" in sys.modules else library_noise.descriptor_2:
             import sounddevice  # which turns standard error off for a moment
     except OSError as error:
         raise AudioError("PortAudio is not installed", install("libportaudio2")) from error
+    except Exception as error:  # sounddevice.PortAudioError, which cannot be named without the module
+        raise AudioError(f"PortAudio cannot start: {error}", "arecord -l; then: asrd devices") from error
     return sounddevice

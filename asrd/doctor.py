@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -34,7 +35,7 @@ from . import (
 )
 from .config import Settings
 from .devices import choose, survey
-from .errors import AsrdError, AudioError, ControlError, SocketError
+from .errors import AsrdError, AudioError, SocketError
 from .keyboard import Check
 from .precision import TABLE, Gpu, obstacle
 from .terminal import one_line, tell, tell_document
@@ -98,15 +99,16 @@ def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
     sleeping = card_power.asleep()
     asks = wake or not sleeping
     cards = vram.gpus() if asks else []
+    daemon = _daemon(settings)
     known = settings if asks else msgspec.structs.replace(settings, device="cpu")
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "card_power": lambda: _card_power(power, sleeping, wake),
         "card": lambda: _card(settings, cards) if asks else iter(()),
         "model": lambda: _model(known, cards),
         "sound": lambda: _sound(settings),
-        "level": lambda: _level(settings),
+        "level": lambda: _level(settings, daemon),
         "desk": lambda: _desk(settings),
-        "service": lambda: _service(settings),
+        "service": lambda: _service(daemon),
         "places": lambda: _places(settings),
     }
     for name, check in checks.items():
@@ -204,14 +206,19 @@ def _sound(settings: Settings) -> Iterator[Finding]:
         yield Finding("microphone", False, True, error.message, error.hint)
 
 
-def _level(settings: Settings) -> Iterator[Finding]:
+def _daemon(settings: Settings) -> dict[str, Any] | AsrdError:
+    """Return what the daemon says of itself, or why none does."""
+    try:
+        return next(iter(control.ask(settings, verb="status")))
+    except AsrdError as error:
+        return error
+
+
+def _level(settings: Settings, daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
     """How loud the microphone is: in the last recording of a daemon, else right now."""
     if settings.source != "mic":
         return
-    try:
-        said = next(iter(control.ask(settings, verb="status"))).get("level")
-    except (ControlError, SocketError):
-        said = None
+    said = None if isinstance(daemon, AsrdError) else daemon.get("level")
     if said is not None:
         name, problem = said["device"], said["problem"]
         about = f"the last recording: {control.level(said)}"
@@ -243,18 +250,15 @@ def _desk(settings: Settings) -> Iterator[Finding]:
         yield Finding(check.name, check.works, check.name in needed, check.note, check.fix)
 
 
-def _service(settings: Settings) -> Iterator[Finding]:
+def _service(daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
     """Journal, user manager, the control socket and who answers on it."""
     journal = os.path.exists(systemd.JOURNAL)
     about = "accepts entries with fields" if journal else "not here: the log goes to stderr"
     yield Finding("journal", journal, False, about)
-    try:
-        reply = next(iter(control.ask(settings, verb="status")))
-        yield Finding("daemon", True, False, control.line(reply).strip() + f", process {reply['pid']}")
-    except ControlError as error:
-        yield Finding("daemon", False, False, error.message, error.hint)
-    except SocketError as error:
-        yield Finding("daemon", False, True, error.message, error.hint)
+    if isinstance(daemon, AsrdError):
+        yield Finding("daemon", False, isinstance(daemon, SocketError), daemon.message, daemon.hint)
+    else:
+        yield Finding("daemon", True, False, control.line(daemon).strip() + f", process {daemon['pid']}")
     said = _said("systemctl", "--user", "is-system-running")
     running = said in ("running", "degraded", "starting")
     fix = "" if running else "log in through a session manager, or run asrd from your session's autostart"

@@ -107,6 +107,12 @@ class BusyError(AsrdError):
     exit_code = 75
 
 
+class NothingError(AsrdError):
+    """There is nothing to make text of. Nobody did anything wrong; the exit code is that of no text."""
+
+    exit_code = 1
+
+
 class ControlError(AsrdError):
     """No daemon answers on the control socket."""
 

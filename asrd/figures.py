@@ -110,7 +110,7 @@ class LevelAlert:
         """Look at a recording that has ended."""
         if not one.device or one.take.seconds < levels.JUDGED_SECONDS:
             return
-        found = levels.judge(one.loudness)
+        found = levels.judge(one.loudness, spoken=True)
         self.last = msgspec.structs.asdict(found) | {"device": one.device}
         if found.problem and found.kind != self._given:
             fix = devices.volume_fix(one.device, found.advised_db)

@@ -6,6 +6,7 @@ estimated keep apart by name. Asks neither NVML nor the network; imports neither
 
 from __future__ import annotations
 
+import logging
 import re
 
 import msgspec
@@ -14,12 +15,16 @@ from . import baseline, evidence
 from . import models as names
 from .checkpoint import Header
 from .config import Settings, budget
-from .errors import AsrdError, ModelError, UsageError
+from .errors import AsrdError, ConfigError, ModelError, UsageError
 from .evidence import Record, evidence_for
 from .precision import TABLE, Gpu, Need, Plan, Precision, device_for, fitted, obstacle, plan
 from .weights import CONTEXT, Estimate, needs
 
+log = logging.getLogger("asrd")
+
 GIB = 1 << 30
+
+LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -111,6 +116,31 @@ def languages(name: str, header: Header) -> str:
     return "en" if name in names.SHIPPED else known.languages if known else " ".join(header.languages)
 
 
+def check_languages(settings: Settings) -> None:
+    """Say where a language was chosen that the model is known not to have. Reads a model file only where one was.
+
+    Raises ConfigError for a model that is told the language, which it then would refuse or write nonsense in.
+    """
+    asked = [key for key in ("source_lang", "target_lang") if getattr(settings, key) != "en"]
+    if not asked or not settings.model:
+        return
+    try:
+        header, _ = header_of(settings.model)
+    except AsrdError:  # the worker tells what is wrong with the model
+        return
+    spoken = languages(settings.model, header).split()
+    known = [code for code in spoken if LANGUAGE_CODE.fullmatch(code)]
+    for key in asked:
+        code = getattr(settings, key)
+        if known != spoken or not known or code.partition("-")[0] in [one.partition("-")[0] for one in known]:
+            continue
+        have = f"{settings.model} knows {' '.join(known)}"
+        if header.family == "aed":
+            hint = f'write {key} = "{known[0]}", or choose another model'
+            raise ConfigError(f"{key} = {code!r} cannot be: {have}", hint)
+        log.warning("%s = %r does nothing: %s", key, code, have)
+
+
 def hypothetical(text: str) -> Gpu:
     """Return the card that "NAME:CAPABILITY:GIB" describes, all of its memory free. Raises UsageError."""
     found = re.fullmatch(r"(.+):(\d+)\.(\d+):(\d+(?:\.\d+)?)(?:\s*GiB)?", text.strip())
@@ -177,8 +207,9 @@ def planned(settings: Settings, gpus: list[Gpu], lack: str = "") -> Plan:
     Args:
         lack: why none of this machine's cards can be used, for the reason.
 
-    Raises: UsageError, PrecisionError.
+    Raises: UsageError, PrecisionError; ConfigError for a language that the model has not.
     """
+    check_languages(settings)
     card = device_for(settings.device, gpus)
     if card is not None:
         try:

@@ -25,6 +25,11 @@ SYSTEM_UNITS = ("/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/sy
 INSTALL = "asrd service install --now makes a service of it"
 
 
+def managed() -> bool:
+    """Return whether the user's own service manager answers here: not for root in a container, nor without a login."""
+    return _states() is not None
+
+
 def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
     own = places.config_home(environment) / "systemd" / "user"

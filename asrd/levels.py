@@ -30,6 +30,9 @@ QUIET_DBFS = -45.0
 SILENT_DBFS = -85.0
 """A microphone whose every frame lies below it delivers nothing: the noise of any real one is louder."""
 
+UNHEARD_DBFS = -70.0
+"""The detector may miss speech that is softer. A recording without any in it, and all of it softer, is too quiet."""
+
 AIM_DBFS = -25.0
 """Where a warning leads to."""
 
@@ -116,8 +119,12 @@ class Loudness:
         return self._cut / self._spoken if self._spoken else 0.0
 
 
-def judge(found: Loudness) -> Judgement:
-    """Return what levels say of the microphone that they come from."""
+def judge(found: Loudness, spoken: bool = False) -> Judgement:
+    """Return what levels say of the microphone that they come from.
+
+    Args:
+        spoken: somebody meant to speak, so that sound in which no speech was found may be too soft to be speech.
+    """
     speech, noise, clipped, loudest = found.speech, found.noise, found.clipped, found.loudest
     if speech is not None and clipped >= CLIPPED:
         told = f"is too loud: {100 * clipped:.1f} % of the speech is cut off at full scale"
@@ -127,4 +134,7 @@ def judge(found: Loudness) -> Judgement:
         return Judgement(speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - speech) / 5) * 5)
     if speech is None and loudest is not None and loudest < SILENT_DBFS:
         return Judgement(speech, noise, clipped, "silent", "delivers nothing but silence")
+    if spoken and speech is None and loudest is not None and loudest < UNHEARD_DBFS:
+        told = f"is very quiet: no speech was found, and nothing in it is above {loudest:.0f} dBFS"
+        return Judgement(speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - loudest) / 5) * 5)
     return Judgement(speech, noise, clipped)

@@ -86,15 +86,33 @@ def _padded(text: str, width: int, right: bool) -> str:
 def _show_records(titles: Sequence[str], table: Sequence[Row], named: int) -> None:
     """Print each row as its name and, indented, its other cells behind their headings."""
     for row in table:
-        marks = [" ".join(row[column]) for column in range(named)]
-        tell_line(" ".join(filter(None, [*marks, " ".join(row[named])])), True)
-        parts = []
-        for column, cell in enumerate(row):
-            text = " ".join(cell).strip()
-            if column > named and text:
-                parts.append(f"{titles[column]} {text}".strip().replace("\n", " "))
-        lines = textwrap.wrap(
-            ", ".join(parts), columns(), initial_indent=INDENT, subsequent_indent=INDENT,
-            break_on_hyphens=False, break_long_words=False,
-        )  # fmt: skip
-        tell("\n".join(lines))
+        first, *rest = record(titles, row, named, columns())
+        tell_line(first, True)
+        if rest:
+            tell("\n".join(rest))
+
+
+def record(titles: Sequence[str], row: Row, named: int, width: int) -> list[str]:
+    """Return a row as lines of at most `width` columns: its name, and its other cells behind their headings.
+
+    Args:
+        named: the column of the name; what stands before it comes first.
+    """
+    marks = [" ".join(row[column]) for column in range(named)]
+    name = " ".join(filter(None, [*marks, " ".join(row[named])]))
+    parts = []
+    for column, cell in enumerate(row):
+        text = " ".join(cell).strip()
+        if column > named and text:
+            parts.append(f"{titles[column]} {text}".strip().replace("\n", " "))
+    rest = textwrap.wrap(
+        ", ".join(parts), width, initial_indent=INDENT, subsequent_indent=INDENT,
+        break_on_hyphens=False, break_long_words=False,
+    )  # fmt: skip
+    return [name, *rest]
+
+
+def widest(cell: str, wraps: bool) -> int:
+    """Return the columns that a cell needs: of its longest line, or of its longest word where it `wraps`."""
+    pieces = cell.split() if wraps else cell.split("\n")
+    return max(map(cell_len, pieces), default=0)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Collection
+import tomllib
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
-from .errors import nearest
+from .errors import ConfigError, nearest
 
 LANGUAGE = 'it is for Canary models; the others know their languages without a setting'
 
@@ -65,6 +66,11 @@ STRAIGHT = {ord(mark): '"' for mark in CURLY}
 TABLES = ("parts", "spoken")
 """Settings that are tables."""
 
+Propose = Callable[[str, Any], str]
+"""Of a setting and what it was set to: the line that sets what was meant and is accepted, as "write KEY = VALUE"."""
+
+LINE = 'a line is: setting = value, as in model = "demo"'
+
 
 def setting(key: str, known: Collection[str]) -> str:
     """Return the setting that another program's name means; "" where it means none."""
@@ -72,13 +78,14 @@ def setting(key: str, known: Collection[str]) -> str:
     return word if word in known else next((own for own, others in OTHERS.items() if word in others), "")
 
 
-def key_hint(key: str, value: Any, known: Collection[str]) -> str:
+def key_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> str:
     """Return what a wrong key should have been.
 
     Args:
         key: as it was written.
         value: what it was set to; a dictionary is a TOML table.
         known: the settings there are.
+        propose: gives the line for the setting that was meant.
     """
     if isinstance(value, dict):
         return table_hint(key, value, known)
@@ -87,28 +94,25 @@ def key_hint(key: str, value: Any, known: Collection[str]) -> str:
     if match := re.fullmatch(r"asrd_(\w+)", key, re.IGNORECASE):
         own = match[1].lower()
         if own in known:
-            return f"in a file the setting is called {own}; {key} is a variable of the environment"
-    own = setting(key, known)
-    if own:
-        said = f"the setting is called {own}"
-        said = f"write {own} = {toml(value)}" if isinstance(value, str | int | float) else said
-        return f"{said}; {LANGUAGE}" if own == "source_lang" else said
-    if (word := key.strip().lower().replace("-", "_")) in ELSEWHERE:
-        return ELSEWHERE[word]
-    return nearest(key, tuple(known), "asrd config")
+            return f"in a file the setting is called {own}: {propose(own, value)}"
+    return _name_hint(key, value, known, propose) or nearest(key, tuple(known), "asrd config")
 
 
-def variable_hint(key: str, value: str, known: Collection[str]) -> str:
+def variable_hint(key: str, value: str, known: Collection[str], propose: Propose) -> str:
     """Return what a wrong variable ASRD_KEY should have been; the arguments are those of `key_hint`."""
-    own = setting(key, known)
-    if own:
-        said = f"write ASRD_{own.upper()}={shlex.quote(value)}"
-        return f"{said}; {LANGUAGE}" if own == "source_lang" else said
-    if key in ELSEWHERE:
-        return ELSEWHERE[key]
+    if hint := _name_hint(key, value, known, propose):
+        return hint
     close = nearest(key, tuple(known), "asrd config")
     name = close.removeprefix("did you mean '").removesuffix("'?")
     return close if name == close else f"did you mean ASRD_{name.upper()}?"
+
+
+def _name_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> str:
+    """Return what helps with a name that another program has for something; "" where none has."""
+    if own := setting(key, known):
+        said = propose(own, value)
+        return f"{said}; {LANGUAGE}" if own == "source_lang" else said
+    return ELSEWHERE.get(key.strip().lower().replace("-", "_"), "")
 
 
 def is_tables(value: Any) -> bool:
@@ -126,35 +130,91 @@ def table_hint(name: str, table: dict[str, Any], known: Collection[str]) -> str:
 
 
 def toml(value: Any) -> str:
-    """Return a plain value as TOML writes it."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a value as TOML writes it: a text, a number, a switch, a list of texts, a table of texts."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_toml_key(key)} = {toml(each)}" for key, each in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def toml_hint(text: str, number: int) -> str:
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else toml(key)
+
+
+def not_toml(
+    file: Path, text: str, error: tomllib.TOMLDecodeError, known: Collection[str], propose: Propose
+) -> ConfigError:
+    """Return the error for a configuration file that is not TOML, with what helps its line."""
+    found = re.search(r"^(.*?) \(at line (\d+), column \d+\)$", str(error))
+    twice = "overwrite" in str(error) or "declare" in str(error)
+    if found is None and not twice:  # the end of the file came too early
+        number = open_line(text)
+        why = f"{file}, line {number}, is not TOML: what begins there has no end"
+        return ConfigError(why, toml_hint(text, number, known, propose))
+    # What is set twice in the last line is told as of the end of the file.
+    number = int(found[2]) if found else len(text.rstrip().splitlines())
+    if found is None or twice:
+        why = f"{file}, line {number}, sets something a second time"
+        return ConfigError(why, "keep one of the two lines")
+    why = f"{file}, line {number}, is not TOML: {found[1][:1].lower()}{found[1][1:]}"
+    return ConfigError(why, toml_hint(text, number, known, propose))
+
+
+def toml_hint(text: str, number: int, known: Collection[str], propose: Propose) -> str:
     """Return what helps with a line that is not TOML; `number` counts lines from 1."""
     lines = text.splitlines()
     line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    if any(mark in line for mark in CURLY):
+        return _straight_hint(line.translate(STRAIGHT), known, propose)
+    if _table_above(lines[: number - 1]) == "spoken":
+        return 'phrases and texts stand in quotes: "my mail" = "me@example.org"'
     if line.startswith(("export ", "set ")) or re.match(r"ASRD_\w+=", line):
         name, _, value = line.removeprefix("export ").removeprefix("set ").strip().partition("=")
         key = name.strip().removeprefix("ASRD_").lower()
-        return f"variables stand in the environment; in the file write {key} = {as_toml(value.strip())}"
-    if any(mark in line for mark in CURLY):
-        return f"use straight quotes: {line.translate(STRAIGHT)}"
+        return f"variables stand in the environment; in the file {_meant_line(key, value.strip(), known, propose)}"
     match = re.match(r"([\w-]+)\s*([=:])?\s*(.*)$", line)
     if match is None or line.startswith("["):
-        return "a line is: setting = value, as in model = \"demo\""
-    key, sign, value = match[1], match[2], match[3].partition(" #")[0].strip()
-    if sign == ":":
-        return f"write = for the colon: {key} = {as_toml(value)}"
-    if sign is None and value:
-        return f"write {key} = {as_toml(value)}"
+        return LINE
+    return _line_hint(match[1], match[2], match[3].partition(" #")[0].strip(), known, propose)
+
+
+def _line_hint(key: str, sign: str | None, value: str, known: Collection[str], propose: Propose) -> str:
+    """Return what helps with a line that begins with a name; `sign` is what stands behind it, = or : or nothing."""
     if not value:
-        return f"write a value behind {key} =, as in model = \"demo\""
-    if value[0] in "\"'" and value[-1] != value[0]:
-        return f"close the quotes: {key} = {toml(value[1:])}"
+        return f'write a value behind {key} =, as in model = "demo"'
     if value[0] in "[{":
-        return "lists need [ ], tables { }, and text in them quotes: sinks = [\"type\", \"clipboard\"]"
-    return f"write {key} = {as_toml(value)}" if value[0] not in "\"'" else f"write {key} = {toml(value[1:-1])}"
+        return 'lists need [ ], tables { }, and text in them quotes: sinks = ["type", "clipboard"]'
+    meant = _meant_line(key, value, known, propose)
+    if sign == ":":
+        return f"a colon is not TOML: {meant}"
+    if sign == "=" and value[0] in "\"'" and value[-1] != value[0]:
+        return f"close the quotes: {meant}"
+    return meant
+
+
+def _meant_line(key: str, value: str, known: Collection[str], propose: Propose) -> str:
+    """Return the line for a setting whose name or value is not as TOML has it."""
+    own = setting(key, known)
+    close = re.fullmatch(r"did you mean '(.*)'\?", nearest(key, tuple(known), "asrd config"))
+    if own or close:
+        quoted = value[:1] in ("'", '"')
+        return propose(own or (close[1] if close else ""), value.strip("\"'") if quoted else plain(value))
+    return _name_hint(key, value, known, propose) or f"{key} is no setting; asrd config lists them all"
+
+
+def _straight_hint(line: str, known: Collection[str], propose: Propose) -> str:
+    """Return what helps with a line whose quotes were not straight."""
+    try:
+        key, value = next(iter(tomllib.loads(line).items()))
+    except (tomllib.TOMLDecodeError, StopIteration):
+        return f"use straight quotes; {LINE}"
+    own = setting(key, known)
+    return f"use straight quotes: {propose(own, value) if own else line}"
+
+
+def _table_above(lines: list[str]) -> str:
+    """Return the table that stands open behind lines; "" at the top of the file."""
+    headers = [match[1] for line in lines if (match := re.match(r"\s*\[(\w+)\]\s*(?:#.*)?$", line))]
+    return headers[-1] if headers else ""
 
 
 def open_line(text: str) -> int:
@@ -164,9 +224,11 @@ def open_line(text: str) -> int:
     return next(odd, len(lines))
 
 
-def as_toml(value: str) -> str:
-    """Return what a bare word was meant to be: a switch, a number, or text in quotes."""
-    word = value.strip("\"'")
+def plain(text: str) -> bool | int | float | str:
+    """Return what a bare word was meant to be: a switch, a number, or a text."""
+    word = text.strip("\"'")
     if word.lower() in ("true", "yes", "on", "false", "no", "off"):
-        return "true" if word.lower() in ("true", "yes", "on") else "false"
-    return word if re.fullmatch(r"-?\d+(\.\d+)?", word) else toml(word)
+        return word.lower() in ("true", "yes", "on")
+    if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", word, re.ASCII):
+        return float(word) if "." in word else int(word)
+    return word

@@ -36,7 +36,10 @@ GLANCE = 5.0
 """Seconds between two looks at one that only a person is to end."""
 
 SOUND_LOOK_SECONDS = 0.01
-"""Between two looks whether the first sound has come."""
+"""Between two looks whether the first sound has come, while somebody waits for an answer."""
+
+SOUND_POLL_SECONDS = 0.05
+"""Between two such looks while nobody does."""
 
 LONGEST = 3600.0
 """Seconds after which a recording counts as forgotten and is ended."""
@@ -153,6 +156,12 @@ class Recorder:
             async with asyncio.timeout(seconds):
                 while self.one is one and not one.take.samples and not self.problem:
                     await asyncio.sleep(SOUND_LOOK_SECONDS)
+
+    async def gives_sound(self, one: Recording) -> bool:
+        """Wait until sound has come into a recording, however long that takes; return whether any came at all."""
+        while self.one is one and not one.take.samples:
+            await asyncio.sleep(SOUND_POLL_SECONDS)
+        return one.take.samples > 0
 
     async def mind(self, one: Recording, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.

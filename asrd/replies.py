@@ -12,7 +12,7 @@ from .config import Loaded, Settings
 from .errors import AsrdError, AudioError, ConfigError, UsageError
 from .recording import Told
 from .takes import Note
-from .wording import counted, with_hint
+from .wording import counted, hinted, parted, with_hint
 
 SOUND_SECONDS = 1.0
 """How long the answer to a key waits for the first sound; the recording itself has begun already."""
@@ -31,16 +31,24 @@ STAGES = {
 """First word of what loads -> what that means."""
 
 
+def begun(settings: Settings, file: Path | None) -> str:
+    """Return what is said of a recording that began; a hint stands on a line of its own."""
+    if settings.model:
+        return "recording"
+    return f"recording\n{hinted(modelchoice.CONSEQUENCE, modelchoice.hint(file))}"
+
+
 def without_sound(said: str, problem: str) -> str:
-    """Return what is said of a recording that began and gets no sound.
+    """Return what is said of a recording that began and gets no sound: a line for each thing, and for its hint.
 
     Args:
         said: what is said of one that gets some.
         problem: why, as the microphone says it; "" where it says nothing yet.
     """
-    rest = said.removeprefix("recording").removeprefix("; ")
-    why = f"{NO_SOUND}: {problem}" if problem else f"{NO_SOUND} yet"
-    return f"recording, but {why}; asrd keeps trying as long as the recording goes on" + (f"; {rest}" if rest else "")
+    why, hint = parted(problem)
+    first = hinted(f"recording, but {NO_SOUND}: {why}" if why else f"recording, but {NO_SOUND} yet", hint)
+    rest = said.removeprefix("recording").removeprefix("\n")
+    return "\n".join(filter(None, [first, "asrd tries again until you stop the recording", rest]))
 
 
 def silent(problem: str) -> AudioError:
@@ -56,7 +64,7 @@ def stopped(seconds: float, problem: str, settings: Settings, file: Path | None)
         return f"stopped; no sound came in: {problem}" if problem else "stopped; no sound came in"
     if settings.model:
         return f"stopped; {seconds:.1f} s become text"
-    return f"stopped; {seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}; {modelchoice.hint(file)}"
+    return hinted(f"stopped; {seconds:.1f} s are kept, as {modelchoice.UNCHOSEN}", modelchoice.hint(file))
 
 
 def last(told: Told, notes: Sequence[Note]) -> Told:

@@ -6,7 +6,6 @@ and matplotlib are imported by the function that needs them.
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
@@ -17,6 +16,7 @@ import msgspec
 from . import filenames, ledger
 from .characters import readable
 from .findings import Bound, Comparison, Criterion, Draft, Percentiles, Row
+from .grids import Column, Grid, Line, rendered
 from .wire import Memory
 
 MIB = 1 << 20
@@ -134,13 +134,22 @@ def indistinct(row: Row, comparison: Comparison) -> bool:
 
 
 def outcome(row: Row) -> str:
-    """Return pass or FAIL, with the criteria that were not met; what an FP32 run is for, where it is one."""
+    """Return pass, FAIL with the criteria that were not met, or "not measured" with those that nobody could tell.
+
+    An FP32 baseline is called so.
+    """
     if row.role == "baseline":
         return "baseline"
     if row.passed:
         return "pass"
-    missed = [c.name for c in row.criteria if c.required and not c.passed and (c.value is not None or not row.failure)]
-    return f"FAIL: {', '.join(missed)}"
+    if failed := _failed(row):
+        return f"FAIL: {', '.join(failed)}"
+    return f"not measured: {', '.join(c.name for c in row.criteria if c.required and c.value is None)}"
+
+
+def _failed(row: Row) -> list[str]:
+    """Return the required criteria that a row was measured by and does not meet."""
+    return [c.name for c in row.criteria if c.required and not c.passed and c.value is not None]
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -274,10 +283,7 @@ UNDECIDED = (
 
 
 def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str:
-    """Return the comparison as text for a terminal of `width` columns; it folds below WIDE and drops below NARROW."""
-    from rich.console import Console, Group
-    from rich.text import Text
-
+    """Return the comparison as text for a terminal of `width` columns; below NARROW only what decides is shown."""
     notes = [
         summary(comparison),
         floor_sentence(comparison),
@@ -287,17 +293,8 @@ def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str
         speech_sentence(comparison),
         device_sentence(comparison),
     ]
-    stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=max(60, width),
-        force_terminal=colour,
-        color_system="standard" if colour else None,
-        legacy_windows=False,
-    )
-    grids = [_grid(comparison, width), *([_parts_grid(comparison, width)] if comparison.components else [])]
-    console.print(Group(*grids, *(Text(note) for note in notes)), highlight=False)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    tables = [_grid(comparison, width), *([_parts_grid(comparison, width)] if comparison.components else [])]
+    return rendered([*tables, *notes], width, colour)
 
 
 def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], str]]]:
@@ -372,7 +369,7 @@ def _changed(one: Row | Draft, joint: str = " ") -> str:
     return f"{_figure(one.changed_per_100, 2)}{joint}[{_figure(low, 2)}, {_figure(high, 2)}]"
 
 
-def _parts_grid(comparison: Comparison, width: int) -> Any:
+def _parts_grid(comparison: Comparison, width: int) -> Grid:
     """Return the table of what each component costs by itself."""
     joint = " " if width >= WIDE else "\n"
     columns: list[tuple[str, str, Callable[[Row], str]]] = [
@@ -384,41 +381,35 @@ def _parts_grid(comparison: Comparison, width: int) -> Any:
         ("delta [95 %]\npoints", "left", lambda row: _delta(row, joint)),
         ("10 s ms\np50/p95", "right", lambda row: _pair(row.latency_ms)),
     ]
-    grid = _table("One component at a time, the rest FP32")
-    for heading, justify, _ in columns if width >= NARROW else columns[:-1]:
-        fold: Any = {"no_wrap": heading != "component"}
-        grid.add_column(heading, justify=justify, **fold)
+    shown = columns if width >= NARROW else columns[:-1]
+    lines = []
     for row, following in zip(comparison.components, [*comparison.components[1:], None], strict=True):
-        cells = [cell(row) for _, _, cell in columns][: len(grid.columns)]
-        grid.add_row(*cells, end_section=following is None or following.component != row.component)
-    return grid
+        ends = following is None or following.component != row.component
+        lines.append(Line([cell(row) for _, _, cell in shown], ends_section=ends))
+    heads = [Column(heading, justify == "right", heading == "component") for heading, justify, _ in shown]
+    return Grid("One component at a time, the rest FP32", heads, lines)
 
 
-def _grid(comparison: Comparison, width: int) -> Any:
-    grid = _table(f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else ""))
+def _grid(comparison: Comparison, width: int) -> Grid:
     columns = _columns(width, comparison.metric)
-    for heading, justify, _ in columns:
-        fold: Any = {"no_wrap": heading != "effective"}
-        grid.add_column(heading, justify=justify, **fold)
-    for row in comparison.strategies:
-        style = "" if row.role != "asked" else "green" if row.passed else "red"
-        grid.add_row(*(cell(row) for _, _, cell in columns), style=style)
-    return grid
+    lines = [Line([cell(row) for _, _, cell in columns], _style(row)) for row in comparison.strategies]
+    heads = [Column(heading, justify == "right", heading == "effective") for heading, justify, _ in columns]
+    title = f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else "")
+    return Grid(title, heads, lines)
 
 
-def _table(title: str) -> Any:
-    from rich import box
-    from rich.table import Table
+def _style(row: Row) -> str:
+    """Return the colour of a row: FP32's own runs have none."""
+    return {"pass": "green", "fail": "red", "open": "yellow", "base": ""}[_mark(row)]
 
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
+
+def _mark(row: Row) -> str:
+    """Return how a row stands, as the page's classes call it: base, pass, fail, or open where not all was measured."""
+    if row.role != "asked":
+        return "base"
+    if row.passed:
+        return "pass"
+    return "fail" if _failed(row) else "open"
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -465,7 +456,7 @@ def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
         "delta": _delta(row, " "),
         "outcome": outcome(row),
         "indistinct": indistinct(row, comparison),
-        "mark": "base" if row.role != "asked" else "pass" if row.passed else "fail",
+        "mark": _mark(row),
         "columns": columns,
         "phases": [(phase, [getattr(memory, field) for field in columns]) for phase, memory in phases],
     }

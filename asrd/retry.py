@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 
+from . import modelchoice
 from .deliveries import Deliveries, shown
 from .errors import AsrdError, AudioError, ClaimedError, SinkError, SoundError, UncertainError, UsageError
 from .recording import Told
 from .scribe import Scribe
 from .server import Answers, Request
 from .sinks import Sink
-from .takes import Note
+from .takes import NONE_WAITS, Note
 from .wording import counted
 
 
@@ -29,6 +31,7 @@ class Retry:
         send: sends a part to every sink that lacks it, or may lack it where the last argument says so; returns why
             single ones did not take it.
         request: which recordings, and what is to be done with their text.
+        file: the configuration file that was named.
     """
 
     def __init__(
@@ -37,12 +40,13 @@ class Retry:
         sinks: Sequence[Sink],
         send: Callable[[Deliveries, int, bool], Awaitable[list[str]]],
         request: Request,
+        file: Path | None = None,
     ) -> None:
         self._scribe, self._spool, self._send = scribe, scribe.spool, send
         self._sinks = [sink.key for sink in sinks]
         self._all, self._again = request.all, request.again
         self._deliver = request.deliver or request.again
-        self._name = request.take
+        self._name, self._file = request.take, file
 
     async def run(self) -> Answers:
         """Yield what is told of one recording after the other.
@@ -50,14 +54,17 @@ class Retry:
         Where all were asked for, one that cannot be had or read, or is refused, costs the others nothing. A sink that
         may have a text or not ends the request: it may be stuck, and no other text is to become uncertain.
 
-        Raises: as Engine.transcribe; SinkError where a sink refused; of one that was named ClaimedError, UsageError.
+        Raises: as Engine.transcribe; ModelError where no model is chosen; SinkError where a sink refused; NothingError
+        where the newest was asked for and none waits; of one that was named ClaimedError, UsageError.
         """
         if self._all:
             notes = await asyncio.to_thread(self._spool.waiting, claimed=True)
         else:
             notes = [await asyncio.to_thread(self._spool.find, self._name)]
         if not notes:
-            raise UsageError("no recording waits", "asrd takes lists what is kept")
+            yield {"said": NONE_WAITS, "notes": [NONE_WAITS]}
+            return
+        modelchoice.require(self._scribe.settings, self._file)  # a wrong name is told before that
         failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
             more = number < len(notes) or bool(failed)  # the failure is the last reply
@@ -121,7 +128,7 @@ class Retry:
             self._spool.refused(note, failed[0], text)
             kind = UncertainError if set(record.uncertain) - before else SinkError
             raise kind(failed[0], f"the recording is still kept: {note.id}")
-        return [shown([sink]) for sink in uncertain]
+        return [shown([sink], self._sinks) for sink in uncertain]
 
     def _notes(self, note: Note, record: Deliveries, uncertain: list[str]) -> list[str]:
         """Return what is to be told of a recording beside its text."""
@@ -133,7 +140,8 @@ class Retry:
                 f" asrd retry {note.id} --again sends it once more"
             )
         elif not self._deliver and record.uncertain:
-            told.append(f"recording {note.id} may have been delivered to {shown(record.uncertain)} before")
+            names = shown(record.uncertain, record.known)
+            told.append(f"recording {note.id} may have been delivered to {names} before")
         if self._deliver and (gone := record.gone(self._sinks)):
             told.append(f"{_missing(gone)}, so it may lack the text of recording {note.id}")
         return told

@@ -19,9 +19,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from . import clipboard, desktop, systemd
+from . import clipboard, desktop, hints, systemd
 from .config import SINKS, Settings
-from .deliveries import sink_name
+from .deliveries import sink_name, sink_names
 from .desktop import Desktop, kind, run
 from .errors import ConfigError, SinkError, UncertainError, nearest
 from .hints import install
@@ -72,9 +72,11 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
     """
     shown = on_desktop or Desktop(settings.notify, settings.cues)
     made: list[Sink] = []
+    commands: list[Command] = []
     for name in dict.fromkeys(settings.sinks):
         if name.startswith("command:") and name.removeprefix("command:").strip():
-            made.append(Command(name.removeprefix("command:").strip()))
+            commands.append(Command(name.removeprefix("command:").strip()))
+            made.append(commands[-1])
         elif name == "stdout":
             made.append(Stdout())
         elif name == "clipboard":
@@ -83,6 +85,9 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
             made.append(Window(name, shown, settings.type_delay))
         elif name not in ("journal", "none"):
             raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, SINKS))
+    names = sink_names(command.key for command in commands)
+    for command in commands:
+        command.name = names[command.key]
     return made
 
 
@@ -287,12 +292,10 @@ def survey(environment: Mapping[str, str] | None = None) -> list[Check]:
 
 def _display(system: str, here: Environment) -> Check:
     if not system:
-        return Check(
-            "session",
-            False,
-            "no WAYLAND_DISPLAY and no DISPLAY",
-            "systemctl --user import-environment WAYLAND_DISPLAY DISPLAY XDG_SESSION_TYPE XDG_CURRENT_DESKTOP",
-        )
+        variables = "WAYLAND_DISPLAY DISPLAY XDG_SESSION_TYPE XDG_CURRENT_DESKTOP"
+        fix = f"in a terminal of the desktop: systemctl --user import-environment {variables}"
+        fix = fix if hints.managed() else "start asrd in a terminal of the desktop: asrd run"
+        return Check("session", False, "no WAYLAND_DISPLAY and no DISPLAY", fix)
     name = here.get("XDG_CURRENT_DESKTOP") or "unknown desktop"
     return Check("session", True, f"{system}, {name}, {here['WAYLAND_DISPLAY' if system == 'wayland' else 'DISPLAY']}")
 
@@ -317,7 +320,8 @@ def _notifications() -> Check:
     if not desktop.bus_address(os.environ):
         return Check("notifications", False, "there is no session bus", "export XDG_RUNTIME_DIR=/run/user/$(id -u)")
     if not desktop.bus_answers(os.environ):
-        hint = "systemctl --user start dbus, or: dbus-run-session -- asrd run"
+        alone = "dbus-run-session -- asrd run"
+        hint = f"systemctl --user start dbus, or: {alone}" if hints.managed() else alone
         return Check("notifications", False, "the session bus does not answer", hint)
     return Check("notifications", False, "no service on the session bus shows them", install("dunst"))
 

@@ -32,6 +32,9 @@ ANSWER_SECONDS = 1.0
 SERVER_UNITS = ("pipewire", "pipewire-pulse", "wireplumber")
 """Units of PipeWire; some systems have not all."""
 
+SERVER_PROGRAMS = ("pipewire", "wireplumber", "pipewire-pulse")
+"""The same as programs, in the order in which they are started where no user manager runs."""
+
 PIPEWIRE = "pipewire pipewire-pulse wireplumber"
 
 
@@ -153,7 +156,10 @@ def _of_silence(facts: Facts) -> tuple[str, str] | None:
 
 
 def restart() -> str:
-    """Return what starts PipeWire anew: it names only units that are installed."""
+    """Return what starts PipeWire anew: it names only units and programs that are installed."""
+    if not hints.managed():
+        programs = [name for name in SERVER_PROGRAMS if shutil.which(name)] or SERVER_PROGRAMS
+        return f"in a terminal: pkill -x {programs[0]}; {' & '.join(programs)} &"
     folders = [Path(folder) for folder in hints.SYSTEM_UNITS]
     found = [unit for unit in SERVER_UNITS if any((folder / f"{unit}.service").exists() for folder in folders)]
     return f"systemctl --user restart {' '.join(found or SERVER_UNITS)}"

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 
 from .layout import BLOCK_BYTES, FileBytes, Layout, Piece, after_tags, before_tags
 
-FLAC_START = b"fLaC\x00\x00\x00\x22"
+FLAC_MAGIC, OGG_MAGIC = b"fLaC", b"OggS"
+"""How a FLAC stream begins, and each page of Ogg."""
+
+FLAC_START = FLAC_MAGIC + b"\x00\x00\x00\x22"
 """A FLAC stream, whose first block is always STREAMINFO of 34 bytes."""
 
 MAX_FLAC_FRAMES = 32
@@ -35,7 +38,7 @@ FIRST, LAST = 2, 4
 def flac(file: FileBytes) -> Layout | None:
     """Return the streams of a FLAC file; None where it is none."""
     start = after_tags(file, 0, file.size)
-    if file.at(start, 4) != b"fLaC":
+    if file.at(start, 4) != FLAC_MAGIC:
         return None
     starts = [start]
     while (start := file.find(FLAC_START, starts[-1] + 42, file.size)) >= 0:
@@ -142,7 +145,7 @@ class _Link:
 def ogg(file: FileBytes) -> Layout | None:
     """Return the streams of an Ogg file, one after the other; None where it is none, or holds none with sound."""
     start = after_tags(file, 0, file.size)
-    if file.at(start, 4) != b"OggS":
+    if file.at(start, 4) != OGG_MAGIC:
         return None
     stop = before_tags(file, start, file.size)
     links, cut = _links(file, start, stop)
@@ -186,8 +189,8 @@ def _links(file: FileBytes, start: int, stop: int) -> tuple[list[_Link], bool]:
     links = [_Link()]
     while start < stop:
         head = file.at(start, 27 + 255)
-        if head[:4] != b"OggS":
-            following = file.find(b"OggS", start + 1, stop)
+        if head[:4] != OGG_MAGIC:
+            following = file.find(OGG_MAGIC, start + 1, stop)
             links[-1].gap = links[-1].gap or following >= 0
             if following < 0:
                 return links, False
@@ -210,9 +213,9 @@ def _links(file: FileBytes, start: int, stop: int) -> tuple[list[_Link], bool]:
 
 def _inner_page(file: FileBytes, start: int, end: int, stop: int) -> int:
     """Return where another page begins within one that is followed by none; 0 where there is none."""
-    if end == stop or (end < stop and file.at(end, 4) == b"OggS"):
+    if end == stop or (end < stop and file.at(end, 4) == OGG_MAGIC):
         return 0
-    return max(0, file.find(b"OggS", start + 27, min(end, stop)))
+    return max(0, file.find(OGG_MAGIC, start + 27, min(end, stop)))
 
 
 def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: int, end: int) -> None:

@@ -21,7 +21,7 @@ import msgspec
 
 from . import deliveries, filenames, places, text_files
 from .deliveries import Deliveries
-from .errors import ClaimedError, UsageError, nearest
+from .errors import ClaimedError, NothingError, UsageError, nearest
 from .wire import SAMPLE_RATE
 from .wording import counted
 
@@ -41,6 +41,8 @@ HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 
 LOOKS, LOOK = 5, 0.002
 """Times that a locked take is tried, and seconds between two of them."""
+
+NONE_WAITS = "no recording waits"
 
 _claimed: set[Path] = set()
 """Takes that this process retries; for file systems without locks, and to say who has a take in hand."""
@@ -294,7 +296,7 @@ class Spool:
     def find(self, name: str) -> Note:
         """Return a take by its name or how that begins; "" is the newest that waits.
 
-        Raises: UsageError; ClaimedError where all that wait are being retried.
+        Raises: UsageError; NothingError where none waits; ClaimedError where all that wait are being retried.
         """
         notes = self.all()
         if not name:
@@ -306,10 +308,10 @@ class Spool:
             found = [self._read(path) for path in self.where.glob("*.wav") if path.stem.startswith(name)]
         if len(found) != 1:
             known = [note.id for note in notes]
-            if not known:
-                raise UsageError("no recording waits", "asrd takes lists what is kept")
+            if not name:
+                raise NothingError(NONE_WAITS, "asrd takes lists what is kept")
             many = f"{len(found)} recordings begin with {name!r}" if found else f"there is no recording {name!r}"
-            raise UsageError(many, nearest(name, known))
+            raise UsageError(many, nearest(name, known) if known else "asrd takes lists what is kept")
         return found[0]
 
     def path(self, note: Note) -> Path:
@@ -380,7 +382,7 @@ class Spool:
             if not 0 < note.began < 1e11:
                 note.began = facts.st_mtime
         record = Deliveries.of(sound)
-        note.uncertain = [deliveries.shown([sink]) for sink in record.uncertain]
+        note.uncertain = [deliveries.shown([sink], record.known) for sink in record.uncertain]
         note.transcribed = record.whole is not None
         if record.delivered:
             note.delivered, note.text = True, record.whole or ""

@@ -27,6 +27,7 @@ from .config import Settings, budget
 from .errors import AsrdError, ControlError, ManifestError, ModelError, SocketError, UsageError
 from .evidence import TAKES, Record
 from .findings import Measured, Speech
+from .forecast import check_languages
 from .manifest import Clip
 from .normalising import units
 from .takes import Spool, blocks, folder
@@ -139,6 +140,7 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
+    check_languages(settings)
     gpu = engine.card_for(settings)
     if args.takes:
         clips, speech = _taken(settings, args.limit)

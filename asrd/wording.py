@@ -22,3 +22,20 @@ def said_of(name: str, text: str) -> str:
 def with_hint(message: str, hint: str) -> str:
     """Return "message (hint)"; the message alone where there is no hint, or where it says the hint already."""
     return message if not hint or hint in message else f"{message} ({hint})"
+
+
+def parted(text: str) -> tuple[str, str]:
+    """Return message and hint of what `with_hint` made; the hint is "" where there is none."""
+    depth = 0
+    for place in range(len(text) - 1, 0, -1):
+        if not text.endswith(")"):
+            break
+        depth += (text[place] == ")") - (text[place] == "(")
+        if not depth:
+            return (text[: place - 1], text[place + 1 : -1]) if text[place - 1] == " " else (text, "")
+    return text, ""
+
+
+def hinted(message: str, hint: str) -> str:
+    """Return a message and, on a line of its own, its hint."""
+    return f"{message}\n  hint: {hint}" if hint else message

@@ -229,6 +229,8 @@ def main() -> int:
     print("a line of noise on stderr", file=sys.stderr, flush=True)
     ON_BEGIN.get(act, lambda: None)()
     say(wire.Progress("import"))
+    if gate := os.environ.get("FAKE_WORKER_GATE"):
+        Path(gate).with_name("started").touch()
     while act == "gate" and not os.path.exists(os.environ["FAKE_WORKER_GATE"]):
         time.sleep(0.01)
     if act in ON_LOAD:

@@ -5,6 +5,7 @@ Daemons are real processes that kill themselves around a line of the record, or 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd import cli, wire
+from asrd import cli, deliveries, sinks, wire
 from asrd.config import Settings
 from asrd.deliveries import Deliveries, forget, send
 from asrd.errors import ClaimedError, SinkError, UncertainError
@@ -675,3 +676,58 @@ def test_the_list_of_recordings_names_who_may_have_the_text(
     assert cli.main(["takes"]) == 0
     listed = capsys.readouterr().out
     assert listed.endswith("; may have been delivered to command:notes\n")
+
+
+NAMES = {
+    ("type",): ["type"],
+    ("command:curl a", "command:curl b"): ["command:curl#1", "command:curl#2"],
+    ("command:curl a", "type", "command:wl-copy", "command:curl b"):
+        ["command:curl#1", "type", "command:wl-copy", "command:curl#2"],
+    ("command:TOKEN=x curl a", "command:curl b"): ["command:curl#1", "command:curl#2"],
+    ("command:curl a",): ["command:curl"],
+    ("command:a", "command:b"): ["command:a", "command:b"],
+    ("stdout", "clipboard"): ["stdout", "clipboard"],
+    ("command:sh x", "command:sh y", "command:sh z"): ["command:sh#1", "command:sh#2", "command:sh#3"],
+}  # fmt: skip
+"""Sinks of the settings -> their names."""
+
+
+def made_up_sinks(seed: int = 17) -> list[tuple[str, ...]]:
+    """Return lists of sinks with commands of few programs; seeded."""
+    draw = random.Random(seed)
+    return [
+        tuple(dict.fromkeys(
+            draw.choice(["type", "stdout", f"command:{draw.choice(['curl', 'sh', 'tee'])} secret{draw.randrange(9)}"])
+            for _ in range(draw.randint(1, 7))
+        ))
+        for _ in range(30)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys", [*NAMES, *made_up_sinks()], ids=str)
+def test_no_two_sinks_have_one_name(keys: tuple[str, ...]) -> None:
+    made = sinks.sinks(Settings(sinks=keys))
+    names = [one.name for one in made]
+    assert names == list(deliveries.sink_names(keys).values())
+    assert len(set(names)) == len(keys)
+    assert names == NAMES.get(keys, names)
+    assert not any("secret" in name for name in names)
+    for key, name in zip(keys, names, strict=True):
+        assert deliveries.shown([key], keys) == name
+
+
+def test_two_commands_of_one_program_are_told_apart_wherever_they_are_named(tmp_path: Path) -> None:
+    first, second = "command:false one", "command:false two"
+    spool = Spool(tmp_path / "takes")
+    take = spool.begin()
+    take.append(bytes(4 * 16_000))
+    record = Deliveries(take.path.with_suffix(deliveries.SUFFIX))
+    both = sinks.sinks(Settings(sinks=(first, second)))
+    told: list[str] = []
+    asyncio.run(deliveries.send(record, record.add("x", whole="x"), both, lambda sink, error: told.append(sink.name)))
+    assert told == ["command:false#1", "command:false#2"]
+    record.attempt(0, second)
+    spool.failed(take, "no")
+    assert spool.all()[0].uncertain == ["command:false#2"]
+    old = Deliveries.of(take.path)
+    assert (old.fate(0, first), old.fate(0, second)) == ("refused", "attempted"), "the file names whole settings"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,15 @@ def test_the_verb_has_an_exit_code_for_scripts(words: list[str], code: int) -> N
     assert done.returncode == code, done.stderr
     for line in done.stdout.splitlines():
         assert json.loads(line).keys() == {"name", "works", "needed", "detail", "fix", "warning"}
+
+
+def test_the_daemon_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask(settings: Settings, **request: str) -> Iterator[dict[str, object]]:
+        asked.append(request["verb"])
+        yield {"state": "IDLE", "pid": 7, "level": None}
+
+    monkeypatch.setattr(doctor.control, "ask", ask)
+    assert found(model="demo")["daemon"].works
+    assert asked == ["status"]

@@ -85,6 +85,16 @@ def test_what_is_said_of_a_level(name: str) -> None:
     assert found.advised_db == pytest.approx(decibels, abs=5 if decibels > 0 else 0)
 
 
+@pytest.mark.parametrize("clip", range(len(CLIPS)))
+@pytest.mark.parametrize("dbfs", [-50, -60, -66, -70, -74, -78, -82, -86, -90, -95, -105])
+def test_no_recording_that_is_too_soft_goes_without_a_warning(clip: int, dbfs: float) -> None:
+    found = judge(measured(spoken(clip, dbfs)), spoken=True)
+    assert found.kind in ("quiet", "silent"), found
+    assert found.kind == "silent" or found.advised_db >= 25
+    quiet_room = judge(measured(noise(3, 3e-5)))
+    assert not quiet_room.problem, "where nobody was to speak, a soft sound is no fault"
+
+
 def test_an_hour_takes_the_memory_of_a_second() -> None:
     found = Loudness()
     for _ in range(3600):

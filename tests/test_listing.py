@@ -14,6 +14,7 @@ import pytest
 
 from asrd import capture, cli, config, history, listing, models
 from asrd.precision import TABLE
+from asrd.takes import Spool, folder
 
 from .helpers import have_own_folders
 
@@ -111,6 +112,22 @@ def test_microphones_are_listed_by_their_whole_names(monkeypatch: pytest.MonkeyP
         text = shown(width, monkeypatch, "devices", "--no-level")
         assert text.count(name) == 1
         assert any(name in line for line in text.splitlines())
+
+
+@pytest.mark.parametrize("width", [0, *WIDTHS])
+def test_kept_recordings_are_listed_by_their_whole_names(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, spool, names = random.Random(width), Spool(folder()), []
+    for number in range(20):
+        take = spool.begin()
+        take.append(bytes(4 * draw.randrange(16_000, 99_000)))
+        names.append(take.id)
+        spool.failed(take, " ".join(draw.choices(["command:curl-x#1 ended", "no-room", "grüße"], k=number % 7 + 1)))
+    text = shown(width, monkeypatch, "takes")
+    rows = [line for line in text.splitlines() if not line.startswith("    ")]
+    assert [line.split()[0] for line in rows if line.split()[0] in names] == names
+    assert len(re.findall(r"\b\d+\.\d s\b", text.replace("\n    ", " "))) == len(names)
+    if width:
+        assert not [line for line in text.splitlines() if len(line) > width and len(line.split()) > 1]
 
 
 def test_json_has_every_name(monkeypatch: pytest.MonkeyPatch) -> None:

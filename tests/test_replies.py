@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from asrd import hints, replies
-from asrd.capture import file_kind
 from asrd.config import Loaded, Settings
+from asrd.containers import file_kind
 from asrd.deliveries import sink_name
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
 from asrd.figures import _moment
 from asrd.places import DATA
 from asrd.recording import Told
 from asrd.takes import Note
-from asrd.wording import counted, said_of, with_hint
+from asrd.wording import counted, parted, said_of, with_hint
 from tests.helpers import ROOT
 
 from .test_daemon import Start, daemon, samples
@@ -279,7 +279,9 @@ def test_without_sound_every_verb_says_so_and_the_recording_goes_on(daemon: Star
     one.until(lambda: one.state == "IDLE")
     (one.home / "lost").touch()
     begun = one.verb("toggle").communicate(timeout=20)[0]
-    assert begun.startswith("recording, but no sound comes in: nothing comes; asrd keeps trying")
+    assert begun.splitlines() == [
+        "recording, but no sound comes in: nothing comes", "asrd tries again until you stop the recording",
+    ]  # fmt: skip
     assert one.state == "LISTENING"
     time.sleep(1.3)  # else it is the key, held
     assert one.verb("toggle").communicate(timeout=20)[0] == "stopped; no sound came in: nothing comes\n"
@@ -292,6 +294,70 @@ def test_without_sound_every_verb_says_so_and_the_recording_goes_on(daemon: Star
     one.until(lambda: (one.ask(verb="status")["take"] or {}).get("seconds", 0) > 0.6)
     one.ask(verb="stop")
     assert samples(one.settled()), "it appeared within the recording, and was heard"
+
+
+def test_without_a_microphone_and_a_model_each_has_its_line_and_its_hint(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="")
+    one.until(lambda: one.state == "PARKED")
+    (one.home / "lost").touch()
+    told = one.verb("toggle").communicate(timeout=20)[0].splitlines()
+    assert [line.partition(":")[0] for line in told] == [
+        "recording, but no sound comes in", "asrd tries again until you stop the recording",
+        "no model is chosen", "  hint",
+    ]  # fmt: skip
+    assert max(map(len, told)) < 160 + len(str(one.home))
+
+
+PROBLEMS = {
+    "is muted": ("is muted", ""),
+    "there is no microphone (plug one in; then: cat /proc/asound/cards)":
+        ("there is no microphone", "plug one in; then: cat /proc/asound/cards"),
+    "no server (export XDG_RUNTIME_DIR=/run/user/$(id -u))": ("no server", "export XDG_RUNTIME_DIR=/run/user/$(id -u)"),
+    "": ("", ""), "a)": ("a)", ""), "(b)": ("(b)", ""), "x(b)": ("x(b)", ""),
+}  # fmt: skip
+
+
+def test_a_hint_is_taken_off_as_it_was_put_on() -> None:
+    draw = random.Random(17)
+    for text, whole in PROBLEMS.items():
+        assert parted(text) == whole
+    for _ in range(200):
+        message = " ".join(draw.choices(["no", "sound", "$(id -u)", "card", "x:"], k=3))
+        hint = " ".join(draw.choices(["try", "$(id -u)", "(this)", "command"], k=draw.randint(1, 3)))
+        if not message.endswith(")") and hint not in message:
+            assert parted(with_hint(message, hint)) == (message, hint)
+
+
+WRONG = {
+    ("retry", "nope"): (2, "there is no recording 'nope'"), ("retry", "--all", "x"): (2, "takes no name"),
+    ("use", "quickly"): (78, "quickly"), ("use", "fp17"): (78, "fp17"), ("use", "half-"): (78, "half-"),
+    ("use",): (2, "STRATEGY"), ("retry", "2019"): (2, "'2019'"), ("retry", "--every"): (2, "--every"),
+    ("retry",): (1, "no recording waits"), ("retry", "--deliver"): (1, "no recording waits"),
+    ("retry", "--again"): (1, "no recording waits"), ("retry", "--all"): (0, "no recording waits"),
+    ("retry", "--all", "--deliver"): (0, "no recording waits"), ("use", "half"): (66, "no model is chosen"),
+    ("use", "auto"): (66, "no model is chosen"), ("retry", "nope", "--deliver"): (2, "'nope'"),
+    ("retry", "zz", "--again"): (2, "'zz'"), ("retry", "--json", "nope"): (2, "'nope'"),
+    ("use", "--json", "int9"): (78, "int9"), ("use", "bf17"): (78, "bf17"),
+}
+"""Words to a daemon without a model and without recordings -> exit code, and what is said."""
+
+
+def test_a_wrong_word_is_told_before_the_missing_model(daemon: Start) -> None:
+    one = daemon(ASRD_MODEL="")
+    one.until(lambda: one.state == "PARKED")
+    for words, (code, said) in WRONG.items():
+        asked = one.verb(*words)
+        out, err = asked.communicate(timeout=20)
+        assert (asked.returncode, out) == (code, ""), (words, err)
+        assert said in err, words
+        assert len(err.splitlines()) == (1 if code == 0 else 2), err
+    assert one.ask(verb="transcribe", path="no/whole/path")["code"] == 2
+    one.speak()
+    one.ask(verb="stop")
+    one.until(lambda: one.ask(verb="takes")["takes"])
+    asked = one.verb("retry")
+    assert "no model is chosen" in asked.communicate(timeout=20)[1]
+    assert asked.returncode == 66
 
 
 def test_last_waits_for_what_is_still_transcribed(daemon: Start) -> None:
@@ -447,6 +513,7 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
         command, cwd=ROOT, env=one.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdin is not None
+    time.sleep(1.0 if at_once == 3 else 0.0)  # a worker would be there by then
     data = FILES[name][0] + PAD
     for start in range(0, len(data), at_once):
         process.stdin.write(data[start : start + at_once])
@@ -455,6 +522,7 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
     assert (process.returncode, out) == (65, b"")
     assert f"standard input: is {FILES[name][1]}, and not raw sound".encode() in err
     assert b"asrd transcribe -" in err
+    assert not (one.home / "started").exists(), "no worker was started for it"
 
 
 def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:

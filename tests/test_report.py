@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from asrd import plots, report, verdict, wire
-from asrd.findings import Comparison, Measured, Skipped, Speech
+from asrd.findings import Comparison, Measured, Row, Skipped, Speech
 from asrd.precision import TABLE, Precision
 
 from .fake_engine import MIB, ready
@@ -102,14 +103,48 @@ def test_every_key_of_a_row_that_needs_words_has_them(full: Comparison) -> None:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [60, 80, 99, 100, 115, 116, 120, 200])
+@pytest.mark.parametrize("width", [40, 50, 60, 66, 70, 72, 76, 80, 85, 90, 99, 100, 110, 115, 116, 119, 120, 126, 200])
 def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int) -> None:
     shown = report.table(msgspec.structs.replace(full, model="demo"), width)
-    assert max(map(len, shown.splitlines())) <= width
-    if width >= 80:
-        assert "…" not in shown
-        for name in TABLE:
-            assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
+    assert not [line for line in shown.splitlines() if len(line) > width and len(line.split()) > 1]
+    assert "…" not in shown
+    for name in TABLE:
+        assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
+    whole = set(report.table(msgspec.structs.replace(full, model="demo"), 300).split())
+    numbers = {word for word in shown.split() if re.fullmatch(r"[\d.,/+−\[\]]+", word)}
+    assert numbers <= whole | {word for pair in whole for word in pair.split("/")}, "no number is broken"
+
+
+def lacking(*names: str, missed: str = "") -> Row:
+    """Return a row of which nobody could tell some criteria, and that does not meet another."""
+    row = comparison(measured("half")).rows[-1]
+    criteria = [
+        msgspec.structs.replace(one, value=None, passed=False) if one.name in names
+        else msgspec.structs.replace(one, value=99.0, passed=False) if one.name == missed
+        else msgspec.structs.replace(one, value=0.0, passed=True)
+        for one in row.criteria
+    ]  # fmt: skip
+    return msgspec.structs.replace(row, criteria=criteria, passed=False)
+
+
+CRITERIA = ("errors", "wer_delta", "memory", "latency")
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_what_was_not_measured_is_no_failure(seed: int) -> None:
+    draw = random.Random(seed)
+    names = draw.sample(CRITERIA[1:], draw.randint(1, 3))
+    told = report.outcome(lacking(*names))
+    assert told == f"not measured: {', '.join(name for name in CRITERIA if name in names)}"
+    assert report.outcome(lacking(*names, missed="errors")) == "FAIL: errors"
+    runs = comparison(measured("half"))
+    runs = msgspec.structs.replace(runs, rows=[*runs.rows[:-1], lacking(*names)])
+    for width in (60, 80, 120, 160):
+        assert "FAIL" not in report.table(runs, width)
+        assert "not measured" in " ".join(report.table(runs, width).split())
+    page = report.html(runs)
+    assert 'class="open"' in page
+    assert "FAIL" not in page
 
 
 def test_the_table_says_what_happened(full: Comparison) -> None:
