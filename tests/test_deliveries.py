@@ -354,9 +354,10 @@ def test_after_a_kill_every_sink_has_each_word_once(runs: dict[str, Any], kill: 
             assert "".join(seen.third[name]) == "".join(seen.wanted) or sink.isupper(), "in order"
     if unknown is not None:
         (note,) = seen.waiting
-        assert note["uncertain"] == ["command:sh"]
+        name = f"command:sh#{kill.sinks.index(unknown[0]) + 1}" if len(kill.sinks) > 1 else "command:sh"
+        assert note["uncertain"] == [name]
         assert seen.retried[0] == 75
-        assert f"{note['id']} may have been delivered to command:sh" in seen.retried[1]
+        assert f"{note['id']} may have been delivered to {name};" in seen.retried[1]
         assert seen.again[0] == 0
     elif kill.moment == "removing":
         assert seen.waiting == [] or kill.sinks != kill.sinks.lower()

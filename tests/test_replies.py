@@ -330,7 +330,7 @@ def test_a_hint_is_taken_off_as_it_was_put_on() -> None:
 
 WRONG = {
     ("retry", "nope"): (2, "there is no recording 'nope'"), ("retry", "--all", "x"): (2, "takes no name"),
-    ("use", "quickly"): (78, "quickly"), ("use", "fp17"): (78, "fp17"), ("use", "half-"): (78, "half-"),
+    ("use", "quickly"): (78, "quickly"), ("use", "fp17"): (78, "fp17"), ("use", "haalf"): (78, "haalf"),
     ("use",): (2, "STRATEGY"), ("retry", "2019"): (2, "'2019'"), ("retry", "--every"): (2, "--every"),
     ("retry",): (1, "no recording waits"), ("retry", "--deliver"): (1, "no recording waits"),
     ("retry", "--again"): (1, "no recording waits"), ("retry", "--all"): (0, "no recording waits"),

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd.errors import UsageError
+from asrd.errors import NothingError, UsageError
 from asrd.takes import Note, Spool, Take, blocks, folder
 from tests.helpers import ROOT
 
@@ -352,7 +352,7 @@ def test_a_take_without_sound_is_not_worth_keeping(tmp_path: Path) -> None:
 
 def test_takes_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
-    with pytest.raises(UsageError, match="no recording waits"):
+    with pytest.raises(NothingError, match="no recording waits"):
         spool.find("")
     first, second = kept(spool, "20260101-000000-aaaa"), kept(spool, "20260102-000000-bbbb")
     assert spool.find("").id == second
