@@ -357,7 +357,7 @@ def test_components_have_a_table_of_their_own(by_component: Comparison, width: i
     shown = report.table(by_component, width)
     assert max(map(len, shown.splitlines())) <= width
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    listed = "attention to bf16, saves MiB 10.0, encoder error % 1, changed [95 %] /100 0.00, delta [95 %] points no word"
+    listed = "attention to bf16, saves MiB 10.0, encoder error % 1, changed [95 %] /100 0.00, delta [95 %] points no"
     first = "attention bf16 10.0 1 0.00 no word changed" if width > 72 else listed
     assert f" {first}" in " ".join(lines)
     assert "One component at a time, the rest FP32" in lines
