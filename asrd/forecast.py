@@ -134,10 +134,10 @@ def check_languages(settings: Settings) -> None:
         code = getattr(settings, key)
         if known != spoken or not known or code.partition("-")[0] in [one.partition("-")[0] for one in known]:
             continue
-        have = f"{settings.model} knows {' '.join(known)}"
+        have = f"the model {settings.model} knows {' '.join(known)}"
         if header.family == "aed":
             hint = f'write {key} = "{known[0]}", or choose another model'
-            raise ConfigError(f"{key} = {code!r} cannot be: {have}", hint)
+            raise ConfigError(f"{key} = {code!r} is no language of this model: {have}", hint)
         log.warning("%s = %r does nothing: %s", key, code, have)
 
 

@@ -20,6 +20,7 @@ import msgspec
 from . import durations, ledger
 from .config import Settings
 from .errors import AsrdError, UsageError
+from .hints import install
 from .terminal import tell, tell_document
 from .triggers import disagreement
 from .wording import counted
@@ -152,7 +153,7 @@ def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
     """
     program = shutil.which("journalctl")
     if program is None:
-        raise AsrdError("there is no journalctl here, so there is no journal to report from", "apt-get install systemd")
+        raise AsrdError("journalctl is not installed, so there is no journal to report from", install("systemd"))
     words = [program, "--quiet", "--no-pager", "--all", "--output=json", f"--since={since}"]
     words += [f"--until={until}"] if until else []
     # _UID comes from the kernel: no other user's entries count, and --user would miss a journal that is not split.

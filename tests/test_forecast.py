@@ -209,3 +209,36 @@ def test_a_budget_that_nothing_fits_into_leaves_the_cpu(budget: str) -> None:
     assert [rung.device for rung in found.plan.rungs] == ["cpu"]
     assert found.limit is not None
     assert found.limit <= MIB
+
+
+SPOKEN = {
+    # model, setting, code -> refused, warned of, or nothing
+    ("demo", "source_lang", "de"): "refused", ("demo", "target_lang", "fr"): "refused", ("demo", "source_lang", "en"): "",
+    ("demo", "source_lang", "en-GB"): "", ("demo-ctc", "source_lang", "de"): "warned",
+    ("demo-tdt", "target_lang", "es"): "warned", ("demo-ctc", "source_lang", "en-US"): "",
+    ("nvidia/canary-1b", "source_lang", "de"): "", ("nvidia/canary-1b", "target_lang", "fr"): "",
+    ("nvidia/canary-1b", "source_lang", "it"): "refused", ("nvidia/canary-1b-flash", "target_lang", "ja"): "refused",
+    ("canary-180m-flash", "source_lang", "pt-BR"): "refused", ("canary-180m-flash", "source_lang", "es"): "",
+    ("nvidia/canary-1b-v2", "source_lang", "it"): "", ("nvidia/parakeet-tdt-0.6b-v2", "source_lang", "de"): "warned",
+    ("parakeet-tdt-0.6b-v2", "source_lang", "de"): "warned", ("parakeet-tdt-0.6b-v3", "source_lang", "de"): "",
+    ("nvidia/parakeet-ctc-1.1b", "target_lang", "fr"): "warned", ("parakeet-rnnt-0.6b", "source_lang", "pl"): "warned",
+    ("nobody/knows-it", "source_lang", "de"): "", ("", "source_lang", "de"): "",
+    (str(models.SHIPPED["demo"]), "source_lang", "en-GB"): "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", SPOKEN, ids=str)
+def test_a_language_that_the_model_has_not_is_told_before_it_is_loaded(
+    asked: tuple[str, str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model, key, code = asked
+    settings = Settings(model=model, **{key: code})  # type: ignore[arg-type]
+    with caplog.at_level("WARNING", "asrd"):
+        if SPOKEN[asked] == "refused":
+            with pytest.raises(ConfigError, match="is no language of this model") as caught:
+                forecast.check_languages(settings)
+            assert caught.value.hint.startswith(f'write {key} = "en"')
+        else:
+            forecast.check_languages(settings)
+    assert bool(caplog.records) == (SPOKEN[asked] == "warned")
