@@ -241,7 +241,7 @@ def _judged(job: Job, found: Found, settings: Settings, taken: bool) -> Record:
     """
     key = evidence.key_for(settings, job.gpu)
     if key is None:
-        raise ModelError(f"the file of {settings.model} is no longer there", "asrd models lists the models that are here")
+        raise ModelError(f"the file of {settings.model} is no longer there", "asrd models lists those that are here")
     made = choice.decide(
         found.measured,
         None if taken else [clip.text for clip in job.clips],

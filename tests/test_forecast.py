@@ -213,7 +213,8 @@ def test_a_budget_that_nothing_fits_into_leaves_the_cpu(budget: str) -> None:
 
 SPOKEN = {
     # model, setting, code -> refused, warned of, or nothing
-    ("demo", "source_lang", "de"): "refused", ("demo", "target_lang", "fr"): "refused", ("demo", "source_lang", "en"): "",
+    ("demo", "source_lang", "de"): "refused", ("demo", "target_lang", "fr"): "refused",
+    ("demo", "source_lang", "en"): "",
     ("demo", "source_lang", "en-GB"): "", ("demo-ctc", "source_lang", "de"): "warned",
     ("demo-tdt", "target_lang", "es"): "warned", ("demo-ctc", "source_lang", "en-US"): "",
     ("nvidia/canary-1b", "source_lang", "de"): "", ("nvidia/canary-1b", "target_lang", "fr"): "",
