@@ -95,7 +95,7 @@ def looks_like_file(word: str) -> bool:
 
 def source(word: str) -> str:
     """Return what helps with a word that is no source of sound."""
-    path = word.removeprefix("file://") if word.startswith("file://") else word
+    path = word.partition("://")[2] if word.startswith("file:/") else word
     if looks_like_file(path):
         return f"for a file write file:{path}"
     if word in ("-", "stdin", "standard input"):

@@ -127,7 +127,7 @@ def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(
     assert one.worker == []
 
 
-@pytest.mark.parametrize("words", [["start", "--wait"], ["use", "half"], ["retry"]])
+@pytest.mark.parametrize("words", [["start", "--wait"], ["use", "half"], ["use", "auto"]])
 def test_what_needs_a_model_at_once_is_refused_at_once(daemon: Start, words: list[str]) -> None:
     one = daemon(ASRD_MODEL="")
     began = time.monotonic()
