@@ -47,9 +47,13 @@ Reading order, which is dependency order: a file imports only from files above i
     library_noise  what a library in C prints by itself: out of standard error, into the debug log
     layout       bytes of a file that a decoder is given, whatever lies around them; tags, padding (pure)
     mpeg_files   MP3 frame by frame: how many, joined files, the last one (pure)
-    chunked_files  where the sound of WAV, RF64, Wave64, AIFF, CAF and AU ends, by what follows it (pure)
+    audio_ends   where the audio of a file ends: by its header, and by what follows it (pure)
+    chunked_files  the headers of WAV, RF64, Wave64, AIFF, CAF, 8SVX and AU (pure)
+    fixed_headers  the headers of SPH, VOC, AVR, HTK, MAT and what else is one header and samples (pure)
+    packet_files  media files of packets (mpg, rm, thd, dts, avi, wma): whether the last one is whole (pure)
     streams      Ogg and FLAC: streams that follow each other in one file (pure)
     containers   what a sound file holds by its own bytes: its streams, and whether its end is missing
+    decoder_messages  what libsndfile and libav complain of, in words of ours (pure)
     sndfile      one stream through libsndfile, to its end
     media        what libsndfile cannot decode (m4a, mp4, webm ...), by a process of its own
     media_decoder  a process of its own that decodes one open file by PyAV or ffmpeg

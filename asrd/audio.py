@@ -24,7 +24,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from . import containers, media
+from . import containers, decoder_messages, media
 from .channels import CANCELLING, Mixer
 from .errors import AsrdError, AudioError, DiskError
 from .layout import View
@@ -257,7 +257,7 @@ class SoundFile:
 
     def _warn(self, predicate: str) -> None:
         self.warnings.append(f"{self.name}: {predicate}")
-        log.warning("%s", self.warnings[-1])
+        log.warning("%s: %s", self.name, predicate)  # apart, so that a line break in the name breaks no line
 
 
 @dataclass
@@ -382,7 +382,8 @@ def _spooled_copy(stream: BinaryIO, name: str) -> BinaryIO:
 
 def _refusal(name: str, error: Exception) -> AudioError:
     """Return why libsndfile does not open a file, in our words."""
-    reason = getattr(error, "error_string", "")
     if getattr(error, "code", 1) == 1:
         return AudioError(f"{name}: is not a sound file that can be read", _CONVERT)
-    return AudioError(f"{name}: is a damaged or unusual sound file, {reason.rstrip('.') or error}", _CONVERT)
+    log.debug("%s: %s", name, error)
+    reason = decoder_messages.plain(str(getattr(error, "error_string", error)))
+    return AudioError(f"{name}: is a damaged or unusual sound file, {reason}", _CONVERT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import chunked_files, mpeg_files, streams
+from . import audio_ends, chunked_files, fixed_headers, mpeg_files, packet_files, streams
 from .chunked_files import AIFF_KINDS, AIFF_MAGIC, AU_MAGICS, CAF_MAGIC, W64_RIFF, WAVE_MAGICS
 from .layout import FileBytes, Layout, Piece
 
@@ -67,7 +67,12 @@ def boxes(file: FileBytes) -> Layout | None:
     return Layout(parts, decoder="media")
 
 
-SURVEYS = (chunked_files.survey, streams.flac, streams.ogg, boxes, mpeg_files.survey)
+def headed(file: FileBytes) -> Layout | None:
+    """Return where the audio lies behind a header that states its length, or a mark; None where there is none."""
+    return audio_ends.survey(file, chunked_files.READERS + fixed_headers.READERS)
+
+
+SURVEYS = (headed, streams.flac, streams.ogg, boxes, packet_files.survey, mpeg_files.survey)
 
 
 def survey(descriptor: int) -> Layout:

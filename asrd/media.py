@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import select
@@ -24,9 +25,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from . import places
+from . import decoder_messages, places
 from .errors import AudioError
 from .wire import SAMPLE_RATE
+
+log = logging.getLogger("asrd")
 
 PROCESS = (sys.executable, "-P", "-m", "asrd.media_decoder")
 
@@ -43,7 +46,7 @@ SAID_BYTES = 1 << 20
 SLACK_SECONDS = 0.5
 """By which a file may be shorter than its header says; encoders count the silence that they put before and behind."""
 
-READS = "asrd reads what libsndfile and ffmpeg read; libav says: "
+READS = "asrd reads what libsndfile and ffmpeg read"
 
 INSTALL = "pip install 'asrd[media]', or install ffmpeg: both read m4a, mp4, webm, mkv, wma and more"
 
@@ -145,8 +148,7 @@ class Media:
             raise AudioError(f"{self.name}: has no sound in it", "it is a file of pictures or video only")
         if head["error"]:
             self._wait()
-            why = (self._lines() or [head["error"]])[-1]
-            raise AudioError(f"{self.name}: is not a sound file that can be read", READS + why)
+            raise self._unreadable((self._lines() or [head["error"]])[-1])
         return head
 
     def _read(self) -> bytes:
@@ -180,9 +182,9 @@ class Media:
         if code < 0:
             self.problem = f"its decoder was ended by signal {-code}"
         elif broken:
-            self.problem = broken
+            self.problem = decoder_messages.plain(broken)
         elif code:
-            self.problem = (self._lines() or [f"its decoder ended with {code}"])[-1]
+            self.problem = decoder_messages.plain((self._lines() or [f"its decoder ended with {code}"])[-1])
         missing = self._seconds - seconds
         if missing > SLACK_SECONDS:
             self.frames = round(self._seconds * self.rate)
@@ -192,8 +194,13 @@ class Media:
         if self.problem:
             return AudioError(f"{self.name}: cannot be decoded, {self.problem}")
         code = self._process.returncode
-        why = (self._lines() or [f"its decoder ended with {code}"])[-1]
-        return AudioError(f"{self.name}: is not a sound file that can be read", READS + why)
+        return self._unreadable((self._lines() or [f"its decoder ended with {code}"])[-1])
+
+    def _unreadable(self, said: str) -> AudioError:
+        """Return that it is no file that can be read, and what the decoder's last line means beyond that."""
+        why = decoder_messages.plain(said)
+        hint = READS if why == decoder_messages.DAMAGED else f"{READS}; {why}"
+        return AudioError(f"{self.name}: is not a sound file that can be read", hint)
 
     def _lines(self) -> list[str]:
         """Return what the library said, without its addresses."""
@@ -203,6 +210,8 @@ class Media:
             self._said.seek(0)
             text = self._said.read(SAID_BYTES).decode(errors="replace")
         lines = [re.sub(r"^\[([^]@]*) @ [^]]*\] *", r"\1: ", line).strip() for line in text.splitlines()]
+        for line in lines[-5:]:
+            log.debug("%s: libav: %s", self.name, line)
         return [line for line in lines if line]
 
 

@@ -26,6 +26,9 @@ RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 1
 
 LAYER_III = 1
 
+MAX_FREE_FRAME_BYTES = 1 << 14
+"""How far the second frame is looked for where headers name no bitrate."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -80,13 +83,13 @@ class Stream:
         else:
             self.pieces.append(range(start, stop))
 
-    def layout(self) -> list[Piece]:
-        """Return what a decoder is given: the frames behind a header with their number."""
+    def layout(self, free: bool = False) -> list[Piece]:
+        """Return what a decoder is given: the frames behind a header with their number, where such a frame can be."""
         if self.kind[1] != LAYER_III:
             return [*self.pieces]
         if self.info is not None and abs(self.told - self.frames) <= 1:
             return [self.info, *self.pieces]  # with what an encoder notes of the silence it put before and behind
-        return [_count_frame(self.first, self.frames), *self.pieces]
+        return [*self.pieces] if free else [_count_frame(self.first, self.frames), *self.pieces]
 
 
 def survey(file: FileBytes, within: range | None = None) -> Layout | None:
@@ -97,6 +100,8 @@ def survey(file: FileBytes, within: range | None = None) -> Layout | None:
     four = file.at(start, 4)
     if len(four) == 4 and four[0] == 0xFF and four[1] & 0xF6 == 0xF0:
         return Layout(decoder="media")  # AAC in ADTS, which mpg123 would search for frames of its own
+    if (same := _free_length(file, start, stop)) is not None:
+        return _free(file, start, stop, same)
     first = header(four)
     if first is None or not _follows(file, start, stop):
         return None
@@ -154,6 +159,61 @@ def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
     if 0 < stop - start < 4 and file.at(start, 1) == b"\xff":
         broken = "end"
     return [stream for stream in streams if stream.frames], broken
+
+
+def _free_length(file: FileBytes, start: int, stop: int) -> int | None:
+    """Return the length of frames whose header names no bitrate, without their padding; None where there are none.
+
+    All of them have one length: that from the first to the next with the same header.
+    """
+    four = file.at(start, 4)
+    if len(four) < 4 or header(bytes([four[0], four[1], four[2] | 0x10, four[3]])) is None or four[2] >> 4:
+        return None
+    place, last = start + 24, min(stop, start + MAX_FREE_FRAME_BYTES)
+    while (place := file.find(four[:2], place, last)) >= 0:
+        length = place - start - _padding(four)
+        follows = place + length + _padding(file.at(place, 4))
+        if _is_free(file, place, four) and (follows >= stop or _is_free(file, follows, four)):
+            return length
+        place += 1
+    return None
+
+
+def _padding(four: bytes) -> int:
+    """Return the bytes by which a frame of free format is longer than the others."""
+    return (four[2] >> 1 & 1) * (4 if four[1] >> 1 & 3 == 3 else 1) if len(four) == 4 else 0
+
+
+def _is_free(file: FileBytes, place: int, four: bytes) -> bool:
+    """Return whether a frame of free format and of the kind of `four` begins here."""
+    other = file.at(place, 4)
+    return len(other) == 4 and other[:2] == four[:2] and other[2] & 0xFC == four[2] & 0xFC
+
+
+def _free(file: FileBytes, start: int, stop: int, length: int) -> Layout:
+    """Return the layout of frames of free format."""
+    four, flaw = file.at(start, 4), ""
+    alike = header(bytes([four[0], four[1], four[2] | 0x10, four[3]]))
+    assert alike is not None
+    streams: list[Stream] = []
+    while start < stop and _is_free(file, start, four):
+        end = start + length + _padding(file.at(start, 4))
+        if end > stop and not _ends_in_zeros(file, end, stop):
+            flaw = "is cut short"
+            break
+        told = _told(file, start, Header(end - start, alike.kind, alike.side))
+        if told is not None or not streams:
+            streams.append(Stream(alike.kind, four, told or 0, None if told is None else range(start, end)))
+        if told is None:
+            streams[-1].add(start, end)
+        start = end
+    behind = after_tags(file, start, stop)
+    if not flaw and behind < stop:
+        flaw = "is cut short" if stop - behind < 4 else "has a damaged place"
+        streams[-1].pieces.append(range(start, stop))
+    if any(stream.told > stream.frames + 1 for stream in streams):
+        flaw = "is cut short"
+    return Layout([stream.layout(free=True) for stream in streams if stream.frames], flaw)
 
 
 def _ends_in_zeros(file: FileBytes, end: int, stop: int) -> bool:

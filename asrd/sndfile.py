@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from . import library_noise
+from . import decoder_messages, library_noise
 from .layout import Piece, View
 
 log = logging.getLogger("asrd")
@@ -88,7 +88,8 @@ class Sndfile:
                 with self._quiet():
                     block = self._file.read(count, dtype="float32", always_2d=True, out=block)
             except soundfile.SoundFileError as error:
-                self.problem = self.problem or str(getattr(error, "error_string", error)) or "it cannot be decoded"
+                log.debug("%s: %s", self.name, error)
+                self.problem = self.problem or decoder_messages.plain(str(getattr(error, "error_string", error)))
                 decoded = np.flatnonzero(~np.isnan(block[:, 0]))  # soundfile does not tell how many came before
                 block = block[: int(decoded[-1]) + 1 if len(decoded) else 0]
                 if failed and not len(block):

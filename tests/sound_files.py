@@ -155,6 +155,18 @@ def complete(sound: NDArray[np.float32]) -> list[Member]:
         Member("sox-pipe.aiff", sized(aiff, b"SSND", 0x7F00_0008, order="big"), 1),
         Member("plain.caf", caf, 1),
         Member("pipe.caf", sized(caf, b"data", -1, 8, "big"), 1),
+        Member("ffmpeg-pipe.aiff", sized(put(put(aiff, 4, bytes(4)), 22, bytes(4)), b"SSND", 0, order="big"), 1),
+        Member("ffmpeg-pipe.rf64", put(encoded(sound, format="RF64"), 20, bytes(24)), 1),
+        Member("zero.w64", put(w64, data, bytes(8)), 1),
+        Member("zero.caf", sized(caf, b"data", 0, 8, "big"), 1),
+        Member("joined.au", au + au, 2),
+        Member("joined.aiff", aiff + aiff, 2),
+        Member("joined.caf", caf + caf, 2),
+        Member("joined.w64", w64 + w64, 2),
+        Member("joined-alac.caf", 2 * encoded(sound, format="CAF", subtype="ALAC_16"), 2),
+        Member("joined-pipes.wav", 2 * sized(wav, b"data", 0xFFFF_FFFF), 2),
+        Member("joined-pipes.au", 2 * put(au, 8, b"\xff" * 4), 2),
+        Member("joined-kinds.wav", wav + aiff + au + w64 + caf, 5),
         Member("plain.flac", flac, 1),
         Member("pipe.flac", endless(flac), 1),
         Member("picture.flac", PICTURE + flac, 1),
@@ -196,7 +208,7 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
     mp3 = encoded(sound, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
     bare, half = without_count(mp3), 2 * (len(sound) // 2)
     unfinished, more, cut = "has an unfinished header", "has more sound than its header says", "is cut short"
-    silent = put(put(rf64, 20, bytes(8)), 28, bytes(16)) if rf64[:4] == b"RF64" else sized(rf64, b"data", 0)
+    killed = put(rf64, 28, bytes(16)) if rf64[:4] == b"RF64" else sized(rf64, b"data", 0)
 
     def part(content: bytes, share: float = 0.6) -> bytes:
         return content[: round(share * len(content))]
@@ -204,17 +216,18 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
     return [
         Member("zero.wav", sized(put(wav, 4, bytes(4)), b"data", 0), 1, unfinished),
         Member("zero24.wav", sized(wide, b"data", 0), 1, unfinished),
-        Member("zero.rf64", silent, 1, unfinished),
-        Member("zero.w64", put(w64, w64.index(b"data") + 16, bytes(8)), 1, unfinished),
         Member("zero.au", put(au, 8, bytes(4)), 1, unfinished),
-        Member("zero.aiff", sized(put(aiff, 22, bytes(4)), b"SSND", 0, order="big"), 1, unfinished),
-        Member("zero.caf", sized(caf, b"data", 0, 8, "big"), 1, unfinished),
+        Member("zero.rf64", killed, 1, unfinished),
+        Member("empty.w64", put(w64, w64.index(b"data") + 16, (24).to_bytes(8, "little")), 1, unfinished),
+        Member("empty.aiff", sized(put(aiff, 22, bytes(4)), b"SSND", 8, order="big"), 1, unfinished),
+        Member("empty.caf", sized(caf, b"data", 4, 8, "big"), 1, unfinished),
+        Member("cut-first.wav", part(wav) + wav, 1.6, cut),
+        Member("cut-first.au", part(au) + au, 1.6, cut),
+        Member("cut-pipe.wav", sized(wav, b"data", 0xFFFF_FFFF)[:-1], 1, cut),
         Member("half.wav", sized(wav, b"data", half), 1, more),
         Member("half.au", put(au, 8, half.to_bytes(4, "big")), 1, more),
         Member("half.caf", sized(caf, b"data", half, 8, "big"), 1, more),
         Member("half.w64", put(w64, w64.index(b"data") + 16, (half + 24).to_bytes(8, "little")), 1, more),
-        Member("joined.aiff", aiff + aiff, 2, more),
-        Member("joined.au", au + au, 2, more),
         Member("cut.wav", part(wav), 0.6, cut),
         Member("cut.w64", part(w64), 0.6, cut),
         Member("cut.au", part(au), 0.6, cut),

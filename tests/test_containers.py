@@ -13,7 +13,7 @@ import jiwer
 import numpy as np
 import pytest
 
-from asrd import audio, containers
+from asrd import audio, containers, systemd
 from asrd.audio import SoundFile
 from asrd.errors import AudioError
 from asrd.places import DATA
@@ -141,6 +141,9 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_cut_short(tmp_path: Pat
 # -- through the verb -------------------------------------------------------------------------------------------------
 
 
+BROKEN_NAME = "new\nline: of\ta\x1b[1m name.wav"
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], subprocess.CompletedProcess[str], Path]:
     """One call of `asrd transcribe` over every kind of file, bad ones first."""
@@ -151,7 +154,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], subpr
     (folder / "empty.wav").write_bytes(encoded(clip[:0], format="WAV"))
     for member in members:
         (folder / member.name).write_bytes(member.content)
-    names = ["nan.wav", "empty.wav", *(member.name for member in members)]
+    (folder / BROKEN_NAME).write_bytes(encoded(clip, format="WAV")[:-40_000])
+    names = ["nan.wav", "empty.wav", BROKEN_NAME, *(member.name for member in members)]
     words = [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo-ctc"]
     done = subprocess.run(
         [*words, *(str(folder / name) for name in names)], capture_output=True, text=True, timeout=300, check=False
@@ -187,6 +191,22 @@ def test_bad_files_before_good_ones_are_a_line_each(run: Any) -> None:
     for name in ("nan.wav", "empty.wav"):
         [line] = [line for line in done.stderr.splitlines() if f"{folder / name}:" in line]
         assert "holds no sound" in line
+
+
+def test_a_line_break_in_a_name_breaks_no_line(run: Any) -> None:
+    _, done, _ = run
+    [line] = [line for line in done.stderr.splitlines() if "name.wav" in line]
+    assert line.startswith("asrd: /")
+    assert "name.wav: is cut short, " in line
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nor_in_the_log(seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    random = np.random.default_rng(seed)
+    name = "".join("\n\r\t\v\x1b\x85\u2028ab %"[place] for place in random.integers(0, 11, size=12)) + "\n.wav"
+    heard(Member(name, encoded(SOUND[:8000], format="WAV")[:9000], 1), tmp_path)
+    for record in caplog.records:
+        assert len(systemd.Formatter("asrd: %(message)s").format(record).splitlines()) == 1
 
 
 def test_a_daemon_says_the_same_of_a_file(daemon: Start, tmp_path: Path) -> None:  # noqa: F811 - a fixture
