@@ -85,7 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pipe.wma").write_bytes(subprocess.run(piped, check=True, stdout=subprocess.PIPE).stdout)
     for name in CUT:
         content = (folder / name).read_bytes()
-        (folder / f"cut-{name}").write_bytes(content[: round(0.613 * len(content))])
+        (folder / f"cut-{name}").write_bytes(content[: round(0.611 * len(content))])
     return folder
 
 
