@@ -29,6 +29,9 @@ PERCENT = ("demote_failures", "demote_slower", "demote_memory", "demote_changed"
 MEGABYTES = {"": 1, "mb": 1, "m": 1, "mib": 1.048576, "gb": 1000, "g": 1000, "gib": 1073.741824, "tb": 1_000_000}
 """Unit -> megabytes."""
 
+UNSET = ("pnc", "max_wer_delta")
+"""Settings that may be unset, which a variable says by the word null."""
+
 AS_TEXT = ("vram_budget", "vram_alert", "idle")
 """Settings whose value is text, and a bare number is as good."""
 
@@ -54,6 +57,8 @@ LANGUAGES = {
 
 def typed(key: str, value: Any, origin: str, kind: Any) -> Any:
     """Return a setting's value; the arguments are those of `convert`. Raises ConfigError, ValueError, OverflowError."""
+    if key in UNSET and isinstance(value, str) and value.strip().lower() == "null":
+        return None
     return msgspec.convert(_plain(key, value, origin, _base(kind)[0]), kind)
 
 

@@ -57,6 +57,9 @@ PROGRESS_SECONDS = 0.5
 DOWNLOAD_LINE_SECONDS = 15.0
 """Between two lines about a download, on the terminal in which the daemon runs."""
 
+STATUS_SCHEMA = 1
+"""Number of the form of `asrd status --json`; it grows when a key is renamed or removed, not when one is added."""
+
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
 
@@ -630,6 +633,7 @@ class Daemon:
             take = {"id": one.take.id, "seconds": round(one.take.seconds, 2), "level": level}
             take |= {"text": one.text, "draft": one.draft, "behind": round(one.dictation.behind, 1)}
         return {
+            "schema": STATUS_SCHEMA,
             "state": self.state,
             "model": self.settings.model,
             "model_note": modelchoice.note(self.settings, self._file),

@@ -27,6 +27,9 @@ SPELLINGS = {
 
 UNITS = {spelling: unit for unit, spellings in SPELLINGS.items() for spelling in spellings}
 
+EXPONENT = re.compile(r"\d+(?:[.,]\d+)?e[+-]?\d{1,2}")
+"""A number as programs print large ones: 2.5e+03."""
+
 PART = re.compile(r"(\d+(?:[.,]\d+)?|[.,]\d+)\s*([a-z]*)\.?\s*")
 
 MAX_SECONDS = 1e11
@@ -44,6 +47,8 @@ def parse(text: str, unit: str) -> float:
         ValueError: text that is no span.
     """
     rest, seconds, parts = text.strip().lower(), 0.0, 0
+    if EXPONENT.fullmatch(rest) and (bare_number := float(rest.replace(",", "."))) * SECONDS[unit] <= MAX_SECONDS:
+        return bare_number
     while rest and (match := PART.match(rest)):
         spelling = match[2] or unit
         # "1h 30" does not say what the 30 are.

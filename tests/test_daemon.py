@@ -43,6 +43,10 @@ from tests.test_scribe import FAKE, SAID, SHORT, OpenMicrophone, case, until
 class Running:
     """A daemon and its folders; everything it prints is in `log`."""
 
+    program: tuple[str, ...] = ("-m", "tests.deaf_daemon")
+    where = ROOT
+    """The folder in which its programs start."""
+
     def __init__(self, tmp_path: Path, **environment: str) -> None:
         self.home = tmp_path
         self.socket = tmp_path / "asrd.sock"
@@ -67,8 +71,8 @@ class Running:
         """Start it and wait until it answers."""
         with self.out.open("ab") as out, self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.deaf_daemon", "run", *words],
-                cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
+                [sys.executable, *self.program, "run", *words],
+                cwd=self.where, env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=log,
             )  # fmt: skip
         self.until(lambda: self.socket.exists() or self.process.poll() is not None)  # type: ignore[union-attr]
         return self
@@ -85,8 +89,9 @@ class Running:
         """Start one of the verbs as a program."""
         command = [sys.executable, "-m", "asrd", *words]
         return subprocess.Popen(
-            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
-        )
+            command, cwd=self.where, env=self.environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more,
+        )  # fmt: skip
 
     @property
     def state(self) -> str:
