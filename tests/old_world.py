@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from asrd.models import SHIPPED
-from tests.old_release import ROOT, WITH_JOURNAL, Journal, OldRelease
+from tests.helpers import ROOT
+from tests.old_release import WITH_JOURNAL, Journal, OldRelease
 from tests.test_daemon import Running
 from tests.test_tune import Bench
 

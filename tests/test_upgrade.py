@@ -23,7 +23,8 @@ import pytest
 
 from asrd import baseline, cli, config, control, evidence, systemd, vram
 from asrd.errors import AsrdError
-from tests.old_release import ROOT, unit_words
+from tests.helpers import ROOT
+from tests.old_release import unit_words
 from tests.old_settings import FIELDS, LOAD, SWITCHES, cases, written
 from tests.old_world import SPOKEN, SPOKEN_SECONDS, World, running
 
