@@ -149,6 +149,9 @@ EXAMPLES = {name: field.default for name, field in FIELDS.items()} | proposals.E
 NAMES = ("model", "source", "socket", "microphone", "sinks")
 """Settings that may hold the name of a file, which need not be text."""
 
+MAY_BE_EMPTY = ("microphone", "suffix", "vram_budget", "vram_alert", "faults")
+"""Settings of which an empty text is a value, in a variable too, where it goes over the file's."""
+
 VOCABULARY = 1 << 18
 """Bytes of all phrases together: they travel to the worker in one line."""
 
@@ -250,9 +253,11 @@ def _as_named(key: str, value: Any) -> Any:
 def _environment_layer(environment: Mapping[str, str]) -> Layer:
     layer: Layer = {}
     for name, text in sorted(environment.items()):
-        if not text or not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
-            continue  # an empty variable is one that is not set
+        if not name.startswith("ASRD_") or name in ("ASRD_CONFIG", "ASRD_DEBUG"):
+            continue
         key = name.removeprefix("ASRD_").lower()
+        if not text and key not in MAY_BE_EMPTY:
+            continue  # an empty variable is one that is not set
         _known(key, name, text, "variable")
         layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
     return layer

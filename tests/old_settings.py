@@ -155,23 +155,7 @@ def written(old: dict[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
     for key, tables in TABLES.items():
         found[key] = (list(map(toml, tables)), list(map(toml, tables)))
     for key in (*SWITCHES, "use_bf16", "use_fp16"):
-        words = [
-            "true",
-            "false",
-            "True",
-            "FALSE",
-            "1",
-            "0",
-            "yes",
-            "off",
-            "on",
-            "no",
-            "",
-            "t",
-            "y",
-            "null",
-            "maybe",
-        ]
+        words = [*"true false True FALSE 1 0 yes off on no t y null maybe".split(), ""]
         found[key] = (["true", "false", "1", "0", '"true"', '"0"'], words)
     for key, (low, high) in BOUNDS.items():
         numbers = [
@@ -206,6 +190,10 @@ def cases(old: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             add({}, [f"{key} = {value}"])
         for value in in_variable:
             add({f"ASRD_{key.upper()}": value}, [])
+    # An empty ASRD_SOCKET moved the old daemon away from where the old verbs asked: it is unset now.
+    for key in sorted(TEXTS.keys() - {"socket"} | {"faults"}):
+        for value in ways[key][1]:
+            add({f"ASRD_{key.upper()}": value}, [f"{key} = {ways[key][0][-1]}"])
     draw = random.Random(2026)
     for _ in range(300):
         keys = draw.sample(sorted(ways.keys() - {"model"}), draw.randint(2, 12))
