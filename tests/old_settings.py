@@ -55,6 +55,12 @@ SWITCHES = (
     "cues",
 )
 
+SWITCH_WORDS = (
+    *("true", "True", "1", "yes", "on", "t", "y"),
+    *("false", "FALSE", "0", "no", "off", "null", "maybe"),
+)
+"""What a variable may say of a switch; the old code does not accept all of it."""
+
 BOUNDS: dict[str, tuple[float, float]] = {
     "boost": (0, 5),
     "window": (2, 30),
@@ -155,7 +161,7 @@ def written(old: dict[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
     for key, tables in TABLES.items():
         found[key] = (list(map(toml, tables)), list(map(toml, tables)))
     for key in (*SWITCHES, "use_bf16", "use_fp16"):
-        words = [*"true false True FALSE 1 0 yes off on no t y null maybe".split(), ""]
+        words = [*SWITCH_WORDS, ""]
         found[key] = (["true", "false", "1", "0", '"true"', '"0"'], words)
     for key, (low, high) in BOUNDS.items():
         numbers = [
