@@ -183,4 +183,5 @@ def test_only_units_that_are_installed_are_named(
     for unit in units:
         (tmp_path / f"{unit}.service").touch()
     monkeypatch.setattr(hints, "SYSTEM_UNITS", (os.fspath(tmp_path / "none"), os.fspath(tmp_path)))
+    monkeypatch.setattr(hints, "managed", lambda: True)
     assert soundaccess.restart() == f"systemctl --user restart {named}"
