@@ -26,7 +26,7 @@ from asrd.manifest import Clip
 from asrd.progress import Progress
 from asrd.wire import SAMPLE_RATE
 
-from . import contenders, figures, page, ratios, service, sounds, speed, words
+from . import contenders, figures, page, ratios, service, sounds, speed, stopping, words
 from .figures import Block, Ratio, Result
 from .processes import Host
 from .words import Plan
@@ -73,7 +73,7 @@ QUICK = Size(
     crowds=(3, 0.7),
     utterances=120,
     words=(Plan(30, True, 3), Plan(30, False, 3)),
-    lengths=(10, 120) * 2,
+    lengths=(10, 120),
     whole=False,
     few=frozenset({"R2", "R5", "R8", "R9", "R10"}),
 )
@@ -89,7 +89,7 @@ FULL = Size(
     words=tuple(
         Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),
-    lengths=(10, 600, 3600) * 3,
+    lengths=(10, 600, 3600, 10) * 3,
     whole=True,
 )
 
@@ -119,8 +119,10 @@ class Bench:
 
     def run(self) -> None:
         """Measure everything that is wanted; first what wants the machine for itself."""
-        if self.only & {"R2", "R5", "R6", "R10"}:
+        if self.only & {"R2", "R5", "R6"}:
             self._daemon()
+        if "R10" in self.only:
+            self._lengths()
         if "R8" in self.only:
             self._growth()
         if self.only & {"R1", "R7", "R9"}:
@@ -168,9 +170,16 @@ class Bench:
                 nemo = self._host("torch")
                 self.ratios["R2"] = ratios.stops(service.stops(daemon, nemo, self.folder, self.size.stops, tell))
                 nemo.close()
-            if "R10" in self.only:
-                tell = self._tell("R10, from the key to the text, by length", len(self.size.lengths))
-                self.ratios["R10"] = ratios.lengths(service.lengths(daemon, self.folder, self.size.lengths, tell))
+        finally:
+            daemon.down()
+
+    def _lengths(self) -> None:
+        """R10: a daemon of its own, whose sink is the bench."""
+        tell = self._tell("R10, from the key to the text, by length", len(self.size.lengths))
+        daemon = service.Service(self.folder, MODEL, self.threads, *self.faults, sinks="stdout")
+        daemon.up()
+        try:
+            self.ratios["R10"] = stopping.lengths(stopping.endings(daemon, self.folder, self.size.lengths, tell))
         finally:
             daemon.down()
 
@@ -266,6 +275,8 @@ def arguments() -> ProgramParser:
                        help="let asrd's worker keep 10 KiB of each utterance: R8 has to notice")  # fmt: skip
     fault.add_argument("--seed-slow", dest="fault", action="store_const", const="slow",
                        help="let asrd's worker take 10 %% longer: R1 has to notice")  # fmt: skip
+    fault.add_argument("--seed-reread", dest="fault", action="store_const", const="reread",
+                       help="let asrd read all of a recording before its text: R10 has to notice")  # fmt: skip
     return parser
 
 
@@ -278,8 +289,9 @@ def main() -> int:
         wrong = ", ".join(sorted(unknown))
         parser.stop(UsageError(f"there is no ratio {wrong}", "name some of R1 to R10: tools/bench --only R1,R8"))
     size = QUICK if args.quick else FULL
-    if args.quick and args.fault == "leak":
-        parser.stop(UsageError("--seed-leak shows in R8 alone, which --quick cannot decide", "leave --quick out"))
+    if args.quick and (shows := {"leak": "R8", "reread": "R10"}.get(args.fault)):
+        wrong = f"--seed-{args.fault} shows in {shows} alone, which --quick cannot decide"
+        parser.stop(UsageError(wrong, "leave --quick out"))
     machine = {
         "cpu": platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -309,7 +321,7 @@ def main() -> int:
 
 def parts(size: Size, wanted: set[str]) -> int:
     """Return how many parts a run has, for its bars."""
-    daemon = len(wanted & {"R2", "R5", "R8", "R10"}) + bool(wanted & {"R2", "R5", "R6", "R10"})
+    daemon = len(wanted & {"R2", "R5", "R8", "R10"}) + bool(wanted & {"R2", "R5", "R6"})
     engine = len(wanted & {"R1", "R7", "R9"}) + bool(wanted & {"R1", "R7", "R9"}) + (size.whole and "R1" in wanted)
     return daemon + engine + bool(wanted & {"R3", "R4"})
 

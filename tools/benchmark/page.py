@@ -102,9 +102,15 @@ def beside(name: str, ratio: Ratio) -> str:
                 for case, one in d["cases"].items()
             )
         case "R10":
-            return ", ".join(f"{length}: {ms:.1f} ms" for length, ms in d["ms"].items())
+            return "; ".join(_face(face, one) for face, one in d["faces"].items())
         case _:
             return ""
+
+
+def _face(face: str, one: dict[str, Any]) -> str:
+    """Return how long it takes there after each length."""
+    each = ", ".join(f"{length} s: {ms:.1f}" for length, ms in one["ms"].items())
+    return f"{face} {figure(one['value'])} ({each} ms)"
 
 
 def _parts(clips: dict[str, dict[str, float]]) -> str:

@@ -3,9 +3,10 @@
     python -m tools.benchmark.player run [WHAT...]     verbs and variables as for asrd
     python -m tools.benchmark.player worker WHAT...    the real worker, and: leak, slow, tidy
 
-leak and slow are the faults that the bench has to notice. tidy collects garbage and gives free memory back to the
-system before each reading of the ledger, in the daemon after each recording: else the room that loading left in the
-heap hides any leak that fits, and what the allocator keeps for later looks like one.
+leak and slow are the faults that the bench has to notice; so is reread, of the daemon, which then reads all of a
+recording between stop and text. tidy collects garbage and gives free memory back to the system before each reading of
+the ledger, in the daemon after each recording: else the room that loading left in the heap hides any leak that fits,
+and what the allocator keeps for later looks like one.
 
 Before each recording one JSON line on standard input says what is heard: {"sound": FILE.npy, "lead": N, "pace": P}. The
 first N samples are played P times as fast as they were spoken, the rest in real time; then it is still, as a
@@ -27,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from asrd import cli, daemon, engine, microphone, systemd, tape
+from asrd import cli, daemon, engine, microphone, recording, systemd, tape
 from asrd.audio import AudioBlock, Samples
 from asrd.capture import Capture
 from asrd.wire import SAMPLE_RATE
@@ -178,6 +179,18 @@ def worker(*what: str) -> int:
     return recognizer.main()
 
 
+def reread() -> None:
+    """Have the daemon read all of a recording between stop and text."""
+    real = recording.Recording.write
+
+    def write(self: recording.Recording, whole: bool) -> None:
+        if whole:
+            self.take.path.read_bytes()
+        real(self, whole)
+
+    recording.Recording.write = write  # type: ignore[method-assign]  # in this process alone
+
+
 def command(*what: str) -> tuple[str, ...]:
     """Return how a worker is started: as ever, or with what is done to it on purpose."""
     return (sys.executable, "-P", "-m", "tools.benchmark.player", "worker", *what) if what else engine.WORKER
@@ -188,7 +201,9 @@ def main(verb: str, *words: str) -> int:
     if verb == "worker":
         return worker(*words)
     systemd.JOURNAL = ""  # these takes are not the user's
-    hold = functools.partial(engine.Engine, command=command(*words))
+    if "reread" in words:
+        reread()
+    hold = functools.partial(engine.Engine, command=command(*(word for word in words if word != "reread")))
 
     def listen(spec: str, microphone: str) -> Capture:
         return Player("tidy" in words)

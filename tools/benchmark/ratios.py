@@ -1,4 +1,4 @@
-"""The ten ratios: what was measured -> a value, its interval, its goal and whether it was met. Pure.
+"""Every ratio but R10 (`stopping`): what was measured -> a value, its interval, its goal, whether it was met. Pure.
 
 Each function is one of them; its `definition` is what the report shows. Times are seconds unless a name says otherwise.
 """
@@ -351,28 +351,4 @@ def streaming(cases: Sequence[Case]) -> Ratio:
         "told apart the nearer one. With pauses: shipped clips. Without: sentences spoken through by one voice. Beside "
         "it, as floor, what the offline decode itself changes when the sound begins half a frame earlier",
         detail={"cases": rows, "changed_goal": 1.0},
-    )
-
-
-LENGTHS_GOAL = 1.5
-"""Of the longest dictation over the shortest."""
-
-
-def lengths(found: Sequence[tuple[float, float]]) -> Ratio:
-    """R10; each is the seconds of a dictation, and those from the stop request to its text."""
-    by_length = {length: [seconds for one, seconds in found if one == length] for length, _ in found}
-    first, last = by_length[min(by_length)], by_length[max(by_length)]
-    value, ci = median_interval(paired(last, first))
-    return Ratio(
-        value=value,
-        ci=ci,
-        goal=LENGTHS_GOAL,
-        met=value is not None and value <= LENGTHS_GOAL,
-        definition="from the stop request to the text at the client, after the longest dictation over after the "
-        "shortest; each ends with the same ten seconds in real time, before which it is fed as fast as the queue "
-        "stays empty",
-        detail={
-            "ms": {f"{length:g} s": 1000 * statistics.median(some) for length, some in sorted(by_length.items())},
-            "all_ms": {f"{length:g} s": [round(1000 * one, 2) for one in some] for length, some in by_length.items()},
-        },
     )

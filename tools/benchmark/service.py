@@ -16,8 +16,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,10 +43,19 @@ GLANCE = 0.15
 FASTER = 16.0
 """How much faster what lies before them is played, where not all is in real time."""
 
-HOUR_PACE = 40.0
-"""How much faster an hour is played before its last seconds: about as fast as two cores keep the queue empty."""
-
 IMPORTS = "import torch, nemo.collections.asr.models, sys; open(sys.argv[1], 'rb').read(); print('read', flush=True)"
+
+
+class Sent(NamedTuple):
+    """A dictation for a sink."""
+
+    sink: float
+    """Seconds from the stop request until all of the text was there."""
+    reply: float
+    """Seconds until the request was answered."""
+    journal: float
+    """Seconds by the daemon's own clock, as the journal has them."""
+    text: str
 
 
 class Service:
@@ -55,16 +65,17 @@ class Service:
         folder: for its state, its socket and its log.
         model: a shipped name.
         threads: that its worker may take; how many it does is its own choice, as it is for a user.
-        what: is done to its worker on purpose: leak, slow, tidy.
+        what: is done on purpose to its worker: leak, slow, tidy; or to the daemon: reread.
+        sinks: where text goes for which no client waits.
     """
 
-    def __init__(self, folder: Path, model: str, threads: int, *what: str) -> None:
+    def __init__(self, folder: Path, model: str, threads: int, *what: str, sinks: str = "none") -> None:
         self.folder = folder
         self.socket = folder / "asrd.sock"
         self._command = [sys.executable, "-P", "-m", "tools.benchmark.player", "run", *what]
         places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
         settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": "0", "IDLE": "never"}
-        settings |= {"SINKS": "none", "NOTIFY": "false", "SOCKET": str(self.socket)}
+        settings |= {"SINKS": sinks, "NOTIFY": "false", "SOCKET": str(self.socket)}
         self._environment = environment(
             threads,
             **places,
@@ -121,6 +132,23 @@ class Service:
                 key.sendall(b'{"verb":"stop"}\n')
                 told = next(replies)
                 return time.perf_counter() - began, str(told["text"])
+
+    def send(self, sound: Path, lead: int = 0, pace: float = 1.0) -> Sent:
+        """Speak a sound for the sink `stdout` and press the key at its very end; as `dictate` does."""
+        assert self.process.stdout is not None
+        self._say(sound, lead, pace)
+        self.ask(verb="start")
+        self._wait_until_played()
+        read = self.process.stdout.readline
+        with ThreadPoolExecutor(1) as pool, self._line() as key, key.makefile("rb") as replies:
+            line = pool.submit(lambda: (read(), time.perf_counter()))
+            began = time.perf_counter()
+            key.sendall(b'{"verb":"stop"}\n')
+            self._told(replies.readline())
+            replied = time.perf_counter()
+            text, arrived = line.result(PATIENCE)
+        told = self.ask(verb="last", wait=True)
+        return Sent(arrived - began, replied - began, told["stop_to_text_ms"] / 1000, text.strip())
 
     def settle(self) -> None:
         """Wait until the daemon has done with the last recording, its figures included."""
@@ -225,23 +253,6 @@ def stops(
         whole = nemo.run("B", file)
         changed = sum(edits([whole.text or "-"], [text or "-"]).errors)
         found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time, rest))
-        tell(number + 1)
-    return found
-
-
-def lengths(
-    service: Service, folder: Path, plan: Sequence[float], tell: Callable[[int], None]
-) -> list[tuple[float, float]]:
-    """Dictate the last seconds of one long sound, as many as planned; return each length with its stop to text."""
-    longest = max(plan)
-    sound = sounds.exactly(sounds.joined(sounds.clips(), longest).samples, longest)
-    sound = sound[: len(sound) - round(sounds.PAUSE * SAMPLE_RATE)]
-    files = {length: save(folder, f"length-{length:g}", sounds.exactly(sound, length)) for length in set(plan)}
-    found = []
-    for number, length in enumerate(plan):
-        lead = max(0, round((length - TAIL) * SAMPLE_RATE))
-        found.append((length, service.dictate(files[length], lead, HOUR_PACE)[0]))
-        service.settle()
         tell(number + 1)
     return found
 
