@@ -62,7 +62,9 @@ class Part(msgspec.Struct, tag="part"):
     standing: Standing | None = None
     """Of words and pieces only those that are new since the part before; None where no text can follow."""
     whole: str | None = None
-    """All the text of the recording, where this is its last part."""
+    """All the text of the recording, where this is its last part and does not hold it."""
+    behind: int | None = None
+    """Characters of `text` behind all the text of the recording, where this part holds it: an hour's text is long."""
 
 
 class End(msgspec.Struct, tag="end"):
@@ -191,7 +193,9 @@ class Deliveries:
                 None where no text can follow.
             whole: all the text, where this is the last part.
         """
-        self._append(Part(text, standing, whole))
+        holds = whole is not None and text.startswith(whole)
+        behind = len(text) - len(whole) if whole is not None and holds else None
+        self._append(Part(text, standing, None if holds else whole, behind))
         return len(self.parts) - 1
 
     def end(self, whole: str) -> None:
@@ -222,7 +226,10 @@ class Deliveries:
         if isinstance(line, Part):
             self.parts.append(line)
             self.standing = _after(self.standing, line.standing)
-            self.whole = line.whole if line.whole is not None else self.whole
+            if line.behind is not None:
+                self.whole = line.text[: len(line.text) - line.behind]
+            elif line.whole is not None:
+                self.whole = line.whole
         elif isinstance(line, End):
             self.whole = line.whole
         elif line.part not in range(len(self.parts)):

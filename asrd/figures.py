@@ -15,7 +15,7 @@ from . import baseline, devices, levels, systemd, vram, wire
 from . import ledger as kinds
 from .config import Settings, budget
 from .recording import Recording, Told
-from .spacing import parted
+from .spacing import word_count
 from .wording import counted
 
 
@@ -27,7 +27,7 @@ def tell_take(one: Recording, told: Told, model: str, ready: wire.Ready | None, 
         memory: the last reading of its ledger.
     """
     heard = one.dictation.answer is not None
-    words = len(parted(told.text))
+    words = word_count(told.text)
     speech = one.loudness.speech
     text = told.text if one.settings.log_text and told.text else None
     systemd.event(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
@@ -17,7 +18,7 @@ import msgspec
 
 from . import demotion, figures, modelchoice, shadow, systemd, wire
 from .audio import AudioBlock, blocks
-from .cleanup import Cleanup
+from .cleanup import MOMENT_SECONDS, Cleanup
 from .config import Settings
 from .deliveries import Deliveries
 from .demotion import Demotion, Warn
@@ -641,6 +642,7 @@ class Scribe:
     async def _account(self, one: Recording, told: Told) -> None:
         """Read the ledger where that delays nobody, and write the figures of a take to the journal."""
         heard = one.dictation.answer is not None
+        await self._let_it_out()
         if heard and self.engine.ready is not None and len(self._queue) == 1:
             try:
                 async with self.turns.shared():
@@ -653,6 +655,15 @@ class Scribe:
             self.level.watch(one)
         if heard and self.engine.ready is not None:
             await self.judge()
+
+    async def _let_it_out(self) -> None:
+        """Wait until the text is with whoever waits for it, or the next recording is here: figures grow with a text."""
+        if len(self._queue) > 1:
+            return
+        self._work.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MOMENT_SECONDS):
+                await self._work.wait()
 
     async def judge(self) -> None:
         """Leave the rung in service if its figures are reason enough, and have the next one ready."""

@@ -8,6 +8,7 @@ the next one follows; the last is the clipboard with a notification. Runs in the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import io
 import logging
@@ -15,6 +16,7 @@ import os
 import select
 import shutil
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
@@ -41,6 +43,9 @@ from .selections import SELECTIONS, Environment, why
 
 log = logging.getLogger("asrd.sinks")
 
+
+LOOK_SECONDS = 0.02
+"""Between two looks at an output that is full, where the system does not tell sooner that it is not."""
 
 SIGNALLED = 128
 """From this exit code on a shell tells that a signal ended its command."""
@@ -122,8 +127,25 @@ class Stdout:
                 kind = SinkError if len(rest) == whole else UncertainError
                 raise kind(f"nobody has read standard output for {self.limit:.0f} s")
             else:
-                await asyncio.sleep(0.02)
-                waited += 0.02
+                began = time.monotonic()
+                await _room(descriptor)
+                waited += time.monotonic() - began
+
+
+async def _room(descriptor: int) -> None:
+    """Wait until somebody may have read what was written, and no longer than until the next look."""
+    loop, room = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_writer(descriptor, room.set)
+    except OSError:  # of what the system tells nothing, such as a file
+        await asyncio.sleep(LOOK_SECONDS)
+        return
+    try:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await room.wait()
+    finally:
+        loop.remove_writer(descriptor)
 
 
 class Command:

@@ -51,10 +51,13 @@ TABLE = {
 }
 """Phrase -> what is written for it, "^" at an end where no space goes; or one of ACTIONS."""
 
+TEXTS_AT_ONCE = 128
+"""Texts of pieces that are joined at once, about a minute's."""
+
 Phrase = tuple[str, ...]
 
 
-class Piece(msgspec.Struct):
+class Piece(msgspec.Struct, gc=False):
     """A part of the text that is written or dropped as a whole: a word, or what a phrase stands for."""
 
     text: str
@@ -98,6 +101,36 @@ def bare(word: str) -> str:
     return word[first:last].casefold()
 
 
+class Pile:
+    """Texts that follow each other. Every so many are joined at once, so that all of them are one string any time.
+
+    An hour's single words lie all over the memory: to fetch them after the key takes longer than all else.
+    """
+
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self._texts: list[str] = []
+        self._joined: list[str] = []
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Put a text behind the others."""
+        self._texts.append(text)
+        if len(self._texts) % TEXTS_AT_ONCE == 0:
+            self._joined.append("".join(self._texts[-TEXTS_AT_ONCE:]))
+
+    def drop(self) -> None:
+        """Take the last one away."""
+        if len(self._texts) % TEXTS_AT_ONCE == 0:
+            self._joined.pop()
+        self._texts.pop()
+
+    def text(self, behind: Sequence[str] = ()) -> str:
+        """Return all of them, and what comes behind."""
+        rest = self._texts[len(self._joined) * TEXTS_AT_ONCE :]
+        return "".join([*self._joined, *rest, *behind])
+
+
 class Writing:
     """One text as it is being spoken: `push` words as they become final, `finish` after the last.
 
@@ -118,7 +151,7 @@ class Writing:
         self._longest = max(map(len, phrases), default=0)
         self._beginnings = {phrase[:size] for phrase in phrases for size in range(1, len(phrase))}
         self._pieces: list[Piece] = []
-        self._texts: list[str] = []
+        self._texts = Pile()
         """Each piece as it stands in the text, with the space before it."""
         self._sent = 0
         self._waiting: list[Word] = []
@@ -141,13 +174,13 @@ class Writing:
     def resume(self, sent: Sequence[Piece], waiting: Sequence[Word], case: str) -> None:
         """Go on behind what an earlier writing gave away, as its `sent_after`, `waiting` and `case` have it."""
         self._pieces, self._sent, self._waiting, self._case = list(sent), len(sent), list(waiting), case
-        self._texts = _spaced(None, self._pieces)
+        self._texts = Pile(_spaced(None, self._pieces))
 
     @property
     def text(self) -> str:
         """All of it, words that wait included."""
         last = self._pieces[-1] if self._pieces else None
-        return "".join([*self._texts, *_spaced(last, list(map(_as_heard, self._waiting)))])
+        return self._texts.text(_spaced(last, list(map(_as_heard, self._waiting))))
 
     def push(self, words: Sequence[Word]) -> None:
         """Take in words that follow those before."""
@@ -235,11 +268,12 @@ class Writing:
         self._add(piece)
 
     def _add(self, piece: Piece) -> None:
-        self._texts += _spaced(self._pieces[-1] if self._pieces else None, [piece])
+        for text in _spaced(self._pieces[-1] if self._pieces else None, [piece]):
+            self._texts.add(text)
         self._pieces.append(piece)
 
     def _drop(self) -> Piece:
-        self._texts.pop()
+        self._texts.drop()
         return self._pieces.pop()
 
     def _begins(self) -> bool:

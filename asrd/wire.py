@@ -34,7 +34,7 @@ MAX_PAYLOAD = 64 << 20
 """Bytes of sound in one frame (about 17 minutes)."""
 
 
-class Word(msgspec.Struct, frozen=True):
+class Word(msgspec.Struct, frozen=True, gc=False):
     """One word and where it was spoken."""
 
     text: str

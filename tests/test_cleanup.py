@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import itertools
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +43,33 @@ class Handled(NamedTuple):
     read: int
     written: int
     acts: list[str]
+    calls: int
+    """Of functions, of Python and C, up to a moment after the text."""
+
+
+CALLS = 150
+"""Of functions by which two dictations of one kind differ: turns of the loop, and words that wait."""
+
+TURNS = 50
+"""Of the loop after the text, in which a reply is on its way."""
+
+
+class Calls:
+    """How often a function was called since it was made, in this thread."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        gc.disable()  # what it finds calls functions too, whenever it comes
+        sys.setprofile(self._note)
+
+    def _note(self, frame: object, event: str, argument: object) -> None:
+        self.count += event in ("call", "c_call")
+
+    def end(self) -> int:
+        """Count no further; return the count."""
+        sys.setprofile(None)
+        gc.enable()
+        return self.count
 
 
 def io() -> tuple[int, int]:
@@ -76,24 +106,30 @@ async def handled(folder: Path, watch: Watch, count: int, private: bool, **given
         push(recording, sound.silence(0.6))
         await until(lambda: not recording.fresh.is_set() and recording.dictation.window.due == 0)
         await until(lambda: one.scribe.engine.ready is not None and not one.scribe.engine.overdue)
+        words = recording.dictation.transcript.words
+        await until(lambda: one.scribe.engine._turn is None and recording._written == len(words) >= count)
         one.refusals += ["no window"] * 1000 * refused
         recording.cancelled = cancelled
         watch.acts.clear()
-        (read, written), found = io(), list[Handled]()
+        (read, written), found = io(), list[tuple[int, int, list[str]]]()
 
         def note(_: Any) -> None:
             after = io()
-            found.append(Handled(after[0] - read, after[1] - written, list(watch.acts)))
+            found.append((after[0] - read, after[1] - written, list(watch.acts)))
 
         recording.told.add_done_callback(note)
+        calls = Calls()
         recording.end()
         told = await recording.told
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+        called = calls.end()
         await until(lambda: bool(found))
         await rested(one)
         assert (one.spool.where / f"{told.take}.wav").exists() == (
             told.outcome == "kept" or (given["keep_audio"] == "always" and told.outcome == "delivered")
         )
-        return found[0], told.outcome
+        return Handled(*found[0], called), told.outcome
 
 
 def drawn() -> dict[str, dict[str, Any]]:
@@ -126,4 +162,5 @@ async def test_what_is_handled_between_stop_and_text_does_not_grow(
     assert "fdatasync" not in long.acts
     assert long.acts == short.acts == (["release"] if wanted == "kept" else [])
     assert long.read - short.read < ROOM_BYTES
+    assert abs(long.calls - short.calls) < CALLS
     assert long.written - short.written < BUFFER_BYTES + ROOM_BYTES < (LONG - SHORT) * TWICE.nbytes / 8

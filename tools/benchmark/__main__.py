@@ -89,7 +89,7 @@ FULL = Size(
     words=tuple(
         Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
     ),
-    lengths=(10, 600, 3600, 10) * 3,
+    lengths=(10, 600, 3600, 10) * 3 + (10, 3600) * 2,
     whole=True,
 )
 

@@ -53,6 +53,11 @@ def switches(pids: Iterable[int]) -> int:
     return found
 
 
+def interruptions(pid: int) -> int:
+    """Return how often the first thread of a process lost its processor to others."""
+    return int(_status(Path(f"/proc/{pid}/status"))["nonvoluntary_ctxt_switches"])
+
+
 def _status(path: Path) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in path.read_text().splitlines())}
 

@@ -27,7 +27,7 @@ from asrd.wire import SAMPLE_RATE
 from asrd.worker import ENVIRONMENT
 
 from . import sounds
-from .processes import ROOT, Host, children, cpu_seconds, environment, holding, switches
+from .processes import ROOT, Host, children, cpu_seconds, environment, holding, interruptions, switches
 from .ratios import Reading, StartUp, Stop
 from .sounds import Samples
 
@@ -71,6 +71,8 @@ class Service:
 
     def __init__(self, folder: Path, model: str, threads: int, *what: str, sinks: str = "none") -> None:
         self.folder = folder
+        self.interrupted = 0
+        """Times that others took the processor from the daemon between the last stop request and its text."""
         self.socket = folder / "asrd.sock"
         self._command = [sys.executable, "-P", "-m", "tools.benchmark.player", "run", *what]
         places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
@@ -128,10 +130,12 @@ class Service:
             next(replies)
             self._wait_until_played()
             with self._line() as key:
-                began = time.perf_counter()
+                before, began = interruptions(self.process.pid), time.perf_counter()
                 key.sendall(b'{"verb":"stop"}\n')
                 told = next(replies)
-                return time.perf_counter() - began, str(told["text"])
+                spent = time.perf_counter() - began
+                self.interrupted = interruptions(self.process.pid) - before
+                return spent, str(told["text"])
 
     def send(self, sound: Path, lead: int = 0, pace: float = 1.0) -> Sent:
         """Speak a sound for the sink `stdout` and press the key at its very end; as `dictate` does."""
@@ -142,11 +146,12 @@ class Service:
         read = self.process.stdout.readline
         with ThreadPoolExecutor(1) as pool, self._line() as key, key.makefile("rb") as replies:
             line = pool.submit(lambda: (read(), time.perf_counter()))
-            began = time.perf_counter()
+            before, began = interruptions(self.process.pid), time.perf_counter()
             key.sendall(b'{"verb":"stop"}\n')
             self._told(replies.readline())
             replied = time.perf_counter()
             text, arrived = line.result(PATIENCE)
+            self.interrupted = interruptions(self.process.pid) - before
         told = self.ask(verb="last", wait=True)
         return Sent(arrived - began, replied - began, told["stop_to_text_ms"] / 1000, text.strip())
 

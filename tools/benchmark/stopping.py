@@ -40,6 +40,9 @@ TAIL_SECONDS = 10.0
 REST_SECONDS = 0.5
 """Silence between the last sound and the key."""
 
+FRAME = 512
+"""Samples that the detector hears at once: every dictation ends at the same place of one."""
+
 PACE = 100.0
 """How much faster what lies before the tail is played at most: the microphone waits while the daemon is behind."""
 
@@ -51,12 +54,17 @@ class Ending(msgspec.Struct, frozen=True):
     """Seconds that were spoken before the key."""
     seconds: dict[str, float]
     """From the stop request, by FACES."""
+    interrupted: tuple[int, int]
+    """Times that others took the processor from the daemon meanwhile: with a client, with a sink."""
     load: float
     """Processes that wanted to run, over the minute before."""
 
 
 class Dictating(Protocol):
     """What of a `service.Service` is measured here."""
+
+    interrupted: int
+    """As `service.Service` has it."""
 
     def dictate(self, sound: Path, lead: int = 0, pace: float = 1.0) -> tuple[float, str]:
         """Return the seconds until the text is at the client that waits, and the text."""
@@ -78,17 +86,19 @@ def endings(service: Dictating, folder: Path, lengths: Sequence[float], tell: Ca
     for number, length in enumerate(lengths):
         tail = sounds.joined(clips, TAIL_SECONDS, seed=0).samples[-last:]
         tail = tail[: round(TAIL_SECONDS * SAMPLE_RATE)]
-        lead = round((length - TAIL_SECONDS) * SAMPLE_RATE)
+        lead = round((length - TAIL_SECONDS) * SAMPLE_RATE / FRAME) * FRAME
         before = sounds.joined(clips, lead / SAMPLE_RATE, seed=number + 1).samples[:lead] if lead else tail[:0]
         file = save(folder, "dictation", np.concatenate([before, tail]))
         seconds, heard = service.dictate(file, lead, PACE)
+        interrupted = service.interrupted
         service.settle()
         sent = service.send(file, lead, PACE)
+        times = interrupted, service.interrupted
         service.settle()
         if heard.split() != sent.text.split():
             raise SystemExit(f"asrd: the sink got other words than the client after {length:g} s")
         taken = {"client": seconds, "sink": sent.sink, "reply": sent.reply, "journal": sent.journal}
-        found.append(Ending(length, taken, os.getloadavg()[0]))
+        found.append(Ending(length, taken, times, os.getloadavg()[0]))
         tell(number + 1)
     file.unlink()
     return found
@@ -117,10 +127,12 @@ def lengths(found: Sequence[Ending]) -> Ratio:
         definition="the daemon, from the stop request on its socket to the text at the client that waits for it, to "
         "the text at a sink, to the reply, and by its own clock: the median after the longest dictation over that "
         "after the shortest; the worst of the four. All end with the same ten seconds in real time and half a second "
-        "of silence; what lies before is fed as fast as the daemon takes it",
+        "of silence; what lies before is fed as fast as the daemon takes it. No block of sound is waited for: the "
+        "microphone is closed at the request. What the daemon waits for a processor counts",
         lengths={f"{length:g}": {"dictations": len(some)} for length, some in of_length.items()},
         detail={
             "faces": faces,
+            "interrupted": [one.interrupted for one in found],
             "loads": [round(one.load, 2) for one in found],
             "all_ms": [[one.length, *(round(1000 * one.seconds[face], 3) for face in FACES)] for one in found],
         },
