@@ -84,7 +84,7 @@ def moment(text: str) -> str:
     span = re.sub(r"^an?\s+", "1 ", span, flags=re.IGNORECASE)
     if match := re.fullmatch(r"(\d{1,4})\s*(month|year|y)s?", span, re.IGNORECASE):
         return f"-{match[1]}{'month' if match[2].lower() == 'month' else 'year'}"  # as long as systemd counts them
-    if re.fullmatch(r"\d{1,3}", span):
+    if re.fullmatch(r"\d{1,3}", span) or EXPONENT.fullmatch(span.lower()):
         raise ValueError(f"{word!r} has no unit")
     if not span.isdecimal():  # 20261122 is a date
         try:

@@ -14,11 +14,11 @@ SPANS = {
     "30": 30.0, "0": 0.0, "0.5": 0.5, "1,5": 1.5, ".5": 0.5, "30m": 30.0, "30 min": 30.0, "30 minutes": 30.0,
     "30 Min.": 30.0, "1h": 60.0, "1 hour": 60.0, "1h30m": 90.0, "1 h 30 min": 90.0, "90 min": 90.0, "2d": 2880.0,
     "2 days": 2880.0, "1w": 10080.0, "90s": 1.5, "90 sec": 1.5, "600 ms": 0.01, " 5 M ": 5.0, "1.5 hours": 90.0,
-    "2HRS": 120.0,
+    "2HRS": 120.0, "1e3": 1000.0, "2.5e+01": 25.0,
 }  # fmt: skip
 """What is written where minutes are meant -> minutes."""
 
-NO_SPANS = ["", "soon", "1h 30", "h", "-5", "5 parsecs", "nan", "inf", "1e3", "1..5", "ten minutes", "5 min ago",
+NO_SPANS = ["", "soon", "1h 30", "h", "-5", "5 parsecs", "nan", "inf", "1e3 min", "1..5", "ten minutes", "5 min ago",
             "1h-30m", "9" * 30, "5 min!", "½ h", "1:30", "+5", "5%"]  # fmt: skip
 
 
