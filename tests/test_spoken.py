@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asrd import spoken
 from asrd.spoken import ACTIONS, PAUSE, TABLE, Writing, bare, table, write
 from asrd.wire import SAMPLE_RATE, Word
 
@@ -235,3 +237,25 @@ def test_bare_words_have_no_edges_and_no_case(word: str) -> None:
     found = bare(word)
     assert found == bare(found) == bare(f"«{word.upper()}.»".lower()) or not word.isascii()
     assert not found or (found[0].isalnum() and found[-1].isalnum()) or not found.isascii()
+
+
+def heights() -> dict[str, tuple[int, int]]:
+    """Return by name how many texts are put down, around every edge, and how many of them are taken away again."""
+    dice, size = random.Random(15), spoken.TEXTS_AT_ONCE
+    found = {}
+    for count in [times * size + more for times in range(1, 6) for more in (-1, 0, 1, 2)]:
+        taken = dice.choice((0, 1, 2, size, dice.randrange(count)))
+        found[f"{count} less {min(taken, count)}"] = count, min(taken, count)
+    return found
+
+
+@pytest.mark.parametrize("name", heights())
+def test_a_pile_is_its_texts_wherever_it_is_joined(name: str) -> None:
+    count, taken = heights()[name]
+    texts = [f" {number}" for number in range(count)]
+    pile = spoken.Pile(texts)
+    for _ in range(taken):
+        pile.drop()
+    assert pile.text([" end"]) == "".join([*texts[: count - taken], " end"])
+    pile.add(" more")
+    assert pile.text() == "".join([*texts[: count - taken], " more"])
