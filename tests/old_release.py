@@ -30,13 +30,17 @@ COMMIT = "afe1719"
 FAKES = ("__init__.py", "deaf_daemon.py", "fake_worker.py")
 """Of the commit's tests: a microphone that plays speech, and a worker that holds no model."""
 
+PROGRAMS = Path(__file__).with_name("old_programs")
+"""Programs for the old code; no Python files, as what renames or checks today's code would take them
+for its own."""
+
 WITH_JOURNAL = """
 import runpy, sys
 from asrd import systemd
 systemd.JOURNAL = sys.argv.pop(1)
 runpy.run_module("tests.deaf_daemon", run_name="__main__", alter_sys=True)
 """
-"""A daemon whose journal listens on the path that is its first argument."""
+"""Today's daemon with a journal that listens on the path that is its first argument."""
 
 SHEBANG = """#!/bin/sh
 '''exec' '{python}' -P "$0" "$@"
@@ -188,9 +192,14 @@ class OldRelease:
         assert done.returncode == 0, f"{words}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
 
-    def ask(self, code: str, given: Any = None) -> Any:
-        """Run a program that the old code is asked with; it reads and prints JSON."""
-        return json.loads(self.run("-P", "-c", code, given=json.dumps(given)))
+    def ask(self, name: str, given: Any = None) -> Any:
+        """Run one of PROGRAMS that reads and prints JSON."""
+        return json.loads(self.run("-P", "-c", program(name), given=json.dumps(given)))
+
+
+def program(name: str) -> str:
+    """Return the text of one of PROGRAMS."""
+    return (PROGRAMS / f"{name}.txt").read_text()
 
 
 def unit_words(unit: str, key: str) -> list[str]:

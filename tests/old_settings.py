@@ -1,6 +1,6 @@
 """Every setting of the old release, as somebody would write it in files and in variables.
 
-What of it the old code accepts, and what it then means, is the old code's to say: `LOAD` asks it.
+What of it the old code accepts, and what it then means, is the old code's to say.
 """
 
 from __future__ import annotations
@@ -12,37 +12,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-LOAD = """
-import json, pathlib, sys
 import msgspec
-{imports}
-def loaded(case):
-    try:
-        found = config.load(pathlib.Path(case["file"]), environment=case["environment"])
-        settings = found.settings
-        more = dict(
-            idle_seconds=config.idle_seconds(settings.idle), wer_bound=settings.wer_bound,
-            budget=config.budget(settings.vram_budget, 1 << 40),
-            alert=config.budget(settings.vram_alert, 1 << 40),
-            phrases=sorted([*phrase, text] for phrase, text in settings.phrases.items()),
-            faults=msgspec.to_builtins(faults.parse(settings.faults)), notes=found.notes,
-        )
-        return dict(settings=msgspec.to_builtins(settings), **more)
-    except Exception as error:
-        return dict(refused=str(error))
-json.dump([loaded(case) for case in json.load(sys.stdin)], sys.stdout)
-"""
-"""What each configuration means: its settings, and what is computed from them."""
 
-FIELDS = """
-import json
-from asrd import config, faults, precision
-print(json.dumps(dict(
-    fields=list(config.FIELDS), legacy=config.LEGACY, strategies=[*precision.TABLE, "auto"],
-    faults=list(faults.KINDS),
-    presets=list(precision.PRESETS), dtypes=precision.DTYPES, stored=precision.STORED,
-)))
-"""
+from asrd import config, faults
+from asrd.errors import AsrdError
 
 SWITCHES = (
     "pnc",
@@ -196,7 +169,7 @@ def cases(old: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             add({}, [f"{key} = {value}"])
         for value in in_variable:
             add({f"ASRD_{key.upper()}": value}, [])
-    # An empty ASRD_SOCKET moved the old daemon away from where the old verbs asked: it is unset now.
+    # An empty ASRD_SOCKET took the old daemon from where its verbs asked; it is unset now.
     for key in sorted(TEXTS.keys() - {"socket"} | {"faults"}):
         for value in ways[key][1]:
             add({f"ASRD_{key.upper()}": value}, [f"{key} = {ways[key][0][-1]}"])
@@ -210,3 +183,23 @@ def cases(old: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
             lines,
         )
     return made
+
+
+def meaning(case: dict[str, Any]) -> dict[str, Any]:
+    """Return what a configuration means today, as old_programs/meaning.txt does of the old code."""
+    try:
+        found = config.load(Path(case["file"]), environment=case["environment"])
+    except AsrdError as error:
+        return {"refused": str(error)}
+    settings = found.settings
+    told = {
+        "settings": msgspec.to_builtins(settings),
+        "idle_seconds": config.idle_seconds(settings.idle),
+        "wer_bound": settings.wer_bound,
+        "budget": config.budget(settings.vram_budget, 1 << 40),
+        "alert": config.budget(settings.vram_alert, 1 << 40),
+        "phrases": sorted([*phrase, text] for phrase, text in settings.phrases.items()),
+        "faults": msgspec.to_builtins(faults.parse(settings.faults)),
+        "notes": found.notes,
+    }
+    return dict(json.loads(msgspec.json.encode(told)))

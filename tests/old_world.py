@@ -13,7 +13,7 @@ from typing import Any
 
 from asrd.models import SHIPPED
 from tests.helpers import ROOT
-from tests.old_release import WITH_JOURNAL, Journal, OldRelease
+from tests.old_release import WITH_JOURNAL, Journal, OldRelease, program
 from tests.test_daemon import Running
 from tests.test_tune import Bench
 
@@ -22,46 +22,6 @@ SPOKEN = "remind me to open a teacher before i start my meeting"
 
 SPOKEN_SECONDS = 3.2
 """So long it takes to say it once."""
-
-TUNE = """
-import argparse, functools, sys
-from asrd import cli, config, engine, tune, vram
-vram.gpus = list
-cli._log(False)
-hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fake_worker"))
-parser = argparse.ArgumentParser()
-tune.tune_arguments(parser)
-settings = config.Settings(model=sys.argv[1], device="cpu")
-raise SystemExit(tune.tune(parser.parse_args(sys.argv[2:]), settings, hold))
-"""
-"""The old verb, over the old fake workers, which hear without a model."""
-
-LOG_EVENTS = """
-import random, sys, time
-from asrd import systemd
-systemd.JOURNAL = sys.argv[1]
-systemd.log_to_journal()
-draw = random.Random(17)
-for name in systemd.EVENTS:
-    for _ in range(draw.randint(3, 9)):
-        systemd.event(
-            name, f"{name} of {draw.randint(1, 3)}",
-            take=f"20261127-{draw.randint(0, 10 ** 6):06d}-0000",
-            strategy=draw.choice(("fp32", "bfloat16", "int8")),
-            before=draw.choice(("tf32", "bfloat16")),
-            kind=draw.choice(("slow", "non-finite", "empty")),
-            outcome=draw.choice(("delivered", "kept", "empty")),
-            audio_seconds=draw.uniform(0.5, 90), words=draw.randint(0, 200),
-            rtf=draw.uniform(0.01, 2), changed=draw.randint(0, 20),
-            stop_to_text_ms=draw.choice((None, draw.uniform(20, 3000))),
-            effective=draw.choice(("", "encoder=bfloat16")),
-            weights_bytes=draw.randint(1, 1 << 33), memory_source="rss",
-            process_bytes=draw.randint(1, 1 << 34),
-            baseline_process_delta_bytes=draw.randint(-(1 << 30), 1 << 30),
-        )
-        time.sleep(0.002)
-"""
-"""Every event of the old code, by its own function, with the fields that its report reads."""
 
 
 class World:
@@ -80,7 +40,7 @@ class World:
         self.socket_unit = self.release.asrd("service", "print", "asrd.socket")
         self._tune()
         self._dictate()
-        self.release.run("-P", "-c", LOG_EVENTS, self.journal.path)
+        self.release.run("-P", "-c", program("log_events"), self.journal.path)
         self.old_entries = folder / "old entries"
         shutil.copyfile(self.release.entries, self.old_entries)
         self.report = json.loads(self.release.run("-P", "-m", "asrd", "report", "--json"))
@@ -91,7 +51,7 @@ class World:
         speech = {"FAKE_WORKER_TEXTS": os.fspath(self.bench.folder / "texts.json")}
         words = ["--repeats", "2", "--manifest", self.bench.manifest]
         for model in (self.bench.model, "demo-ctc"):
-            self.release.run("-c", TUNE, model, *words, **speech)
+            self.release.run("-c", program("tune"), model, *words, **speech)
 
     def daemon(self, old: bool, **environment: str) -> Running:
         """Return a daemon with the fake microphone and the journal; it is not started."""
@@ -99,7 +59,11 @@ class World:
             {"PYTHONPATH": os.fspath(self.release.old)} if old else {}
         )
         one = Running(self.release.folder, **(more | environment))
-        one.program = ("-c", WITH_JOURNAL, os.fspath(self.journal.path))
+        one.program = (
+            "-c",
+            program("with_journal") if old else WITH_JOURNAL,
+            os.fspath(self.journal.path),
+        )
         one.where = self.release.old if old else ROOT
         return one
 

@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,8 @@ import pytest
 
 from asrd import baseline, cli, config, control, evidence, systemd, vram
 from asrd.errors import AsrdError
-from tests.helpers import ROOT
 from tests.old_release import unit_words
-from tests.old_settings import FIELDS, LOAD, SWITCHES, cases, written
+from tests.old_settings import SWITCHES, cases, meaning, written
 from tests.old_world import SPOKEN, SPOKEN_SECONDS, World, running
 
 RENAMED_SETTINGS: dict[str, str] = {}
@@ -196,18 +194,13 @@ def settings(
     world: World, tmp_path_factory: pytest.TempPathFactory
 ) -> list[tuple[dict[str, Any], ...]]:
     """Configurations with what they mean to the old code and to today's."""
-    old = world.release.ask(FIELDS)
+    old = world.release.ask("fields")
     assert set(written(old)) == {*old["fields"], *old["legacy"]}, (
         "every setting of the old release is asked for"
     )
     asked = cases(old, tmp_path_factory.mktemp("configurations"))
-    imports = "from asrd import config, faults"
-    before = world.release.ask(LOAD.replace("{imports}", imports), asked)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD.replace("{imports}", imports)],
-        cwd=ROOT, input=json.dumps(asked), capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return list(zip(asked, before, json.loads(done.stdout), strict=True))
+    before = world.release.ask("meaning", asked)
+    return list(zip(asked, before, map(meaning, asked), strict=True))
 
 
 def shown(case: dict[str, Any]) -> str:
@@ -240,7 +233,7 @@ def test_an_older_spelling_is_told_in_the_log(settings: list[tuple[dict[str, Any
 
 
 def test_the_verb_config_shows_a_file_with_every_setting_as_before(world: World) -> None:
-    old = world.release.ask(FIELDS)
+    old = world.release.ask("fields")
     once = {key: ways[0][-1] for key, ways in written(old).items() if key in old["fields"]}
     once |= dict.fromkeys(SWITCHES, "true") | {"strategy": '"selective"', "faults": '"oom:1"'}
     once |= {
@@ -262,21 +255,6 @@ def test_the_verb_config_shows_a_file_with_every_setting_as_before(world: World)
 
 # -- verbs ----------------------------------------------------------------------------------
 
-VERBS = """
-import argparse, json
-from asrd import cli
-def shape(one):
-    return dict(
-        flags=one.option_strings, count=one.nargs, choices=list(one.choices or ()),
-        metavar=one.metavar, kind=getattr(one.type, "__name__", ""),
-        takes=not isinstance(one, argparse._StoreTrueAction),
-    )
-print(json.dumps({
-    verb: [shape(one) for one in cli.parser_for(verb)[0]._actions if one.dest != "help"]
-    for verb in cli.VERBS
-}))
-"""
-"""Each verb of the old release with its flags and words, as its own parsers have them."""
 
 VALUES = {"int": "3", "float": "2.5", "Path": "own.file"}
 """Type of a flag -> a value."""
@@ -317,7 +295,7 @@ def lines_of(verb: str, shape: list[dict[str, Any]]) -> Iterator[list[str]]:
 
 
 def test_every_verb_and_flag_is_still_accepted(world: World) -> None:
-    verbs = world.release.ask(VERBS)
+    verbs = world.release.ask("verbs")
     lines = [line for verb, shape in verbs.items() for line in lines_of(verb, shape)]
     assert len(lines) > 150
     refused = {}
@@ -329,13 +307,7 @@ def test_every_verb_and_flag_is_still_accepted(world: World) -> None:
     assert refused == {}
 
 
-# -- what programs read ----------------------------------------------------------------------------------
-
-BARS = """
-import json, sys
-from asrd import control
-print(json.dumps([control.waybar(reply) for reply in json.load(sys.stdin)]))
-"""
+# -- what programs read ---------------------------------------------------------------------
 
 
 def test_a_bar_is_told_the_same_of_every_state(world: World) -> None:
@@ -348,7 +320,7 @@ def test_a_bar_is_told_the_same_of_every_state(world: World) -> None:
         for state in ("LOADING", "IDLE", "LISTENING", "FLUSHING", "PARKED", "STOPPING")
         for _ in range(8)
     ]
-    for reply, before in zip(replies, world.release.ask(BARS, replies), strict=True):
+    for reply, before in zip(replies, world.release.ask("bars", replies), strict=True):
         now = control.waybar({RENAMED_KEYS.get(key, key): value for key, value in reply.items()})
         assert {key: now[key] for key in ("text", "alt", "class")} == {
             key: before[key] for key in ("text", "alt", "class")
@@ -356,9 +328,7 @@ def test_a_bar_is_told_the_same_of_every_state(world: World) -> None:
 
 
 def test_events_keep_their_names_and_numbers(world: World) -> None:
-    before = world.release.ask(
-        "import json; from asrd import systemd; print(json.dumps(systemd.EVENTS))"
-    )
+    before = world.release.ask("events")
     assert len(before) > 20
     assert {name: systemd.EVENTS.get(name) for name in before} == before
     assert len(set(systemd.EVENTS.values())) == len(systemd.EVENTS)
