@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from . import places
+from asrd import paths
 
 SERVICE, SOCKET = "asrd.service", "asrd.socket"
 
@@ -32,7 +32,7 @@ def managed() -> bool:
 
 def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
-    own = places.config_home(environment) / "systemd" / "user"
+    own = paths.config_home(environment) / "systemd" / "user"
     return next((folder for folder in (own, *map(Path, SYSTEM_UNITS)) if os.path.exists(folder / SERVICE)), None)
 
 

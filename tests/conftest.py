@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from asrd import places, vram
-from tests.hub_server import Hub
+from asrd import paths
+from asrd.precision import gpus
+from tests.fakes.hub_server import Hub
 from tests.hub_user import FILE, MODEL
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test that imports NeMo imports onnxruntime too, which else calls home
 
-pytest_plugins = ["tests.screen"]
+pytest_plugins = ["tests.integration.screen"]
 
 # A shell ignores Ctrl-C for what it starts in the background, and so would every program that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -36,7 +37,7 @@ def logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def folders_of_libraries() -> Iterator[None]:
     """Take back where plots sent the libraries of this process: a program that a test starts would inherit it."""
-    before = {name: os.environ.get(name) for name in places.LIBRARY_FOLDERS}
+    before = {name: os.environ.get(name) for name in paths.LIBRARY_FOLDERS}
     yield
     for name, value in before.items():
         if value is None:
@@ -48,7 +49,7 @@ def folders_of_libraries() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fitting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have cards that a test makes up be ones that the installed torch, which may be without CUDA, can use."""
-    monkeypatch.setattr(vram, "unfit", lambda card: ("", ""))
+    monkeypatch.setattr(gpus, "unfit", lambda card: ("", ""))
 
 
 @pytest.fixture(autouse=True, scope="session")

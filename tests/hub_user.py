@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from asrd import wire
-from asrd.downloader import ENVIRONMENT
-from asrd.models import SHIPPED
+from asrd import protocol
+from asrd.models.downloader import ENVIRONMENT
+from asrd.models.names import SHIPPED
+from tests.fakes.hub_server import Hub
 from tests.helpers import ROOT
-from tests.hub_server import Hub
 
 NAME = "someone/tiny"
 FILE = f"{NAME}/tiny.nemo"
@@ -28,7 +28,7 @@ SIZE = MODEL.stat().st_size
 FOREIGN = re.compile(r"HF_|HUGGING|TRANSFORMERS_|XDG_|ASRD_|DBUS_|.*_proxy$", re.IGNORECASE)
 """Variables of whoever runs the tests that a user of these tests does not have."""
 
-QUICK = "from asrd import download; download.WAITS_SECONDS = (0.05,) * 4; raise SystemExit(download.main())"
+QUICK = "from asrd.models import download; download.WAITS_SECONDS = (0.05,) * 4; raise SystemExit(download.main())"
 """The download process with short rests between its attempts."""
 
 
@@ -77,11 +77,11 @@ class User:
 
     def download(self, name: str = NAME, quick: bool = True, **environment: str) -> Outcome:
         """Run the download process to its end."""
-        own = ("-c", QUICK) if quick else ("-P", "-m", "asrd.download")
+        own = ("-c", QUICK) if quick else ("-P", "-m", "asrd.models.download")
         with self.start((*own, name), **(ENVIRONMENT | environment)) as process:
             out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
-        return Outcome(process.returncode, [wire.unpack_reply(line.encode()) for line in out.splitlines()])
+        return Outcome(process.returncode, [protocol.unpack_reply(line.encode()) for line in out.splitlines()])
 
 
 @dataclass
@@ -89,26 +89,26 @@ class Outcome:
     """What a download process said."""
 
     code: int
-    frames: list[wire.Reply]
+    frames: list[protocol.Reply]
 
     @property
     def path(self) -> Path:
         last = self.frames[-1]
-        assert isinstance(last, wire.Downloaded), last
+        assert isinstance(last, protocol.Downloaded), last
         assert self.code == 0
         return Path(last.path)
 
     @property
-    def failed(self) -> wire.Failed:
+    def failed(self) -> protocol.Failed:
         last = self.frames[-1]
-        assert isinstance(last, wire.Failed), last
+        assert isinstance(last, protocol.Failed), last
         assert last.kind != "internal", last.trace
         assert "\n" not in last.detail + last.hint
         return last
 
     @property
-    def reports(self) -> list[wire.Download]:
-        found = [frame.download for frame in self.frames if isinstance(frame, wire.Progress)]
+    def reports(self) -> list[protocol.Download]:
+        found = [frame.download for frame in self.frames if isinstance(frame, protocol.Progress)]
         return [one for one in found if one is not None]
 
 

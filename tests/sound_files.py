@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from asrd.streams import page_checksum
+from asrd.audio.formats.streams import page_checksum
 
 Order = Literal["big", "little"]
 RATE = 16_000

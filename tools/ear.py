@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from asrd import wire
-from asrd.audio import AudioBlock, Samples
-from asrd.precision import TABLE, Rung
+from asrd import protocol
+from asrd.audio.blocks import AudioBlock, Samples
+from asrd.audio.format import SAMPLE_RATE
+from asrd.precision.plan import Rung
+from asrd.precision.strategies import TABLE
 
 BLOCK = 1600
 
@@ -15,9 +17,9 @@ class Ear:
     rung = Rung(TABLE["fp32"], "cpu")
 
     def __init__(self, name: str) -> None:
-        from asrd.recognizer import Recognizer
+        from asrd.worker.recognizer import Recognizer
 
-        start = wire.Start(name, TABLE["fp32"], threads=1, self_test=False)
+        start = protocol.Start(name, TABLE["fp32"], threads=1, self_test=False)
         self._recognizer = Recognizer(start, lambda _: None)
         self.ready = self._recognizer.introduce()
         self.seconds = 0.0
@@ -31,10 +33,10 @@ class Ear:
         """Know of no rung that was left."""
 
     async def transcribe(
-        self, samples: Samples, start: int = 0, phase: str = "final", said: wire.Said | None = None
-    ) -> wire.Answer:
+        self, samples: Samples, start: int = 0, phase: str = "final", said: protocol.Said | None = None
+    ) -> protocol.Answer:
         """Return the answer for a buffer."""
-        self.seconds += len(samples) / wire.SAMPLE_RATE
+        self.seconds += len(samples) / SAMPLE_RATE
         return self._recognizer.recognize(samples.tobytes(), start, phase, said)
 
 

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the canary and the detector, both in this process
 
 import asrd
-from asrd.arguments import ProgramParser
+from asrd.audio.format import SAMPLE_RATE
 from asrd.errors import UsageError
-from asrd.manifest import Clip
-from asrd.progress import Progress
-from asrd.wire import SAMPLE_RATE
+from asrd.evaluation.manifest import Clip
+from asrd.terminal.arguments import ProgramParser
+from asrd.terminal.progress import Progress
 
 from . import contenders, figures, page, ratios, service, sounds, speed, stopping, words
 from .figures import Block, Ratio, Result

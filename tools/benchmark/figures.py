@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.verdict import Edits
+from asrd.evaluation.metrics import Edits
 
 MIB = 1 << 20
 

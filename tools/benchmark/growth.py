@@ -20,10 +20,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from asrd import engine, vram
-from asrd.config import Settings
-from asrd.precision import TABLE, Plan, Rung
-from asrd.wire import SAMPLE_RATE
+from asrd.audio.format import SAMPLE_RATE
+from asrd.config.settings import Settings
+from asrd.engine import engine, planner
+from asrd.precision import gpus, readings
+from asrd.precision.plan import Plan, Rung
+from asrd.precision.strategies import TABLE
 
 from . import sounds
 
@@ -59,7 +61,7 @@ async def measure(strategy: str, model: str, count: int, every: int = EVERY_UTTE
     draw = random.Random(0)
     lengths = draw.sample(range(SHORTEST_SAMPLES, LONGEST_SAMPLES), count)
     plan, series, spent = Plan(strategy, (Rung(chosen, "cpu"),), "measured by itself"), list[tuple[int, float]](), 0.0
-    async with engine.Engine(plan, engine.start_for(Settings(model=model, device="cpu"))) as one:
+    async with engine.Engine(plan, planner.start_for(Settings(model=model, device="cpu"))) as one:
         await one.start()
         ready = _anonymous_mib(one)
         for number, length in enumerate(lengths, 1):
@@ -73,7 +75,7 @@ async def measure(strategy: str, model: str, count: int, every: int = EVERY_UTTE
 
 
 def _anonymous_mib(one: engine.Engine) -> float:
-    return round((vram.resident_bytes(one.pid or 0) or 0) / MIB, 2)
+    return round((readings.resident_bytes(one.pid or 0) or 0) / MIB, 2)
 
 
 def table(found: Sequence[Growth]) -> str:
@@ -100,7 +102,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(found[-1].strategy, f"{found[-1].gained:+.2f} MiB", file=sys.stderr)
     print(table(found))
     if args.json:
-        told: dict[str, Any] = {"model": args.model, "processor": vram.processor(), "utterances": args.utterances}
+        told: dict[str, Any] = {"model": args.model, "processor": gpus.processor(), "utterances": args.utterances}
         rows = [msgspec.to_builtins(one) | {"gained_mib": round(one.gained, 2)} for one in found]
         args.json.write_text(json.dumps(told | {"strategies": rows}, indent=1) + "\n")
     return 0 if all(one.gained <= GOAL_MIB for one in found) else 3

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.plots import COLOURS, Plot, svg
+from asrd.evaluation.report.plots import COLOURS, Plot, svg
 
 from .figures import Ratio, Result
 

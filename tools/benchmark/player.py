@@ -28,15 +28,21 @@ from typing import Any
 
 import numpy as np
 
-from asrd import cli, daemon, engine, microphone, recording, systemd, tape
-from asrd.audio import AudioBlock, Samples
-from asrd.capture import Capture
-from asrd.wire import SAMPLE_RATE
+from asrd import journal
+from asrd.audio import microphone as audio_microphone
+from asrd.audio import resampling
+from asrd.audio.blocks import AudioBlock, Samples
+from asrd.audio.format import SAMPLE_RATE
+from asrd.audio.sources import Capture
+from asrd.cli import main as cli_main
+from asrd.cli import run
+from asrd.dictation import recording
+from asrd.engine import engine
 
-PERIOD = round(SAMPLE_RATE * microphone.PERIOD) // tape.BLOCK * tape.BLOCK
+PERIOD = round(SAMPLE_RATE * audio_microphone.PERIOD) // resampling.BLOCK * resampling.BLOCK
 """Samples that the thread wakes up for, as PortAudio's does."""
 
-LULL = round(microphone.LULL / microphone.PERIOD) * PERIOD
+LULL = round(audio_microphone.LULL / audio_microphone.PERIOD) * PERIOD
 """Samples for which it wakes the daemon while that is patient, as the real microphone does."""
 
 LEAK = 10 << 10
@@ -148,7 +154,7 @@ def give_back() -> None:
 
 def worker(*what: str) -> int:
     """Be a worker that keeps some of each utterance, or takes longer than it has to, or is tidy."""
-    from asrd import recognizer
+    from asrd.worker import __main__, recognizer
 
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
     introduced, kept = recognizer.Recognizer.introduce, []
@@ -176,7 +182,7 @@ def worker(*what: str) -> int:
     recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]  # in this process alone
     recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]  # in this process alone
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]  # in this process alone
-    return recognizer.main()
+    return __main__.main()
 
 
 def reread() -> None:
@@ -200,7 +206,7 @@ def main(verb: str, *words: str) -> int:
     """Be the worker or the daemon; return the exit code."""
     if verb == "worker":
         return worker(*words)
-    systemd.JOURNAL = ""  # these takes are not the user's
+    journal.JOURNAL = ""  # these takes are not the user's
     if "reread" in words:
         reread()
     hold = functools.partial(engine.Engine, command=command(*(word for word in words if word != "reread")))
@@ -208,8 +214,8 @@ def main(verb: str, *words: str) -> int:
     def listen(spec: str, microphone: str) -> Capture:
         return Player("tidy" in words)
 
-    daemon.run = functools.partial(daemon.run, hold=hold, listen=listen)
-    return cli.main([verb])
+    run.run = functools.partial(run.run, hold=hold, listen=listen)
+    return cli_main.main([verb])
 
 
 if __name__ == "__main__":

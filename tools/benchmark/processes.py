@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asrd.worker import ENVIRONMENT
+from asrd.engine.process import ENVIRONMENT
 
 from .figures import Run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.verdict import Edits, interval
+from asrd.evaluation.metrics import Edits, interval
 
 from .figures import MIB, Block, Interval, Ratio, blockwise, flips, jain, median_interval, paired, slope
 

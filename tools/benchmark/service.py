@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asrd.verdict import edits
-from asrd.wire import SAMPLE_RATE
-from asrd.worker import ENVIRONMENT
+from asrd.audio.format import SAMPLE_RATE
+from asrd.engine.process import ENVIRONMENT
+from asrd.evaluation.metrics import edits
 
 from . import sounds
 from .processes import ROOT, Host, children, cpu_seconds, environment, holding, interruptions, switches

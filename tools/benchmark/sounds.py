@@ -14,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from asrd import audio, manifest
-from asrd.manifest import Clip
-from asrd.vad import Event
-from asrd.window import on_grid
-from asrd.wire import SAMPLE_RATE
+from asrd.audio import files
+from asrd.audio.format import SAMPLE_RATE
+from asrd.audio.vad import Event
+from asrd.evaluation import manifest
+from asrd.evaluation.manifest import Clip
+from asrd.streaming.segmenter import on_grid
 
 Samples = NDArray[np.float32]
 
@@ -93,7 +94,7 @@ def breath(number: int) -> list[Sentence]:
         file = Path(folder) / "speech.wav"
         texts = [demo_speech.draw_text(dice, "test", "sentence") for _ in range(8)]
         said = phones(" ".join(texts), file)
-        samples = audio.read(file)
+        samples = files.read(file)
         counts = [len(phones(text, file)) for text in texts]
     if sum(counts) != len(said):  # a word is said otherwise next to another sentence
         return []

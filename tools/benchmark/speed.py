@@ -17,11 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from asrd import config, wire
-from asrd.engine import Engine, plan_for, start_for
-from asrd.manifest import Clip
-from asrd.verdict import load_peak_ratio
-from asrd.wire import SAMPLE_RATE
+from asrd import protocol
+from asrd.audio.format import SAMPLE_RATE
+from asrd.config.settings import Settings
+from asrd.engine.engine import Engine
+from asrd.engine.planner import plan_for, start_for
+from asrd.evaluation.judging import load_peak_ratio
+from asrd.evaluation.manifest import Clip
 
 from . import player
 from .figures import Block, Run
@@ -56,12 +58,12 @@ class Ours:
     def __init__(self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True) -> None:
         import msgspec
 
-        settings = config.Settings(model=model, strategy=strategy, device="cpu", threads=0)
+        settings = Settings(model=model, strategy=strategy, device="cpu", threads=0)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         start = msgspec.structs.replace(start_for(settings), self_test=self_test)
         self._runner = asyncio.Runner()
         self.engine = Engine(plan_for(settings), start, command=player.command(*what))
-        self.ready: wire.Ready = self._runner.run(self.engine.start())
+        self.ready: protocol.Ready = self._runner.run(self.engine.start())
 
     def run(self, samples: Any) -> Run:
         """Have it hear one sound; the time is that of the awaiting coroutine."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from asrd.wire import SAMPLE_RATE
+from asrd.audio.format import SAMPLE_RATE
 
 from . import sounds
 from .figures import Interval, Ratio

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asrd.audio import AudioBlock
-from asrd.config import Settings
-from asrd.dictation import Dictation
-from asrd.engine import Engine
-from asrd.normalising import normaliser
-from asrd.recording import FILM
-from asrd.vad import Event
-from asrd.verdict import Edits, edits, interval
-from asrd.window import GRID
-from asrd.wire import SAMPLE_RATE
+from asrd.audio.blocks import AudioBlock
+from asrd.audio.format import SAMPLE_RATE
+from asrd.audio.vad import Event
+from asrd.config.settings import Settings
+from asrd.dictation.recording import FILM
+from asrd.engine.engine import Engine
+from asrd.evaluation.metrics import Edits, edits, interval
+from asrd.evaluation.normalising import normaliser
+from asrd.streaming.segmenter import GRID
+from asrd.streaming.session import Dictation
 
 from . import sounds
 from .figures import by_clip

@@ -24,12 +24,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import asrd
-from asrd import manifest, vram
-from asrd.arguments import ProgramParser
+from asrd.audio.format import SAMPLE_RATE
 from asrd.errors import AsrdError, UsageError, nearest
-from asrd.precision import find, index_of
-from asrd.terminal import complain
-from asrd.wire import SAMPLE_RATE
+from asrd.evaluation import manifest
+from asrd.precision import gpus
+from asrd.precision.strategies import find, index_of
+from asrd.terminal.arguments import ProgramParser
+from asrd.terminal.output import complain
 
 from . import architectures, cells, tables
 from .cells import LENGTHS, SHIPPED, UNTIMED, Cell, Found, Result
@@ -136,7 +137,7 @@ def _machine(device: str) -> dict[str, str]:
     if device == "cpu":
         return found | {"gpu": "none"}
     index = index_of(device)
-    cards = {card.index: card for card in vram.gpus()}
+    cards = {card.index: card for card in gpus.gpus()}
     if index not in cards:
         raise UsageError(f"there is no {device} here", "nvidia-smi lists the cards; --device cpu tries the bench")
     card = cards[index]

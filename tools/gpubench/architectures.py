@@ -2,9 +2,9 @@
 
     python -m tools.gpubench.architectures NAME OUT.nemo
 
-Sizes are those of `asrd.known`. The weights are drawn so that activations stay near one, and what comes last is set
-until text comes out at a speaker's pace, as what a decoder costs depends on how much it says: Canary ends after TOKENS
-tokens whatever it hears, a transducer says something in half of its steps. What they say means nothing.
+Sizes are those of `asrd.models.architectures`. The weights are drawn so that activations stay near one, and what comes
+last is set until text comes out at a speaker's pace, as what a decoder costs depends on how much it says: Canary ends
+after TOKENS tokens whatever it hears, a transducer says something in half of its steps. What they say means nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from asrd import manifest
-from asrd.known import KNOWN, Known
+from asrd.evaluation import manifest
+from asrd.models.architectures import KNOWN, Known
 
 NAMES = {
     "canary-1b-flash": "nvidia/canary-1b-flash",
@@ -70,15 +70,15 @@ def build(name: str, path: Path, seed: int = 0) -> Path:
 
 def empty(known: Known, scratch: Path) -> Any:
     """Return NeMo's model of an architecture, its weights whatever was in memory."""
-    from asrd import startup
+    from asrd.worker.loading import nemo_import, restore
 
-    models = startup.import_nemo()
+    models = nemo_import.import_nemo()
     from nemo.utils import logging
     from omegaconf import OmegaConf
 
     logging.setLevel(logging.CRITICAL)
     kinds = {"aed": models.EncDecMultiTaskModel, "ctc": models.EncDecCTCModelBPE, "tdt": models.EncDecRNNTBPEModel}
-    with startup.uninitialised():
+    with restore.uninitialised():
         return kinds[known.family](cfg=OmegaConf.create(config(known, scratch))).eval().requires_grad_(False)
 
 
@@ -145,8 +145,8 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     """
     import torch
 
-    from asrd import canary
-    from asrd.attention import CachedDecoder
+    from asrd.worker.decoding import canary
+    from asrd.worker.decoding.kv_cache import CachedDecoder
 
     embedding, head = model.transf_decoder.embedding, model.log_softmax.mlp.layer0
     places = embedding.position_embedding.pos_enc

@@ -18,8 +18,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from asrd import vram
-from asrd.wire import Memory
+from asrd.precision import gpus, readings
+from asrd.precision.memory import Memory
 
 from .cells import Cell, Found, Times
 
@@ -33,9 +33,9 @@ def main(path: str, device: str, how: str, sound: str, out: str) -> None:
     """Measure one process and write a Found."""
     import torch
 
-    from asrd import startup
+    from asrd.worker.loading import nemo_import
 
-    startup.import_nemo()
+    nemo_import.import_nemo()
     from nemo.collections.asr.models import ASRModel
     from nemo.utils import logging
 
@@ -44,7 +44,7 @@ def main(path: str, device: str, how: str, sound: str, out: str) -> None:
     sys.stdin.readline()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     found = Found(Cell("", "fp32", "naive" if how == "naive" else "nemo"))
-    at_start = vram.device_bytes(0) if device != "cpu" else None
+    at_start = gpus.device_bytes(0) if device != "cpu" else None
 
     def measure(phase: str) -> None:
         found.ledger[phase] = _memory(torch, device, at_start)
@@ -84,8 +84,8 @@ def main(path: str, device: str, how: str, sound: str, out: str) -> None:
 
 def _memory(torch: Any, device: str, at_start: int | None) -> Memory:
     if device == "cpu":
-        return vram.read(os.getpid(), device)
-    return vram.read(
+        return readings.read(os.getpid(), device)
+    return readings.read(
         os.getpid(),
         device,
         allocated=torch.cuda.memory_allocated(),
@@ -136,7 +136,7 @@ def _parts(torch: Any, model: Any, samples: Any, device: str) -> tuple[float, fl
 def _decode(torch: Any, model: Any, encoded: Any, lengths: Any) -> int:
     """Decode as NeMo does and return how many tokens there are."""
     if hasattr(model, "transf_decoder"):
-        from asrd.canary import prompt
+        from asrd.worker.decoding.canary import prompt
 
         states = model.encoder_decoder_proj(encoded.permute(0, 2, 1))
         heard = model.decoding.decode_predictions_tensor(

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from asrd.models import SHIPPED as FILES
-from asrd.precision import TABLE
-from asrd.wire import Fallback, Memory
+from asrd.models.names import SHIPPED as FILES
+from asrd.precision.memory import Memory
+from asrd.precision.strategies import TABLE
+from asrd.protocol import Fallback
 
 from . import architectures
 

@@ -21,14 +21,19 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from asrd import ladder, models, wire
-from asrd.precision import TABLE, Rung
-from asrd.worker import ENVIRONMENT, LostError, Worker
+from asrd import protocol
+from asrd.audio.format import SAMPLE_RATE
+from asrd.engine import verify
+from asrd.engine.process import ENVIRONMENT, LostError, Worker
+from asrd.models import names
+from asrd.precision import memory
+from asrd.precision.plan import Rung
+from asrd.precision.strategies import TABLE
 
 from .bare import READY
 from .cells import BATCHES, EAGER, LENGTHS, UNTIMED, Cell, Found, Times
 
-COMMAND = (sys.executable, "-P", "-m", "asrd.recognizer", "--early")
+COMMAND = (sys.executable, "-P", "-m", "asrd.worker", "--early")
 WARM_UP = 3
 CAPTURING = 2
 """Batches of a size that are not timed: the first runs as it is, the second is captured."""
@@ -119,16 +124,16 @@ class Bench:
     async def _load(self, worker: Worker, cell: Cell, found: Found, card: contextlib.AsyncExitStack) -> None:
         """Have a worker load; unless it is not timed it has the card for itself from when its model moves there."""
         precision = TABLE[cell.strategy.partition(" ")[0]]
-        await worker.send(wire.Start(self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"))
-        while not isinstance(reply := await worker.receive(PATIENCE), wire.Ready):
-            if isinstance(reply, wire.Failed):
+        await worker.send(protocol.Start(self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"))
+        while not isinstance(reply := await worker.receive(PATIENCE), protocol.Ready):
+            if isinstance(reply, protocol.Failed):
                 raise LostError(reply.kind, reply.detail)
-            if isinstance(reply, wire.Progress) and reply.stage == "move" and cell.kind not in UNTIMED:
+            if isinstance(reply, protocol.Progress) and reply.stage == "move" and cell.kind not in UNTIMED:
                 os.kill(worker.process.pid, signal.SIGSTOP)
                 await card.enter_async_context(self._card)
                 os.kill(worker.process.pid, signal.SIGCONT)
         _introduce(found, reply)
-        found.mismatch = ladder.mismatch(Rung(precision, self.device), reply)
+        found.mismatch = verify.mismatch(Rung(precision, self.device), reply)
 
     async def _measure(self, talk: Talk, cell: Cell) -> None:
         if cell.kind == "growth":
@@ -145,7 +150,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as folder:
             sound, out = os.path.join(folder, "sound.npy"), os.path.join(folder, "found.json")
             np.save(sound, self.sounds.buffers[LENGTHS[0]])
-            path = str(models.resolve(self.paths[cell.model]))
+            path = str(names.resolve(self.paths[cell.model]))
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "tools.gpubench.bare", path, self.device, cell.kind, sound, out),
                 stdin=asyncio.subprocess.PIPE,
@@ -173,7 +178,7 @@ class Bench:
         return found
 
 
-def _introduce(found: Found, ready: wire.Ready) -> None:
+def _introduce(found: Found, ready: protocol.Ready) -> None:
     found.weights, found.parameters, found.load_seconds = ready.weights_bytes, ready.parameters, ready.load_seconds
     found.effective, found.fallbacks, found.graphs = ready.effective, ready.fallbacks, ready.graphs
     found.ledger, found.load_peak = dict(ready.ledger), ready.load_peak
@@ -185,24 +190,24 @@ class Talk:
     def __init__(self, worker: Worker, found: Found) -> None:
         self._worker, self._found = worker, found
 
-    async def ask(self, *buffers: Samples, start: int = 0) -> list[wire.Answer]:
+    async def ask(self, *buffers: Samples, start: int = 0) -> list[protocol.Answer]:
         """Return the answers to buffers that are asked at once. Raises LostError."""
-        sizes = [wire.Buffer(start, buffer.nbytes) for buffer in buffers]
-        await self._worker.send(wire.Recognize(1, sizes), *(memoryview(buffer).cast("B") for buffer in buffers))
+        sizes = [protocol.Buffer(start, buffer.nbytes) for buffer in buffers]
+        await self._worker.send(protocol.Recognize(1, sizes), *(memoryview(buffer).cast("B") for buffer in buffers))
         answers = []
         for _ in buffers:
             reply = await self._worker.receive(PATIENCE)
-            if isinstance(reply, wire.Failed):
+            if isinstance(reply, protocol.Failed):
                 raise LostError(reply.kind, reply.detail)
-            assert isinstance(reply, wire.Answer)
+            assert isinstance(reply, protocol.Answer)
             answers.append(reply)
         return answers
 
-    async def measure(self, phase: str) -> wire.Memory:
+    async def measure(self, phase: str) -> memory.Memory:
         """Return a reading of the ledger, kept under its phase. Raises LostError."""
-        await self._worker.send(wire.Measure(1, phase))
+        await self._worker.send(protocol.Measure(1, phase))
         reply = await self._worker.receive(PATIENCE)
-        if not isinstance(reply, wire.Reading):
+        if not isinstance(reply, protocol.Reading):
             raise LostError("garbage", f"a {type(reply).__name__} where a reading was due")
         self._found.ledger[phase] = reply.memory
         return reply.memory
@@ -245,8 +250,8 @@ class Talk:
     async def grow(self, repeats: Repeats) -> None:
         """Read the ledger now and then while buffers of random length are heard."""
         dice = random.Random(0)
-        noise = np.random.default_rng(0).standard_normal(10 * wire.SAMPLE_RATE).astype(np.float32) * 0.05
+        noise = np.random.default_rng(0).standard_normal(10 * SAMPLE_RATE).astype(np.float32) * 0.05
         for number in range(1, repeats.growth + 1):
-            await self.ask(noise[: dice.randint(wire.SAMPLE_RATE, len(noise))])
+            await self.ask(noise[: dice.randint(SAMPLE_RATE, len(noise))])
             if number % max(1, repeats.growth // repeats.marks) == 0:
                 self._found.growth.append((number, await self.measure(f"after {number}")))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 
-from asrd import normalising, verdict
-from asrd.precision import TABLE
-from asrd.wire import Memory
+from asrd.evaluation import metrics, normalising
+from asrd.precision.memory import Memory
+from asrd.precision.strategies import TABLE
 
 from .architectures import NAMES
 from .cells import AGAIN, SHIPPED, Found, Result, Times, digest
@@ -107,8 +107,8 @@ def _words(result: Result, found: Found, base: Found | None) -> tuple[str, str, 
         return "", "", ""
     clean = normalising.normaliser("en")
     truth, ours, fp32 = ([clean(text) for text in texts] for texts in (result.clips, found.texts, base.texts))
-    score, floor = verdict.edits(truth, ours), verdict.edits(truth, fp32)
-    changed, interval = verdict.edits(fp32, ours), verdict.interval(score, floor)
+    score, floor = metrics.edits(truth, ours), metrics.edits(truth, fp32)
+    changed, interval = metrics.edits(fp32, ours), metrics.interval(score, floor)
     delta = (score.rate or 0.0) - (floor.rate or 0.0)
     said = f"{delta:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else f"{delta:+.2f}"
     return f"{score.rate:.2f}", "–" if found is base else said, f"{changed.rate:.1f}"
@@ -296,7 +296,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _spread(times: Times | None) -> str:
-    percentiles = verdict.percentiles(times.seconds) if times else None
+    percentiles = metrics.percentiles(times.seconds) if times else None
     return f"{percentiles.p50:.1f}/{percentiles.p95:.1f}" if percentiles else ""
 
 

@@ -24,8 +24,8 @@ from typing import Protocol
 
 import msgspec
 
-from asrd.arguments import ProgramParser
 from asrd.errors import UsageError, nearest
+from asrd.terminal.arguments import ProgramParser
 
 from . import delivery, kills, microphone, page, planted
 from .daemon import BrokenError

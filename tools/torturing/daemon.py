@@ -27,7 +27,7 @@ PIECE_SAMPLES = SAMPLE_RATE // 50
 
 POLL_SECONDS = 0.02
 
-WORKERS = ("asrd.recognizer", "asrd.worker")
+WORKERS = ("asrd.worker",)
 """Modules whose process is a worker."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .daemon import BrokenError
 
-PROGRAM = Path(__file__).parents[2] / "tests" / "fake_login1.py"
+PROGRAM = Path(__file__).parents[2] / "tests" / "fakes" / "login1.py"
 
 DELAY_SECONDS = 5.0
 """That logind grants before it lets the machine sleep."""

@@ -1,0 +1,1 @@
+"""Sound files: what they hold by their own bytes, and their decoders."""

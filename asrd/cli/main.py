@@ -1,0 +1,260 @@
+"""The command line: verb -> "module:name". Only the module of the verb that was asked for is imported.
+
+A verb's module offers `<name>_arguments(parser)` and `<name>(args, settings) -> exit code`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asrd import __version__
+from asrd.errors import AsrdError, DiskError, UsageError, nearest
+from asrd.terminal.arguments import Parser
+from asrd.terminal.output import complain, replace_unwritable
+
+VERBS = {
+    "run": ("asrd.cli.run:run", "run the dictation daemon"),
+    "toggle": ("asrd.cli.control:toggle", "start recording, or stop: bind this to a key"),
+    "start": ("asrd.cli.control:start", "start recording; with --wait print the text"),
+    "stop": ("asrd.cli.control:stop", "stop recording; the text is delivered"),
+    "cancel": ("asrd.cli.control:cancel", "stop recording and drop it"),
+    "status": (
+        "asrd.cli.control:status",
+        "show what the daemon does; --follow keeps showing it, --waybar is for a bar",
+    ),
+    "last": ("asrd.cli.control:last", "print the last text again"),
+    "takes": ("asrd.cli.control:takes", "list the recordings that are kept"),
+    "retry": ("asrd.cli.control:retry", "transcribe a kept recording again"),
+    "use": ("asrd.cli.control:use", "change the precision of the running daemon"),
+    "reload": ("asrd.cli.control:reload", "make the daemon read its configuration again"),
+    "doctor": ("asrd.cli.doctor:doctor", "show what works on this machine, what is missing, and what fixes it"),
+    "service": ("asrd.cli.service:service", "install, remove or print the systemd user service"),
+    "report": ("asrd.cli.report:report", "sum up a day of dictation, from the journal"),
+    "devices": ("asrd.cli.devices:devices", "list the microphones"),
+    "transcribe": ("asrd.cli.transcribe:transcribe", "transcribe audio files"),
+    "compare": ("asrd.evaluation.runner:compare", "measure what each precision strategy saves and costs"),
+    "tune": ("asrd.cli.tune:tune", "measure here which strategy auto may use; auto then uses it"),
+    "plan": ("asrd.cli.inspect:plan", "show what each strategy would need here, and which one would run"),
+    "models": ("asrd.cli.inspect:models", "list known models, which are cached, and their sizes"),
+    "config": ("asrd.cli.inspect:config", "list each setting, its value and where it came from"),
+}
+
+ASKING = ("toggle", "start", "stop", "cancel", "status", "last", "takes", "retry", "use", "reload")
+"""Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to ask."""
+
+SETTINGS = {
+    "model": ("M", "path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub"),
+    "strategy": ("S", "precision strategy, or auto"),
+    "preset": ("P", "bounds for auto: conservative, default, aggressive"),
+    "device": ("D", "auto, cpu, cuda, cuda:N, or a part of a card's name"),
+}
+"""Settings that every verb takes as flags."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""How a write to an open file fails; what asrd writes to files of its own is told where that is done."""
+
+
+def overview() -> str:
+    """Return the text of `asrd --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {about}" for verb, (_, about) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: asrd VERB [options]",
+            "",
+            "Dictation on NVIDIA NeMo speech models, with the truth about precision.",
+            "",
+            *lines,
+            "",
+            "  asrd VERB --help   the flags and arguments of a verb",
+            "  asrd --version     the version of asrd",
+            "",
+            "exit codes: 0 done, 1 no text, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
+            "66 no such model, 69 not available here, 70 internal, 73 cannot write,",
+            "75 no worker could answer, or busy, 78 wrong setting, wherever it was written, 130 interrupted",
+        ]
+    )
+
+
+def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
+    """Return the parser of a verb and the function that does it. Raises UsageError."""
+    if verb not in VERBS:
+        raise UsageError(f"unknown verb {verb!r}", _verb_hint(verb))
+    target, about = VERBS[verb]
+    module_name, _, name = target.partition(":")
+    module = importlib.import_module(module_name)
+    parser = Parser(f"asrd {verb}", description=about)
+    parser.elsewhere = lambda flag, value: _elsewhere(verb, flag, value)
+    parser.stray = lambda word: _stray(verb, word)
+    getattr(module, f"{name}_arguments")(parser)
+    common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
+    known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
+    for key, (meta, text) in known.items():
+        common.add_argument(f"--{key}", metavar=meta, help=text)
+    common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
+    common.add_argument("--debug", action="store_true", help="show tracebacks and what the worker prints")
+    return parser, getattr(module, name)
+
+
+OTHER_VERBS = {
+    "recordings": "takes", "history": "report", "listen": "run", "daemon": "run", "serve": "run", "record": "start",
+    "dictate": "toggle", "precision": "use", "strategy": "use", "strategies": "plan", "mics": "devices",
+    "microphones": "devices", "settings": "config", "benchmark": "compare", "bench": "compare", "check": "doctor",
+    "install": "service", "uninstall": "service", "restart": "reload", "text": "last", "list": "models",
+}  # fmt: skip
+"""What a person may call a verb -> the verb."""
+
+
+def _verb_hint(word: str) -> str:
+    """Return what an unknown verb should have been."""
+    if (meant := OTHER_VERBS.get(word.lower())) is not None:
+        return f"did you mean 'asrd {meant}'?"
+    if Path(word).suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"):
+        return f"to transcribe a file: asrd transcribe {word}"
+    return nearest(word, tuple(VERBS), "asrd --help")
+
+
+MAX_VERBS = 3
+"""Verbs that a hint names."""
+
+
+def _elsewhere(verb: str, flag: str, value: str) -> str:
+    """Return where a flag belongs that `verb` has not: to another verb, or into the settings; "" where to neither."""
+    # What --help shows for a parser whose verb does not read settings is still a flag of the others.
+    having = [other for other in VERBS if other != verb and flag in _flags(other)]
+    if having:
+        shown = ", ".join(f"asrd {other}" for other in having[:MAX_VERBS])
+        return f"{flag} is a flag of {shown}" + (" and others" if len(having) > MAX_VERBS else "")
+    from asrd.config import misnomers, settings
+
+    key = flag.removeprefix("--").replace("-", "_")
+    own = misnomers.setting(key, settings.FIELDS)
+    if not own:
+        return misnomers.ELSEWHERE.get(key, "")
+    if f"--{own}" in _flags(verb):
+        return f"did you mean --{own}?"
+    line = settings.propose(own, misnomers.plain(value) if value else None)
+    if verb in ASKING:
+        return f"the daemon reads it from the configuration: {line}, then: asrd reload"
+    variable = settings.propose_variable(own, value)
+    return f"it is a setting: before asrd {verb} {variable}, or in the configuration {line}"
+
+
+def _stray(verb: str, word: str) -> str:
+    """Return where a word belongs that a verb has no place for: the file of a sound; "" where nobody knows."""
+    from asrd.config.proposals import looks_like_file
+
+    if not looks_like_file(word):
+        return ""
+    shown = shlex.quote(word)
+    return f"asrd transcribe {shown}" if verb != "run" else f"asrd run --source {shlex.quote(f'file:{word}')}"
+
+
+def _flags(verb: str) -> set[str]:
+    parser, _ = parser_for(verb)
+    return {flag for flag in parser._option_string_actions if flag != "--debug"}
+
+
+def run(words: Sequence[str]) -> int:
+    """Do what the command line says; return the exit code. Raises AsrdError."""
+    if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
+        words = [words[1], "--help"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"asrd {__version__}")
+        return 0
+    if words[0].startswith("-"):
+        verb = next((word for word in words[1:] if word in VERBS), "VERB")
+        hint = f"asrd {verb} {words[0]} ...; asrd --help lists the verbs"
+        hint = "asrd --version" if words[0] in ("-v", "-V") else hint
+        raise UsageError(f"{words[0]} comes after the verb", hint)
+    parser, act = parser_for(words[0])
+    args = parser.parse_args(words[1:])
+    if args.debug:
+        os.environ["ASRD_DEBUG"] = "1"
+    if words[0] in ASKING:
+        from asrd.daemon.control_socket import place
+
+        return int(act(args, place(args.socket, args.config)))
+    import logging
+
+    from asrd.config import loading, settings
+
+    flags = {key: getattr(args, key, None) for key in SETTINGS} | {
+        key: getattr(args, key) for key in settings.FIELDS if getattr(args, key, None) is not None
+    }
+    loaded = loading.load(args.config, flags)
+    _log(args.debug)
+    for note in loaded.idle:
+        logging.getLogger("asrd").warning("%s", note)
+    args.loaded = loaded
+    args.reread = lambda: loading.load(args.config, flags)
+    return int(act(args, loaded.settings))
+
+
+def _log(debug: bool) -> None:
+    import logging
+
+    from asrd.journal import Formatter
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
+    logger = logging.getLogger("asrd")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+def _run_whole(words: Sequence[str]) -> int:
+    """Do it, and have all of it printed. Raises DiskError where what was printed finds no room."""
+    try:
+        code = run(words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        _silence()
+        why = "make room where standard output goes, or send it elsewhere"
+        raise DiskError(f"cannot write all of the output: {error.strerror}", why) from error
+    return code
+
+
+def _silence() -> None:
+    """Have nothing left that the interpreter's own flush could fail on."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point: run, and turn every error into one sentence, a hint and an exit code."""
+    words = sys.argv[1:] if words is None else words
+    replace_unwritable()
+    try:
+        return _run_whole(words)
+    except AsrdError as error:
+        if os.environ.get("ASRD_DEBUG"):
+            raise
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("asrd: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        _silence()
+        return 141
+    except Exception as error:
+        if os.environ.get("ASRD_DEBUG"):
+            raise
+        why = f"internal error: {type(error).__name__}: {error}"
+        complain(AsrdError(why, "run again with --debug and report what it prints"))
+        return 70

@@ -1,0 +1,162 @@
+"""Kept recordings once more: claimed, recognised from where their text ends, and sent to whom it is missing.
+
+What a sink accepted is not sent to it again. What it may have is said, and sent again only where that was asked for.
+Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+from asrd.daemon.control_server import Answers, Request
+from asrd.desktop.sinks import Sink
+from asrd.dictation.recording import Told
+from asrd.dictation.transcriber import Scribe
+from asrd.errors import (
+    AsrdError,
+    AudioError,
+    ClaimedError,
+    SinkError,
+    SoundError,
+    UncertainError,
+    UsageError,
+)
+from asrd.models import choice
+from asrd.recordings.deliveries import Deliveries, shown
+from asrd.recordings.files import Note
+from asrd.recordings.store import NONE_WAITS
+from asrd.text.wording import counted
+
+
+class Retry:
+    """One request to try kept recordings again.
+
+    Args:
+        scribe: turns sound into text, and has the recordings.
+        sinks: those in force.
+        send: sends a part to every sink that lacks it, or may lack it where the last argument says so; returns why
+            single ones did not take it.
+        request: which recordings, and what is to be done with their text.
+        file: the configuration file that was named.
+    """
+
+    def __init__(
+        self,
+        scribe: Scribe,
+        sinks: Sequence[Sink],
+        send: Callable[[Deliveries, int, bool], Awaitable[list[str]]],
+        request: Request,
+        file: Path | None = None,
+    ) -> None:
+        self._scribe, self._spool, self._send = scribe, scribe.spool, send
+        self._sinks = [sink.key for sink in sinks]
+        self._all, self._again = request.all, request.again
+        self._deliver = request.deliver or request.again
+        self._name, self._file = request.take, file
+
+    async def run(self) -> Answers:
+        """Yield what is told of one recording after the other.
+
+        Where all were asked for, one that cannot be had or read, or is refused, costs the others nothing. A sink that
+        may have a text or not ends the request: it may be stuck, and no other text is to become uncertain.
+
+        Raises: as Engine.transcribe; ModelError where no model is chosen; SinkError where a sink refused; NothingError
+        where the newest was asked for and none waits; of one that was named ClaimedError, UsageError.
+        """
+        if self._all:
+            notes = await asyncio.to_thread(self._spool.waiting, claimed=True)
+        else:
+            notes = [await asyncio.to_thread(self._spool.find, self._name)]
+        if not notes:
+            yield {"said": NONE_WAITS, "notes": [NONE_WAITS]}
+            return
+        choice.require(self._scribe.settings, self._file)  # a wrong name is told before that
+        failed: list[AsrdError] = []
+        for number, note in enumerate(notes, 1):
+            more = number < len(notes) or bool(failed)  # the failure is the last reply
+            yield {"said": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
+            try:
+                async with self._claimed(note), contextlib.aclosing(self._retry(note, more)) as replies:
+                    async for reply in replies:
+                        yield reply
+            except (AudioError, SoundError, SinkError, ClaimedError, UsageError) as error:
+                if not self._all or isinstance(error, UncertainError):
+                    raise
+                if not isinstance(error, ClaimedError | UsageError):
+                    failed.append(error)
+                said = error.message if note.id in error.message else f"recording {note.id}: {error.message}"
+                yield {"said": said, "notes": [said], "more": more or bool(failed)}
+        if failed:
+            kept = f"{len(failed)} of {counted(len(notes), 'recording')} could not be finished, and stay"
+            raise type(failed[0])(kept, "asrd takes lists them and says why")
+
+    async def _retry(self, note: Note, more: bool) -> Answers:
+        """Yield the answer for one recording that is claimed."""
+        now = self._spool.known(note)
+        if now is None or (self._all and now.delivered):  # another retry had it before
+            raise UsageError(f"recording {note.id} was delivered meanwhile", "asrd takes lists what is kept")
+        if now.delivered and self._deliver and not self._again:
+            raise UsageError(f"recording {note.id} was delivered", f"asrd retry {note.id} --again sends it once more")
+        record = Deliveries() if now.delivered else Deliveries.of(self._spool.path(note))
+        text = await self._scribe.rewrite(note, record)
+        uncertain = await self._sent(now, record, text) if self._deliver else []
+        self._scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
+        if self._deliver and not uncertain:
+            await asyncio.to_thread(self._spool.settle, now, text)
+        reply = {"take": note.id, "text": text, "uncertain": uncertain, "more": more}
+        yield reply | {"notes": self._notes(note, record, uncertain)}
+        if not self._deliver:  # goes on only where somebody has read it
+            await asyncio.to_thread(self._spool.settle, now, text)
+
+    @contextlib.asynccontextmanager
+    async def _claimed(self, note: Note) -> AsyncIterator[None]:
+        """Claim a recording; raises as `Spool.claim`. To close a file that is deleted takes as long as it is large."""
+        with contextlib.ExitStack() as claim:
+            claim.enter_context(self._spool.claim(note))
+            try:
+                yield
+            finally:
+                await asyncio.to_thread(claim.close)
+
+    async def _sent(self, note: Note, record: Deliveries, text: str) -> list[str]:
+        """Send what is missing; return the sinks in force that may have some of it, and got no more.
+
+        Raises: SinkError where one refused, or none is there for what one that is gone did not take.
+        """
+        failed: list[str] = []
+        before = set(record.uncertain)
+        for number in range(len(record.parts)):
+            failed += await self._send(record, number, self._again)
+        uncertain = [sink for sink in record.uncertain if sink in self._sinks]
+        if not self._sinks and (gone := record.gone(())):
+            failed.append(f"{_missing(gone)}, and the settings name no other sink")
+        if failed:
+            self._spool.refused(note, failed[0], text)
+            kind = UncertainError if set(record.uncertain) - before else SinkError
+            raise kind(failed[0], f"the recording is still kept: {note.id}")
+        return [shown([sink], self._sinks) for sink in uncertain]
+
+    def _notes(self, note: Note, record: Deliveries, uncertain: list[str]) -> list[str]:
+        """Return what is to be told of a recording beside its text."""
+        told = []
+        if uncertain:
+            names = " and ".join(uncertain)
+            told.append(
+                f"recording {note.id} may have been delivered to {names};"
+                f" asrd retry {note.id} --again sends it once more"
+            )
+        elif not self._deliver and record.uncertain:
+            names = shown(record.uncertain, record.known)
+            told.append(f"recording {note.id} may have been delivered to {names} before")
+        if self._deliver and (gone := record.gone(self._sinks)):
+            told.append(f"{_missing(gone)}, so it may lack the text of recording {note.id}")
+        return told
+
+
+def _missing(gone: Sequence[str]) -> str:
+    """Return that sinks are in the settings no more: a command counts as another sink once a letter of it changes."""
+    changed = any(sink.startswith("command:") for sink in gone)
+    return f"the settings do not name {shown(gone)}" + (" as it was then" if changed else " any more")

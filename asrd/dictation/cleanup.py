@@ -1,0 +1,67 @@
+"""What is done with a recording once its text is out: its sound is read for the shadow, deleted or kept, old ones go.
+
+How long that takes grows with the recording: the kernel gives back each page of a file that is deleted. So it is done
+in threads, and neither the text nor the next recording waits for it. A process that is killed before it is done leaves
+a recording that is delivered by what lies beside it; the next start puts it away. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from asrd.dictation.recording import Recording, Told
+from asrd.dictation.shadow import Shadow
+from asrd.recordings.store import Spool
+
+log = logging.getLogger("asrd")
+
+MOMENT_SECONDS = 0.05
+"""Time that the text gets to reach whoever waits for it: deleting an hour takes a core a tenth of a second."""
+
+
+class Cleanup:
+    """The recordings that are being put away.
+
+    Args:
+        shadow: is offered those that became text.
+        changed: called when one has been put away.
+    """
+
+    def __init__(self, shadow: Shadow, changed: Callable[[], None]) -> None:
+        self._shadow, self._changed = shadow, changed
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is still to be put away."""
+        return bool(self._tasks)
+
+    def begin(self, one: Recording, told: Told, spool: Spool) -> None:
+        """Put away a recording, by what became of it."""
+        task = asyncio.create_task(self._put_away(one, told, spool))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    async def finish(self) -> None:
+        """Return when all is put away."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _put_away(self, one: Recording, told: Told, spool: Spool) -> None:
+        if told.outcome != "kept":  # which deletes nothing of its own
+            await asyncio.sleep(MOMENT_SECONDS)
+        if told.outcome in ("delivered", "empty"):
+            await self._shadow.offer(one)
+            await asyncio.to_thread(spool.delivered, one.take, told.text)
+        elif told.outcome != "kept":
+            await asyncio.to_thread(spool.dropped, one.take)
+        if told.outcome == "kept" or spool.keep == "always":
+            await asyncio.to_thread(spool.prune)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("a recording could not be put away: %s", error, exc_info=error)
+        self._changed()

@@ -1,0 +1,184 @@
+"""A rung was left: who is told, what is remembered, and when it may return.
+
+Gathers the figures that `triggers` judges, tells the journal and a person once for each step, and says for the status
+that less runs than was asked for. Decides nothing by itself and starts nothing. Runs in the daemon.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from asrd import journal, protocol
+from asrd.config.settings import Settings, budget
+from asrd.dictation import fallback_triggers, metrics
+from asrd.dictation.fallback_triggers import Verdict
+from asrd.engine import baseline
+from asrd.engine.engine import Engine
+from asrd.errors import AsrdError
+from asrd.precision import fallback, gpus
+from asrd.precision.memory import Memory
+from asrd.precision.plan import Plan, Rejected
+from asrd.precision.strategies import BASELINE, index_of
+from asrd.text.wording import with_hint
+
+PERIOD = 500
+"""Buffers after which failures are counted anew: what happened long ago says little of today."""
+
+Warn = Callable[[str, str], None]
+"""Shows a person a summary and a sentence."""
+
+
+class Demotion:
+    """What a daemon remembers of the engine in service.
+
+    Args:
+        settings: for the limits.
+        engine: the one in service.
+        warn: called once for each rung that is left.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, warn: Warn) -> None:
+        self.settings, self.wanted = settings, wanted(engine.plan)
+        self._serving = engine.plan.rungs[0].name
+        self.calm = fallback.Calm(settings.promote_after)
+        self._warn = warn
+        recent = 4 * fallback_triggers.RECENT
+        self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=recent)
+        self._buffers, self._forgiven = 0, engine.failures
+        self._in_vain: set[tuple[str, str]] = set()
+
+    def adopt(self, settings: Settings) -> None:
+        """Take over limits that were changed; what is remembered stays."""
+        self.settings = settings
+        self.calm.minutes = settings.promote_after
+        if self._serving != self.wanted:
+            self.calm.wait_from(time.monotonic())
+
+    def heard(self, seconds: float, phase: str, answer: protocol.Answer) -> None:
+        """Take an answer into account."""
+        self._buffers += 1
+        if phase == "final":
+            self._costs.append((answer.hypothesis.precision, seconds, answer.seconds))
+
+    def judge(self, engine: Engine, memory: Memory | None, shadow: dict[str, Any]) -> Verdict | None:
+        """Return why the rung in service is to be left, by what is known since it took over.
+
+        Args:
+            memory: the last reading of the worker's ledger.
+            shadow: the disagreement with FP32 (`shadow.Shadow.figures`).
+        """
+        rung, limits = engine.rung, self.settings
+        known = baseline.known(limits.model, rung.device) if not fallback.plain(rung.precision) else None
+        fp32 = known.strategies.get(BASELINE.name) if known else None
+        costs = [(seconds, spent) for name, seconds, spent in self._costs if name == rung.precision.name]
+        failures, buffers = engine.failures - self._forgiven, self._buffers
+        if buffers > PERIOD:
+            self._buffers, self._forgiven = 0, engine.failures
+        found = (
+            fallback_triggers.failing(failures, buffers, limits.demote_failures)
+            or fallback_triggers.heavy(memory, fp32, limits.demote_memory, _budget(limits, rung.device))
+            or fallback_triggers.slow(costs, fp32, limits.demote_slower)
+        )
+        if found is None and shadow.get("strategy") == rung.precision.name:
+            found = fallback_triggers.changing(shadow["changed"], shadow["words"], shadow["low"], limits.demote_changed)
+        return None if found is None or (rung.name, found.kind) in self._in_vain else found
+
+    def in_vain(self, engine: Engine, verdict: Verdict) -> None:
+        """No rung would help; that is said once."""
+        self._in_vain.add((engine.rung.name, verdict.kind))
+        journal.event(
+            "rejected",
+            f"{engine.rung.name} stays in use, as no other precision would help: {verdict.detail}",
+            logging.WARNING,
+            strategy=engine.rung.name,
+            kind=verdict.kind,
+            **verdict.figures,
+        )
+
+    def tell(self, engine: Engine) -> None:
+        """Tell what the engine in service has left since this was asked last, or come back to."""
+        fresh, before = tell_rejected(engine), self._serving
+        if not engine.rungs or engine.rung.name == before:
+            return
+        cause = next((one for one in (*fresh, *engine.rejected) if one.rung == before), None)
+        if cause is None:  # it was not left: a better one may be tried again since the model was parked
+            if engine.ready is not None:
+                self._come_back(engine)
+                if engine.rung.name == self.wanted:
+                    self.calm.tried(time.monotonic(), held=True)
+            return
+        self._serving = engine.rung.name
+        self._buffers, self._forgiven = 0, engine.failures
+        if fallback.again(engine.plan, engine.left, engine.rungs, engine.rejected):
+            self.calm.trouble(time.monotonic())
+        to = engine.rung.name
+        said = f"fell back from {before} to {to}: {cause.detail}"
+        journal.event(
+            "demoted",
+            said,
+            logging.WARNING,
+            strategy=to,
+            before=before,
+            wanted=self.wanted,
+            kind=cause.kind,
+            effective=metrics.dtypes(engine.ready) if engine.ready else None,
+            **cause.figures,
+        )
+        self._warn("Another precision", said)
+
+    def promoted(self, engine: Engine) -> None:
+        """A better rung is in service again, in an engine of its own."""
+        tell_rejected(engine)
+        self._come_back(engine)
+
+    def _come_back(self, engine: Engine) -> None:
+        before, self._serving = self._serving, engine.rung.name
+        self._buffers, self._forgiven = 0, engine.failures
+        self._costs.clear()  # what it cost before it was left says nothing of today
+        to = engine.rung.name
+        journal.event("promoted", f"{to} is tried again in place of {before}", strategy=to, before=before)
+
+    def below(self, engine: Engine) -> dict[str, Any] | None:
+        """Return what was asked for, why it does not run and when it is tried again; None where it runs."""
+        if not engine.rungs or engine.rung.name == self.wanted:
+            return None
+        rejected: list[Rejected] = [one for one in engine.rejected if one.rung == self.wanted] or engine.rejected[-1:]
+        left = self.calm.left(time.monotonic())
+        return {
+            "wanted": self.wanted,
+            "kind": rejected[0].kind if rejected else "",
+            "detail": rejected[0].detail if rejected else "",
+            "again_in": None if left is None else round(left),
+        }
+
+
+def wanted(plan: Plan) -> str:
+    """Return the rung that was asked for, which the plan may have left out for the hardware's sake or the budget's."""
+    refused = plan.rejected and plan.rejected[0].rung == plan.requested
+    return plan.requested if refused else plan.rungs[0].name
+
+
+def tell_rejected(engine: Engine) -> list[Rejected]:
+    """Write down which rungs are out since this was asked last, and return them."""
+    fresh = engine.told()
+    for one in fresh:
+        said = f"{one.rung} is not used: {with_hint(one.detail, one.hint)}"
+        journal.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
+    return fresh
+
+
+def _budget(settings: Settings, device: str) -> int | None:
+    """Return the limit on a card's memory in bytes; None without one, and on the CPU."""
+    if not settings.vram_budget or device == "cpu":
+        return None
+    try:
+        index = index_of(device)
+        cards = gpus.gpus() if settings.vram_budget.strip().endswith("%") else []
+        total = next((card.total for card in cards if card.index == index), 0)
+        return budget(settings.vram_budget, total) or None
+    except AsrdError:
+        return None

@@ -1,0 +1,14 @@
+"""Plans, starts and supervises the one worker; what tune and compare found here.
+
+A file imports only from files above it, and from packages below this one.
+
+    baseline   what compare measured here, kept for the daemon's own figures
+    tuned      what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
+    planner    what each strategy would need on a card, and which would run: values
+    process    the worker from outside: its process, its frames, its scratch folder, how it was lost
+    reception  what a worker sends, made harmless: its strings, and the times of its words (pure)
+    verify     whether a worker runs in the precision that it was started with (pure)
+    batching   which waiting buffers one request to the worker takes together (pure)
+    engine     holds the one worker: start on a rung, ask, deadline, next rung
+    capacity   whether a second worker has room beside the one in service, and where
+"""

@@ -1,0 +1,71 @@
+"""What a worker sends, made harmless where it enters the daemon: its strings, and the times of its words.
+
+A worker runs a model's file, so nothing that it says is believed beyond its type. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from asrd.protocol import Answer, Failed, Reply, Word
+from asrd.text.characters import printable, readable, without_controls
+
+T = TypeVar("T")
+
+
+def received(reply: Reply) -> Reply:
+    """Return a reply without control characters in any of its strings; a traceback keeps its lines."""
+    if isinstance(reply, Failed) and reply.trace:
+        trace = printable(reply.trace)
+        return msgspec.structs.replace(_cleaned(msgspec.structs.replace(reply, trace="")), trace=trace)
+    return _cleaned(reply)
+
+
+def bounded(answer: Answer, start: int, size: int) -> Answer:
+    """Return an answer whose words lie in its buffer and show something.
+
+    Args:
+        start: sample index of the buffer's first sample.
+        size: samples of the buffer, which are the most words that it can hold.
+
+    Each word gets a sample at least and leaves one to each word behind it, so that words which a transcript moves
+    apart still end with their buffer. A confidence lies in 0..1.
+    """
+    heard = answer.hypothesis
+    words = [word for word in heard.words if word.text][:size]
+    fitted = [_fitted(word, start, start + size - left) for left, word in zip(_down(len(words)), words, strict=True)]
+    heard = msgspec.structs.replace(heard, words=fitted, start=start, stop=start + size)
+    return msgspec.structs.replace(answer, hypothesis=heard)
+
+
+def _down(count: int) -> range:
+    """Return how many words are behind each of `count` words."""
+    return range(count - 1, -1, -1)
+
+
+def _fitted(word: Word, start: int, stop: int) -> Word:
+    """Return a word inside start..stop, at least one sample long."""
+    first = min(max(word.start, start), stop - 1)
+    last = min(max(word.stop, first + 1), stop)
+    sure = None if word.confidence is None else min(max(word.confidence, 0.0), 1.0)
+    if (first, last, sure) == (word.start, word.stop, word.confidence):
+        return word
+    return msgspec.structs.replace(word, start=first, stop=last, confidence=sure)
+
+
+def _cleaned(value: T) -> T:
+    """Return a value whose strings, however deep, have no control characters."""
+    found: Any = value
+    if isinstance(value, str):
+        found = without_controls(readable(value))
+    elif isinstance(value, list | tuple):
+        found = type(value)(map(_cleaned, value))
+    elif isinstance(value, dict):
+        found = {_cleaned(key): _cleaned(each) for key, each in value.items()}
+    elif isinstance(value, msgspec.Struct):
+        fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
+        changed = {name: _cleaned(each) for name, each in fields if not isinstance(each, int | float | bytes)}
+        found = msgspec.structs.replace(value, **changed)
+    return found

@@ -1,0 +1,244 @@
+"""What `asrd tune` found here, kept: which strategy `auto` takes for a model on a device, and by what figures.
+
+One file under the state directory. A verdict holds for the very file, device, driver, versions and bound it was found
+with; with any of them changed it is told as stale and decides nothing. Daemon side; imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from asrd import __version__, paths
+from asrd.config.settings import Settings
+from asrd.errors import AsrdError, DiskError
+from asrd.models import names
+from asrd.precision import gpus as precision_gpus
+from asrd.precision.plan import Evidence, Gpu, device_for
+from asrd.text import filenames, text_files
+from asrd.text.characters import readable
+
+log = logging.getLogger("asrd")
+
+
+TAKES = "the takes that are kept"
+"""What a verdict was found on where nobody wrote down what was said."""
+
+
+ROOM = 1 << 18
+"""Bytes that must fit into the state folder before a verdict is looked for: those that are kept, and what goes on."""
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What a verdict was found with, and holds for."""
+
+    model: str
+    """Its name in the settings."""
+    size: int
+    """Bytes of its file."""
+    modified: int
+    """When that file was written, in nanoseconds; of a shipped model it does not count: each install writes it anew."""
+    device: str
+    """Name of the card, or of the processor."""
+    driver: str
+    """Of the card; empty on the CPU."""
+    torch: str
+    asrd: str
+    languages: str
+    """Spoken and written."""
+    preset: str
+    bound: float
+    """Absolute points of WER that a strategy may cost."""
+    budget: str
+    """`vram_budget` as it is set."""
+
+
+LABELS = {
+    "device": "the device", "driver": "the driver", "torch": "torch", "asrd": "asrd", "languages": "the language",
+    "preset": "the preset", "bound": "max_wer_delta", "budget": "vram_budget",
+}  # fmt: skip
+"""Fields of a key as a person calls them; those of the model's file are told together."""
+
+PLACE = ("model", "device", "preset", "bound", "budget")
+"""Fields by which verdicts stand beside each other; of those that agree in them the last one is kept."""
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One strategy, as it was measured and judged. Rates are percent and points, memory bytes, latency milliseconds."""
+
+    strategy: str
+    refused: str
+    """Why it does not qualify; empty when it does."""
+    verdict: str
+    """better, same, worse or undecided, on words alone."""
+    delta: float | None
+    """WER against FP32's; over takes, the words that differ from FP32's in a hundred."""
+    interval: tuple[float, float] | None
+    """95 % paired bootstrap of `delta`."""
+    most: float | None
+    """The upper bound of `delta` that was held against the limit."""
+    changed: int | None
+    """Words heard otherwise than by FP32."""
+    memory: int | None
+    """Process memory in the steady state."""
+    source: str
+    """The instrument of `memory`."""
+    p50_ms: float | None
+    """Wall time of a 10-s buffer."""
+    failures: int
+    """Utterances without an answer."""
+    cpu_ms: float | None = None
+    """Processor time of the same buffer, where it is computed on the CPU."""
+    effective: dict[str, str] = {}
+    missing: int = 0
+    """Words of speech that would decide it, beyond those there were; 0 where more would not help."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A verdict with its evidence."""
+
+    key: Key
+    chosen: str
+    reason: str
+    candidates: list[Candidate]
+    speech: str
+    """The manifest, or takes."""
+    utterances: int
+    words: int
+    seconds: float
+    """Of sound."""
+    measured: str
+    """When, ISO 8601, UTC."""
+    limit: float
+    """What `most` was held against: the bound, or what FP32 differs from itself where that is more."""
+    hint: str = ""
+    """What would allow a better choice."""
+    metric: str = "WER"
+    """CER where characters were counted."""
+
+    def value(self, stale: str = "") -> Evidence:
+        """Return what a plan needs of it, and why it is stale."""
+        refused = {one.strategy: one.refused for one in self.candidates if one.refused}
+        return Evidence(self.chosen, self.reason, refused, stale)
+
+
+def path() -> Path:
+    """Return where verdicts are kept."""
+    return paths.state() / "verdicts.json"
+
+
+def key_for(settings: Settings, gpu: Gpu | None) -> Key | None:
+    """Return what a verdict for these settings on this device must have been found with; None without a model file."""
+    try:
+        file = names.resolve(settings.model).stat()
+    except (AsrdError, OSError):
+        return None
+    return Key(
+        model=readable(settings.model),
+        size=file.st_size,
+        modified=file.st_mtime_ns,
+        device=gpu.name if gpu else precision_gpus.processor(),
+        driver=gpu.driver if gpu else "",
+        torch=_version("torch"),
+        asrd=__version__,
+        languages=f"{settings.source_lang} > {settings.target_lang}",
+        preset=settings.preset,
+        bound=settings.wer_bound,
+        budget=settings.vram_budget if gpu else "",
+    )
+
+
+@functools.cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def read() -> list[Record]:
+    """Return every verdict, the oldest first; what cannot be read is nothing."""
+    try:
+        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=list[Record])
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        log.warning("the verdict of asrd tune cannot be read from %s: %s", path(), error)
+        return []
+
+
+def check_room() -> None:
+    """Raise DiskError now, rather than after minutes of work, where no verdict could be kept."""
+    probe = paths.state() / "room.probe"
+    try:
+        paths.make_folder(probe.parent)
+        paths.write_whole(probe, bytes(ROOM))
+        probe.unlink()
+    except OSError as error:
+        raise _unkept(error) from error
+
+
+def _unkept(error: OSError) -> DiskError:
+    hint = "make room and allow writing there, or set XDG_STATE_HOME to another folder"
+    return DiskError(f"the verdict cannot be saved in {path()}: {error.strerror}", hint)
+
+
+def keep(record: Record) -> None:
+    """Put a verdict in the place of the last one for the same model, device and bounds. Raises DiskError."""
+    target = path()
+    others = [one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)]
+    try:
+        paths.make_folder(target.parent)
+        paths.write_whole(target, msgspec.json.format(filenames.to_json([*others, record]), indent=1))
+    except OSError as error:
+        raise _unkept(error) from error
+
+
+def known(settings: Settings, gpu: Gpu | None) -> tuple[Record | None, str]:
+    """Return the verdict for these settings on this device, and why it is stale; "" while it holds.
+
+    Where none fits, the nearest of the same model is returned with what differs; (None, "") where there is none.
+    """
+    found = [one for one in read() if one.key.model == readable(settings.model)]
+    if not found:
+        return None, ""
+    key = key_for(settings, gpu)
+    if key is None:
+        return found[-1], "the model's file is not here"
+    nearest = min(reversed(found), key=lambda one: len(_differences(one.key, key)))
+    return nearest, "; ".join(_differences(nearest.key, key))
+
+
+def evidence_for(settings: Settings, gpus: Iterable[Gpu]) -> Evidence | None:
+    """Return what a plan for these settings may go by; None where another strategy than `auto` is asked for.
+
+    Raises PrecisionError: a device that is not there.
+    """
+    if settings.strategy != "auto":
+        return None
+    record, stale = known(settings, device_for(settings.device, gpus))
+    return record.value(stale) if record else None
+
+
+def _of(key: Key, name: str) -> object:
+    return getattr(key, name)
+
+
+def _differences(was: Key, now: Key) -> list[str]:
+    """Return in words what a verdict was found with and what is here."""
+    written = was.modified != now.modified and now.model not in names.SHIPPED
+    moved = was.size != now.size or written
+    return ["the model's file has changed"] * moved + [
+        f"{label} was {_shown(_of(was, name))} and is {_shown(_of(now, name))}"
+        for name, label in LABELS.items()
+        if _of(was, name) != _of(now, name)
+    ]
+
+
+def _shown(value: object) -> str:
+    return "unset" if value == "" else f"{value:g}" if isinstance(value, float) else str(value)

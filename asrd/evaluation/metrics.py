@@ -1,0 +1,160 @@
+"""Word edits, percentiles and bootstrap intervals (pure)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from asrd.evaluation.results import (
+    FEWEST,
+    RESAMPLES,
+    Percentiles,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+
+HALF = 0.55
+"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32 norms."""
+
+CHANGES_KEPT = 20
+"""Changed utterances that a row shows word for word."""
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+class Edits(msgspec.Struct, frozen=True):
+    """Word edits and reference words, per utterance."""
+
+    errors: tuple[int, ...]
+    words: tuple[int, ...]
+
+    @property
+    def rate(self) -> float | None:
+        """Edits per 100 reference words over all utterances; None where there are no words."""
+        return 100 * sum(self.errors) / sum(self.words) if sum(self.words) else None
+
+
+def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
+    """Return word edits per utterance (jiwer's alignment); both sides are split at white space as they are."""
+    import jiwer
+
+    output = jiwer.process_words(list(references), list(hypotheses))
+    errors = [
+        sum(max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx) for c in chunks if c.type != "equal")
+        for chunks in output.alignments
+    ]
+    return Edits(tuple(errors), tuple(len(reference.split()) for reference in references))
+
+
+@functools.lru_cache(maxsize=64)
+def interval(
+    candidate: Edits, baseline: Edits, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
+
+    Utterances are drawn with replacement and keep their pair, so that what is hard for both cancels. None with fewer
+    than FEWEST utterances, unless both have the same edits in every one. The same input gives the same interval.
+    """
+    import numpy as np
+
+    difference = np.asarray(candidate.errors, float) - np.asarray(baseline.errors, float)
+    words = np.asarray(baseline.words, float)
+    count = len(difference)
+    if not words.sum() or (count < FEWEST and difference.any()):
+        return None
+    generator = np.random.default_rng(seed)
+    step = max(1, 4_000_000 // count)
+    deltas: list[np.ndarray] = []
+    for first in range(0, resamples, step):
+        drawn = generator.integers(0, count, (min(step, resamples - first), count))
+        totals = words[drawn].sum(axis=1)
+        deltas.append(100 * difference[drawn].sum(axis=1) / np.where(totals > 0, totals, 1))
+    low, high = np.percentile(np.concatenate(deltas), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def most(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float:
+    """Return the upper 97.5 % bound of candidate.rate - baseline.rate that is left by few changes, in points.
+
+    A bootstrap repeats only what it has seen: it calls a change that no utterance happened to show impossible. This is
+    the score bound (Wilson's, for the difference of two Poisson counts: words made worse, words made better): with no
+    change at all 3.84 edits may have been missed. The variance is that of the utterances' sums where edits come in
+    clusters.
+
+    Args:
+        larger: what it would be on so many times as much speech with the same rates.
+    """
+    pairs = zip(candidate.errors, baseline.errors, strict=True)
+    steps = [now - before for now, before in pairs if now != before]
+    worse, better = larger * sum(s for s in steps if s > 0), larger * -sum(s for s in steps if s < 0)
+    clusters = sum(s * s for s in steps) / sum(map(abs, steps)) if steps else 1.0
+    net, words = worse - better, larger * sum(baseline.words)
+    if not words:
+        return float("inf")
+    low, high = max(net, 0.0), max(net, 0.0) + 4.0
+    while not _beyond(high, worse, better, clusters):
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _beyond(middle, worse, better, clusters) else (middle, high)
+    return 100 * high / words
+
+
+def _beyond(supposed: float, worse: float, better: float, clusters: float) -> bool:
+    """Return whether a true net count of `supposed` is refuted by what was counted, one-sided at 2.5 %."""
+    total = 2 * supposed - worse - better
+    improved = (-total + (total * total + 8 * better * supposed) ** 0.5) / 4  # most likely, if `supposed` is true
+    return (supposed - worse + better) ** 2 > 1.96**2 * clusters * (2 * improved + supposed)
+
+
+def changed_interval(against_baseline: Edits) -> tuple[float, float] | None:
+    """Return the 95 % interval of the words changed per 100, as `interval` does, from edits against FP32's words."""
+    untouched = Edits((0,) * len(against_baseline.words), against_baseline.words)
+    return interval(against_baseline, untouched)
+
+
+def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
+    """Return the relative root mean square of what an encoder's output, in float32, differs from FP32's.
+
+    None where one of them was not asked for, or is of another length or not finite.
+    """
+    import numpy as np
+
+    one, other = (np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline))
+    if not len(other) or len(one) != len(other) or not np.isfinite(one).all() or not other.any():
+        return None
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+def percentiles(seconds: Sequence[float]) -> Percentiles | None:
+    """Return median and 95th percentile in milliseconds; None without a measurement."""
+    if not seconds:
+        return None
+    import numpy as np
+
+    p50, p95 = np.percentile(np.asarray(seconds) * 1000, (50, 95))
+    return Percentiles(float(p50), float(p95))
+
+
+def spread(values: Sequence[float | None]) -> float | None:
+    """Return the largest of `values` over the smallest, minus one; None with fewer than two."""
+    known = [value for value in values if value]
+    return max(known) / min(known) - 1 if len(known) > 1 else None
+
+
+def median_uncertainty(seconds: Sequence[float], seed: int = 0) -> float:
+    """Return half the width of the 95 % bootstrap interval of the median, relative to it."""
+    import numpy as np
+
+    values = np.asarray(seconds, float)
+    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(np.median(values[drawn], axis=1), (2.5, 97.5))
+    return float((high - low) / 2 / np.median(values))

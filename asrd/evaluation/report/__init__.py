@@ -1,0 +1,1 @@
+"""A comparison as table, JSON, page and plots."""

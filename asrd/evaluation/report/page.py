@@ -1,0 +1,112 @@
+"""One comparison as an HTML page (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from asrd.evaluation.report.text import (
+    INSTRUMENTS,
+    PHASES,
+    changed_words,
+    criterion_text,
+    delta,
+    device_sentence,
+    effective,
+    error_text,
+    figure,
+    floor_sentence,
+    grew,
+    indistinct,
+    mark,
+    memory_sentence,
+    mib,
+    name,
+    outcome,
+    pair,
+    saved,
+    shorten,
+    speech_sentence,
+    steady,
+    summary,
+    value_text,
+)
+from asrd.evaluation.results import (
+    Comparison,
+    Row,
+)
+from asrd.precision.memory import Memory
+from asrd.text.characters import readable
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{figure(value, 2)}×"
+
+
+# -- the page ---------------------------------------------------------------------------------------------------------
+
+
+def html(comparison: Comparison) -> str:
+    """Return one self-contained page: no script, no network, readable on a telephone and in the dark."""
+    from jinja2 import Environment, StrictUndefined
+
+    from asrd.evaluation.report import plots
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        mib=mib, figure=figure, pair=pair, times=_times, value=value_text, limit=criterion_text, short=shorten
+    )
+    environment.filters["changed"] = changed_words
+    template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
+    page = template.render(
+        c=comparison,
+        rows=[_view(row, comparison) for row in comparison.strategies],
+        parts=[_part_view(row, comparison) for row in comparison.components],
+        summary=summary(comparison),
+        floor=floor_sentence(comparison),
+        speech=speech_sentence(comparison),
+        device=device_sentence(comparison),
+        memory=memory_sentence(comparison),
+        plots=plots.draw(comparison),
+        metric=comparison.metric,
+        units=comparison.manifest.units,
+    )
+    return readable(page)
+
+
+def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+    """Return what the template shows of a row beside its own fields."""
+    phases = _phases(row)
+    columns = [field for field in INSTRUMENTS if any(getattr(memory, field) is not None for _, memory in phases)]
+    return {
+        "row": row,
+        "name": name(row),
+        "effective": effective(row),
+        "steady": steady(row),
+        "grew": grew(row),
+        "delta": delta(row, " "),
+        "outcome": outcome(row),
+        "indistinct": indistinct(row, comparison),
+        "mark": mark(row),
+        "columns": columns,
+        "phases": [(phase, [getattr(memory, field) for field in columns]) for phase, memory in phases],
+    }
+
+
+def _part_view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+    """Return what the template shows of a component beside its row's own fields."""
+    return {
+        "row": row,
+        "saved": saved(row, comparison),
+        "error": error_text(row),
+        "changed": changed_words(row),
+        "delta": delta(row, " "),
+    }
+
+
+def _phases(row: Row) -> Sequence[tuple[str, Memory]]:
+    """Return the ledger in the order of time, the load peak where it belongs, phases of no known place last."""
+    ledger = dict(row.ledger) | ({"load peak": row.load_peak} if row.load_peak else {})
+    known = [phase for phase in PHASES if phase in ledger]
+    return [(phase, ledger[phase]) for phase in [*known, *(phase for phase in ledger if phase not in PHASES)]]

@@ -1,0 +1,15 @@
+"""Strategies as values, the plan for a card, the fallback order, NVML and memory readings.
+
+A file imports only from files above it, and from packages below this one.
+
+    spellings    other spellings of strategies, dtypes and devices (pure)
+    strategies   precision strategies as values: dtypes, storage, phases, presets and their names (pure)
+    plan         strategies as values, presets, plan() -> rungs + reason (pure)
+    ledger       what each figure of memory is, in words; how much a worker gained while it worked (pure)
+    fallback     which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
+    cuda_errors  what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
+    gpu_power    whether an NVIDIA card sleeps or could, by what the kernel tells; wakes none
+    gpus         the ledger: five named figures, NVML and torch side by side
+    memory       one reading of the memory of a process and its card
+    readings     memory of a process and its card, read from NVML and the kernel
+"""

@@ -1,0 +1,204 @@
+"""What torch, CUDA and their libraries say when they fail: which kind of failure that is, and what helps.
+
+The texts are theirs and have been stable for years; exception classes are not, and some failures have none. Pure but
+for reading what torch says of its own build; imports no torch, so that the daemon's side can ask as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+import msgspec
+
+from asrd.precision.plan import Gpu
+
+KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "no-device",  # torch cannot use this card at all, under no precision
+        (
+            "torch not compiled with cuda",
+            "driver on your system is too old",
+            "driver version is insufficient for cuda runtime",
+            "found no nvidia driver",
+            "no cuda gpus are available",
+            "no cuda-capable device is detected",
+            "cuda driver initialization failed",
+            "cuda unknown error - this may be due to an incorrectly set up environment",
+            "invalid device ordinal",
+            "busy or unavailable",
+            "no kernel image is available",
+            "device kernel image is invalid",
+            "ptx was compiled with an unsupported toolchain",
+            "unsupported display driver / cuda driver combination",
+            "forward compatibility was attempted on non supported hw",
+            "system not yet initialized",
+        ),
+    ),
+    (
+        "device-lost",  # sticky: every later call fails the same way, and only a new process recovers
+        (
+            "illegal memory access",  # 700
+            "launch timed out",  # 702
+            "context is destroyed",  # 709
+            "device-side assert triggered",  # 710; that torch can look for assertions, it says under each error
+            "hardware stack error",  # 714
+            "illegal instruction",  # 715
+            "misaligned address",  # 716
+            "operation not supported on global/shared address space",  # 717
+            "invalid program counter",  # 718
+            "unspecified launch failure",  # 719
+            "uncorrectable ecc error",  # 214
+            "uncorrectable nvlink error",  # 220
+            "gpu is lost",
+            "fallen off the bus",
+        ),
+    ),
+    (
+        "out-of-memory",  # a worker that needs less has a chance
+        (
+            "outofmemoryerror",
+            "out of memory",
+            "can't allocate memory",
+            "cannot allocate memory",
+            "cudaerrormemoryallocation",
+            "cublas_status_alloc_failed",
+            "cublas_status_not_initialized",  # its handle is made at first use, and a full card has no room for it
+            "cudnn_status_alloc_failed",
+            "cudnn_status_not_initialized",
+            "cudnn_status_internal_error_(device|host)_allocation_failed",
+            "cufft_alloc_failed",
+            "cusolver_status_alloc_failed",
+            "nvml_success ==.* internal assert failed",  # NVML could not be asked how full the card is, as on MIG
+            r"internal assert failed at .*cudacachingallocator\.cpp",
+        ),
+    ),
+    (
+        "unsupported",  # this operation in this dtype
+        (
+            "cublas_status_not_supported",
+            "cublas_status_arch_mismatch",
+            "cudnn_status_not_supported",
+            "unable to find an engine to execute this computation",
+            "too many resources requested for launch",
+            "not implemented for '(half|bfloat16)'",
+        ),
+    ),
+    (
+        "device-lost",  # the echo of a broken context, or what CUDA has no better word for (999)
+        (
+            "(cublas|cudnn|cusolver)_status_",
+            "cufft_",
+            "cuda (driver |runtime )?error",
+            "acceleratorerror",
+        ),
+    ),
+)
+"""Kind -> patterns of the message or the name of the exception's class, in lower case; the first that fits decides."""
+
+WHEELS = "https://download.pytorch.org/whl/"
+"""Where torch is for each version of CUDA."""
+
+OLDEST = (7, 5)
+"""The oldest compute capability that a torch for CUDA 13 has kernels for."""
+
+
+class Build(msgspec.Struct, frozen=True):
+    """What torch says of its own build."""
+
+    version: str
+    cuda: str
+    """The CUDA it is built for, as "13.0"; empty where it is built without."""
+
+
+def build() -> Build | None:
+    """Return what the installed torch is built for, without importing it; None where there is none."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.origin:
+        return None
+    try:
+        tree = ast.parse((Path(found.origin).with_name("version.py")).read_text())
+    except (OSError, SyntaxError):
+        return None
+    values: dict[str, object] = {}
+    for node in tree.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
+            values[target.id] = value.value
+    return Build(str(values.get("__version__") or ""), str(values.get("cuda") or ""))
+
+
+def kind(error: BaseException) -> str:
+    """Return the kind of a failure that is torch's or CUDA's; empty where it is of neither."""
+    text = f"{type(error).__name__}: {error}".lower()
+    if isinstance(error, MemoryError):
+        return "out-of-memory"
+    return next((name for name, signs in KINDS if any(re.search(sign, text) for sign in signs)), "")
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's message as one line; the name of its class where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def mismatch(torch: Build, card: Gpu, driver: str) -> tuple[str, str]:
+    """Return why this torch cannot run beside this driver, and what helps; two empty strings where nothing is known.
+
+    Args:
+        driver: the newest CUDA that the driver knows, as "12.8"; empty where it does not say.
+    """
+    if not torch.cuda:
+        return f"torch {torch.version} is built without CUDA and cannot use {card.name}", install(torch, card, driver)
+    if driver and _major(torch.cuda) > _major(driver):
+        why = f"torch {torch.version} is built for CUDA {torch.cuda}; the driver {card.driver} knows {driver} at most"
+        return why, f"update the NVIDIA driver, or {install(torch, card, driver)}"
+    if _major(torch.cuda) >= 13 and card.capability < OLDEST:
+        return no_kernels(torch, card), install(torch, card, driver)
+    return "", ""
+
+
+def no_kernels(torch: Build, card: Gpu) -> str:
+    """Return the sentence for a card that a torch was not built for."""
+    capability = ".".join(map(str, card.capability))
+    return f"torch {torch.version} has no kernels for {card.name}, compute capability {capability}"
+
+
+def install(torch: Build, card: Gpu, driver: str) -> str:
+    """Return the command that installs the same torch for this card and driver."""
+    newest = not driver or _major(driver) >= 13
+    wheel = "cu130" if newest and card.capability >= OLDEST else "cu126"
+    if driver and _major(driver) < 12:
+        return f"update the NVIDIA driver, then pip install -i {WHEELS}{wheel} torch"
+    return f"pip install --force-reinstall -i {WHEELS}{wheel} torch=={torch.version.partition('+')[0]}"
+
+
+def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -> tuple[str, str]:
+    """Return one sentence on why torch cannot use a card, and what helps.
+
+    Args:
+        error: one of the kind no-device.
+        card: the card as NVML tells it; None where NVML does not see it.
+        driver: the newest CUDA that the driver knows; empty where it does not say.
+    """
+    text, said = str(error).lower(), first_line(error)
+    if card is None:
+        return f"torch {torch.version} cannot use the card: {said}", "asrd doctor; nvidia-smi"
+    why, fix = mismatch(torch, card, driver)
+    if why:
+        return why, fix
+    if "kernel image" in text or "unsupported toolchain" in text:
+        return no_kernels(torch, card), install(torch, card, driver)
+    if "busy or unavailable" in text:
+        why = f"{card.name} takes no further process" + (f" in the compute mode {card.mode}" if card.mode else "")
+        return why, "nvidia-smi shows who has it; sudo nvidia-smi -c 0 lets everybody in"
+    if "driver combination" in text or "forward compatibility" in text:
+        return f"the driver that is loaded does not fit its library: {said}", "restart the machine"
+    return f"torch {torch.version} cannot use {card.name}: {said}", "asrd doctor; nvidia-smi"
+
+
+def _major(version: str) -> int:
+    digits = version.partition(".")[0]
+    return int(digits) if digits.isdigit() else 0

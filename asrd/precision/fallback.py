@@ -1,0 +1,160 @@
+"""The ladder at run time: what comes after a rung that did not hold, whether a worker is what its rung says, and when a
+better rung may be tried again.
+
+Pure: takes rungs, kinds of trouble and times, returns values; starts nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from asrd.precision import plan as precision_plan
+from asrd.precision.plan import Plan, Rejected, Rung
+from asrd.precision.strategies import (
+    BASELINE,
+    MEMORY,
+    Precision,
+    Stored,
+    dtypes,
+    quantizes,
+)
+
+COMPARED = ("slow", "memory", "changed", "empty")
+"""Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no cure."""
+
+PASSING = (*MEMORY, "slow", "memory", "failures", "killed", "stalled", "died", "device-lost", "silent")
+"""Trouble that may be over later; every other kind is the rung's own, and it stays left."""
+
+LONGEST = 24 * 3600.0
+"""Seconds that a rung stays left at most, however often it came back in vain."""
+
+
+def plain(precision: Precision) -> bool:
+    """Whether a precision stores and computes everything in FP32, TF32 off."""
+    return dtypes(precision) == {"float32"} and not quantizes(precision) and not precision.tf32
+
+
+def after(
+    plan: Plan, rungs: Sequence[Rung], kind: str, component: str = "", out: Collection[str] = ()
+) -> tuple[Rung, ...]:
+    """Return what is left to try once the first of `rungs` did not hold.
+
+    Args:
+        plan: what the rungs are of; it knows what each needs.
+        kind: of the trouble, as in Rejected.
+        component: the module whose output was not finite, where a worker could tell.
+        out: names of rungs that failed and are not to come back.
+
+    A plan of one rung is a wish for that one and nothing else: nothing comes after it.
+    """
+    here, *rest = rungs
+    if kind == "non-finite" and rest and (softer := restored(here.precision, component)):
+        return Rung(softer, here.device), *rest
+    if kind in COMPARED:
+        stays = plain(here.precision) or all(rung.device != here.device for rung in rest)
+        return () if stays else tuple(rest)
+    return tuple(precision_plan.after(plan, rungs, kind, out))
+
+
+def restored(precision: Precision, component: str) -> Precision | None:
+    """Return the precision with one component back in float32, or None where that is no smaller step.
+
+    First the module that was named (`encoder.layers.3`), then, if that was not enough, the component it is a part of.
+    Arithmetic that autocast lowers and weights that are quantised do not follow `parts`.
+    """
+    if not component or precision.quantize or precision.autocast or precision.phases:
+        return None
+    for path in dict.fromkeys((component, component.partition(".")[0])):
+        if storage_of(precision, path) != "float32":
+            parts: dict[str, Stored] = {**precision.parts, path: "float32"}
+            families = {family: {**own, **parts} for family, own in precision.families.items()}
+            name = f"{precision.name.partition('(')[0]}({path}:float32)"
+            return msgspec.structs.replace(precision, name=name, parts=parts, families=families)
+    return None
+
+
+def storage_of(precision: Precision, path: str) -> str:
+    """Return what `parts` or, where they do not name it or a module above it, `weights` say of a module."""
+    words = path.split(".")
+    above = (".".join(words[:count]) for count in range(len(words), 0, -1))
+    exempt = words[0] == "preprocessor" and precision.features == "float32"
+    return next((precision.parts[p] for p in above if p in precision.parts), "float32" if exempt else precision.weights)
+
+
+# -- the way back -----------------------------------------------------------------------------------------------------
+
+
+def again(plan: Plan, left: Sequence[Rung], rungs: Sequence[Rung], rejected: Sequence[Rejected]) -> Plan | None:
+    """Return the plan with the rungs whose trouble may be over, or None where there is none.
+
+    Args:
+        left: rungs that were left.
+        rungs: those that are still there; the first is in service.
+        rejected: why each of the others is not.
+    """
+    lasting = {one.rung for one in rejected if one.kind not in PASSING}
+    names = [rung.name for rung in plan.rungs]
+    better = sorted(
+        (rung for rung in left if rung.name not in lasting),
+        key=lambda rung: names.index(_base(rung)) if _base(rung) in names else len(names),
+    )
+    if not better:
+        return None
+    why = tuple(one for one in rejected if one.rung in lasting)
+    return msgspec.structs.replace(plan, rungs=(*better, *rungs), rejected=why)
+
+
+def _base(rung: Rung) -> str:
+    """Return the name of the rung that one with a restored component was made of."""
+    before = msgspec.structs.replace(rung.precision, name=rung.precision.name.partition("(")[0])
+    return Rung(before, rung.device).name
+
+
+class Calm:
+    """When a better rung may be tried again: after `minutes` without trouble, twice as long each time that was in vain.
+
+    Args:
+        minutes: the first wait; 0: never by itself.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self.minutes = minutes
+        self._vain = 0
+        self._due: float | None = None
+        self._returned: float | None = None
+
+    def trouble(self, now: float) -> None:
+        """A rung was left at `now` (seconds)."""
+        if self._returned is not None:
+            lasted, self._returned = now - self._returned, None
+            self._vain = 0 if lasted > 2 * self.wait else self._vain + 1
+        self._due = now + self.wait if self.minutes else None
+
+    def wait_from(self, now: float) -> None:
+        """A worse rung than was asked for is in service: a better one is waited for, unless it is already."""
+        if self._due is None and self.minutes:
+            self._due = now + self.wait
+
+    def tried(self, now: float, held: bool) -> None:
+        """A better rung was tried: it is in service now, or it did not hold."""
+        if held:
+            self._returned, self._due = now, None
+        else:
+            self._vain += 1
+            self._due = now + self.wait if self.minutes else None
+
+    @property
+    def wait(self) -> float:
+        """Seconds that the present wait lasts."""
+        return min(LONGEST, 60 * self.minutes * 2.0 ** min(self._vain, 30))
+
+    def left(self, now: float) -> float | None:
+        """Return the seconds until a better rung may be tried; None while there is nothing to wait for."""
+        return None if self._due is None or not self.minutes else max(0.0, self._due - now)
+
+
+def fp32(device: str) -> Plan:
+    """Return the plan of FP32 on a device and nothing else."""
+    return Plan(BASELINE.name, (Rung(BASELINE, device),), "the reference that a shadow is")

@@ -1,0 +1,113 @@
+"""What each figure of the ledger of memory is, in words; and how much a worker gained while it worked (pure).
+
+A figure of the worker's memory has one of four instruments. Figures of two instruments are never subtracted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # a key press asks the daemon by way of this module, and needs no messages of a worker
+    from asrd.precision.memory import Memory
+
+MIB = 1 << 20
+
+WORKING_PHASES = ("steady", "after")
+"""Phases in which a worker has done its work: after the timed buffers, and after the whole manifest."""
+
+
+class Kind(NamedTuple):
+    """What a figure of the worker's memory is."""
+
+    key: str
+    """As JSON and the journal have it."""
+    words: str
+    """Beside a figure."""
+    meaning: str
+    """One sentence without its subject."""
+
+
+KINDS = {
+    "rss": Kind(
+        "anonymous",
+        "anonymous",
+        "anonymous resident memory (the kernel's RssAnon): private to the worker, without the pages of libraries and "
+        "files that it shares",
+    ),
+    "nvml": Kind("gpu", "GPU, by NVML", "what NVML says the worker's process holds of the GPU, CUDA's own share too"),
+    "meminfo": Kind(
+        "gpu-change",
+        "change of the whole GPU",
+        "what the whole GPU lost since the worker started, as NVML does not see the process; other programs disturb it",
+    ),
+    "torch": Kind(
+        "gpu-allocator", "GPU, torch's allocator", "what torch allocated on the GPU, without CUDA's own share"
+    ),
+}
+"""By Memory.source; torch stands for a reading that has no figure of the process."""
+
+
+def source_of(memory: Memory | None) -> str:
+    """Return the instrument of `worker_bytes`; "" where there is no figure."""
+    if memory is None or worker_bytes(memory) is None:
+        return ""
+    return "torch" if memory.process is None else memory.source
+
+
+def words(source: str) -> str:
+    """Return what the figures of an instrument are, in a few words; "unknown" of none."""
+    return KINDS[source].words if source in KINDS else source or "unknown"
+
+
+def key(source: str) -> str:
+    """Return what they are as JSON has it."""
+    return KINDS[source].key if source in KINDS else source
+
+
+def worker_bytes(memory: Memory) -> int | None:
+    """Return the bytes that belong to the worker: of its process, or torch's own where the driver hides it."""
+    return memory.process if memory.process is not None else memory.allocated
+
+
+def largest_bytes(ledger: Mapping[str, Memory]) -> int | None:
+    """Return the most that the worker held in the phases of work; None without a figure."""
+    held = (worker_bytes(ledger[phase]) for phase in WORKING_PHASES if phase in ledger)
+    return max((size for size in held if size is not None), default=None)
+
+
+def growth_bytes(ledger: Mapping[str, Memory]) -> int | None:
+    """Return the bytes that the worker gained from steady to the end of the manifest; None where one is not known."""
+    steady, after = (ledger.get(phase) for phase in WORKING_PHASES)
+    if steady is None or after is None or source_of(steady) != source_of(after):
+        return None
+    before, now = worker_bytes(steady), worker_bytes(after)
+    return None if before is None or now is None else now - before
+
+
+def sentence(readings: Iterable[Memory]) -> str:
+    """Return what the memory figures of some readings are, as one sentence; "" where there is none."""
+    sources = dict.fromkeys(filter(None, map(source_of, readings)))
+    told = [KINDS[source].meaning if source in KINDS else source for source in sources]
+    return f"Memory is {'; or '.join(told)}." if told else ""
+
+
+def told(memory: Mapping[str, int | str | None]) -> str:
+    """Return a reading, as a status carries it, for a person: each figure with what it is."""
+    names = ("weights", "allocated", "reserved", "process", "device")
+    source, resident = str(memory.get("source") or ""), memory.get("resident")
+    beside = {
+        "allocated": "GPU, by torch",
+        "reserved": "GPU, by torch",
+        "process": words(source) + (", private to the worker" if source == "rss" else ""),
+        "device": "GPU, by everybody",
+    }
+    parts = []
+    for name in names:
+        size = memory.get(name)
+        if isinstance(size, int):
+            what = f" ({beside[name]})" if name in beside else ""
+            parts.append(f"{name} {size / MIB:.1f} MiB{what}")
+    if isinstance(resident, int):
+        parts.append(f"resident {resident / MIB:.1f} MiB (with the libraries and files that it shares)")
+    return ", ".join(parts)

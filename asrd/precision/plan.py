@@ -1,0 +1,364 @@
+"""What a precision is, which there are, and which one a machine should try first.
+
+Strategies are values in one table; code branches on their fields, never on their names. `plan` is a pure function of
+the request and the facts of the hardware: it returns rungs and the reason. Knows nothing of torch, NeMo or processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from asrd.errors import PrecisionError
+from asrd.precision.strategies import (
+    BASELINE,
+    BYTES,
+    KINDRED,
+    MEMORY,
+    ON_CPU,
+    PRESETS,
+    TABLE,
+    Precision,
+    dtypes,
+    find,
+    quantizes,
+)
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What was measured on this machine, as far as a plan needs it."""
+
+    chosen: str
+    """The strategy that `auto` found best."""
+    reason: str
+    """By what figures, one clause."""
+    refused: dict[str, str] = {}
+    """Strategy -> why it did not qualify; no rung falls to it."""
+    stale: str = ""
+    """Why it does not hold any more; it then decides nothing and is only told."""
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """The facts of one card that a plan needs, as NVML tells them."""
+
+    index: int
+    name: str
+    capability: tuple[int, int]
+    total: int
+    """Bytes on the card."""
+    free: int
+    """Bytes free now."""
+    driver: str = ""
+    uuid: str = ""
+    """GPU-... or, of a part of a card, MIG-...: unlike its name, it belongs to no other."""
+    mode: Literal["", "exclusive", "prohibited"] = ""
+    """Compute mode, where it is not for everybody: one process at a time, or none."""
+
+    @property
+    def bfloat16(self) -> bool:
+        """Native bfloat16; older cards only emulate it, and torch's own check says True there."""
+        return self.capability >= (8, 0)
+
+    @property
+    def tf32(self) -> bool:
+        """TF32 tensor cores."""
+        return self.capability >= (8, 0)
+
+
+class Rung(msgspec.Struct, frozen=True):
+    """One thing to try: a precision on a device."""
+
+    precision: Precision
+    device: str
+    """cpu, or cuda:N."""
+
+    @property
+    def name(self) -> str:
+        """The strategy, with the device where it is not the obvious one."""
+        return self.precision.name if self.device != "cpu" else f"{self.precision.name} on cpu"
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A rung that was not taken, or did not hold, and why."""
+
+    rung: str
+    kind: str
+    """Why it is not in service.
+
+    hardware, budget, no-room or measured before it was tried; that of a wire.Failed, or died, stalled, garbage, dtypes;
+    or one of the triggers': empty, failures, slow, memory, budget, changed.
+    """
+    detail: str
+    hint: str = ""
+    """What helps; empty where nothing is known to."""
+    figures: dict[str, float] = {}
+    """What a trigger decided by."""
+
+
+class Need(msgspec.Struct, frozen=True):
+    """What a strategy needs of a card."""
+
+    bytes: int
+    """Of the whole process: weights, activations, the CUDA context and its libraries."""
+    measured: bool = False
+    """True where `asrd compare` measured it on this card, False where it is an estimate."""
+
+    def __str__(self) -> str:
+        return f"{self.bytes / (1 << 20):.0f} MiB ({'measured' if self.measured else 'estimated'})"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Rungs in the order to try, and why they are these."""
+
+    requested: str
+    rungs: tuple[Rung, ...]
+    reason: str
+    rejected: tuple[Rejected, ...] = ()
+    smaller: tuple[Rung, ...] = ()
+    """What the preset allows beside the rungs; taken where memory is short and they need less."""
+    needs: dict[str, Need] = {}
+    """Strategy -> what it needs of the card, as far as that is known."""
+
+
+def for_family(precision: Precision, family: str) -> Precision:
+    """Return the precision as it is for models of one family, as `checkpoint` names it; `families` is empty then."""
+    parts = precision.families.get(KINDRED.get(family, family), precision.parts)
+    return msgspec.structs.replace(precision, parts=parts, families={})
+
+
+def obstacle(precision: Precision, gpu: Gpu | None) -> str:
+    """Return why this card, or the CPU, cannot run this precision natively, or "" when it can."""
+    if gpu is None:
+        return "TF32 is a unit of CUDA cards, and a CPU has none" if precision.tf32 else ""
+    capability = ".".join(map(str, gpu.capability))
+    if gpu.mode == "prohibited":
+        return f"{gpu.name} is in the compute mode prohibited: no process may use it"
+    if "bfloat16" in dtypes(precision) and not gpu.bfloat16:
+        return f"bfloat16 needs compute capability 8.0; {gpu.name} has {capability} and would only emulate it"
+    if precision.tf32 and not gpu.tf32:
+        return f"TF32 needs compute capability 8.0; {gpu.name} has {capability}"
+    return ""
+
+
+def _instead(precision: Precision) -> str:
+    """Return what the library makes of a precision on a CPU, as a clause to follow a reason; "" where it takes it."""
+    mixed = precision.trainer and precision.autocast == "float16"
+    return "; on a CPU Lightning makes bfloat16 of its float16" if mixed else ""
+
+
+def ladder(precision: Precision) -> list[Precision]:
+    """Return the precision and what to demote to: towards range and mantissa, never towards float16.
+
+    Automatic demotion from bfloat16 to float16 is the known way to all-NaN logits, so no ladder contains it.
+    """
+    steps = {"float16": ("bfloat16", "tf32", "fp32"), "bfloat16": ("tf32", "fp32"), "float32": ("fp32",)}
+    low = "float16" if "float16" in dtypes(precision) else "bfloat16" if "bfloat16" in dtypes(precision) else "float32"
+    down = ("bfloat16", "tf32", "fp32") if quantizes(precision) else steps[low]
+    return [precision, *(TABLE[name] for name in down if name != precision.name)]
+
+
+def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
+    """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and the last."""
+    names = [name for name in PRESETS[preset].candidates if gpu is not None or name in ON_CPU]
+    return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
+
+
+def choose(
+    preset: str, gpu: Gpu | None, evidence: Evidence | None = None, why_cpu: str = "no GPU"
+) -> tuple[Precision, str]:
+    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone.
+
+    Args:
+        why_cpu: why it is the CPU, where there is no `gpu`.
+    """
+    options = candidates(preset, gpu)
+    if len(options) == 1:
+        return BASELINE, f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}"
+    if evidence is not None and not evidence.stale:
+        for precision in options:
+            if precision.name == evidence.chosen and not obstacle(precision, gpu):
+                return precision, evidence.reason
+    precision, reason = _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
+    stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
+    return precision, f"{reason}; not measured: asrd tune{stale}"
+
+
+def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
+    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and int8 may not."""
+    passed: list[str] = []
+    for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
+        if "float16" not in dtypes(precision) and not quantizes(precision):
+            never = f"; {' or '.join(passed)} must be measured first" if passed else ""
+            return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
+        passed.append(precision.name)
+    never = f"; {' or '.join(passed)} must be measured first" if passed else ""
+    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
+
+
+def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
+    """Return the card for "auto", "cuda", "cuda:N", a part of its name or the beginning of its UUID; None for the CPU.
+
+    Of several that fit, the one with the most memory free. Raises PrecisionError where none fits.
+    """
+    cards = list(gpus)
+    if wanted == "cpu" or (wanted == "auto" and not cards):
+        return None
+    if wanted in ("auto", "cuda") and cards:
+        return max(cards, key=lambda card: card.free)
+    fitting = [card for card in cards if _means(wanted, card)]
+    if fitting:
+        return max(fitting, key=lambda card: card.free)
+    seen = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards) or "none"
+    raise PrecisionError(f"no GPU matches device {wanted!r}", f"visible GPUs: {seen}; device = \"cpu\" always works")
+
+
+def _means(wanted: str, card: Gpu) -> bool:
+    """Return whether a device's index, name or UUID means this card."""
+    if wanted.startswith("cuda"):
+        return wanted == f"cuda:{card.index}"
+    word = wanted.lower()
+    return word in card.name.lower() or (word[:4] in ("gpu-", "mig-") and card.uuid.lower().startswith(word))
+
+
+def width(precision: Precision) -> float:
+    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing better is known."""
+    if precision.quantize:
+        return 1.0
+    stored = [BYTES[precision.weights], *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms")]
+    return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
+
+
+def needs_less(plan: Plan, rung: Rung, than: Rung) -> bool:
+    """Return whether a rung needs less memory than another one on the same device.
+
+    It must store less; a figure can only speak against it, and only beside one of its own kind.
+    """
+    first, second = plan.needs.get(rung.precision.name), plan.needs.get(than.precision.name)
+    if first and second and first.measured == second.measured and first.bytes >= second.bytes:
+        return False
+    return width(rung.precision) < width(than.precision)
+
+
+def after(plan: Plan, rungs: Sequence[Rung], kind: str, out: Collection[str] = ()) -> list[Rung]:
+    """Return what is left to try when the first of these rungs has failed.
+
+    Most failures lead to the next rung, which is safer. Want of memory leads to the next that needs less, the largest
+    of those first: FP32 after bfloat16 would fail the same way. A card that torch cannot use at all is left.
+
+    Args:
+        kind: of the failure.
+        out: names of rungs that failed before and are not to come back.
+    """
+    failed, *rest = rungs
+    if kind == "no-device":
+        return [rung for rung in rest if rung.device != failed.device]
+    if kind not in MEMORY or failed.device == "cpu":
+        return rest
+    known = [*rest, *(rung for rung in plan.smaller if rung not in rest and rung.name not in out)]
+    less = [rung for rung in known if rung.device == failed.device and needs_less(plan, rung, failed)]
+    return [*_largest_first(plan, less), *(rung for rung in rest if rung.device != failed.device)]
+
+
+def _largest_first(plan: Plan, rungs: Iterable[Rung]) -> list[Rung]:
+    def size(rung: Rung) -> tuple[float, float]:
+        need = plan.needs.get(rung.precision.name)
+        return width(rung.precision), need.bytes if need else 0.0
+
+    return sorted(rungs, key=size, reverse=True)
+
+
+def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
+    """Return the plan without the rungs on a card that need more than `limit` bytes, by the figures in `needs`.
+
+    Where none is left on the card, what the preset allows and needs less takes their place.
+
+    Args:
+        allowed: what the limit is, as in "vram_budget allows", for the sentence.
+    """
+
+    def over(rung: Rung) -> str:
+        need = plan.needs.get(rung.precision.name)
+        if rung.device == "cpu" or need is None or need.bytes <= limit:
+            return ""
+        return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
+
+    kept = [rung for rung in plan.rungs if not over(rung)]
+    refused = {one.rung for one in plan.rejected}
+    smaller = [rung for rung in plan.smaller if not over(rung) and rung not in kept and rung.name not in refused]
+    if all(rung.device == "cpu" for rung in kept):
+        kept, smaller = [*_largest_first(plan, smaller), *kept], []
+    rejected = [Rejected(rung.name, "budget", over(rung)) for rung in plan.rungs if over(rung)]
+    first = over(plan.rungs[0])
+    return msgspec.structs.replace(
+        plan,
+        rungs=tuple(kept),
+        rejected=(*plan.rejected, *rejected),
+        smaller=tuple(smaller),
+        reason=f"{plan.rungs[0].name} {first}; {kept[0].name} instead" if first and kept else plan.reason,
+    )
+
+
+def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Rung, ...]:
+    """Return the preset's other candidates that the card can run; float16 is not for falling back to."""
+    known = {step.name for step in ladder(precision)}
+    able = [TABLE[name] for name in PRESETS[preset].candidates if name not in known]
+    able = [other for other in able if not obstacle(other, gpu) and "float16" not in dtypes(other)]
+    return tuple(Rung(other, f"cuda:{gpu.index}") for other in able)
+
+
+def plan(
+    requested: str | Precision,
+    device: str = "auto",
+    gpus: Iterable[Gpu] = (),
+    preset: str = "default",
+    evidence: Evidence | None = None,
+    lack: str = "",
+) -> Plan:
+    """Return the rungs to try for a request on this hardware.
+
+    Args:
+        requested: a strategy's name, `auto`, or a Precision of the user's own making.
+        device: auto, cpu, cuda, cuda:N or a part of a card's name.
+        gpus: the cards that are there.
+        preset: the bounds for `auto`.
+        evidence: what was measured of `auto` on this device.
+        lack: why none of the cards of this machine can be used, where it has some, and what helps.
+
+    Raises:
+        ConfigError: an unknown strategy. PrecisionError: a device that is not there.
+    """
+    gpu = device_for(device, gpus)
+    if requested == "auto":
+        why_cpu = "device = cpu" if device == "cpu" else "no usable GPU" if lack else "no GPU"
+        precision, reason = choose(preset, gpu, evidence, why_cpu)
+    else:
+        precision = find(requested) if isinstance(requested, str) else requested
+        reason = f"{precision.name} was asked for"
+    name = requested if isinstance(requested, str) else requested.name
+    if gpu is None:
+        return _on_cpu(name, precision, reason, f"; {lack}" if lack else "")
+    rungs, rejected = [], []
+    unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
+    for step in ladder(precision):
+        if why := obstacle(step, gpu):
+            rejected.append(Rejected(step.name, "hardware", why))
+        elif step.name in unfit and step.name not in (precision.name, BASELINE.name):
+            rejected.append(Rejected(step.name, "measured", unfit[step.name]))
+        else:
+            rungs.append(Rung(step, f"cuda:{gpu.index}"))
+    rungs.append(Rung(BASELINE, "cpu"))
+    if rejected and rejected[0].rung == precision.name:
+        reason = f"{rejected[0].detail}; {rungs[0].name} instead"
+    smaller = tuple(rung for rung in _smaller(precision, gpu, preset) if rung.precision.name not in unfit)
+    return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)
+
+
+def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
+    """Return the rungs where there is only the CPU: what was asked for, as far as it has that, and FP32."""
+    if why := obstacle(precision, None):
+        only = Rung(BASELINE, "cpu")
+        return Plan(name, (only,), f"{why}; {only.name} instead{lack}", (Rejected(precision.name, "hardware", why),))
+    steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
+    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision) + lack)

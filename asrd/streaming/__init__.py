@@ -1,0 +1,9 @@
+"""One recording on its way to text: segments, committed words, voice commands.
+
+A file imports only from files above it, and from packages below this one.
+
+    voice_commands  what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
+    segmenter       the ten seconds, on one integer sample clock
+    transcript      hypotheses -> committed text, joined by word times
+    session         one recording on its way to text: detector, window, worker, transcript
+"""

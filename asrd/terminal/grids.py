@@ -1,0 +1,99 @@
+"""Tables of figures for a terminal: where one has no room, each row becomes a name and what belongs to it (pure).
+
+Nothing is cut, and neither a name nor a number is broken, however narrow the terminal.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asrd.terminal import listing
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a grid."""
+
+    heading: str
+    """May have several lines."""
+    right: bool = False
+    wraps: bool = False
+    """Whether a cell may be folded between its words."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a grid."""
+
+    cells: Sequence[str]
+    """One for each column; a cell may have several lines. The first one names the row."""
+    style: str = ""
+    ends_section: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with a title."""
+
+    title: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+
+    @property
+    def least_columns(self) -> int:
+        """Columns of a terminal that it needs at least."""
+        rows = [[column.heading for column in self.columns], *(line.cells for line in self.lines)]
+        widths = [
+            max(listing.widest(row[place], column.wraps) for row in rows) for place, column in enumerate(self.columns)
+        ]
+        return sum(widths) + listing.GAP * (len(widths) - 1)
+
+
+def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
+    """Return tables, and texts folded between words, as text for a terminal of `width` columns."""
+    from rich.console import Console
+    from rich.text import Text
+
+    stream = io.StringIO()
+    system: Any = "standard" if colour else None
+    console = Console(file=stream, width=width, force_terminal=colour, color_system=system, legacy_windows=False)
+
+    def say(text: str, style: str = "") -> None:
+        console.print(Text(text, style, overflow="ignore"), highlight=False, crop=False)
+
+    for part in parts:
+        if isinstance(part, str):
+            say(part)
+            continue
+        say(part.title, "bold")
+        if part.least_columns <= width:
+            console.print(_table(part), highlight=False)
+            continue
+        for text, style in _records(part, width):
+            say(text, style)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _records(grid: Grid, width: int) -> Iterator[tuple[str, str]]:
+    """Yield each row as lines of text with their style: its name, then its other cells behind their headings."""
+    titles = [column.heading for column in grid.columns]
+    for line in grid.lines:
+        first, *rest = listing.record(titles, [cell.split("\n") for cell in line.cells], 0, width)
+        yield first, f"bold {line.style}".strip()
+        for text in rest:
+            yield text, line.style
+
+
+def _table(grid: Grid) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for column in grid.columns:
+        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=not column.wraps)
+    for line in grid.lines:
+        table.add_row(*line.cells, style=line.style, end_section=line.ends_section)
+    return table

@@ -1,0 +1,33 @@
+"""The process that runs the model; THE ONLY FOLDER THAT IMPORTS TORCH; started, never imported.
+
+A file imports only from files above it, and from packages below this one.
+
+    device                    CUDA started on a card, or why it cannot be; memory held within a limit
+    loading.lhotse_import     lhotse kept from making a folder in the home
+    loading.restore           NeMo imported without torch's compiler; a model's weights read from its file, once
+    encoder.conformer         NeMo's FastConformer with what one whole buffer does not need left out
+    casting.quantize          layers that hold a matrix as int8
+    casting.components        a NeMo model as components: who holds which tensors, and what they weigh
+    casting.boundaries        casts where modules of different dtypes meet
+    casting.capabilities      what a device can do with a model's layers, tried on them
+    casting.cast              apply a precision to a model and read back what became of it
+    decoding.kv_cache         Canary's decoder with its keys and values kept
+    encoder.cuda_graphs       work of fixed shapes captured once and replayed; the encoder over few shapes
+    encoder.functional        the encoder on a CPU as one straight program over its tensors
+    decoding.static_decoder   Canary's decoder in tensors of one size, a step always the same work
+    decoding.phrase_boosting  a vocabulary's phrases as a tree that gives their tokens a bonus
+    decoding.alignment        word times from attention weights by dynamic time warping
+    decoding.canary           Canary's prompt, greedy search, guard, and times from its attention
+    decoding.word_times       timed tokens -> words on the sample clock
+    decoding.decoder          encoder output -> timed tokens, per model family
+    encoder.cache_aware       drafts of a cache-aware model at the price of what is new
+    loading.nemo_import       NeMo imported without torch's compiler
+    loading.libraries         torch and NeMo imported once, quietly
+    decoding.ctc              CTC: frame-wise probabilities -> timed tokens
+    decoding.transducer       RNN-T and TDT: greedy search over joint and prediction network -> timed tokens
+    decoding.aed              Canary: attention encoder-decoder -> timed tokens
+    decoding.factory          the decoder of a model by its kind
+    recognizer                load, cast, self-test, recognise, measure; the only program that imports torch
+    fault_injection           how a worker fails when a fault was asked for
+    __main__                  the process loop of the worker: requests from standard input, replies to standard output
+"""

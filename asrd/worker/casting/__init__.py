@@ -1,0 +1,1 @@
+"""A precision applied to a model."""

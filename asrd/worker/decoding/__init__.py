@@ -1,0 +1,1 @@
+"""Encoder output to timed tokens, by model family."""

@@ -1,0 +1,102 @@
+"""CTC: frame-wise probabilities -> timed tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asrd.worker.decoding.canary import weight_dtype
+from asrd.worker.decoding.decoder import LINGER, Path, one_by_one, recurrent
+from asrd.worker.decoding.phrase_boosting import Boost
+from asrd.worker.decoding.word_times import Decoded, say, timed
+from asrd.worker.encoder.cuda_graphs import Recorder
+
+
+class Ctc:
+    """Greedy CTC: the best token of each frame, runs and blanks collapsed."""
+
+    family = "ctc"
+
+    def __init__(self, model: Any, language: str) -> None:
+        self._model, self._blank = model, int(model.decoding.blank_id)
+        self._language = language
+        self._boost: Boost | None = None
+        layers = getattr(model.decoder, "decoder_layers", None)
+        if layers is not None:  # the log-softmax above then runs in float32, whatever the layers are stored in
+            layers.register_forward_hook(lambda _, args, logits: logits.float())
+
+    def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
+        """Return what was said."""
+        return self.read(self.resume(Path(), encoded[:, :, : int(length[0])]))
+
+    @torch.inference_mode()
+    def resume(self, path: Path, encoded: Tensor) -> Path:
+        """Return the path over `encoded` too."""
+        count = encoded.shape[2]
+        if not count:
+            return path
+        scores, state = self._scores(encoded)[0], path.state
+        best, ids = scores.max(-1)
+        if self._boost is not None:
+            chosen, state = self._preferred(scores.cpu(), ids.tolist(), self._boost, path)
+            ids = chosen.to(ids.device)
+            best = scores.gather(1, ids[:, None])[:, 0]
+        sure = path.sure + tuple(best.exp().tolist())
+        return Path(path.frames + count, path.ids + tuple(ids.tolist()), sure=sure, state=state)
+
+    def _scores(self, encoded: Tensor) -> Tensor:
+        """Return the log probability of every token [B, T, V]."""
+        encoded = encoded.to(weight_dtype(self._model.decoder))
+        with recurrent(encoded):
+            return torch.log_softmax(self._model.decoder(encoder_output=encoded).float(), -1)
+
+    def read(self, path: Path) -> Decoded:
+        """Return what was said: runs and blanks collapsed."""
+        ids, count = path.ids, path.frames
+        changes = [t for t in range(1, count) if ids[t] != ids[t - 1]]
+        runs = [(s, e) for s, e in pairwise((0, *changes, count)) if ids[s] != self._blank] if count else []
+        starts = [s for s, _ in runs]
+        sure = [max(path.sure[s:e]) for s, e in runs]
+        tokens = timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
+        return Decoded(say(self._model, [token.id for token in tokens]), tokens, False)
+
+    def after(self, text: str, frames: int) -> Path | None:
+        """Return None: what a frame is depends on no other."""
+        return None
+
+    @torch.inference_mode()
+    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
+        """Return what was said in each buffer, all in one pass where nothing is preferred."""
+        if len(lengths) == 1 or self._boost is not None or not encoded.shape[2]:
+            return one_by_one(self, encoded, lengths)
+        best, ids = self._scores(encoded).max(-1)
+        rows = zip(ids.tolist(), best.exp().tolist(), lengths.tolist(), strict=True)
+        return [self.read(Path(count, tuple(row[:count]), sure=tuple(sure[:count]))) for row, sure, count in rows]
+
+    def settle(self) -> None:
+        """Keep nothing."""
+
+    def replay(self, recorder: Recorder) -> None:
+        """Replay nothing: it is one layer, and all frames at once."""
+        recorder.tell("decoder", "not replayed: one layer needs no graph")
+
+    def prefer(self, phrases: Sequence[str], weight: float) -> None:
+        """Prefer these phrases from here on."""
+        self._boost = Boost(self._model, phrases, weight, self.family, self._language)
+
+    def _preferred(self, scores: Tensor, path: list[int], boost: Boost, before: Path) -> tuple[Tensor, int]:
+        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins, as NeMo does it.
+
+        And the state of the phrases at its end, for what follows.
+        """
+        last, state = (before.ids or (self._blank,))[-1], before.state or 0
+        for frame, token in enumerate(path):
+            if token not in (self._blank, last):
+                barred = {last} - {self._blank}
+                path[frame], state = boost.choose(scores[frame, : self._blank], state, barred)
+            last = path[frame]
+        return torch.tensor(path), state

@@ -1,0 +1,1 @@
+"""NeMo imported and a checkpoint read."""

@@ -1,0 +1,1087 @@
+"""Recordings -> text over real workers that do each wrong: nothing spoken is lost, nothing cancelled is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pytest
+
+from asrd import protocol
+from asrd.audio import microphone
+from asrd.audio.blocks import AudioBlock
+from asrd.config.settings import Settings
+from asrd.dictation import recorder, transcriber
+from asrd.dictation.read_write_lock import Turns
+from asrd.dictation.recording import Recording
+from asrd.dictation.transcriber import Scribe, planned
+from asrd.engine import planner
+from asrd.engine.capacity import fits_beside
+from asrd.engine.engine import Deadlines, Engine
+from asrd.errors import AsrdError, AudioError, EngineError, NetworkError, PrecisionError
+from asrd.precision import gpus, memory
+from asrd.precision.plan import Gpu, Plan, Rung
+from asrd.precision.strategies import TABLE
+from asrd.recordings.deliveries import Deliveries
+from asrd.recordings.store import Spool
+from tests import sound
+from tests.fakes.worker import as_it_is
+from tests.helpers import ROOT
+
+FAKE = (sys.executable, "-m", "tests.fakes.worker")
+SHORT = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
+IN_TIME = 30.0
+
+SAID = np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.7)])
+TWICE = np.concatenate([SAID, sound.speech(0.8), sound.silence(0.3)])
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(gpus, "gpus", list)
+
+
+class Room:
+    """A scribe with its spool, and one place where text arrives."""
+
+    def __init__(self, folder: Path, script: str, **given: Any) -> None:
+        self.settings = Settings(model=script, strategy=given.pop("strategy", "half"), suffix="", **given)
+        self.spool = Spool(folder / "takes", self.settings.keep_audio)
+        self.arrived: list[str] = []
+        self.refusals: list[str] = []
+        """Why the place does not take the next texts."""
+        self.engines: list[Engine] = []
+        self.states: list[tuple[str, str]] = []
+        self.fetch: Callable[..., Awaitable[Path]] = as_it_is
+        self.scribe = Scribe(self.settings, self.spool, self.deliver, self.changed, self.hold)
+
+    def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
+        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=self.fetch, **more))
+        return self.engines[-1]
+
+    async def deliver(self, record: Deliveries, number: int) -> list[str]:
+        if self.refusals:
+            return [self.refusals.pop(0)]
+        self.arrived.append(record.parts[number].text)
+        return []
+
+    def changed(self) -> None:
+        if hasattr(self, "scribe"):
+            self.states.append((self.scribe.loading, self.scribe.trouble))
+
+    def begin(self, private: bool = False) -> Recording:
+        one = Recording(self.spool.begin(), self.settings, private)
+        self.scribe.add(one)
+        return one
+
+    def say(self, samples: Any = SAID, private: bool = False) -> Recording:
+        """Record all of it and end."""
+        one = self.begin(private)
+        push(one, samples)
+        one.end()
+        return one
+
+
+def push(one: Recording, samples: Any) -> None:
+    start = one.take.samples
+    for at in range(0, len(samples), 320):
+        one.push(AudioBlock(7777 + start + at, samples[at : at + 320]))  # a microphone's clock began long ago
+
+
+@contextlib.asynccontextmanager
+async def at_work(folder: Path, script: str = "*=ok", **given: Any) -> AsyncIterator[Room]:
+    one = Room(folder, script, **given)
+    task = asyncio.create_task(one.scribe.run())
+    try:
+        async with asyncio.timeout(IN_TIME):
+            yield one
+        assert not task.done(), "the scribe must never end by itself"
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await one.scribe.stop()
+        for engine in one.engines:
+            await engine.stop()
+
+
+def case(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test on a loop of its own."""
+
+    @functools.wraps(test)
+    def go(*args: Any, **given: Any) -> None:
+        asyncio.run(test(*args, **given))
+
+    return go
+
+
+async def until(true: Callable[[], bool]) -> None:
+    while not true():  # the caller's limit ends it
+        await asyncio.sleep(0.01)
+
+
+async def rested(one: Room) -> None:
+    await until(lambda: not one.scribe.busy)
+
+
+# -- a microphone that stays open -------------------------------------------------------------------------------------
+
+
+class OpenMicrophone:
+    """Delivers a block whenever it is told to."""
+
+    name, problem, ended, code = "open", "", False, 0
+
+    def __init__(self, called: str = "") -> None:
+        self.called, self.closed = called, False
+        self._at = 0
+
+    def open(self, on_block: Callable[[AudioBlock], None], *rest: Callable[..., Any]) -> None:
+        self._on_block, self.patient = on_block, rest[-1]
+
+    async def close(self) -> None:
+        await asyncio.sleep(0.05)
+        self.closed = True
+
+    def give(self, samples: Any = None) -> None:
+        samples = sound.silence(0.02) if samples is None else samples
+        self._on_block(AudioBlock(self._at, samples))
+        self._at += len(samples)
+
+
+@case
+async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(microphone, "LINGER", 60.0)
+    source = OpenMicrophone()
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        await own.adopt()
+        source.give()
+        recording = own.start()
+        ending = asyncio.create_task(own.stop())
+        await asyncio.sleep(0)
+        source.give()  # of before the key
+        await asyncio.sleep(2 * microphone.ARRIVAL)
+        assert not ending.done()
+        source.give()
+        await ending
+        source.give()
+        assert recording.take.samples == 3 * 320
+        await recording.told
+
+
+@case
+async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) -> None:
+    source = OpenMicrophone()
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        await own.adopt()
+        one.scribe.watched = 1
+        assert source.patient(), "it is open in case somebody speaks, and shows nothing"
+        one.scribe.watched = 0
+        recording = own.start()
+        source.give(sound.silence(1.0))
+        assert source.patient(), "nobody speaks"
+        one.scribe.watched = 1
+        assert not source.patient(), "somebody looks at the level"
+        one.scribe.watched = 0
+        source.give(sound.speech(2.0))
+        assert not source.patient(), "somebody speaks"
+        source.give(sound.silence(2.0))
+        assert source.patient()
+        ending = asyncio.create_task(own.stop())
+        await asyncio.sleep(0)
+        assert not source.patient(), "somebody waits for the end"
+        source.give()
+        await ending
+        assert source.patient()
+        await recording.told
+
+
+@case
+async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        own = recorder.Recorder(one.scribe, lambda *_: OpenMicrophone(), mock.Mock())
+        await own.adopt()
+        recording = own.start()
+        assert await own.stop() is recording
+        assert (await recording.told).outcome == "empty"
+
+
+class Desk:
+    """A recorder whose microphones are kept as they are opened."""
+
+    def __init__(self, one: Room) -> None:
+        self.one, self.made = one, list[OpenMicrophone]()
+        self.recorder = recorder.Recorder(one.scribe, self.listen, mock.Mock())
+
+    def listen(self, source: str, name: str) -> OpenMicrophone:
+        self.made.append(OpenMicrophone(name))
+        return self.made[-1]
+
+    def change(self, **given: Any) -> None:
+        self.one.scribe.settings = msgspec.structs.replace(self.one.scribe.settings, **given)
+
+    async def say(self) -> Recording:
+        recording = self.recorder.start()
+        self.made[-1].give(SAID)
+        await self.recorder.stop()
+        assert (await recording.told).outcome == "delivered"
+        return recording
+
+
+@case
+async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_own(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        desk = Desk(one)
+        await desk.recorder.adopt()
+        desk.made[0].give(sound.silence(9.6))
+        desk.made[0].give(sound.speech(0.4))
+        await desk.recorder.adopt()
+        assert len(desk.made) == 1, "nothing has changed"
+        desk.change(microphone="another")
+        await desk.recorder.adopt()
+        assert [each.called for each in desk.made] == ["", "another"]
+        assert desk.made[0].closed
+        desk.made[0].give(sound.speech(1.0))  # the last that it hears
+        desk.made[1].give(sound.silence(0.2))
+        recording = await desk.say()
+        assert recording.take.samples == len(SAID) + 3200
+
+
+@case
+async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        desk = Desk(one)
+        for given in ({"pre_roll": 1.0}, {"microphone": "another"}, {"pre_roll": 0.0}, {}):
+            recording = desk.recorder.start()
+            desk.made[-1].give(SAID)
+            desk.change(**given)
+            await desk.recorder.adopt()
+            desk.made[-1].give(sound.silence(0.2))
+            await desk.recorder.stop()
+            assert recording.take.samples == len(SAID) + 3200
+            assert (await recording.told).outcome == "delivered"
+        assert [each.called for each in desk.made] == ["", "", "another", "another"]
+        assert all(each.closed for each in desk.made)
+
+
+@case
+async def test_a_key_while_the_microphone_is_exchanged_opens_one_at_once(tmp_path: Path) -> None:
+    async with at_work(tmp_path, pre_roll=1.0) as one:
+        desk = Desk(one)
+        await desk.recorder.adopt()
+        desk.made[0].give(sound.silence(2.0))
+        desk.change(microphone="another")
+        exchange = asyncio.create_task(desk.recorder.adopt())
+        await asyncio.sleep(0)
+        recording = desk.recorder.start()
+        desk.made[0].give(sound.silence(1.0))
+        desk.made[1].give(SAID)
+        await exchange
+        await desk.recorder.stop()
+        assert recording.take.samples == len(SAID)
+        assert (await recording.told).outcome == "delivered"
+        assert [each.called for each in desk.made] == ["", "another", "another"]
+        assert await desk.say()
+        assert len(desk.made) == 3, "it stays open now"
+
+
+# -- turns ------------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_many_use_the_engine_at_once_and_whoever_exchanges_it_is_alone() -> None:
+    turns, inside, most = Turns(), [], 0
+
+    async def use(name: str, kind: str) -> None:
+        nonlocal most
+        async with getattr(turns, kind)():
+            assert not [other for other in inside if "alone" in (kind, other[1])]
+            inside.append((name, kind))
+            most = max(most, len(inside))
+            await asyncio.sleep(0.02)
+            inside.remove((name, kind))
+
+    async with asyncio.timeout(IN_TIME):
+        await asyncio.gather(*(use(str(n), "alone" if n % 4 == 3 else "shared") for n in range(16)))
+    assert most == 3
+    given_up = asyncio.create_task(use("late", "shared"))
+    async with turns.alone():
+        await asyncio.sleep(0)
+        given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    await use("last", "alone")
+
+
+# -- text arrives -----------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say().told
+        assert told.outcome == "delivered"
+        assert one.arrived == [told.text]
+        assert "samples sum" in told.text
+        assert told.seconds == pytest.approx(len(SAID) / 16_000)
+        assert told.strategy == "half"
+        assert one.scribe.last == told
+        await rested(one)
+        assert list(one.spool.where.iterdir()) == []
+        assert one.scribe.memory == memory.Memory(4, process=1000)
+
+
+@case
+async def test_silence_is_empty_and_asks_no_worker(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say(sound.silence(1.0)).told
+        assert (told.outcome, told.text, one.arrived) == ("empty", "", [])
+        assert one.engines[0].ready is None
+        assert one.spool.all() == []
+
+
+@case
+async def test_a_recording_without_one_block_is_empty(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        told = await one.say(sound.silence(0)).told
+        assert (told.outcome, told.seconds) == ("empty", 0.0)
+        await rested(one)
+        assert list(one.spool.where.iterdir()) == []
+
+
+@case
+async def test_several_recordings_are_delivered_in_the_order_they_were_made(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recordings = [one.say(np.concatenate([SAID, sound.silence(0.2 * n), SAID])) for n in range(4)]
+        assert one.scribe.waiting == 4
+        told = [await recording.told for recording in recordings]
+        assert one.arrived == [each.text for each in told]
+        assert len(set(one.arrived)) > 1
+        await rested(one)
+        assert one.scribe.waiting == 0
+
+
+@case
+async def test_what_is_said_before_the_model_is_ready_is_heard_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
+    async with at_work(tmp_path, "*=gate") as one:
+        loading = asyncio.create_task(one.scribe.load())
+        first, second = one.say(), one.say(TWICE)
+        await until(lambda: one.scribe.loading == "import")
+        assert not first.told.done()
+        assert one.spool.all() == [], "both are in hand"
+        gate.touch()
+        assert [(await each.told).outcome for each in (first, second)] == ["delivered", "delivered"]
+        await loading
+        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+
+
+@case
+async def test_text_goes_along_with_speech_where_segments_are_wanted(tmp_path: Path) -> None:
+    async with at_work(tmp_path, deliver="segment") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: len(one.arrived) == 1)
+        assert not recording.ended
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert told.outcome == "delivered"
+        assert len(one.arrived) == 2
+        assert " ".join(one.arrived) == told.text
+
+
+@case
+async def test_a_private_recording_tells_its_asker_and_nobody_else(tmp_path: Path) -> None:
+    for deliver in ("take", "segment"):
+        async with at_work(tmp_path, deliver=deliver) as one:
+            told = await one.say(private=True).told
+            assert told.outcome == "delivered"
+            assert told.text
+            assert one.arrived == []
+
+
+@case
+async def test_the_text_grows_while_recording(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.text))
+        assert one.arrived == []
+        assert recording.level < -60
+        push(recording, sound.speech(0.3))
+        assert recording.level > -20
+        recording.end()
+        assert (await recording.told).text.startswith(recording.text.split()[0])
+
+
+@case
+async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> None:
+    async with at_work(tmp_path, draft_every=0.01) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, np.concatenate([sound.silence(0.4), sound.speech(1.0)]))
+        await asyncio.sleep(0.3)
+        assert recording.draft == ""
+        one.scribe.watched += 1
+        push(recording, sound.speech(0.4))
+        await until(lambda: bool(recording.draft))
+        assert recording.text == ""
+        assert one.arrived == []
+        recording.end()
+        await recording.told
+        assert recording.draft == ""
+
+
+@case
+async def test_text_that_rested_before_the_key_is_there_without_asking_again(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.3)]))
+        await until(lambda: recording.dictation.answer is not None)
+        asked = recording.dictation.answer
+        recording.end()
+        assert (await recording.told).outcome == "delivered"
+        assert recording.dictation.answer is asked
+
+
+@case
+async def test_what_was_text_before_a_failure_is_told_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with at_work(tmp_path) as one:
+        heard: list[str] = []
+        real = one.engines[0].transcribe
+
+        async def once(*asked: Any, **more: Any) -> protocol.Answer:
+            if heard:
+                raise EngineError("no rung is left that could answer")
+            answer = await real(*asked, **more)
+            heard.append(answer.hypothesis.text)
+            return answer
+
+        monkeypatch.setattr(one.engines[0], "transcribe", once)
+        told = await one.say(TWICE).told
+        assert (told.outcome, told.text) == ("kept", heard[0])
+        assert one.spool.waiting()[0].text == heard[0]
+
+
+COMMANDS = {"commands": True, "spoken": {"samples": "^;", "sum": "^\n^"}}
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_everybody_is_told_the_text_that_commands_made(tmp_path: Path, private: bool) -> None:
+    async def go() -> None:
+        async with at_work(tmp_path, keep_audio="always", **COMMANDS) as one:
+            told = await one.say(private=private).told
+            await rested(one)
+            count, total = told.text.partition(";\n")[::2]
+            assert count.isdigit()
+            assert total.lstrip("-").isdigit()
+            assert one.arrived == [told.text] * (not private)
+            assert one.scribe.last.text == told.text
+            (note,) = one.spool.all()
+            assert note.text == told.text
+            assert await one.scribe.rewrite(note) == told.text
+
+    asyncio.run(go())
+
+
+@case
+async def test_commands_are_obeyed_in_segments_and_what_was_sent_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    drop = {"samples": "{delete}", "sum": "{delete}"}
+    async with at_work(tmp_path, deliver="segment", commands=True, spoken=drop) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: len(one.arrived) == 1)
+        assert one.arrived[0].lstrip("-").isdigit(), "the first count was dropped, the sum was not"
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert " ".join(one.arrived) == told.text
+        assert len(one.arrived) == 2
+        assert recording.writing.missed == 2
+    assert "had been delivered" in caplog.text
+
+
+@case
+async def test_no_space_follows_the_end_of_a_line(tmp_path: Path) -> None:
+    for suffix, end in ((" ", "x\n"), ("#", "x\n#")):
+        async with at_work(tmp_path) as one:
+            recording = one.begin()
+            recording.settings = Settings(suffix=suffix)
+            await one.scribe._send(recording, "x\n", False)
+            await one.scribe._send(recording, "", False)
+            assert one.arrived == [end]
+            recording.end()
+            await recording.told
+
+
+# -- cancel -----------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_cancelled_while_recording_nothing_is_delivered_or_kept(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.text))
+        assert one.scribe.cancel() == [recording.take.id]
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.text) == ("cancelled", "")
+        await rested(one)
+        assert one.arrived == []
+        assert list(one.spool.where.iterdir()) == []
+        assert one.scribe.last.outcome == "empty", "the last text is that of the take before"
+
+
+@case
+async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
+    async with at_work(tmp_path, "*=gate") as one:
+        recordings = [one.say(), one.say()]
+        await until(lambda: one.scribe.loading == "import")
+        assert one.scribe.cancel() == [each.take.id for each in recordings]
+        gate.touch()
+        assert [(await each.told).outcome for each in recordings] == ["cancelled", "cancelled"]
+        await rested(one)
+        assert one.arrived == []
+        assert list(one.spool.where.iterdir()) == []
+        after = await one.say().told
+        assert one.arrived == [after.text]
+
+
+@case
+async def test_what_was_delivered_can_no_longer_be_cancelled(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=ok") as one:
+        recording = one.say()
+        told = await recording.told
+        assert one.scribe.cancel() == [], "it may still be in the queue for its figures"
+        one.scribe.abandon("the end")
+        await rested(one)
+        assert one.arrived == [told.text]
+        assert list(one.spool.where.iterdir()) == []
+
+
+@case
+async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(one.scribe.trouble))
+        one.scribe.cancel()
+        recording.end()
+        assert (await recording.told).outcome == "cancelled"
+        await rested(one)
+        assert list(one.spool.where.iterdir()) == []
+
+
+# -- workers that fail ------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.text))
+        pid = one.engines[0].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "half")
+        assert told.text.count("samples") == 2
+        await rested(one)
+        assert (one.scribe.loading, one.scribe.trouble) == ("", ""), "the new worker is up"
+
+
+@case
+async def test_a_rung_that_does_not_hold_is_told_and_the_next_one_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    async with at_work(tmp_path, "half=nan *=ok") as one:
+        told = await one.say().told
+        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        assert "half on cpu is not used: the encoder put out nan" in caplog.text
+
+
+@case
+async def test_when_every_rung_fails_the_sound_stays_with_the_reason(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=nan fp32=oom") as one:
+        told = await one.say().told
+        assert (told.outcome, told.text) == ("kept", "")
+        for part in ("the encoder put out nan", "CUDA out of memory"):
+            assert part in told.detail
+        (note,) = one.spool.waiting()
+        assert (note.id, note.reason) == (told.take, told.detail)
+        assert one.scribe.trouble == told.detail
+        assert one.scribe.last == told
+        await until(lambda: one.scribe.trouble == "")
+        assert one.scribe.engine.ready is not None, "the worker of the first rung is there for the next sound"
+        assert one.scribe.engine.rungs == one.scribe.engine.plan.rungs
+
+
+@case
+async def test_what_ailed_every_rung_may_be_over_at_the_next_recording(tmp_path: Path) -> None:
+    script = f"half=nan@{tmp_path}/one fp32=oom@{tmp_path}/two"
+    async with at_work(tmp_path, script) as one:
+        lost = await one.say().told
+        assert lost.outcome == "kept"
+        await rested(one)
+        told = await one.say().told
+        assert (told.outcome, told.strategy) == ("delivered", "half")
+        assert one.scribe.trouble == ""
+        (note,) = one.spool.waiting()
+        assert await one.scribe.rewrite(note) == told.text
+
+
+@case
+async def test_a_model_that_does_not_exist_costs_no_sound(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        await one.scribe.load()
+        assert one.scribe.trouble == "no such checkpoint"
+        assert [(await one.say().told).outcome for _ in range(2)] == ["kept", "kept"]
+        assert [note.reason for note in one.spool.waiting()] == 2 * ["no such checkpoint"]
+        with pytest.raises(AsrdError, match="no such checkpoint"):
+            await one.scribe.rewrite(one.spool.waiting()[0])
+        assert len(one.spool.waiting()) == 2
+
+
+@case
+async def test_a_failure_in_the_middle_waits_for_the_speaker_to_end(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "half=nan fp32=nan") as one:
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(one.scribe.trouble))
+        assert not recording.told.done()
+        push(recording, SAID)
+        recording.end()
+        told = await recording.told
+        assert told.outcome == "kept"
+        assert one.spool.waiting()[0].seconds == pytest.approx(2 * len(SAID) / 16_000)
+
+
+@case
+async def test_where_nothing_is_kept_a_failure_says_so(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model", keep_audio="never") as one:
+        assert (await one.say().told).outcome == "lost"
+        assert one.spool.all() == []
+
+
+@case
+async def test_a_fault_of_the_program_costs_one_take_and_not_the_scribe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with at_work(tmp_path) as one:
+        for where in ("_send", "_account"):
+            with monkeypatch.context() as patch:
+
+                async def fail(*_: object) -> None:
+                    raise OSError("no more processes")
+
+                patch.setattr(one.scribe, where, fail)
+                assert (await one.say().told).outcome == ("kept" if where == "_send" else "delivered")
+                await rested(one)
+        assert (await one.say().told).outcome == "delivered"
+        assert [note.reason for note in one.spool.waiting()] == ["internal error: OSError: no more processes"]
+
+
+@case
+async def test_at_the_very_end_everything_that_is_not_text_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(tmp_path / "gate"))
+    async with at_work(tmp_path, "*=gate") as one:
+        one.say()
+        going_on = one.begin()
+        push(going_on, SAID)
+        one.scribe.abandon("told twice to end")
+        assert [(note.reason, note.seconds) for note in one.spool.waiting()] == 2 * [
+            ("told twice to end", pytest.approx(len(SAID) / 16_000))
+        ]
+
+
+# -- places that refuse -----------------------------------------------------------------------------------------------
+
+
+@case
+async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        one.refusals = ["type: no window takes keys"]
+        told = await one.say().told
+        assert (told.outcome, told.detail) == ("kept", "type: no window takes keys")
+        assert told.text
+        assert one.scribe.last.text == told.text
+        (note,) = one.spool.waiting()
+        assert (note.text, note.reason) == (told.text, "type: no window takes keys")
+        assert one.scribe.trouble == "", "the model is well"
+
+
+@case
+async def test_one_segment_that_did_not_arrive_keeps_the_take(tmp_path: Path) -> None:
+    async with at_work(tmp_path, deliver="segment") as one:
+        one.refusals = ["clipboard: gone"]
+        told = await one.say(TWICE).told
+        assert told.outcome == "kept"
+        assert len(one.arrived) <= 1
+        assert one.spool.waiting()[0].text == told.text
+
+
+# -- kept takes -------------------------------------------------------------------------------------------------------
+
+
+@case
+async def test_a_kept_take_gives_the_same_text_later(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        one.refusals = ["type: no window"]
+        told = await one.say(TWICE).told
+        await rested(one)
+        (note,) = one.spool.waiting()
+        rewriting = asyncio.create_task(one.scribe.rewrite(note))
+        await asyncio.sleep(0)
+        assert one.scribe.busy, "the model must not leave memory meanwhile"
+        assert await rewriting == told.text
+        assert not one.scribe.busy
+
+
+@case
+async def test_a_kept_take_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        await one.say().told
+        await rested(one)
+        (note,) = one.spool.waiting()
+        one.spool.remove(note.id)
+        with pytest.raises(AudioError, match=note.id):
+            await one.scribe.rewrite(note)
+        assert not one.scribe.busy
+
+
+@case
+async def test_kept_takes_are_pruned_as_they_come(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "*=model") as one:
+        one.spool.megabytes = 0.3
+        for _ in range(4):  # each has 120 kB
+            await one.say().told
+            await rested(one)
+        assert len(one.spool.waiting()) == 2
+
+
+# -- another engine ---------------------------------------------------------------------------------------------------
+
+
+def other(one: Room, strategy: str) -> Settings:
+    return Settings(model=one.settings.model, strategy=strategy, suffix="")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        recording = one.begin()
+        push(recording, SAID)
+        await until(lambda: bool(recording.text))
+        await one.scribe.use(other(one, "bfloat16"), strict=True)
+        old, new = one.engines
+        assert old.pid is None
+        push(recording, TWICE[len(SAID) :])
+        recording.end()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "bfloat16")
+        assert told.text.count("samples") == 2
+        assert one.scribe.engine is new
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("act", ["refuse", "model", "die-loading"])
+@case
+async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, act: str
+) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    async with at_work(tmp_path, f"bfloat16={act}") as one:
+        await one.scribe.load()
+        pid = one.engines[0].pid
+        with pytest.raises(AsrdError):
+            await one.scribe.use(other(one, "bfloat16"), strict=True)
+        assert one.scribe.settings.strategy == "half"
+        assert one.scribe.engine.ready is not None
+        assert (one.scribe.engine.pid == pid) is beside
+        assert one.engines[1].pid is None
+        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+        assert (await one.say().told).strategy == "half"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        async with one.scribe.turns.shared():  # somebody is being heard
+            asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+            await until(lambda: len(one.engines) == 2 and (one.engines[1].ready is not None) is beside)
+            await asyncio.sleep(0.05)
+            assert not one.scribe.still, "nothing may start beside the two"
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert one.engines[1].pid is None
+        assert one.scribe.engine is one.engines[0]
+        assert one.scribe.still
+        assert (await one.say().told).strategy == "half"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@case
+async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
+    async with at_work(tmp_path, "half=ok *=gate") as one:
+        await one.scribe.load()
+        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
+        await one.scribe.sleep()
+        (tmp_path / "gate").touch()
+        await asyncio.sleep(0.3)
+        assert [engine.pid for engine in one.engines] == [None, None]
+        recording = one.say()
+        await one.scribe.wake()
+        await asking
+        assert (await recording.told).outcome == "delivered"
+        assert one.scribe.engine is one.engines[1]
+        assert one.engines[0].pid is None
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+@case
+async def test_while_another_model_is_downloaded_dictation_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: False)
+    gate, state = asyncio.Event(), protocol.Download("someone/large", 1, 2)
+
+    async def slow(model: str, tell: Callable[[protocol.Progress], None]) -> Path:
+        tell(protocol.Progress("download", state.text, 0.5, state))
+        await gate.wait()
+        if not arrives:
+            raise NetworkError("it broke off")
+        return Path(model)
+
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        one.fetch = slow
+        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: one.scribe.download == state)
+        assert (await one.say().told).strategy == "half"
+        assert one.scribe.download == state
+        assert one.scribe.loading == "download someone/large: 0.0 MB of 0.0 MB"
+        gate.set()
+        await asyncio.gather(asking, return_exceptions=True)
+        assert (one.scribe.download, one.scribe.loading) == (None, "")
+        assert (await one.say().told).strategy == ("bfloat16" if arrives else "half")
+
+
+@case
+async def test_without_strictness_the_next_rung_will_do(tmp_path: Path) -> None:
+    async with at_work(tmp_path, "bfloat16=refuse") as one:
+        await one.scribe.use(other(one, "bfloat16"))
+        assert one.scribe.engine.rung.precision.name == "fp32"
+        assert (await one.say().told).strategy == "fp32"
+
+
+@case
+async def test_an_old_worker_that_was_parked_is_not_started_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: False)
+    async with at_work(tmp_path, "bfloat16=refuse") as one:
+        with pytest.raises(EngineError):
+            await one.scribe.use(other(one, "bfloat16"), strict=True)
+        assert one.scribe.engine is one.engines[0]
+        assert one.scribe.engine.pid is None
+
+
+@case
+async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        first = one.engines[0].pid
+        await one.scribe.park()
+        assert one.engines[0].pid is None
+        assert one.scribe.memory is None
+        recording = one.begin()
+        await one.scribe.park()
+        push(recording, SAID)
+        recording.end()
+        assert (await recording.told).outcome == "delivered"
+        assert one.engines[0].pid not in (None, first)
+
+
+@case
+async def test_what_is_going_on_is_not_parked(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as one:
+        await one.scribe.load()
+        pid = one.engines[0].pid
+        recording = one.begin()
+        await one.scribe.park()
+        assert one.engines[0].pid == pid
+        recording.end()
+        await recording.told
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def card(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
+    monkeypatch.setattr(gpus, "gpus", lambda: [Gpu(0, "A card", (8, 6), total * MIB, free * MIB)])
+
+
+def test_a_budget_drops_the_rungs_above_it_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch, 8192, 8000)
+    whole = planned(Settings(model="demo", strategy="bfloat16"))
+    assert [rung.name for rung in whole.rungs] == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
+    found = planner.outlook(Settings(model="demo"), gpus.gpus())
+    lines = {line.strategy: line.process // MIB for line in found.strategies}
+    assert lines["bfloat16"] < lines["fp32"]
+    between = f"{(lines['bfloat16'] + lines['fp32']) // 2}MiB"
+    plan = planned(Settings(model="demo", strategy="bfloat16", vram_budget=between))
+    assert [rung.name for rung in plan.rungs] == ["bfloat16", "fp32 on cpu"]
+    assert [(rung.rung, rung.kind) for rung in plan.rejected] == [("tf32", "budget"), ("fp32", "budget")]
+    assert "would need" in plan.rejected[0].detail
+    small = planned(Settings(model="demo", strategy="bfloat16", vram_budget="1MiB"))
+    assert [rung.name for rung in small.rungs] == ["fp32 on cpu"]
+
+
+def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with at_work(tmp_path, "demo", strategy="bfloat16") as one:
+            card(monkeypatch, 8192, 8000)
+            wanted = Settings(model="demo", strategy="fp32", vram_budget="1MiB", suffix="")
+            with pytest.raises(PrecisionError, match="would need"):
+                await one.scribe.use(wanted, strict=True)
+            assert len(one.engines) == 1
+
+    asyncio.run(go())
+
+
+@case
+async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    card(monkeypatch, 8192, 8000)
+    async with at_work(tmp_path, "bfloat16=oom *=ok", strategy="bfloat16") as one:
+        assert one.scribe.engine.rung.device == "cuda:0"
+        recording = one.say()
+        told = await recording.told
+        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        assert one.scribe.engine.rung.name == "fp32 on cpu"  # tf32 and fp32 on the card need more than what failed
+    (event,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "rejected"]
+    assert (event.ASRD_STRATEGY, event.ASRD_KIND) == ("bfloat16", "out-of-memory")
+
+
+def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
+    monkeypatch.setattr(gpus, "gpus", lambda: [only])
+    assert not fits_beside(Settings(model="demo", strategy="fp32"), None)
+    assert fits_beside(Settings(model="demo", strategy="fp32", device="cpu"), None)
+
+
+def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    card(monkeypatch, 8192, 8000)
+    plan = planned(Settings(model="someone/unheard-of", strategy="bfloat16", vram_budget="1MiB"))
+    assert len(plan.rungs) == 4
+
+
+def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fits_beside(Settings(model="demo"), None)
+    card(monkeypatch, 8192, 8000)
+    assert fits_beside(Settings(model="demo", strategy="fp32"), None)
+    assert fits_beside(Settings(model="demo", strategy="fp32", device="cpu"), None)
+    found = planner.outlook(Settings(model="demo"), gpus.gpus())
+    need = next(each.need for each in found.strategies if each.strategy == "fp32")
+    bound = Settings(model="demo", strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
+    assert fits_beside(bound, 100 * MIB)
+    assert not fits_beside(bound, 2000 * MIB), "both are within the budget"
+    assert not fits_beside(bound, None)
+    card(monkeypatch, 8192, 1)
+    assert not fits_beside(Settings(model="demo", strategy="fp32"), None)
+    assert not fits_beside(Settings(model="someone/unheard-of", strategy="fp32"), None)
+
+
+@case
+async def test_the_alert_is_given_once_until_it_was_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("asrd").propagate = True
+    async with at_work(tmp_path, "*=ok", vram_alert="10MiB") as one:
+        for process in (5, 11, 12, 11, 9, 30):
+            one.scribe._alert.watch(memory.Memory(process=process * MIB), one.settings)
+        one.scribe._alert.watch(None, one.settings)
+    told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"]
+    assert [record.ASRD_PROCESS_BYTES for record in told] == [str(11 * MIB), str(30 * MIB)]
+    assert all(record.levelno == logging.WARNING for record in told)
+
+
+@case
+async def test_the_journal_gets_figures_and_never_the_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("asrd").propagate = True
+    caplog.set_level(logging.INFO, "asrd")
+    for log_text in (False, True):
+        caplog.clear()
+        async with at_work(tmp_path, "half=nan", log_text=log_text) as one:
+            recording = one.say()
+            recording.stopped = recording.began
+            told = await recording.told
+            await rested(one)
+        (take,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "take"]
+        fields = vars(take)
+        wanted = {"OUTCOME": "delivered", "STRATEGY": "fp32", "TAKE": told.take, "WORDS": f"{len(told.text.split())}"}
+        assert {name: fields[f"ASRD_{name}"] for name in wanted} == wanted
+        assert fields["ASRD_PROCESS_BYTES"] == "1000"
+        assert float(fields["ASRD_STOP_TO_TEXT_MS"]) >= 0
+        spoken = any(told.text in str(value) for record in caplog.records for value in vars(record).values())
+        assert spoken is log_text
+
+
+def test_rungs_of_the_fake_are_those_of_the_plan() -> None:
+    assert planned(Settings(model="demo", strategy="half", device="cpu")).rungs == (
+        Rung(TABLE["half"], "cpu"),
+        Rung(TABLE["fp32"], "cpu"),
+    )

@@ -1,0 +1,169 @@
+"""The shape of the house: who may import whom, what stays light, and that the linters are content."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ROOT
+
+PACKAGES = re.findall(r"^    (\w+)  +\w", (ROOT / "asrd" / "__init__.py").read_text(), re.MULTILINE)
+"""What `asrd` consists of, from the bottom to the top: packages, and modules beside them."""
+
+WORKER_MAY_IMPORT = {"errors", "text", "paths", "precision", "protocol", "config", "audio", "models", "worker"}
+HEAVY = ["torch", "nemo", "lightning", "numpy", "soundfile", "matplotlib", "rich", "jiwer", "huggingface_hub"]
+
+
+def name_of(file: Path) -> str:
+    """Return a file's module as its package lists it: `paths`, `audio.formats.mpeg`."""
+    return ".".join(file.relative_to(ROOT / "asrd").with_suffix("").parts)
+
+
+FILES = {name_of(path): path for path in sorted((ROOT / "asrd").rglob("*.py")) if path.name != "__init__.py"}
+FILES.pop("__main__")
+
+
+def package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def for_types_only(tree: ast.Module) -> set[ast.AST]:
+    """Return what lies below `if TYPE_CHECKING`: no import of a running program."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    typing = [node for node in blocks if ast.unparse(node.test) == "TYPE_CHECKING"]
+    return {inner for node in typing for statement in node.body for inner in ast.walk(statement)}
+
+
+def imports_of(file: Path) -> set[str]:
+    """Return the modules of asrd that a file imports, anywhere in it."""
+    tree = ast.parse(file.read_text())
+    skipped = for_types_only(tree)
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: imports are absolute"
+        if node in skipped or not isinstance(node, ast.ImportFrom) or package(node.module or "") != "asrd":
+            continue
+        base = (node.module or "").removeprefix("asrd").removeprefix(".")
+        names = {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
+        found |= {name if name in FILES else base for name in names}
+    return found & set(FILES)
+
+
+IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
+
+
+def test_the_map_lists_every_package() -> None:
+    assert {package(name) for name in FILES} == set(PACKAGES)
+
+
+@pytest.mark.parametrize("name", [name for name in PACKAGES if (ROOT / "asrd" / name).is_dir()])
+def test_a_package_lists_its_modules_and_each_imports_only_those_above_it(name: str) -> None:
+    listed = re.findall(r"^    ([\w.]+)  +\w", (ROOT / "asrd" / name / "__init__.py").read_text(), re.MULTILINE)
+    order = [f"{name}.{module}" for module in listed]
+    assert set(order) == {module for module in FILES if package(module) == name}
+    for place, module in enumerate(order):
+        inside = {other for other in IMPORTS[module] if package(other) == name}
+        assert inside <= set(order[:place]), module
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_module_imports_only_from_packages_below_its_own(name: str) -> None:
+    below = set(PACKAGES[: PACKAGES.index(package(name)) + 1])
+    assert {package(other) for other in IMPORTS[name]} <= below
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_worker_is_started_and_never_imported(name: str) -> None:
+    others = {package(other) for other in IMPORTS[name]}
+    if package(name) == "worker":
+        assert others <= WORKER_MAY_IMPORT
+    else:
+        assert "worker" not in others
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if package(name) != "worker"])
+def test_only_the_worker_names_torch_or_nemo(name: str) -> None:
+    for node in ast.walk(ast.parse(FILES[name].read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not {n.split(".")[0] for n in names} & {"torch", "nemo", "lightning", "torchao"}, name
+
+
+def loaded_after(words: str) -> set[str]:
+    """Return which heavy modules a verb has imported by the time it ends."""
+    program = (
+        "import sys, json, contextlib, io\nfrom asrd.cli.main import main\n"
+        f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({words.split()!r})\n"
+        f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("--help", set()),
+        ("--version", set()),
+        ("nonsense", set()),
+        ("config", {"rich"}),
+        ("plan --model demo --json", {"rich"}),
+        ("plan --model demo", {"rich"}),
+        ("models --json", {"rich", "huggingface_hub"}),
+        ("compare --help", {"rich", "numpy", "jiwer", "soundfile"}),
+        ("tune --help", {"rich", "numpy", "jiwer", "soundfile"}),
+        ("transcribe --help", {"rich", "numpy", "soundfile"}),
+    ],
+)
+def test_verbs_import_no_more_than_they_need(words: str, allowed: set[str]) -> None:
+    assert loaded_after(words) <= allowed
+
+
+def linter(name: str, *words: str) -> None:
+    """Run a linter as a test: missing is a skip on a developer's machine and a failure in CI."""
+    program = shutil.which(name)
+    if program is None and not os.environ.get("CI"):
+        pytest.skip(f"{name} is not installed")
+    assert program, f"{name} is not installed"
+    done = subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff() -> None:
+    linter("ruff", "check", "--no-cache", ".")
+
+
+def test_mypy_strict() -> None:
+    linter("mypy", "--cache-dir", "build/mypy")
+
+
+def test_shellcheck() -> None:
+    scripts = [
+        os.fspath(path)
+        for path in [*(ROOT / "tools").iterdir(), ROOT / ".ci" / "run", ROOT / "tests" / "session"]
+        if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n"))
+    ]
+    linter("shellcheck", *scripts)
+
+
+def test_no_path_of_one_machine_and_no_mirror_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    pattern = re.compile(r"(/home/|/root/|/work/|file://|find-links|index-url|\.\./shared)")
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        if path == Path(__file__) or path.suffix in (".nemo", ".flac", ".png") or not path.is_file():
+            continue
+        assert not (found := pattern.search(path.read_text(errors="replace"))), f"{name}: {found}"
+
+
+def test_the_constraints_name_versions_and_nothing_else() -> None:
+    for line in (ROOT / "tools" / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][A-Za-z0-9.]*", line), line

@@ -1,0 +1,70 @@
+"""Frames: what is written is read, and garbage is called garbage."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asrd import protocol
+from asrd.precision.strategies import TABLE
+
+
+def frame(message: protocol.Request, payload: bytes = b"") -> bytes:
+    return b"".join(bytes(piece) for piece in protocol.pack(message, payload))
+
+
+@given(st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400))
+def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: bytes) -> None:
+    sound = sound[: len(sound) // 4 * 4]
+    half = len(sound) // 8 * 4
+    said = protocol.Said("was für\n", start + 9)
+    buffers = [protocol.Buffer(start, half), protocol.Buffer(start + 5, len(sound) - half, said)]
+    several = protocol.Recognize(7, buffers, phase)
+    encode, measure = protocol.Encode(9, len(sound)), protocol.Measure(8, "steady")
+    sent = [(several, sound), (encode, sound), (measure, b""), (protocol.Stop(), b"")]
+    stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
+    assert [protocol.read_request(stream) for _ in sent] == sent
+    assert protocol.read_request(stream) is None
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_start_carries_the_whole_precision(name: str) -> None:
+    start = protocol.Start("demo", TABLE[name], "cuda:1", pnc=False)
+    assert protocol.unpack_request(frame(start)) == start
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
+    stream = io.BytesIO(noise)
+    try:
+        while protocol.read_request(stream) is not None:
+            pass
+    except protocol.GarbageError:
+        pass
+    with pytest.raises(protocol.GarbageError):
+        protocol.unpack_reply(noise + b"\n")
+
+
+@pytest.mark.parametrize("size", [-4, 3, protocol.MAX_PAYLOAD + 4])
+def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
+    with pytest.raises(protocol.GarbageError, match="float32"):
+        protocol.read_request(io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, size)]))))
+
+
+def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
+    assert protocol.read_request(io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, 8)]), b"1234"))) is None
+
+
+def test_a_line_without_an_end_is_refused() -> None:
+    with pytest.raises(protocol.GarbageError):
+        protocol.read_request(io.BytesIO(b"{" * (protocol.MAX_LINE + 5)))
+
+
+def test_the_longest_encoder_output_fits_a_line() -> None:
+    told = protocol.Encoded(1, bytes(range(256)) * (protocol.ENCODED // 256))
+    line = b"".join(bytes(piece) for piece in protocol.pack(told))
+    assert len(line) < protocol.MAX_LINE
+    assert protocol.unpack_reply(line) == told
