@@ -1,8 +1,8 @@
 """Every error a user can see: one sentence, a hint, an exit code.
 
-Knows nothing of the rest. Foreign exceptions (NeMo, soundfile, the hub) are translated into these once, at the border
-where they enter; `cli.main` prints them. Exit codes are those of sysexits(3) where it has one, so that a service
-manager can tell what a restart may cure from what it may not.
+Knows nothing of the rest. Foreign exceptions (NeMo, soundfile, the hub) are translated into these
+once, at the border where they enter; `cli.main` prints them. Exit codes are those of sysexits(3)
+where it has one, so that a service manager can tell what a restart may cure from what it may not.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ class AsrdError(Exception):
 
 
 class UsageError(AsrdError):
-    """A command line or request that cannot be: unknown verb or flag, an argument that is missing or wrong."""
+    """A command line or request that cannot be: unknown verb or flag, an argument that is missing
+    or wrong."""
 
     exit_code = 2
 
 
 class ConfigError(AsrdError):
-    """A setting that cannot be: unknown key or word, wrong type, contradiction. A restart does not cure it.
+    """A setting that cannot be: unknown key or word, wrong type, contradiction. A restart does not
+    cure it.
 
-    It is the same error wherever the word was written: file, variable, flag, `asrd use`, `compare --strategies`.
+    It is the same error wherever the word was written: file, variable, flag, `asrd use`, `compare
+    --strategies`.
     """
 
     exit_code = 78
@@ -46,7 +49,8 @@ class ModelError(AsrdError):
 
 
 class AudioError(AsrdError):
-    """Sound that cannot be read, or holds none; its code is also that of a file whose end is missing."""
+    """Sound that cannot be read, or holds none; its code is also that of a file whose end is
+    missing."""
 
     exit_code = 65
 
@@ -76,13 +80,14 @@ class PrecisionError(AsrdError):
 
 
 class EngineError(AsrdError):
-    """No worker could answer: every rung of the plan was tried and rejected."""
+    """No worker could answer: every candidate of the plan was tried and rejected."""
 
     exit_code = 75
 
 
 class SoundError(EngineError):
-    """No worker could answer for one sound, though each had proved itself: others are not concerned."""
+    """No worker could answer for one sound, though each had proved itself: others are not
+    concerned."""
 
 
 class SinkError(AsrdError):
@@ -102,13 +107,15 @@ class ClaimedError(AsrdError):
 
 
 class BusyError(AsrdError):
-    """The daemon has no place for a request now; nothing of it was done, so it may be asked again."""
+    """The daemon has no place for a request now; nothing of it was done, so it may be asked
+    again."""
 
     exit_code = 75
 
 
 class NothingError(AsrdError):
-    """There is nothing to make text of. Nobody did anything wrong; the exit code is that of no text."""
+    """There is nothing to make text of. Nobody did anything wrong; the exit code is that of no
+    text."""
 
     exit_code = 1
 
@@ -141,7 +148,8 @@ MAX_NAMES = 8
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...], listing: str = "") -> str:
-    """Return a hint for a word that is not known: the nearest name, or all of them where they are few.
+    """Return a hint for a word that is not known: the nearest name, or all of them where they are
+    few.
 
     Args:
         word: what was written.

@@ -1,6 +1,8 @@
-"""Which command starts, ends or explains the daemon here: a hint names only units that are installed.
+"""Which command starts, ends or explains the daemon here: a hint names only units that are
+installed.
 
-Asked only when there is an error to tell, so it costs a key nothing. Imports little: a key waits for it.
+Asked only when there is an error to tell, so it costs a key nothing. Imports little: a key waits
+for it.
 """
 
 from __future__ import annotations
@@ -19,21 +21,30 @@ SERVICE, SOCKET = "asrd.service", "asrd.socket"
 MANAGER_SECONDS = 2.0
 """How long the user manager may take to say how a unit is."""
 
-SYSTEM_UNITS = ("/etc/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user", "/lib/systemd/user")
+SYSTEM_UNITS = (
+    "/etc/systemd/user",
+    "/usr/local/lib/systemd/user",
+    "/usr/lib/systemd/user",
+    "/lib/systemd/user",
+)
 """Where units lie that are for every user."""
 
 INSTALL = "asrd service install --now makes a service of it"
 
 
 def managed() -> bool:
-    """Return whether the user's own service manager answers here: not for root in a container, nor without a login."""
+    """Return whether the user's own service manager answers here: not for root in a container, nor
+    without a login."""
     return _states() is not None
 
 
 def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
     own = paths.config_home(environment) / "systemd" / "user"
-    return next((folder for folder in (own, *map(Path, SYSTEM_UNITS)) if os.path.exists(folder / SERVICE)), None)
+    return next(
+        (folder for folder in (own, *map(Path, SYSTEM_UNITS)) if os.path.exists(folder / SERVICE)),
+        None,
+    )
 
 
 def start(where: Path | None = None) -> str:
@@ -82,7 +93,8 @@ def explain(where: Path) -> str:
 
 
 def again(environment: Mapping[str, str] = os.environ) -> str:
-    """Return what starts this very daemon again once it has ended. Asks nobody: a daemon calls it on its loop."""
+    """Return what starts this very daemon again once it has ended. Asks nobody: a daemon calls it
+    on its loop."""
     if environment.get("NOTIFY_SOCKET"):
         return f"start it again: systemctl --user start {SERVICE}"
     return "start it again: asrd run"
@@ -97,7 +109,11 @@ def serves(where: Path) -> bool:
 def run_command(where: Path | None) -> str:
     """Return the command that runs a daemon in a terminal, on a socket."""
     usual = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    if where is None or where == Path(usual) / "asrd.sock" or os.fspath(where) == os.environ.get("ASRD_SOCKET"):
+    if (
+        where is None
+        or where == Path(usual) / "asrd.sock"
+        or os.fspath(where) == os.environ.get("ASRD_SOCKET")
+    ):
         return "asrd run"
     return f"asrd run --socket {_quoted(os.fspath(where))}"
 
@@ -117,8 +133,15 @@ def install(package: str) -> str:
     """Return the command that installs a package here."""
     import shutil
 
-    installers = {"apt-get": "apt-get install", "dnf": "dnf install", "pacman": "pacman -S", "zypper": "zypper install"}
-    words = next((words for name, words in installers.items() if shutil.which(name)), "apt-get install")
+    installers = {
+        "apt-get": "apt-get install",
+        "dnf": "dnf install",
+        "pacman": "pacman -S",
+        "zypper": "zypper install",
+    }
+    words = next(
+        (words for name, words in installers.items() if shutil.which(name)), "apt-get install"
+    )
     return f"sudo {words} {package}"
 
 
@@ -129,7 +152,8 @@ def _quoted(word: str) -> str:
 
 
 def _listens(folder: Path, where: Path) -> bool:
-    """Return whether the socket unit beside the service listens there; a service without one does by its settings."""
+    """Return whether the socket unit beside the service listens there; a service without one does
+    by its settings."""
     try:
         text = (folder / SOCKET).read_text("utf-8", errors="surrogateescape")
     except OSError:
@@ -148,7 +172,9 @@ def _states() -> tuple[str, ...] | None:
         return None
     command = ["systemctl", "--user", "show", "--property=ActiveState", "--value", SERVICE, SOCKET]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MANAGER_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=MANAGER_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return tuple(done.stdout.split()) if done.returncode == 0 else None

@@ -1,8 +1,8 @@
 """The service manager and the journal: readiness, watchdog, inherited sockets, structured events.
 
-Knows the protocols of systemd and the names of asrd's events; does not know what they report. Runs in the daemon.
-Nothing here waits for the journal or the manager longer than a moment: libsystemd's own calls block, with the
-interpreter's lock held, for as long as a stopped journald does not read.
+Knows the protocols of systemd and the names of asrd's events; does not know what they report. Runs
+in the daemon. Nothing here waits for the journal or the manager longer than a moment: libsystemd's
+own calls block, with the interpreter's lock held, for as long as a stopped journald does not read.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ LONGEST = 16384
 logger = logging.getLogger("asrd")
 
 
-# -- the journal ------------------------------------------------------------------------------------------------------
+# -- the journal
+# ------------------------------------------------------------------------------------------------------
 
 
 def event(name: str, message: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -67,11 +68,13 @@ def event(name: str, message: str, level: int = logging.INFO, **fields: Any) -> 
         name: a key of EVENTS.
         message: one sentence for a person; counts and figures, never what was said.
         level: of `logging`.
-        fields: what a program may read: `audio_seconds=3.2` becomes ASRD_AUDIO_SECONDS=3.2. None is left out; lists
-            are joined by commas; floats keep six digits.
+        fields: what a program may read: `audio_seconds=3.2` becomes ASRD_AUDIO_SECONDS=3.2. None is
+            left out; lists are joined by commas; floats keep six digits.
     """
     extra = {"MESSAGE_ID": EVENTS[name], "ASRD_EVENT": name}
-    extra |= {f"ASRD_{key.upper()}": _value(value) for key, value in fields.items() if value is not None}
+    extra |= {
+        f"ASRD_{key.upper()}": _value(value) for key, value in fields.items() if value is not None
+    }
     logger.log(level, "%s", message, extra=extra)
 
 
@@ -84,11 +87,12 @@ def _value(value: Any) -> str:
 
 
 def log_to_journal() -> bool:
-    """Send what the logger "asrd" gets to the journal, and to stderr unless that is the journal too.
+    """Send what the logger "asrd" gets to the journal, and to stderr unless that is the journal
+    too.
 
     Returns:
-        Whether there is a journal that takes fields. Without it stderr gets everything, with the <N> priorities that
-        journald reads where stderr leads to one.
+        Whether there is a journal that takes fields. Without it stderr gets everything, with the
+        <N> priorities that journald reads where stderr leads to one.
     """
     handlers: list[logging.Handler] = []
     ours = _journal_handler()
@@ -98,7 +102,9 @@ def log_to_journal() -> bool:
     if ours is None or not streamed:
         # A copy: PortAudio's bindings point descriptor 2 elsewhere for a moment, again and again.
         terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w", errors="backslashreplace"))
-        terminal.setFormatter(_Prefixed("%(message)s") if streamed else Formatter("asrd: %(message)s"))
+        terminal.setFormatter(
+            _Prefixed("%(message)s") if streamed else JournalFormatter("asrd: %(message)s")
+        )
         handlers.append(terminal)
     logger.handlers[:] = handlers
     logger.propagate = False
@@ -109,7 +115,11 @@ def log_to_journal() -> bool:
 def _stderr_is_journal() -> bool:
     try:
         file = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError, AttributeError):  # closed, or replaced by something that is no file
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+    ):  # closed, or replaced by something that is no file
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
@@ -121,12 +131,15 @@ def _journal_handler() -> logging.Handler | None:
         from systemd.journal import JournalHandler
     except ImportError:
         return None
-    handler: logging.Handler = JournalHandler(sender_function=Sender(JOURNAL), SYSLOG_IDENTIFIER="asrd")
+    handler: logging.Handler = JournalHandler(
+        sender_function=Sender(JOURNAL), SYSLOG_IDENTIFIER="asrd"
+    )
     return handler
 
 
 class Sender:
-    """Sends entries to journald and never waits: what it does not take at once is counted and dropped."""
+    """Sends entries to journald and never waits: what it does not take at once is counted and
+    dropped."""
 
     _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
     _PRIVATE = ("CODE_ARGS", "EXCEPTION_INFO")
@@ -147,17 +160,27 @@ class Sender:
 
     def _missed(self, fields: dict[str, Any]) -> dict[str, Any]:
         text = f"the journal did not take {self.dropped} earlier message{'s' * (self.dropped > 1)}"
-        return {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": fields.get("SYSLOG_IDENTIFIER", "")}
+        return {
+            "MESSAGE": text,
+            "PRIORITY": "4",
+            "SYSLOG_IDENTIFIER": fields.get("SYSLOG_IDENTIFIER", ""),
+        }
 
     def close(self) -> None:
         """Send no more."""
         self._socket.close()
 
     def _send(self, fields: dict[str, Any]) -> bool:
-        kept = ((k, v) for k, v in fields.items() if self._NAME.fullmatch(k) and k not in self._PRIVATE)
+        kept = (
+            (k, v) for k, v in fields.items() if self._NAME.fullmatch(k) and k not in self._PRIVATE
+        )
         try:
-            self._socket.sendto(b"".join(entry_line(name, str(value)) for name, value in kept), self.path)
-        except OSError:  # full, gone, or started anew and not yet there: counted, and said with the next entry
+            self._socket.sendto(
+                b"".join(entry_line(name, str(value)) for name, value in kept), self.path
+            )
+        except (
+            OSError
+        ):  # full, gone, or started anew and not yet there: counted, and said with the next entry
             return False
         return True
 
@@ -170,26 +193,36 @@ def entry_line(name: str, value: str) -> bytes:
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 
 
-class Formatter(logging.Formatter):
-    """Leaves out of a line, and of a traceback, what a terminal or a reader of the journal would obey."""
+class JournalFormatter(logging.Formatter):
+    """Leaves out of a line, and of a traceback, what a terminal or a reader of the journal would
+    obey."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the entry, with its lines but no other control character; what it quotes begins no line."""
+        """Return the entry, with its lines but no other control character; what it quotes begins no
+        line."""
         quoting = copy.copy(record)
-        if isinstance(record.args, tuple) and record.msg != "%s":  # else the argument is all of the message
+        if (
+            isinstance(record.args, tuple) and record.msg != "%s"
+        ):  # else the argument is all of the message
             quoting.args = tuple(map(_quoted, record.args))
         return printable(super().format(quoting))
 
 
 def _quoted(value: object) -> object:
     """Return an argument of a log entry on one line where it may have a file's name in it."""
-    return printable(str(value), breaks=False) if isinstance(value, str | os.PathLike | Exception) else value
+    return (
+        printable(str(value), breaks=False)
+        if isinstance(value, str | os.PathLike | Exception)
+        else value
+    )
 
 
-class _Prefixed(Formatter):
+class _Prefixed(JournalFormatter):
     """Puts the priority before each line, as journald reads it from a stream (sd-daemon(3))."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the entry's lines, each with its priority."""
-        level = next((n for at, n in ((50, 2), (40, 3), (30, 4), (20, 6)) if record.levelno >= at), 7)
+        level = next(
+            (n for at, n in ((50, 2), (40, 3), (30, 4), (20, 6)) if record.levelno >= at), 7
+        )
         return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines() or [""])

@@ -35,7 +35,8 @@ def state(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of what can be made again; the libraries that a worker imports keep theirs in it."""
+    """Return the folder of what can be made again; the libraries that a worker imports keep theirs
+    in it."""
     return (xdg("XDG_CACHE_HOME", environment) or home(environment) / ".cache") / "asrd"
 
 
@@ -57,13 +58,15 @@ def library_folders(environment: Mapping[str, str] = os.environ) -> dict[str, st
 
 
 def xdg(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the folder that a variable of the XDG specification names; a relative path counts as none, as it says."""
+    """Return the folder that a variable of the XDG specification names; a relative path counts as
+    none, as it says."""
     named = environment.get(name, "")
     return Path(named) if os.path.isabs(named) else None
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the user's home: HOME where it is a whole path, else what the system knows of the user."""
+    """Return the user's home: HOME where it is a whole path, else what the system knows of the
+    user."""
     named = environment.get("HOME", "")
     if os.path.isabs(named):
         return Path(named)
@@ -76,7 +79,8 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def scratch(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the folder for what a worker unpacks: TMPDIR, or /var/tmp where it is unset, not UTF-8 or has controls.
+    """Return the folder for what a worker unpacks: TMPDIR, or /var/tmp where it is unset, not UTF-8
+    or has controls.
 
     Libraries that read there in C take no such names.
     """
@@ -85,7 +89,8 @@ def scratch(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and what is missing above it, each for the user alone, whatever the umask. Raises OSError."""
+    """Make a folder and what is missing above it, each for the user alone, whatever the umask.
+    Raises OSError."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     for each in reversed(missing):
         with contextlib.suppress(FileExistsError):
@@ -100,7 +105,9 @@ def open_private(path: Path) -> BinaryIO:
     """Open a file anew for writing, for the user alone, whatever the umask. Raises OSError."""
     file = os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb")
     with contextlib.suppress(OSError):  # a file system may have no rights
-        os.fchmod(file.fileno(), 0o600)  # the umask may have taken more, and an older file may have given more
+        os.fchmod(
+            file.fileno(), 0o600
+        )  # the umask may have taken more, and an older file may have given more
     return file
 
 
@@ -120,9 +127,14 @@ def write_whole(path: Path, data: bytes) -> None:
 def python_path() -> str:
     """Return where a new Python finds asrd that does not look into its current folder.
 
-    An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are handed on.
+    An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are
+    handed on.
     """
-    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(entry)]
+    entries = [
+        entry
+        for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if os.path.isabs(entry)
+    ]
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
         entries.append(home)

@@ -1,9 +1,10 @@
 """What crosses between the daemon and its worker: frames, and each message as a type.
 
-A frame is one JSON line and, for messages that carry sound, that many raw bytes after it. Knows the shapes of things,
-not what they mean. Runs on both sides; imports neither torch nor numpy.
+A frame is one JSON line and, for messages that carry sound, that many raw bytes after it. Knows the
+shapes of things, not what they mean. Runs on both sides; imports neither torch nor numpy.
 
-Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indices on the one clock of the program.
+Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indices on the one clock
+of the program.
 """
 
 from __future__ import annotations
@@ -43,9 +44,11 @@ class Word(msgspec.Struct, frozen=True, gc=False):
     confidence: float | None = None
     """Probability in 0..1, the lowest of the word's tokens; None where the decoder gives none."""
     joined: bool = False
-    """No space stands before it, as in scripts without spaces, or where it is a piece of one long word."""
+    """No space stands before it, as in scripts without spaces, or where it is a piece of one long
+    word."""
     same_token: bool = False
-    """Its beginning and the end of the word before are one token, so that a decoder says either both or none."""
+    """Its beginning and the end of the word before are one token, so that a decoder says either
+    both or none."""
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
@@ -58,11 +61,12 @@ class Hypothesis(msgspec.Struct, frozen=True):
     stop: int
     """One past the buffer's last sample."""
     precision: str = ""
-    """Name of the rung that answered."""
+    """Name of the candidate that answered."""
     truncated: bool = False
     """True when the decoder ran on or looped and was cut by the guard."""
     resumed: bool = False
-    """True where decoding went on behind `Said`: of what was final, nothing is in it again."""
+    """True where decoding went on behind `DecodingContext`: of what was final, nothing is in it
+    again."""
 
 
 class Fallback(msgspec.Struct, frozen=True):
@@ -75,10 +79,13 @@ class Fallback(msgspec.Struct, frozen=True):
 
 
 def reasons(fallbacks: Sequence[Fallback]) -> str:
-    """Return one clause for each reason, with all the components that share it; "" where all runs as asked."""
+    """Return one clause for each reason, with all the components that share it; "" where all runs
+    as asked."""
     groups: dict[str, list[str]] = {}
     for one in fallbacks:
-        groups.setdefault(f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []).append(one.component)
+        groups.setdefault(
+            f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []
+        ).append(one.component)
     return "; ".join(f"{', '.join(components)}: {reason}" for reason, components in groups.items())
 
 
@@ -90,24 +97,28 @@ class SelfTest(msgspec.Struct, frozen=True):
     seconds: float
     """Compute time of the clip, after warm-up."""
     passed: bool
-    """Finite encoder output and text on clear speech; on the shipped demo models, the expected words."""
+    """Finite encoder output and text on clear speech; on the shipped demo models, the expected
+    words."""
 
 
-# -- from the daemon to the worker ------------------------------------------------------------------------------------
+# -- from the daemon to the worker
+# ------------------------------------------------------------------------------------
 
 
 class Start(msgspec.Struct, tag="start", frozen=True):
     """First message: everything a worker is for life."""
 
     model: str
-    """A path to a .nemo file, a shipped name (demo, demo-ctc, demo-tdt) or a hub name (owner/name)."""
+    """A path to a .nemo file, a shipped name (demo, demo-ctc, demo-tdt) or a hub name
+    (owner/name)."""
     precision: Precision
     device: str = "cpu"
     """cpu, or cuda:N."""
     source_lang: str = "en"
     target_lang: str = "en"
     pnc: bool | None = None
-    """Ask Canary for punctuation and capitals, or for none; None: as the checkpoint's own prompt does."""
+    """Ask Canary for punctuation and capitals, or for none; None: as the checkpoint's own prompt
+    does."""
     vocabulary: tuple[str, ...] = ()
     """Phrases that are preferred where the sound leaves a choice."""
     boost: float = 0.0
@@ -115,21 +126,26 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     timestamps_model: bool = False
     """Load the second, hidden FP32 model that newer Canary files carry for their own timestamps."""
     threads: int = 0
-    """CPU threads for torch; 0 is one for a small model and torch's choice, every core, for others."""
+    """CPU threads for torch; 0 is one for a small model and torch's choice, every core, for
+    others."""
     vram_limit: int = 0
-    """Bytes of the card that the whole process may hold, the CUDA context among them; 0 is no limit."""
+    """Bytes of the card that the whole process may hold, the CUDA context among them; 0 is no
+    limit."""
     self_test: bool = True
     graphs: bool = True
-    """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is possible."""
+    """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is
+    possible."""
     faults: str = ""
     """Trouble to rehearse, as in `faults.parse`; "" for none."""
     path: str = ""
-    """The .nemo file that `model` names. Where it is empty, the worker looks the name up, without the network."""
+    """The .nemo file that `model` names. Where it is empty, the worker looks the name up, without
+    the network."""
     protocol: int = PROTOCOL
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What is final already of the speech that a buffer goes on with. A decoder that can goes on behind it."""
+class DecodingContext(msgspec.Struct, frozen=True):
+    """What is final already of the speech that a buffer goes on with. A decoder that can goes on
+    behind it."""
 
     text: str
     """Its last words, one at least."""
@@ -144,12 +160,13 @@ class Buffer(msgspec.Struct, frozen=True):
     """Sample index of its first sample."""
     size: int
     """Bytes of its samples."""
-    said: Said | None = None
+    said: DecodingContext | None = None
     """None where its speech begins in it."""
 
 
 class Recognize(msgspec.Struct, tag="recognize", frozen=True):
-    """Asks for one buffer, or for several to be computed together; their samples follow as payload, in order.
+    """Asks for one buffer, or for several to be computed together; their samples follow as payload,
+    in order.
 
     Each is answered by an Answer of its own, in order, or all of them by one Failed.
     """
@@ -184,7 +201,8 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Asks the worker to end."""
 
 
-# -- from the worker, or a download, to the daemon --------------------------------------------------------------------
+# -- from the worker, or a download, to the daemon
+# --------------------------------------------------------------------
 
 
 class Download(msgspec.Struct, frozen=True):
@@ -204,7 +222,6 @@ class Download(msgspec.Struct, frozen=True):
         """The figures for a person."""
         of = f" of {decimal(self.total)}" if self.total is not None else ""
         return f"{self.model}: {decimal(self.bytes)}{of}" + (f" ({self.note})" if self.note else "")
-
 
     @property
     def kept(self) -> str:
@@ -238,11 +255,13 @@ class Downloaded(msgspec.Struct, tag="downloaded", frozen=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The worker has proved itself. What is effective was read back from the model, not copied from the request."""
+    """The worker has proved itself. What is effective was read back from the model, not copied from
+    the request."""
 
     requested: str
     effective: dict[str, str]
-    """Component -> dtype of its weights, "X as Y" where the arithmetic was seen to run in another dtype Y."""
+    """Component -> dtype of its weights, "X as Y" where the arithmetic was seen to run in another
+    dtype Y."""
     fallbacks: list[Fallback]
     device: str
     device_name: str
@@ -262,16 +281,19 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     versions: dict[str, str]
     pid: int
     streaming: str = "buffer"
-    """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last one."""
+    """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last
+    one."""
     graphs: dict[str, str] = {}
-    """encoder, decoder -> what of it is replayed as CUDA graphs, and why not more; empty where none are wanted."""
+    """encoder, decoder -> what of it is replayed as CUDA graphs, and why not more; empty where none
+    are wanted."""
     remarks: list[str] = []
     """What of the model file's config was passed on unknown, or left empty."""
     protocol: int = PROTOCOL
 
 
 class Answer(msgspec.Struct, tag="answer", frozen=True):
-    """The hypothesis for one buffer, and what it cost: of several that were asked together, an equal share."""
+    """The hypothesis for one buffer, and what it cost: of several that were asked together, an
+    equal share."""
 
     id: int
     hypothesis: Hypothesis
@@ -298,7 +320,8 @@ class Encoded(msgspec.Struct, tag="encoded", frozen=True):
 
     id: int
     values: bytes
-    """float32, all dimensions of the first frame, then of the next; as many whole frames as fit into ENCODED bytes."""
+    """float32, all dimensions of the first frame, then of the next; as many whole frames as fit
+    into ENCODED bytes."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
@@ -307,9 +330,9 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
     kind: str
     """What went wrong.
 
-    out-of-memory; budget, the limit is too low; non-finite; self-test; unsupported, this precision here; no-device, the
-    card under any precision; device-lost, it was there and a new process may get it back; model, audio, network, disk,
-    usage or internal.
+    out-of-memory; budget, the limit is too low; non-finite; self-test; unsupported, this precision
+    here; no-device, the card under any precision; device-lost, it was there and a new process may
+    get it back; model, audio, network, disk, usage or internal.
     """
     detail: str
     """One sentence."""
@@ -338,15 +361,16 @@ class GarbageError(Exception):
 
 
 def pack(message: Request | Reply, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Return the pieces of one frame; a payload goes with Recognize and Encode: their buffers' samples, in order."""
+    """Return the pieces of one frame; a payload goes with Recognize and Encode: their buffers'
+    samples, in order."""
     return [_line(message) + b"\n", *filter(len, payload)]
 
 
 def _line(message: Request | Reply) -> bytes:
     """Return a message as JSON.
 
-    A file's name that is not UTF-8 keeps its bytes where it is to be opened, as the lone surrogates that Python holds
-    them as; in what a worker tells, it is only to be read.
+    A file's name that is not UTF-8 keeps its bytes where it is to be opened, as the lone surrogates
+    that Python holds them as; in what a worker tells, it is only to be read.
     """
     try:
         return _encode(message)
@@ -357,7 +381,8 @@ def _line(message: Request | Reply) -> bytes:
 
 
 def _unheld(line: bytes, kind: Any) -> Any:
-    """Decode a line that has such a name, which msgspec takes for damage. Raises msgspec.DecodeError."""
+    """Decode a line that has such a name, which msgspec takes for damage. Raises
+    msgspec.DecodeError."""
     try:
         return msgspec.convert(filenames.from_json(line), kind)
     except (ValueError, RecursionError) as error:

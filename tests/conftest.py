@@ -15,17 +15,21 @@ from asrd.precision import gpus
 from tests.fakes.hub_server import Hub
 from tests.hub_user import FILE, MODEL
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test that imports NeMo imports onnxruntime too, which else calls home
+os.environ["ORT_DISABLE_TELEMETRY"] = (
+    "1"  # a test that imports NeMo imports onnxruntime too, which else calls home
+)
 
 pytest_plugins = ["tests.integration.screen"]
 
-# A shell ignores Ctrl-C for what it starts in the background, and so would every program that the tests interrupt.
+# A shell ignores Ctrl-C for what it starts in the background, and so would every program that the
+# tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Have logging as in a new process: a command line takes our logger over, and NeMo every handler of the root."""
+    """Have logging as in a new process: a command line takes our logger over, and NeMo every
+    handler of the root."""
     ours = logging.getLogger("asrd")
     handlers = ours.handlers[:]
     caplog.handler.setLevel(logging.NOTSET)
@@ -36,7 +40,8 @@ def logger(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def folders_of_libraries() -> Iterator[None]:
-    """Take back where plots sent the libraries of this process: a program that a test starts would inherit it."""
+    """Take back where plots sent the libraries of this process: a program that a test starts would
+    inherit it."""
     before = {name: os.environ.get(name) for name in paths.LIBRARY_FOLDERS}
     yield
     for name, value in before.items():
@@ -48,7 +53,8 @@ def folders_of_libraries() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def fitting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have cards that a test makes up be ones that the installed torch, which may be without CUDA, can use."""
+    """Have cards that a test makes up be ones that the installed torch, which may be without CUDA,
+    can use."""
     monkeypatch.setattr(gpus, "unfit", lambda card: ("", ""))
 
 

@@ -28,6 +28,7 @@ def load_tool(name: str) -> ModuleType:
 
 
 def have_own_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have nothing of this user's read or written: home, settings, state and sockets lie in a folder."""
+    """Have nothing of this user's read or written: home, settings, state and sockets lie in a
+    folder."""
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "HOME"):
         monkeypatch.setenv(variable, str(folder))

@@ -1,4 +1,5 @@
-"""A user with nothing but a hub: fresh HOME, HF_HOME and HF_ENDPOINT, the download process and the verbs."""
+"""A user with nothing but a hub: fresh HOME, HF_HOME and HF_ENDPOINT, the download process and the
+verbs."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ class User:
     @property
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
-        own = {"HOME": str(self.home), "HF_HOME": str(self.hf_home), "HF_ENDPOINT": self.hub.endpoint}
+        own = {
+            "HOME": str(self.home),
+            "HF_HOME": str(self.hf_home),
+            "HF_ENDPOINT": self.hub.endpoint,
+        }
         return kept | own | self.more
 
     @property
@@ -81,7 +86,9 @@ class User:
         with self.start((*own, name), **(ENVIRONMENT | environment)) as process:
             out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
-        return Outcome(process.returncode, [protocol.unpack_reply(line.encode()) for line in out.splitlines()])
+        return Outcome(
+            process.returncode, [protocol.unpack_reply(line.encode()) for line in out.splitlines()]
+        )
 
 
 @dataclass
@@ -112,20 +119,28 @@ class Outcome:
         return [one for one in found if one is not None]
 
 
-# -- model files ------------------------------------------------------------------------------------------------------
+# -- model files
+# ------------------------------------------------------------------------------------------------------
 
 
 def members() -> dict[str, bytes]:
     """Return the members of a shipped model by name, without a folder in front."""
     with tarfile.open(MODEL) as archive:
         files = [one for one in archive if one.isfile()]
-        return {one.name.removeprefix("./"): cast("IO[bytes]", archive.extractfile(one)).read() for one in files}
+        return {
+            one.name.removeprefix("./"): cast("IO[bytes]", archive.extractfile(one)).read()
+            for one in files
+        }
 
 
-def packed(content: dict[str, bytes], order: Sequence[str], prefix: str = "", gz: bool = False) -> bytes:
+def packed(
+    content: dict[str, bytes], order: Sequence[str], prefix: str = "", gz: bool = False
+) -> bytes:
     """Return a .nemo file with these members in this order."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz" if gz else "w:", **({"compresslevel": 1} if gz else {})) as archive:
+    with tarfile.open(
+        fileobj=out, mode="w:gz" if gz else "w:", **({"compresslevel": 1} if gz else {})
+    ) as archive:
         for name in order:
             about = tarfile.TarInfo(prefix + name)
             about.size = len(content[name])

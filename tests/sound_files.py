@@ -1,4 +1,5 @@
-"""Sound files whose headers know less than their bytes, each with what is true of it: made anew from a seed."""
+"""Sound files whose headers know less than their bytes, each with what is true of it: made anew
+from a seed."""
 
 from __future__ import annotations
 
@@ -18,7 +19,11 @@ SAID = "LIST" + "\x1a\0\0\0" + "INFOISFT\x0e\0\0\0asrd's tests\0\0"
 LIST = SAID.encode("latin-1")
 ID3V1 = b"TAG" + b"a title".ljust(125, b"\0")
 APE = b"APETAGEX" + b"".join(n.to_bytes(4, "little") for n in (2000, 32, 0, 0)) + bytes(8)
-PICTURE = b"ID3\x04\0\0" + bytes((0, 4, 58, 40)) + bytes((7 * i + 13) % 251 for i in range(4 * 16_384 + 58 * 128 + 40))
+PICTURE = (
+    b"ID3\x04\0\0"
+    + bytes((0, 4, 58, 40))
+    + bytes((7 * i + 13) % 251 for i in range(4 * 16_384 + 58 * 128 + 40))
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,9 @@ def put(content: bytes, place: int, value: bytes) -> bytes:
     return content[:place] + value + content[place + len(value) :]
 
 
-def sized(content: bytes, mark: bytes, value: int, width: int = 4, order: Order = "little") -> bytes:
+def sized(
+    content: bytes, mark: bytes, value: int, width: int = 4, order: Order = "little"
+) -> bytes:
     """Return the content with another length in the chunk of this name."""
     value %= 1 << 8 * width
     return put(content, content.index(mark) + len(mark), value.to_bytes(width, order))
@@ -77,8 +84,16 @@ def pages(ogg: bytes) -> list[bytes]:
 
 def page(head: bytes, number: int, granule: int, packets: list[bytes]) -> bytes:
     """Return a page without a mark, of the stream of another page."""
-    laces = b"".join(bytes([255] * (len(packet) // 255) + [len(packet) % 255]) for packet in packets)
-    start = head[:5] + bytes(1) + granule.to_bytes(8, "little") + head[14:18] + number.to_bytes(4, "little")
+    laces = b"".join(
+        bytes([255] * (len(packet) // 255) + [len(packet) % 255]) for packet in packets
+    )
+    start = (
+        head[:5]
+        + bytes(1)
+        + granule.to_bytes(8, "little")
+        + head[14:18]
+        + number.to_bytes(4, "little")
+    )
     bare = start + bytes(4) + bytes([len(laces)]) + laces + b"".join(packets)
     return put(bare, 22, page_checksum(bare).to_bytes(4, "little"))
 
@@ -91,7 +106,8 @@ def unmarked(ogg: bytes) -> bytes:
 
 
 def voice_message(opus: bytes, count: int = 1) -> bytes:
-    """Return an Opus file without the mark of its end and with so many packets a page: Android writes 1."""
+    """Return an Opus file without the mark of its end and with so many packets a page: Android
+    writes 1."""
     head, tags, *rest = pages(opus)
     packets, packet = [], b""
     for one in rest:
@@ -110,11 +126,21 @@ def voice_message(opus: bytes, count: int = 1) -> bytes:
 
 
 def around_mp3(mp3: bytes) -> bytes:
-    """Return a WAV file with an MP3 in it, whose header states a rate of bits that is not its own."""
+    """Return a WAV file with an MP3 in it, whose header states a rate of bits that is not its
+    own."""
     form = b"".join(n.to_bytes(2, "little") for n in (0x55, 1))
-    form += b"".join(n.to_bytes(4, "little") for n in (RATE, 8000)) + bytes((1, 0, 0, 0, 12, 0, 1, 0, 2, 0, 0, 0))
+    form += b"".join(n.to_bytes(4, "little") for n in (RATE, 8000)) + bytes(
+        (1, 0, 0, 0, 12, 0, 1, 0, 2, 0, 0, 0)
+    )
     form += bytes((0x80, 4, 1, 0, 0x71, 5))
-    inner = b"WAVEfmt " + len(form).to_bytes(4, "little") + form + b"data" + len(mp3).to_bytes(4, "little") + mp3
+    inner = (
+        b"WAVEfmt "
+        + len(form).to_bytes(4, "little")
+        + form
+        + b"data"
+        + len(mp3).to_bytes(4, "little")
+        + mp3
+    )
     return b"RIFF" + len(inner).to_bytes(4, "little") + inner
 
 
@@ -207,7 +233,11 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
     opus = encoded(sound, format="OGG", subtype="OPUS")
     mp3 = encoded(sound, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
     bare, half = without_count(mp3), 2 * (len(sound) // 2)
-    unfinished, more, cut = "has an unfinished header", "has more sound than its header says", "is cut short"
+    unfinished, more, cut = (
+        "has an unfinished header",
+        "has more sound than its header says",
+        "is cut short",
+    )
     killed = put(rf64, 28, bytes(16)) if rf64[:4] == b"RF64" else sized(rf64, b"data", 0)
 
     def part(content: bytes, share: float = 0.6) -> bytes:

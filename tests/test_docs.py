@@ -1,6 +1,7 @@
-"""The README's tables are made from the code and from committed results, and must still say what those say.
+"""The README's tables are made from the code and from committed results, and must still say what
+those say.
 
-    python -m tests.test_docs     writes them anew
+python -m tests.test_docs     writes them anew
 """
 
 from __future__ import annotations
@@ -27,21 +28,31 @@ MIB = 1 << 20
 
 
 def settings() -> str:
-    lines = [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in config_settings.describe()]
+    lines = [
+        f"| `{name}` | `{default}` | {meaning} |"
+        for name, default, meaning in config_settings.describe()
+    ]
     return "\n".join(["| setting | default | meaning |", "|---|---|---|", *lines])
 
 
 def presets() -> str:
     lines = [
-        f"| `{p.name}` | {', '.join(f'`{c}`' for c in p.candidates)} | {p.max_wer_delta:g} |" for p in PRESETS.values()
+        f"| `{p.name}` | {', '.join(f'`{c}`' for c in p.candidates)} | {p.max_wer_delta:g} |"
+        for p in PRESETS.values()
     ]
-    head = ["| preset | candidates, cheapest memory first | points of WER each may cost |", "|---|---|---|"]
+    head = [
+        "| preset | candidates, cheapest memory first | points of WER each may cost |",
+        "|---|---|---|",
+    ]
     return "\n".join([*head, *lines])
 
 
 def files() -> str:
     rows = re.findall(r"^    (\w+)  +(\w.*)$", asrd.__doc__ or "", re.MULTILINE)
-    lines = [f"| `asrd/{name}{'/' if (ROOT / 'asrd' / name).is_dir() else '.py'}` | {about} |" for name, about in rows]
+    lines = [
+        f"| `asrd/{name}{'/' if (ROOT / 'asrd' / name).is_dir() else '.py'}` | {about} |"
+        for name, about in rows
+    ]
     return "\n".join(["| package | what it knows |", "|---|---|", *lines])
 
 
@@ -98,7 +109,9 @@ def pattern(name: str) -> re.Pattern[str]:
 def test_a_table_of_the_readme_says_what_the_code_says(name: str) -> None:
     found = pattern(name).search(README.read_text())
     assert found, f"README has no block {name}"
-    assert found[0] == f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- /{name} -->", "python -m tests.test_docs"
+    assert found[0] == f"<!-- {name} -->\n{BLOCKS[name]()}\n<!-- /{name} -->", (
+        "python -m tests.test_docs"
+    )
 
 
 def test_every_strategy_and_every_verb_is_explained() -> None:

@@ -37,7 +37,12 @@ def test_what_the_manager_hears(manager: socket.socket) -> None:
     assert sd_notify.extend(2.5)
     assert sd_notify.stopping()
     assert sd_notify.ready()
-    expected = ["READY=1\nSTATUS=idle: demo", "STATUS=listening", "WATCHDOG=1", "EXTEND_TIMEOUT_USEC=2500000"]
+    expected = [
+        "READY=1\nSTATUS=idle: demo",
+        "STATUS=listening",
+        "WATCHDOG=1",
+        "EXTEND_TIMEOUT_USEC=2500000",
+    ]
     assert [manager.recv(999).decode() for _ in range(6)] == [*expected, "STOPPING=1", "READY=1"]
 
 
@@ -56,7 +61,9 @@ def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         assert listening.recv(99) == b"WATCHDOG=1"
 
 
-@pytest.mark.parametrize("address", ["", "/nonexistent/notify", "vsock:2:1234", "@asrd-nobody-listens"])
+@pytest.mark.parametrize(
+    "address", ["", "/nonexistent/notify", "vsock:2:1234", "@asrd-nobody-listens"]
+)
 def test_without_a_manager_nothing_happens(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
     assert not sd_notify.ready("idle")
@@ -118,7 +125,8 @@ def test_inherited_sockets_come_by_name_and_are_not_passed_on() -> None:
     assert done.stdout == f"['control', 'other'] {name!r} False False\n"
 
 
-# -- events and where they go ------------------------------------------------------------------------------------------
+# -- events and where they go
+# ------------------------------------------------------------------------------------------
 
 
 def test_every_event_has_an_id_of_its_own_and_stands_in_the_table() -> None:
@@ -130,7 +138,15 @@ def test_every_event_has_an_id_of_its_own_and_stands_in_the_table() -> None:
 
 def test_an_event_is_a_record_with_upper_case_fields(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "asrd"):
-        journal.event("take", "3.2 s", rtf=1 / 3, sinks=["a", "b"], device_bytes=None, process_bytes=1 << 40, ok=True)
+        journal.event(
+            "take",
+            "3.2 s",
+            rtf=1 / 3,
+            sinks=["a", "b"],
+            device_bytes=None,
+            process_bytes=1 << 40,
+            ok=True,
+        )
     (record,) = caplog.records
     fields = {key: value for key, value in vars(record).items() if key.isupper()}
     assert fields == {
@@ -193,7 +209,8 @@ def test_a_terminal_sees_what_the_journal_gets(tmp_path: Path) -> None:
     assert entry["MESSAGE_ID"] == journal.EVENTS["ready"]
 
 
-# -- journald's native protocol ---------------------------------------------------------------------------------------
+# -- journald's native protocol
+# ---------------------------------------------------------------------------------------
 
 
 def parsed(datagram: bytes) -> dict[str, str]:
@@ -225,12 +242,21 @@ def test_values_of_variables_and_odd_names_stay_out(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(tmp_path / "socket"))
         send = journal.Sender(str(tmp_path / "socket"))
-        send("text", CODE_ARGS="what was said", EXCEPTION_INFO="what was said", lower="x", _UID="0", ASRD_N=3)
+        send(
+            "text",
+            CODE_ARGS="what was said",
+            EXCEPTION_INFO="what was said",
+            lower="x",
+            _UID="0",
+            ASRD_N=3,
+        )
         send.close()
         assert parsed(journald.recv(1 << 16)) == {"MESSAGE": "text", "ASRD_N": "3"}
 
 
-def test_a_journal_that_is_full_or_gone_is_not_waited_for_and_what_it_missed_is_counted(tmp_path: Path) -> None:
+def test_a_journal_that_is_full_or_gone_is_not_waited_for_and_what_it_missed_is_counted(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "socket"
     journald = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     journald.bind(str(path))

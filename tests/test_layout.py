@@ -1,4 +1,5 @@
-"""The shape of the house: who may import whom, what stays light, and that the linters are content."""
+"""The shape of the house: who may import whom, what stays light, and that the linters are
+content."""
 
 from __future__ import annotations
 
@@ -18,8 +19,28 @@ from tests.helpers import ROOT
 PACKAGES = re.findall(r"^    (\w+)  +\w", (ROOT / "asrd" / "__init__.py").read_text(), re.MULTILINE)
 """What `asrd` consists of, from the bottom to the top: packages, and modules beside them."""
 
-WORKER_MAY_IMPORT = {"errors", "text", "paths", "precision", "protocol", "config", "audio", "models", "worker"}
-HEAVY = ["torch", "nemo", "lightning", "numpy", "soundfile", "matplotlib", "rich", "jiwer", "huggingface_hub"]
+WORKER_MAY_IMPORT = {
+    "errors",
+    "text",
+    "paths",
+    "precision",
+    "protocol",
+    "config",
+    "audio",
+    "models",
+    "worker",
+}
+HEAVY = [
+    "torch",
+    "nemo",
+    "lightning",
+    "numpy",
+    "soundfile",
+    "matplotlib",
+    "rich",
+    "jiwer",
+    "huggingface_hub",
+]
 
 
 def name_of(file: Path) -> str:
@@ -27,7 +48,11 @@ def name_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT / "asrd").with_suffix("").parts)
 
 
-FILES = {name_of(path): path for path in sorted((ROOT / "asrd").rglob("*.py")) if path.name != "__init__.py"}
+FILES = {
+    name_of(path): path
+    for path in sorted((ROOT / "asrd").rglob("*.py"))
+    if path.name != "__init__.py"
+}
 FILES.pop("__main__")
 
 
@@ -48,8 +73,14 @@ def imports_of(file: Path) -> set[str]:
     skipped = for_types_only(tree)
     found: set[str] = set()
     for node in ast.walk(tree):
-        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}: imports are absolute"
-        if node in skipped or not isinstance(node, ast.ImportFrom) or package(node.module or "") != "asrd":
+        assert not (isinstance(node, ast.ImportFrom) and node.level), (
+            f"{file}: imports are absolute"
+        )
+        if (
+            node in skipped
+            or not isinstance(node, ast.ImportFrom)
+            or package(node.module or "") != "asrd"
+        ):
             continue
         base = (node.module or "").removeprefix("asrd").removeprefix(".")
         names = {f"{base}.{alias.name}".removeprefix(".") for alias in node.names}
@@ -66,7 +97,9 @@ def test_the_map_lists_every_package() -> None:
 
 @pytest.mark.parametrize("name", [name for name in PACKAGES if (ROOT / "asrd" / name).is_dir()])
 def test_a_package_lists_its_modules_and_each_imports_only_those_above_it(name: str) -> None:
-    listed = re.findall(r"^    ([\w.]+)  +\w", (ROOT / "asrd" / name / "__init__.py").read_text(), re.MULTILINE)
+    listed = re.findall(
+        r"^    ([\w.]+)  +\w", (ROOT / "asrd" / name / "__init__.py").read_text(), re.MULTILINE
+    )
     order = [f"{name}.{module}" for module in listed]
     assert set(order) == {module for module in FILES if package(module) == name}
     for place, module in enumerate(order):
@@ -94,7 +127,9 @@ def test_only_the_worker_names_torch_or_nemo(name: str) -> None:
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        assert not {n.split(".")[0] for n in names} & {"torch", "nemo", "lightning", "torchao"}, name
+        assert not {n.split(".")[0] for n in names} & {"torch", "nemo", "lightning", "torchao"}, (
+            name
+        )
 
 
 def loaded_after(words: str) -> set[str]:
@@ -104,7 +139,9 @@ def loaded_after(words: str) -> set[str]:
         f"with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main({words.split()!r})\n"
         f"print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -149,21 +186,30 @@ def test_shellcheck() -> None:
     scripts = [
         os.fspath(path)
         for path in [*(ROOT / "tools").iterdir(), ROOT / ".ci" / "run", ROOT / "tests" / "session"]
-        if path.is_file() and path.read_bytes().startswith((b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n"))
+        if path.is_file()
+        and path.read_bytes().startswith((b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n"))
     ]
     linter("shellcheck", *scripts)
 
 
 def test_no_path_of_one_machine_and_no_mirror_is_committed() -> None:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     pattern = re.compile(r"(/home/|/root/|/work/|file://|find-links|index-url|\.\./shared)")
     for name in filter(None, listed.split("\0")):
         path = ROOT / name
-        if path == Path(__file__) or path.suffix in (".nemo", ".flac", ".png") or not path.is_file():
+        if (
+            path == Path(__file__)
+            or path.suffix in (".nemo", ".flac", ".png")
+            or not path.is_file()
+        ):
             continue
         assert not (found := pattern.search(path.read_text(errors="replace"))), f"{name}: {found}"
 
 
 def test_the_constraints_name_versions_and_nothing_else() -> None:
     for line in (ROOT / "tools" / "constraints.txt").read_text().splitlines():
-        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.\-]+==[0-9][A-Za-z0-9.]*", line), line
+        assert line.startswith("#") or re.fullmatch(
+            r"[A-Za-z0-9_.\-]+==[0-9][A-Za-z0-9.]*", line
+        ), line

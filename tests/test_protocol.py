@@ -16,11 +16,13 @@ def frame(message: protocol.Request, payload: bytes = b"") -> bytes:
     return b"".join(bytes(piece) for piece in protocol.pack(message, payload))
 
 
-@given(st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400))
+@given(
+    st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400)
+)
 def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: bytes) -> None:
     sound = sound[: len(sound) // 4 * 4]
     half = len(sound) // 8 * 4
-    said = protocol.Said("was für\n", start + 9)
+    said = protocol.DecodingContext("was für\n", start + 9)
     buffers = [protocol.Buffer(start, half), protocol.Buffer(start + 5, len(sound) - half, said)]
     several = protocol.Recognize(7, buffers, phase)
     encode, measure = protocol.Encode(9, len(sound)), protocol.Measure(8, "steady")
@@ -55,7 +57,12 @@ def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
 
 
 def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
-    assert protocol.read_request(io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, 8)]), b"1234"))) is None
+    assert (
+        protocol.read_request(
+            io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, 8)]), b"1234"))
+        )
+        is None
+    )
 
 
 def test_a_line_without_an_end_is_refused() -> None:

@@ -1,20 +1,22 @@
-"""A shipped model in this process, asked as the engine is, for tools that feed `Dictation` hours of sound."""
+"""A shipped model in this process, asked as the engine is, for tools that feed `StreamingSession`
+hours of sound."""
 
 from __future__ import annotations
 
 from asrd import protocol
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import TABLE
 
 BLOCK = 1600
 
 
 class Ear:
-    """What `Dictation` takes for an engine: one model in FP32 on the CPU, and no other rung."""
+    """What `StreamingSession` takes for an engine: one model in FP32 on the CPU, and no other
+    candidate."""
 
-    rung = Rung(TABLE["fp32"], "cpu")
+    candidate = Candidate(TABLE["fp32"], "cpu")
 
     def __init__(self, name: str) -> None:
         from asrd.worker.recognizer import Recognizer
@@ -26,14 +28,18 @@ class Ear:
         """Of sound that was asked about."""
 
     async def demote(self, *_: object) -> bool:
-        """Have no other rung."""
+        """Have no other candidate."""
         return False
 
     def pardon(self, kind: str) -> None:
-        """Know of no rung that was left."""
+        """Know of no candidate that was left."""
 
     async def transcribe(
-        self, samples: Samples, start: int = 0, phase: str = "final", said: protocol.Said | None = None
+        self,
+        samples: Samples,
+        start: int = 0,
+        phase: str = "final",
+        said: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the answer for a buffer."""
         self.seconds += len(samples) / SAMPLE_RATE
@@ -42,4 +48,6 @@ class Ear:
 
 def blocks(samples: Samples) -> list[AudioBlock]:
     """Return a sound in blocks of 0.1 s."""
-    return [AudioBlock(start, samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK)]
+    return [
+        AudioBlock(start, samples[start : start + BLOCK]) for start in range(0, len(samples), BLOCK)
+    ]

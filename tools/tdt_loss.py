@@ -1,8 +1,11 @@
-"""The loss of a token-and-duration transducer (TDT) on the CPU: NeMo's numba kernel wants CUDA, its torch one too.
+"""The loss of a token-and-duration transducer (TDT) on the CPU: NeMo's numba kernel wants CUDA, its
+torch one too.
 
-The same sum over all alignments as NeMo's TDTLossPytorch: a step at frame t says a token, or blank, and goes on by one
-of the durations; blank by at least one frame, and the last step is a blank that ends exactly at the last frame.
+The same sum over all alignments as NeMo's TDTLossPytorch: a step at frame t says a token, or blank,
+and goes on by one of the durations; blank by at least one frame, and the last step is a blank that
+ends exactly at the last frame.
 """
+
 from __future__ import annotations
 
 import math
@@ -14,7 +17,9 @@ import numpy as np
 import torch
 
 
-@numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"})  # not "ninf": what cannot be reached is -inf
+@numba.njit(
+    cache=True, fastmath={"reassoc", "contract", "nsz", "arcp"}
+)  # not "ninf": what cannot be reached is -inf
 def _add(a: float, b: float) -> float:
     """Give log(exp(a) + exp(b))."""
     if a < b:
@@ -24,7 +29,8 @@ def _add(a: float, b: float) -> float:
 
 @numba.njit(cache=True)
 def _lattice(blank: Any, label: Any, jump: Any, durations: Any) -> tuple[float, Any, Any, Any]:
-    """Give -log P of one clip and its gradients, for log-probabilities (T, U+1), (T, U) and (T, U+1, D)."""
+    """Give -log P of one clip and its gradients, for log-probabilities (T, U+1), (T, U) and (T,
+    U+1, D)."""
     frames, states = blank.shape
     to_end = np.full((frames + 1, states), -np.inf)
     to_end[frames, states - 1] = 0.0
@@ -53,13 +59,16 @@ def _lattice(blank: Any, label: Any, jump: Any, durations: Any) -> tuple[float, 
                 if t + step > frames:
                     continue
                 if step:
-                    part = share[t, u] * math.exp(blank[t, u] + jump[t, u, n] + to_end[t + step, u] - to_end[t, u])
+                    part = share[t, u] * math.exp(
+                        blank[t, u] + jump[t, u, n] + to_end[t + step, u] - to_end[t, u]
+                    )
                     share[t + step, u] += part
                     of_blank[t, u] -= part
                     of_jump[t, u, n] -= part
                 if u < states - 1 and t + step < frames:
                     part = share[t, u] * math.exp(
-                        label[t, u] + jump[t, u, n] + to_end[t + step, u + 1] - to_end[t, u])
+                        label[t, u] + jump[t, u, n] + to_end[t + step, u + 1] - to_end[t, u]
+                    )
                     share[t + step, u + 1] += part
                     of_label[t, u] -= part
                     of_jump[t, u, n] -= part
@@ -67,30 +76,49 @@ def _lattice(blank: Any, label: Any, jump: Any, durations: Any) -> tuple[float, 
 
 
 class _Loss(torch.autograd.Function):
-    """Both passes in the forward one: the gradients by the logits are what the lattice's shares are, less a softmax."""
+    """Both passes in the forward one: the gradients by the logits are what the lattice's shares
+    are, less a softmax."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Any, targets: Any, lengths: Sequence[int], counts: Sequence[int],
-                durations: Any, sigma: float) -> Any:
+    def forward(
+        ctx: Any,
+        logits: Any,
+        targets: Any,
+        lengths: Sequence[int],
+        counts: Sequence[int],
+        durations: Any,
+        sigma: float,
+    ) -> Any:
         """Give the losses (B,)."""
-        words, jumps = logits[..., :-len(durations)].float(), logits[..., -len(durations):].float().log_softmax(-1)
+        words, jumps = (
+            logits[..., : -len(durations)].float(),
+            logits[..., -len(durations) :].float().log_softmax(-1),
+        )
         norm = words.logsumexp(-1, True)
         ids = targets[:, None, :, None].expand(-1, words.shape[1], -1, 1)
         blank = (words[..., -1:] - norm)[..., 0] - sigma
         label = (words[:, :, :-1].gather(-1, ids) - norm[:, :, :-1])[..., 0] - sigma
         losses, shares = [], [torch.zeros_like(scores) for scores in (blank, label, jumps)]
         for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
-            parts = (blank[row, :length, :count + 1], label[row, :length, :count], jumps[row, :length, :count + 1])
-            loss, *found = _lattice(*(np.ascontiguousarray(part.numpy()) for part in parts), durations)
+            parts = (
+                blank[row, :length, : count + 1],
+                label[row, :length, :count],
+                jumps[row, :length, : count + 1],
+            )
+            loss, *found = _lattice(
+                *(np.ascontiguousarray(part.numpy()) for part in parts), durations
+            )
             losses.append(loss)
             for share, part in zip(shares, found, strict=True):
-                share[row, :part.shape[0], :part.shape[1]] = torch.from_numpy(part)
+                share[row, : part.shape[0], : part.shape[1]] = torch.from_numpy(part)
         of_blank, of_label, of_jump = shares
         visits = of_jump.sum(-1, True)
         of_words = (words - norm).exp_().mul_(-visits)
         of_words[..., -1] += of_blank
         of_words[:, :, :-1].scatter_add_(-1, ids, of_label[..., None])
-        ctx.save_for_backward(torch.cat([of_words, of_jump - jumps.exp() * visits], -1).to(logits.dtype))
+        ctx.save_for_backward(
+            torch.cat([of_words, of_jump - jumps.exp() * visits], -1).to(logits.dtype)
+        )
         return torch.tensor(losses)
 
     @staticmethod
@@ -99,13 +127,19 @@ class _Loss(torch.autograd.Function):
         return ctx.saved_tensors[0] * outside[:, None, None, None], None, None, None, None, None
 
 
-def tdt_loss(logits: Any, targets: Any, lengths: Any, counts: Any, durations: Sequence[int], sigma: float) -> Any:
+def tdt_loss(
+    logits: Any, targets: Any, lengths: Any, counts: Any, durations: Sequence[int], sigma: float
+) -> Any:
     """Give the loss (B,) in nats a clip.
 
     Args:
-        logits: (B, T, U+1, V+1+D) of the joint, blank behind the V tokens, then one for each duration.
+        logits: (B, T, U+1, V+1+D) of the joint, blank behind the V tokens, then one for each
+            duration.
         targets: (B, U) token ids, anything behind a clip's last.
         lengths, counts: (B,) frames and tokens.
-        sigma: taken off every token's log-probability, so that long durations pay (logit under-normalisation).
+        sigma: taken off every token's log-probability, so that long durations pay (logit
+            under-normalisation).
     """
-    return _Loss.apply(logits, targets, lengths.tolist(), counts.tolist(), np.array(durations), sigma)
+    return _Loss.apply(
+        logits, targets, lengths.tolist(), counts.tolist(), np.array(durations), sigma
+    )

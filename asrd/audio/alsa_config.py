@@ -1,6 +1,8 @@
-"""Whether PortAudio can start with ALSA's configuration; it ends the whole process where that names no default device.
+"""Whether PortAudio can start with ALSA's configuration; it ends the whole process where that names
+no default device.
 
-PortAudio lists the devices of the configuration and asserts that "default" or "dmix" is among them. Daemon side.
+PortAudio lists the devices of the configuration and asserts that "default" or "dmix" is among them.
+Daemon side.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ _quiet = ctypes.CFUNCTYPE(None)(lambda: None)
 
 
 def problem(environment: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
-    """Return why PortAudio cannot start, and what mends it; None where it can, and where ALSA is not installed."""
+    """Return why PortAudio cannot start, and what mends it; None where it can, and where ALSA is
+    not installed."""
     try:
         alsa = ctypes.CDLL(LIBRARY)
     except OSError:

@@ -37,7 +37,8 @@ class AudioBlock:
 
 
 LOUDEST = 2.0**31
-"""What a 32-bit sample is that was never scaled; anything beyond it is damage, and would overflow on its way."""
+"""What a 32-bit sample is that was never scaled; anything beyond it is damage, and would overflow
+on its way."""
 
 SOFTEST = float(np.finfo(np.float32).tiny)
 """Numbers below it are computed slowly, and nobody hears them."""
@@ -46,8 +47,8 @@ SOFTEST = float(np.finfo(np.float32).tiny)
 def clean(samples: Samples) -> tuple[Samples, int]:
     """Return samples without what is no sound, as silence in its place, and how many those were.
 
-    That is NaN, infinity and what is louder than LOUDEST. What is softer than SOFTEST becomes silence and counts as
-    sound.
+    That is NaN, infinity and what is louder than LOUDEST. What is softer than SOFTEST becomes
+    silence and counts as sound.
     """
     size = np.abs(samples)
     sound = size <= LOUDEST  # false for a NaN too
@@ -57,6 +58,7 @@ def clean(samples: Samples) -> tuple[Samples, int]:
 
 
 class Source(Protocol):
-    """Where sound comes from: yields blocks in order, the first one at `start` 0, without gaps unless `overflow`."""
+    """Where sound comes from: yields blocks in order, the first one at `start` 0, without gaps
+    unless `overflow`."""
 
     def __iter__(self) -> Iterator[AudioBlock]: ...

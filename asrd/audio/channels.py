@@ -1,8 +1,8 @@
 """Several channels -> one: their mean, or the loudest where they cancel each other.
 
-A balanced microphone in a stereo jack gives one voice with opposite signs, whose mean is silence. What is lost is
-judged on the differences between neighbouring samples: hum and a direct current, which carry most of the power of
-a bad recording and none of the speech, then count little. Pure.
+A balanced microphone in a stereo jack gives one voice with opposite signs, whose mean is silence.
+What is lost is judged on the differences between neighbouring samples: hum and a direct current,
+which carry most of the power of a bad recording and none of the speech, then count little. Pure.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from numpy.typing import NDArray
 from asrd.audio.format import SAMPLE_RATE
 
 CANCELS, AGREES = 0.5, 0.8
-"""Power of the mean over that of channels which have nothing in common: below the first the mean is left, above the
-second it is taken again. It is 1 for two speakers, one for each channel, and 2 for one voice in both."""
+"""Power of the mean over that of channels which have nothing in common: below the first the mean is
+left, above the second it is taken again. It is 1 for two speakers, one for each channel, and 2 for
+one voice in both."""
 
 LOUDER = 4.0
 """Times the power of the channel that is taken which another one has before it is taken instead."""
 
 AS_LOUD = 0.8
-"""Share of the greatest power from which on a channel counts as the loudest: the first such is taken."""
+"""Share of the greatest power from which on a channel counts as the loudest: the first such is
+taken."""
 
 STILL = 0.01
-"""Share of the greatest power so far below which a block decides nothing: between words there is only noise."""
+"""Share of the greatest power so far below which a block decides nothing: between words there is
+only noise."""
 
 DECIDED_SECONDS = 0.25
 """Of sound, at most, about which one decision is made."""
@@ -49,7 +52,8 @@ class Mixer:
     def __init__(self, channels: int, rate: int = SAMPLE_RATE) -> None:
         self.channels = channels
         self.cancelling = 0
-        """Number, from 1, of the channel that was taken instead of a mean that cancels; 0 where none ever was."""
+        """Number, from 1, of the channel that was taken instead of a mean that cancels; 0 where
+        none ever was."""
         self._piece = max(1, round(DECIDED_SECONDS * rate))
         self._fade = max(1, round(FADE_SECONDS * rate))
         self._chosen: int | None = None
@@ -57,18 +61,23 @@ class Mixer:
         self._last: NDArray[np.float32] | None = None
 
     def mix(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return one channel [N], contiguous, of a block [N, channels]; one with a NaN decides nothing."""
+        """Return one channel [N], contiguous, of a block [N, channels]; one with a NaN decides
+        nothing."""
         if self.channels == 1:
             return np.ascontiguousarray(block[:, 0])
         # By channel, as numpy takes twenty times as long to add up rows of two.
         rows = np.ascontiguousarray(block.T)
-        pieces = [self._mix(rows[:, at : at + self._piece]) for at in range(0, len(block), self._piece)]
+        pieces = [
+            self._mix(rows[:, at : at + self._piece]) for at in range(0, len(block), self._piece)
+        ]
         return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
     def _mix(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return one channel of a piece [channels, N] about which one decision is made."""
         before = self._chosen
-        with np.errstate(invalid="ignore", over="ignore"):  # of samples that are no numbers, which are cleaned later
+        with np.errstate(
+            invalid="ignore", over="ignore"
+        ):  # of samples that are no numbers, which are cleaned later
             self._choose(rows)
             mixed = _of(rows, self._chosen)
         if before != self._chosen and self._last is not None:
@@ -77,7 +86,8 @@ class Mixer:
         return mixed
 
     def _choose(self, rows: NDArray[np.float32]) -> None:
-        """Decide by a piece what it and the next ones are made of: a channel, or None for the mean."""
+        """Decide by a piece what it and the next ones are made of: a channel, or None for the
+        mean."""
         steps = np.diff(rows, axis=1, prepend=rows[:, :1] if self._last is None else self._last)
         powers = np.array([row @ row for row in steps])
         greatest = float(powers.max()) / rows.shape[1]

@@ -1,7 +1,9 @@
-"""What can be recorded from: the sound server's sources and the bare devices that PortAudio sees; which one is meant.
+"""What can be recorded from: the sound server's sources and the bare devices that PortAudio sees;
+which one is meant.
 
-Both lists are kept, as each takes a tenth of a second and more to make, in which a word can be spoken. Whoever fails to
-open a device has them made anew. Everything here may block: call it in a thread. Daemon side.
+Both lists are kept, as each takes a tenth of a second and more to make, in which a word can be
+spoken. Whoever fails to open a device has them made anew. Everything here may block: call it in a
+thread. Daemon side.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from asrd.errors import AudioError, nearest
 from asrd.hints import install
 
 hanging: list[object] = []
-"""Streams whose closing has not returned; while there are any, PortAudio cannot be asked for new devices."""
+"""Streams whose closing has not returned; while there are any, PortAudio cannot be asked for new
+devices."""
 _cache: list[Device] = []
 _listing = threading.Lock()
 
@@ -43,7 +46,8 @@ class Device(msgspec.Struct, frozen=True):
     channels: int
     default: bool
     monitor: bool = False
-    """True: what a loudspeaker plays; offered, but never taken for a microphone by part of its name first."""
+    """True: what a loudspeaker plays; offered, but never taken for a microphone by part of its name
+    first."""
     muted: bool = False
     volume_percent: int | None = None
     """As the sound server's settings show it; None for a bare device."""
@@ -52,12 +56,15 @@ class Device(msgspec.Struct, frozen=True):
 
 
 def survey() -> list[Device]:
-    """Return what can be recorded from: the server's sources first, then what ALSA shows. May block for seconds.
+    """Return what can be recorded from: the server's sources first, then what ALSA shows. May block
+    for seconds.
 
     Raises AudioError without the PortAudio library, or when the sound server does not answer.
     """
     try:
-        sources = sorted(sound_server.sources(), key=lambda source: source.monitor)  # first: PortAudio would hang
+        sources = sorted(
+            sound_server.sources(), key=lambda source: source.monitor
+        )  # first: PortAudio would hang
     except TimeoutError as error:
         raise AudioError(str(error), sound_access.restart()) from error
     sounddevice = portaudio()
@@ -66,11 +73,7 @@ def survey() -> list[Device]:
     bridge = next((names[name] for name in BRIDGES if name in names), -1)
     served = bool(sources) and bridge >= 0
     default: int = sounddevice.default.device[0]
-    return [
-        _served(s, bridge)
-        for s in sources
-        if served and s.name != sound_server.DUMMY
-    ] + [
+    return [_served(s, bridge) for s in sources if served and s.name != sound_server.DUMMY] + [
         Device(
             entry["name"],
             entry["name"],
@@ -85,16 +88,27 @@ def survey() -> list[Device]:
     ]
 
 
-def _served(source: sound_server.Source, bridge: int) -> Device:
+def _served(source: sound_server.SoundServerSource, bridge: int) -> Device:
     """Return a source of the server, which is opened through PortAudio's device number `bridge`."""
     s = source
     return Device(
-        s.description, s.name, "server", s.rate, s.channels, s.default, s.monitor, s.muted, s.volume_percent, bridge
+        s.description,
+        s.name,
+        "server",
+        s.rate,
+        s.channels,
+        s.default,
+        s.monitor,
+        s.muted,
+        s.volume_percent,
+        bridge,
     )
 
 
 def choose(
-    found: list[Device], microphone: str, absence: Callable[[list[Device]], AudioError] | None = None
+    found: list[Device],
+    microphone: str,
+    absence: Callable[[list[Device]], AudioError] | None = None,
 ) -> Device:
     """Return the device that a part of a name means, "" being the default one. Raises AudioError.
 
@@ -104,7 +118,11 @@ def choose(
     absence = absence or explained
     if not microphone:
         # PulseAudio makes a loudspeaker the default source where there is no microphone.
-        likely = [device for device in found if not device.id.startswith(("alsa_output.", "bluez_output."))]
+        likely = [
+            device
+            for device in found
+            if not device.id.startswith(("alsa_output.", "bluez_output."))
+        ]
         first = [device for device in likely if device.through == "server" and not device.monitor]
         for device in [*(device for device in likely if device.default), *first]:
             return device
@@ -113,12 +131,19 @@ def choose(
     names = [(device.name.casefold(), device.id.casefold(), device) for device in found]
     whole = [device for name, key, device in names if part in (name, key)]
     heard = [device for name, _, device in names if part in name and not device.monitor]
-    for device in [*whole, *heard, *(device for name, key, device in names if part in name or part in key)]:
+    for device in [
+        *whole,
+        *heard,
+        *(device for name, key, device in names if part in name or part in key),
+    ]:
         return device
     if not found:
         why = absence(found)
         raise AudioError(f"there is no microphone {microphone!r}: {why.message}", why.hint)
-    raise AudioError(f"there is no microphone {microphone!r}", nearest(microphone, [device.name for device in found]))
+    raise AudioError(
+        f"there is no microphone {microphone!r}",
+        nearest(microphone, [device.name for device in found]),
+    )
 
 
 def explained(found: list[Device]) -> AudioError:
@@ -135,7 +160,8 @@ def explained(found: list[Device]) -> AudioError:
 
 
 def volume_fix(name: str, decibels: int) -> str:
-    """Return the command that makes a device by its name louder (or less loud), or what to look at where it is silent.
+    """Return the command that makes a device by its name louder (or less loud), or what to look at
+    where it is silent.
 
     Asks nobody: goes by the devices as they were last seen.
     """
@@ -152,8 +178,8 @@ def volume_fix(name: str, decibels: int) -> str:
 def channel_counts(device: Device) -> list[int]:
     """Return the numbers of channels to try, best first; `channels.Mixer` makes one of them.
 
-    A server that is asked for one channel of two adds them up to 1.4 times the level, or to nothing where they have
-    opposite signs.
+    A server that is asked for one channel of two adds them up to 1.4 times the level, or to nothing
+    where they have opposite signs.
     """
     if device.id in BRIDGES:
         return [2, 1]
@@ -162,7 +188,8 @@ def channel_counts(device: Device) -> list[int]:
 
 
 def _known() -> list[Device]:
-    """Return the devices as they were last seen: asking anew takes 0.1 s and more, in which a word can be spoken."""
+    """Return the devices as they were last seen: asking anew takes 0.1 s and more, in which a word
+    can be spoken."""
     with _listing:
         if not _cache:
             _cache.extend(survey())
@@ -170,7 +197,8 @@ def _known() -> list[Device]:
 
 
 def pick(wanted: str, rescan: bool) -> Device:
-    """Return the device to open: as last seen, else as the server says now, else as PortAudio sees when asked anew.
+    """Return the device to open: as last seen, else as the server says now, else as PortAudio sees
+    when asked anew.
 
     Raises AudioError.
     """
@@ -193,7 +221,8 @@ def _scan() -> None:
     """Have PortAudio see which devices there are now. Raises AudioError as `survey` does."""
     with _listing:
         _cache.clear()
-        survey()  # a frozen server shows here; what follows would hang, with standard error turned off
+        # a frozen server shows here; what follows would hang, with standard error turned off
+        survey()
         if not hanging:
             sounddevice = portaudio()
             with library_noise.descriptor_2:  # it turns standard error off meanwhile
@@ -202,21 +231,29 @@ def _scan() -> None:
 
 
 def warm() -> None:
-    """Import PortAudio and list devices ahead of time; what is wrong is told when a stream is opened."""
+    """Import PortAudio and list devices ahead of time; what is wrong is told when a stream is
+    opened."""
     with contextlib.suppress(AudioError):
         _known()
 
 
 def portaudio() -> Any:
-    """Return the module sounddevice. Raises AudioError; asks ALSA before, as PortAudio may end the process."""
+    """Return the module sounddevice. Raises AudioError; asks ALSA before, as PortAudio may end the
+    process."""
     os.environ.update(sound_server.homeless())
     if (broken := alsa_config.problem()) is not None:
         raise AudioError(*broken)
     try:
-        with contextlib.nullcontext() if "sounddevice" in sys.modules else library_noise.descriptor_2:
+        with (
+            contextlib.nullcontext() if "sounddevice" in sys.modules else library_noise.descriptor_2
+        ):
             import sounddevice  # which turns standard error off for a moment
     except OSError as error:
         raise AudioError("PortAudio is not installed", install("libportaudio2")) from error
-    except Exception as error:  # sounddevice.PortAudioError, which cannot be named without the module
-        raise AudioError(f"PortAudio cannot start: {error}", "arecord -l; then: asrd devices") from error
+    except (
+        Exception
+    ) as error:  # sounddevice.PortAudioError, which cannot be named without the module
+        raise AudioError(
+            f"PortAudio cannot start: {error}", "arecord -l; then: asrd devices"
+        ) from error
     return sounddevice

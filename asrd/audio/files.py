@@ -1,8 +1,10 @@
-"""Sound comes in: files of any kind -> blocks of float32, mono, 16 kHz, on one integer sample clock.
+"""Sound comes in: files of any kind -> blocks of float32, mono, 16 kHz, on one integer sample
+clock.
 
-Knows formats, channels, rates and what can be wrong with a file; knows nothing of speech. Runs on the daemon's side.
-What stops the reading raises AudioError (DiskError when a spool does not fit), "NAME: sentence". What does not (a file
-cut short, samples that are not finite) is one warning on the logger "asrd", and the sound that is there is used.
+Knows formats, channels, rates and what can be wrong with a file; knows nothing of speech. Runs on
+the daemon's side. What stops the reading raises AudioError (DiskError when a spool does not fit),
+"NAME: sentence". What does not (a file cut short, samples that are not finite) is one warning on
+the logger "asrd", and the sound that is there is used.
 """
 
 from __future__ import annotations
@@ -42,16 +44,17 @@ _CONVERT = "asrd reads WAV, FLAC, OGG, Opus, MP3, AIFF, CAF and more; for others
 class SoundFile:
     """A sound file, a pipe or, as "-", standard input, read block by block in constant memory.
 
-    Channels are averaged, unless that cancels what is in them (`channels.Mixer`). Other rates are resampled by soxr: n
-    frames at rate r give exactly round(n * 16000 / r) samples. What cannot be sought (a pipe) is spooled to a temporary
-    file first. Streams that follow each other in one file are read one after the other, each to its end, whatever its
-    header says.
+    Channels are averaged, unless that cancels what is in them (`channels.Mixer`). Other rates are
+    resampled by soxr: n frames at rate r give exactly round(n * 16000 / r) samples. What cannot be
+    sought (a pipe) is spooled to a temporary file first. Streams that follow each other in one file
+    are read one after the other, each to its end, whatever its header says.
 
     Args:
         path: the file, or "-".
 
     Raises:
-        AudioError: not there, not readable, not audio, or without one sample. DiskError: no room for the spool.
+        AudioError: not there, not readable, not audio, or without one sample. DiskError: no room
+            for the spool.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -62,7 +65,9 @@ class SoundFile:
         """False once sound turned out to be missing, or its end to be uncertain."""
         self._decoder: Decoder | None = None
         self._descriptor = -1
-        with _spooled(_stdin() if os.fspath(path) == "-" else _open(Path(path)), self.name) as stream:
+        with _spooled(
+            _stdin() if os.fspath(path) == "-" else _open(Path(path)), self.name
+        ) as stream:
             self._descriptor = os.dup(stream.fileno())
         try:
             self._layout = containers.survey(self._descriptor)
@@ -83,7 +88,8 @@ class SoundFile:
 
     @property
     def seconds(self) -> float:
-        """Length as the header states it, in seconds; 0 where it states none, and often only an estimate."""
+        """Length as the header states it, in seconds; 0 where it states none, and often only an
+        estimate."""
         return self._promised / self.rate * max(1, len(self._layout.parts))
 
     def __enter__(self) -> SoundFile:
@@ -106,7 +112,8 @@ class SoundFile:
             self.close()
 
     def __iter__(self) -> Iterator[AudioBlock]:
-        """Yield the blocks from the first sample on. Raises AudioError when not one sample was finite."""
+        """Yield the blocks from the first sample on. Raises AudioError when not one sample was
+        finite."""
         self.warnings, self.complete = [], True
         tally = _Tally()
         start = 0
@@ -125,12 +132,18 @@ class SoundFile:
         if self._layout.decoder == "media":
             return self._open_media(number)
         try:
-            found = Sndfile(self.name, self._descriptor, self._layout.parts[number] if self._layout.parts else None)
+            found = Sndfile(
+                self.name,
+                self._descriptor,
+                self._layout.parts[number] if self._layout.parts else None,
+            )
         except (soundfile.SoundFileError, TypeError) as error:
             return self._open_foreign(number, error)
         if found.rate not in RATES:
             found.close()
-            raise AudioError(f"{self.name}: claims {found.rate} samples a second", "its header is damaged")
+            raise AudioError(
+                f"{self.name}: claims {found.rate} samples a second", "its header is damaged"
+            )
         if found.empty and len(self._layout.parts) < 2:
             found.close()
             raise AudioError(f"{self.name}: holds no sound", "its header says 0 samples")
@@ -151,7 +164,8 @@ class SoundFile:
             raise error from refused
 
     def _open_media(self, number: int) -> Decoder:
-        """Return a decoder of a media file, or of one of those that were joined. Raises AudioError; DiskError."""
+        """Return a decoder of a media file, or of one of those that were joined. Raises AudioError;
+        DiskError."""
         if not self._layout.parts:
             return media.open_media(self.name, self._descriptor)
         part = io.BufferedReader(View(self._descriptor, self._layout.parts[number]))
@@ -175,7 +189,8 @@ class SoundFile:
         return self._decoder
 
     def _frames(self, decoder: Decoder, tally: _Tally) -> Iterator[Samples]:
-        """Yield mono blocks at the stream's own rate, with what is not finite silenced and counted."""
+        """Yield mono blocks at the stream's own rate, with what is not finite silenced and
+        counted."""
         mixer, before = Mixer(decoder.channels, decoder.rate), tally.frames
         if isinstance(decoder, media.Media) and decoder.note:
             self._warn(decoder.note)
@@ -190,9 +205,14 @@ class SoundFile:
         tally.missing += max(0, decoder.frames - (tally.frames - before)) / decoder.rate
 
     def _tell(self, tally: _Tally) -> None:
-        """Warn about what was missing or not a number. Raises AudioError when nothing usable was seen."""
+        """Warn about what was missing or not a number. Raises AudioError when nothing usable was
+        seen."""
         if not tally.frames or tally.bad == tally.samples:
-            why = "not one of its samples is a finite number" if tally.frames else "nothing of it can be decoded"
+            why = (
+                "not one of its samples is a finite number"
+                if tally.frames
+                else "nothing of it can be decoded"
+            )
             raise AudioError(f"{self.name}: holds no sound", why)
         if tally.bad:
             share = 100 * tally.bad / tally.samples
@@ -203,11 +223,16 @@ class SoundFile:
             return
         self.complete = False
         of = f" of {whole:.1f}" if round(whole, 1) > round(tally.seconds, 1) else ""
-        self._warn(f"{flaw}, {tally.seconds:.1f}{of} s can be read" + f" ({tally.problem})" * bool(tally.problem))
+        self._warn(
+            f"{flaw}, {tally.seconds:.1f}{of} s can be read"
+            + f" ({tally.problem})" * bool(tally.problem)
+        )
 
     def _warn(self, predicate: str) -> None:
         self.warnings.append(f"{self.name}: {predicate}")
-        log.warning("%s: %s", self.name, predicate)  # apart, so that a line break in the name breaks no line
+        log.warning(
+            "%s: %s", self.name, predicate
+        )  # apart, so that a line break in the name breaks no line
 
 
 @dataclass
@@ -231,7 +256,8 @@ class _Tally:
 
 
 def _resampled(sound: Iterable[Samples], rate: int) -> Iterator[Samples]:
-    """Yield mono samples of any rate at SAMPLE_RATE: n of them give round(n * SAMPLE_RATE / rate)."""
+    """Yield mono samples of any rate at SAMPLE_RATE: n of them give round(n * SAMPLE_RATE /
+    rate)."""
     if rate == SAMPLE_RATE:
         yield from (block for block in sound if len(block))
         return
@@ -264,7 +290,8 @@ async def blocks(sound: Iterable[AudioBlock]) -> AsyncGenerator[AudioBlock]:
 
 
 def read(path: str | os.PathLike[str]) -> Samples:
-    """Return a whole file as one array, float32 mono 16 kHz; for short clips. Raises as SoundFile does."""
+    """Return a whole file as one array, float32 mono 16 kHz; for short clips. Raises as SoundFile
+    does."""
     with SoundFile(path) as source:
         return np.concatenate([np.zeros(0, np.float32), *(block.samples for block in source)])
 
@@ -280,7 +307,9 @@ def _open(path: Path) -> BinaryIO:
     except PermissionError as error:
         raise AudioError(f"{path}: may not be read", f"look at its rights: ls -l {path}") from error
     except (OSError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be opened, {getattr(error, 'strerror', None) or error}") from error
+        raise AudioError(
+            f"{path}: cannot be opened, {getattr(error, 'strerror', None) or error}"
+        ) from error
     if stat.S_ISDIR(mode):
         raise AudioError(f"{path}: is a directory", f"name the files in it: {path}/*.wav")
     raise AudioError(f"{path}: is a device, not a sound file")
@@ -303,15 +332,20 @@ def _stdin() -> BinaryIO:
     try:
         stream = os.fdopen(os.dup(0), "rb")
     except OSError as error:
-        raise AudioError("standard input: is closed", "give it a sound file: asrd transcribe - < clip.wav") from error
+        raise AudioError(
+            "standard input: is closed", "give it a sound file: asrd transcribe - < clip.wav"
+        ) from error
     if stream.isatty():
         stream.close()
-        raise AudioError("standard input: is a terminal", "give it a sound file: asrd transcribe - < clip.wav")
+        raise AudioError(
+            "standard input: is a terminal", "give it a sound file: asrd transcribe - < clip.wav"
+        )
     return stream
 
 
 def _spooled(stream: BinaryIO, name: str) -> BinaryIO:
-    """Return the stream itself when it can be sought, else a temporary file with all of it. Raises DiskError."""
+    """Return the stream itself when it can be sought, else a temporary file with all of it. Raises
+    DiskError."""
     if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
         return stream
     with stream:

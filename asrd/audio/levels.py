@@ -1,8 +1,8 @@
 """How loud sound is: the speech in it, what is between, and what was cut off at full scale.
 
-Levels are mean powers in dBFS: 0 is a square wave at full scale, a voice close to a microphone is at about -25.
-The level of speech follows the idea of ITU-T P.56: of 20-ms frames only those count in which somebody is speaking.
-Memory is constant, however long the sound is. Pure.
+Levels are mean powers in dBFS: 0 is a square wave at full scale, a voice close to a microphone is
+at about -25. The level of speech follows the idea of ITU-T P.56: of 20-ms frames only those count
+in which somebody is speaking. Memory is constant, however long the sound is. Pure.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ FLOOR_DBFS = -120
 """What is softer counts as this; 16-bit sound has nothing below -98 but silence."""
 
 ACTIVE_DB = 20
-"""So far below the loudest twentieth of its frames a frame still is speech, not a rest between words."""
+"""So far below the loudest twentieth of its frames a frame still is speech, not a rest between
+words."""
 
 QUIET_DBFS = -45.0
-"""Speech below it makes asrd warn. The shipped models still hear it; others lose words to noise by then."""
+"""Speech below it makes asrd warn. The shipped models still hear it; others lose words to noise by
+then."""
 
 SILENT_DBFS = -85.0
-"""A microphone whose every frame lies below it delivers nothing: the noise of any real one is louder."""
+"""A microphone whose every frame lies below it delivers nothing: the noise of any real one is
+louder."""
 
 UNHEARD_DBFS = -60.0
-"""The detector may miss speech whose loudest frame is softer; of the shipped clips it does so from -65 on."""
+"""The detector may miss speech whose loudest frame is softer; of the shipped clips it does so from
+-65 on."""
 
 AIM_DBFS = -25.0
 """Where a warning leads to."""
@@ -43,11 +47,13 @@ FULL_SCALE = 0.985
 """A sample from here on was cut off: resampling moves what was at 1 a little."""
 
 CLIPPED = 0.001
-"""Share of samples in speech from which on it clips. The highest peaks of a loud clean voice stay far below."""
+"""Share of samples in speech from which on it clips. The highest peaks of a loud clean voice stay
+far below."""
 
 
 JUDGED_SECONDS = 1.0
-"""A shorter recording says nothing of a microphone: the key was pressed by mistake, or one word was begun."""
+"""A shorter recording says nothing of a microphone: the key was pressed by mistake, or one word was
+begun."""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -74,7 +80,8 @@ class Loudness:
         self._cut = self._spoken = 0
 
     def push(self, samples: Samples, speech: bool) -> None:
-        """Take in a piece; `speech` says whether the detector took it for speech. Less than a frame is passed over."""
+        """Take in a piece; `speech` says whether the detector took it for speech. Less than a frame
+        is passed over."""
         frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
         if not len(frames):
             return
@@ -101,7 +108,8 @@ class Loudness:
 
     @property
     def noise(self) -> float | None:
-        """Level of what is not speech: half of its frames are softer, in dBFS; None where there was nothing else."""
+        """Level of what is not speech: half of its frames are softer, in dBFS; None where there was
+        nothing else."""
         count = int(self._rest.sum())
         if not count:
             return None
@@ -123,7 +131,8 @@ def judge(found: Loudness, spoken: bool = False) -> Judgement:
     """Return what levels say of the microphone that they come from.
 
     Args:
-        spoken: somebody meant to speak, so that sound in which no speech was found may be too soft to be speech.
+        spoken: somebody meant to speak, so that sound in which no speech was found may be too soft
+            to be speech.
     """
     speech, noise, clipped, loudest = found.speech, found.noise, found.clipped, found.loudest
     if speech is not None and clipped >= CLIPPED:
@@ -131,10 +140,14 @@ def judge(found: Loudness, spoken: bool = False) -> Judgement:
         return Judgement(speech, noise, clipped, "clipped", told, -CLIPPED_DB)
     if speech is not None and speech < QUIET_DBFS:
         told = f"is very quiet: speech is at {speech:.0f} dBFS"
-        return Judgement(speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - speech) / 5) * 5)
+        return Judgement(
+            speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - speech) / 5) * 5
+        )
     if speech is None and loudest is not None and loudest < SILENT_DBFS:
         return Judgement(speech, noise, clipped, "silent", "delivers nothing but silence")
     if spoken and speech is None and loudest is not None and loudest < UNHEARD_DBFS:
         told = f"is very quiet: no speech was found, and nothing in it is above {loudest:.0f} dBFS"
-        return Judgement(speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - loudest) / 5) * 5)
+        return Judgement(
+            speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - loudest) / 5) * 5
+        )
     return Judgement(speech, noise, clipped)

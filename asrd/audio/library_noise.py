@@ -1,8 +1,9 @@
 """What a library in C prints by itself, past Python: kept out of standard error, for the debug log.
 
-libmpg123 writes a line for each oddity of an MP3, and has no switch that libsndfile hands on. While it works, file
-descriptor 2 leads to memory; afterwards its lines are logged, and those of anybody else, another thread perhaps, go on
-to where they were sent. Memory, unlike a pipe, never makes a writer wait.
+libmpg123 writes a line for each oddity of an MP3, and has no switch that libsndfile hands on. While
+it works, file descriptor 2 leads to memory; afterwards its lines are logged, and those of anybody
+else, another thread perhaps, go on to where they were sent. Memory, unlike a pipe, never makes a
+writer wait.
 """
 
 from __future__ import annotations
@@ -33,19 +34,23 @@ MAX_BYTES = 1 << 20
 """Of lines that were read and are still in memory."""
 
 _memory: list[int] = []
-"""The one descriptor of the memory that the lines go to, once it was needed, and how much of it was read."""
+"""The one descriptor of the memory that the lines go to, once it was needed, and how much of it was
+read."""
 
 
 @contextlib.contextmanager
 def kept_out() -> Iterator[None]:
-    """While entered, keep libmpg123's lines out of standard error; other lines arrive there when this is left."""
+    """While entered, keep libmpg123's lines out of standard error; other lines arrive there when
+    this is left."""
     # Where standard error was closed from the beginning, number 2 is that of any file.
     if sys.__stderr__ is None or not descriptor_2.acquire(timeout=WAIT_SECONDS):
         yield
         return
     try:
         with contextlib.ExitStack() as turned:
-            with contextlib.suppress(OSError):  # it was closed since, or there is no descriptor left
+            with contextlib.suppress(
+                OSError
+            ):  # it was closed since, or there is no descriptor left
                 turned.enter_context(_turned())
             yield
     finally:
@@ -68,7 +73,9 @@ def _turned() -> Iterator[None]:
 def _opened() -> int:
     if not _memory:
         memory = os.memfd_create("asrd-stderr", os.MFD_CLOEXEC)
-        fcntl.fcntl(memory, fcntl.F_SETFL, os.O_APPEND)  # two threads that write at once write one after the other
+        fcntl.fcntl(
+            memory, fcntl.F_SETFL, os.O_APPEND
+        )  # two threads that write at once write one after the other
         _memory.extend((memory, 0))
     return _memory[0]
 
@@ -80,7 +87,9 @@ def _hand_on(memory: int) -> None:
         return
     lines = os.pread(memory, new, _memory[1]).splitlines(keepends=True)
     _memory[1] += sum(map(len, lines))
-    if _memory[1] > MAX_BYTES:  # seldom: a line that a thread writes at this very moment would be lost
+    if (
+        _memory[1] > MAX_BYTES
+    ):  # seldom: a line that a thread writes at this very moment would be lost
         os.ftruncate(memory, 0)
         _memory[1] = 0
     for line in filter(bytes.strip, filter(LINES.match, lines)):

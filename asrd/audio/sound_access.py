@@ -1,7 +1,9 @@
-"""Why nothing can be recorded here: the facts of this machine -> one sentence, and the command that mends it.
+"""Why nothing can be recorded here: the facts of this machine -> one sentence, and the command that
+mends it.
 
-PortAudio reaches a sound server only through a plugin of ALSA, so a server that runs, and that asrd can ask for its
-microphones, may still be out of reach for recording. Each link of that chain is looked at by itself. Daemon side.
+PortAudio reaches a sound server only through a plugin of ALSA, so a server that runs, and that asrd
+can ask for its microphones, may still be out of reach for recording. Each link of that chain is
+looked at by itself. Daemon side.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from asrd import hints
 from asrd.hints import install
 
 Answer = Literal["absent", "silent", "foreign", "listening"]
-"""How a server's socket is: not there, there without a listener, another user's, or with a listener."""
+"""How a server's socket is: not there, there without a listener, another user's, or with a
+listener."""
 
 PLUGIN_FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib")
 """Below which ALSA's plugins lie, in a folder alsa-lib, on some systems one further down."""
@@ -105,7 +108,9 @@ def _of_server(facts: Facts) -> tuple[str, str]:
             "plug a microphone in; then: pactl list short sources",
         )
     if not facts.pactl and not facts.dummy:
-        return "a sound server runs, but pactl is missing, which lists its microphones", install("pulseaudio-utils")
+        return "a sound server runs, but pactl is missing, which lists its microphones", install(
+            "pulseaudio-utils"
+        )
     return (
         "there is no microphone: a sound server runs, but no sound card is connected",
         "plug a microphone in; then: cat /proc/asound/cards",
@@ -125,25 +130,40 @@ def _of_bridge(facts: Facts) -> tuple[str, str]:
 
 
 def _package(plugin: str) -> str:
-    """Return the package of ALSA's plugin for PulseAudio, as the installer that is here calls it."""
-    names = {"apt-get": "libasound2-plugins", "dnf": "alsa-plugins-pulseaudio", "pacman": "alsa-plugins"}
-    found = next((name for program, name in names.items() if shutil.which(program)), names["apt-get"])
+    """Return the package of ALSA's plugin for PulseAudio, as the installer that is here calls
+    it."""
+    names = {
+        "apt-get": "libasound2-plugins",
+        "dnf": "alsa-plugins-pulseaudio",
+        "pacman": "alsa-plugins",
+    }
+    found = next(
+        (name for program, name in names.items() if shutil.which(program)), names["apt-get"]
+    )
     return found if plugin == "pulse" else "pipewire-alsa"
 
 
 def _of_runtime(facts: Facts) -> tuple[str, str] | None:
-    """Return what is wrong with the folder in which a server would be found; None where nothing is."""
+    """Return what is wrong with the folder in which a server would be found; None where nothing
+    is."""
     if not facts.runtime:
         said = "no sound server can be found: XDG_RUNTIME_DIR is not set"
         if facts.usual:
             return said, "export XDG_RUNTIME_DIR=/run/user/$(id -u)"
-        return (said, "log in at the desktop, or: sudo loginctl enable-linger $USER") if not facts.bare else None
+        return (
+            (said, "log in at the desktop, or: sudo loginctl enable-linger $USER")
+            if not facts.bare
+            else None
+        )
     if facts.runtime_state == "missing":
         said = f"no sound server can be found: the folder {facts.runtime} of XDG_RUNTIME_DIR does not exist"
         return said, "export XDG_RUNTIME_DIR=/run/user/$(id -u)"
     if facts.runtime_state == "foreign" or "foreign" in (facts.pulse, facts.pipewire):
         owner = facts.owner or "another user"
-        return f"the sound server belongs to {owner}, not to this user", f"run asrd as {owner}, without sudo"
+        return (
+            f"the sound server belongs to {owner}, not to this user",
+            f"run asrd as {owner}, without sudo",
+        )
     return None
 
 
@@ -151,7 +171,11 @@ def _of_silence(facts: Facts) -> tuple[str, str] | None:
     """Return what is wrong where a server has left its socket; None where none has."""
     if "silent" not in (facts.pulse, facts.pipewire):
         return None
-    which = "pulseaudio" if "pipewire" not in facts.installed and "pulseaudio" in facts.installed else "pipewire"
+    which = (
+        "pulseaudio"
+        if "pipewire" not in facts.installed and "pulseaudio" in facts.installed
+        else "pipewire"
+    )
     return "the sound server has ended: no program answers on its socket", _begin(which)
 
 
@@ -161,7 +185,11 @@ def restart() -> str:
         programs = [name for name in SERVER_PROGRAMS if shutil.which(name)] or SERVER_PROGRAMS
         return f"in a terminal: pkill -x {programs[0]}; {' & '.join(programs)} &"
     folders = [Path(folder) for folder in hints.SYSTEM_UNITS]
-    found = [unit for unit in SERVER_UNITS if any((folder / f"{unit}.service").exists() for folder in folders)]
+    found = [
+        unit
+        for unit in SERVER_UNITS
+        if any((folder / f"{unit}.service").exists() for folder in folders)
+    ]
     return f"systemctl --user restart {' '.join(found or SERVER_UNITS)}"
 
 
@@ -171,15 +199,21 @@ def _begin(server: str) -> str:
 
 
 def _of_cards(facts: Facts) -> tuple[str, str] | None:
-    """Return what is wrong with a sound card that records, without a server; None where there is none."""
+    """Return what is wrong with a sound card that records, without a server; None where there is
+    none."""
     if not facts.cards:
         return None
     if facts.locked:
         return "there is a sound card, but this user may not open it", _join_audio()
     if facts.bare:
-        return "none of the sound card's devices is a default microphone", 'set microphone = "part of its name"'
+        return (
+            "none of the sound card's devices is a default microphone",
+            'set microphone = "part of its name"',
+        )
     if facts.installed:
-        return "no sound server runs, and another program may hold the sound card", _begin(facts.installed[0])
+        return "no sound server runs, and another program may hold the sound card", _begin(
+            facts.installed[0]
+        )
     return "there is a sound card that PortAudio cannot open", "fuser -v /dev/snd/*"
 
 
@@ -190,21 +224,31 @@ def _join_audio() -> str:
 def _of_nothing(facts: Facts) -> tuple[str, str]:
     """Return what is missing where there is neither a server nor a card."""
     if facts.bare:
-        return "there is no microphone among the devices that PortAudio sees", 'set microphone = "part of its name"'
+        return (
+            "there is no microphone among the devices that PortAudio sees",
+            'set microphone = "part of its name"',
+        )
     if facts.installed:
-        return "no sound server runs, and there is no sound card that records", _begin(facts.installed[0])
+        return "no sound server runs, and there is no sound card that records", _begin(
+            facts.installed[0]
+        )
     missing = "there is neither a microphone nor a sound server"
     packages = f"{PIPEWIRE} {_package('pulse')}"
     return missing, f"plug a microphone in, then: {install(packages)}"
 
 
-# -- the facts --------------------------------------------------------------------------------------------------------
+# -- the facts
+# --------------------------------------------------------------------------------------------------------
 
 
 def gather(
-    sources: tuple[int, int, bool], bridge: bool, bare: int, environment: Mapping[str, str] = os.environ
+    sources: tuple[int, int, bool],
+    bridge: bool,
+    bare: int,
+    environment: Mapping[str, str] = os.environ,
 ) -> Facts:
-    """Return the facts of this machine. Takes milliseconds, a second where a server does not let a client in.
+    """Return the facts of this machine. Takes milliseconds, a second where a server does not let a
+    client in.
 
     Args:
         sources: microphones, monitors and whether there is the dummy, as the server lists them.
@@ -241,7 +285,8 @@ def gather(
 
 
 def _pulse_socket(environment: Mapping[str, str], folder: Path) -> Path | None:
-    """Return where the PulseAudio protocol is spoken; None where that is no file of this machine."""
+    """Return where the PulseAudio protocol is spoken; None where that is no file of this
+    machine."""
     named = environment.get("PULSE_SERVER", "")
     if named:
         named = named.rpartition("}")[2].removeprefix("unix:")
@@ -282,7 +327,8 @@ def _state(folder: Path) -> Literal["usable", "missing", "foreign"]:
 
 
 def _owner(path: Path | None) -> str:
-    """Return whose a file is, where it is neither this user's nor root's; "" else, and where that cannot be seen."""
+    """Return whose a file is, where it is neither this user's nor root's; "" else, and where that
+    cannot be seen."""
     try:
         uid = os.stat(path).st_uid if path is not None else os.getuid()
     except OSError:
@@ -298,7 +344,9 @@ def _owner(path: Path | None) -> str:
 def _lets_ask() -> bool:
     """Return whether the server answers pactl at all."""
     try:
-        done = subprocess.run(["pactl", "info"], capture_output=True, timeout=ANSWER_SECONDS, check=False)
+        done = subprocess.run(
+            ["pactl", "info"], capture_output=True, timeout=ANSWER_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -311,4 +359,8 @@ def _plugins(environment: Mapping[str, str]) -> tuple[str, ...]:
         folder for above in map(Path, PLUGIN_FOLDERS) for folder in (above / "alsa-lib", *above.glob("*/alsa-lib"))
     ]  # fmt: skip
     names = ("pulse", "pipewire")
-    return tuple(name for name in names if any((each / f"libasound_module_pcm_{name}.so").exists() for each in folders))
+    return tuple(
+        name
+        for name in names
+        if any((each / f"libasound_module_pcm_{name}.so").exists() for each in folders)
+    )

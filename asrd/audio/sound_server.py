@@ -1,7 +1,9 @@
-"""What the sound server (PipeWire or PulseAudio) says: its sources, which one we record from, and that it changed.
+"""What the sound server (PipeWire or PulseAudio) says: its sources, which one we record from, and
+that it changed.
 
-PortAudio sees none of this: a server moves a stream to another source without a word when a device is unplugged.
-Asked through `pactl`; where that is missing nothing is known and nothing fails. Daemon side.
+PortAudio sees none of this: a server moves a stream to another source without a word when a device
+is unplugged. Asked through `pactl`; where that is missing nothing is known and nothing fails.
+Daemon side.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ DUMMY = "auto_null.monitor"
 _MATTERS = re.compile(rb"on (source|source-output|server)\b")
 
 
-class Source(msgspec.Struct, frozen=True):
+class SoundServerSource(msgspec.Struct, frozen=True):
     """Something that a server lets programs record from."""
 
     index: int
@@ -47,7 +49,7 @@ class Source(msgspec.Struct, frozen=True):
     """Of its loudest channel; None where the server does not say."""
 
 
-def sources() -> list[Source]:
+def sources() -> list[SoundServerSource]:
     """Return what the server offers, its dummy included; [] where there is no server or no pactl.
 
     Raises TimeoutError for a server that does not answer within ANSWER_SECONDS.
@@ -57,8 +59,9 @@ def sources() -> list[Source]:
     return [source for entry in listed if (source := _source(entry, default)) is not None]
 
 
-def recorded() -> Source | None:
-    """Return the source that this process records from now, the dummy included; None when the server cannot tell.
+def recorded() -> SoundServerSource | None:
+    """Return the source that this process records from now, the dummy included; None when the
+    server cannot tell.
 
     Raises TimeoutError as `sources` does.
     """
@@ -72,7 +75,8 @@ def recorded() -> Source | None:
 
 
 async def follow(on_change: Callable[[], None]) -> None:
-    """Call `on_change` whenever sources, streams or defaults of the server change; returns when the server ends."""
+    """Call `on_change` whenever sources, streams or defaults of the server change; returns when the
+    server ends."""
     try:
         process = subprocess.Popen(
             [*_dying_with_us(), "pactl", "subscribe"],
@@ -105,18 +109,20 @@ async def follow(on_change: Callable[[], None]) -> None:
 
 
 def _dying_with_us() -> list[str]:
-    """Return the words before a command that end it with this process, however that ends; none where they are not."""
-    # Without them pactl outlives a daemon that is killed, until the server has something to say to it.
+    """Return the words before a command that end it with this process, however that ends; none
+    where they are not."""
+    # Without them pactl outlives a daemon that is killed, until the server has something to say to
+    # it.
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
-def _source(entry: dict[str, Any], default: str) -> Source | None:
+def _source(entry: dict[str, Any], default: str) -> SoundServerSource | None:
     """Return one entry of pactl's list as a value; None when it is not as it should be."""
     specification = re.fullmatch(r"\S+ (\d+)ch (\d+)Hz", str(entry.get("sample_specification")))
     name, index = entry.get("name"), entry.get("index")
     if specification is None or not isinstance(name, str) or not isinstance(index, int):
         return None
-    return Source(
+    return SoundServerSource(
         index,
         name,
         str(entry.get("description") or name),
@@ -132,7 +138,11 @@ def _source(entry: dict[str, Any], default: str) -> Source | None:
 def _volume(entry: dict[str, Any]) -> int | None:
     """Return the volume of a source in percent of 0 dB, its loudest channel's."""
     channels = entry.get("volume")
-    told = [str(_of(channels, name, "value_percent")) for name in channels] if isinstance(channels, dict) else []
+    told = (
+        [str(_of(channels, name, "value_percent")) for name in channels]
+        if isinstance(channels, dict)
+        else []
+    )
     percents = [int(text.removesuffix("%")) for text in told if re.fullmatch(r"\d{1,4}%", text)]
     return max(percents, default=None)
 
@@ -150,7 +160,9 @@ def _ask(*words: str) -> list[dict[str, Any]]:
         answer = json.loads(_run("--format=json", *words) or "[]")
     except ValueError:
         return []
-    return [entry for entry in answer if isinstance(entry, dict)] if isinstance(answer, list) else []
+    return (
+        [entry for entry in answer if isinstance(entry, dict)] if isinstance(answer, list) else []
+    )
 
 
 def _run(*words: str) -> str:
@@ -168,15 +180,18 @@ def _run(*words: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return our environment with untranslated answers, and without the source that a stream of ours asked for."""
+    """Return our environment with untranslated answers, and without the source that a stream of
+    ours asked for."""
     own = {key: value for key, value in os.environ.items() if key != "PULSE_SOURCE"}
     return own | homeless() | {"LC_ALL": "C.UTF-8"}
 
 
 def homeless() -> dict[str, str]:
-    """Return the variable that keeps libpulse from making a folder in the home, where no server's is there.
+    """Return the variable that keeps libpulse from making a folder in the home, where no server's
+    is there.
 
-    Without a runtime directory libpulse looks for its server by a link that it makes in ~/.config/pulse.
+    Without a runtime directory libpulse looks for its server by a link that it makes in
+    ~/.config/pulse.
     """
     known = {"XDG_RUNTIME_DIR", "PULSE_RUNTIME_PATH", "PULSE_SERVER"} & set(os.environ)
     linked = bool(known) or (paths.config_home() / "pulse").exists()

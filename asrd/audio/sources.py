@@ -1,8 +1,8 @@
 """Live sound: a microphone, a file played in real time, or a pipe, all with one face.
 
-Every source delivers blocks of 20 ms, a microphone of as many 20 ms as came at once, float32 mono 16 kHz, on a sample
-clock that starts at 0 at `open`, and says in one sentence what is wrong with it right now. Knows nothing of speech.
-Runs on the daemon's side.
+Every source delivers blocks of 20 ms, a microphone of as many 20 ms as came at once, float32 mono
+16 kHz, on a sample clock that starts at 0 at `open`, and says in one sentence what is wrong with it
+right now. Knows nothing of speech. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.formats.containers import MAGIC_BYTES, file_kind
 from asrd.audio.levels import Loudness, judge
 from asrd.audio.microphone import Microphone
-from asrd.audio.resampling import Tape
+from asrd.audio.resampling import Resampler
 from asrd.audio.vad import Vad
 from asrd.errors import AsrdError, AudioError, ConfigError
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("asrd")
 
 PATIENCE_SECONDS = 4.0
-"""Of whoever listens to a microphone for a moment; a headset that changes its profile needs some."""
+"""Of whoever listens to a microphone for a moment; a headset that changes its profile needs
+some."""
 
 LISTEN_SECONDS = 1.0
 """For which `asrd devices` and `asrd doctor` listen."""
 
 
-class Capture(Protocol):
+class AudioSource(Protocol):
     """Where live sound comes from. May be opened again after it was closed."""
 
     name: str
@@ -59,23 +60,26 @@ class Capture(Protocol):
         wanted: Callable[[], bool] = lambda: True,
         patient: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Start on the running loop; both are called there, `on_change` after each change of the three above.
+        """Start on the running loop; both are called there, `on_change` after each change of the
+        three above.
 
-        Returns at once and raises nothing for a device that is not there. Where sound was lost, zeros of its length
-        stand for it (0.3 s at least, 30 s at most) and the first block after them has `overflow` set. A source that
-        can wait does so while what it would deliver is not `wanted`; those in real time cannot. While all are
-        `patient`, which may be asked in any thread, sound may be a fifth of a second late: to bring more at once wakes
-        the processor less often.
+        Returns at once and raises nothing for a device that is not there. Where sound was lost,
+        zeros of its length stand for it (0.3 s at least, 30 s at most) and the first block after
+        them has `overflow` set. A source that can wait does so while what it would deliver is not
+        `wanted`; those in real time cannot. While all are `patient`, which may be asked in any
+        thread, sound may be a fifth of a second late: to bring more at once wakes the processor
+        less often.
         """
 
     async def close(self) -> None:
         """Deliver what was spoken until now, then nothing more. Takes at most 0.5 s."""
 
 
-def capture(spec: str, microphone: str = "") -> Capture:
+def open_source(spec: str, microphone: str = "") -> AudioSource:
     """Return a source: "mic" (chosen by a part of its name), "file:PATH" or "pipe".
 
-    Raises ConfigError for another word, AudioError for a file or a standard input that cannot be read.
+    Raises ConfigError for another word, AudioError for a file or a standard input that cannot be
+    read.
     """
     kind, _, path = spec.partition(":")
     if spec == "mic":
@@ -85,12 +89,18 @@ def capture(spec: str, microphone: str = "") -> Capture:
     if spec == "pipe":
         return Pipe()
     if kind == "file":
-        raise ConfigError(f"source {spec!r} names no file", "file:clip.wav; pipe reads standard input")
-    raise ConfigError(f"unknown source {spec!r}", "mic, file:PATH, or pipe (raw s16le, 16 kHz, mono on standard input)")
+        raise ConfigError(
+            f"source {spec!r} names no file", "file:clip.wav; pipe reads standard input"
+        )
+    raise ConfigError(
+        f"unknown source {spec!r}",
+        "mic, file:PATH, or pipe (raw s16le, 16 kHz, mono on standard input)",
+    )
 
 
 class PlayedFile:
-    """A sound file, delivered as slowly as it was spoken. Raises AudioError as `audio.SoundFile` does."""
+    """A sound file, delivered as slowly as it was spoken. Raises AudioError as `audio.SoundFile`
+    does."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)
@@ -109,7 +119,9 @@ class PlayedFile:
     ) -> None:
         """Start from the first sample."""
         self.problem, self.ended, self.code = "", False, 0
-        self._task = asyncio.get_running_loop().create_task(self._play(on_block, on_change), name="file")
+        self._task = asyncio.get_running_loop().create_task(
+            self._play(on_block, on_change), name="file"
+        )
 
     async def close(self) -> None:
         """Stop where it is; what was not yet played is not delivered."""
@@ -118,11 +130,13 @@ class PlayedFile:
             task.cancel()
             await asyncio.wait([task])
 
-    async def _play(self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]) -> None:
+    async def _play(
+        self, on_block: Callable[[AudioBlock], None], on_change: Callable[[], None]
+    ) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         ready: list[AudioBlock] = []
-        tape = Tape(ready.append)
+        tape = Resampler(ready.append)
         try:
             with self._file or SoundFile(self.name) as source:
                 self._file = None
@@ -141,7 +155,9 @@ class PlayedFile:
         on_change()
 
 
-async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None], began: float) -> None:
+async def _pace(
+    ready: list[AudioBlock], on_block: Callable[[AudioBlock], None], began: float
+) -> None:
     """Deliver blocks, each when its last sample would have been spoken; late ones at once."""
     loop = asyncio.get_running_loop()
     for block in ready:
@@ -151,14 +167,15 @@ async def _pace(ready: list[AudioBlock], on_block: Callable[[AudioBlock], None],
 
 
 def listen(microphone: str, seconds: float) -> tuple[str, str, Loudness]:
-    """Open a microphone, chosen by a part of its name, for a moment; return its name, what is wrong, and its levels.
+    """Open a microphone, chosen by a part of its name, for a moment; return its name, what is
+    wrong, and its levels.
 
     Blocks for `seconds` of sound, and up to PATIENCE_SECONDS more where none comes.
     """
     return asyncio.run(_listen(Microphone(microphone), seconds))
 
 
-async def _listen(device: Capture, seconds: float) -> tuple[str, str, Loudness]:
+async def _listen(device: AudioSource, seconds: float) -> tuple[str, str, Loudness]:
     heard, changed = Loudness(), asyncio.Event()
     vad, wanted, got = Vad(), round(seconds * SAMPLE_RATE), 0
 
@@ -188,10 +205,11 @@ _PLAY = "asrd transcribe - writes such a file down; asrd run --source file:PATH 
 
 
 class Pipe:
-    """Raw sound on standard input: signed 16 bit, little endian, 16 kHz, mono; delivered as it comes.
+    """Raw sound on standard input: signed 16 bit, little endian, 16 kHz, mono; delivered as it
+    comes.
 
-    What waits in the pipe when it is opened is heard first; what is not wanted yet stays in it. Raises AudioError when
-    standard input is closed or a terminal.
+    What waits in the pipe when it is opened is heard first; what is not wanted yet stays in it.
+    Raises AudioError when standard input is closed or a terminal.
     """
 
     CHUNK = SAMPLE_RATE // 2
@@ -222,12 +240,14 @@ class Pipe:
         patient: Callable[[], bool] = lambda: False,
     ) -> None:
         """Go on reading where the last `close` stopped."""
-        self._tape, self._on_change, self._wanted = Tape(on_block), on_change, wanted
+        self._tape, self._on_change, self._wanted = Resampler(on_block), on_change, wanted
         self._loop = asyncio.get_running_loop()
         self._closed = threading.Event()
         self._delivered = threading.Event()
         self._bell = os.pipe()
-        self._reader = threading.Thread(target=self._read, args=(self._closed, self._bell), daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._closed, self._bell), daemon=True
+        )
         self._reader.start()
 
     async def close(self) -> None:
@@ -246,7 +266,8 @@ class Pipe:
         self._tape.finish()
 
     def _read(self, closed: threading.Event, bell: tuple[int, int]) -> None:
-        """Read until the end or `close`; runs in a thread, as a file on standard input cannot be polled by a loop."""
+        """Read until the end or `close`; runs in a thread, as a file on standard input cannot be
+        polled by a loop."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         poll.register(bell[0], select.POLLIN)
@@ -313,7 +334,11 @@ def heard_now(name: str, problem: str, found: Loudness) -> str:
     """Return what a moment of listening to a microphone gave, as one sentence."""
     judged = judge(found)
     if problem or judged.problem:
-        return f"{name}: {problem.removeprefix(f'{name}: ')}" if problem else f"{name} {judged.problem} now"
+        return (
+            f"{name}: {problem.removeprefix(f'{name}: ')}"
+            if problem
+            else f"{name} {judged.problem} now"
+        )
     if judged.speech_dbfs is not None:
         return f"{name}: speech at {judged.speech_dbfs:.0f} dBFS now"
     return f"{name}: {judged.noise_dbfs or 0:.0f} dBFS now, and nobody speaks"

@@ -1,7 +1,7 @@
 """Finds speech: blocks -> it opens, pauses, goes on, closes.
 
-Decisions fall on a fixed grid of the sample clock, one for each chunk of 32 ms, so events never depend on how the sound
-was cut into blocks. Knows nothing of words. Runs on the daemon's side.
+Decisions fall on a fixed grid of the sample clock, one for each chunk of 32 ms, so events never
+depend on how the sound was cut into blocks. Knows nothing of words. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from asrd.audio.silero import CHUNK, Silero
 Kind = Literal["open", "pause", "resume", "close"]
 
 
-class Event(msgspec.Struct, frozen=True):
+class VadEvent(msgspec.Struct, frozen=True):
     """Something changed, on the sample clock."""
 
     kind: Kind
-    """open: speech began; pause: it has rested for `rest` seconds; resume: it went on after that; close: it ended."""
+    """open: speech began; pause: it has rested for `rest` seconds; resume: it went on after that;
+    close: it ended."""
     at: int
     """Where: the first sample of interest (open, resume), or one past the last (pause, close)."""
     heard: int
     """When it was known: one past the last sample that the decision used."""
     sure: bool = True
-    """close: whether any of it was surely speech (`VadSettings.sure`); a cough and a chord open, but hardly are."""
+    """close: whether any of it was surely speech (`VadSettings.sure`); a cough and a chord open,
+    but hardly are."""
 
 
 class VadSettings(msgspec.Struct, frozen=True):
@@ -64,7 +66,10 @@ class Vad:
 
     def __init__(self, settings: VadSettings | None = None) -> None:
         self.settings = settings or VadSettings()
-        self._minimum, self._pre_roll = _samples(self.settings.minimum), _samples(self.settings.pre_roll)
+        self._minimum, self._pre_roll = (
+            _samples(self.settings.minimum),
+            _samples(self.settings.pre_roll),
+        )
         self.heard = 0
         """One past the last sample that was judged."""
         self._silero = Silero()
@@ -91,14 +96,17 @@ class Vad:
         """Return how many samples from `start` to `stop` were surely speech, chunk by chunk."""
         return CHUNK * (bisect_left(self._clear, stop) - bisect_left(self._clear, start))
 
-    def push(self, block: AudioBlock) -> list[Event]:
-        """Judge one block and return what changed. Raises ValueError for a block that does not follow the last one."""
+    def push(self, block: AudioBlock) -> list[VadEvent]:
+        """Judge one block and return what changed. Raises ValueError for a block that does not
+        follow the last one."""
         if not self._started:
             self._started, self.heard, self._floor = True, block.start, block.start
         if block.start != self.heard + len(self._rest):
-            raise ValueError(f"block at {block.start} does not follow sample {self.heard + len(self._rest)}")
+            raise ValueError(
+                f"block at {block.start} does not follow sample {self.heard + len(self._rest)}"
+            )
         sound = np.concatenate([self._rest, block.samples]) if len(self._rest) else block.samples
-        events: list[Event] = []
+        events: list[VadEvent] = []
         whole = len(sound) - len(sound) % CHUNK
         if whole:
             for probability in self._silero(sound[:whole]):
@@ -106,18 +114,21 @@ class Vad:
         self._rest = sound[whole:].copy()
         return events
 
-    def finish(self) -> list[Event]:
-        """Judge what is left, padded with silence, and close what is open. The detector is then spent."""
-        events: list[Event] = []
+    def finish(self) -> list[VadEvent]:
+        """Judge what is left, padded with silence, and close what is open. The detector is then
+        spent."""
+        events: list[VadEvent] = []
         if len(self._rest):
             stop = self.heard + len(self._rest)
-            self._step(self._silero(np.pad(self._rest, (0, CHUNK - len(self._rest))))[0], stop, events)
+            self._step(
+                self._silero(np.pad(self._rest, (0, CHUNK - len(self._rest))))[0], stop, events
+            )
             self._rest = self._rest[:0]
         if self._open:
             self._close(events)
         return events
 
-    def _step(self, probability: float, stop: int, events: list[Event]) -> None:
+    def _step(self, probability: float, stop: int, events: list[VadEvent]) -> None:
         """Take one chunk that ends at `stop` into account."""
         start, self.heard = self.heard, stop
         s = self.settings
@@ -131,27 +142,27 @@ class Vad:
         elif probability < s.release:
             self._onset = None
         if not self._open and self._onset is not None and stop - self._onset >= self._minimum:
-            events.append(Event("open", max(self._floor, self._onset - self._pre_roll), stop))
+            events.append(VadEvent("open", max(self._floor, self._onset - self._pre_roll), stop))
             self._open, self._paused, self._onset, self._speech_stop = True, False, None, stop
 
-    def _inside(self, speech: bool, start: int, events: list[Event]) -> None:
+    def _inside(self, speech: bool, start: int, events: list[VadEvent]) -> None:
         """Follow open speech over one chunk."""
         if speech:
             if self._paused:
-                events.append(Event("resume", start, self.heard))
+                events.append(VadEvent("resume", start, self.heard))
             self._paused, self._speech_stop = False, self.heard
             return
         silence = self.heard - self._speech_stop
         if not self._paused and silence >= _samples(self.settings.rest):
             self._paused = True
-            events.append(Event("pause", self._speech_stop, self.heard))
+            events.append(VadEvent("pause", self._speech_stop, self.heard))
         if silence >= _samples(self.settings.hang_over):
             self._close(events)
 
-    def _close(self, events: list[Event]) -> None:
+    def _close(self, events: list[VadEvent]) -> None:
         self._open = False
         self._floor = min(self.heard, self._speech_stop + _samples(self.settings.post_roll))
-        events.append(Event("close", self._floor, self.heard, self._peak >= self.settings.sure))
+        events.append(VadEvent("close", self._floor, self.heard, self._peak >= self.settings.sure))
 
 
 def _samples(seconds: float) -> int:

@@ -1,7 +1,8 @@
-"""The control socket seen from outside: where it is, what is said on it, and the verbs that only ask the daemon.
+"""The control socket seen from outside: where it is, what is said on it, and the verbs that only
+ask the daemon.
 
-One JSON object a line each way. A reply has `ok`; where that is false also `error`, `hint` and `code`, the exit code.
-Imports little: a key is bound to these verbs, and a person waits for them.
+One JSON object a line each way. A reply has `ok`; where that is false also `error`, `hint` and
+`code`, the exit code. Imports little: a key is bound to these verbs, and a person waits for them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def reload(args: argparse.Namespace, settings: Settings | Place) -> int:
 
 
 def _watched(settings: Settings | Place, **request: Any) -> dict[str, Any]:
-    """Ask for what takes a worker's start, showing on standard error how far it is; return the last reply."""
+    """Ask for what takes a worker's start, showing on standard error how far it is; return the last
+    reply."""
     from asrd.terminal.progress import ProgressLine
 
     reply: dict[str, Any] = {}
@@ -88,17 +90,24 @@ def _watched(settings: Settings | Place, **request: Any) -> dict[str, Any]:
 def start_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd start` takes."""
     _shape(parser)
-    parser.add_argument("--wait", action="store_true", help="print the text here and send it nowhere else")
+    parser.add_argument(
+        "--wait", action="store_true", help="print the text here and send it nowhere else"
+    )
     span = durations.seconds_argument
     silence = "stop by itself so long after the last speech; without any, after 30 s, or so long if that is more"
     parser.add_argument("--silence", type=span, metavar="S", help=silence)
-    parser.add_argument("--seconds", type=span, metavar="S", help="stop by itself after so many seconds")
+    parser.add_argument(
+        "--seconds", type=span, metavar="S", help="stop by itself after so many seconds"
+    )
 
 
 def start(args: argparse.Namespace, settings: Settings | Place) -> int:
-    """Start recording; with --wait print what was said once it has stopped. Returns 1 when no word was heard."""
+    """Start recording; with --wait print what was said once it has stopped. Returns 1 when no word
+    was heard."""
     reply: dict[str, Any] = {}
-    for reply in ask(settings, verb="start", wait=args.wait, silence=args.silence, seconds=args.seconds):
+    for reply in ask(
+        settings, verb="start", wait=args.wait, silence=args.silence, seconds=args.seconds
+    ):
         if not reply.get("more") and args.wait:
             return _text(args, reply, f"no word was heard in {reply.get('seconds', 0.0):.1f} s")
         if not args.wait:
@@ -109,7 +118,8 @@ def start(args: argparse.Namespace, settings: Settings | Place) -> int:
 
 
 def _text(args: argparse.Namespace, reply: dict[str, Any], none: str) -> int:
-    """Print the text of a reply and return 0; where it has none, say so on standard error and return 1."""
+    """Print the text of a reply and return 0; where it has none, say so on standard error and
+    return 1."""
     if reply["text"] or args.json:
         _told(args, reply, reply["text"])
     if not reply["text"]:
@@ -132,7 +142,9 @@ def use(args: argparse.Namespace, settings: Settings | Place) -> int:
 def last_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd last` takes."""
     _shape(parser)
-    parser.add_argument("--wait", action="store_true", help="wait for a recording that is not text yet")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait for a recording that is not text yet"
+    )
 
 
 def last(args: argparse.Namespace, settings: Settings | Place) -> int:
@@ -150,9 +162,9 @@ def takes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
     """List the recordings that are kept; without a daemon too."""
-    from asrd.recordings.store import Spool, folder
+    from asrd.recordings.store import RecordingStore, folder
 
-    notes = Spool(folder()).all()
+    notes = RecordingStore(folder()).all()
     if args.json:
         for note in notes:
             tell_json({name: getattr(note, name) for name in note.__struct_fields__})
@@ -162,7 +174,9 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
     rows = []
     for note in notes:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(note.began))
-        rest = f"; may have been delivered to {' and '.join(note.uncertain)}" if note.uncertain else ""
+        rest = (
+            f"; may have been delivered to {' and '.join(note.uncertain)}" if note.uncertain else ""
+        )
         rows.append((note.id, when, f"{note.seconds:.1f} s", f"{note.fate}{rest}"))
     if rows:
         show(("recording", "began", ">length", "state"), rows)
@@ -174,20 +188,27 @@ def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd retry` takes."""
     _shape(parser)
-    parser.add_argument("take", nargs="?", default="", help="its name or the beginning of it; the newest if left out")
-    parser.add_argument("--all", action="store_true", help="every recording that waits, oldest first")
+    parser.add_argument(
+        "take",
+        nargs="?",
+        default="",
+        help="its name or the beginning of it; the newest if left out",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every recording that waits, oldest first"
+    )
     to_sinks = "send the text to the sinks instead of printing it here"
     parser.add_argument("--deliver", dest="to_sinks", action="store_true", help=to_sinks)
-    again = (
-        "send also what may have been delivered before the daemon or a sink ended; with it, --deliver may be left out"
-    )
+    again = "send also what may have been delivered before the daemon or a sink ended; includes --deliver"
     parser.add_argument("--again", action="store_true", help=again)
 
 
 def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Turn kept recordings into text after all."""
     if args.take and args.all:
-        raise UsageError(f"asrd retry --all takes no name, and {args.take} is one", "leave the name or --all out")
+        raise UsageError(
+            f"asrd retry --all takes no name, and {args.take} is one", "leave the name or --all out"
+        )
     to_sinks, code = args.to_sinks or args.again, 0
     asked = {"take": args.take, "all": args.all, "deliver": args.to_sinks, "again": args.again}
     for reply in ask(settings, verb="retry", **asked):
@@ -201,14 +222,21 @@ def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
     return code
 
 
-# -- status -----------------------------------------------------------------------------------------------------------
+# -- status
+# -----------------------------------------------------------------------------------------------------------
 
 
 def status_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd status` takes."""
     _shape(parser)
-    parser.add_argument("--follow", action="store_true", help="go on: a line for each change, levels while recording")
-    parser.add_argument("--waybar", action="store_true", help="JSON for a waybar module, with or without --follow")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="go on: a line for each change, levels while recording",
+    )
+    parser.add_argument(
+        "--waybar", action="store_true", help="JSON for a waybar module, with or without --follow"
+    )
 
 
 def status(args: argparse.Namespace, settings: Settings | Place) -> int:

@@ -19,17 +19,23 @@ from asrd.audio.sources import LISTEN_SECONDS, heard_now, listen
 
 
 def _chosen_level(chosen: bool, level: tuple[str, str, Loudness] | None) -> dict[str, Any]:
-    """Return what the list in JSON says of the level of a device: null where nobody listened to it."""
+    """Return what the list in JSON says of the level of a device: null where nobody listened to
+    it."""
     if not chosen or level is None:
         return {"chosen": chosen, "level": None}
     _, problem, found = level
-    return {"chosen": True, "level": msgspec.structs.asdict(judge(found)) | ({"problem": problem} if problem else {})}
+    return {
+        "chosen": True,
+        "level": msgspec.structs.asdict(judge(found)) | ({"problem": problem} if problem else {}),
+    }
 
 
 def devices_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `asrd devices`."""
     parser.add_argument("--json", action="store_true", help="print one JSON list")
-    parser.add_argument("--no-level", action="store_true", help="do not listen to the chosen one for a second")
+    parser.add_argument(
+        "--no-level", action="store_true", help="do not listen to the chosen one for a second"
+    )
 
 
 def devices(args: argparse.Namespace, settings: Settings) -> int:
@@ -52,15 +58,33 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
 
     shown = []
     for device in found:
-        remarks = {"default": device.default, "muted": device.muted, "what a loudspeaker plays": device.monitor}
+        remarks = {
+            "default": device.default,
+            "muted": device.muted,
+            "what a loudspeaker plays": device.monitor,
+        }
         mark = "*" if device is chosen else ""
         words = ", ".join(remark for remark, holds in remarks.items() if holds)
         volume = "" if device.volume_percent is None else f"{device.volume_percent} %"
-        shown.append([mark, device.name, device.through, str(device.rate), str(device.channels), volume, words])
+        shown.append(
+            [
+                mark,
+                device.name,
+                device.through,
+                str(device.rate),
+                str(device.channels),
+                volume,
+                words,
+            ]
+        )
     if found:
-        listing.show(("", "name", "through", ">rate", ">channels", ">volume", "remarks"), shown, "name")
+        listing.show(
+            ("", "name", "through", ">rate", ">channels", ">volume", "remarks"), shown, "name"
+        )
     if level is not None:
         tell(one_line(heard_now(*level)))
     if found:
-        listing.say('* is what "mic" records from; microphone = "part of a name" in the configuration chooses another')
+        listing.say(
+            '* is what "mic" records from; microphone = "part of a name" in the configuration chooses another'
+        )
     return code

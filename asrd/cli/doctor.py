@@ -1,6 +1,7 @@
 """The verb doctor: what works on this machine, what is missing, and the command that fixes it.
 
-Everything is tried, nothing is changed; each check stands alone, so that one that fails hides no other. Daemon side.
+Everything is tried, nothing is changed; each check stands alone, so that one that fails hides no
+other. Daemon side.
 """
 
 from __future__ import annotations
@@ -57,8 +58,12 @@ class Finding(msgspec.Struct, frozen=True):
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd doctor` takes."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line for each finding")
-    parser.add_argument("--wake", action="store_true", help="ask an NVIDIA card also where that wakes it")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line for each finding"
+    )
+    parser.add_argument(
+        "--wake", action="store_true", help="ask an NVIDIA card also where that wakes it"
+    )
 
 
 def doctor(args: argparse.Namespace, settings: Settings) -> int:
@@ -113,14 +118,19 @@ def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
 
 
 def _card_power(power: list[gpu_power.CardPower], sleeping: bool, wake: bool) -> Iterator[Finding]:
-    """Whether each NVIDIA card can sleep, by what the kernel tells; and whether this look wakes one."""
+    """Whether each NVIDIA card can sleep, by what the kernel tells; and whether this look wakes
+    one."""
     holding = gpu_power.holders() if any(one.state == "active" for one in power) else []
     for one in power:
         held = f"; open in {', '.join(holding)}" if holding and one.state == "active" else ""
         lets_sleep = one.can_sleep and not one.fix
-        yield Finding("gpu sleep", lets_sleep, False, f"{one.address} is {one.detail}{held}", one.fix)
+        yield Finding(
+            "gpu sleep", lets_sleep, False, f"{one.address} is {one.detail}{held}", one.fix
+        )
     if sleeping:
-        asked = "a card slept and was woken to be asked" if wake else "a card sleeps and is not asked"
+        asked = (
+            "a card slept and was woken to be asked" if wake else "a card sleeps and is not asked"
+        )
         yield Finding("gpu asked", wake, False, asked, "" if wake else "asrd doctor --wake")
 
 
@@ -152,7 +162,9 @@ def _torch(card: Gpu) -> Iterator[Finding]:
         yield Finding("torch", False, True, "torch is not installed", "pip install torch")
         return
     why, fix = cuda_errors.mismatch(torch, card, gpus.driver_cuda())
-    yield Finding("torch", not why, False, why or f"{torch.version}, built for CUDA {torch.cuda}", fix)
+    yield Finding(
+        "torch", not why, False, why or f"{torch.version}, built for CUDA {torch.cuda}", fix
+    )
 
 
 def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
@@ -163,25 +175,41 @@ def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
         yield Finding("model", False, True, choice.CONSEQUENCE, choice.hint(), warning=True)
         return
     try:
-        outlook = planner.outlook(settings, cards)
+        outlook = planner.plan_report(settings, cards)
         path = names.resolve(settings.model)
     except AsrdError as error:
         part = names.partial(settings.model)
         kept = f"; {Download(settings.model, part, None).kept}" if part else ""
         yield Finding("model", False, True, f"{error.message}{kept}", error.hint)
         return
-    about = f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
+    about = (
+        f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
+    )
     yield Finding("model", True, True, about)
     if note := choice.note(settings):
         yield Finding("demo", True, False, note, warning=settings.source == "mic")
-    room = next((line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None)
+    room = next(
+        (line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None
+    )
     for one in outlook.plan.rejected:
         if one.kind == "budget":
-            yield Finding("budget", False, False, f"{one.rung} {one.detail}", "asrd plan; raise vram_budget")
+            yield Finding(
+                "budget",
+                False,
+                False,
+                f"{one.candidate} {one.detail}",
+                "asrd plan; raise vram_budget",
+            )
     if outlook.card is not None and room is not None:
-        fits = f"{outlook.chosen} " + (f"leaves {room / GIB:.1f}" if room >= 0 else f"is {-room / GIB:.1f}") + " GiB"
+        fits = (
+            f"{outlook.chosen} "
+            + (f"leaves {room / GIB:.1f}" if room >= 0 else f"is {-room / GIB:.1f}")
+            + " GiB"
+        )
         fits += "" if room >= 0 else " too large"
-        yield Finding("fits", room >= 0, False, fits, f"asrd plan; asrd run --strategy {outlook.expected}")
+        yield Finding(
+            "fits", room >= 0, False, fits, f"asrd plan; asrd run --strategy {outlook.expected}"
+        )
 
 
 def _sound(settings: Settings) -> Iterator[Finding]:
@@ -252,13 +280,25 @@ def _service(daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
     if isinstance(daemon, AsrdError):
         yield Finding("daemon", False, isinstance(daemon, SocketError), daemon.message, daemon.hint)
     else:
-        yield Finding("daemon", True, False, status_page.line(daemon).strip() + f", process {daemon['pid']}")
+        yield Finding(
+            "daemon", True, False, status_page.line(daemon).strip() + f", process {daemon['pid']}"
+        )
     said = _said("systemctl", "--user", "is-system-running")
     running = said in ("running", "degraded", "starting")
-    fix = "" if running else "log in through a session manager, or run asrd from your session's autostart"
+    fix = (
+        ""
+        if running
+        else "log in through a session manager, or run asrd from your session's autostart"
+    )
     yield Finding("user manager", running, False, said, fix)
-    portal = "PID=" in _said("busctl", "--user", "status", "org.freedesktop.portal.Desktop", every=True)
-    about = "on the session bus" if portal else "not on the session bus; asrd needs none, keys are bound by the desktop"
+    portal = "PID=" in _said(
+        "busctl", "--user", "status", "org.freedesktop.portal.Desktop", every=True
+    )
+    about = (
+        "on the session bus"
+        if portal
+        else "not on the session bus; asrd needs none, keys are bound by the desktop"
+    )
     yield Finding("portal", portal, False, about)
 
 
@@ -267,7 +307,9 @@ def _said(*words: str, every: bool = False) -> str:
     if shutil.which(words[0]) is None:
         return f"{words[0]} is not installed"
     try:
-        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=10, check=False)
+        done = subprocess.run(
+            words, capture_output=True, text=True, errors="replace", timeout=10, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"{words[0]} does not answer"
     lines = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()
@@ -279,10 +321,17 @@ def _places(settings: Settings) -> Iterator[Finding]:
     where = store.folder()
     standing = next(path for path in (where, *where.parents) if path.exists())
     free = shutil.disk_usage(standing).free
-    fix = "" if free > settings.takes_mb * 1e6 else f"make room, or lower takes_mb ({settings.takes_mb})"
+    fix = (
+        ""
+        if free > settings.takes_mb * 1e6
+        else f"make room, or lower takes_mb ({settings.takes_mb})"
+    )
     detail = f"{where}, {free / GIB:.1f} GiB free"
     if not os.access(standing, os.W_OK | os.X_OK):
-        detail, fix = f"{where} cannot be written", f"ls -ld {standing}; or set XDG_STATE_HOME to another folder"
+        detail, fix = (
+            f"{where} cannot be written",
+            f"ls -ld {standing}; or set XDG_STATE_HOME to another folder",
+        )
     yield Finding("takes", not fix, False, detail, fix)
     scratch = Path(paths.scratch())
     room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
@@ -291,5 +340,7 @@ def _places(settings: Settings) -> Iterator[Finding]:
         need = checkpoint.unpacked_bytes(names.resolve(settings.model), settings.timestamps_model)
     able = room > need + MARGIN and os.access(scratch, os.W_OK)
     detail = f"{scratch}, {room / GIB:.1f} GiB free"
-    detail += f"; a start of {settings.model} unpacks {need >> 20} MiB there" if settings.model else ""
+    detail += (
+        f"; a start of {settings.model} unpacks {need >> 20} MiB there" if settings.model else ""
+    )
     yield Finding("scratch", able, False, detail, "set TMPDIR to a folder on a larger disk")

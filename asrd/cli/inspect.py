@@ -1,7 +1,8 @@
-"""Verbs that tell and change nothing: which models there are, what a strategy would need here, which settings hold.
+"""Verbs that tell and change nothing: which models there are, what a strategy would need here,
+which settings hold.
 
-Reads names, headers and NVML; opens no weights, starts no worker, downloads nothing. A figure that is exact and one
-that is estimated never share a column, and what was not read from a file says so.
+Reads names, headers and NVML; opens no weights, starts no worker, downloads nothing. A figure that
+is exact and one that is estimated never share a column, and what was not read from a file says so.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import msgspec
 
 from asrd.config.settings import Settings
 from asrd.engine.planner import (
-    Line,
-    Outlook,
+    PlanReport,
+    StrategyEstimate,
     header_of,
-    hypothetical,
     languages,
-    outlook,
+    parse_gpu,
+    plan_report,
 )
-from asrd.engine.tuned import TAKES, Candidate, Record
+from asrd.engine.tuned import TAKES, TunedStrategy, TuningResult
 from asrd.errors import ModelError
 from asrd.evaluation.normalising import units
 from asrd.models import architectures, choice, names
@@ -39,10 +40,11 @@ MAIN = ("fp32", "bfloat16", "int8")
 MIB, GIB = 1 << 20, 1 << 30
 
 
-# -- models -----------------------------------------------------------------------------------------------------------
+# -- models
+# -----------------------------------------------------------------------------------------------------------
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ModelEntry(msgspec.Struct, frozen=True):
     """One model of the list."""
 
     name: str
@@ -69,11 +71,21 @@ def models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def models(args: argparse.Namespace, settings: Settings) -> int:
     """List the shipped models, those in the cache and those known by name; return 0."""
-    entries = [_entry(name) for name in dict.fromkeys([*names.SHIPPED, *architectures.KNOWN, *names.cached()])]
+    entries = [
+        _entry(name)
+        for name in dict.fromkeys([*names.SHIPPED, *architectures.ARCHITECTURES, *names.cached()])
+    ]
     if args.json:
         tell_document(entries, indent=2)
         return 0
-    headings = ["model", "family", ">parameters", "languages", ">file", *(f">{name}" for name in MAIN)]
+    headings = [
+        "model",
+        "family",
+        ">parameters",
+        "languages",
+        ">file",
+        *(f">{name}" for name in MAIN),
+    ]
     listing.show(headings, [_cells(entry) for entry in entries])
     listing.say(
         "",
@@ -88,7 +100,7 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _cells(entry: Entry) -> list[str]:
+def _cells(entry: ModelEntry) -> list[str]:
     return [
         _short(entry.name),
         entry.family or "?",
@@ -100,29 +112,48 @@ def _cells(entry: Entry) -> list[str]:
 
 
 def _short(name: str) -> str:
-    return name.partition("/")[2] if name in architectures.KNOWN else name
+    return name.partition("/")[2] if name in architectures.ARCHITECTURES else name
 
 
-def _entry(name: str) -> Entry:
-    """Return a model's line: from its file where one is here, from its architecture where it is only known."""
+def _entry(name: str) -> ModelEntry:
+    """Return a model's line: from its file where one is here, from its architecture where it is
+    only known."""
     try:
         header, path = header_of(name)
     except ModelError as error:
-        return Entry(name, "", 0, False, "", "", 0, {}, error.message)
+        return ModelEntry(name, "", 0, False, "", "", 0, {}, error.message)
     weights = {strategy: weights_bytes(header, precision) for strategy, precision in TABLE.items()}
     spoken = languages(name, header)
-    recalled = architectures.KNOWN[name].recalled if name in architectures.KNOWN and not path else ""
-    return Entry(name, header.family, header.parameters, bool(path), spoken, path, header.size, weights, "", recalled)
+    recalled = (
+        architectures.ARCHITECTURES[name].recalled
+        if name in architectures.ARCHITECTURES and not path
+        else ""
+    )
+    return ModelEntry(
+        name,
+        header.family,
+        header.parameters,
+        bool(path),
+        spoken,
+        path,
+        header.size,
+        weights,
+        "",
+        recalled,
+    )
 
 
-# -- plan -------------------------------------------------------------------------------------------------------------
+# -- plan
+# -------------------------------------------------------------------------------------------------------------
 
 
 def plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd plan` takes."""
     parser.add_argument("--json", action="store_true", help="exact bytes as JSON")
     parser.add_argument(
-        "--gpu", metavar="NAME:CAPABILITY:GIB", help='ask about a card that is not here, as in "RTX A1000:8.6:4"'
+        "--gpu",
+        metavar="NAME:CAPABILITY:GIB",
+        help='ask about a card that is not here, as in "RTX A1000:8.6:4"',
     )
 
 
@@ -133,9 +164,13 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
         UsageError, ModelError, PrecisionError: no such model, file, strategy or card.
     """
     named, settings = settings, choice.or_demo(settings)
-    sight = gpus.Sight([hypothetical(args.gpu)]) if args.gpu else gpus.sight(settings.device)
-    found = outlook(settings, sight.cards, bool(args.gpu), sight.lack)
-    choice.for_files(named)  # says that the demo is meant, now that nothing is wrong with what was asked
+    sight = (
+        gpus.GpuSelection([parse_gpu(args.gpu)]) if args.gpu else gpus.select_gpu(settings.device)
+    )
+    found = plan_report(settings, sight.cards, bool(args.gpu), sight.lack)
+    choice.for_files(
+        named
+    )  # says that the demo is meant, now that nothing is wrong with what was asked
     if args.json:
         tell_document(found, indent=2)
     else:
@@ -143,16 +178,26 @@ def plan(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _show(found: Outlook, settings: Settings) -> None:
+def _show(found: PlanReport, settings: Settings) -> None:
     """Print the outlook for a person."""
-    origin = f"read from {found.path}" if found.exact else "from the known parameter count, not from a file"
+    origin = (
+        f"read from {found.path}"
+        if found.exact
+        else "from the known parameter count, not from a file"
+    )
     tongues = f", {found.languages}" if found.languages else ""
-    listing.say(f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}")
-    listing.say(*[_card(gpu, found) for gpu in found.gpus] or ["no GPU can be used, so the plan is for the CPU"], "")
+    listing.say(
+        f"{found.model}: {found.family}, {found.parameters / 1e6:.2f} M parameters{tongues}; {origin}"
+    )
+    listing.say(
+        *[_card(gpu, found) for gpu in found.gpus]
+        or ["no GPU can be used, so the plan is for the CPU"],
+        "",
+    )
     seen = any(line.measured is not None for line in found.strategies)
     more = [*([">measured"] if seen else []), *([">headroom"] if found.card else [])]
     headings = ["", "strategy", ">weights", ">of FP32", ">on a GPU about", *more, ""]
-    first = found.plan.rungs[0].precision.name
+    first = found.plan.candidates[0].precision.name
     rows = [
         [
             ">" if line.strategy == first else "",
@@ -162,7 +207,11 @@ def _show(found: Outlook, settings: Settings) -> None:
             size(line.process),
             *([size(line.measured) if line.measured is not None else "-"] if seen else []),
             *([_headroom(line)] if found.card else []),
-            "not on this card" if line.obstacle else "does not fit" if (line.headroom or 0) < 0 else "",
+            "not on this card"
+            if line.obstacle
+            else "does not fit"
+            if (line.headroom or 0) < 0
+            else "",
         ]
         for line in found.strategies
     ]
@@ -174,14 +223,22 @@ def _show(found: Outlook, settings: Settings) -> None:
     listing.say("", *_remarks(found, settings))
 
 
-def show_evidence(record: Record) -> None:
+def show_evidence(record: TuningResult) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
     what = "differs" if record.speech == TAKES else record.metric
     narrow = listing.columns() < listing.PIPE_COLUMNS
     joint = "\n" if narrow else " "
     failed = not narrow or any(one.failures for one in record.candidates)
     headings = [
-        *("strategy", units(record.metric), f">{what}{joint}[95 %]", f">at{joint}most", ">changed", ">MiB", ">ms"),
+        *(
+            "strategy",
+            units(record.metric),
+            f">{what}{joint}[95 %]",
+            f">at{joint}most",
+            ">changed",
+            ">MiB",
+            ">ms",
+        ),
         *([">failed"] if failed else []),
         "",
     ]
@@ -201,7 +258,9 @@ def show_evidence(record: Record) -> None:
     ]
     listing.show(headings, rows)
     counted = units(record.metric)
-    kinds = "; ".join(dict.fromkeys(ledger.words(one.source) for one in record.candidates if one.source))
+    kinds = "; ".join(
+        dict.fromkeys(ledger.words(one.source) for one in record.candidates if one.source)
+    )
     listing.say(
         "",
         *(f"{one.strategy}: {one.refused}" for one in record.candidates if one.refused),
@@ -212,11 +271,11 @@ def show_evidence(record: Record) -> None:
     )
 
 
-def _speech(record: Record) -> str:
+def _speech(record: TuningResult) -> str:
     return "the recordings that are kept" if record.speech == TAKES else record.speech
 
 
-def _range(one: Candidate, joint: str) -> str:
+def _range(one: TunedStrategy, joint: str) -> str:
     if one.interval is None:
         return _signed(one.delta)
     return f"{_signed(one.delta)}{joint}[{_signed(one.interval[0])}, {_signed(one.interval[1])}]"
@@ -226,64 +285,89 @@ def _signed(value: float | None) -> str:
     return "-" if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
-def _card(gpu: Gpu, found: Outlook) -> str:
+def _card(gpu: Gpu, found: PlanReport) -> str:
     capability = ".".join(map(str, gpu.capability))
     if found.hypothetical:
-        return (
-            f"{gpu.name}, capability {capability}, {size(gpu.total)}: hypothetical, not in this machine, all of it free"
-        )
+        named = f"{gpu.name}, capability {capability}, {size(gpu.total)}"
+        return f"{named}: hypothetical, not in this machine, all of it free"
     return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {size(gpu.total)}, {size(gpu.free)} free"
 
 
-def _headroom(line: Line) -> str:
-    return size(line.headroom or 0) if (line.headroom or 0) >= 0 else f"-{size(-(line.headroom or 0))}"
+def _headroom(line: StrategyEstimate) -> str:
+    return (
+        size(line.headroom or 0) if (line.headroom or 0) >= 0 else f"-{size(-(line.headroom or 0))}"
+    )
 
 
-def _decision(found: Outlook) -> list[str]:
+def _decision(found: PlanReport) -> list[str]:
     """Return what would run, why, what comes after it, and what was ruled out."""
-    rungs = found.plan.rungs
-    first = rungs[0]
+    candidates = found.plan.candidates
+    first = candidates[0]
     lines = [
-        f"chosen: {first.name}" + ("" if first.device == "cpu" else f" on {first.device}") + f" - {found.plan.reason}"
+        f"chosen: {first.name}"
+        + ("" if first.device == "cpu" else f" on {first.device}")
+        + f" - {found.plan.reason}"
     ]
-    if len(rungs) > 1:
-        lines.append(f"if it fails: {', '.join(rung.name for rung in rungs[1:])}")
-    smaller = [rung.name for rung in after(found.plan, rungs, "out-of-memory") if first.device != "cpu"]
-    if smaller and smaller != [rung.name for rung in rungs[1:]]:
+    if len(candidates) > 1:
+        lines.append(f"if it fails: {', '.join(candidate.name for candidate in candidates[1:])}")
+    smaller = [
+        candidate.name
+        for candidate in after(found.plan, candidates, "out-of-memory")
+        if first.device != "cpu"
+    ]
+    if smaller and smaller != [candidate.name for candidate in candidates[1:]]:
         alone = "which alone needs" if len(smaller) == 1 else "which need"
         lines.append(f"if memory runs out: {', '.join(smaller)}, {alone} less of the card")
-    lines += [f"ruled out by {rejected.kind}: {rejected.rung} - {rejected.detail}" for rejected in found.plan.rejected]
+    lines += [
+        f"ruled out by {rejected.kind}: {rejected.candidate} - {rejected.detail}"
+        for rejected in found.plan.rejected
+    ]
     if found.card is None or found.limit is None:
         return lines
     tight = {line.strategy: line for line in found.strategies if (line.headroom or 0) < 0}
-    source = "free" if found.budget is None or found.budget >= found.card.free else "allowed by vram_budget"
-    short = [rung.precision.name for rung in rungs if rung.device != "cpu" and rung.precision.name in tight]
+    source = (
+        "free"
+        if found.budget is None or found.budget >= found.card.free
+        else "allowed by vram_budget"
+    )
+    short = [
+        candidate.precision.name
+        for candidate in candidates
+        if candidate.device != "cpu" and candidate.precision.name in tight
+    ]
     if short:
         wanted = ", ".join(f"{name} {size(tight[name].need)}" for name in dict.fromkeys(short))
         lines.append(
             f"these do not fit into the {size(found.limit)} {source}: {wanted}. asrd checks again before each start "
             f"and skips what does not fit; expected to hold: {found.expected}"
         )
-    fitting = [line.strategy for line in found.strategies if line.strategy not in tight and not line.obstacle]
+    fitting = [
+        line.strategy
+        for line in found.strategies
+        if line.strategy not in tight and not line.obstacle
+    ]
     bounded = any(one.kind == "budget" for one in found.plan.rejected)
     if (short or bounded) and fitting and found.expected.endswith("on cpu"):
         lines.append(f"would fit on this card: {', '.join(fitting)} (choose with --strategy)")
     return lines
 
 
-def _measured(found: Outlook) -> list[str]:
+def _measured(found: PlanReport) -> list[str]:
     """Return where the measured figures come from, if there are any."""
     sources = {line.source for line in found.strategies if line.source}
     if not sources or found.card is None:
         return []
-    what = "; ".join(ledger.KINDS[source].meaning if source in ledger.KINDS else source for source in sorted(sources))
+    what = "; ".join(
+        ledger.KINDS[source].meaning if source in ledger.KINDS else source
+        for source in sorted(sources)
+    )
     return [
         f'"Measured" is what asrd compare saw the process hold on {found.card.name} '
         f"({what}); the plan and the headroom go by it where it is there."
     ]
 
 
-def _remarks(found: Outlook, settings: Settings) -> list[str]:
+def _remarks(found: PlanReport, settings: Settings) -> list[str]:
     """Return what the figures are and are not."""
     activations = max(line.activations for line in found.strategies)
     lines = [
@@ -297,14 +381,21 @@ def _remarks(found: Outlook, settings: Settings) -> list[str]:
         "Strategies at 100 % compute in another format but store FP32; they do not shrink the weights.",
     ]  # fmt: skip
     if found.hidden_bytes:
-        added = "is counted in, in FP32" if settings.timestamps_model else "is left out (timestamps_model = false)"
-        lines.append(f"The file carries a second model for timestamps, {size(found.hidden_bytes)}; it {added}.")
+        added = (
+            "is counted in, in FP32"
+            if settings.timestamps_model
+            else "is left out (timestamps_model = false)"
+        )
+        lines.append(
+            f"The file carries a second model for timestamps, {size(found.hidden_bytes)}; it {added}."
+        )
     if found.recalled:
         lines.append(f"Not confirmed by a public copy of its config: {found.recalled}.")
     return lines
 
 
-# -- config -----------------------------------------------------------------------------------------------------------
+# -- config
+# -----------------------------------------------------------------------------------------------------------
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -316,12 +407,18 @@ def config(args: argparse.Namespace, settings: Settings) -> int:
     """Print each setting, its value and where that came from; return 0."""
     values = {name: getattr(settings, name) for name in args.loaded.origins}
     if args.json:
-        table = {name: {"value": value, "from": args.loaded.origins[name]} for name, value in values.items()}
+        table = {
+            name: {"value": value, "from": args.loaded.origins[name]}
+            for name, value in values.items()
+        }
         tell_document(table, indent=2)
         return 0
     listing.show(
         ["setting", "value", "from"],
-        [[name, _value(name, value, settings), args.loaded.origins[name]] for name, value in values.items()],
+        [
+            [name, _value(name, value, settings), args.loaded.origins[name]]
+            for name, value in values.items()
+        ],
     )
     if args.loaded.notes:
         listing.say("", *args.loaded.notes)
@@ -336,7 +433,8 @@ def _value(name: str, value: Any, settings: Settings) -> str:
     return filenames.to_json(value).decode()
 
 
-# -- text -------------------------------------------------------------------------------------------------------------
+# -- text
+# -------------------------------------------------------------------------------------------------------------
 
 
 def size(count: int) -> str:

@@ -1,4 +1,5 @@
-"""The command line: verb -> "module:name". Only the module of the verb that was asked for is imported.
+"""The command line: verb -> "module:name". Only the module of the verb that was asked for is
+imported.
 
 A verb's module offers `<name>_arguments(parser)` and `<name>(args, settings) -> exit code`.
 """
@@ -35,20 +36,30 @@ VERBS = {
     "retry": ("asrd.cli.control:retry", "transcribe a kept recording again"),
     "use": ("asrd.cli.control:use", "change the precision of the running daemon"),
     "reload": ("asrd.cli.control:reload", "make the daemon read its configuration again"),
-    "doctor": ("asrd.cli.doctor:doctor", "show what works on this machine, what is missing, and what fixes it"),
+    "doctor": (
+        "asrd.cli.doctor:doctor",
+        "show what works on this machine, what is missing, and what fixes it",
+    ),
     "service": ("asrd.cli.service:service", "install, remove or print the systemd user service"),
     "report": ("asrd.cli.report:report", "sum up a day of dictation, from the journal"),
     "devices": ("asrd.cli.devices:devices", "list the microphones"),
     "transcribe": ("asrd.cli.transcribe:transcribe", "transcribe audio files"),
-    "compare": ("asrd.evaluation.runner:compare", "measure what each precision strategy saves and costs"),
+    "compare": (
+        "asrd.evaluation.runner:compare",
+        "measure what each precision strategy saves and costs",
+    ),
     "tune": ("asrd.cli.tune:tune", "measure here which strategy auto may use; auto then uses it"),
-    "plan": ("asrd.cli.inspect:plan", "show what each strategy would need here, and which one would run"),
+    "plan": (
+        "asrd.cli.inspect:plan",
+        "show what each strategy would need here, and which one would run",
+    ),
     "models": ("asrd.cli.inspect:models", "list known models, which are cached, and their sizes"),
     "config": ("asrd.cli.inspect:config", "list each setting, its value and where it came from"),
 }
 
 ASKING = ("toggle", "start", "stop", "cancel", "status", "last", "takes", "retry", "use", "reload")
-"""Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to ask."""
+"""Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to
+ask."""
 
 SETTINGS = {
     "model": ("M", "path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub"),
@@ -59,7 +70,8 @@ SETTINGS = {
 """Settings that every verb takes as flags."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""How a write to an open file fails; what asrd writes to files of its own is told where that is done."""
+"""How a write to an open file fails; what asrd writes to files of its own is told where that is
+done."""
 
 
 def overview() -> str:
@@ -95,12 +107,16 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     parser.elsewhere = lambda flag, value: _elsewhere(verb, flag, value)
     parser.stray = lambda word: _stray(verb, word)
     getattr(module, f"{name}_arguments")(parser)
-    common = parser.add_argument_group("settings (over ASRD_* variables, over the configuration file)")
+    common = parser.add_argument_group(
+        "settings (over ASRD_* variables, over the configuration file)"
+    )
     known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
     for key, (meta, text) in known.items():
         common.add_argument(f"--{key}", metavar=meta, help=text)
     common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
-    common.add_argument("--debug", action="store_true", help="show tracebacks and what the worker prints")
+    common.add_argument(
+        "--debug", action="store_true", help="show tracebacks and what the worker prints"
+    )
     return parser, getattr(module, name)
 
 
@@ -127,8 +143,10 @@ MAX_VERBS = 3
 
 
 def _elsewhere(verb: str, flag: str, value: str) -> str:
-    """Return where a flag belongs that `verb` has not: to another verb, or into the settings; "" where to neither."""
-    # What --help shows for a parser whose verb does not read settings is still a flag of the others.
+    """Return where a flag belongs that `verb` has not: to another verb, or into the settings; ""
+    where to neither."""
+    # What --help shows for a parser whose verb does not read settings is still a flag of the
+    # others.
     having = [other for other in VERBS if other != verb and flag in _flags(other)]
     if having:
         shown = ", ".join(f"asrd {other}" for other in having[:MAX_VERBS])
@@ -149,13 +167,18 @@ def _elsewhere(verb: str, flag: str, value: str) -> str:
 
 
 def _stray(verb: str, word: str) -> str:
-    """Return where a word belongs that a verb has no place for: the file of a sound; "" where nobody knows."""
+    """Return where a word belongs that a verb has no place for: the file of a sound; "" where
+    nobody knows."""
     from asrd.config.proposals import looks_like_file
 
     if not looks_like_file(word):
         return ""
     shown = shlex.quote(word)
-    return f"asrd transcribe {shown}" if verb != "run" else f"asrd run --source {shlex.quote(f'file:{word}')}"
+    return (
+        f"asrd transcribe {shown}"
+        if verb != "run"
+        else f"asrd run --source {shlex.quote(f'file:{word}')}"
+    )
 
 
 def _flags(verb: str) -> set[str]:
@@ -205,10 +228,12 @@ def run(words: Sequence[str]) -> int:
 def _log(debug: bool) -> None:
     import logging
 
-    from asrd.journal import Formatter
+    from asrd.journal import JournalFormatter
 
     handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(name)s: %(message)s" if debug else "asrd: %(message)s"))
+    handler.setFormatter(
+        JournalFormatter("%(name)s: %(message)s" if debug else "asrd: %(message)s")
+    )
     logger = logging.getLogger("asrd")
     logger.handlers[:] = [handler]
     logger.propagate = False

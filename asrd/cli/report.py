@@ -1,7 +1,8 @@
 """verb: what a day of dictation came to, from the journal alone.
 
-Knows the fields of asrd's events; reads the journal through journalctl, which also says what a time is (systemd.time).
-Counts and figures only: the journal holds no text unless the user asked for that.
+Knows the fields of asrd's events; reads the journal through journalctl, which also says what a time
+is (systemd.time). Counts and figures only: the journal holds no text unless the user asked for
+that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,17 @@ from asrd.text.wording import counted
 MIB = 1 << 20
 
 EVENTS = (
-    *("take", "kept", "rejected", "demoted", "promoted", "shadow", "loaded", "vram-alert", "device-lost"),
+    *(
+        "take",
+        "kept",
+        "rejected",
+        "demoted",
+        "promoted",
+        "shadow",
+        "loaded",
+        "vram-alert",
+        "device-lost",
+    ),
     *("sink-failed", "in-clipboard", "level", "starting", "suspend"),
 )
 """Events that count here."""
@@ -56,9 +67,11 @@ class Group(msgspec.Struct, frozen=True):
     """Seconds of computing for a second of sound."""
     stop_to_text_ms: Spread | None = None
     memory: dict[str, int] = {}
-    """Highest bytes seen: weights, allocated, reserved, process, device; what no instrument told is left out."""
+    """Highest bytes seen: weights, allocated, reserved, process, device; what no instrument told is
+    left out."""
     memory_kinds: list[str] = []
-    """What `process` is, as the ledger of memory names it: anonymous, gpu or gpu-change, each once."""
+    """What `process` is, as the ledger of memory names it: anonymous, gpu or gpu-change, each
+    once."""
     process_delta: Spread | None = None
     """Bytes of the worker against the stored FP32 baseline: below zero is saved."""
     effective: list[str] = []
@@ -66,7 +79,7 @@ class Group(msgspec.Struct, frozen=True):
 
 
 class Rejection(msgspec.Struct, frozen=True):
-    """A rung that did not stand, and how often."""
+    """A candidate that did not stand, and how often."""
 
     strategy: str
     message: str
@@ -74,7 +87,7 @@ class Rejection(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """From one rung down to another, and how often."""
+    """From one candidate down to another, and how often."""
 
     before: str
     strategy: str
@@ -84,7 +97,8 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Disagreement(msgspec.Struct, frozen=True):
-    """What takes that were heard once more in FP32 came to. No word error rate: nobody knows what was said."""
+    """What takes that were heard once more in FP32 came to. No word error rate: nobody knows what
+    was said."""
 
     takes: int
     changed: int
@@ -116,10 +130,16 @@ class History(msgspec.Struct, frozen=True):
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd report` takes."""
-    parser._negative_number_matcher = re.compile(r"-\d")  # so that "--since -2h" needs no equals sign
+    parser._negative_number_matcher = re.compile(
+        r"-\d"
+    )  # so that "--since -2h" needs no equals sign
     about = "25h or 2d ago, today, yesterday, '2026-11-22 10:00'"
-    parser.add_argument("--since", metavar="TIME", default="today", help=f"from when on: {about} (default: today)")
-    parser.add_argument("--until", metavar="TIME", default="", help="up to when, written in the same ways")
+    parser.add_argument(
+        "--since", metavar="TIME", default="today", help=f"from when on: {about} (default: today)"
+    )
+    parser.add_argument(
+        "--until", metavar="TIME", default="", help="up to when, written in the same ways"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON, in bytes and seconds")
 
 
@@ -139,10 +159,13 @@ def _moment(flag: str, text: str) -> str:
     try:
         return durations.moment(text)
     except ValueError as error:
-        raise UsageError(f"{flag} {text} has no unit", f"write {flag} {text}h, {text}min or {text}d") from error
+        raise UsageError(
+            f"{flag} {text} has no unit", f"write {flag} {text}h, {text}min or {text}d"
+        ) from error
 
 
-# -- the journal ------------------------------------------------------------------------------------------------------
+# -- the journal
+# ------------------------------------------------------------------------------------------------------
 
 
 def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
@@ -154,10 +177,13 @@ def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
     """
     program = shutil.which("journalctl")
     if program is None:
-        raise AsrdError("journalctl is not installed, so there is no journal to report from", install("systemd"))
+        raise AsrdError(
+            "journalctl is not installed, so there is no journal to report from", install("systemd")
+        )
     words = [program, "--quiet", "--no-pager", "--all", "--output=json", f"--since={since}"]
     words += [f"--until={until}"] if until else []
-    # _UID comes from the kernel: no other user's entries count, and --user would miss a journal that is not split.
+    # _UID comes from the kernel: no other user's entries count, and --user would miss a journal
+    # that is not split.
     words += [f"_UID={os.getuid()}", *(f"ASRD_EVENT={name}" for name in EVENTS)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
@@ -167,7 +193,9 @@ def entries(since: str, until: str = "") -> Iterator[dict[str, Any]]:
         complaint = process.stderr.read().decode(errors="replace").strip()
     if process.returncode and "parse timestamp" in complaint:
         word = complaint.rpartition(":")[2].strip()
-        raise UsageError(f"{word!r} is no time", "write today, yesterday, 25h, 2d or '2026-11-22 10:00'")
+        raise UsageError(
+            f"{word!r} is no time", "write today, yesterday, 25h, 2d or '2026-11-22 10:00'"
+        )
     if process.returncode and complaint:
         raise AsrdError(f"the journal cannot be read: {complaint}")
 
@@ -200,8 +228,13 @@ def history(found: Iterable[dict[str, Any]], since: str = "", until: str = "") -
         first=min(times, default=None),
         last=max(times, default=None),
         all=_group(takes),
-        strategies={name: _group([take for take in takes if _strategy(take) == name]) for name in strategies},
-        rejected=[Rejection(strategy, message, count) for (strategy, message), count in rejected.most_common()],
+        strategies={
+            name: _group([take for take in takes if _strategy(take) == name]) for name in strategies
+        },
+        rejected=[
+            Rejection(strategy, message, count)
+            for (strategy, message), count in rejected.most_common()
+        ],
         demoted=[Step(*step, count) for step, count in demoted.most_common()],
         shadow={
             name: _disagreement([one for one in shadows if _strategy(one) == name])
@@ -235,7 +268,9 @@ def _group(takes: list[dict[str, Any]]) -> Group:
         rtf=spread(_figures(takes, "RTF")),
         stop_to_text_ms=spread(_figures(takes, "STOP_TO_TEXT_MS")),
         memory={name: round(max(values)) for name, values in memory.items() if values},
-        memory_kinds=sorted(filter(None, {ledger.key(_text(take, "MEMORY_SOURCE")) for take in takes})),
+        memory_kinds=sorted(
+            filter(None, {ledger.key(_text(take, "MEMORY_SOURCE")) for take in takes})
+        ),
         process_delta=spread(_figures(takes, "BASELINE_PROCESS_DELTA_BYTES")),
         effective=sorted({_text(take, "EFFECTIVE") for take in takes} - {""}),
     )
@@ -257,7 +292,9 @@ def spread(values: list[float]) -> Spread | None:
 
 
 def _figures(takes: list[dict[str, Any]], name: str) -> list[float]:
-    return [float(text) for take in takes if (text := _text(take, name)) and _NUMBER.fullmatch(text)]
+    return [
+        float(text) for take in takes if (text := _text(take, name)) and _NUMBER.fullmatch(text)
+    ]
 
 
 _NUMBER = re.compile(r"-?\d+(\.\d*)?(e[+-]?\d+)?")
@@ -273,7 +310,8 @@ def _strategy(take: dict[str, Any]) -> str:
     return _text(take, "STRATEGY") or "none"
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words
+# ------------------------------------------------------------------------------------------------------------
 
 
 def described(found: History) -> list[str]:
@@ -296,7 +334,8 @@ def described(found: History) -> list[str]:
     ]
     lines += [_shadow_line(name, each) for name, each in found.shadow.items()]
     lines += [
-        f"could not run {each.strategy}, {counted(each.count, 'time')}: {each.message}" for each in found.rejected
+        f"could not run {each.strategy}, {counted(each.count, 'time')}: {each.message}"
+        for each in found.rejected
     ]
     return lines
 
@@ -320,7 +359,9 @@ ABOUT = {
 
 def _shadow_line(strategy: str, found: Disagreement) -> str:
     rate = "no words" if found.per_100 is None else f"{found.per_100:.2f} words of 100"
-    both = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    both = (
+        "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+    )
     of = f"{counted(found.takes, 'recording')} of {counted(found.words, 'word')}"
     return f"{strategy} differs from FP32 in {rate}{both}: {of} transcribed twice"
 
@@ -330,19 +371,27 @@ def _group_lines(group: Group) -> list[str]:
     if group.takes:
         outcomes = ", ".join(f"{count} {name}" for name, count in group.outcomes.items())
         lines.append(f"  outcome       {outcomes}")
-        lines.append(f"  audio         {durations.human(group.audio_seconds)}, {counted(group.words, 'word')}")
+        lines.append(
+            f"  audio         {durations.human(group.audio_seconds)}, {counted(group.words, 'word')}"
+        )
     if group.effective:
         lines.append(f"  ran as        {'; '.join(group.effective)}")
     if group.rtf:
         lines.append(f"  computing     {_spread(group.rtf, durations.number)} of real time")
     if group.stop_to_text_ms:
-        lines.append(f"  stop to text  {_spread(group.stop_to_text_ms, lambda ms: durations.human(ms / 1000))}")
+        lines.append(
+            f"  stop to text  {_spread(group.stop_to_text_ms, lambda ms: durations.human(ms / 1000))}"
+        )
     if group.memory:
-        held = ", ".join(f"{name} {_size(value)}{_kinds(name, group)}" for name, value in group.memory.items())
+        held = ", ".join(
+            f"{name} {_size(value)}{_kinds(name, group)}" for name, value in group.memory.items()
+        )
         lines.append(f"  memory, most  {held}")
     if group.process_delta:
         about = "" if group.process_delta.count == 1 else " (median)"
-        lines.append(f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker{about}")
+        lines.append(
+            f"  against FP32  {group.process_delta.p50 / MIB:+.0f} MiB in the worker{about}"
+        )
     return lines
 
 
@@ -357,7 +406,8 @@ FEWEST_FOR_P95 = 20
 
 
 def _spread(figures: Spread, text: Callable[[float], str]) -> str:
-    """Return a figure over recordings: the one value there is, or what the many come to, and how many."""
+    """Return a figure over recordings: the one value there is, or what the many come to, and how
+    many."""
     if figures.count == 1:
         return f"{text(figures.p50)} (n=1)"
     high = f"95 % within {text(figures.p95)}, " if figures.count >= FEWEST_FOR_P95 else ""

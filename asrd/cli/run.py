@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from asrd import __version__, journal
 from asrd.audio.files import SoundFile
-from asrd.audio.sources import Capture, capture
+from asrd.audio.sources import AudioSource, open_source
 from asrd.config import faults
 from asrd.config.settings import Settings
 from asrd.daemon import control_socket, sd_notify
@@ -23,15 +23,26 @@ from asrd.errors import (
 )
 from asrd.models import choice
 
-# -- the verb ---------------------------------------------------------------------------------------------------------
+# -- the verb
+# ---------------------------------------------------------------------------------------------------------
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd run` takes."""
-    parser.add_argument("--source", metavar="S", help="mic, file:PATH (in real time, ends with it) or pipe")
-    parser.add_argument("--microphone", metavar="NAME", help="part of an input device's name; asrd devices lists them")
     parser.add_argument(
-        "--sink", dest="sinks", metavar="S", action="append", help="type, paste, clipboard, stdout, command:CMD, none"
+        "--source", metavar="S", help="mic, file:PATH (in real time, ends with it) or pipe"
+    )
+    parser.add_argument(
+        "--microphone",
+        metavar="NAME",
+        help="part of an input device's name; asrd devices lists them",
+    )
+    parser.add_argument(
+        "--sink",
+        dest="sinks",
+        metavar="S",
+        action="append",
+        help="type, paste, clipboard, stdout, command:CMD, none",
     )
     when = "take: the text at the end of a recording; segment: a line at each pause"
     parser.add_argument("--deliver", metavar="WHEN", help=when)
@@ -41,7 +52,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _check_file(source: str) -> None:
-    """Open a file that is to be played, so that what is wrong with it is said first. Raises AudioError."""
+    """Open a file that is to be played, so that what is wrong with it is said first. Raises
+    AudioError."""
     kind, _, path = source.partition(":")
     if kind == "file" and os.path.isdir(path):
         raise AudioError(f"{path}: is a directory", "name one file in it: --source file:PATH")
@@ -55,7 +67,7 @@ def run(
     args: argparse.Namespace,
     settings: Settings,
     hold: Callable[..., Engine] = Engine,
-    listen: Callable[[str, str], Capture] = capture,
+    listen: Callable[[str, str], AudioSource] = open_source,
 ) -> int:
     """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
     raise_descriptor_limit()
@@ -78,7 +90,9 @@ def run(
     having = functools.partial(choice.for_source, source=settings.source)
 
     async def serve() -> int:
-        return await Daemon(having(args.loaded), lambda: having(args.reread()), line, hold, listen).serve()
+        return await Daemon(
+            having(args.loaded), lambda: having(args.reread()), line, hold, listen
+        ).serve()
 
     try:
         return asyncio.run(serve())

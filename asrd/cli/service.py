@@ -1,7 +1,8 @@
 """verb: the user service and its socket: install, uninstall, print, status.
 
-Knows where systemd looks for a user's units and how asrd was started; writes two files and asks `systemctl --user` for
-the rest. Where no user manager runs (a container, ssh without a session) the files are written all the same.
+Knows where systemd looks for a user's units and how asrd was started; writes two files and asks
+`systemctl --user` for the rest. Where no user manager runs (a container, ssh without a session) the
+files are written all the same.
 """
 
 from __future__ import annotations
@@ -53,9 +54,15 @@ PROPERTIES = (
 def service_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd service` takes."""
     acts = ("install", "uninstall", "print", "status")
-    parser.add_argument("act", metavar="ACTION", choices=acts, help="install, uninstall, print or status")
-    parser.add_argument("unit", metavar="UNIT", nargs="?", choices=UNITS, help=f"print: {' or '.join(UNITS)} alone")
-    parser.add_argument("--now", action="store_true", help="install: also start it; restart it if its unit changed")
+    parser.add_argument(
+        "act", metavar="ACTION", choices=acts, help="install, uninstall, print or status"
+    )
+    parser.add_argument(
+        "unit", metavar="UNIT", nargs="?", choices=UNITS, help=f"print: {' or '.join(UNITS)} alone"
+    )
+    parser.add_argument(
+        "--now", action="store_true", help="install: also start it; restart it if its unit changed"
+    )
 
 
 def service(args: argparse.Namespace, settings: Settings) -> int:
@@ -71,25 +78,33 @@ def service(args: argparse.Namespace, settings: Settings) -> int:
     return code
 
 
-# -- the units --------------------------------------------------------------------------------------------------------
+# -- the units
+# --------------------------------------------------------------------------------------------------------
 
 
 def units(program: Sequence[str], version: int, socket_path: str = "") -> dict[str, str]:
-    """Return unit -> text, for a program, a version of systemd and a control socket ("": the usual one).
+    """Return unit -> text, for a program, a version of systemd and a control socket ("": the usual
+    one).
 
     Raises UsageError: a path that no unit can hold.
     """
     program, socket_path = [_for_unit(word) for word in program], _for_unit(socket_path)
-    if re.search(r"[\"'\\]", program[0]):  # systemd refuses such a name as a program, though not as an argument
+    if re.search(
+        r"[\"'\\]", program[0]
+    ):  # systemd refuses such a name as a program, though not as an argument
         program = ["/usr/bin/env", *program]
     command = " ".join(map(quoted, program))
     line = os.path.expanduser(socket_path).replace("%", "%%") or "%t/asrd.sock"
     texts = {name: _for_version(_template(name), version) for name in UNITS}
-    return {name: text.replace("@PROGRAM@", command).replace("%t/asrd.sock", line) for name, text in texts.items()}
+    return {
+        name: text.replace("@PROGRAM@", command).replace("%t/asrd.sock", line)
+        for name, text in texts.items()
+    }
 
 
 def _for_unit(path: str) -> str:
-    """Return a path as a unit spells it. Raises UsageError: systemd passes over a line that is not UTF-8."""
+    """Return a path as a unit spells it. Raises UsageError: systemd passes over a line that is not
+    UTF-8."""
     spelt = filenames.in_utf8(path)
     if readable(spelt) != spelt:
         fix = "rename the folder, or install asrd elsewhere"
@@ -108,7 +123,9 @@ def _for_version(text: str, version: int) -> str:
         return match[2] if int(match[1]) <= version else ""
 
     heading = "# Written by asrd service install, and again by the next; changes of your own belong into a drop-in.\n"
-    return heading + re.sub(r"^#(\d+)# (.*\n)", line, text[text.index("[Unit]") :], flags=re.MULTILINE)
+    return heading + re.sub(
+        r"^#(\d+)# (.*\n)", line, text[text.index("[Unit]") :], flags=re.MULTILINE
+    )
 
 
 def quoted(word: str) -> str:
@@ -122,14 +139,18 @@ def quoted(word: str) -> str:
 def program() -> list[str]:
     """Return the words that start this very asrd from anywhere, whatever installed it.
 
-    A script (of a venv, pipx or uv) is named as it was called: the link in ~/.local/bin outlives the folder behind it.
-    `python -m asrd` gets its interpreter, and the checkout where the interpreter would not find asrd by itself.
+    A script (of a venv, pipx or uv) is named as it was called: the link in ~/.local/bin outlives
+    the folder behind it. `python -m asrd` gets its interpreter, and the checkout where the
+    interpreter would not find asrd by itself.
     """
     called = Path(sys.argv[0])
     if called.name != "__main__.py":
         found = shutil.which(sys.argv[0])
         if found is None:
-            raise UsageError(f"{sys.argv[0]} is no program that systemd could start", "use python -m asrd service ...")
+            raise UsageError(
+                f"{sys.argv[0]} is no program that systemd could start",
+                "use python -m asrd service ...",
+            )
         return [os.path.abspath(found)]
     words = [sys.executable, "-P", "-m", "asrd"]
     if _finds_asrd(sys.executable):
@@ -138,9 +159,15 @@ def program() -> list[str]:
 
 
 def _finds_asrd(python: str) -> bool:
-    """Whether an interpreter finds this asrd without the folder and the environment that it was started in."""
+    """Whether an interpreter finds this asrd without the folder and the environment that it was
+    started in."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    words = [python, "-P", "-c", "import asrd, os, sys; sys.stdout.buffer.write(os.fsencode(asrd.__file__))"]
+    words = [
+        python,
+        "-P",
+        "-c",
+        "import asrd, os, sys; sys.stdout.buffer.write(os.fsencode(asrd.__file__))",
+    ]
     done = subprocess.run(words, cwd="/", env=environment, capture_output=True, check=False)
     return done.returncode == 0 and Path(os.fsdecode(done.stdout)).resolve().parent == HOME
 
@@ -150,7 +177,8 @@ def folder() -> Path:
     return paths.config_home() / "systemd" / "user"
 
 
-# -- the verbs --------------------------------------------------------------------------------------------------------
+# -- the verbs
+# --------------------------------------------------------------------------------------------------------
 
 
 def _print(unit: str | None, settings: Settings) -> int:
@@ -158,7 +186,9 @@ def _print(unit: str | None, settings: Settings) -> int:
     if unit:
         text = texts[unit]
     else:
-        text = "\n".join(f"# {one_line(str(folder() / name))}\n{text}" for name, text in texts.items())
+        text = "\n".join(
+            f"# {one_line(str(folder() / name))}\n{text}" for name, text in texts.items()
+        )
     sys.stdout.buffer.write(text.encode())  # a unit is UTF-8, whatever the locale
     return 0
 
@@ -171,7 +201,9 @@ def _install(now: bool, settings: Settings) -> int:
     changed = [_write(folder() / name, text) for name, text in texts.items()]
     if not managed:
         _say("no user manager answers here; once you are logged in, run:")
-        _say("  systemctl --user daemon-reload && systemctl --user enable --now asrd.socket asrd.service")
+        _say(
+            "  systemctl --user daemon-reload && systemctl --user enable --now asrd.socket asrd.service"
+        )
         if now:
             _say("so it was not started; until then, in a terminal: asrd run")
         return 3 if now else 0
@@ -185,7 +217,9 @@ def _install(now: bool, settings: Settings) -> int:
         _say("enabled: it starts with your session, and at the first toggle")
     if not now:
         if any(changed) and _properties("asrd.service")["ActiveState"] == "active":
-            _say("the running daemon is still the old one; to restart it: systemctl --user restart asrd.service")
+            _say(
+                "the running daemon is still the old one; to restart it: systemctl --user restart asrd.service"
+            )
         elif _properties("asrd.service")["ActiveState"] != "active":
             _say(f"to start it now: {hints.start(control_socket.path(settings))}")
         return 0
@@ -206,10 +240,13 @@ def _start(anew: bool) -> int:
 
 
 def _tell_model(settings: Settings) -> None:
-    """Say where the service will have no model, or a demo: it sees neither the variables of a shell nor its flags."""
+    """Say where the service will have no model, or a demo: it sees neither the variables of a shell
+    nor its flags."""
     seen = loading.load(environment=_environment()).settings
     if not seen.model and settings.model:
-        _say(f"the service does not see --model, --config or ASRD_MODEL, which name {settings.model} here")
+        _say(
+            f"the service does not see --model, --config or ASRD_MODEL, which name {settings.model} here"
+        )
     if note := choice.note(seen):
         _say(note)
 
@@ -220,7 +257,9 @@ def _environment() -> dict[str, str]:
     if not _managed():
         return own
     lines = _systemctl("show-environment", check=False).stdout.splitlines()
-    words = shlex.split(_systemctl("show", "--property=Environment", "--value", "asrd.service", check=False).stdout)
+    words = shlex.split(
+        _systemctl("show", "--property=Environment", "--value", "asrd.service", check=False).stdout
+    )
     given = dict(line.split("=", 1) for line in [*lines, *words] if "=" in line)
     return own | {key: value for key, value in given.items() if key.startswith("ASRD_")}
 
@@ -251,7 +290,9 @@ def _uninstall() -> int:
 
 def _status() -> int:
     for path in (folder() / name for name in UNITS):
-        _say(f"{path.name}: {'installed in' if path.exists() else 'not installed in'} {path.parent}")
+        _say(
+            f"{path.name}: {'installed in' if path.exists() else 'not installed in'} {path.parent}"
+        )
     if not _managed():
         _say("no user manager answers here, so nothing is started by it")
         return 3
@@ -279,24 +320,32 @@ def _why(shown: dict[str, str]) -> str:
     if shown["ExecMainCode"] == "1" and code != "0":  # CLD_EXITED
         ended = EXITS.get(int(code), f"exit code {code}")
     else:
-        ended = {"watchdog": "a hang that the watchdog ended", "oom-kill": "no memory left"}.get(result, "")
+        ended = {"watchdog": "a hang that the watchdog ended", "oom-kill": "no memory left"}.get(
+            result, ""
+        )
     restarts = int(shown["NRestarts"] or 0)
     again = f", after {counted(restarts, 'restart')}" if restarts else ""
     return (f"ended with {ended}" if ended else result.replace("-", " ")) + again
 
 
 def _missing_program() -> str | None:
-    """Return the program that the installed unit names and that does not exist; None when all is well."""
+    """Return the program that the installed unit names and that does not exist; None when all is
+    well."""
     try:
         text = (folder() / "asrd.service").read_text("utf-8", errors="surrogateescape")
     except OSError:
         return None
     match = re.search(r'^ExecStart=(?:"((?:\\.|[^"])+)"|(\S+))', text, re.MULTILINE)
-    path = re.sub(r"\\(.)", r"\1", match[1] or match[2]).replace("%%", "%").replace("$$", "$") if match else ""
+    path = (
+        re.sub(r"\\(.)", r"\1", match[1] or match[2]).replace("%%", "%").replace("$$", "$")
+        if match
+        else ""
+    )
     return path if path and not os.access(path, os.X_OK) else None
 
 
-# -- files and systemctl ----------------------------------------------------------------------------------------------
+# -- files and systemctl
+# ----------------------------------------------------------------------------------------------
 
 
 def _write(path: Path, text: str) -> bool:
@@ -312,18 +361,25 @@ def _write(path: Path, text: str) -> bool:
             file.write(text.encode(errors="surrogateescape"))
         fresh.replace(path)
     except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror}", "the folder has to be yours") from error
+        raise DiskError(
+            f"cannot write {path}: {error.strerror}", "the folder has to be yours"
+        ) from error
     _say(f"{'wrote' if before is None else 'replaced'} {path}")
     return True
 
 
 def _refuse_a_stranger(line: Path) -> None:
-    """Raise UsageError when a daemon that systemd does not know answers on the socket that the unit would take over."""
-    if "active" in (_properties("asrd.socket")["ActiveState"], _properties("asrd.service")["ActiveState"]):
+    """Raise UsageError when a daemon that systemd does not know answers on the socket that the unit
+    would take over."""
+    if "active" in (
+        _properties("asrd.socket")["ActiveState"],
+        _properties("asrd.service")["ActiveState"],
+    ):
         return
     if control_socket.answers(line):
         raise UsageError(
-            f"a daemon that is no service answers on {line}", f"end it first: {hints.stop(line)}; or leave --now out"
+            f"a daemon that is no service answers on {line}",
+            f"end it first: {hints.stop(line)}; or leave --now out",
         )
 
 
@@ -335,7 +391,8 @@ def _managed() -> bool:
 
 
 def _version() -> int:
-    """Return systemd's version; 0 where there is none, which leaves out every line that needs one."""
+    """Return systemd's version; 0 where there is none, which leaves out every line that needs
+    one."""
     if shutil.which("systemctl") is None:
         return 0
     match = re.match(r"systemd (\d+)", _systemctl("--version", check=False).stdout)
@@ -355,7 +412,12 @@ def _systemctl(*words: str, check: bool = True) -> subprocess.CompletedProcess[s
     command = ["systemctl", "--user", *words]
     try:
         done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=120
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=120,
         )
     except subprocess.TimeoutExpired as error:
         raise AsrdError(f"{' '.join(command)} does not answer") from error

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     pass
 
 LATE = 2.0
-"""Seconds of speech that are not text yet from which on a person is told that the machine does not keep up."""
+"""Seconds of speech that are not text yet from which on a person is told that the machine does not
+keep up."""
 
-MARKS = {"LISTENING": "●", "FLUSHING": "…", "LOADING": "◌", "IDLE": "○", "PARKED": "◦", "STOPPING": "×"}
+MARKS = {
+    "LISTENING": "●",
+    "FLUSHING": "…",
+    "LOADING": "◌",
+    "IDLE": "○",
+    "PARKED": "◦",
+    "STOPPING": "×",
+}
 """What a bar shows for a state."""
 
 
@@ -61,7 +69,12 @@ def page(reply: Mapping[str, Any]) -> str:
         ("shadow", _shadow(reply.get("shadow"))),
         ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
         ("rejected", "; ".join(reply["rejected"])),
-        ("waiting", f"{counted(reply['waiting'], 'recording')}; asrd takes lists them" if reply["waiting"] else ""),
+        (
+            "waiting",
+            f"{counted(reply['waiting'], 'recording')}; asrd takes lists them"
+            if reply["waiting"]
+            else "",
+        ),
         ("sinks", ", ".join(reply["sinks"])),
         ("daemon", f"asrd {reply['version']}, process {reply['pid']}, up {reply['uptime']:.0f} s"),
     ]
@@ -76,16 +89,26 @@ def _strategy(reply: Mapping[str, Any]) -> str:
 
 
 def loaded_in(reply: Mapping[str, Any]) -> str:
-    """Return how long the worker took from its start until it was ready; "" where that is not known."""
-    return f", loaded in {reply['load_seconds']:.1f} s" if reply.get("load_seconds") is not None else ""
+    """Return how long the worker took from its start until it was ready; "" where that is not
+    known."""
+    return (
+        f", loaded in {reply['load_seconds']:.1f} s"
+        if reply.get("load_seconds") is not None
+        else ""
+    )
 
 
 def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a status as waybar's custom modules take it; below what was asked for, "below" is a second class."""
+    """Return a status as waybar's custom modules take it; below what was asked for, "below" is a
+    second class."""
     state = str(reply["state"])
-    css: str | list[str] = "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
+    css: str | list[str] = (
+        "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
+    )
     css = [str(css), "below"] if reply.get("below") else css
-    tooltip = page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")  # it is Pango markup
+    tooltip = (
+        page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )  # it is Pango markup
     return {"text": MARKS.get(state, "?"), "alt": state.lower(), "class": css, "tooltip": tooltip}
 
 
@@ -94,7 +117,11 @@ def _below(below: Mapping[str, Any] | None) -> str:
     if below is None:
         return ""
     again = below.get("again_in")
-    when = "" if again is None else f"; tried again after {max(1, round(again / 60))} min without trouble"
+    when = (
+        ""
+        if again is None
+        else f"; tried again after {max(1, round(again / 60))} min without trouble"
+    )
     return f"{below['wanted']} was asked for and is not used: {below['detail']}{when}"
 
 

@@ -1,8 +1,9 @@
 """The verb transcribe: sound files -> text, subtitles or JSON.
 
-Every file, however long, goes block by block through the detector and the window to the one worker; its words are
-joined by their times. Where a daemon runs under the same settings, that worker is its own, and none is loaded here.
-Knows the order of things and how to print them. Runs on the daemon's side.
+Every file, however long, goes block by block through the detector and the window to the one worker;
+its words are joined by their times. Where a daemon runs under the same settings, that worker is its
+own, and none is loaded here. Knows the order of things and how to print them. Runs on the daemon's
+side.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from asrd.errors import (
 )
 from asrd.models import choice, downloader
 from asrd.protocol import Progress, Word
-from asrd.streaming.session import Dictation
+from asrd.streaming.session import StreamingSession
 from asrd.streaming.voice_commands import write
 from asrd.terminal.output import one_line, tell, tell_document
 from asrd.terminal.progress import DownloadBar
@@ -43,10 +44,11 @@ from asrd.text.characters import without_controls
 from asrd.text.spacing import continues, join, width
 
 CUE_SECONDS, CUE_LETTERS, CUE_GAP = 6.0, 84, 0.8
-"""The longest subtitle, in seconds and in letters, and the silence in seconds that always ends one."""
+"""The longest subtitle, in seconds and in letters, and the silence in seconds that always ends
+one."""
 
 
-class Heard:
+class FileTranscript:
     """One file on its way to text: what is known so far, at any moment.
 
     Args:
@@ -108,26 +110,43 @@ class Heard:
 
 def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd transcribe` takes."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio file of any kind and length; -: standard input")
-    parser.add_argument("--alone", action="store_true", help="load a model here, even if a daemon has it loaded")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="audio file of any kind and length; -: standard input",
+    )
+    parser.add_argument(
+        "--alone", action="store_true", help="load a model here, even if a daemon has it loaded"
+    )
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--json", action="store_true", help="one JSON object a line for each file, with word times")
-    shape.add_argument("--words", action="store_true", help="one word a line: start, stop, confidence, text")
-    shape.add_argument("--srt", action="store_true", help="subtitles in SubRip's format, of one file")
-    shape.add_argument("--vtt", action="store_true", help="subtitles in WebVTT's format, of one file")
+    shape.add_argument(
+        "--json", action="store_true", help="one JSON object a line for each file, with word times"
+    )
+    shape.add_argument(
+        "--words", action="store_true", help="one word a line: start, stop, confidence, text"
+    )
+    shape.add_argument(
+        "--srt", action="store_true", help="subtitles in SubRip's format, of one file"
+    )
+    shape.add_argument(
+        "--vtt", action="store_true", help="subtitles in WebVTT's format, of one file"
+    )
 
 
 def transcribe(args: argparse.Namespace, settings: Settings) -> int:
     """Write down every file; return 0, or the exit code of the worst that could not be read.
 
-    A file that cannot be read is one line on standard error, and the rest go on. When it is interrupted, or no worker
-    can answer any more, the words so far are printed first.
+    A file that cannot be read is one line on standard error, and the rest go on. When it is
+    interrupted, or no worker can answer any more, the words so far are printed first.
 
     Raises: UsageError, and what `engine.Engine.start` raises.
     """
     named, settings = settings, choice.or_demo(settings)
     if (args.srt or args.vtt) and len(args.files) > 1:
-        raise UsageError("subtitles are written for one file at a time", "run asrd transcribe once for each file")
+        raise UsageError(
+            "subtitles are written for one file at a time", "run asrd transcribe once for each file"
+        )
     lent = not args.alone and "-" not in args.files and served(settings)
     worst, size, waiting = 0, 1, list(enumerate(args.files))
     with asyncio.Runner() as runner, Meter(sys.stderr) as meter:
@@ -135,7 +154,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
         try:
             while waiting:
                 with contextlib.ExitStack() as opened:
-                    group: list[tuple[int, SoundFile, Heard]] = []
+                    group: list[tuple[int, SoundFile, FileTranscript]] = []
                     while waiting and len(group) < size:
                         number, path = waiting.pop(0)
                         try:
@@ -143,14 +162,18 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         except (AudioError, DiskError) as error:
                             worst = max(worst, _complain(error))
                             continue
-                        named = choice.for_files(named)  # once, and not for files that cannot be read
+                        named = choice.for_files(
+                            named
+                        )  # once, and not for files that cannot be read
                         if not lent:  # with a bar of its own, and not for files that cannot be read
                             runner.run(_download(settings.model))
                         meter.show(path, source.seconds)
                         if not lent:
                             runner.run(engine.start())
                             size = engine.together
-                        group.append((number, source, Heard(path, source.seconds, settings)))
+                        group.append(
+                            (number, source, FileTranscript(path, source.seconds, settings))
+                        )
                     try:
                         for _, _, heard in group if lent else []:
                             worst = max(worst, _ask(heard, settings, meter.at))
@@ -162,7 +185,10 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                             if heard.ended or heard.words:
                                 _print(heard, args, number)
                             if heard.ended and not heard.words:
-                                tell(one_line(f"asrd: {heard.path}: no speech was found in it"), sys.stderr)
+                                tell(
+                                    one_line(f"asrd: {heard.path}: no speech was found in it"),
+                                    sys.stderr,
+                                )
         finally:
             runner.run(engine.stop())
     return worst
@@ -175,11 +201,15 @@ async def _download(model: str) -> None:
 
 
 async def _all(
-    group: list[tuple[int, SoundFile, Heard]], settings: Settings, engine: Engine, tell: Callable[[float], None]
+    group: list[tuple[int, SoundFile, FileTranscript]],
+    settings: Settings,
+    engine: Engine,
+    tell: Callable[[float], None],
 ) -> int:
-    """Send files to the worker at once, as many as it computes together; return the worst exit code."""
+    """Send files to the worker at once, as many as it computes together; return the worst exit
+    code."""
 
-    async def one(source: SoundFile, heard: Heard) -> int:
+    async def one(source: SoundFile, heard: FileTranscript) -> int:
         try:
             await _hear(source, heard, settings, engine, tell)
         except AudioError as error:
@@ -212,8 +242,9 @@ def served(settings: Settings) -> bool:
     return same
 
 
-def _ask(heard: Heard, settings: Settings, show: Callable[[float], None]) -> int:
-    """Have the daemon write down one file, filling `heard`; return its exit code. Raises as control.ask.
+def _ask(heard: FileTranscript, settings: Settings, show: Callable[[float], None]) -> int:
+    """Have the daemon write down one file, filling `heard`; return its exit code. Raises as
+    control.ask.
 
     What the daemon says of the sound itself concerns this file only: it is printed, and no error.
     """
@@ -224,7 +255,11 @@ def _ask(heard: Heard, settings: Settings, show: Callable[[float], None]) -> int
         for reply in client.ask(settings, verb="transcribe", **whole):
             heard.words += _cleaned(msgspec.convert(reply["words"], list[Word]))
             show(heard.words[-1].stop / SAMPLE_RATE if heard.words else 0.0)
-        heard.duration, heard.strategy, heard.device = reply["seconds"], reply["strategy"], reply["device"]
+        heard.duration, heard.strategy, heard.device = (
+            reply["seconds"],
+            reply["strategy"],
+            reply["device"],
+        )
         heard.whole = not reply.get("incomplete")
         heard.warnings = [without_controls(str(warning)) for warning in reply.get("warnings", [])]
         heard.ended = True
@@ -240,17 +275,22 @@ def _ask(heard: Heard, settings: Settings, show: Callable[[float], None]) -> int
 
 
 def _cleaned(words: list[Word]) -> list[Word]:
-    """Return words that came over a socket, which may be a stranger's, as an engine would give them."""
+    """Return words that came over a socket, which may be a stranger's, as an engine would give
+    them."""
     cleaned = [msgspec.structs.replace(word, text=without_controls(word.text)) for word in words]
     return [word for word in cleaned if word.text]
 
 
 async def _hear(
-    source: SoundFile, heard: Heard, settings: Settings, engine: Engine, tell: Callable[[float], None]
+    source: SoundFile,
+    heard: FileTranscript,
+    settings: Settings,
+    engine: Engine,
+    tell: Callable[[float], None],
 ) -> None:
     """Send one file to the worker, filling `heard`."""
     began = time.perf_counter()
-    dictation = Dictation(settings)
+    dictation = StreamingSession(settings)
     heard.words = dictation.transcript.words
     try:
         async for block in blocks(source):
@@ -258,7 +298,9 @@ async def _hear(
             await dictation.decode(engine)
             tell(block.stop / SAMPLE_RATE)
             heard.duration = block.stop / SAMPLE_RATE
-            await asyncio.sleep(0)  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
+            await asyncio.sleep(
+                0
+            )  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
         dictation.finish()
         await dictation.decode(engine)
         heard.ended = True
@@ -274,8 +316,9 @@ def _complain(error: AsrdError) -> int:
     return error.exit_code
 
 
-def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
-    """Print one file on standard output in the shape that was asked for; `number` counts files from 0."""
+def _print(heard: FileTranscript, args: argparse.Namespace, number: int) -> None:
+    """Print one file on standard output in the shape that was asked for; `number` counts files from
+    0."""
     words = heard.words
     if args.json:
         tell_document(heard.as_dict())
@@ -296,7 +339,8 @@ def _print(heard: Heard, args: argparse.Namespace, number: int) -> None:
 
 
 def cues(words: Iterable[Word]) -> list[list[Word]]:
-    """Group words into subtitles: a long silence, six seconds, 84 letters or the end of a sentence ends one.
+    """Group words into subtitles: a long silence, six seconds, 84 letters or the end of a sentence
+    ends one.
 
     A Chinese or Japanese letter counts for two.
     """
@@ -308,7 +352,12 @@ def cues(words: Iterable[Word]) -> list[list[Word]]:
             silence = (word.start - cue[-1].stop) / SAMPLE_RATE
             seconds = (word.stop - cue[0].start) / SAMPLE_RATE
             sentence = cue[-1].text.endswith((".", "?", "!", "。", "？", "！"))
-            if silence < CUE_GAP and seconds <= CUE_SECONDS and length <= CUE_LETTERS and not sentence:
+            if (
+                silence < CUE_GAP
+                and seconds <= CUE_SECONDS
+                and length <= CUE_LETTERS
+                and not sentence
+            ):
                 cue.append(word)
                 continue
         groups.append([word])
@@ -333,10 +382,13 @@ def _clock(sample: int, point: str) -> str:
 
 
 def _two_lines(cue: Sequence[Word]) -> str:
-    """Return a cue's text, one that is longer than half a cue broken between the words nearest to its middle."""
+    """Return a cue's text, one that is longer than half a cue broken between the words nearest to
+    its middle."""
     text = join(cue)
     whole = width(text)
-    breaks = [number for number in range(1, len(cue)) if not continues(cue[number - 1], cue[number])]
+    breaks = [
+        number for number in range(1, len(cue)) if not continues(cue[number - 1], cue[number])
+    ]
     if whole <= CUE_LETTERS // 2 or not breaks:
         return text
     middle = min(breaks, key=lambda number: abs(width(join(cue[:number])) - whole // 2))
@@ -349,7 +401,9 @@ def whole_words(words: Iterable[Word]) -> list[Word]:
     for word in words:
         if found and continues(found[-1], word):
             text, sure = found[-1].text + word.text, _least(found[-1].confidence, word.confidence)
-            found[-1] = msgspec.structs.replace(found[-1], text=text, stop=word.stop, confidence=sure)
+            found[-1] = msgspec.structs.replace(
+                found[-1], text=text, stop=word.stop, confidence=sure
+            )
         else:
             found.append(word)
     return found
@@ -369,7 +423,11 @@ class Meter:
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Bar(*columns, console=Console(file=stream), transient=True)
             self._task = self._bar.add_task("", total=None)
         self._name, self._seconds = "", 0.0
@@ -390,7 +448,9 @@ class Meter:
     def loading(self, progress: Progress) -> None:
         """Show what the worker does before it can answer."""
         if self._bar:
-            self._bar.update(self._task, description=f"worker: {progress.stage} {progress.detail}".rstrip())
+            self._bar.update(
+                self._task, description=f"worker: {progress.stage} {progress.detail}".rstrip()
+            )
 
     def at(self, seconds: float) -> None:
         """Show how much of the file was heard."""

@@ -1,7 +1,8 @@
-"""A setting as it was written -> its value: units, percent signs, switches, other spellings, and our own complaints.
+"""A setting as it was written -> its value: units, percent signs, switches, other spellings, and
+our own complaints.
 
-Values come from a TOML file, where they have types, and from variables and flags, where all is text. Knows what kind
-of value each setting takes; does not know what it does.
+Values come from a TOML file, where they have types, and from variables and flags, where all is
+text. Knows what kind of value each setting takes; does not know what it does.
 """
 
 from __future__ import annotations
@@ -28,7 +29,16 @@ UNITS = {
 PERCENT = ("demote_failures", "demote_slower", "demote_memory", "demote_changed", "max_wer_delta")
 """Settings that may be written with a percent sign."""
 
-MEGABYTES = {"": 1, "mb": 1, "m": 1, "mib": 1.048576, "gb": 1000, "g": 1000, "gib": 1073.741824, "tb": 1_000_000}
+MEGABYTES = {
+    "": 1,
+    "mb": 1,
+    "m": 1,
+    "mib": 1.048576,
+    "gb": 1000,
+    "g": 1000,
+    "gib": 1073.741824,
+    "tb": 1_000_000,
+}
 """Unit -> megabytes."""
 
 UNSET = ("pnc", "max_wer_delta")
@@ -58,7 +68,8 @@ LANGUAGES = {
 
 
 def typed(key: str, value: Any, origin: str, kind: Any) -> Any:
-    """Return a setting's value; the arguments are those of `convert`. Raises ConfigError, ValueError, OverflowError."""
+    """Return a setting's value; the arguments are those of `convert`. Raises ConfigError,
+    ValueError, OverflowError."""
     if key in UNSET and isinstance(value, str) and value.strip().lower() == "null":
         return None
     return msgspec.convert(_plain(key, value, origin, _base(kind)[0]), kind)
@@ -97,7 +108,10 @@ def _base(kind: Any) -> tuple[type, tuple[float | None, float | None]]:
     bounds: tuple[float | None, float | None] = (None, None)
     while hasattr(kind, "__metadata__"):
         for meta in kind.__metadata__:
-            bounds = (meta.ge if meta.ge is not None else bounds[0], meta.le if meta.le is not None else bounds[1])
+            bounds = (
+                meta.ge if meta.ge is not None else bounds[0],
+                meta.le if meta.le is not None else bounds[1],
+            )
         kind = kind.__origin__
     for one in getattr(kind, "__args__", ()):
         # X | None: the bounds stand inside.
@@ -107,7 +121,8 @@ def _base(kind: Any) -> tuple[type, tuple[float | None, float | None]]:
 
 
 def _plain(key: str, value: Any, origin: str, base: type) -> Any:
-    """Return a value of the setting's own type, as far as it can be one. Raises ValueError, ConfigError."""
+    """Return a value of the setting's own type, as far as it can be one. Raises ValueError,
+    ConfigError."""
     if base is bool:
         return _switch(key, value, origin)
     if base in (int, float):
@@ -156,7 +171,11 @@ def _written_number(key: str, text: str) -> float:
         return durations.parse(text, UNITS[key])
     if key in PERCENT:
         text = text.removesuffix("%").strip()
-    if key == "takes_mb" and (match := re.fullmatch(r"([\d.]+)\s*([a-z]*)", text.lower())) and match[2] in MEGABYTES:
+    if (
+        key == "takes_mb"
+        and (match := re.fullmatch(r"([\d.]+)\s*([a-z]*)", text.lower()))
+        and match[2] in MEGABYTES
+    ):
         return round(float(match[1]) * MEGABYTES[match[2]])
     return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
 
@@ -184,7 +203,9 @@ def _folded(value: str) -> str:
 def _language(value: str) -> str:
     """Return a language's code as models have it: de, pt-BR."""
     match = re.fullmatch(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{2}))?(?:\.[\w-]+)?", value.strip())
-    return value if match is None else match[1].lower() + (f"-{match[2].upper()}" if match[2] else "")
+    return (
+        value if match is None else match[1].lower() + (f"-{match[2].upper()}" if match[2] else "")
+    )
 
 
 def _complaint(

@@ -1,9 +1,10 @@
-"""Trouble that a user can rehearse: `faults = "non-finite:3"` has the worker fail at its third buffer, as it might on a
-bad day, so that what the ladder does about it can be seen.
+"""Trouble that a user can rehearse: `faults = "non-finite:3"` has the worker fail at its third
+buffer, as it might on a bad day, so that what the fallback order does about it can be seen.
 
-The setting is read when a worker starts. Without it nothing here is even imported there, and no buffer passes a branch.
-FP32 on the CPU is never struck, so that a rehearsal ends with text; nor is FP32 anywhere by what only reduced precision
-can have. Runs on both sides; knows torch's modules by their methods only.
+The setting is read when a worker starts. Without it nothing here is even imported there, and no
+buffer passes a branch. FP32 on the CPU is never struck, so that a rehearsal ends with text; nor is
+FP32 anywhere by what only reduced precision can have. Runs on both sides; knows torch's modules by
+their methods only.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def parse(text: str) -> tuple[Fault, ...]:
         if kind not in KINDS:
             raise ConfigError(f"unknown fault {kind!r}", nearest(kind, tuple(KINDS)))
         if not number.isdecimal() or not int(number) or (component and kind != "non-finite"):
-            raise ConfigError(f"{part!r} is no fault", "for example oom:5 or non-finite:3:encoder.layers.0")
+            raise ConfigError(
+                f"{part!r} is no fault", "for example oom:5 or non-finite:3:encoder.layers.0"
+            )
         found.append(Fault(kind, int(number), component))
     return tuple(found)

@@ -1,4 +1,5 @@
-"""Older spellings of the precision, folded into `strategy`: autocast_dtype, use_bf16 and use_fp16 (pure).
+"""Older spellings of the precision, folded into `strategy`: autocast_dtype, use_bf16 and use_fp16
+(pure).
 
 The explicit dtype goes before the flags.
 """
@@ -53,19 +54,28 @@ def fold(layer: dict[str, tuple[Any, str]]) -> list[str]:
 
 
 def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[str]]:
-    """Return the dtype that the older spellings mean (None: none), which of them decided, and remarks."""
+    """Return the dtype that the older spellings mean (None: none), which of them decided, and
+    remarks."""
     flags = {key: boolean(key, *given[key]) for key in FLAGS if key in given}
     named = [key for key, on in flags.items() if on]
-    off = [f"{key} ({given[key][1]}) is an older spelling; off, it does nothing" for key, on in flags.items() if not on]
+    off = [
+        f"{key} ({given[key][1]}) is an older spelling; off, it does nothing"
+        for key, on in flags.items()
+        if not on
+    ]
     if "autocast_dtype" in given:
         asked, origin = given["autocast_dtype"]
         dtype = spellings.dtype(str(asked), DTYPES)
         if dtype not in DTYPES:
-            raise ConfigError(f"autocast_dtype = {asked!r} ({origin}) is no dtype", nearest(str(asked), DTYPES))
+            raise ConfigError(
+                f"autocast_dtype = {asked!r} ({origin}) is no dtype", nearest(str(asked), DTYPES)
+            )
         other = [key for key in named if FLAGS[key] != dtype]
         return dtype, "autocast_dtype", [f"autocast_dtype goes before {key}" for key in other]
     if len(named) == 2:
-        raise ConfigError("use_bf16 and use_fp16 contradict each other", "set one of them, or strategy alone")
+        raise ConfigError(
+            "use_bf16 and use_fp16 contradict each other", "set one of them, or strategy alone"
+        )
     return (FLAGS[named[0]], named[0], []) if named else (None, "", off)
 
 
@@ -76,4 +86,7 @@ def boolean(key: str, value: Any, origin: str) -> bool:
         return True
     if word in FALSE:
         return False
-    raise ConfigError(f"{key} = {value!r} ({origin}) is neither true nor false", f"write {key} = true or {key} = false")
+    raise ConfigError(
+        f"{key} = {value!r} ({origin}) is neither true nor false",
+        f"write {key} = true or {key} = false",
+    )

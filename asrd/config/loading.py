@@ -43,7 +43,9 @@ class Loaded(msgspec.Struct, frozen=True):
 
 
 def load(
-    file: Path | None = None, flags: Mapping[str, Any] | None = None, environment: Mapping[str, str] = os.environ
+    file: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Return the settings in force.
 
@@ -57,15 +59,23 @@ def load(
     """
     path = file or paths.config_file(environment)
     layers = (
-        _file_layer(path, file is not None or bool(environment.get("ASRD_CONFIG")), file is not None),
+        _file_layer(
+            path, file is not None or bool(environment.get("ASRD_CONFIG")), file is not None
+        ),
         _environment_layer(environment),
-        {key: (value, f"--{key.replace('_', '-')}") for key, value in (flags or {}).items() if value is not None},
+        {
+            key: (value, f"--{key.replace('_', '-')}")
+            for key, value in (flags or {}).items()
+            if value is not None
+        },
     )
     merged: Layer = {}
     notes: list[str] = []
     for layer in layers:
         notes += legacy.fold(layer)
-        if layer.get("model", ("unset", ""))[0] == "":  # an empty flag or line names no model and hides none
+        if (
+            layer.get("model", ("unset", ""))[0] == ""
+        ):  # an empty flag or line names no model and hides none
             del layer["model"]
         merged |= layer
     origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
@@ -78,7 +88,9 @@ def _idle(settings: Settings, origins: dict[str, str]) -> tuple[str, ...]:
     """Return a sentence for each setting that was made and does nothing."""
     found = []
     if settings.parts and settings.strategy != "selective":
-        found.append(f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}")
+        found.append(
+            f"parts ({origins['parts']}) are for strategy selective and do nothing under {settings.strategy}"
+        )
     if settings.spoken and not settings.commands:
         found.append(f"spoken ({origins['spoken']}) does nothing while commands = false")
     return tuple(found)
@@ -102,18 +114,26 @@ def _file_layer(file: Path, required: bool, named: bool) -> Layer:
     except tomllib.TOMLDecodeError as error:
         raise misnomers.not_toml(file, text, error, KNOWN, propose) from error
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}", f"look at it: ls -ld {file}") from error
+        raise ConfigError(
+            f"cannot read {file}: {error.strerror}", f"look at it: ls -ld {file}"
+        ) from error
     except text_files.NotTextError as error:
         raise ConfigError(f"{file} {error}", error.hint) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-        raise ConfigError(f"{file} holds a value that is too long or too deep", "shorten it") from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, brackets within brackets
+        raise ConfigError(
+            f"{file} holds a value that is too long or too deep", "shorten it"
+        ) from error
     for key, value in table.items():
         _known(key, str(file), value)
     return {key: (_as_named(key, value), str(file)) for key, value in table.items()}
 
 
 def _as_named(key: str, value: Any) -> Any:
-    """Return a value of the file as this process holds names: their bytes are those that stand there."""
+    """Return a value of the file as this process holds names: their bytes are those that stand
+    there."""
     if isinstance(value, list):
         return [_as_named(key, each) for each in value]
     if isinstance(value, str) and (key in NAMES or (key == "vocabulary" and value.startswith("@"))):
@@ -138,7 +158,9 @@ def _inline_table(name: str, text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}') from error
+        raise ConfigError(
+            f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}'
+        ) from error
 
 
 def _known(key: str, origin: str, value: Any, kind: Literal["file", "variable"] = "file") -> None:
@@ -165,25 +187,36 @@ def _convert(layer: Layer) -> Settings:
             msgspec.json.encode(typed[key])
         except UnicodeEncodeError as error:
             value, origin = layer[key]
-            raise ConfigError(f"{key} = {value!r} ({origin}) is not UTF-8", "type it in a UTF-8 locale") from error
+            raise ConfigError(
+                f"{key} = {value!r} ({origin}) is not UTF-8", "type it in a UTF-8 locale"
+            ) from error
     return Settings(**typed)
 
 
 def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
-    """Return the phrases, each once, those of a file in the place of "@FILE"; its path begins at the configuration."""
+    """Return the phrases, each once, those of a file in the place of "@FILE"; its path begins at
+    the configuration."""
     found: dict[str, None] = {}
     for entry in entries:
         lines = [entry]
         if entry.startswith("@"):
-            path = Path(origin).parent / Path(entry[1:]).expanduser()  # a variable's or a flag's name has parent "."
+            path = (
+                Path(origin).parent / Path(entry[1:]).expanduser()
+            )  # a variable's or a flag's name has parent "."
             try:
-                lines = [line for line in text_files.read(path).splitlines() if not line.startswith("#")]
+                lines = [
+                    line for line in text_files.read(path).splitlines() if not line.startswith("#")
+                ]
             except text_files.NotTextError as error:
-                raise ConfigError(f"vocabulary ({origin}) names {path}, which {error}", error.hint) from error
+                raise ConfigError(
+                    f"vocabulary ({origin}) names {path}, which {error}", error.hint
+                ) from error
             except (OSError, RuntimeError, ValueError) as error:
                 why = error.strerror if isinstance(error, OSError) else None
                 said = f"vocabulary ({origin}) names {path}, which cannot be read: {why or error}"
-                raise ConfigError(said, "write @ and the path of a text file with a phrase a line") from error
+                raise ConfigError(
+                    said, "write @ and the path of a text file with a phrase a line"
+                ) from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
     if (size := sum(len(phrase.encode(errors="surrogateescape")) for phrase in found)) > VOCABULARY:
         why = f"vocabulary ({origin}) has {size} bytes in {len(found)} phrases; at most {VOCABULARY} are allowed"

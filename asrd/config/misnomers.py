@@ -1,4 +1,5 @@
-"""What a person probably meant by a setting that asrd does not have, or by a file that is not TOML (pure).
+"""What a person probably meant by a setting that asrd does not have, or by a file that is not TOML
+(pure).
 
 Knows what other programs call their settings, and the slips that people make in a TOML file.
 """
@@ -14,18 +15,56 @@ from typing import Any
 
 from asrd.errors import ConfigError, nearest
 
-LANGUAGE = 'it is for Canary models; the others know their languages without a setting'
+LANGUAGE = "it is for Canary models; the others know their languages without a setting"
 
 OTHERS: dict[str, tuple[str, ...]] = {
-    "model": ("model_name", "model_path", "checkpoint", "checkpoint_path", "nemo_file", "model_id", "asr_model"),
-    "strategy": ("precision", "dtype", "compute_type", "quantization", "torch_dtype", "precision_strategy"),
+    "model": (
+        "model_name",
+        "model_path",
+        "checkpoint",
+        "checkpoint_path",
+        "nemo_file",
+        "model_id",
+        "asr_model",
+    ),
+    "strategy": (
+        "precision",
+        "dtype",
+        "compute_type",
+        "quantization",
+        "torch_dtype",
+        "precision_strategy",
+    ),
     "device": ("gpu", "cuda", "gpu_id", "device_id", "gpu_index"),
-    "source_lang": ("language", "lang", "languages", "input_language", "source_language", "spoken_language", "locale"),
+    "source_lang": (
+        "language",
+        "lang",
+        "languages",
+        "input_language",
+        "source_language",
+        "spoken_language",
+        "locale",
+    ),
     "target_lang": ("target_language", "output_language", "translate_to", "translate"),
     "pnc": ("punctuation", "punctuate", "punctuation_and_capitals"),
-    "vocabulary": ("vocab", "words", "hotwords", "boost_words", "phrases", "custom_vocabulary", "prompt"),
+    "vocabulary": (
+        "vocab",
+        "words",
+        "hotwords",
+        "boost_words",
+        "phrases",
+        "custom_vocabulary",
+        "prompt",
+    ),
     "boost": ("boost_weight", "hotword_weight"),
-    "window": ("buffer", "buffer_seconds", "chunk", "chunk_seconds", "window_seconds", "chunk_length"),
+    "window": (
+        "buffer",
+        "buffer_seconds",
+        "chunk",
+        "chunk_seconds",
+        "window_seconds",
+        "chunk_length",
+    ),
     "threads": ("cpu_threads", "num_threads", "omp_num_threads", "workers"),
     "graphs": ("cuda_graphs", "cudagraphs"),
     "vram_budget": ("max_vram", "gpu_memory", "vram_limit", "memory_limit", "vram", "max_memory"),
@@ -59,7 +98,8 @@ ELSEWHERE = {
 """What is no setting at all -> what does it."""
 
 CURLY = "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a"
-"""Quotes of texts and languages, which a word processor or a web page puts in the place of straight ones."""
+"""Quotes of texts and languages, which a word processor or a web page puts in the place of straight
+ones."""
 
 STRAIGHT = {ord(mark): '"' for mark in CURLY}
 
@@ -67,7 +107,8 @@ TABLES = ("parts", "spoken")
 """Settings that are tables."""
 
 Propose = Callable[[str, Any], str]
-"""Of a setting and what it was set to: the line that sets what was meant and is accepted, as "write KEY = VALUE"."""
+"""Of a setting and what it was set to: the line that sets what was meant and is accepted, as "write
+KEY = VALUE"."""
 
 LINE = 'a line is: setting = value, as in model = "demo"'
 
@@ -75,7 +116,11 @@ LINE = 'a line is: setting = value, as in model = "demo"'
 def setting(key: str, known: Collection[str]) -> str:
     """Return the setting that another program's name means; "" where it means none."""
     word = key.strip().lower().replace("-", "_")
-    return word if word in known else next((own for own, others in OTHERS.items() if word in others), "")
+    return (
+        word
+        if word in known
+        else next((own for own, others in OTHERS.items() if word in others), "")
+    )
 
 
 def key_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> str:
@@ -99,7 +144,8 @@ def key_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> 
 
 
 def variable_hint(key: str, value: str, known: Collection[str], propose: Propose) -> str:
-    """Return what a wrong variable ASRD_KEY should have been; the arguments are those of `key_hint`."""
+    """Return what a wrong variable ASRD_KEY should have been; the arguments are those of
+    `key_hint`."""
     if hint := _name_hint(key, value, known, propose):
         return hint
     close = nearest(key, tuple(known), "asrd config")
@@ -123,16 +169,34 @@ def is_tables(value: Any) -> bool:
 def table_hint(name: str, table: dict[str, Any], known: Collection[str]) -> str:
     """Return what a table in the configuration should have been: asrd has two, and no others."""
     inside = [key for key in table if setting(key, known)]
-    if inside or name.lower() in ("asrd", "settings", "config", "general", "main", "default", "engine", "daemon"):
+    if inside or name.lower() in (
+        "asrd",
+        "settings",
+        "config",
+        "general",
+        "main",
+        "default",
+        "engine",
+        "daemon",
+    ):
         return f"remove the line [{name}]: settings stand at the top of the file, outside tables"
     close = nearest(name, TABLES, "asrd config")
-    return close if close.startswith("did you mean") else f"only {' and '.join(TABLES)} are tables; remove [{name}]"
+    return (
+        close
+        if close.startswith("did you mean")
+        else f"only {' and '.join(TABLES)} are tables; remove [{name}]"
+    )
 
 
 def toml(value: Any) -> str:
-    """Return a value as TOML writes it: a text, a number, a switch, a list of texts, a table of texts."""
+    """Return a value as TOML writes it: a text, a number, a switch, a list of texts, a table of
+    texts."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_toml_key(key)} = {toml(each)}" for key, each in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{_toml_key(key)} = {toml(each)}" for key, each in value.items())
+            + " }"
+        )
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -177,8 +241,11 @@ def toml_hint(text: str, number: int, known: Collection[str], propose: Propose) 
     return _line_hint(match[1], match[2], match[3].partition(" #")[0].strip(), known, propose)
 
 
-def _line_hint(key: str, sign: str | None, value: str, known: Collection[str], propose: Propose) -> str:
-    """Return what helps with a line that begins with a name; `sign` is what stands behind it, = or : or nothing."""
+def _line_hint(
+    key: str, sign: str | None, value: str, known: Collection[str], propose: Propose
+) -> str:
+    """Return what helps with a line that begins with a name; `sign` is what stands behind it, = or
+    : or nothing."""
     if not value:
         return f'write a value behind {key} =, as in model = "demo"'
     if value[0] in "[{":
@@ -197,8 +264,12 @@ def _meant_line(key: str, value: str, known: Collection[str], propose: Propose) 
     close = re.fullmatch(r"did you mean '(.*)'\?", nearest(key, tuple(known), "asrd config"))
     if own or close:
         quoted = value[:1] in ("'", '"')
-        return propose(own or (close[1] if close else ""), value.strip("\"'") if quoted else plain(value))
-    return _name_hint(key, value, known, propose) or f"{key} is no setting; asrd config lists them all"
+        return propose(
+            own or (close[1] if close else ""), value.strip("\"'") if quoted else plain(value)
+        )
+    return (
+        _name_hint(key, value, known, propose) or f"{key} is no setting; asrd config lists them all"
+    )
 
 
 def _straight_hint(line: str, known: Collection[str], propose: Propose) -> str:

@@ -1,6 +1,8 @@
-"""A line of TOML, or a variable, that a hint proposes: what was meant, in a form that the settings accept (pure).
+"""A line of TOML, or a variable, that a hint proposes: what was meant, in a form that the settings
+accept (pure).
 
-Each candidate is tried before it is proposed; whoever knows the settings says whether it is accepted.
+Each candidate is tried before it is proposed; whoever knows the settings says whether it is
+accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ Accepts = Callable[[str, Any], bool]
 
 
 def line(key: str, value: Any, accepts: Accepts, example: Any) -> str:
-    """Return "write KEY = VALUE" with what was meant, or with an example where nothing like it is accepted."""
+    """Return "write KEY = VALUE" with what was meant, or with an example where nothing like it is
+    accepted."""
     for meant in candidates(key, value):
         if accepts(key, meant):
             return f"write {key} = {toml(meant)}"
@@ -104,7 +107,8 @@ def source(word: str) -> str:
 
 
 def _is_writable(value: Any) -> bool:
-    """Return whether TOML can hold a value as `toml` writes it: a date and a table within a list are left out."""
+    """Return whether TOML can hold a value as `toml` writes it: a date and a table within a list
+    are left out."""
     if isinstance(value, list | tuple):
         return all(isinstance(one, str) for one in value)
     if isinstance(value, float):

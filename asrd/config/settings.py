@@ -1,7 +1,8 @@
 """Settings: frozen, typed, each with the place it came from.
 
-Order of precedence: command-line flags over ASRD_* variables over the TOML file over the defaults. An unknown key is an
-error that names the nearest right one. Knows the names of settings; does not know what they do.
+Order of precedence: command-line flags over ASRD_* variables over the TOML file over the defaults.
+An unknown key is an error that names the nearest right one. Knows the names of settings; does not
+know what they do.
 """
 
 from __future__ import annotations
@@ -26,99 +27,182 @@ def _about(text: str, at_least: float | None = None, at_most: float | None = Non
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Every setting, its type, default and meaning; file, environment, flags and documentation are derived from it."""
+    """Every setting, its type, default and meaning; file, environment, flags and documentation are
+    derived from it."""
 
     model: Annotated[
-        str, _about("path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub; empty: none is chosen")
+        str,
+        _about(
+            "path of a .nemo file, demo, demo-ctc, demo-tdt, or a name on the hub; empty: none is chosen"
+        ),
     ] = ""
     strategy: Annotated[str, _about("precision strategy, or auto")] = "auto"
-    preset: Annotated[str, _about("bounds and candidates for auto: conservative, default or aggressive")] = "default"
+    preset: Annotated[
+        str, _about("bounds and candidates for auto: conservative, default or aggressive")
+    ] = "default"
     parts: Annotated[dict[str, str], _about("component -> dtype, for strategy selective")] = {}
-    device: Annotated[str, _about("auto, cpu, cuda, cuda:N, a part of a card's name, or its UUID")] = "auto"
+    device: Annotated[
+        str, _about("auto, cpu, cuda, cuda:N, a part of a card's name, or its UUID")
+    ] = "auto"
     source_lang: Annotated[str, _about("language spoken (Canary)")] = "en"
-    target_lang: Annotated[str, _about("language written (Canary); another than spoken translates")] = "en"
-    pnc: Annotated[bool | None, _about("ask Canary for punctuation and capitals; unset: as its checkpoint does")] = None
-    timestamps_model: Annotated[bool, _about("load the second, FP32 model that newer Canary files carry")] = False
+    target_lang: Annotated[
+        str, _about("language written (Canary); another than spoken translates")
+    ] = "en"
+    pnc: Annotated[
+        bool | None,
+        _about("ask Canary for punctuation and capitals; unset: as its checkpoint does"),
+    ] = None
+    timestamps_model: Annotated[
+        bool, _about("load the second, FP32 model that newer Canary files carry")
+    ] = False
     vocabulary: Annotated[
-        tuple[str, ...], _about("names and phrases to listen for; @FILE stands for those of a file, one a line")
+        tuple[str, ...],
+        _about("names and phrases to listen for; @FILE stands for those of a file, one a line"),
     ] = ()
-    boost: Annotated[float, _about("how far the vocabulary is preferred, in nats; 0 switches it off", 0.0, 5.0)] = 1.0
+    boost: Annotated[
+        float, _about("how far the vocabulary is preferred, in nats; 0 switches it off", 0.0, 5.0)
+    ] = 1.0
     window: Annotated[float, _about("seconds of the audio buffer", 2.0, 30.0)] = 10.0
-    threads: Annotated[int, _about("CPU threads of the worker; 0 is one for a small model, else all", 0, 256)] = 0
+    threads: Annotated[
+        int, _about("CPU threads of the worker; 0 is one for a small model, else all", 0, 256)
+    ] = 0
     graphs: Annotated[
         bool, _about("CUDA graphs: replay whole encoder and decoder steps; needs some GPU memory")
     ] = True
     vram_budget: Annotated[
-        str, _about("upper bound for all the worker holds of a GPU, CUDA's own share too: 2000 (MiB), '2GiB' or '50%'")
+        str,
+        _about(
+            "upper bound for all the worker holds of a GPU, CUDA's own share too: 2000 (MiB), '2GiB' or '50%'"
+        ),
     ] = ""
     max_wer_delta: Annotated[
         Annotated[float, Meta(ge=0.0, le=100.0)] | None,
         _about("absolute points of WER a strategy may cost; without it the preset's bound"),
     ] = None
-    source: Annotated[str, _about("mic, file:PATH (in real time), or pipe (raw s16le, 16 kHz, mono on stdin)")] = "mic"
-    microphone: Annotated[str, _about("part of an input device's name; empty follows the system's default")] = ""
+    source: Annotated[
+        str, _about("mic, file:PATH (in real time), or pipe (raw s16le, 16 kHz, mono on stdin)")
+    ] = "mic"
+    microphone: Annotated[
+        str, _about("part of an input device's name; empty follows the system's default")
+    ] = ""
     pre_roll: Annotated[
-        float, _about("seconds recorded before the key; above 0 the microphone stays open", 0.0, 10.0)
+        float,
+        _about("seconds recorded before the key; above 0 the microphone stays open", 0.0, 10.0),
     ] = 0.0
     sinks: Annotated[
         tuple[str, ...],
-        _about("where text goes, in this order: type, paste, clipboard, stdout, command:CMD, journal, none"),
+        _about(
+            "where text goes, in this order: type, paste, clipboard, stdout, command:CMD, journal, none"
+        ),
     ] = ("type",)
-    deliver: Annotated[str, _about("when text is sent. take: when the recording ends; segment: at each pause")] = "take"
+    deliver: Annotated[
+        str, _about("when text is sent. take: when the recording ends; segment: at each pause")
+    ] = "take"
     draft_every: Annotated[
-        float, _about("seconds between partial results under asrd status --follow; 0 for none", 0.0, 60.0)
+        float,
+        _about("seconds between partial results under asrd status --follow; 0 for none", 0.0, 60.0),
     ] = 0.5
     commands: Annotated[bool, _about("obey spoken commands: new line, comma, scratch that")] = False
-    spoken: Annotated[dict[str, str], _about("phrase -> text or action, over the shipped; '' removes one")] = {}
-    capitals: Annotated[bool, _about("begin sentences and lines with a capital, for models that write none")] = False
-    suffix: Annotated[str, _about("what follows each delivered text; a space only where its script has spaces")] = " "
+    spoken: Annotated[
+        dict[str, str], _about("phrase -> text or action, over the shipped; '' removes one")
+    ] = {}
+    capitals: Annotated[
+        bool, _about("begin sentences and lines with a capital, for models that write none")
+    ] = False
+    suffix: Annotated[
+        str, _about("what follows each delivered text; a space only where its script has spaces")
+    ] = " "
     type_delay: Annotated[int, _about("milliseconds between typed characters", 0, 1000)] = 2
-    keep_audio: Annotated[str, _about("which recordings stay on disk: never, on-failure or always")] = "on-failure"
+    keep_audio: Annotated[
+        str, _about("which recordings stay on disk: never, on-failure or always")
+    ] = "on-failure"
     takes_days: Annotated[int, _about("days a kept recording stays", 0, 3650)] = 14
-    takes_mb: Annotated[int, _about("megabytes of recordings; the oldest go first", 1, 1_000_000)] = 500
+    takes_mb: Annotated[
+        int, _about("megabytes of recordings; the oldest go first", 1, 1_000_000)
+    ] = 500
     idle: Annotated[
-        str, _about("when an unused model leaves memory: never, immediately, or after so many minutes, or '1h'")
+        str,
+        _about(
+            "when an unused model leaves memory: never, immediately, or after so many minutes, or '1h'"
+        ),
     ] = "30"
     log_text: Annotated[bool, _about("write the text into the journal")] = False
     notify: Annotated[bool, _about("show problems on the desktop")] = True
     cues: Annotated[bool, _about("a sound when recording starts and stops")] = False
-    vram_alert: Annotated[str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")] = ""
+    vram_alert: Annotated[
+        str, _about("warn once when the worker's GPU memory is above: '3500MiB' or '90%'")
+    ] = ""
     demote_empty: Annotated[
-        float, _about("fall back after so many seconds of clear speech without a word; 0: never", 0.0, 86_400.0)
+        float,
+        _about(
+            "fall back after so many seconds of clear speech without a word; 0: never",
+            0.0,
+            86_400.0,
+        ),
     ] = 2.0
     demote_failures: Annotated[
-        float, _about("fall back where surely more than so many buffers in 100 fail; 0: never", 0.0, 100.0)
+        float,
+        _about(
+            "fall back where surely more than so many buffers in 100 fail; 0: never", 0.0, 100.0
+        ),
     ] = 1.0
     demote_slower: Annotated[
-        float, _about("fall back when so many percent slower than FP32 was under asrd compare; 0: never", 0.0, 1e6)
+        float,
+        _about(
+            "fall back when so many percent slower than FP32 was under asrd compare; 0: never",
+            0.0,
+            1e6,
+        ),
     ] = 10.0
     demote_memory: Annotated[
-        float, _about("fall back when memory is so many percent above FP32's then; 0: never", 0.0, 1e6)
+        float,
+        _about("fall back when memory is so many percent above FP32's then; 0: never", 0.0, 1e6),
     ] = 10.0
     demote_changed: Annotated[
-        float, _about("fall back where surely more than so many words in 100 change (shadow); 0: never", 0.0, 100.0)
+        float,
+        _about(
+            "fall back where surely more than so many words in 100 change (shadow); 0: never",
+            0.0,
+            100.0,
+        ),
     ] = 1.0
     promote_after: Annotated[
         float,
-        _about("minutes until a better precision is tried again, doubled if in vain; 0: never", 0.0, 1e6),
+        _about(
+            "minutes until a better precision is tried again, doubled if in vain; 0: never",
+            0.0,
+            1e6,
+        ),
     ] = 30.0
     shadow: Annotated[
-        int, _about("one recording in so many is transcribed again in FP32, to count words; 0: none", 0, 1_000_000)
+        int,
+        _about(
+            "one recording in so many is transcribed again in FP32, to count words; 0: none",
+            0,
+            1_000_000,
+        ),
     ] = 0
     faults: Annotated[
-        str, _about("faults to rehearse, for example non-finite:3 or slow:1; asrd run --help lists the kinds")
+        str,
+        _about(
+            "faults to rehearse, for example non-finite:3 or slow:1; asrd run --help lists the kinds"
+        ),
     ] = ""
     socket: Annotated[str, _about("control socket; empty: asrd.sock in the runtime directory")] = ""
 
     @property
     def requested(self) -> str | Precision:
         """The strategy as asked for: its name, or a value of its own where `parts` make it one."""
-        return with_parts(self.parts) if self.strategy == "selective" and self.parts else self.strategy
+        return (
+            with_parts(self.parts) if self.strategy == "selective" and self.parts else self.strategy
+        )
 
     @property
     def wer_bound(self) -> float:
         """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
-        return PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
+        return (
+            PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
+        )
 
     @property
     def phrases(self) -> Mapping[Phrase, str]:
@@ -130,7 +214,17 @@ CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure",
 """Settings that are one of few words."""
 
 ENGINE = (
-    *("model", "strategy", "preset", "parts", "device", "source_lang", "target_lang", "pnc", "timestamps_model"),
+    *(
+        "model",
+        "strategy",
+        "preset",
+        "parts",
+        "device",
+        "source_lang",
+        "target_lang",
+        "pnc",
+        "timestamps_model",
+    ),
     *("vocabulary", "boost", "threads", "graphs", "vram_budget", "window", "faults"),
 )
 """Settings that make a worker what it is: with others it is another one."""
@@ -160,7 +254,10 @@ def accepted(key: str, value: Any) -> bool:
     layer = {key: (value, "")}
     try:
         legacy.fold(layer)
-        made = {name: conversion.typed(name, one, "", FIELDS[name].type) for name, (one, _) in layer.items()}
+        made = {
+            name: conversion.typed(name, one, "", FIELDS[name].type)
+            for name, (one, _) in layer.items()
+        }
         check(Settings(**made), dict.fromkeys(FIELDS, ""))
     except (ConfigError, ValueError, OverflowError):
         return False
@@ -168,7 +265,8 @@ def accepted(key: str, value: Any) -> bool:
 
 
 def propose(key: str, value: Any) -> str:
-    """Return a line of the file that sets what was meant, as "write KEY = VALUE"; the settings accept it."""
+    """Return a line of the file that sets what was meant, as "write KEY = VALUE"; the settings
+    accept it."""
     return proposals.line(key, value, accepted, EXAMPLES[key])
 
 
@@ -190,14 +288,16 @@ def check(settings: Settings, origins: dict[str, str]) -> Settings:
         raise ConfigError(f"{error.message} ({origins['parts']})", error.hint) from error
     if settings.preset not in PRESETS:
         raise ConfigError(
-            f"unknown preset {settings.preset!r} ({origins['preset']})", nearest(settings.preset, tuple(PRESETS))
+            f"unknown preset {settings.preset!r} ({origins['preset']})",
+            nearest(settings.preset, tuple(PRESETS)),
         )
     for key in ("source_lang", "target_lang"):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", code := getattr(settings, key)):
             own = conversion.LANGUAGES.get(code.strip().lower())
             hint = f'write {key} = "{own}"; ' if own else ""
             raise ConfigError(
-                f"{key} = {code!r} ({origins[key]}) is no language code", f"{hint}codes look like en or pt-BR"
+                f"{key} = {code!r} ({origins[key]}) is no language code",
+                f"{hint}codes look like en or pt-BR",
             )
     _check_daemon(settings, origins)
     for key in ("vram_budget", "vram_alert"):
@@ -209,13 +309,22 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
     """Refuse what the daemon could not do."""
     for key, known in CHOICES.items():
         if (word := getattr(settings, key)) not in known:
-            raise ConfigError(f"{key} = {word!r} ({origins[key]}) is not known", nearest(word, known))
+            raise ConfigError(
+                f"{key} = {word!r} ({origins[key]}) is not known", nearest(word, known)
+            )
     for sink in settings.sinks:
-        if sink not in SINKS and not (sink.startswith("command:") and sink.removeprefix("command:").strip()):
-            raise ConfigError(f"there is no sink {sink!r} ({origins['sinks']})", nearest(sink, SINKS))
-    if settings.source not in ("mic", "pipe") and not re.match(r"file:.", settings.source, re.DOTALL):
+        if sink not in SINKS and not (
+            sink.startswith("command:") and sink.removeprefix("command:").strip()
+        ):
+            raise ConfigError(
+                f"there is no sink {sink!r} ({origins['sinks']})", nearest(sink, SINKS)
+            )
+    if settings.source not in ("mic", "pipe") and not re.match(
+        r"file:.", settings.source, re.DOTALL
+    ):
         raise ConfigError(
-            f"source = {settings.source!r} ({origins['source']}) is not known", proposals.source(settings.source)
+            f"source = {settings.source!r} ({origins['source']}) is not known",
+            proposals.source(settings.source),
         )
     idle_seconds(settings.idle, origins["idle"])
     try:
@@ -255,13 +364,16 @@ MEMORY_UNITS = {
 
 
 def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -> int | None:
-    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2 GB" or "50%"; None for ""."""
+    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2 GB" or
+    "50%"; None for ""."""
     match = re.fullmatch(r"(\d{1,12}(?:[.,]\d+)?)\s*([a-z]*|%)", text.strip().lower(), re.ASCII)
     if not text.strip():
         return None
     where = f" ({origin})" if origin else ""
     if not match or match[2] not in (*MEMORY_UNITS, "%"):
-        raise ConfigError(f"{name} = {text!r}{where} is no amount of memory", "for example 2000MiB, 2GiB or 50%")
+        raise ConfigError(
+            f"{name} = {text!r}{where} is no amount of memory", "for example 2000MiB, 2GiB or 50%"
+        )
     number = float(match[1].replace(",", "."))
     if match[2] == "%" and number > 100:
         raise ConfigError(f"{name} = {text!r}{where} is more than a card has", "write 100% or less")
@@ -270,7 +382,10 @@ def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -
 
 def describe() -> list[tuple[str, str, str]]:
     """Return (setting, default as TOML, meaning) for each setting, for help and documentation."""
-    return [(name, _toml(field.default), field.type.__metadata__[0].description) for name, field in FIELDS.items()]
+    return [
+        (name, _toml(field.default), field.type.__metadata__[0].description)
+        for name, field in FIELDS.items()
+    ]
 
 
 def _toml(value: Any) -> str:

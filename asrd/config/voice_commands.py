@@ -10,8 +10,9 @@ MARKS = ",.;:?!…，。、；：？！"
 """What a model may have put behind a word, and a mark that is spoken there takes the place of."""
 
 ACTIONS = ("{delete}", "{cap}", "{caps}", "{literal}")
-"""What a phrase may do instead of being written: drop what was said since the last rest or sentence, write the next
-word with a capital, all in capitals, or write the command that follows as the words it is."""
+"""What a phrase may do instead of being written: drop what was said since the last rest or
+sentence, write the next word with a capital, all in capitals, or write the command that follows as
+the words it is."""
 
 TABLE = {
     "comma": "^,",
@@ -45,7 +46,8 @@ Phrase = tuple[str, ...]
 
 
 def table(own: Mapping[str, str]) -> dict[Phrase, str]:
-    """Return the shipped table with a user's own phrases over it; one that is set to "" is taken out.
+    """Return the shipped table with a user's own phrases over it; one that is set to "" is taken
+    out.
 
     Raises ValueError: a phrase without a word, an action that does not exist.
     """
@@ -61,7 +63,11 @@ def table(own: Mapping[str, str]) -> dict[Phrase, str]:
 
 
 def bare(word: str) -> str:
-    """Return a word as phrases are compared: without case, and without what is no letter or digit around it."""
+    """Return a word as phrases are compared: without case, and without what is no letter or digit
+    around it."""
     first = next((i for i, c in enumerate(word) if c.isalnum()), len(word))
-    last = next((i for i in range(len(word), first, -1) if word[i - 1].isalnum() or extends(word[i - 1])), first)
+    last = next(
+        (i for i in range(len(word), first, -1) if word[i - 1].isalnum() or extends(word[i - 1])),
+        first,
+    )
     return word[first:last].casefold()

@@ -2,7 +2,8 @@
 
 A file imports only from files above it, and from packages below this one.
 
-    control_socket  where the control socket is, how it is bound, and whether a daemon listens on it. Imports little
+    control_socket  where the control socket is, how it is bound, and whether a daemon listens on
+    it. Imports little
     client          one request to the daemon and its replies; a busy daemon is asked again. Imports little
     logind          suspend and resume, with a delay inhibitor
     control_server  the control socket from inside: lines, limits, clients

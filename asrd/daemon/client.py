@@ -1,4 +1,5 @@
-"""Asking a daemon that may be busy: again, after pauses that grow, for a bounded time. Imports little."""
+"""Asking a daemon that may be busy: again, after pauses that grow, for a bounded time. Imports
+little."""
 
 from __future__ import annotations
 
@@ -34,8 +35,8 @@ T = TypeVar("T")
 def persistent(ask: Callable[[], Iterator[T]]) -> Iterator[T]:
     """Yield what `ask` gives, and ask again while the daemon is busy.
 
-    A busy daemon has done nothing of a request, so every verb is safe to repeat. Raises BusyError after BUSY_SECONDS,
-    and what `ask` raises.
+    A busy daemon has done nothing of a request, so every verb is safe to repeat. Raises BusyError
+    after BUSY_SECONDS, and what `ask` raises.
     """
     deadline, pause = time.monotonic() + BUSY_SECONDS, FIRST_PAUSE
     while True:
@@ -47,22 +48,27 @@ def persistent(ask: Callable[[], Iterator[T]]) -> Iterator[T]:
                 raise
         import random  # only a crowd needs it
 
-        time.sleep(pause * random.uniform(0.5, 1.5))  # clients that were refused together do not come back together
+        time.sleep(
+            pause * random.uniform(0.5, 1.5)
+        )  # clients that were refused together do not come back together
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
 PATIENCE = 30.0
-"""Seconds that a daemon may take for an answer that needs no worker; as many as systemd gives one to start."""
+"""Seconds that a daemon may take for an answer that needs no worker; as many as systemd gives one
+to start."""
 
 LENGTHY = ("use", "reload", "retry", "transcribe")
 """Verbs that wait for a worker."""
 
 
-# -- asking -----------------------------------------------------------------------------------------------------------
+# -- asking
+# -----------------------------------------------------------------------------------------------------------
 
 
 def ask(settings: Settings | Place, **request: Any) -> Iterator[dict[str, Any]]:
-    """Send one request and yield the replies to it; a daemon that is busy is asked again for some seconds.
+    """Send one request and yield the replies to it; a daemon that is busy is asked again for some
+    seconds.
 
     Raises:
         ControlError: no daemon, or one that hangs, or it went away before its last answer.
@@ -118,7 +124,8 @@ def _send(line: socket.socket, where: Path, request: dict[str, Any], origin: str
 
 def _hangs(where: Path) -> ControlError:
     return ControlError(
-        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s", f"start it anew: {hints.restart(where)}"
+        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s",
+        f"start it anew: {hints.restart(where)}",
     )
 
 

@@ -1,7 +1,8 @@
-"""The control socket from inside: many clients, one JSON object a line, and nothing a client does harms the daemon.
+"""The control socket from inside: many clients, one JSON object a line, and nothing a client does
+harms the daemon.
 
-Garbage and long lines get an error. Whoever connects is answered, if only with "busy". Requests that last have places
-of their own, so that a key always finds one. Knows lines, not what verbs do.
+Garbage and long lines get an error. Whoever connects is answered, if only with "busy". Requests
+that last have places of their own, so that a key always finds one. Knows lines, not what verbs do.
 """
 
 from __future__ import annotations
@@ -25,19 +26,23 @@ from asrd.text import filenames
 log = logging.getLogger("asrd")
 
 CONNECTIONS = 2000
-"""Clients connected at once, fewer where the descriptor limit is low. The kernel holds more until one leaves.
+"""Clients connected at once, fewer where the descriptor limit is low. The kernel holds more until
+one leaves.
 
-From half of them on, clients that have been silent for a while are ended, so that the other half is for new ones.
+From half of them on, clients that have been silent for a while are ended, so that the other half is
+for new ones.
 """
 
 SPARE_DESCRIPTORS = 128
 """Descriptors that are no client's: the microphone's, the worker's, those of files and sinks."""
 
 MAX_DESCRIPTORS = 4096
-"""Soft limit that the daemon gives itself. More would slow programs that close every descriptor before they begin."""
+"""Soft limit that the daemon gives itself. More would slow programs that close every descriptor
+before they begin."""
 
 FOLLOWERS, LENGTHY_REQUESTS = 100, 100
-"""Requests at once that follow the status, and that wait for a worker. More are told "busy"; keys are not counted."""
+"""Requests at once that follow the status, and that wait for a worker. More are told "busy"; keys
+are not counted."""
 
 LENGTHY_VERBS = ("retry", "transcribe", "use", "reload")
 
@@ -90,7 +95,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     """transcribe: a sound file, by its whole path."""
     path_bytes: bytes = b""
-    """The same where it is not UTF-8, as base64; it goes before `path`, as `filenames.exact` has them."""
+    """The same where it is not UTF-8, as base64; it goes before `path`, as `filenames.exact` has
+    them."""
 
 
 Answers = AsyncGenerator[dict[str, Any], None]
@@ -98,7 +104,7 @@ Answers = AsyncGenerator[dict[str, Any], None]
 _request = msgspec.json.Decoder(Request)
 
 
-class Server:
+class ControlServer:
     """Reads requests and writes what `answer` yields for each; a last reply has no `more`."""
 
     def __init__(self, answer: Callable[[Request], Answers]) -> None:
@@ -123,7 +129,8 @@ class Server:
         asyncio.get_running_loop().add_reader(line.fileno(), self._let_in)
 
     async def close(self) -> None:
-        """Answer nobody any more; what is being answered gets a moment. The socket stays open, its queue untouched."""
+        """Answer nobody any more; what is being answered gets a moment. The socket stays open, its
+        queue untouched."""
         self._closing = True
         if self._line is not None:
             asyncio.get_running_loop().remove_reader(self._line.fileno())
@@ -138,7 +145,8 @@ class Server:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     def _let_in(self) -> None:
-        """Take in clients that wait in the kernel's queue, as long as there are places and descriptors."""
+        """Take in clients that wait in the kernel's queue, as long as there are places and
+        descriptors."""
         assert self._line is not None
         if len(self._clients) >= self._places // 2:
             self._end_silent()
@@ -173,7 +181,9 @@ class Server:
         assert line is not None
         self._end_silent()
         loop.remove_reader(line.fileno())
-        self._pause = loop.call_later(ACCEPT_PAUSE, lambda: loop.add_reader(line.fileno(), self._let_in))
+        self._pause = loop.call_later(
+            ACCEPT_PAUSE, lambda: loop.add_reader(line.fileno(), self._let_in)
+        )
 
     async def _client(self, connection: socket.socket) -> None:
         task = asyncio.current_task()
@@ -184,7 +194,9 @@ class Server:
             reader, writer = await asyncio.open_unix_connection(sock=connection, limit=MAX_LINE)
             await self._talk(reader, writer)
         except (ConnectionError, TimeoutError):
-            if writer is not None:  # the client's loss: what it does not read must not keep the line open
+            if (
+                writer is not None
+            ):  # the client's loss: what it does not read must not keep the line open
                 writer.transport.abort()
         except asyncio.CancelledError:  # from `close` or `_wait_for_room` only
             if writer is not None:
@@ -195,7 +207,8 @@ class Server:
             connection.close() if writer is None else writer.close()
 
     def _dismiss(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
-        """Tell a client that has no answer yet why it gets none; what is on its way to one that reads late is lost."""
+        """Tell a client that has no answer yet why it gets none; what is on its way to one that
+        reads late is lost."""
         if task not in self._silent or writer.transport.get_write_buffer_size():
             writer.transport.abort()
             return
@@ -218,7 +231,9 @@ class Server:
             except TimeoutError:
                 if not asked:
                     hint = "send a request of one line"
-                    await _send(writer, _error(UsageError(f"nothing was asked within {SILENCE:g} s", hint)))
+                    await _send(
+                        writer, _error(UsageError(f"nothing was asked within {SILENCE:g} s", hint))
+                    )
                 return
             if not line.strip():
                 return
@@ -232,11 +247,18 @@ class Server:
                 await self._reply(request, reader, writer)
             await asyncio.sleep(0)  # lines that are here already must not keep others from theirs
 
-    async def _reply(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reply(
+        self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Answer one request, or say that there is no place for its kind."""
         kind, limit = lasting(request)
         if kind and self._lasting[kind] >= limit:
-            await _send(writer, _error(BusyError(f"{limit} clients {kind} already", "try again when one has ended")))
+            await _send(
+                writer,
+                _error(
+                    BusyError(f"{limit} clients {kind} already", "try again when one has ended")
+                ),
+            )
             return
         self._lasting[kind] += 1
         try:
@@ -249,12 +271,18 @@ class Server:
     ) -> None:
         """Write all answers to one request; a client that hangs up ends their making."""
         answers = self._answer(request)
-        gone = asyncio.create_task(_hang_up(reader, writer)) if request.wait or request.follow else None
+        gone = (
+            asyncio.create_task(_hang_up(reader, writer))
+            if request.wait or request.follow
+            else None
+        )
         step: asyncio.Future[dict[str, Any] | None] | None = None
         try:
             while True:
                 step = asyncio.ensure_future(anext(answers, None))
-                await asyncio.wait({step, gone} if gone else {step}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {step, gone} if gone else {step}, return_when=asyncio.FIRST_COMPLETED
+                )
                 if not step.done():
                     raise ConnectionResetError
                 reply = step.result()
@@ -267,14 +295,19 @@ class Server:
             raise
         except Exception as error:
             log.exception("%s failed", request.verb)
-            await _send(writer, _error(AsrdError(f"internal error: {type(error).__name__}: {error}")))
+            await _send(
+                writer, _error(AsrdError(f"internal error: {type(error).__name__}: {error}"))
+            )
         finally:
-            await _ended(step, gone)  # the generator runs until its step has ended, and so does reading
+            await _ended(
+                step, gone
+            )  # the generator runs until its step has ended, and so does reading
             await answers.aclose()
 
 
 def lasting(request: Request) -> tuple[str, int]:
-    """Return what clients with such a request do for long, and how many may at once; "" for what ends soon.
+    """Return what clients with such a request do for long, and how many may at once; "" for what
+    ends soon.
 
     A recording that is waited for is as rare as a key, for there is one at a time.
     """
@@ -290,7 +323,8 @@ def connections() -> int:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the soft limit of descriptors, which is 1,024 in most sessions, as far as the daemon can use."""
+    """Raise the soft limit of descriptors, which is 1,024 in most sessions, as far as the daemon
+    can use."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -299,7 +333,8 @@ def raise_descriptor_limit() -> None:
 
 
 def refuse_rest(line: socket.socket) -> None:
-    """Tell the clients in a socket's queue that the daemon has ended; for a socket that ends with it."""
+    """Tell the clients in a socket's queue that the daemon has ended; for a socket that ends with
+    it."""
     reply = encoded(_error(BusyError("asrd is ending", "try again"))) + b"\n"
     for _ in range(BACKLOG):
         try:
@@ -330,21 +365,25 @@ def encoded(reply: dict[str, Any]) -> bytes:
 
 
 async def _send(writer: asyncio.StreamWriter, reply: dict[str, Any]) -> None:
-    """Write one reply. Raises TimeoutError when the client does not read, ConnectionError when it is gone."""
+    """Write one reply. Raises TimeoutError when the client does not read, ConnectionError when it
+    is gone."""
     writer.write(encoded(reply) + b"\n")
     async with asyncio.timeout(SLOW):
         await writer.drain()
 
 
 async def _hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Return when the client has closed its end in both directions; a client may rightly close only its own."""
+    """Return when the client has closed its end in both directions; a client may rightly close only
+    its own."""
     with contextlib.suppress(ConnectionError):
         while await reader.read(1 << 12):
             pass
     poll = select.poll()
     while (handle := writer.get_extra_info("socket").fileno()) >= 0:
         poll.register(handle, 0)
-        if any(event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)):
+        if any(
+            event & (select.POLLHUP | select.POLLERR | select.POLLNVAL) for _, event in poll.poll(0)
+        ):
             return
         poll.unregister(handle)
         await asyncio.sleep(0.25)
@@ -360,4 +399,10 @@ async def _ended(*jobs: asyncio.Future[Any] | None) -> None:
 
 def _error(error: AsrdError) -> dict[str, Any]:
     busy = {"busy": True} if isinstance(error, BusyError) else {}
-    return {"ok": False, "error": error.message, "hint": error.hint, "code": error.exit_code, **busy}
+    return {
+        "ok": False,
+        "error": error.message,
+        "hint": error.hint,
+        "code": error.exit_code,
+        **busy,
+    }

@@ -1,4 +1,5 @@
-"""Where the control socket is, how it is bound, and whether a daemon listens on it. Imports little."""
+"""Where the control socket is, how it is bound, and whether a daemon listens on it. Imports
+little."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ MAX_PATH = 107
 
 
 class Place:
-    """The one setting that a verb which only asks needs; reading all of them would take longer than the asking."""
+    """The one setting that a verb which only asks needs; reading all of them would take longer than
+    the asking."""
 
     def __init__(self, socket: str = "", origin: str = "") -> None:
         self.socket = socket
@@ -39,8 +41,11 @@ class Place:
         """What named it: --socket, ASRD_SOCKET or the configuration; "" where nothing did."""
 
 
-def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = os.environ) -> Place:
-    """Return where to ask: the flag, ASRD_SOCKET or the file's `socket`. Raises ConfigError for a broken file."""
+def place(
+    flag: str | None, file: Path | None, environment: Mapping[str, str] = os.environ
+) -> Place:
+    """Return where to ask: the flag, ASRD_SOCKET or the file's `socket`. Raises ConfigError for a
+    broken file."""
     if flag:
         return Place(flag, "--socket")
     if given := environment.get("ASRD_SOCKET"):
@@ -66,11 +71,13 @@ def place(flag: str | None, file: Path | None, environment: Mapping[str, str] = 
 
 
 def path(settings: Settings | Place, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the control socket is. Raises SocketError when that cannot be: no folder, or too long a name."""
+    """Return where the control socket is. Raises SocketError when that cannot be: no folder, or too
+    long a name."""
     if settings.socket:
         where = Path(settings.socket).expanduser()
     elif runtime := environment.get("XDG_RUNTIME_DIR") or _runtime():
-        # A relative folder counts here: daemon and client are given the same one, and the daemon has no other.
+        # A relative folder counts here: daemon and client are given the same one, and the daemon
+        # has no other.
         where = Path(runtime) / "asrd.sock"
     else:
         raise SocketError(
@@ -91,17 +98,23 @@ def origin_of(settings: Settings | Place, environment: Mapping[str, str] = os.en
         return "--socket or ASRD_SOCKET"
     if isinstance(settings, Place):
         return settings.origin or "--socket"
-    return "ASRD_SOCKET" if environment.get("ASRD_SOCKET") == settings.socket else "--socket, or the setting socket,"
+    return (
+        "ASRD_SOCKET"
+        if environment.get("ASRD_SOCKET") == settings.socket
+        else "--socket, or the setting socket,"
+    )
 
 
 def _runtime() -> str:
-    """Return the user's runtime directory where only the variable is missing, as under sudo or cron."""
+    """Return the user's runtime directory where only the variable is missing, as under sudo or
+    cron."""
     usual = f"/run/user/{os.getuid()}"
     return usual if os.access(usual, os.W_OK) else ""
 
 
 def listen(settings: Settings | Place) -> socket.socket:
-    """Bind the control socket, for the user alone. Raises SocketError: another daemon, no right, no folder.
+    """Bind the control socket, for the user alone. Raises SocketError: another daemon, no right, no
+    folder.
 
     A socket that nobody answers on is left over from a daemon that was killed, and is replaced.
     """
@@ -112,7 +125,8 @@ def listen(settings: Settings | Place) -> socket.socket:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Look at a socket and replace it as one act: of two daemons that start at once, one meets the other's socket."""
+    """Look at a socket and replace it as one act: of two daemons that start at once, one meets the
+    other's socket."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:  # binding says what is wrong with it
@@ -137,7 +151,8 @@ def _bind(where: Path, origin: str) -> socket.socket:
             f"asrd toggle, asrd status and the other verbs reach it; to end it: {hints.stop(where)}",
         )
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    # Under another name first: a client never meets a socket that is bound and not yet its owner's alone.
+    # Under another name first: a client never meets a socket that is bound and not yet its owner's
+    # alone.
     new = where.with_name(f".{os.getpid()}")
     try:
         if where.is_socket():
@@ -165,7 +180,8 @@ def _bind(where: Path, origin: str) -> socket.socket:
 
 
 def forget(settings: Settings | Place) -> None:
-    """Remove the control socket of this process, once it is closed; not that of a daemon started meanwhile."""
+    """Remove the control socket of this process, once it is closed; not that of a daemon started
+    meanwhile."""
     with contextlib.suppress(OSError, SocketError):
         where = path(settings)
         if not answers(where):

@@ -1,7 +1,8 @@
 """The daemon: states, what a key press does, who is told, and how it ends.
 
-One event loop; what could hang (a device, a worker, a program that types) is awaited under a limit of its own.
-Recording depends on nothing else here: not on the model, the disk, the desktop or the journal.
+One event loop; what could hang (a device, a worker, a program that types) is awaited under a limit
+of its own. Recording depends on nothing else here: not on the model, the disk, the desktop or the
+journal.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ import msgspec
 from asrd import __version__, hints, journal
 from asrd.audio.files import SoundFile
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.sources import Capture, capture
+from asrd.audio.sources import AudioSource, open_source
 from asrd.config import settings as config_settings
 from asrd.config.loading import Loaded
 from asrd.config.settings import ENGINE, FIELDS, Settings
 from asrd.daemon import replies, sd_notify
-from asrd.daemon.control_server import Answers, Request, Server
+from asrd.daemon.control_server import Answers, ControlServer, Request
 from asrd.daemon.key_presses import ToggleKey
-from asrd.daemon.logind import Sleep
+from asrd.daemon.logind import SleepInhibitor
 from asrd.daemon.retry import Retry
 from asrd.desktop.notifications import Desktop
 from asrd.desktop.sinks import Sink, sinks
-from asrd.dictation.idle_tasks import Rest
+from asrd.dictation.idle_tasks import IdleTasks
 from asrd.dictation.recorder import Recorder
-from asrd.dictation.recording import Recording
-from asrd.dictation.transcriber import Scribe
+from asrd.dictation.recording import Dictation
+from asrd.dictation.transcriber import Transcriber
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for
 from asrd.engine.process import kill_all
@@ -55,8 +56,8 @@ from asrd.recordings import deliveries
 from asrd.recordings.deliveries import Deliveries, Taker
 from asrd.recordings.files import pages
 from asrd.recordings.index import RecordingIndex
-from asrd.recordings.store import Spool, folder
-from asrd.streaming.session import Dictation
+from asrd.recordings.store import RecordingStore, folder
+from asrd.streaming.session import StreamingSession
 from asrd.text import filenames
 from asrd.text.wording import counted, said_of
 
@@ -72,7 +73,8 @@ DOWNLOAD_LINE_SECONDS = 15.0
 """Between two lines about a download, on the terminal in which the daemon runs."""
 
 STATUS_SCHEMA = 1
-"""Number of the form of `asrd status --json`; it grows when a key is renamed or removed, not when one is added."""
+"""Number of the form of `asrd status --json`; it grows when a key is renamed or removed, not when
+one is added."""
 
 LEVELS = 0.1
 """Seconds between two levels that a follower of the status is told."""
@@ -95,7 +97,7 @@ class Daemon:
         reread: Callable[[], Loaded],
         line: socket.socket | None,
         hold: Callable[..., Engine] = Engine,
-        listen: Callable[[str, str], Capture] = capture,
+        listen: Callable[[str, str], AudioSource] = open_source,
     ) -> None:
         settings = loaded.settings
         self.code = 0
@@ -104,9 +106,11 @@ class Daemon:
         """Whether a person was shown that no model is chosen."""
         self._sinks: list[Sink] = sinks(settings)
         self._desktop = Desktop(settings.notify, settings.cues)
-        self.scribe = Scribe(settings, spool_for(settings), self._deliver, self.changed, hold, self._warn)
-        self.rest = Rest(self.scribe)
-        self.recorder = Recorder(self.scribe, listen, self)
+        self.transcriber = Transcriber(
+            settings, spool_for(settings), self._deliver, self.changed, hold, self._warn
+        )
+        self.rest = IdleTasks(self.transcriber)
+        self.recorder = Recorder(self.transcriber, listen, self)
         self._told_state = self._shown_stage = ""
         self._shown_at = 0.0
         self._key = ToggleKey(self.recorder, lambda: self._begin(Request("toggle"))[1], self._spawn)
@@ -120,20 +124,22 @@ class Daemon:
         self._index = RecordingIndex()
         self._jobs: set[asyncio.Task[Any]] = set()
 
-    # -- life ---------------------------------------------------------------------------------------------------------
+    # -- life
+    # ---------------------------------------------------------------------------------------------------------
 
     async def serve(self) -> int:
-        """Run until a signal or, with a source that ends, until its text was delivered; return the exit code."""
+        """Run until a signal or, with a source that ends, until its text was delivered; return the
+        exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload_quietly()))
-        server = Server(self.answer)
+        server = ControlServer(self.answer)
         if self._line is not None:
             await server.open(self._line)
-        scribe = self._scribing = asyncio.create_task(self.scribe.run())
+        transcriber = self._scribing = asyncio.create_task(self.transcriber.run())
         heart, rest = asyncio.create_task(self._beat()), asyncio.create_task(self.rest.run())
-        sleep = Sleep(self._fall_asleep, self._wake)
+        sleep = SleepInhibitor(self._fall_asleep, self._wake)
         if self.recorder.one_shot:
             self.start()
         else:
@@ -149,12 +155,12 @@ class Daemon:
         await sleep.start()
         await self._ending.wait()
         await self._drain()
-        for task in (heart, rest, scribe, *self._jobs):
+        for task in (heart, rest, transcriber, *self._jobs):
             task.cancel()
-        await asyncio.gather(scribe, heart, rest, *self._jobs, return_exceptions=True)
+        await asyncio.gather(transcriber, heart, rest, *self._jobs, return_exceptions=True)
         await server.close()
         await sleep.stop()
-        await self.scribe.stop()
+        await self.transcriber.stop()
         journal.event("stopping", "ended", code=self.code)
         return self.code
 
@@ -166,7 +172,7 @@ class Daemon:
     @property
     def settings(self) -> Settings:
         """Those in force."""
-        return self.scribe.settings
+        return self.transcriber.settings
 
     @property
     def state(self) -> str:
@@ -175,16 +181,17 @@ class Daemon:
             return "STOPPING"
         if self.recorder.one is not None:
             return "LISTENING"
-        if self.scribe.busy:
+        if self.transcriber.busy:
             return "FLUSHING"
-        if self.scribe.loading:
+        if self.transcriber.loading:
             return "LOADING"
-        return "IDLE" if self.scribe.engine.ready is not None else "PARKED"
+        return "IDLE" if self.transcriber.engine.ready is not None else "PARKED"
 
     def _signalled(self) -> None:
-        """First: end the recording, write down what was said, go. Again: go at once, with the takes kept."""
+        """First: end the recording, write down what was said, go. Again: go at once, with the takes
+        kept."""
         if self._ending.is_set():
-            self.scribe.abandon("asrd was told twice to end")
+            self.transcriber.abandon("asrd was told twice to end")
             kill_all()
             os._exit(128 + signal.SIGTERM)
         self._ending.set()
@@ -194,18 +201,22 @@ class Daemon:
     async def _drain(self) -> None:
         """Write down what was said before the end."""
         await self.recorder.stop()
-        while self.scribe.busy and (self.scribe.download is None or self.scribe.engine.ready is not None):
+        while self.transcriber.busy and (
+            self.transcriber.download is None or self.transcriber.engine.ready is not None
+        ):
             sd_notify.extend(15.0)
             await self._moved(5.0)
-        if (coming := self.scribe.download) is not None and coming.bytes:
+        if (coming := self.transcriber.download) is not None and coming.bytes:
             log.info("%s", coming.kept)
-        self.scribe.abandon("asrd ended while its model was downloaded")  # which may take hours; nothing is open else
+        self.transcriber.abandon(
+            "asrd ended while its model was downloaded"
+        )  # which may take hours; nothing is open else
         await self.recorder.close()
 
     async def _beat(self) -> None:
         """Feed the watchdog while this loop turns and the engine acts on its own deadlines."""
         while limit := sd_notify.watchdog_seconds():
-            if not self.scribe.overdue and not self._scribing.done():
+            if not self.transcriber.overdue and not self._scribing.done():
                 sd_notify.watchdog()
             await asyncio.sleep(limit / 3)
 
@@ -231,10 +242,13 @@ class Daemon:
         self._rest()
 
     def _show_loading(self) -> None:
-        """Tell a person at a terminal what a start takes its time for: each step once, a download now and then."""
-        loading = self.scribe.loading
+        """Tell a person at a terminal what a start takes its time for: each step once, a download
+        now and then."""
+        loading = self.transcriber.loading
         stage, at = loading.partition(" ")[0], time.monotonic()
-        same = stage == self._shown_stage and (stage != "download" or at - self._shown_at < DOWNLOAD_LINE_SECONDS)
+        same = stage == self._shown_stage and (
+            stage != "download" or at - self._shown_at < DOWNLOAD_LINE_SECONDS
+        )
         if not loading or same or not (self._in_terminal and sys.stderr.isatty()):
             return
         self._shown_stage, self._shown_at = stage, at
@@ -253,12 +267,15 @@ class Daemon:
             self._idle = None
         after = config_settings.idle_seconds(self.settings.idle)
         if after is not None and self.state == "IDLE" and not self.recorder.one_shot:
-            self._idle = asyncio.get_running_loop().call_later(after, lambda: self._spawn(self.scribe.park()))
+            self._idle = asyncio.get_running_loop().call_later(
+                after, lambda: self._spawn(self.transcriber.park())
+            )
 
     async def _tell_waiting(self) -> None:
-        """Say what an earlier run left behind, and tidy up; beside the loop, as there may be thousands."""
-        await asyncio.to_thread(self.scribe.spool.prune)
-        if waiting := await asyncio.to_thread(self.scribe.spool.waiting):
+        """Say what an earlier run left behind, and tidy up; beside the loop, as there may be
+        thousands."""
+        await asyncio.to_thread(self.transcriber.spool.prune)
+        if waiting := await asyncio.to_thread(self.transcriber.spool.waiting):
             seconds = sum(note.seconds for note in waiting)
             journal.event(
                 "waiting",
@@ -284,16 +301,21 @@ class Daemon:
             self._notified = await self._desktop.notify("No model is chosen", body)
 
     def _tell_auto(self) -> None:
-        """Say what `auto` chose and by what; where nothing was measured, that names the verb that would."""
+        """Say what `auto` chose and by what; where nothing was measured, that names the verb that
+        would."""
         if self.settings.strategy == "auto" and self.settings.model:
-            plan = self.scribe.engine.plan
-            strategy = plan.rungs[0].precision.name
-            journal.event("auto", f"auto takes {plan.rungs[0].name}: {plan.reason}", strategy=strategy)
+            plan = self.transcriber.engine.plan
+            strategy = plan.candidates[0].precision.name
+            journal.event(
+                "auto", f"auto takes {plan.candidates[0].name}: {plan.reason}", strategy=strategy
+            )
 
-    # -- recording ----------------------------------------------------------------------------------------------------
+    # -- recording
+    # ----------------------------------------------------------------------------------------------------
 
-    def start(self, private: bool = False) -> Recording:
-        """Begin a recording, in whatever state the model is. Raises UsageError where one is going on, or at the end."""
+    def start(self, private: bool = False) -> Dictation:
+        """Begin a recording, in whatever state the model is. Raises UsageError where one is going
+        on, or at the end."""
         if self._ending.is_set():
             raise UsageError("asrd is ending", hints.again())
         self._spawn(self._show_no_model())
@@ -302,10 +324,11 @@ class Daemon:
         self._spawn(self._load(one))
         return one
 
-    async def _load(self, one: Recording | None) -> None:
-        """Have a worker ready; for a recording from a pipe, once that has given sound: a file on it is refused."""
+    async def _load(self, one: Dictation | None) -> None:
+        """Have a worker ready; for a recording from a pipe, once that has given sound: a file on it
+        is refused."""
         if one is None or self.settings.source != "pipe" or await self.recorder.gives_sound(one):
-            await self.scribe.load()
+            await self.transcriber.load()
 
     async def _end_with_source(self) -> None:
         one = await self.recorder.stop(by_key=False)
@@ -334,7 +357,8 @@ class Daemon:
         self._spawn(self._end_with_source())
 
     async def _deliver(self, record: Deliveries, number: int, again: bool = False) -> list[str]:
-        """Send a part of a text to every sink that lacks it; return why single ones did not take it."""
+        """Send a part of a text to every sink that lacks it; return why single ones did not take
+        it."""
         return await deliveries.send(record, number, self._sinks, self._tell_failed, again)
 
     def _tell_failed(self, sink: Taker, error: SinkError) -> None:
@@ -342,30 +366,37 @@ class Daemon:
         uncertain = isinstance(error, UncertainError)
         said = said_of(sink.name, error.message)
         journal.event(
-            "sink-failed", said, logging.WARNING, sink=sink.name, hint=error.hint or None, uncertain=uncertain or None
+            "sink-failed",
+            said,
+            logging.WARNING,
+            sink=sink.name,
+            hint=error.hint or None,
+            uncertain=uncertain or None,
         )
         hint = f"{error.message}. The text is safe: asrd last"
         reached = "may not have reached" if uncertain else "did not reach"
         self._spawn(self._desktop.notify(f"The text {reached} {sink.name}", hint, "critical"))
 
-    # -- suspend ------------------------------------------------------------------------------------------------------
+    # -- suspend
+    # ------------------------------------------------------------------------------------------------------
 
     async def _fall_asleep(self) -> None:
         """Write down what was said, and give the card back before it loses its contents."""
         journal.event("suspend", "the machine is about to sleep")
         try:
             await self.recorder.stop()
-            while self.scribe.busy:
+            while self.transcriber.busy:
                 await self._moved(1.0)
         finally:  # also when logind's time is up: what is not text by then becomes it after the sleep
-            await self.scribe.sleep()
+            await self.transcriber.sleep()
 
     async def _wake(self) -> None:
         """Have a worker ready again; it proves itself on the known clip."""
         journal.event("resume", "the machine woke up")
-        await self.scribe.wake()
+        await self.transcriber.wake()
 
-    # -- what clients ask ---------------------------------------------------------------------------------------------
+    # -- what clients ask
+    # ---------------------------------------------------------------------------------------------
 
     async def answer(self, request: Request) -> Answers:
         """Yield the replies to one request. Raises AsrdError."""
@@ -373,14 +404,16 @@ class Daemon:
             if not request.follow:
                 yield self.status(await self._count_waiting()) | {"more": False}
                 return
-            self.scribe.watched += 1
+            self.transcriber.watched += 1
             try:
                 while True:
-                    pulse = self._pulse  # taken first: what changes while the client reads is told next
+                    pulse = (
+                        self._pulse
+                    )  # taken first: what changes while the client reads is told next
                     yield self.status(await self._count_waiting()) | {"more": True}
                     await self._moved(LEVELS if self.recorder.one else None, pulse)
             finally:
-                self.scribe.watched -= 1
+                self.transcriber.watched -= 1
         elif request.verb == "start" and not request.wait and self._key.start_repeats():
             yield {"said": "ignored: the key was held", "state": self.state, "ignored": True}
         elif request.verb == "start":
@@ -396,7 +429,9 @@ class Daemon:
                         self._spawn(self.recorder.stop(cancelled=True))
                 raise
         elif request.verb in ("use", "reload") and request.follow:
-            async with contextlib.aclosing(self._watched(getattr(self, f"_do_{request.verb}")(request))) as steps:
+            async with contextlib.aclosing(
+                self._watched(getattr(self, f"_do_{request.verb}")(request))
+            ) as steps:
                 async for reply in steps:
                     yield reply
         elif request.verb in ("retry", "transcribe", "takes"):
@@ -407,13 +442,17 @@ class Daemon:
         else:
             yield await getattr(self, f"_do_{request.verb}")(request)
 
-    def _begin(self, request: Request) -> tuple[Recording, dict[str, Any]]:
+    def _begin(self, request: Request) -> tuple[Dictation, dict[str, Any]]:
         """Begin a recording that somebody asked for; return it and what is answered."""
         one = self.start(private=request.wait)
         self._spawn(self.recorder.mind(one, request.silence, request.seconds))
-        return one, {"said": replies.begun(self.settings, self._file), "state": self.state, "take": one.take.id}
+        return one, {
+            "said": replies.begun(self.settings, self._file),
+            "state": self.state,
+            "take": one.take.id,
+        }
 
-    async def _with_sound(self, one: Recording, reply: dict[str, Any]) -> dict[str, Any]:
+    async def _with_sound(self, one: Dictation, reply: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to whoever began a recording once sound comes in, or that none does."""
         await self.recorder.heard(one, replies.SOUND_SECONDS)
         if one.take.samples or self.recorder.one is not one:
@@ -422,8 +461,9 @@ class Daemon:
         said = replies.without_sound(reply["said"], problem)
         return reply | {"said": said, "capture": problem or replies.NO_SOUND}
 
-    async def _text_of(self, one: Recording) -> dict[str, Any]:
-        """Return what became of a private recording. Raises SinkError: no text; AudioError: no sound."""
+    async def _text_of(self, one: Dictation) -> dict[str, Any]:
+        """Return what became of a private recording. Raises SinkError: no text; AudioError: no
+        sound."""
         told = await asyncio.shield(one.told)
         if told.outcome in ("kept", "lost"):
             raise SinkError(told.detail, "asrd retry tries again" if told.outcome == "kept" else "")
@@ -448,23 +488,36 @@ class Daemon:
         return {"said": said, "state": self.state, "take": one.take.id, "seconds": one.take.seconds}
 
     async def _do_cancel(self, request: Request) -> dict[str, Any]:
-        dropped = self.scribe.cancel()  # before the microphone closes: another key may begin the next meanwhile
+        dropped = (
+            self.transcriber.cancel()
+        )  # before the microphone closes: another key may begin the next meanwhile
         one = await self.recorder.stop(cancelled=True)
         dropped += [] if one is None else [one.take.id]
-        said = f"dropped {', '.join(dict.fromkeys(dropped))}" if dropped else "there was nothing to cancel"
+        said = (
+            f"dropped {', '.join(dict.fromkeys(dropped))}"
+            if dropped
+            else "there was nothing to cancel"
+        )
         return {"said": said, "state": self.state}
 
     async def _do_last(self, request: Request) -> dict[str, Any]:
-        while request.wait and (self.recorder.one is not None or self.scribe.waiting):
+        while request.wait and (self.recorder.one is not None or self.transcriber.waiting):
             await self._moved(None)
-        told = replies.last(self.scribe.last, await asyncio.to_thread(self.scribe.spool.all))
-        recording, busy = self.recorder.one is not None, self.scribe.waiting
-        note = replies.note_of(told, recording, busy, self.scribe.loading)
+        told = replies.last(
+            self.transcriber.last, await asyncio.to_thread(self.transcriber.spool.all)
+        )
+        recording, busy = self.recorder.one is not None, self.transcriber.waiting
+        note = replies.note_of(told, recording, busy, self.transcriber.loading)
         told = msgspec.structs.replace(told, detail=replies.detail_of(told) or told.detail)
-        return msgspec.structs.asdict(told) | {"note": note, "transcribing": busy, "recording": recording}
+        return msgspec.structs.asdict(told) | {
+            "note": note,
+            "transcribing": busy,
+            "recording": recording,
+        }
 
     async def _watched(self, doing: Coroutine[Any, Any, dict[str, Any]]) -> Answers:
-        """Yield how far something is that waits for a worker, and at last its reply; it goes on without a reader."""
+        """Yield how far something is that waits for a worker, and at last its reply; it goes on
+        without a reader."""
         job, began, told = asyncio.create_task(doing), time.monotonic(), ""
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -483,8 +536,12 @@ class Daemon:
 
     def _progress(self, waits: bool, seconds: float) -> str:
         """Return what somebody waits for who asked for another worker."""
-        here = replies.loading_words(self.scribe.loading) or "looking at the model"
-        return f"waiting for another change of the settings: {here}" if waits else f"{here}, {seconds:.0f} s"
+        here = replies.loading_words(self.transcriber.loading) or "looking at the model"
+        return (
+            f"waiting for another change of the settings: {here}"
+            if waits
+            else f"{here}, {seconds:.0f} s"
+        )
 
     async def _do_use(self, request: Request) -> dict[str, Any]:
         if not request.strategy:
@@ -493,24 +550,33 @@ class Daemon:
         if strategy != "auto":
             find(strategy)  # a word that is no strategy wakes no card
         choice.require(self.settings, self._file)
-        coming = self.scribe.download
-        if coming is not None and self._exchanging.locked():  # for a reload, and that may take an hour
-            raise BusyError(f"the daemon is downloading {coming.model}", "ask again when asrd status shows no download")
+        coming = self.transcriber.download
+        if (
+            coming is not None and self._exchanging.locked()
+        ):  # for a reload, and that may take an hour
+            raise BusyError(
+                f"the daemon is downloading {coming.model}",
+                "ask again when asrd status shows no download",
+            )
         async with self._alone():
             wanted = msgspec.structs.replace(self.settings, strategy=strategy)
-            await self.scribe.use(wanted, strict=strategy != "auto")
-        otherwise = self.scribe.otherwise
-        said = f"now on {self.scribe.engine.rung.name}" + (f"; but {otherwise}" if otherwise else "")
+            await self.transcriber.use(wanted, strict=strategy != "auto")
+        otherwise = self.transcriber.otherwise
+        said = f"now on {self.transcriber.engine.candidate.name}" + (
+            f"; but {otherwise}" if otherwise else ""
+        )
         return {"said": said, "state": self.state, "load_seconds": self._load_seconds()}
 
     def _load_seconds(self) -> float | None:
-        """Return how long the worker in service took from its start until it was ready; None while there is none."""
-        ready = self.scribe.engine.ready
+        """Return how long the worker in service took from its start until it was ready; None while
+        there is none."""
+        ready = self.transcriber.engine.ready
         return round(ready.load_seconds, 1) if ready else None
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
-        """Exchange workers or settings one after the other: each begins from what the one before left."""
+        """Exchange workers or settings one after the other: each begins from what the one before
+        left."""
         async with self._exchanging:
             if self._ending.is_set():
                 raise UsageError("asrd is ending", hints.again())
@@ -520,8 +586,13 @@ class Daemon:
     async def _do_tuned(self, request: Request) -> dict[str, Any]:
         """A verdict for `auto` was found: go by it as soon as nobody waits for text."""
         if self.settings.strategy != "auto":
-            return {"said": f"the daemon stays on {self.settings.strategy}, which it was told to use"}
-        now, first = self.scribe.engine.plan.rungs[0], plan_for(self.settings).rungs[0]
+            return {
+                "said": f"the daemon stays on {self.settings.strategy}, which it was told to use"
+            }
+        now, first = (
+            self.transcriber.engine.plan.candidates[0],
+            plan_for(self.settings).candidates[0],
+        )
         if first == now:
             return {"said": f"the daemon stays on {now.name}"}
         self._spawn(self._move())
@@ -529,17 +600,18 @@ class Daemon:
 
     async def _move(self) -> None:
         """Exchange the worker for the one that `auto` takes now, between recordings."""
-        while self.scribe.asleep or self.state in ("LISTENING", "FLUSHING", "LOADING"):
+        while self.transcriber.asleep or self.state in ("LISTENING", "FLUSHING", "LOADING"):
             await self._moved(None)
         try:
             async with self._alone():
-                await self.scribe.retune()
+                await self.transcriber.retune()
         except AsrdError as error:
             log.error("the worker stays as it was: %s", replies.complaint(error))
         self._tell_auto()
 
     async def _do_reload(self, request: Request) -> dict[str, Any]:
-        """Read the configuration again. What needs another worker gets one; if that fails, the old one stays."""
+        """Read the configuration again. What needs another worker gets one; if that fails, the old
+        one stays."""
         async with self._alone():
             sd_notify.reloading()
             loaded, changed = None, set[str]()
@@ -547,11 +619,15 @@ class Daemon:
                 loaded = self._reread()
                 log_notes(loaded, logging.WARNING)
                 new = loaded.settings
-                changed = {key for key in FIELDS if getattr(new, key) != getattr(self.settings, key)}
+                changed = {
+                    key for key in FIELDS if getattr(new, key) != getattr(self.settings, key)
+                }
                 fixed = changed & {"socket", "source"}
-                new = msgspec.structs.replace(new, **{key: getattr(self.settings, key) for key in fixed})
+                new = msgspec.structs.replace(
+                    new, **{key: getattr(self.settings, key) for key in fixed}
+                )
                 if changed & set(ENGINE):
-                    await self.scribe.use(new)
+                    await self.transcriber.use(new)
                 await self._adopt(new)
             except AsrdError as error:
                 raise replies.unchanged(error, loaded, sorted(changed & set(ENGINE))) from error
@@ -564,16 +640,22 @@ class Daemon:
             said += self._of_model()
         journal.event("reloaded", f"configuration read again: {said}")
         reply: dict[str, Any] = {"said": said, "state": self.state}
-        if changed & set(ENGINE) and self.scribe.engine.ready is not None:
-            reply |= {"now": f"{self.settings.model} runs as {self.scribe.engine.rung.name}"}
+        if changed & set(ENGINE) and self.transcriber.engine.ready is not None:
+            reply |= {
+                "now": f"{self.settings.model} runs as {self.transcriber.engine.candidate.name}"
+            }
             reply |= {"load_seconds": self._load_seconds()}
         return reply
 
     def _of_model(self) -> str:
-        """Return what follows from another model: what it is, and which recordings it can make text of."""
+        """Return what follows from another model: what it is, and which recordings it can make text
+        of."""
         self._notified = False
         self._tell_model()
-        note, waiting = choice.note(self.settings, self._file), len(self.scribe.spool.waiting())
+        note, waiting = (
+            choice.note(self.settings, self._file),
+            len(self.transcriber.spool.waiting()),
+        )
         wait = "waits" if waiting == 1 else "wait"
         retry = f"; {counted(waiting, 'recording')} {wait}: asrd retry --all makes text of them"
         return (f"; {note}" if note else "") + (retry if waiting and self.settings.model else "")
@@ -586,8 +668,8 @@ class Daemon:
 
     async def _adopt(self, new: Settings) -> None:
         """Take over settings that need no other worker."""
-        self.scribe.settings, self.scribe.spool = new, spool_for(new)
-        self.scribe.demotion.adopt(new)
+        self.transcriber.settings, self.transcriber.spool = new, spool_for(new)
+        self.transcriber.demotion.adopt(new)
         self._sinks = sinks(new)
         self._desktop = Desktop(new.notify, new.cues)
         warn_of_text(new)
@@ -596,25 +678,29 @@ class Daemon:
 
     def _retry(self, request: Request) -> Answers:
         """Write down kept takes: the newest, the one that is named, or all."""
-        return Retry(self.scribe, self._sinks, self._deliver, request, self._file).run()
+        return Retry(self.transcriber, self._sinks, self._deliver, request, self._file).run()
 
     async def _takes(self, request: Request) -> Answers:
         """List what is kept, in replies of a bounded size."""
-        notes = await asyncio.to_thread(self.scribe.spool.all)
+        notes = await asyncio.to_thread(self.transcriber.spool.all)
         parts = pages(notes, PAGE_BYTES)
         for number, part in enumerate(parts, 1):
-            yield {"takes": [msgspec.structs.asdict(note) for note in part], "more": number < len(parts)}
+            yield {
+                "takes": [msgspec.structs.asdict(note) for note in part],
+                "more": number < len(parts),
+            }
 
     async def _transcribe(self, request: Request) -> Answers:
-        """Write down a file for whoever asks, its words as they become final; it goes to no sink and is not kept."""
+        """Write down a file for whoever asks, its words as they become final; it goes to no sink
+        and is not kept."""
         path = filenames.named(request.path, request.path_bytes)
         if not (os.path.isabs(path) and os.path.isfile(path)):
             raise UsageError(f"{path!r} is not the whole path of a file")
         choice.require(self.settings, self._file)
-        dictation = Dictation(self.settings)
+        dictation = StreamingSession(self.settings)
         # Off the loop: to open a file can mean to go through all of it, or to wait for a decoder.
         with await asyncio.to_thread(SoundFile, path) as source:
-            async with contextlib.aclosing(self.scribe.hear(source, dictation)) as heard:
+            async with contextlib.aclosing(self.transcriber.hear(source, dictation)) as heard:
                 async for words in heard:
                     if words:
                         yield {"words": words, "more": True}
@@ -628,18 +714,25 @@ class Daemon:
             "more": False,
         }
 
-    # -- what is told -------------------------------------------------------------------------------------------------
+    # -- what is told
+    # -------------------------------------------------------------------------------------------------
 
     async def _count_waiting(self) -> int | None:
         """Return how many recordings wait for another try; None while one is going on."""
-        return None if self.recorder.one is not None else await self._index.waiting(self.scribe.spool)
+        return (
+            None
+            if self.recorder.one is not None
+            else await self._index.waiting(self.transcriber.spool)
+        )
 
     def status(self, waiting: int | None = None) -> dict[str, Any]:
-        """Return everything that `asrd status --json` prints; of what waits as `_count_waiting` gives it."""
-        ready, one = self.scribe.engine.ready, self.recorder.one
+        """Return everything that `asrd status --json` prints; of what waits as `_count_waiting`
+        gives it."""
+        ready, one = self.transcriber.engine.ready, self.recorder.one
         rejected = [
-            f"{rung.rung}: {rung.detail}" + (f" ({rung.hint})" if rung.hint else "")
-            for rung in self.scribe.engine.rejected
+            f"{candidate.candidate}: {candidate.detail}"
+            + (f" ({candidate.hint})" if candidate.hint else "")
+            for candidate in self.transcriber.engine.rejected
         ]
         take = None
         if one is not None:
@@ -653,24 +746,26 @@ class Daemon:
             "model_note": choice.note(self.settings, self._file),
             "requested": self.settings.strategy,
             "engine": {key: getattr(self.settings, key) for key in ENGINE},
-            "strategy": self.scribe.engine.rung.precision.name if ready else "",
+            "strategy": self.transcriber.engine.candidate.precision.name if ready else "",
             "effective": ready.effective if ready else {},
-            "otherwise": self.scribe.otherwise,
+            "otherwise": self.transcriber.otherwise,
             "device": ready.device if ready else "",
             "streaming": ready.streaming if ready else "",
-            "memory": msgspec.structs.asdict(self.scribe.memory) if self.scribe.memory else None,
-            "loading": self.scribe.loading,
+            "memory": msgspec.structs.asdict(self.transcriber.memory)
+            if self.transcriber.memory
+            else None,
+            "loading": self.transcriber.loading,
             "load_seconds": self._load_seconds(),
             "download": self._download(),
-            "trouble": self.scribe.trouble,
+            "trouble": self.transcriber.trouble,
             "capture": self.recorder.problem,
-            "level": self.scribe.level.last,
+            "level": self.transcriber.level.last,
             "rejected": rejected,
-            "below": self.scribe.demotion.below(self.scribe.engine),
-            "shadow": self.scribe.shadow.figures if self.settings.shadow else None,
+            "below": self.transcriber.demotion.below(self.transcriber.engine),
+            "shadow": self.transcriber.shadow.figures if self.settings.shadow else None,
             "faults": self.settings.faults,
             "take": take,
-            "pending": self.scribe.waiting,
+            "pending": self.transcriber.waiting,
             "waiting": waiting if one is None else None,
             "sinks": list(self.settings.sinks),
             "version": __version__,
@@ -680,32 +775,43 @@ class Daemon:
 
     def _download(self) -> dict[str, Any] | None:
         """Return how far the download of the model has come; None while nothing is downloaded."""
-        state = self.scribe.download
+        state = self.transcriber.download
         return {"model": state.model, "bytes": state.bytes, "total": state.total} if state else None
 
     def _line_of_status(self) -> str:
         """Return state, model, effective strategy and memory as one line."""
         parts = [self.state.lower(), *filter(None, [self.settings.model])]
-        if (ready := self.scribe.engine.ready) is not None:
-            parts.append(f"{self.scribe.engine.rung.precision.name} on {ready.device}")
-        if (memory := self.scribe.memory) is not None and memory.process is not None:
+        if (ready := self.transcriber.engine.ready) is not None:
+            parts.append(f"{self.transcriber.engine.candidate.precision.name} on {ready.device}")
+        if (memory := self.transcriber.memory) is not None and memory.process is not None:
             parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.words(memory.source)}")
-        if (below := self.scribe.demotion.below(self.scribe.engine)) is not None:
+        if (below := self.transcriber.demotion.below(self.transcriber.engine)) is not None:
             parts.append(f"below {below['wanted']}: {below['kind']}")
-        return ", ".join([*parts, *filter(None, (self.scribe.loading, self.scribe.trouble, self.recorder.problem))])
+        return ", ".join(
+            [
+                *parts,
+                *filter(
+                    None,
+                    (self.transcriber.loading, self.transcriber.trouble, self.recorder.problem),
+                ),
+            ]
+        )
 
 
-def spool_for(settings: Settings) -> Spool:
+def spool_for(settings: Settings) -> RecordingStore:
     """Return where takes go under these settings."""
-    return Spool(folder(), settings.keep_audio, settings.takes_days, settings.takes_mb)
+    return RecordingStore(folder(), settings.keep_audio, settings.takes_days, settings.takes_mb)
 
 
 def warn_of_text(settings: Settings) -> None:
     if settings.log_text:
-        journal.event("log-text", "log_text is on: what you say is written into the journal", logging.WARNING)
+        journal.event(
+            "log-text", "log_text is on: what you say is written into the journal", logging.WARNING
+        )
 
 
 def log_notes(loaded: Loaded, idle: int = logging.DEBUG) -> None:
-    """Log what older spellings mean, and at level `idle` which settings do nothing; a start has warned of those."""
+    """Log what older spellings mean, and at level `idle` which settings do nothing; a start has
+    warned of those."""
     for note in loaded.notes:
         log.log(idle if note in loaded.idle else logging.INFO, "%s", note)

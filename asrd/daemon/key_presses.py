@@ -14,13 +14,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 from asrd.dictation.recorder import Recorder
-from asrd.dictation.recording import Recording
+from asrd.dictation.recording import Dictation
 
 REPEAT_SECONDS = 0.2
-"""A toggle that follows another one sooner is no press: keys repeat at least five times a second."""
+"""A toggle that follows another one sooner is no press: keys repeat at least five times a
+second."""
 
 REPEAT_DELAY_SECONDS = 1.2
-"""A toggle that follows another one later is a press: no desktop waits so long before a held key repeats."""
+"""A toggle that follows another one later is a press: no desktop waits so long before a held key
+repeats."""
 
 Meaning = Literal["press", "unsure", "repeat"]
 
@@ -89,8 +91,8 @@ class ToggleKey:
     def start_repeats(self) -> bool:
         """Return whether a `start` is the late repeat of a key that was released.
 
-        Each run of a binding is a process of its own, so the last `start` may arrive after the `stop`
-        of the release. The repeats before it were refused, because a recording was going on.
+        Each run of a binding is a process of its own, so the last `start` may arrive after the
+        `stop` of the release. The repeats before it were refused, because a recording was going on.
         """
         now = time.monotonic()
         late = self._recorder.one is None and now - self._start_refused_seconds < REPEAT_SECONDS
@@ -98,8 +100,9 @@ class ToggleKey:
             self._start_refused_seconds = now
         return late
 
-    def _stop_soon(self, one: Recording) -> None:
-        """Stop a recording when no repeat has come; until then it goes on, and nothing said is missed."""
+    def _stop_soon(self, one: Dictation) -> None:
+        """Stop a recording when no repeat has come; until then it goes on, and nothing said is
+        missed."""
 
         def stop() -> None:
             self._stopping = None

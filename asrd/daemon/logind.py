@@ -1,6 +1,8 @@
-"""Suspend and resume: logind's two signals, and the delay inhibitor that buys a few seconds before the first.
+"""Suspend and resume: logind's two signals, and the delay inhibitor that buys a few seconds before
+the first.
 
-Knows logind's interface on the system bus; does not know what there is to do before sleep. Runs in the daemon.
+Knows logind's interface on the system bus; does not know what there is to do before sleep. Runs in
+the daemon.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ MANAGER = "org.freedesktop.login1.Manager"
 PATH = "/org/freedesktop/login1"
 
 MARGIN = 0.5
-"""Seconds before logind's limit at which the inhibitor is let go, whatever `on_sleep` still does."""
+"""Seconds before logind's limit at which the inhibitor is let go, whatever `on_sleep` still
+does."""
 
 ANSWER = 10.0
 """Seconds that the bus and logind get to answer."""
@@ -35,11 +38,13 @@ RETRY = (1.0, 60.0)
 Act = Callable[[], Awaitable[None]]
 
 
-class Sleep:
-    """Calls `on_sleep` before the machine sleeps and `on_wake` after it woke, while `start` .. `stop`.
+class SleepInhibitor:
+    """Calls `on_sleep` before the machine sleeps and `on_wake` after it woke, while `start` ..
+    `stop`.
 
-    `on_sleep` may take as long as logind grants (five seconds unless set otherwise) and is cancelled then; `on_wake`
-    is cancelled when the machine is about to sleep again. Without a bus or a logind it does nothing.
+    `on_sleep` may take as long as logind grants (five seconds unless set otherwise) and is
+    cancelled then; `on_wake` is cancelled when the machine is about to sleep again. Without a bus
+    or a logind it does nothing.
     """
 
     def __init__(self, on_sleep: Act, on_wake: Act) -> None:
@@ -60,8 +65,12 @@ class Sleep:
         """Take the inhibitor and listen from now on; return whether there is a logind."""
         try:
             bus = await self._connect()
-        except Exception as error:  # whatever a half-configured bus answers: dictation goes on without
-            logger.debug("no logind, so suspend comes unannounced: %s", error or type(error).__name__)
+        except (
+            Exception
+        ) as error:  # whatever a half-configured bus answers: dictation goes on without
+            logger.debug(
+                "no logind, so suspend comes unannounced: %s", error or type(error).__name__
+            )
             return False
         self._task = asyncio.create_task(self._run(bus), name="logind")
         return True
@@ -134,9 +143,17 @@ class Sleep:
 
     def _received(self, message: Message) -> None:
         # Any user may send us a signal of this name; only that of logind itself counts.
-        if message.member == "PrepareForSleep" and message.interface == MANAGER and message.sender == self._owner:
+        if (
+            message.member == "PrepareForSleep"
+            and message.interface == MANAGER
+            and message.sender == self._owner
+        ):
             self._signals.put_nowait(bool(message.body[0]))
-        elif message.member == "NameOwnerChanged" and message.sender == BUS and message.body[0] == LOGIND:
+        elif (
+            message.member == "NameOwnerChanged"
+            and message.sender == BUS
+            and message.body[0] == LOGIND
+        ):
             self._owner = message.body[2]
             if self._owner:  # a new logind knows nothing of our inhibitor
                 self._signals.put_nowait(False)
@@ -148,7 +165,9 @@ class Sleep:
             async with asyncio.timeout(self._limit):
                 await self._on_sleep()
         except TimeoutError:
-            logger.warning("not ready to sleep within %.1f s, which is all that logind grants", self._limit)
+            logger.warning(
+                "not ready to sleep within %.1f s, which is all that logind grants", self._limit
+            )
         except Exception:
             logger.exception("getting ready to sleep failed")
         finally:
@@ -160,7 +179,9 @@ class Sleep:
         try:
             await self._inhibit(bus)
         except Exception as error:
-            logger.warning("logind grants no inhibitor, and the next suspend comes unannounced: %s", error)
+            logger.warning(
+                "logind grants no inhibitor, and the next suspend comes unannounced: %s", error
+            )
         if woke:
             self._waking = asyncio.create_task(self._wake(), name="wake")
 
@@ -174,7 +195,9 @@ class Sleep:
         reply = await _call(bus, BUS, "/org/freedesktop/DBus", "GetNameOwner", "s", LOGIND)
         self._owner = reply.body[0]
         properties = f"{BUS}.Properties"
-        reply = await _call(bus, LOGIND, PATH, "Get", "ss", MANAGER, "InhibitDelayMaxUSec", interface=properties)
+        reply = await _call(
+            bus, LOGIND, PATH, "Get", "ss", MANAGER, "InhibitDelayMaxUSec", interface=properties
+        )
         seconds = reply.body[0].value / 1e6
         self._limit = max(seconds - MARGIN, seconds / 2)
         words = ("sleep", "asrd", "writes down what was said and frees the GPU", "delay")
@@ -188,15 +211,28 @@ class Sleep:
 
 
 async def _call(
-    bus: MessageBus, name: str, path: str, member: str, signature: str, *body: Any, interface: str = ""
+    bus: MessageBus,
+    name: str,
+    path: str,
+    member: str,
+    signature: str,
+    *body: Any,
+    interface: str = "",
 ) -> Message:
     from dbus_fast import Message, MessageType
 
     call = Message(
-        destination=name, path=path, interface=interface or name, member=member, signature=signature, body=list(body)
+        destination=name,
+        path=path,
+        interface=interface or name,
+        member=member,
+        signature=signature,
+        body=list(body),
     )
     async with asyncio.timeout(ANSWER):
         reply = await bus.call(call)
     if reply is None or reply.message_type is MessageType.ERROR:
-        raise ConnectionError(f"{member}: {reply.error_name} {reply.body}" if reply else f"{member}: the bus closed")
+        raise ConnectionError(
+            f"{member}: {reply.error_name} {reply.body}" if reply else f"{member}: the bus closed"
+        )
     return reply

@@ -1,4 +1,5 @@
-"""What the daemon says to the verbs: sentences made of its state (pure). Knows neither keys nor sockets."""
+"""What the daemon says to the verbs: sentences made of its state (pure). Knows neither keys nor
+sockets."""
 
 from __future__ import annotations
 
@@ -9,14 +10,15 @@ import msgspec
 
 from asrd.config.loading import Loaded
 from asrd.config.settings import Settings
-from asrd.dictation.recording import Told
+from asrd.dictation.recording import DictationResult
 from asrd.errors import AsrdError, AudioError, ConfigError, UsageError
 from asrd.models import choice
-from asrd.recordings.files import Note
+from asrd.recordings.files import RecordingInfo
 from asrd.text.wording import counted, hinted, parted, with_hint
 
 SOUND_SECONDS = 1.0
-"""How long the answer to a key waits for the first sound; the recording itself has begun already."""
+"""How long the answer to a key waits for the first sound; the recording itself has begun
+already."""
 
 NO_SOUND = "no sound comes in"
 
@@ -40,14 +42,17 @@ def begun(settings: Settings, file: Path | None) -> str:
 
 
 def without_sound(said: str, problem: str) -> str:
-    """Return what is said of a recording that began and gets no sound: a line for each thing, and for its hint.
+    """Return what is said of a recording that began and gets no sound: a line for each thing, and
+    for its hint.
 
     Args:
         said: what is said of one that gets some.
         problem: why, as the microphone says it; "" where it says nothing yet.
     """
     why, hint = parted(problem)
-    first = hinted(f"recording, but {NO_SOUND}: {why}" if why else f"recording, but {NO_SOUND} yet", hint)
+    first = hinted(
+        f"recording, but {NO_SOUND}: {why}" if why else f"recording, but {NO_SOUND} yet", hint
+    )
     rest = said.removeprefix("recording").removeprefix("\n")
     return "\n".join(filter(None, [first, "asrd tries again until you stop the recording", rest]))
 
@@ -68,19 +73,23 @@ def stopped(seconds: float, problem: str, settings: Settings, file: Path | None)
     return hinted(f"stopped; {seconds:.1f} s are kept, as {choice.UNCHOSEN}", choice.hint(file))
 
 
-def last(told: Told, notes: Sequence[Note]) -> Told:
+def last(told: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResult:
     """Return the last text: this daemon's, or that of the newest kept recording that has one."""
     if told.text or told.take:
         return told
     note = next((note for note in reversed(notes) if note.text), None)
     if note is None:
         kept = f"; {counted(len(notes), 'recording')} kept: asrd takes lists them" if notes else ""
-        return msgspec.structs.replace(told, detail=f"nothing was said since the daemon started{kept}")
+        return msgspec.structs.replace(
+            told, detail=f"nothing was said since the daemon started{kept}"
+        )
     outcome = "delivered" if note.delivered else "kept"
-    return Told(note.id, note.text, outcome, "" if note.delivered else note.reason, seconds=note.seconds)
+    return DictationResult(
+        note.id, note.text, outcome, "" if note.delivered else note.reason, seconds=note.seconds
+    )
 
 
-def detail_of(told: Told) -> str:
+def detail_of(told: DictationResult) -> str:
     """Return why the last recording has no text; "" where it has one."""
     if told.text:
         return ""
@@ -88,12 +97,16 @@ def detail_of(told: Told) -> str:
         retry = "; asrd retry tries again" if told.outcome == "kept" else ""
         return f"the last recording did not become text: {told.detail}{retry}"
     if not told.seconds:
-        return told.detail or "no sound came in during the last recording; asrd devices shows the microphones"
+        return (
+            told.detail
+            or "no sound came in during the last recording; asrd devices shows the microphones"
+        )
     return told.detail or f"no word was heard in the last recording, {told.seconds:.1f} s"
 
 
-def note_of(told: Told, recording: bool, transcribing: int, loading: str) -> str:
-    """Return what stands beside the last text: that a newer one is on its way, or that this one is at no sink."""
+def note_of(told: DictationResult, recording: bool, transcribing: int, loading: str) -> str:
+    """Return what stands beside the last text: that a newer one is on its way, or that this one is
+    at no sink."""
     if recording:
         return "a recording is going on; asrd last --wait waits for its text"
     if transcribing:
@@ -114,7 +127,7 @@ def loading_words(loading: str) -> str:
     return STAGES.get(stage, f"downloading {rest}" if stage == "download" else loading)
 
 
-def waiting(notes: Sequence[Note]) -> str:
+def waiting(notes: Sequence[RecordingInfo]) -> str:
     """Return what an earlier run left behind, and what finishes it."""
     lacking = [note for note in notes if not note.transcribed]
     seconds = sum(note.seconds for note in notes)
@@ -128,7 +141,8 @@ def waiting(notes: Sequence[Note]) -> str:
 
 
 def unchanged(error: AsrdError, loaded: Loaded | None, changed: Sequence[str]) -> AsrdError:
-    """Return the error of a reload: where the wrong setting stands, and that the old ones stay in force.
+    """Return the error of a reload: where the wrong setting stands, and that the old ones stay in
+    force.
 
     A word that is wrong in the settings has the exit code of a wrong setting, whoever found it.
 

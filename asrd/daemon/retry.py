@@ -1,7 +1,8 @@
-"""Kept recordings once more: claimed, recognised from where their text ends, and sent to whom it is missing.
+"""Kept recordings once more: claimed, recognised from where their text ends, and sent to whom it is
+missing.
 
-What a sink accepted is not sent to it again. What it may have is said, and sent again only where that was asked for.
-Runs in the daemon.
+What a sink accepted is not sent to it again. What it may have is said, and sent again only where
+that was asked for. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from asrd.daemon.control_server import Answers, Request
 from asrd.desktop.sinks import Sink
-from asrd.dictation.recording import Told
-from asrd.dictation.transcriber import Scribe
+from asrd.dictation.recording import DictationResult
+from asrd.dictation.transcriber import Transcriber
 from asrd.errors import (
     AsrdError,
     AudioError,
@@ -26,7 +27,7 @@ from asrd.errors import (
 )
 from asrd.models import choice
 from asrd.recordings.deliveries import Deliveries, shown
-from asrd.recordings.files import Note
+from asrd.recordings.files import RecordingInfo
 from asrd.recordings.store import NONE_WAITS
 from asrd.text.wording import counted
 
@@ -35,23 +36,23 @@ class Retry:
     """One request to try kept recordings again.
 
     Args:
-        scribe: turns sound into text, and has the recordings.
+        transcriber: turns sound into text, and has the recordings.
         sinks: those in force.
-        send: sends a part to every sink that lacks it, or may lack it where the last argument says so; returns why
-            single ones did not take it.
+        send: sends a part to every sink that lacks it, or may lack it where the last argument says
+            so; returns why single ones did not take it.
         request: which recordings, and what is to be done with their text.
         file: the configuration file that was named.
     """
 
     def __init__(
         self,
-        scribe: Scribe,
+        transcriber: Transcriber,
         sinks: Sequence[Sink],
         send: Callable[[Deliveries, int, bool], Awaitable[list[str]]],
         request: Request,
         file: Path | None = None,
     ) -> None:
-        self._scribe, self._spool, self._send = scribe, scribe.spool, send
+        self._transcriber, self._spool, self._send = transcriber, transcriber.spool, send
         self._sinks = [sink.key for sink in sinks]
         self._all, self._again = request.all, request.again
         self._deliver = request.deliver or request.again
@@ -60,11 +61,14 @@ class Retry:
     async def run(self) -> Answers:
         """Yield what is told of one recording after the other.
 
-        Where all were asked for, one that cannot be had or read, or is refused, costs the others nothing. A sink that
-        may have a text or not ends the request: it may be stuck, and no other text is to become uncertain.
+        Where all were asked for, one that cannot be had or read, or is refused, costs the others
+        nothing. A sink that may have a text or not ends the request: it may be stuck, and no other
+        text is to become uncertain.
 
-        Raises: as Engine.transcribe; ModelError where no model is chosen; SinkError where a sink refused; NothingError
-        where the newest was asked for and none waits; of one that was named ClaimedError, UsageError.
+        Raises: as Engine.transcribe; ModelError where no model is chosen; SinkError where a sink
+            refused; NothingError
+        where the newest was asked for and none waits; of one that was named ClaimedError,
+        UsageError.
         """
         if self._all:
             notes = await asyncio.to_thread(self._spool.waiting, claimed=True)
@@ -73,13 +77,16 @@ class Retry:
         if not notes:
             yield {"said": NONE_WAITS, "notes": [NONE_WAITS]}
             return
-        choice.require(self._scribe.settings, self._file)  # a wrong name is told before that
+        choice.require(self._transcriber.settings, self._file)  # a wrong name is told before that
         failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
             more = number < len(notes) or bool(failed)  # the failure is the last reply
             yield {"said": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
             try:
-                async with self._claimed(note), contextlib.aclosing(self._retry(note, more)) as replies:
+                async with (
+                    self._claimed(note),
+                    contextlib.aclosing(self._retry(note, more)) as replies,
+                ):
                     async for reply in replies:
                         yield reply
             except (AudioError, SoundError, SinkError, ClaimedError, UsageError) as error:
@@ -87,23 +94,34 @@ class Retry:
                     raise
                 if not isinstance(error, ClaimedError | UsageError):
                     failed.append(error)
-                said = error.message if note.id in error.message else f"recording {note.id}: {error.message}"
+                said = (
+                    error.message
+                    if note.id in error.message
+                    else f"recording {note.id}: {error.message}"
+                )
                 yield {"said": said, "notes": [said], "more": more or bool(failed)}
         if failed:
             kept = f"{len(failed)} of {counted(len(notes), 'recording')} could not be finished, and stay"
             raise type(failed[0])(kept, "asrd takes lists them and says why")
 
-    async def _retry(self, note: Note, more: bool) -> Answers:
+    async def _retry(self, note: RecordingInfo, more: bool) -> Answers:
         """Yield the answer for one recording that is claimed."""
         now = self._spool.known(note)
         if now is None or (self._all and now.delivered):  # another retry had it before
-            raise UsageError(f"recording {note.id} was delivered meanwhile", "asrd takes lists what is kept")
+            raise UsageError(
+                f"recording {note.id} was delivered meanwhile", "asrd takes lists what is kept"
+            )
         if now.delivered and self._deliver and not self._again:
-            raise UsageError(f"recording {note.id} was delivered", f"asrd retry {note.id} --again sends it once more")
+            raise UsageError(
+                f"recording {note.id} was delivered",
+                f"asrd retry {note.id} --again sends it once more",
+            )
         record = Deliveries() if now.delivered else Deliveries.of(self._spool.path(note))
-        text = await self._scribe.rewrite(note, record)
+        text = await self._transcriber.rewrite(note, record)
         uncertain = await self._sent(now, record, text) if self._deliver else []
-        self._scribe.last = Told(note.id, text, "delivered" if text else "empty", seconds=note.seconds)
+        self._transcriber.last = DictationResult(
+            note.id, text, "delivered" if text else "empty", seconds=note.seconds
+        )
         if self._deliver and not uncertain:
             await asyncio.to_thread(self._spool.settle, now, text)
         reply = {"take": note.id, "text": text, "uncertain": uncertain, "more": more}
@@ -112,8 +130,9 @@ class Retry:
             await asyncio.to_thread(self._spool.settle, now, text)
 
     @contextlib.asynccontextmanager
-    async def _claimed(self, note: Note) -> AsyncIterator[None]:
-        """Claim a recording; raises as `Spool.claim`. To close a file that is deleted takes as long as it is large."""
+    async def _claimed(self, note: RecordingInfo) -> AsyncIterator[None]:
+        """Claim a recording; raises as `RecordingStore.claim`. To close a file that is deleted
+        takes as long as it is large."""
         with contextlib.ExitStack() as claim:
             claim.enter_context(self._spool.claim(note))
             try:
@@ -121,10 +140,12 @@ class Retry:
             finally:
                 await asyncio.to_thread(claim.close)
 
-    async def _sent(self, note: Note, record: Deliveries, text: str) -> list[str]:
-        """Send what is missing; return the sinks in force that may have some of it, and got no more.
+    async def _sent(self, note: RecordingInfo, record: Deliveries, text: str) -> list[str]:
+        """Send what is missing; return the sinks in force that may have some of it, and got no
+        more.
 
-        Raises: SinkError where one refused, or none is there for what one that is gone did not take.
+        Raises: SinkError where one refused, or none is there for what one that is gone did not
+            take.
         """
         failed: list[str] = []
         before = set(record.uncertain)
@@ -139,7 +160,7 @@ class Retry:
             raise kind(failed[0], f"the recording is still kept: {note.id}")
         return [shown([sink], self._sinks) for sink in uncertain]
 
-    def _notes(self, note: Note, record: Deliveries, uncertain: list[str]) -> list[str]:
+    def _notes(self, note: RecordingInfo, record: Deliveries, uncertain: list[str]) -> list[str]:
         """Return what is to be told of a recording beside its text."""
         told = []
         if uncertain:
@@ -157,6 +178,9 @@ class Retry:
 
 
 def _missing(gone: Sequence[str]) -> str:
-    """Return that sinks are in the settings no more: a command counts as another sink once a letter of it changes."""
+    """Return that sinks are in the settings no more: a command counts as another sink once a letter
+    of it changes."""
     changed = any(sink.startswith("command:") for sink in gone)
-    return f"the settings do not name {shown(gone)}" + (" as it was then" if changed else " any more")
+    return f"the settings do not name {shown(gone)}" + (
+        " as it was then" if changed else " any more"
+    )

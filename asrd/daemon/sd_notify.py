@@ -13,11 +13,13 @@ _PATIENCE = 0.2
 """Seconds that the manager gets to take one notification."""
 
 
-# -- the manager ------------------------------------------------------------------------------------------------------
+# -- the manager
+# ------------------------------------------------------------------------------------------------------
 
 
 def ready(status: str = "") -> bool:
-    """Say that a toggle works from now on, after start and after reload; return whether a manager heard it."""
+    """Say that a toggle works from now on, after start and after reload; return whether a manager
+    heard it."""
     return _notify("READY=1", f"STATUS={_line(status)}") if status else _notify("READY=1")
 
 
@@ -28,7 +30,9 @@ def status(text: str) -> bool:
 
 def reloading() -> bool:
     """Say that the configuration is being read again; `ready` ends it."""
-    return _notify("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+    return _notify(
+        "RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
+    )
 
 
 def stopping() -> bool:
@@ -37,7 +41,8 @@ def stopping() -> bool:
 
 
 def watchdog() -> bool:
-    """Say that the daemon is alive; due at least every `watchdog_seconds()`, better twice as often."""
+    """Say that the daemon is alive; due at least every `watchdog_seconds()`, better twice as
+    often."""
     return _notify("WATCHDOG=1")
 
 
@@ -47,15 +52,20 @@ def extend(seconds: float) -> bool:
 
 
 def watchdog_seconds() -> float | None:
-    """Return within how many seconds the manager expects each `watchdog()`; None when it does not watch."""
+    """Return within how many seconds the manager expects each `watchdog()`; None when it does not
+    watch."""
     period = os.environ.get("WATCHDOG_USEC", "")
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()) or not period.isdecimal():
+    if (
+        os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid())
+        or not period.isdecimal()
+    ):
         return None
     return int(period) / 1e6 or None
 
 
 def inherited() -> dict[str, socket.socket]:
-    """Return the sockets that the manager opened for this process, by name, and forget them for child processes."""
+    """Return the sockets that the manager opened for this process, by name, and forget them for
+    child processes."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return {}
     from systemd import daemon
@@ -63,7 +73,11 @@ def inherited() -> dict[str, socket.socket]:
     found: dict[str, socket.socket] = {}
     for descriptor, name in daemon.listen_fds_with_names().items():
         found.setdefault(name, socket.socket(fileno=descriptor))
-    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):  # the library forgets them for C alone
+    for variable in (
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    ):  # the library forgets them for C alone
         os.environ.pop(variable, None)
     return found
 

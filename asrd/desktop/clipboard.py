@@ -1,10 +1,11 @@
-"""The clipboard: put a text there for good, or lend it for one paste and give back what was there before.
+"""The clipboard: put a text there for good, or lend it for one paste and give back what was there
+before.
 
 A lent text lies in both selections, because the one chord that pastes everywhere, Shift+Insert,
-reads the clipboard in most programs and the primary selection in terminals. The former content comes
-back only when the focused window is known to have fetched the text: clipboard managers fetch, too.
-X11 tells who fetches (`x11`). Wayland does not, so there a text that may have been pasted stays in
-the clipboard. Runs in the daemon.
+reads the clipboard in most programs and the primary selection in terminals. The former content
+comes back only when the focused window is known to have fetched the text: clipboard managers fetch,
+too. X11 tells who fetches (`x11`). Wayland does not, so there a text that may have been pasted
+stays in the clipboard. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from asrd.errors import SinkError
 log = logging.getLogger("asrd.clipboard")
 
 SAVED = ("x-special/gnome-copied-files", TEXT, "UTF8_STRING", "text/plain", "STRING", "image/png")
-"""The types that are given back, best first; a clipboard has one text in several types, one of them is kept."""
+"""The types that are given back, best first; a clipboard has one text in several types, one of them
+is kept."""
 
 SECRET = "x-kde-passwordManagerHint"
 """The type by which password managers mark what nobody shall copy on."""
@@ -68,15 +70,20 @@ async def _put(selection: Selection, type_: str, content: bytes, environment: En
         await _arrived(selection, type_, content, environment)
 
 
-async def _arrived(selection: Selection, type_: str, content: bytes, environment: Environment) -> None:
-    """Wait until the selection has our content: xclip ends before the child that it leaves behind has claimed it."""
+async def _arrived(
+    selection: Selection, type_: str, content: bytes, environment: Environment
+) -> None:
+    """Wait until the selection has our content: xclip ends before the child that it leaves behind
+    has claimed it."""
     with contextlib.suppress(TimeoutError, SinkError):
         async with asyncio.timeout(ANSWER):
-            while (await run(*selection.read, type_, environment=environment, limit=ANSWER)).output != content:
+            while (
+                await run(*selection.read, type_, environment=environment, limit=ANSWER)
+            ).output != content:
                 await asyncio.sleep(0.01)
 
 
-class Lent:
+class BorrowedClipboard:
     """A text that lies in both selections inside `async with`.
 
     Afterwards what was there before is back; but once the text may have been pasted, only if the
@@ -91,7 +98,8 @@ class Lent:
 
     def __init__(self, text: str, environment: Environment) -> None:
         self.pasted = False
-        """Set by the caller before it presses the chord: from then on a window may fetch the text at any time."""
+        """Set by the caller before it presses the chord: from then on a window may fetch the text
+        at any time."""
         self._text = text.encode()
         self._environment = environment
         self._stack = contextlib.AsyncExitStack()
@@ -108,7 +116,9 @@ class Lent:
                 try:
                     await self._stack.enter_async_context(self._lend(each))
                 except SinkError:
-                    if not self._holders:  # a compositor may lack the primary selection; the clipboard is what counts
+                    if (
+                        not self._holders
+                    ):  # a compositor may lack the primary selection; the clipboard is what counts
                         raise
             await self._quiet(0.05)
             if any(holder.took_focus for holder in self._holders):
@@ -121,13 +131,17 @@ class Lent:
         return self
 
     async def __aexit__(
-        self, kind_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind_: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
 
     @property
     def fetched(self) -> bool:
-        """Whether a program fetched the text since it was lent: the window, or a clipboard manager."""
+        """Whether a program fetched the text since it was lent: the window, or a clipboard
+        manager."""
         return any(holder.count for holder in self._holders)
 
     @property
@@ -136,9 +150,11 @@ class Lent:
         return any(holder.by_window for holder in self._holders)
 
     async def taken(self, limit: float = PROOF_SECONDS) -> bool:
-        """Return whether the focused window fetched the text, waiting for it, and until no program fetches it.
+        """Return whether the focused window fetched the text, waiting for it, and until no program
+        fetches it.
 
-        Where that cannot be told, the answer is False, and comes as soon as any program fetched the text.
+        Where that cannot be told, the answer is False, and comes as soon as any program fetched the
+        text.
         """
         end = time.monotonic() + limit
         while not self._known and time.monotonic() < end:
@@ -173,7 +189,8 @@ class Lent:
                 try:
                     yield
                 finally:
-                    # While it is held still: a clipboard manager fills a clipboard that is empty for a moment.
+                    # While it is held still: a clipboard manager fills a clipboard that is empty
+                    # for a moment.
                     if self._stays and not holder.stays:
                         await self._leave(selections)
                     elif not self._stays:
@@ -200,7 +217,8 @@ class Lent:
 
 
 async def _saved(selection: Selection, environment: Environment) -> Former | None:
-    """Return the type and content of a selection, None when it is empty, secret, or its owner does not answer."""
+    """Return the type and content of a selection, None when it is empty, secret, or its owner does
+    not answer."""
     try:
         offered = (
             (await run(*selection.types, environment=environment, limit=ANSWER))
@@ -218,8 +236,12 @@ async def _saved(selection: Selection, environment: Environment) -> Former | Non
 
 
 async def _free(selection: Selection, content: bytes, environment: Environment) -> bool:
-    """Whether a selection is nobody's any more, or of somebody who kept our content alive: else it is to stay."""
-    for limit in (1.0, ANSWER):  # who asks an owner that is just dying gets no answer, and must ask again
+    """Whether a selection is nobody's any more, or of somebody who kept our content alive: else it
+    is to stay."""
+    for limit in (
+        1.0,
+        ANSWER,
+    ):  # who asks an owner that is just dying gets no answer, and must ask again
         try:
             listing = await run(*selection.types, environment=environment, limit=limit)
             offered = listing.output.decode(errors="replace").split("\n")

@@ -1,7 +1,8 @@
-"""Keys into the focused window: typing a text, or one chord that pastes it; and what of that a session can do.
+"""Keys into the focused window: typing a text, or one chord that pastes it; and what of that a
+session can do.
 
-Every program is given the text on its standard input. Which of them work depends on the display system and on what
-the compositor allows, and shows only when tried. Runs in the daemon.
+Every program is given the text on its standard input. Which of them work depends on the display
+system and on what the compositor allows, and shows only when tried. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from asrd.desktop.clipboard import PROOF_SECONDS, Lent
+from asrd.desktop.clipboard import PROOF_SECONDS, BorrowedClipboard
 from asrd.desktop.programs import run
 from asrd.desktop.seat import has_keyboard
 from asrd.desktop.selections import X11, Environment, why, x11_environment
@@ -26,10 +27,12 @@ from asrd.hints import install
 log = logging.getLogger("asrd.keyboard")
 
 ANNOUNCE_MS = 200
-"""A new virtual keyboard loses its first key unless the compositor gets this time to announce it."""
+"""A new virtual keyboard loses its first key unless the compositor gets this time to announce
+it."""
 
 FIRST_KEYBOARD_MS = 1500
-"""The same where it is the only keyboard: each key is lost on a window that has not answered to it by then."""
+"""The same where it is the only keyboard: each key is lost on a window that has not answered to it
+by then."""
 
 UTF8 = {"LC_ALL": "C.UTF-8"}
 """wtype and xdotool decode their input by locale, and a user service may have none."""
@@ -52,11 +55,13 @@ class UnprovedError(SinkError):
 async def _keyboard(environment: Environment) -> list[str]:
     """Return the facts about an X server's keyboard (`x11 keys`); none where it does not answer.
 
-    The server is asked for the layout that it uses: the one that `setxkbmap -query` knows of may have
-    been replaced since.
+    The server is asked for the layout that it uses: the one that `setxkbmap -query` knows of may
+    have been replaced since.
     """
     try:
-        ended = await run(*X11, "keys", environment=x11_environment(environment), limit=KEYBOARD_SECONDS)
+        ended = await run(
+            *X11, "keys", environment=x11_environment(environment), limit=KEYBOARD_SECONDS
+        )
     except SinkError as error:
         log.debug("the keyboard is unknown: %s", error)
         return []
@@ -66,20 +71,24 @@ async def _keyboard(environment: Environment) -> list[str]:
 def _plain(text: str) -> bool:
     """Whether xdotool types every sign of a text by a key of the US layout.
 
-    What the layout has no key for, it types by remapping a key under the window's eyes, and dead keys
-    swallow what follows: signs go missing at any delay. That leaves printable ASCII on the US layout.
+    What the layout has no key for, it types by remapping a key under the window's eyes, and dead
+    keys swallow what follows: signs go missing at any delay. That leaves printable ASCII on the US
+    layout.
     """
     return all(sign == "\n" or (sign.isascii() and sign.isprintable()) for sign in text)
 
 
 @contextlib.asynccontextmanager
 async def _caps_lock_kept(facts: list[str], environment: Environment) -> AsyncIterator[None]:
-    """Have Caps Lock afterwards as it was: xdotool --clearmodifiers switches it off, and not on again."""
+    """Have Caps Lock afterwards as it was: xdotool --clearmodifiers switches it off, and not on
+    again."""
     try:
         yield
     finally:
         if "caps" in facts:
-            await run(*X11, "caps", environment=x11_environment(environment), limit=KEYBOARD_SECONDS)
+            await run(
+                *X11, "caps", environment=x11_environment(environment), limit=KEYBOARD_SECONDS
+            )
 
 
 async def _typed(*words: str, text: str, environment: Environment, delay: int) -> None:
@@ -101,9 +110,16 @@ async def _wtype(environment: Environment) -> tuple[str, ...]:
 
 
 async def by_wtype(text: str, environment: Environment, delay: int) -> None:
-    """Type through a virtual keyboard whose keymap is made for the text: exact for all of Unicode."""
+    """Type through a virtual keyboard whose keymap is made for the text: exact for all of
+    Unicode."""
     await _typed(
-        *await _wtype(environment), "-d", str(max(1, delay)), "-", text=text, environment=environment, delay=delay
+        *await _wtype(environment),
+        "-d",
+        str(max(1, delay)),
+        "-",
+        text=text,
+        environment=environment,
+        delay=delay,
     )
 
 
@@ -123,37 +139,47 @@ async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
         await _typed(*words, text=text, environment=environment, delay=delay)
 
 
-CHORDS = {"wayland": ("wtype", "dotool", "ydotool"), "x11": ("xdotool", "dotool", "ydotool"), "": ()}
-"""Display system -> what can press Shift+Insert there. xdotool is none for Wayland: it would reach XWayland only."""
+CHORDS = {
+    "wayland": ("wtype", "dotool", "ydotool"),
+    "x11": ("xdotool", "dotool", "ydotool"),
+    "": (),
+}
+"""Display system -> what can press Shift+Insert there. xdotool is none for Wayland: it would reach
+XWayland only."""
 
 
 async def by_pasting(text: str, tool: str, environment: Environment) -> None:
-    """Lend the text to the clipboard, press Shift+Insert, and see whether the focused window fetched it.
+    """Lend the text to the clipboard, press Shift+Insert, and see whether the focused window
+    fetched it.
 
     Raises:
         UnprovedError: that was not seen; the text is in the clipboard.
         PartlyError: as before, but the text is not in the clipboard.
         SinkError: nothing was pasted.
     """
-    lent = Lent(text, environment)
+    lent = BorrowedClipboard(text, environment)
     try:
         async with lent:
             lent.pasted = True
             try:
                 await _press(tool, environment)
             except SinkError as error:
-                lent.pasted = isinstance(error.__cause__, TimeoutError)  # a tool that fails has pressed nothing
+                lent.pasted = isinstance(
+                    error.__cause__, TimeoutError
+                )  # a tool that fails has pressed nothing
                 raise
             proved = await lent.taken()
     except SinkError as error:
         if lent.pasted:
-            raise PartlyError(error.message, "the text may have been pasted; asrd last prints it") from error
+            raise PartlyError(
+                error.message, "the text may have been pasted; asrd last prints it"
+            ) from error
         raise
     if not proved:
         raise UnprovedError(_unproved(lent, environment), "press Ctrl+V if it is missing")
 
 
-def _unproved(lent: Lent, environment: Environment) -> str:
+def _unproved(lent: BorrowedClipboard, environment: Environment) -> str:
     if kind(environment) == "wayland" and lent.fetched:
         return "what was pasted was fetched, and Wayland does not tell by whom"
     return f"the focused window did not take what was pasted within {PROOF_SECONDS:.0f} s"
@@ -170,7 +196,9 @@ async def _press(tool: str, environment: Environment) -> None:
         text = b"key shift+insert\n"
     else:
         known = await run(tool, environment=environment, limit=2.0)
-        old = "recorder" in known.complaint + known.output.decode(errors="replace")  # before 1.0: names, not codes
+        old = "recorder" in known.complaint + known.output.decode(
+            errors="replace"
+        )  # before 1.0: names, not codes
         words += ["key", "shift+insert"] if old else ["key", "42:1", "110:1", "110:0", "42:0"]
     facts = await _keyboard(environment) if tool == "xdotool" else []
     async with _caps_lock_kept(facts, environment):
@@ -180,7 +208,8 @@ async def _press(tool: str, environment: Environment) -> None:
 
 
 class Check(NamedTuple):
-    """One thing that text output may need: whether it works here, what was seen, and the command that mends it."""
+    """One thing that text output may need: whether it works here, what was seen, and the command
+    that mends it."""
 
     name: str
     works: bool
@@ -203,7 +232,9 @@ def probe(name: str, here: Environment) -> Check:
         if os.access("/dev/uinput", os.W_OK) or (name == "ydotool" and _socket(here)):
             return Check(name, True, "presses keys through /dev/uinput")
         return Check(name, False, "/dev/uinput cannot be written", UINPUT)
-    code, complaint = ask([name, "-s", "1"] if name == "wtype" else [name, "getmouselocation"], here)
+    code, complaint = ask(
+        [name, "-s", "1"] if name == "wtype" else [name, "getmouselocation"], here
+    )
     if code:
         return Check(name, False, (why(complaint).lstrip(": ") or f"exit code {code}"))
     return Check(name, True, "tried")
@@ -212,12 +243,18 @@ def probe(name: str, here: Environment) -> Check:
 def _socket(here: Environment) -> bool:
     """Whether ydotool's daemon listens where its client would look."""
     given = here.get("YDOTOOL_SOCKET")
-    return any(path and os.path.exists(path) for path in (given, f"{here.get('XDG_RUNTIME_DIR')}/.ydotool_socket"))
+    return any(
+        path and os.path.exists(path)
+        for path in (given, f"{here.get('XDG_RUNTIME_DIR')}/.ydotool_socket")
+    )
 
 
 def ask(words: list[str], here: Environment) -> tuple[int, str]:
-    """Run a harmless command; return its exit code, 124 when it did not end, and what it complained of."""
+    """Run a harmless command; return its exit code, 124 when it did not end, and what it complained
+    of."""
     with contextlib.suppress(subprocess.TimeoutExpired):
-        done = subprocess.run(words, env=dict(here), stdin=subprocess.DEVNULL, capture_output=True, timeout=2)
+        done = subprocess.run(
+            words, env=dict(here), stdin=subprocess.DEVNULL, capture_output=True, timeout=2
+        )
         return done.returncode, done.stderr.decode(errors="replace")
     return 124, ""

@@ -48,13 +48,16 @@ class Desktop:
         self._playing: set[asyncio.Task[None]] = set()
 
     async def notify(self, summary: str, body: str = "", urgency: str = "normal") -> bool:
-        """Show a notification, in place of the last one with this summary; return whether a service took it."""
+        """Show a notification, in place of the last one with this summary; return whether a service
+        took it."""
         if not self.notifications:
             return False
         try:
             async with asyncio.timeout(2.0):
                 shown = html.escape(printable(body), quote=False)
-                identity = await _notify(printable(summary, breaks=False), shown, urgency, self._shown.get(summary, 0))
+                identity = await _notify(
+                    printable(summary, breaks=False), shown, urgency, self._shown.get(summary, 0)
+                )
         except Exception as error:
             log.debug("no notification: %s", f"{type(error).__name__}: {error}")
             return False
@@ -77,11 +80,14 @@ class Desktop:
 def bus_address(environment: Mapping[str, str]) -> str:
     """Return where the session bus listens, or "" where nothing says so."""
     runtime = environment.get("XDG_RUNTIME_DIR", "")
-    return environment.get("DBUS_SESSION_BUS_ADDRESS") or (f"unix:path={runtime}/bus" if runtime else "")
+    return environment.get("DBUS_SESSION_BUS_ADDRESS") or (
+        f"unix:path={runtime}/bus" if runtime else ""
+    )
 
 
 def bus_answers(environment: Mapping[str, str]) -> bool:
-    """Return whether something listens where the session bus is named; True where that is no file of this machine."""
+    """Return whether something listens where the session bus is named; True where that is no file
+    of this machine."""
     path = bus_address(environment).partition("unix:path=")[2].split(",")[0].split(";")[0]
     if not path:
         return True
@@ -99,7 +105,9 @@ async def _notify(summary: str, body: str, urgency: str, replaces: int) -> int:
     from dbus_fast import Variant
 
     hints = {"urgency": Variant("y", URGENCY[urgency]), "desktop-entry": Variant("s", "asrd")}
-    reply = await _call("Notify", "susssasa{sv}i", ["asrd", replaces, ICON, summary, body, [], hints, -1])
+    reply = await _call(
+        "Notify", "susssasa{sv}i", ["asrd", replaces, ICON, summary, body, [], hints, -1]
+    )
     return int(reply[0])
 
 
@@ -114,7 +122,8 @@ async def notification_service() -> str:
 
 
 async def _call(member: str, signature: str, body: list[Any]) -> list[Any]:
-    """Call the session bus's notification service (Desktop Notifications Specification 1.2); return its answer."""
+    """Call the session bus's notification service (Desktop Notifications Specification 1.2); return
+    its answer."""
     from dbus_fast import Message, MessageType
     from dbus_fast.aio import MessageBus
 
@@ -124,7 +133,14 @@ async def _call(member: str, signature: str, body: list[Any]) -> list[Any]:
     bus = await MessageBus(bus_address=address).connect()
     try:
         reply = await bus.call(
-            Message(destination=name, path=path, interface=name, member=member, signature=signature, body=body)
+            Message(
+                destination=name,
+                path=path,
+                interface=name,
+                member=member,
+                signature=signature,
+                body=body,
+            )
         )
     finally:
         bus.disconnect()

@@ -1,7 +1,8 @@
 """Whether a Wayland session has a keyboard, asked of the compositor itself. Runs in the daemon.
 
-A session without one (a tablet, a screen without a desk) gets a keyboard for as long as `wtype` runs. A window hears
-of its keys only once it has answered to the new keyboard, so a busy window would miss them.
+A session without one (a tablet, a screen without a desk) gets a keyboard for as long as `wtype`
+runs. A window hears of its keys only once it has answered to the new keyboard, so a busy window
+would miss them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ Event = tuple[int, int, bytes]
 
 
 def has_keyboard(environment: Mapping[str, str]) -> bool:
-    """Return whether a seat of the session has a keyboard; True where the compositor does not tell."""
+    """Return whether a seat of the session has a keyboard; True where the compositor does not
+    tell."""
     name = environment.get("WAYLAND_DISPLAY") or "wayland-0"
     path = os.path.join(environment.get("XDG_RUNTIME_DIR") or "/", name)
     try:
@@ -46,7 +48,9 @@ def _capabilities(line: socket.socket) -> Iterator[int]:
             bound = arguments[:4] + _words(8) + b"wl_seat\0" + _words(1, FIRST_SEAT + seats)
             line.sendall(_request(REGISTRY, 0, bound))
             seats += 1
-        elif target == FIRST_SYNC:  # every seat is bound; its capabilities come before the next answer
+        elif (
+            target == FIRST_SYNC
+        ):  # every seat is bound; its capabilities come before the next answer
             line.sendall(_request(DISPLAY, 0, _words(FIRST_SEAT + seats)))
         elif target == FIRST_SEAT + seats:
             return

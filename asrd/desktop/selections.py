@@ -1,6 +1,8 @@
-"""The selections of a display: how each is read and set, and what has a lent text and sees it being fetched.
+"""The selections of a display: how each is read and set, and what has a lent text and sees it being
+fetched.
 
-X11 tells which program fetches; Wayland does not. Knows wl-copy, xclip and `x11`; runs in the daemon.
+X11 tells which program fetches; Wayland does not. Knows wl-copy, xclip and `x11`; runs in the
+daemon.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from asrd.errors import SinkError
 TEXT = "text/plain;charset=utf-8"
 
 ANSWER = 4.0
-"""Seconds that a display, or whoever owns a selection, gets to answer; a frozen owner costs them, then its content."""
+"""Seconds that a display, or whoever owns a selection, gets to answer; a frozen owner costs them,
+then its content."""
 
 X11 = (sys.executable, "-P", os.path.join(os.path.dirname(__file__), "x11.py"))
 """How `x11` is started, with `x11_environment`."""
@@ -63,23 +66,30 @@ def _x11(name: str) -> Selection:
     )
 
 
-SELECTIONS = {"wayland": (_wayland(), _wayland("--primary")), "x11": (_x11("clipboard"), _x11("primary")), "": ()}
+SELECTIONS = {
+    "wayland": (_wayland(), _wayland("--primary")),
+    "x11": (_x11("clipboard"), _x11("primary")),
+    "": (),
+}
 """Display system -> the clipboard, then the primary selection."""
 
 FETCHED = re.compile(rb"source\w*[@#]\d+\.send\(")
 """A line of wl-copy's trace of its protocol, under WAYLAND_DEBUG: somebody fetches."""
 
 TOOK_FOCUS = b"get_toplevel("
-"""Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes it."""
+"""Where only the focused program may set the clipboard, wl-copy opens a window for it, and closes
+it."""
 
 
 def x11_environment(environment: Environment) -> dict[str, str]:
-    """Return what `x11` is started with: as given, and asrd and its libraries are found where they are here."""
+    """Return what `x11` is started with: as given, and asrd and its libraries are found where they
+    are here."""
     return {**environment, "PYTHONPATH": paths.python_path()}
 
 
 def why(complaint: str) -> str:
-    """Return what a program's complaint means, as the rest of a sentence; never its own words, which may quote."""
+    """Return what a program's complaint means, as the rest of a sentence; never its own words,
+    which may quote."""
     known = {
         "virtual keyboard protocol": ": the compositor has no virtual keyboard",
         "a seat": ": the compositor has no seat",
@@ -99,7 +109,8 @@ class Holder(Protocol):
 
     @property
     def stays(self) -> bool:
-        """Whether it outlives its context. What it offered can still be fetched then by a late window."""
+        """Whether it outlives its context. What it offered can still be fetched then by a late
+        window."""
 
     @property
     def by_window(self) -> bool:
@@ -177,10 +188,11 @@ class X11Holder:
 
 
 class WaylandHolder:
-    """wl-copy, which leaves a child with the selection; its trace tells of fetches, but not by whom.
+    """wl-copy, which leaves a child with the selection; its trace tells of fetches, but not by
+    whom.
 
-    The child stays. A window that is late fetches what was offered when its key was pressed; from a program that has
-    ended it gets nothing, though another one offers the same by then.
+    The child stays. A window that is late fetches what was offered when its key was pressed; from a
+    program that has ended it gets nothing, though another one offers the same by then.
     """
 
     tells_who, stays, by_window = False, True, False
@@ -240,13 +252,21 @@ class WaylandHolder:
                 raise SinkError(f"{name} did not set the clipboard in time") from error
             raise
         if code:
-            raise SinkError(f"{name} could not set the clipboard{why(self._read().decode(errors='replace'))}")
+            raise SinkError(
+                f"{name} could not set the clipboard{why(self._read().decode(errors='replace'))}"
+            )
 
     async def __aexit__(self, *_: object) -> None:
         self._last = self._read()
-        fcntl.fcntl(self._trace, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)  # the child goes on writing its trace
+        fcntl.fcntl(
+            self._trace, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW
+        )  # the child goes on writing its trace
         os.close(self._trace)
         self._trace = -1
 
     def _read(self) -> bytes:
-        return os.pread(self._trace, os.fstat(self._trace).st_size, 0) if self._trace >= 0 else self._last
+        return (
+            os.pread(self._trace, os.fstat(self._trace).st_size, 0)
+            if self._trace >= 0
+            else self._last
+        )

@@ -1,8 +1,9 @@
-"""The graphical session around the daemon: its variables, its small programs, notifications and sound cues.
+"""The graphical session around the daemon: its variables, its small programs, notifications and
+sound cues.
 
-A user service starts before the compositor and outlives it, so nothing here is remembered: variables, programs and the
-bus are looked up each time. Knows nothing of what is said; no text of a take passes through notifications or cues.
-Runs in the daemon.
+A user service starts before the compositor and outlives it, so nothing here is remembered:
+variables, programs and the bus are looked up each time. Knows nothing of what is said; no text of a
+take passes through notifications or cues. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ log = logging.getLogger("asrd.desktop")
 def session(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables with which a program reaches the graphical session.
 
-    The process's own, and where they name no display that lives, the user manager's over them: that is where a
-    compositor announces itself after the service was started. Takes milliseconds, at most 2 s.
+    The process's own, and where they name no display that lives, the user manager's over them: that
+    is where a compositor announces itself after the service was started. Takes milliseconds, at
+    most 2 s.
     """
     own = dict(os.environ if environment is None else environment)
     return own if kind(own) else own | _managers(own)
@@ -31,12 +33,16 @@ def kind(environment: Mapping[str, str]) -> str:
     wayland, x11 = _wayland_lives(environment), bool(environment.get("DISPLAY"))
     if wayland and not (x11 and environment.get("XDG_SESSION_TYPE") == "x11"):
         return "wayland"
-    return "x11" if x11 and environment.get("XDG_SESSION_TYPE") != "wayland" else ""  # else it is XWayland's
+    return (
+        "x11" if x11 and environment.get("XDG_SESSION_TYPE") != "wayland" else ""
+    )  # else it is XWayland's
 
 
 def _wayland_lives(environment: Mapping[str, str]) -> bool:
     name = environment.get("WAYLAND_DISPLAY", "")
-    return bool(name) and os.path.exists(os.path.join(environment.get("XDG_RUNTIME_DIR", "/"), name))
+    return bool(name) and os.path.exists(
+        os.path.join(environment.get("XDG_RUNTIME_DIR", "/"), name)
+    )
 
 
 def _managers(own: Mapping[str, str]) -> dict[str, str]:
@@ -49,12 +55,20 @@ def _managers(own: Mapping[str, str]) -> dict[str, str]:
     except (OSError, subprocess.SubprocessError) as error:
         log.debug("no variables from the user manager: %s", error)
         return {}
-    wanted = ("DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY", "XDG_SESSION_TYPE", "XDG_CURRENT_DESKTOP", "SWAYSOCK")
+    wanted = (
+        "DISPLAY",
+        "WAYLAND_DISPLAY",
+        "XAUTHORITY",
+        "XDG_SESSION_TYPE",
+        "XDG_CURRENT_DESKTOP",
+        "SWAYSOCK",
+    )
     return {name: value for name, value in _assignments(shown) if name in wanted}
 
 
 def _assignments(lines: str) -> Iterator[tuple[str, str]]:
-    """Yield what `NAME=value` lines say, quoted as systemd quotes: bare, or $'...' with backslashes."""
+    """Yield what `NAME=value` lines say, quoted as systemd quotes: bare, or $'...' with
+    backslashes."""
     for line in lines.splitlines():
         name, _, value = line.partition("=")
         if value.startswith("$'"):

@@ -1,8 +1,9 @@
 """Where text goes: standard output, the focused window, the clipboard, a command.
 
-A sink either delivers a text exactly or raises SinkError; no text is ever in a log line, an error or an argument list.
-What can type is not guessed from the desktop's name: each way is tried, its success checked as far as it can be, and
-the next one follows; the last is the clipboard with a notification. Runs in the daemon.
+A sink either delivers a text exactly or raises SinkError; no text is ever in a log line, an error
+or an argument list. What can type is not guessed from the desktop's name: each way is tried, its
+success checked as far as it can be, and the next one follows; the last is the clipboard with a
+notification. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ log = logging.getLogger("asrd.sinks")
 
 
 LOOK_SECONDS = 0.02
-"""Between two looks at an output that is full, where the system does not tell sooner that it is not."""
+"""Between two looks at an output that is full, where the system does not tell sooner that it is
+not."""
 
 SIGNALLED = 128
 """From this exit code on a shell tells that a signal ended its command."""
@@ -80,17 +82,17 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
     """
     shown = on_desktop or Desktop(settings.notify, settings.cues)
     made: list[Sink] = []
-    commands: list[Command] = []
+    commands: list[CommandSink] = []
     for name in dict.fromkeys(settings.sinks):
         if name.startswith("command:") and name.removeprefix("command:").strip():
-            commands.append(Command(name.removeprefix("command:").strip()))
+            commands.append(CommandSink(name.removeprefix("command:").strip()))
             made.append(commands[-1])
         elif name == "stdout":
-            made.append(Stdout())
+            made.append(StdoutSink())
         elif name == "clipboard":
-            made.append(Clipboard())
+            made.append(ClipboardSink())
         elif name in ("type", "paste"):
-            made.append(Window(name, shown, settings.type_delay))
+            made.append(WindowSink(name, shown, settings.type_delay))
         elif name not in ("journal", "none"):
             raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, SINKS))
     names = sink_names(command.key for command in commands)
@@ -99,7 +101,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
     return made
 
 
-class Stdout:
+class StdoutSink:
     """One line on standard output for each text; spaces around it are left out."""
 
     name = key = "stdout"
@@ -136,7 +138,8 @@ class Stdout:
 
 
 async def _room(descriptor: int) -> None:
-    """Wait until somebody may have read what was written, and no longer than until the next look."""
+    """Wait until somebody may have read what was written, and no longer than until the next
+    look."""
     loop, room = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_writer(descriptor, room.set)
@@ -151,11 +154,12 @@ async def _room(descriptor: int) -> None:
         loop.remove_writer(descriptor)
 
 
-class Command:
+class CommandSink:
     """A command line of the shell with the text on its standard input.
 
     Args:
-        line: what /bin/sh runs, in a process group of its own; its output goes nowhere, as it might hold the text.
+        line: what /bin/sh runs, in a process group of its own; its output goes nowhere, as it might
+            hold the text.
         limit: seconds after which the group is ended, with SIGTERM and half a second later SIGKILL.
     """
 
@@ -170,7 +174,13 @@ class Command:
         environment = await _session()
         try:
             ended = await run(
-                "/bin/sh", "-c", self.line, environment=environment, text=text.encode(), limit=self.limit, grace=0.5
+                "/bin/sh",
+                "-c",
+                self.line,
+                environment=environment,
+                text=text.encode(),
+                limit=self.limit,
+                grace=0.5,
             )
         except SinkError as error:
             if isinstance(error.__cause__, TimeoutError):
@@ -181,12 +191,17 @@ class Command:
             raise
         if ended.code:
             ending = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code}"
-            refused = 0 < ended.code < SIGNALLED  # a code says so; whatever was killed may have had the text before
+            refused = (
+                0 < ended.code < SIGNALLED
+            )  # a code says so; whatever was killed may have had the text before
             kind = SinkError if refused else UncertainError
-            raise kind(f"{self.name} ended with {ending}", "run it in a terminal with a text on its standard input")
+            raise kind(
+                f"{self.name} ended with {ending}",
+                "run it in a terminal with a text on its standard input",
+            )
 
 
-class Clipboard:
+class ClipboardSink:
     """The clipboard; what was in it is replaced."""
 
     name = key = "clipboard"
@@ -203,7 +218,7 @@ Way = tuple[str, Callable[[], Awaitable[None]]]
 """A way into the focused window: what to call it, and the try."""
 
 
-class Window:
+class WindowSink:
     """The focused window, by typing or by pasting.
 
     Args:
@@ -220,7 +235,8 @@ class Window:
         self._turn = asyncio.Lock()
 
     async def deliver(self, text: str) -> str | None:
-        """Try each way that this session could have; the last is the clipboard and a notification."""
+        """Try each way that this session could have; the last is the clipboard and a
+        notification."""
         async with self._turn:  # a retry may want the clipboard while it is lent for another text
             return await self._deliver(text)
 
@@ -264,7 +280,9 @@ class Window:
         try:
             await clipboard.put(text, environment)
         except SinkError as error:
-            raise SinkError(f"nothing can type here ({reasons}), and {error.message}", hint) from error
+            raise SinkError(
+                f"nothing can type here ({reasons}), and {error.message}", hint
+            ) from error
         self._went(f"clipboard, as nothing can type here ({reasons})")
         await self._shown.notify(IN_CLIPBOARD, "Nothing could type it here: paste it with Ctrl+V.")
         return IN_CLIPBOARD.lower()
@@ -272,8 +290,15 @@ class Window:
     async def _tell_unproved(self, error: UnprovedError) -> str:
         """Say that a text was pasted and may be missing; it is in the clipboard already."""
         way = f"clipboard, as {error.message}"
-        journal.event("in-clipboard", f"{self.name}: {error.message}; {error.hint}", logging.WARNING, sink=self.name)
-        known = way == self.way and "Wayland" in way  # it cannot tell the next time either: once is enough
+        journal.event(
+            "in-clipboard",
+            f"{self.name}: {error.message}; {error.hint}",
+            logging.WARNING,
+            sink=self.name,
+        )
+        known = (
+            way == self.way and "Wayland" in way
+        )  # it cannot tell the next time either: once is enough
         self._went(way)
         if not known:
             body = "It was pasted, but the window was not seen to take it. If it is missing, press Ctrl+V."
@@ -291,9 +316,11 @@ async def _session() -> dict[str, str]:
 
 
 def survey(environment: Mapping[str, str] | None = None) -> list[Check]:
-    """Return what works in this session and what does not, by trying without typing; takes at most seconds.
+    """Return what works in this session and what does not, by trying without typing; takes at most
+    seconds.
 
-    The first is the verdict on the sink `type`; the others are what it and the other sinks stand on.
+    The first is the verdict on the sink `type`; the others are what it and the other sinks stand
+    on.
     """
     here = {**session.session(environment), **UTF8}
     system = kind(here)
@@ -307,10 +334,23 @@ def survey(environment: Mapping[str, str] | None = None) -> list[Check]:
     by_pasting_only = typing in ("dotool", "ydotool")
     if typing and (board.works or not by_pasting_only):
         alone = typing == "xdotool" and not board.works
-        verdict = Check("type", True, f"by {typing}" + (", ASCII on the US layout only" * alone), board.fix * alone)
+        verdict = Check(
+            "type",
+            True,
+            f"by {typing}" + (", ASCII on the US layout only" * alone),
+            board.fix * alone,
+        )
     else:
-        fix = (board.fix if typing else "") or next((tool.fix for tool in tools if tool.fix), "") or board.fix
-        where = "to the clipboard, with a notification" if board.works else "nowhere: asrd last shows it"
+        fix = (
+            (board.fix if typing else "")
+            or next((tool.fix for tool in tools if tool.fix), "")
+            or board.fix
+        )
+        where = (
+            "to the clipboard, with a notification"
+            if board.works
+            else "nowhere: asrd last shows it"
+        )
         verdict = Check("type", False, f"nothing can type here; text goes {where}", fix)
     return [verdict, _display(system, here), *tools, board, _notifications(), _cues()]
 
@@ -322,7 +362,11 @@ def _display(system: str, here: Environment) -> Check:
         fix = fix if hints.managed() else "start asrd in a terminal of the desktop: asrd run"
         return Check("session", False, "no WAYLAND_DISPLAY and no DISPLAY", fix)
     name = here.get("XDG_CURRENT_DESKTOP") or "unknown desktop"
-    return Check("session", True, f"{system}, {name}, {here['WAYLAND_DISPLAY' if system == 'wayland' else 'DISPLAY']}")
+    return Check(
+        "session",
+        True,
+        f"{system}, {name}, {here['WAYLAND_DISPLAY' if system == 'wayland' else 'DISPLAY']}",
+    )
 
 
 def _board(system: str, here: Environment) -> Check:
@@ -343,16 +387,26 @@ def _notifications() -> Check:
     if service:
         return Check("notifications", True, f"shown by {service}")
     if not notifications.bus_address(os.environ):
-        return Check("notifications", False, "there is no session bus", "export XDG_RUNTIME_DIR=/run/user/$(id -u)")
+        return Check(
+            "notifications",
+            False,
+            "there is no session bus",
+            "export XDG_RUNTIME_DIR=/run/user/$(id -u)",
+        )
     if not notifications.bus_answers(os.environ):
         alone = "dbus-run-session -- asrd run"
         hint = f"systemctl --user start dbus, or: {alone}" if hints.managed() else alone
         return Check("notifications", False, "the session bus does not answer", hint)
-    return Check("notifications", False, "no service on the session bus shows them", install("dunst"))
+    return Check(
+        "notifications", False, "no service on the session bus shows them", install("dunst")
+    )
 
 
 def _cues() -> Check:
     player = next(filter(shutil.which, notifications.PLAYERS), "")
     return Check(
-        "cues", bool(player), f"by {player}" if player else "no player", "" if player else install("alsa-utils")
+        "cues",
+        bool(player),
+        f"by {player}" if player else "no player",
+        "" if player else install("alsa-utils"),
     )

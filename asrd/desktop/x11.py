@@ -9,8 +9,9 @@
 
 A clipboard manager fetches what is in the clipboard, too. X11 names the window for which a text is
 fetched, and the number of a window names the client that made it. A program may have several
-clients, so their processes count as well. Imports nothing of asrd, and no verb ever prints the text.
-`clipboard` and `keyboard` start it, and end it when it takes too long: a stopped server never answers.
+clients, so their processes count as well. Imports nothing of asrd, and no verb ever prints the
+text. `clipboard` and `keyboard` start it, and end it when it takes too long: a stopped server never
+answers.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ US_KEYS = {RETURN_KEYCODE: (RETURN_KEYSYM, RETURN_KEYSYM)} | {
 TEXT_TYPES = ("UTF8_STRING", "text/plain;charset=utf-8", "text/plain", "TEXT", "STRING")
 
 
-class Server:
+class X11Server:
     """A connection to the X server of the environment."""
 
     def __init__(self) -> None:
@@ -83,7 +84,7 @@ class Owner:
         RuntimeError: the server did not give us a selection.
     """
 
-    def __init__(self, server: Server, text: bytes) -> None:
+    def __init__(self, server: X11Server, text: bytes) -> None:
         self._server, self._core, self._text = server, server.core, text
         self._targets = server.atom("TARGETS")
         self._types = {server.atom(name): name for name in TEXT_TYPES}
@@ -99,7 +100,10 @@ class Owner:
             if self._core.GetSelectionOwner(selection).reply().owner != self._window:
                 raise RuntimeError(f"another program keeps {name}")
         focus = int(self._core.GetInputFocus().reply().focus)
-        has_focus = focus not in (xcffib.xproto.InputFocus._None, xcffib.xproto.InputFocus.PointerRoot)
+        has_focus = focus not in (
+            xcffib.xproto.InputFocus._None,
+            xcffib.xproto.InputFocus.PointerRoot,
+        )
         self._client = server.client(focus) if has_focus else 0
         self._process = server.process(focus) if has_focus else 0
 
@@ -121,7 +125,8 @@ class Owner:
         return bool(self._process) and self._server.process(requestor) == self._process
 
     def _answer(self, event: xcffib.xproto.SelectionRequestEvent) -> bool:
-        """Hand the text over, or say in which types it is there; return whether the text was handed over."""
+        """Hand the text over, or say in which types it is there; return whether the text was handed
+        over."""
         kept = event.property or event.target  # clients of before 1993 name none
         content = self._content(event.target)
         try:
@@ -140,7 +145,9 @@ class Owner:
             return False
         return content is not None
 
-    def _change(self, window: int, kept: int, type_: int, bits: int, content: bytes | list[int]) -> None:
+    def _change(
+        self, window: int, kept: int, type_: int, bits: int, content: bytes | list[int]
+    ) -> None:
         replace = xcffib.xproto.PropMode.Replace
         self._core.ChangeProperty(
             replace, window, kept, type_, bits, len(content), content, is_checked=True
@@ -162,12 +169,13 @@ def types_us(columns: list[list[int]], shifts: list[int]) -> bool:
     """Return whether xdotool types ASCII exactly on a keyboard (pure).
 
     xdotool takes the first key that has a sign, and presses the modifiers of the level on which it
-    is. That goes wrong beyond Shift, with dead keys and with a second layout. So each sign has to be
-    where the US layout has it, and on no key before.
+    is. That goes wrong beyond Shift, with dead keys and with a second layout. So each sign has to
+    be where the US layout has it, and on no key before.
 
     Args:
-        columns: keysyms of each keycode from `FIRST_KEYCODE` on, as the core protocol lists them: of
-            the first layout without and with Shift, of the second layout likewise, then the rest.
+        columns: keysyms of each keycode from `FIRST_KEYCODE` on, as the core protocol lists them:
+            of the first layout without and with Shift, of the second layout likewise, then the
+            rest.
         shifts: the keycodes that are Shift.
     """
     first_with: dict[int, int] = {}
@@ -192,7 +200,7 @@ def _same(found: list[int], plain: int, shifted: int) -> bool:
     return found[1] == shifted or (plain == shifted and not found[1])
 
 
-def keys(server: Server) -> str:
+def keys(server: X11Server) -> str:
     """Return the facts about the keyboard."""
     first, last = server.setup.min_keycode, server.setup.max_keycode
     mapping = server.core.GetKeyboardMapping(first, last - first + 1).reply()
@@ -211,8 +219,9 @@ def keys(server: Server) -> str:
     return " ".join(facts)
 
 
-def _has_reader(server: Server) -> bool:
-    """Return whether keys reach a window: the one with the focus, or where there is none the one under the pointer."""
+def _has_reader(server: X11Server) -> bool:
+    """Return whether keys reach a window: the one with the focus, or where there is none the one
+    under the pointer."""
     focus = int(server.core.GetInputFocus().reply().focus)
     root = server.setup.roots[0].root
     if focus == xcffib.xproto.InputFocus._None:
@@ -222,7 +231,7 @@ def _has_reader(server: Server) -> bool:
     return True
 
 
-def caps(server: Server) -> None:
+def caps(server: X11Server) -> None:
     """Switch Caps Lock on."""
     keyboard = _xkb(server)
     keyboard.LatchLockState(
@@ -230,7 +239,7 @@ def caps(server: Server) -> None:
     ).check()  # fmt: skip
 
 
-def _xkb(server: Server) -> xcffib.xkb.xkbExtension:
+def _xkb(server: X11Server) -> xcffib.xkb.xkbExtension:
     keyboard = server.connection(xcffib.xkb.key)
     keyboard.UseExtension(1, 0).reply()
     return keyboard
@@ -243,7 +252,7 @@ def _say(line: str) -> None:
 
 def main(verb: str) -> None:
     """Do one verb."""
-    server = Server()
+    server = X11Server()
     if verb == "lend":
         Owner(server, sys.stdin.buffer.read()).serve()
     elif verb == "keys":

@@ -1,8 +1,10 @@
-"""What is done with a recording once its text is out: its sound is read for the shadow, deleted or kept, old ones go.
+"""What is done with a recording once its text is out: its sound is read for the shadow, deleted or
+kept, old ones go.
 
-How long that takes grows with the recording: the kernel gives back each page of a file that is deleted. So it is done
-in threads, and neither the text nor the next recording waits for it. A process that is killed before it is done leaves
-a recording that is delivered by what lies beside it; the next start puts it away. Runs in the daemon.
+How long that takes grows with the recording: the kernel gives back each page of a file that is
+deleted. So it is done in threads, and neither the text nor the next recording waits for it. A
+process that is killed before it is done leaves a recording that is delivered by what lies beside
+it; the next start puts it away. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -11,14 +13,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from asrd.dictation.recording import Recording, Told
+from asrd.dictation.recording import Dictation, DictationResult
 from asrd.dictation.shadow import Shadow
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 
 log = logging.getLogger("asrd")
 
 MOMENT_SECONDS = 0.05
-"""Time that the text gets to reach whoever waits for it: deleting an hour takes a core a tenth of a second."""
+"""Time that the text gets to reach whoever waits for it: deleting an hour takes a core a tenth of a
+second."""
 
 
 class Cleanup:
@@ -38,7 +41,7 @@ class Cleanup:
         """Whether anything is still to be put away."""
         return bool(self._tasks)
 
-    def begin(self, one: Recording, told: Told, spool: Spool) -> None:
+    def begin(self, one: Dictation, told: DictationResult, spool: RecordingStore) -> None:
         """Put away a recording, by what became of it."""
         task = asyncio.create_task(self._put_away(one, told, spool))
         self._tasks.add(task)
@@ -49,7 +52,7 @@ class Cleanup:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _put_away(self, one: Recording, told: Told, spool: Spool) -> None:
+    async def _put_away(self, one: Dictation, told: DictationResult, spool: RecordingStore) -> None:
         if told.outcome != "kept":  # which deletes nothing of its own
             await asyncio.sleep(MOMENT_SECONDS)
         if told.outcome in ("delivered", "empty"):

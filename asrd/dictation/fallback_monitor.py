@@ -1,7 +1,8 @@
-"""A rung was left: who is told, what is remembered, and when it may return.
+"""A candidate was left: who is told, what is remembered, and when it may return.
 
-Gathers the figures that `triggers` judges, tells the journal and a person once for each step, and says for the status
-that less runs than was asked for. Decides nothing by itself and starts nothing. Runs in the daemon.
+Gathers the figures that `triggers` judges, tells the journal and a person once for each step, and
+says for the status that less runs than was asked for. Decides nothing by itself and starts nothing.
+Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from asrd import journal, protocol
 from asrd.config.settings import Settings, budget
 from asrd.dictation import fallback_triggers, metrics
-from asrd.dictation.fallback_triggers import Verdict
+from asrd.dictation.fallback_triggers import Trigger
 from asrd.engine import baseline
 from asrd.engine.engine import Engine
 from asrd.errors import AsrdError
@@ -32,19 +33,19 @@ Warn = Callable[[str, str], None]
 """Shows a person a summary and a sentence."""
 
 
-class Demotion:
+class FallbackMonitor:
     """What a daemon remembers of the engine in service.
 
     Args:
         settings: for the limits.
         engine: the one in service.
-        warn: called once for each rung that is left.
+        warn: called once for each candidate that is left.
     """
 
     def __init__(self, settings: Settings, engine: Engine, warn: Warn) -> None:
         self.settings, self.wanted = settings, wanted(engine.plan)
-        self._serving = engine.plan.rungs[0].name
-        self.calm = fallback.Calm(settings.promote_after)
+        self._serving = engine.plan.candidates[0].name
+        self.calm = fallback.RetryBackoff(settings.promote_after)
         self._warn = warn
         recent = 4 * fallback_triggers.RECENT
         self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=recent)
@@ -64,58 +65,74 @@ class Demotion:
         if phase == "final":
             self._costs.append((answer.hypothesis.precision, seconds, answer.seconds))
 
-    def judge(self, engine: Engine, memory: Memory | None, shadow: dict[str, Any]) -> Verdict | None:
-        """Return why the rung in service is to be left, by what is known since it took over.
+    def judge(
+        self, engine: Engine, memory: Memory | None, shadow: dict[str, Any]
+    ) -> Trigger | None:
+        """Return why the candidate in service is to be left, by what is known since it took over.
 
         Args:
             memory: the last reading of the worker's ledger.
             shadow: the disagreement with FP32 (`shadow.Shadow.figures`).
         """
-        rung, limits = engine.rung, self.settings
-        known = baseline.known(limits.model, rung.device) if not fallback.plain(rung.precision) else None
+        candidate, limits = engine.candidate, self.settings
+        known = (
+            baseline.find(limits.model, candidate.device)
+            if not fallback.plain(candidate.precision)
+            else None
+        )
         fp32 = known.strategies.get(BASELINE.name) if known else None
-        costs = [(seconds, spent) for name, seconds, spent in self._costs if name == rung.precision.name]
+        costs = [
+            (seconds, spent)
+            for name, seconds, spent in self._costs
+            if name == candidate.precision.name
+        ]
         failures, buffers = engine.failures - self._forgiven, self._buffers
         if buffers > PERIOD:
             self._buffers, self._forgiven = 0, engine.failures
         found = (
             fallback_triggers.failing(failures, buffers, limits.demote_failures)
-            or fallback_triggers.heavy(memory, fp32, limits.demote_memory, _budget(limits, rung.device))
+            or fallback_triggers.heavy(
+                memory, fp32, limits.demote_memory, _budget(limits, candidate.device)
+            )
             or fallback_triggers.slow(costs, fp32, limits.demote_slower)
         )
-        if found is None and shadow.get("strategy") == rung.precision.name:
-            found = fallback_triggers.changing(shadow["changed"], shadow["words"], shadow["low"], limits.demote_changed)
-        return None if found is None or (rung.name, found.kind) in self._in_vain else found
+        if found is None and shadow.get("strategy") == candidate.precision.name:
+            found = fallback_triggers.changing(
+                shadow["changed"], shadow["words"], shadow["low"], limits.demote_changed
+            )
+        return None if found is None or (candidate.name, found.kind) in self._in_vain else found
 
-    def in_vain(self, engine: Engine, verdict: Verdict) -> None:
-        """No rung would help; that is said once."""
-        self._in_vain.add((engine.rung.name, verdict.kind))
+    def in_vain(self, engine: Engine, verdict: Trigger) -> None:
+        """No candidate would help; that is said once."""
+        self._in_vain.add((engine.candidate.name, verdict.kind))
         journal.event(
             "rejected",
-            f"{engine.rung.name} stays in use, as no other precision would help: {verdict.detail}",
+            f"{engine.candidate.name} stays in use, as no other precision would help: {verdict.detail}",
             logging.WARNING,
-            strategy=engine.rung.name,
+            strategy=engine.candidate.name,
             kind=verdict.kind,
             **verdict.figures,
         )
 
     def tell(self, engine: Engine) -> None:
         """Tell what the engine in service has left since this was asked last, or come back to."""
-        fresh, before = tell_rejected(engine), self._serving
-        if not engine.rungs or engine.rung.name == before:
+        fresh, before = log_rejected(engine), self._serving
+        if not engine.candidates or engine.candidate.name == before:
             return
-        cause = next((one for one in (*fresh, *engine.rejected) if one.rung == before), None)
-        if cause is None:  # it was not left: a better one may be tried again since the model was parked
+        cause = next((one for one in (*fresh, *engine.rejected) if one.candidate == before), None)
+        if (
+            cause is None
+        ):  # it was not left: a better one may be tried again since the model was parked
             if engine.ready is not None:
                 self._come_back(engine)
-                if engine.rung.name == self.wanted:
+                if engine.candidate.name == self.wanted:
                     self.calm.tried(time.monotonic(), held=True)
             return
-        self._serving = engine.rung.name
+        self._serving = engine.candidate.name
         self._buffers, self._forgiven = 0, engine.failures
-        if fallback.again(engine.plan, engine.left, engine.rungs, engine.rejected):
+        if fallback.again(engine.plan, engine.left, engine.candidates, engine.rejected):
             self.calm.trouble(time.monotonic())
-        to = engine.rung.name
+        to = engine.candidate.name
         said = f"fell back from {before} to {to}: {cause.detail}"
         journal.event(
             "demoted",
@@ -131,22 +148,27 @@ class Demotion:
         self._warn("Another precision", said)
 
     def promoted(self, engine: Engine) -> None:
-        """A better rung is in service again, in an engine of its own."""
-        tell_rejected(engine)
+        """A better candidate is in service again, in an engine of its own."""
+        log_rejected(engine)
         self._come_back(engine)
 
     def _come_back(self, engine: Engine) -> None:
-        before, self._serving = self._serving, engine.rung.name
+        before, self._serving = self._serving, engine.candidate.name
         self._buffers, self._forgiven = 0, engine.failures
         self._costs.clear()  # what it cost before it was left says nothing of today
-        to = engine.rung.name
-        journal.event("promoted", f"{to} is tried again in place of {before}", strategy=to, before=before)
+        to = engine.candidate.name
+        journal.event(
+            "promoted", f"{to} is tried again in place of {before}", strategy=to, before=before
+        )
 
     def below(self, engine: Engine) -> dict[str, Any] | None:
-        """Return what was asked for, why it does not run and when it is tried again; None where it runs."""
-        if not engine.rungs or engine.rung.name == self.wanted:
+        """Return what was asked for, why it does not run and when it is tried again; None where it
+        runs."""
+        if not engine.candidates or engine.candidate.name == self.wanted:
             return None
-        rejected: list[Rejected] = [one for one in engine.rejected if one.rung == self.wanted] or engine.rejected[-1:]
+        rejected: list[Rejected] = [
+            one for one in engine.rejected if one.candidate == self.wanted
+        ] or engine.rejected[-1:]
         left = self.calm.left(time.monotonic())
         return {
             "wanted": self.wanted,
@@ -157,17 +179,20 @@ class Demotion:
 
 
 def wanted(plan: Plan) -> str:
-    """Return the rung that was asked for, which the plan may have left out for the hardware's sake or the budget's."""
-    refused = plan.rejected and plan.rejected[0].rung == plan.requested
-    return plan.requested if refused else plan.rungs[0].name
+    """Return the candidate that was asked for, which the plan may have left out for the hardware's
+    sake or the budget's."""
+    refused = plan.rejected and plan.rejected[0].candidate == plan.requested
+    return plan.requested if refused else plan.candidates[0].name
 
 
-def tell_rejected(engine: Engine) -> list[Rejected]:
-    """Write down which rungs are out since this was asked last, and return them."""
+def log_rejected(engine: Engine) -> list[Rejected]:
+    """Write down which candidates are out since this was asked last, and return them."""
     fresh = engine.told()
     for one in fresh:
-        said = f"{one.rung} is not used: {with_hint(one.detail, one.hint)}"
-        journal.event("rejected", said, logging.WARNING, strategy=one.rung, kind=one.kind, **one.figures)
+        said = f"{one.candidate} is not used: {with_hint(one.detail, one.hint)}"
+        journal.event(
+            "rejected", said, logging.WARNING, strategy=one.candidate, kind=one.kind, **one.figures
+        )
     return fresh
 
 

@@ -1,7 +1,8 @@
-"""What the daemon does while nobody speaks: it tries a better rung again, and hears takes once more in FP32.
+"""What the daemon does while nobody speaks: it tries a better candidate again, and hears takes once
+more in FP32.
 
-Both wait until nobody has spoken for a while and the machine rests, and end at once when a key is pressed. Runs in the
-daemon.
+Both wait until nobody has spoken for a while and the machine rests, and end at once when a key is
+pressed. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 
 from asrd.config.settings import idle_seconds
 from asrd.dictation import shadow
-from asrd.dictation.transcriber import Scribe
+from asrd.dictation.transcriber import Transcriber
 from asrd.engine.capacity import fits_beside
 from asrd.engine.planner import start_for
 from asrd.errors import AsrdError
@@ -24,19 +25,23 @@ from asrd.precision import fallback, gpu_power
 log = logging.getLogger("asrd")
 
 
-class Rest:
-    """The jobs of one scribe that can wait.
+class IdleTasks:
+    """The jobs of one transcriber that can wait.
 
     Args:
-        scribe: whose engine it is.
+        transcriber: whose engine it is.
     """
 
-    def __init__(self, scribe: Scribe) -> None:
-        self.scribe = scribe
+    def __init__(self, transcriber: Transcriber) -> None:
+        self.transcriber = transcriber
         self._job: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
         self._quiet_since = time.monotonic()
-        scribe.disturb, scribe.undisturbed, scribe.settled = self.disturb, self.undisturbed, self.settled
+        transcriber.disturb, transcriber.undisturbed, transcriber.settled = (
+            self.disturb,
+            self.undisturbed,
+            self.settled,
+        )
 
     def settled(self) -> None:
         """Quiet begins anew; there may be something else to do in it."""
@@ -58,11 +63,11 @@ class Rest:
     @property
     def due(self) -> float | None:
         """Seconds until there is something to do; None while there is nothing, or no rest."""
-        scribe, now = self.scribe, time.monotonic()
-        if not scribe.still:
+        transcriber, now = self.transcriber, time.monotonic()
+        if not transcriber.still:
             return None
         quiet = max(0.0, self._quiet_since + shadow.QUIET - now)
-        known = [scribe.demotion.calm.left(now), quiet if scribe.shadow.waiting else None]
+        known = [transcriber.demotion.calm.left(now), quiet if transcriber.shadow.waiting else None]
         return min((max(quiet, each) for each in known if each is not None), default=None)
 
     async def run(self) -> None:
@@ -91,60 +96,70 @@ class Rest:
             log.error("what could wait failed: %s", error, exc_info=error)
 
     async def _jobs(self) -> None:
-        scribe = self.scribe
-        if scribe.demotion.calm.left(time.monotonic()) == 0.0 and not self._would_wake():
+        transcriber = self.transcriber
+        if transcriber.demotion.calm.left(time.monotonic()) == 0.0 and not self._would_wake():
             await self.promote()
-        if scribe.shadow.waiting:
-            await scribe.shadow.work(scribe.settings, scribe.in_use, scribe.engine.on_card)
-            if scribe.engine.ready is not None:
-                await scribe.judge()
+        if transcriber.shadow.waiting:
+            await transcriber.shadow.work(
+                transcriber.settings, transcriber.in_use, transcriber.engine.on_card
+            )
+            if transcriber.engine.ready is not None:
+                await transcriber.judge()
 
     def _would_wake(self) -> bool:
-        """Return whether a better rung can wait: its card sleeps, and the next recording after `idle` tries it anyway.
+        """Return whether a better candidate can wait: its card sleeps, and the next recording after
+        `idle` tries it anyway.
 
         Without `idle` the model is meant to stay on the card, and no such recording comes.
         """
-        scribe = self.scribe
-        on_cpu = scribe.engine.ready is not None and not scribe.engine.on_card
-        return on_cpu and idle_seconds(scribe.settings.idle) is not None and gpu_power.asleep()
+        transcriber = self.transcriber
+        on_cpu = transcriber.engine.ready is not None and not transcriber.engine.on_card
+        return on_cpu and idle_seconds(transcriber.settings.idle) is not None and gpu_power.asleep()
 
     async def promote(self) -> bool:
-        """Try the rungs whose trouble may be over: beside the one in service where the memory allows, else instead.
+        """Try the candidates whose trouble may be over: beside the one in service where the memory
+        allows, else instead.
 
-        Returns whether another rung is in service now.
+        Returns whether another candidate is in service now.
         """
-        scribe, old = self.scribe, self.scribe.engine
-        served, settings, memory = scribe.demotion, scribe.settings, scribe.memory
-        plan = fallback.again(old.plan, old.left, old.rungs, old.rejected)
-        if plan is None or not old.rungs:
+        transcriber, old = self.transcriber, self.transcriber.engine
+        served, settings, memory = transcriber.demotion, transcriber.settings, transcriber.memory
+        plan = fallback.again(old.plan, old.left, old.candidates, old.rejected)
+        if plan is None or not old.candidates:
             served.calm.tried(time.monotonic(), held=True)
             return False
-        start = start_for(msgspec.structs.replace(settings, vram_budget=""))  # the limit is known, and asking wakes
-        new = scribe.engine_for(plan, msgspec.structs.replace(start, vram_limit=old.template.vram_limit))
-        parked = old.pid is None  # it starts with the next recording, and until then no card is asked
-        beside = parked or await asyncio.to_thread(fits_beside, settings, scribe.in_use)
+        start = start_for(
+            msgspec.structs.replace(settings, vram_budget="")
+        )  # the limit is known, and asking wakes
+        new = transcriber.engine_for(
+            plan, msgspec.structs.replace(start, vram_limit=old.template.vram_limit)
+        )
+        parked = (
+            old.pid is None
+        )  # it starts with the next recording, and until then no card is asked
+        beside = parked or await asyncio.to_thread(fits_beside, settings, transcriber.in_use)
         taken = False
         try:
             if beside and not parked:
-                await scribe.prove(new, settings, strict=False)
-            async with scribe.turns.alone():
+                await transcriber.prove(new, settings, strict=False)
+            async with transcriber.turns.alone():
                 if not beside:
                     await old.stop()
-                    await scribe.prove(new, settings, strict=False)
-                taken = scribe.engine is old and len(new.rungs) > len(old.rungs)
+                    await transcriber.prove(new, settings, strict=False)
+                taken = transcriber.engine is old and len(new.candidates) > len(old.candidates)
                 if taken:
-                    scribe.engine = new
+                    transcriber.engine = new
                     if not parked:  # else it is told when it has proved itself
                         served.promoted(new)
-                    served.calm.tried(time.monotonic(), held=new.rung == plan.rungs[0])
+                    served.calm.tried(time.monotonic(), held=new.candidate == plan.candidates[0])
         except AsrdError as error:
-            log.info("no better rung holds: %s", error.message)
+            log.info("no better candidate holds: %s", error.message)
         finally:
             if not taken:
-                scribe.memory = memory
+                transcriber.memory = memory
             await (old if taken else new).stop()
         if not taken:
             served.calm.tried(time.monotonic(), held=False)
         if not (taken or beside):
-            await scribe.load()
+            await transcriber.load()
         return taken

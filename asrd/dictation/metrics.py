@@ -1,4 +1,5 @@
-"""What a take cost, as the journal tells it: counts and figures, the text only where the user wants it there.
+"""What a take cost, as the journal tells it: counts and figures, the text only where the user wants
+it there.
 
 Knows the fields of the entries; measures nothing itself. Runs in the daemon.
 """
@@ -14,7 +15,7 @@ import msgspec
 from asrd import journal, protocol
 from asrd.audio import devices, levels
 from asrd.config.settings import Settings, budget
-from asrd.dictation.recording import Recording, Told
+from asrd.dictation.recording import Dictation, DictationResult
 from asrd.engine import baseline
 from asrd.precision import gpus
 from asrd.precision import ledger as precision_ledger
@@ -23,7 +24,13 @@ from asrd.text.spacing import word_count
 from asrd.text.wording import counted
 
 
-def tell_take(one: Recording, told: Told, model: str, ready: protocol.Ready | None, memory: Memory | None) -> None:
+def log_dictation(
+    one: Dictation,
+    told: DictationResult,
+    model: str,
+    ready: protocol.Ready | None,
+    memory: Memory | None,
+) -> None:
     """Write the entry of one take.
 
     Args:
@@ -38,8 +45,16 @@ def tell_take(one: Recording, told: Told, model: str, ready: protocol.Ready | No
         "take",
         f"{told.outcome}: {counted(words, 'word')} from {told.seconds:.1f} s"
         + (f" by {told.strategy}" if told.strategy else "")
-        + (f", {told.stop_to_text_ms:.0f} ms after {_moment(one)}" if told.stop_to_text_ms is not None else "")
-        + (f", {counted(one.dictation.doubted, 'word')} not believed" if one.dictation.doubted else "")
+        + (
+            f", {told.stop_to_text_ms:.0f} ms after {_moment(one)}"
+            if told.stop_to_text_ms is not None
+            else ""
+        )
+        + (
+            f", {counted(one.dictation.doubted, 'word')} not believed"
+            if one.dictation.doubted
+            else ""
+        )
         + (f", speech at {speech:.0f} dBFS" if speech is not None else "")
         + (f"; {told.detail}" if told.outcome == "delivered" and told.detail else "")
         + (f": {text!r}" if text else ""),
@@ -65,7 +80,7 @@ def tell_take(one: Recording, told: Told, model: str, ready: protocol.Ready | No
     )
 
 
-def _moment(one: Recording) -> str:
+def _moment(one: Dictation) -> str:
     """Return what ended a recording, from which its text is timed."""
     if one.by_key:
         return "the key"
@@ -80,15 +95,21 @@ def dtypes(ready: protocol.Ready) -> str:
 def ledger(memory: Memory | None) -> dict[str, Any]:
     """Return a reading of the ledger as fields."""
     names = ("allocated", "reserved", "process", "device")
-    found: dict[str, Any] = {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+    found: dict[str, Any] = (
+        {f"{name}_bytes": getattr(memory, name) for name in names} if memory else {}
+    )
     if memory is None or memory.process is None:
         return found
-    return found | {"memory_source": memory.source, "memory_kind": precision_ledger.key(memory.source)}
+    return found | {
+        "memory_source": memory.source,
+        "memory_kind": precision_ledger.key(memory.source),
+    }
 
 
 def _against_baseline(model: str, strategy: str, device: str, now: Memory | None) -> dict[str, Any]:
-    """Return memory and word errors against FP32 as `asrd compare` measured it here, where it did."""
-    found = baseline.known(model, device) if strategy else None
+    """Return memory and word errors against FP32 as `asrd compare` measured it here, where it
+    did."""
+    found = baseline.find(model, device) if strategy else None
     fp32 = found.strategies.get("fp32") if found else None
     ours = found.strategies.get(strategy) if found else None
     told: dict[str, Any] = {"baseline_wer_delta": ours.wer_delta if ours else None}
@@ -106,11 +127,12 @@ class LevelAlert:
 
     def __init__(self, warn: Callable[[str, str], None]) -> None:
         self.last: dict[str, Any] | None = None
-        """The level of the last recording of a microphone, as `asrd status --json` prints it; None before the first."""
+        """The level of the last recording of a microphone, as `asrd status --json` prints it; None
+        before the first."""
         self._warn = warn
         self._given = ""
 
-    def watch(self, one: Recording) -> None:
+    def watch(self, one: Dictation) -> None:
         """Look at a recording that has ended."""
         if not one.device or one.take.seconds < levels.JUDGED_SECONDS:
             return
@@ -119,7 +141,9 @@ class LevelAlert:
         if found.problem and found.kind != self._given:
             fix = devices.volume_fix(one.device, found.advised_db)
             told = f"{one.device} {found.problem}"
-            fields = {name: getattr(found, name) for name in ("speech_dbfs", "noise_dbfs", "clipped")}
+            fields = {
+                name: getattr(found, name) for name in ("speech_dbfs", "noise_dbfs", "clipped")
+            }
             journal.event("level", f"{told} ({fix})", logging.WARNING, source=one.device, **fields)
             self._warn("Microphone", f"{told}. {fix}")
         if found.speech_dbfs is not None or found.problem:
@@ -127,7 +151,8 @@ class LevelAlert:
 
 
 class Alert:
-    """Warns once when the worker has come above the alert level, and again only after it was below."""
+    """Warns once when the worker has come above the alert level, and again only after it was
+    below."""
 
     def __init__(self) -> None:
         self._given = False
@@ -135,7 +160,9 @@ class Alert:
     def watch(self, memory: Memory | None, settings: Settings) -> None:
         """Look at a reading."""
         used = memory.process if memory else None
-        on_card = memory is not None and memory.source != "rss"  # a worker holds it, so asking wakes none
+        on_card = (
+            memory is not None and memory.source != "rss"
+        )  # a worker holds it, so asking wakes none
         asks = on_card and settings.vram_alert.strip().endswith("%")
         total = max((card.total for card in gpus.gpus()), default=0) if asks else 0
         limit = budget(settings.vram_alert, total, "vram_alert")

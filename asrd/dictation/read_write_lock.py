@@ -1,4 +1,5 @@
-"""Who may use the one engine when: many at once, or one alone who exchanges it. Runs in the daemon."""
+"""Who may use the one engine when: many at once, or one alone who exchanges it. Runs in the
+daemon."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import contextlib
 from collections.abc import AsyncIterator
 
 
-class Turns:
-    """Any number of callers may use the engine at once; whoever starts, ends or exchanges it is alone with it."""
+class ReadWriteLock:
+    """Any number of callers may use the engine at once; whoever starts, ends or exchanges it is
+    alone with it."""
 
     def __init__(self) -> None:
         self._using = 0

@@ -1,7 +1,8 @@
 """The recording that is going on, and the microphone under it: begun, stopped, forgotten, cut off.
 
-A microphone is open while a recording needs it, or always where sound before the key is wanted. Knows neither keys nor
-sockets, and of the model only that somebody takes recordings. Runs in the daemon.
+A microphone is open while a recording needs it, or always where sound before the key is wanted.
+Knows neither keys nor sockets, and of the model only that somebody takes recordings. Runs in the
+daemon.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from typing import Protocol
 from asrd import journal
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.microphone import Arrivals
-from asrd.audio.sources import Capture
+from asrd.audio.microphone import TailWait
+from asrd.audio.sources import AudioSource
 from asrd.config.settings import Settings
-from asrd.dictation.recording import Recording
-from asrd.dictation.transcriber import Scribe
+from asrd.dictation.recording import Dictation
+from asrd.dictation.transcriber import Transcriber
 from asrd.errors import UsageError
 
 log = logging.getLogger("asrd")
@@ -68,30 +69,32 @@ class Recorder:
     """At most one recording at a time.
 
     Args:
-        scribe: takes recordings from their first block on; has the settings in force.
+        transcriber: takes recordings from their first block on; has the settings in force.
         listen: makes a capture of a source and a microphone's name.
         watcher: is told.
     """
 
-    def __init__(self, scribe: Scribe, listen: Callable[[str, str], Capture], watcher: Watcher) -> None:
-        self.one: Recording | None = None
+    def __init__(
+        self, transcriber: Transcriber, listen: Callable[[str, str], AudioSource], watcher: Watcher
+    ) -> None:
+        self.one: Dictation | None = None
         """The recording that is going on."""
         self.problem = ""
         """What was last told of the microphone."""
         self.code = 0
         """The exit code of what was wrong with a source that ended."""
-        self._scribe, self._listen, self._watcher = scribe, listen, watcher
-        self._capture: Capture | None = None
+        self._transcriber, self._listen, self._watcher = transcriber, listen, watcher
+        self._capture: AudioSource | None = None
         self._opened = "", False
         """How that was: the microphone's name, and whether it stays open."""
-        self._late: Recording | None = None
+        self._late: Dictation | None = None
         """The one whose last sound is still on its way, from a microphone that stays open."""
         self._before: collections.deque[AudioBlock] = collections.deque()
-        self._arrivals = Arrivals()
+        self._arrivals = TailWait()
 
     @property
     def _settings(self) -> Settings:
-        return self._scribe.settings
+        return self._transcriber.settings
 
     @property
     def one_shot(self) -> bool:
@@ -102,16 +105,21 @@ class Recorder:
     def _always_open(self) -> bool:
         return self._settings.pre_roll > 0 and not self.one_shot
 
-    def start(self, private: bool = False) -> Recording:
-        """Begin a recording, in whatever state the model is. Raises UsageError where one is going on."""
+    def start(self, private: bool = False) -> Dictation:
+        """Begin a recording, in whatever state the model is. Raises UsageError where one is going
+        on."""
         if self.one is not None:
-            raise UsageError("a recording is going on already", "asrd stop ends it, asrd cancel drops it")
+            raise UsageError(
+                "a recording is going on already", "asrd stop ends it, asrd cancel drops it"
+            )
         open_already = self._capture is not None
-        device = None if open_already else self._listen(self._settings.source, self._settings.microphone)
-        one = self.one = Recording(self._scribe.spool.begin(), self._settings, private)
+        device = (
+            None if open_already else self._listen(self._settings.source, self._settings.microphone)
+        )
+        one = self.one = Dictation(self._transcriber.spool.begin(), self._settings, private)
         if one.take.problem:
             log.warning("%s", one.take.problem)
-        self._scribe.add(one)
+        self._transcriber.add(one)
         if device is not None:
             self._open(device, one.push, stays=False)
         self._before, heard = collections.deque(), self._before
@@ -121,8 +129,9 @@ class Recorder:
         self._watcher.changed()
         return one
 
-    async def stop(self, cancelled: bool = False, by_key: bool = True) -> Recording | None:
-        """End the recording, with the sound that is still on its way; return it, or None where there was none.
+    async def stop(self, cancelled: bool = False, by_key: bool = True) -> Dictation | None:
+        """End the recording, with the sound that is still on its way; return it, or None where
+        there was none.
 
         Args:
             by_key: somebody asked for it; False where it ends by itself.
@@ -150,25 +159,27 @@ class Recorder:
         await self.adopt()  # of settings that changed meanwhile
         return one
 
-    async def heard(self, one: Recording, seconds: float) -> None:
-        """Wait until sound has come into a recording, the microphone said why none does, or `seconds` are over."""
+    async def heard(self, one: Dictation, seconds: float) -> None:
+        """Wait until sound has come into a recording, the microphone said why none does, or
+        `seconds` are over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self.one is one and not one.take.samples and not self.problem:
                     await asyncio.sleep(SOUND_LOOK_SECONDS)
 
-    async def gives_sound(self, one: Recording) -> bool:
-        """Wait until sound has come into a recording, however long that takes; return whether any came at all."""
+    async def gives_sound(self, one: Dictation) -> bool:
+        """Wait until sound has come into a recording, however long that takes; return whether any
+        came at all."""
         while self.one is one and not one.take.samples:
             await asyncio.sleep(SOUND_POLL_SECONDS)
         return one.take.samples > 0
 
-    async def mind(self, one: Recording, silence: float, seconds: float) -> None:
+    async def mind(self, one: Dictation, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.
 
         Args:
-            silence: seconds without speech that end it, counted from the last speech; 0 never. Before the first
-                speech it has UNSPOKEN_SECONDS, or so long if that is more.
+            silence: seconds without speech that end it, counted from the last speech; 0 never.
+                Before the first speech it has UNSPOKEN_SECONDS, or so long if that is more.
             seconds: its longest; 0 leaves it to LONGEST.
         """
         limit = min(seconds or LONGEST, LONGEST)
@@ -183,7 +194,10 @@ class Recorder:
             patience = silence if voice else max(silence, UNSPOKEN_SECONDS)
             if (length >= limit and not self.one_shot) or (silence and quiet >= patience):
                 if not seconds and not silence:
-                    log.warning("ended a recording of %.0f minutes, which was perhaps forgotten", length / 60)
+                    log.warning(
+                        "ended a recording of %.0f minutes, which was perhaps forgotten",
+                        length / 60,
+                    )
                 await self.stop(by_key=False)
                 return
             with contextlib.suppress(TimeoutError):
@@ -191,11 +205,17 @@ class Recorder:
                     await one.over.wait()
 
     async def adopt(self) -> None:
-        """Act on settings that have changed: another microphone, or one that is to stay open from now on.
+        """Act on settings that have changed: another microphone, or one that is to stay open from
+        now on.
 
         One that a recording needs stays as it is; its end asks again.
         """
-        if self._capture is not None and self.one is None and self._late is None and self._opened != self._wanted:
+        if (
+            self._capture is not None
+            and self.one is None
+            and self._late is None
+            and self._opened != self._wanted
+        ):
             await self.close()
         if self._always_open and self._capture is None:
             device = self._listen(self._settings.source, self._settings.microphone)
@@ -212,23 +232,29 @@ class Recorder:
         if device is not None:
             await device.close()
 
-    def _open(self, device: Capture, on_block: Callable[[AudioBlock], None], stays: bool) -> None:
+    def _open(
+        self, device: AudioSource, on_block: Callable[[AudioBlock], None], stays: bool
+    ) -> None:
         self._capture, self._opened, self.problem = device, (self._settings.microphone, stays), ""
         device.open(on_block, lambda: self._device_changed(device), self._keeps_up, self._patient)
 
     def _patient(self) -> bool:
-        """Whether nobody waits for sound, as far as is known: for no end of a recording, for no word, for no level."""
+        """Whether nobody waits for sound, as far as is known: for no end of a recording, for no
+        word, for no level."""
         one = self.one
         if one is None:
             return self._late is None
-        return not (self._scribe.watched or one.dictation.vad.open)
+        return not (self._transcriber.watched or one.dictation.vad.open)
 
     def _keeps_up(self) -> bool:
         return self.one is None or self.one.dictation.behind < AHEAD
 
-    def _overhear(self, device: Capture, block: AudioBlock) -> None:
-        """Take in a block of a microphone that stays open: for a recording, or in case one begins."""
-        if device is not self._capture:  # it is being closed, and its clock is not that of the one after it
+    def _overhear(self, device: AudioSource, block: AudioBlock) -> None:
+        """Take in a block of a microphone that stays open: for a recording, or in case one
+        begins."""
+        if (
+            device is not self._capture
+        ):  # it is being closed, and its clock is not that of the one after it
             return
         targets = [one for one in (self._late, self.one) if one is not None]
         for one in targets:
@@ -240,8 +266,9 @@ class Recorder:
             while len(self._before) > 1 and self._before[-1].stop - self._before[1].start >= kept:
                 self._before.popleft()
 
-    def _device_changed(self, device: Capture) -> None:
-        """Tell once that sound stopped coming, and once that it is back; a source that ended is told."""
+    def _device_changed(self, device: AudioSource) -> None:
+        """Tell once that sound stopped coming, and once that it is back; a source that ended is
+        told."""
         if device is not self._capture:
             return
         if device.ended:

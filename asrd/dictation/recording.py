@@ -1,7 +1,8 @@
-"""One recording between the key and its text: its sound on disk, its words so far, and what became of it.
+"""One recording between the key and its text: its sound on disk, its words so far, and what became
+of it.
 
-Taking in sound never waits: neither for the model nor for the disk's or anybody's good will. Knows nothing of keys and
-microphones. Runs in the daemon.
+Taking in sound never waits: neither for the model nor for the disk's or anybody's good will. Knows
+nothing of keys and microphones. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -19,38 +20,41 @@ import numpy as np
 from asrd.audio.blocks import AudioBlock, Samples, clean
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.levels import Loudness
-from asrd.audio.vad import Event
+from asrd.audio.vad import VadEvent
 from asrd.config.settings import Settings
 from asrd.errors import AudioError
 from asrd.recordings.deliveries import SUFFIX, Deliveries, Standing
-from asrd.recordings.files import Take, blocks
-from asrd.streaming.session import Dictation
-from asrd.streaming.voice_commands import Writing
+from asrd.recordings.files import RecordingWriter, blocks
+from asrd.streaming.session import StreamingSession
+from asrd.streaming.voice_commands import CommandWriter
 from asrd.text.spacing import unspaced_end
 
 log = logging.getLogger("asrd")
 
 NAP = 3 * SAMPLE_RATE // 8
-"""Samples of silence that the detector is given at once: most of what it costs is to fetch its weights each time."""
+"""Samples of silence that the detector is given at once: most of what it costs is to fetch its
+weights each time."""
 
 FILM = SAMPLE_RATE // 5
-"""Samples after which the scribe looks for something to do while speech is open, if the detector has said nothing."""
+"""Samples after which the transcriber looks for something to do while speech is open, if the
+detector has said nothing."""
 
 
-class Told(msgspec.Struct, frozen=True):
+class DictationResult(msgspec.Struct, frozen=True):
     """What became of a recording."""
 
     take: str
     text: str
     outcome: str
-    """delivered, empty, cancelled, kept (it failed, the sound waits) or lost (it failed, and nothing is kept)."""
+    """delivered, empty, cancelled, kept (it failed, the sound waits) or lost (it failed, and
+    nothing is kept)."""
     detail: str = ""
     strategy: str = ""
     seconds: float = 0.0
     stop_to_text_ms: float | None = None
 
 
-class Recording:
+class Dictation:
     """One take between the key and its text. `push` never waits.
 
     Args:
@@ -59,14 +63,14 @@ class Recording:
         private: its text goes to whoever waits for `told` and nowhere else.
     """
 
-    def __init__(self, take: Take, settings: Settings, private: bool = False) -> None:
+    def __init__(self, take: RecordingWriter, settings: Settings, private: bool = False) -> None:
         self.take = take
         self.settings = settings
         self.private = private
-        self.dictation = Dictation(settings)
-        self.writing = Writing(settings.phrases, settings.capitals)
+        self.dictation = StreamingSession(settings)
+        self.writing = CommandWriter(settings.phrases, settings.capitals)
         self.deliveries = Deliveries(None if take.problem else take.path.with_suffix(SUFFIX))
-        self.told: asyncio.Future[Told] = asyncio.get_running_loop().create_future()
+        self.told: asyncio.Future[DictationResult] = asyncio.get_running_loop().create_future()
         self.fresh = asyncio.Event()
         """There may be something to decode, or it has ended."""
         self.over = asyncio.Event()
@@ -80,7 +84,8 @@ class Recording:
         """When its end was asked for, on the monotonic clock."""
         self.loudness = Loudness()
         self.device = ""
-        """What a person calls the microphone it came from; "" for a file or a pipe, and before its end."""
+        """What a person calls the microphone it came from; "" for a file or a pipe, and before its
+        end."""
         self.voice = 0
         """Sample up to which speech was heard."""
         self.refused: list[str] = []
@@ -95,7 +100,8 @@ class Recording:
         self._written = 0
 
     def push(self, block: AudioBlock) -> None:
-        """Take in the next block: onto the disk before anything else. Its own clock begins with the first one."""
+        """Take in the next block: onto the disk before anything else. Its own clock begins with the
+        first one."""
         if self.ended:
             return
         if self._origin is None:
@@ -114,7 +120,7 @@ class Recording:
             self._looked = block.stop
             self.fresh.set()
 
-    def _listen(self) -> list[Event]:
+    def _listen(self) -> list[VadEvent]:
         """Give the detector what it has not heard; return what it says."""
         blocks, self._unheard = self._unheard, []
         sound = np.concatenate([block.samples for block in blocks])
@@ -179,11 +185,16 @@ def sound_of(path: Path) -> Iterator[AudioBlock]:
     if bad:
         log.warning("recording %s: %d samples are not finite and count as silence", path.stem, bad)
     if bad and bad == seen:
-        raise AudioError(f"recording {path.stem} holds no sound", "not one of its samples is a finite number")
+        raise AudioError(
+            f"recording {path.stem} holds no sound", "not one of its samples is a finite number"
+        )
 
 
-def standing(dictation: Dictation, writing: Writing, before: Standing | None) -> Standing:
-    """Return where a text stands, once all that is final of it was sent; of words and pieces those after `before`."""
+def standing(
+    dictation: StreamingSession, writing: CommandWriter, before: Standing | None
+) -> Standing:
+    """Return where a text stands, once all that is final of it was sent; of words and pieces those
+    after `before`."""
     transcript = dictation.transcript
     words, pieces = (len(before.words), len(before.pieces)) if before else (0, 0)
     return Standing(
@@ -196,11 +207,13 @@ def standing(dictation: Dictation, writing: Writing, before: Standing | None) ->
     )
 
 
-def as_part(text: str, suffix: str, before: str = "", joined: bool = False, torn: bool = False) -> str:
+def as_part(
+    text: str, suffix: str, before: str = "", joined: bool = False, torn: bool = False
+) -> str:
     """Return a text as it is delivered, with what belongs behind it.
 
-    No space follows a line's end, nor a script without spaces or the beginning of a word: there the next part begins
-    with it, if it has one before it.
+    No space follows a line's end, nor a script without spaces or the beginning of a word: there the
+    next part begins with it, if it has one before it.
 
     Args:
         before: the part before as it was delivered; "" where it is the first.

@@ -1,8 +1,10 @@
-"""One take in N once more in FP32, while all rests: how many words does the precision in service change?
+"""One take in N once more in FP32, while all rests: how many words does the precision in service
+change?
 
-That is a disagreement, not a word error rate: nobody knows what was really said. The very buffers that were asked are
-asked again, so that a difference is the precision's and not that of another cut. Sound and words are in memory only,
-bounded, and gone once they are compared; counts stay. Runs in the daemon.
+That is a disagreement, not a word error rate: nobody knows what was really said. The very buffers
+that were asked are asked again, so that a difference is the precision's and not that of another
+cut. Sound and words are in memory only, bounded, and gone once they are compared; counts stay. Runs
+in the daemon.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from asrd.audio.blocks import Samples
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.dictation.fallback_triggers import disagreement
-from asrd.dictation.recording import Recording
+from asrd.dictation.recording import Dictation
 from asrd.engine.capacity import place_beside
 from asrd.engine.engine import Engine
 from asrd.engine.planner import start_for
 from asrd.errors import AsrdError
 from asrd.precision import fallback
 from asrd.recordings.files import blocks
-from asrd.streaming.session import Heard
+from asrd.streaming.session import DecodedBuffer
 from asrd.text.spacing import bare, parted
 
 log = logging.getLogger("asrd")
@@ -60,7 +62,7 @@ class Held(NamedTuple):
     take: str
     strategy: str
     sound: Samples
-    heard: list[Heard]
+    heard: list[DecodedBuffer]
 
 
 class Shadow:
@@ -86,12 +88,19 @@ class Shadow:
         """Whether there is something to hear again."""
         return bool(self._waiting)
 
-    async def offer(self, one: Recording) -> None:
-        """Take in a take that became text, if it is its turn; its sound is read before it leaves the disk."""
+    async def offer(self, one: Dictation) -> None:
+        """Take in a take that became text, if it is its turn; its sound is read before it leaves
+        the disk."""
         every = one.settings.shadow
         heard = one.dictation.heard
         strategies = {each.strategy for each in heard}
-        if one.era != self.era or not every or not heard or strategies & {"fp32"} or len(strategies) > 1:
+        if (
+            one.era != self.era
+            or not every
+            or not heard
+            or strategies & {"fp32"}
+            or len(strategies) > 1
+        ):
             return
         self._seen += 1
         if self._seen % every or one.take.seconds > LONGEST or one.take.problem:
@@ -115,12 +124,14 @@ class Shadow:
         self._strategy, self._takes, self._interval = "", 0, None
 
     async def work(self, settings: Settings, used: int | None, on_card: bool) -> None:
-        """Hear all that waits in FP32, in a worker of its own. May be cancelled at any moment; what is left waits on.
+        """Hear all that waits in FP32, in a worker of its own. May be cancelled at any moment; what
+        is left waits on.
 
         Args:
             settings: those in force.
             used: bytes of the worker in service; 0 while there is none, None where nothing tells.
-            on_card: whether that worker holds a card; else a card may sleep, and FP32 runs on the CPU.
+            on_card: whether that worker holds a card; else a card may sleep, and FP32 runs on the
+                CPU.
         """
         device = place_beside(settings, used, self._crowded or not on_card)
         if device is None:
@@ -150,8 +161,15 @@ class Shadow:
             self._strategy, self._takes = held.strategy, 0
         self._counts += found
         self._takes += 1
-        self._interval = await asyncio.to_thread(disagreement, list(self._counts))  # a key must not wait for it
-        self._tell(held, sum(changed for changed, _ in found), sum(count for _, count in found), engine.rung.device)
+        self._interval = await asyncio.to_thread(
+            disagreement, list(self._counts)
+        )  # a key must not wait for it
+        self._tell(
+            held,
+            sum(changed for changed, _ in found),
+            sum(count for _, count in found),
+            engine.candidate.device,
+        )
 
     def _tell(self, held: Held, changed: int, count: int, device: str) -> None:
         figures = self.figures
@@ -171,7 +189,8 @@ class Shadow:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Return the disagreement so far: takes, changed, words, and per 100 words the rate and its 95 % interval."""
+        """Return the disagreement so far: takes, changed, words, and per 100 words the rate and its
+        95 % interval."""
         changed, count = sum(c for c, _ in self._counts), sum(n for _, n in self._counts)
         both = self._interval
         return {
@@ -213,10 +232,14 @@ def words(text: str) -> list[str]:
 
 
 def edits(expected: list[str], heard: list[str]) -> int:
-    """Return the words that must be changed, left out or put in to make one of the other. O(len * len)."""
+    """Return the words that must be changed, left out or put in to make one of the other. O(len *
+    len)."""
     row = list(range(len(heard) + 1))
     for number, word in enumerate(expected, 1):
         before, row[0] = row[0], number
         for place, other in enumerate(heard, 1):
-            before, row[place] = row[place], min(row[place] + 1, row[place - 1] + 1, before + (word != other))
+            before, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, before + (word != other)),
+            )
     return row[-1]

@@ -1,7 +1,8 @@
 """Recordings -> text, one after the other, by the one engine; and which engine that is.
 
-Recordings wait here from their first block on, so decoding goes along with speech and what is said while a model still
-loads is heard afterwards. Whatever fails, the sound stays on disk. Knows nothing of keys, sockets and microphones.
+Recordings wait here from their first block on, so decoding goes along with speech and what is said
+while a model still loads is heard afterwards. Whatever fails, the sound stays on disk. Knows
+nothing of keys, sockets and microphones.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from asrd.audio.files import blocks
 from asrd.config.settings import Settings
 from asrd.dictation import fallback_monitor, metrics, shadow
 from asrd.dictation.cleanup import MOMENT_SECONDS, Cleanup
-from asrd.dictation.fallback_monitor import Demotion, Warn
-from asrd.dictation.read_write_lock import Turns
-from asrd.dictation.recording import Recording, Told, as_part, sound_of, standing
+from asrd.dictation.fallback_monitor import FallbackMonitor, Warn
+from asrd.dictation.read_write_lock import ReadWriteLock
+from asrd.dictation.recording import Dictation, DictationResult, as_part, sound_of, standing
 from asrd.engine.capacity import fits_beside
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for as planned
@@ -42,10 +43,10 @@ from asrd.precision.memory import Memory
 from asrd.precision.plan import Plan
 from asrd.protocol import Word
 from asrd.recordings.deliveries import Deliveries
-from asrd.recordings.files import Note
-from asrd.recordings.store import Spool
-from asrd.streaming.session import Dictation
-from asrd.streaming.voice_commands import Writing
+from asrd.recordings.files import RecordingInfo
+from asrd.recordings.store import RecordingStore
+from asrd.streaming.session import StreamingSession
+from asrd.streaming.voice_commands import CommandWriter
 from asrd.text.wording import with_hint
 
 log = logging.getLogger("asrd")
@@ -62,7 +63,7 @@ Deliver = Callable[[Deliveries, int], Awaitable[list[str]]]
 """Sends a part of a recording's text everywhere and returns why single places did not take it."""
 
 
-class Scribe:
+class Transcriber:
     """Holds the engine and works through the recordings.
 
     Args:
@@ -77,7 +78,7 @@ class Scribe:
     def __init__(
         self,
         settings: Settings,
-        spool: Spool,
+        spool: RecordingStore,
         deliver: Deliver,
         changed: Callable[[], None],
         hold: Callable[..., Engine] = Engine,
@@ -97,15 +98,15 @@ class Scribe:
         """How many look at the draft; without one there is none."""
         self.asleep = False
         """Between `sleep` and `wake`."""
-        self.last = Told("", "", "empty", "nothing was said since the daemon started")
+        self.last = DictationResult("", "", "empty", "nothing was said since the daemon started")
         self._deliver, self._changed, self._hold, self._warn = deliver, changed, hold, warn
         self.shadow = shadow.Shadow(hold)
         self._cleanup = Cleanup(self.shadow, self._put_away)
         self.engine = self._new_engine(settings)
-        self.demotion = Demotion(settings, self.engine, warn)
-        self._queue: collections.deque[Recording] = collections.deque()
+        self.demotion = FallbackMonitor(settings, self.engine, warn)
+        self._queue: collections.deque[Dictation] = collections.deque()
         self._work = asyncio.Event()
-        self.turns = Turns()
+        self.turns = ReadWriteLock()
         self._alert, self.level = metrics.Alert(), metrics.LevelAlert(warn)
         self._rewriting = self._guests = 0
         self._announced = ""
@@ -119,9 +120,10 @@ class Scribe:
         self.disturb: Callable[[], None] = lambda: None
         """Called when somebody needs the engine: what could wait ends at once."""
         self.undisturbed: Callable[[], Awaitable[None]] = _nothing
-        """Called before a worker starts: returns when what was disturbed has given its memory back."""
+        """Called before a worker starts: returns when what was disturbed has given its memory
+        back."""
         self.settled: Callable[[], None] = lambda: None
-        """Called when nobody may need it any more, or another rung is in service."""
+        """Called when nobody may need it any more, or another candidate is in service."""
 
     def _put_away(self) -> None:
         self.settled()  # the shadow may have something to hear again
@@ -134,7 +136,8 @@ class Scribe:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything between a key press, or a wish to try again, and its text; or files to put away."""
+        """Whether there is anything between a key press, or a wish to try again, and its text; or
+        files to put away."""
         return bool(self._queue or self._rewriting or self._cleanup.busy)
 
     @property
@@ -144,27 +147,31 @@ class Scribe:
 
     @property
     def overdue(self) -> bool:
-        """Whether the engine in service, or the one to come, has not acted upon a deadline of its own."""
+        """Whether the engine in service, or the one to come, has not acted upon a deadline of its
+        own."""
         return self.engine.overdue or (self._coming is not None and self._coming.overdue)
 
     @property
     def otherwise(self) -> str:
-        """What the worker in service does not run as asked, and why; "" where all is, or there is none."""
+        """What the worker in service does not run as asked, and why; "" where all is, or there is
+        none."""
         return protocol.reasons(self.engine.ready.fallbacks) if self.engine.ready else ""
 
     @property
     def in_use(self) -> int | None:
-        """Bytes that the worker in service holds; 0 while there is none, None where nothing tells."""
+        """Bytes that the worker in service holds; 0 while there is none, None where nothing
+        tells."""
         if self.engine.pid is None:
             return 0
         return self.memory.process if self.memory else None
 
     @property
-    def _open(self) -> list[Recording]:
-        """Recordings whose fate is not known; the first in the queue may be there for its figures only."""
+    def _open(self) -> list[Dictation]:
+        """Recordings whose fate is not known; the first in the queue may be there for its figures
+        only."""
         return [one for one in self._queue if not one.told.done()]
 
-    def add(self, recording: Recording) -> None:
+    def add(self, recording: Dictation) -> None:
         """Take on a recording, best before its first block."""
         self.disturb()
         self._renew()
@@ -211,7 +218,7 @@ class Scribe:
             self.settled()
             self._changed()
 
-    async def _write_down(self, one: Recording) -> Told:
+    async def _write_down(self, one: Dictation) -> DictationResult:
         """Decode along with the speaker; return what became of it."""
         if not await self._have_model(one):
             return await self._keep(one, choice.UNCHOSEN)
@@ -232,7 +239,9 @@ class Scribe:
                     await self._send(one, one.writing.send(), whole)
                 if whole:
                     break
-                if one.dictation.paused:  # a line for each pause, also of what was said while the model loaded
+                if (
+                    one.dictation.paused
+                ):  # a line for each pause, also of what was said while the model loaded
                     continue
                 if await self._foresee(one):
                     self._changed()
@@ -250,22 +259,29 @@ class Scribe:
         unheard = one.dictation.unheard
         self._unheard = one.dictation.unheard_before + unheard
         if unheard >= UNHEARD and not one.text:
-            return await self._keep(one, f"{one.dictation.strategy} found no word in {unheard:.1f} s of clear speech")
+            return await self._keep(
+                one, f"{one.dictation.strategy} found no word in {unheard:.1f} s of clear speech"
+            )
         if one.writing.missed:
-            log.warning('what was to be dropped had been delivered, or was not there: deliver = "take" can drop all')
+            log.warning(
+                'what was to be dropped had been delivered, or was not there: deliver = "take" can drop all'
+            )
         return self._settle(one)
 
-    async def _have_model(self, one: Recording) -> bool:
-        """Return whether a model is chosen by the time it is needed: one may be while the recording goes on."""
+    async def _have_model(self, one: Dictation) -> bool:
+        """Return whether a model is chosen by the time it is needed: one may be while the recording
+        goes on."""
         while not (self.settings.model or one.ended or one.cancelled):
             one.fresh.clear()
             await one.fresh.wait()
         return bool(self.settings.model)
 
-    async def _foresee(self, one: Recording) -> bool:
-        """Use the time while nothing is due: for what a seal would give, and for a draft where somebody looks on.
+    async def _foresee(self, one: Dictation) -> bool:
+        """Use the time while nothing is due: for what a seal would give, and for a draft where
+        somebody looks on.
 
-        A draft waits so long after the last one that the worker is free most of the time for what is final.
+        A draft waits so long after the last one that the worker is free most of the time for what
+        is final.
         """
         ready, dictation = self.engine.ready is not None, one.dictation
         if not ready or one.cancelled or one.fresh.is_set():
@@ -280,7 +296,7 @@ class Scribe:
         one.drafted = time.monotonic()
         return drafted
 
-    async def _send(self, one: Recording, text: str, whole: bool) -> None:
+    async def _send(self, one: Dictation, text: str, whole: bool) -> None:
         """Deliver a text, if there is one; `whole` says that none follows."""
         if text:
             number = _add(one.deliveries, text, one.settings, one.dictation, one.writing, whole)
@@ -288,13 +304,15 @@ class Scribe:
         elif whole and one.deliveries.parts:
             one.deliveries.end(one.text)
 
-    def _settle(self, one: Recording) -> Told:
+    def _settle(self, one: Dictation) -> DictationResult:
         """All of it is text."""
         if one.refused:
-            return self._told(one, self._failed(one, one.refused[0]), "; ".join(dict.fromkeys(one.refused)))
+            return self._told(
+                one, self._failed(one, one.refused[0]), "; ".join(dict.fromkeys(one.refused))
+            )
         return self._told(one, "delivered" if one.text else "empty", one.deliveries.instead)
 
-    async def _keep(self, one: Recording, reason: str) -> Told:
+    async def _keep(self, one: Dictation, reason: str) -> DictationResult:
         """It did not become text: what follows is still recorded, and then the sound waits."""
         while not one.ended:
             one.fresh.clear()
@@ -313,23 +331,32 @@ class Scribe:
         )
         return self._told(one, outcome, reason)
 
-    def _failed(self, one: Recording, reason: str) -> str:
-        """Keep the sound of a recording that is no delivered text, where it is to be kept; return what became of it."""
+    def _failed(self, one: Dictation, reason: str) -> str:
+        """Keep the sound of a recording that is no delivered text, where it is to be kept; return
+        what became of it."""
         kept = self.spool.keeps(one.take) and self.spool.failed(one.take, reason, one.text)
         return "kept" if kept else "lost"
 
-    def _told(self, one: Recording, outcome: str, detail: str = "") -> Told:
-        spent = 1000 * (time.monotonic() - one.stopped) if one.stopped and outcome == "delivered" else None
+    def _told(self, one: Dictation, outcome: str, detail: str = "") -> DictationResult:
+        spent = (
+            1000 * (time.monotonic() - one.stopped)
+            if one.stopped and outcome == "delivered"
+            else None
+        )
         text = "" if outcome == "cancelled" else one.text
-        return Told(one.take.id, text, outcome, detail, one.dictation.strategy, one.take.seconds, spent)
+        return DictationResult(
+            one.take.id, text, outcome, detail, one.dictation.strategy, one.take.seconds, spent
+        )
 
-    # -- the engine ---------------------------------------------------------------------------------------------------
+    # -- the engine
+    # ---------------------------------------------------------------------------------------------------
 
-    async def rewrite(self, note: Note, record: Deliveries | None = None) -> str:
+    async def rewrite(self, note: RecordingInfo, record: Deliveries | None = None) -> str:
         """Write down a take that is kept, between whatever else there is to do.
 
         Args:
-            record: what was sent of it already, and stays as it is; what is new is added to it, and not sent.
+            record: what was sent of it already, and stays as it is; what is new is added to it, and
+                not sent.
 
         Raises: as Engine.transcribe; AudioError where the file cannot be read.
         """
@@ -337,21 +364,25 @@ class Scribe:
         if record.whole is not None:
             return record.whole
         self._rewriting += 1
-        writing = Writing(self.settings.phrases, self.settings.capitals)
-        dictation = Dictation(self.settings)
+        writing = CommandWriter(self.settings.phrases, self.settings.capitals)
+        dictation = StreamingSession(self.settings)
         by_segments = self.settings.deliver == "segment"
         if stood := record.standing:
             dictation.resume(stood.words, stood.sealed, stood.until)
             writing.resume(stood.pieces, stood.waiting, stood.case)
             by_segments = True
-        dictation.unheard_before = self.settings.demote_empty  # the rung that made no word of it is not asked for long
+        dictation.unheard_before = (
+            self.settings.demote_empty
+        )  # the candidate that made no word of it is not asked for long
         try:
             async for words in self.hear(sound_of(self.spool.path(note)), dictation):
                 writing.push(words)
                 if by_segments and (text := writing.send()):
                     _add(record, text, self.settings, dictation, writing)
         except OSError as error:
-            raise AudioError(f"recording {note.id} cannot be read: {error.strerror or error}") from error
+            raise AudioError(
+                f"recording {note.id} cannot be read: {error.strerror or error}"
+            ) from error
         finally:
             self._rewriting -= 1
             self._changed()
@@ -362,8 +393,11 @@ class Scribe:
             record.end(writing.text)
         return writing.text
 
-    async def hear(self, sound: Iterable[AudioBlock], dictation: Dictation) -> AsyncGenerator[list[Word]]:
-        """Decode sound that is all there, between whatever else there is to do, giving words as they become final.
+    async def hear(
+        self, sound: Iterable[AudioBlock], dictation: StreamingSession
+    ) -> AsyncGenerator[list[Word]]:
+        """Decode sound that is all there, between whatever else there is to do, giving words as
+        they become final.
 
         Raises: as Engine.transcribe; what `sound` raises.
         """
@@ -383,7 +417,8 @@ class Scribe:
             self._changed()
 
     async def _ask(self, act: Callable[[Engine], Awaitable[T]]) -> T:
-        """Have a dictation ask the engine, telling what that did to the worker. Raises as Engine.transcribe."""
+        """Have a dictation ask the engine, telling what that did to the worker. Raises as
+        Engine.transcribe."""
         async with self.turns.shared():
             choice.require(self.settings)
             engine = self.engine
@@ -393,7 +428,9 @@ class Scribe:
                 found = await act(engine)
             except (AudioError, SoundError):
                 if engine.ready is None and not self.asleep:
-                    self._return = asyncio.create_task(self.load())  # as soon as nobody asks: the next sound needs it
+                    self._return = asyncio.create_task(
+                        self.load()
+                    )  # as soon as nobody asks: the next sound needs it
                 raise
             finally:
                 if self._coming is None:  # else what loads, or is downloaded, is the one to come
@@ -404,11 +441,12 @@ class Scribe:
             return found
 
     def _renew(self) -> None:
-        """Put a fresh engine in the place of one that has no rung left: what ailed it may be over."""
+        """Put a fresh engine in the place of one that has no candidate left: what ailed it may be
+        over."""
         if self.asleep:
             return
         try:
-            _ = self.engine.rung
+            _ = self.engine.candidate
         except EngineError:
             try:
                 self._serve(self._new_engine(self.settings), self.settings)
@@ -431,7 +469,8 @@ class Scribe:
         self.settled()
 
     async def _start(self, engine: Engine, settings: Settings) -> protocol.Ready:
-        """Start a worker, telling how it goes and which rungs did not hold. Raises ModelError where none is chosen."""
+        """Start a worker, telling how it goes and which candidates did not hold. Raises ModelError
+        where none is chosen."""
         choice.require(settings)
         self.loading = "starting"
         self._changed()
@@ -446,10 +485,10 @@ class Scribe:
         otherwise = protocol.reasons(ready.fallbacks)
         journal.event(
             "loaded",
-            f"{settings.model} runs as {engine.rung.precision.name} on {ready.device_name or ready.device}"
+            f"{settings.model} runs as {engine.candidate.precision.name} on {ready.device_name or ready.device}"
             f" after {ready.load_seconds:.1f} s" + (f"; but {otherwise}" if otherwise else ""),
             logging.WARNING if otherwise else logging.INFO,
-            strategy=engine.rung.precision.name,
+            strategy=engine.candidate.precision.name,
             effective=metrics.dtypes(ready),
             fallback=otherwise or None,
             model=settings.model,
@@ -461,21 +500,25 @@ class Scribe:
         return ready
 
     async def use(self, settings: Settings, strict: bool = False) -> None:
-        """Exchange the engine for one under other settings, beside the old one where the memory allows.
+        """Exchange the engine for one under other settings, beside the old one where the memory
+        allows.
 
         Args:
-            strict: refuse a worker that runs on another rung than the first asked for.
+            strict: refuse a worker that runs on another candidate than the first asked for.
 
-        Raises: what Engine.start raises, PrecisionError; then the old engine is in service as before.
+        Raises: what Engine.start raises, PrecisionError; then the old engine is in service as
+            before.
         """
         self._stay_awake()
         if not settings.model:
             await self._go_without(settings)
             return
         plan = await asyncio.to_thread(planned, settings)
-        if strict and plan.rejected and plan.rungs[0].name != settings.strategy:
+        if strict and plan.rejected and plan.candidates[0].name != settings.strategy:
             first = plan.rejected[0]
-            raise PrecisionError(f"{first.rung}: {first.detail}", "asrd plan tells what this machine can run")
+            raise PrecisionError(
+                f"{first.candidate}: {first.detail}", "asrd plan tells what this machine can run"
+            )
         self._guests += 1  # nothing else starts beside it
         try:
             await self._exchange(plan, settings, strict)
@@ -546,7 +589,8 @@ class Scribe:
             raise UsageError("the machine is about to sleep", "try again when it has woken up")
 
     async def retune(self) -> None:
-        """Go by what was measured of `auto` meanwhile; where no worker is in service the next one does. As `use`."""
+        """Go by what was measured of `auto` meanwhile; where no worker is in service the next one
+        does. As `use`."""
         if self.engine.ready is not None and not self.asleep:
             await self.use(self.settings)
             return
@@ -555,21 +599,25 @@ class Scribe:
             self._serve(self._new_engine(self.settings), self.settings)
 
     async def prove(self, new: Engine, settings: Settings, strict: bool) -> None:
-        """Start the worker of an engine that is to be in service. Raises as Engine.start; then it is stopped again."""
-        wanted, memory = new.rung.name, self.memory
+        """Start the worker of an engine that is to be in service. Raises as Engine.start; then it
+        is stopped again."""
+        wanted, memory = new.candidate.name, self.memory
         try:
             await self._start(new, settings)
-            if strict and new.rung.name != wanted:
+            if strict and new.candidate.name != wanted:
                 reason = new.rejected[-1].detail
-                raise EngineError(f"{wanted} did not hold: {reason}", "the worker before stays in service")
+                raise EngineError(
+                    f"{wanted} did not hold: {reason}", "the worker before stays in service"
+                )
         except BaseException:
             self.memory = memory
             await new.stop()
-            fallback_monitor.tell_rejected(new)
+            fallback_monitor.log_rejected(new)
             raise
 
     def _new_engine(self, settings: Settings) -> Engine:
-        """Return an engine by what this machine has now. Without a model nothing will be loaded: no card is asked."""
+        """Return an engine by what this machine has now. Without a model nothing will be loaded: no
+        card is asked."""
         meant = settings if settings.model else msgspec.structs.replace(settings, device="cpu")
         return self.engine_for(planned(meant), meant)
 
@@ -583,13 +631,15 @@ class Scribe:
             plan,
             given if isinstance(given, protocol.Start) else start_for(given),
             on_progress=self._heard_of,
-            on_answer=lambda *answered: self.demotion.heard(*answered),  # whichever is in service by then
+            on_answer=lambda *answered: self.demotion.heard(
+                *answered
+            ),  # whichever is in service by then
         )
 
     def _serve(self, engine: Engine, settings: Settings) -> None:
         """Put an engine in service that owes nothing to the one before."""
         self.engine, self.settings, self._unheard = engine, settings, 0.0
-        self.demotion = Demotion(settings, engine, self._warn)
+        self.demotion = FallbackMonitor(settings, engine, self._warn)
         self.demotion.tell(engine)
         self.shadow.forget()
 
@@ -603,11 +653,14 @@ class Scribe:
         self._changed()
 
     async def sleep(self) -> None:
-        """End the worker at once, whatever it does, and start none until `wake`; then the same is asked again."""
+        """End the worker at once, whatever it does, and start none until `wake`; then the same is
+        asked again."""
         self.asleep = True
         self.disturb()
         loaded = self.engine.pid is not None
-        await asyncio.gather(*(engine.halt() for engine in (self.engine, self._coming) if engine is not None))
+        await asyncio.gather(
+            *(engine.halt() for engine in (self.engine, self._coming) if engine is not None)
+        )
         self.memory = None
         if loaded:
             journal.event("unloaded", "the model was unloaded: the machine sleeps")
@@ -634,7 +687,9 @@ class Scribe:
         self.download = progress.download
         if self.download is not None and self.download.model != self._announced:
             self._announced = self.download.model
-            journal.event("download", f"downloading {self.download.text}", model=self.download.model)
+            journal.event(
+                "download", f"downloading {self.download.text}", model=self.download.model
+            )
         self._changed()
 
     def _arrived(self) -> None:
@@ -652,8 +707,9 @@ class Scribe:
             self.trouble = ""
             self._changed()
 
-    async def _account(self, one: Recording, told: Told) -> None:
-        """Read the ledger where that delays nobody, and write the figures of a take to the journal."""
+    async def _account(self, one: Dictation, told: DictationResult) -> None:
+        """Read the ledger where that delays nobody, and write the figures of a take to the
+        journal."""
         heard = one.dictation.answer is not None
         await self._let_it_out()
         if heard and self.engine.ready is not None and len(self._queue) == 1:
@@ -662,7 +718,9 @@ class Scribe:
                     self.memory = await self.engine.measure("steady")
             except AsrdError as error:
                 self._ill(error)
-        metrics.tell_take(one, told, self.settings.model, one.dictation.ready or self.engine.ready, self.memory)
+        metrics.log_dictation(
+            one, told, self.settings.model, one.dictation.ready or self.engine.ready, self.memory
+        )
         self._alert.watch(self.memory, self.settings)
         if told.outcome != "cancelled":
             self.level.watch(one)
@@ -670,7 +728,8 @@ class Scribe:
             await self.judge()
 
     async def _let_it_out(self) -> None:
-        """Wait until the text is with whoever waits for it, or the next recording is here: figures grow with a text."""
+        """Wait until the text is with whoever waits for it, or the next recording is here: figures
+        grow with a text."""
         if len(self._queue) > 1:
             return
         self._work.clear()
@@ -679,15 +738,19 @@ class Scribe:
                 await self._work.wait()
 
     async def judge(self) -> None:
-        """Leave the rung in service if its figures are reason enough, and have the next one ready."""
+        """Leave the candidate in service if its figures are reason enough, and have the next one
+        ready."""
         engine, served = self.engine, self.demotion
-        rung, verdict = engine.rung, served.judge(engine, self.memory, self.shadow.figures)
+        candidate, verdict = (
+            engine.candidate,
+            served.judge(engine, self.memory, self.shadow.figures),
+        )
         if verdict is None:
             return
         async with self.turns.shared():
-            if engine is not self.engine or not engine.rungs or engine.rung != rung:
+            if engine is not self.engine or not engine.candidates or engine.candidate != candidate:
                 return  # another worker has come into service, which the verdict is not of
-            left = await engine.demote(rung, verdict.kind, verdict.detail, verdict.figures)
+            left = await engine.demote(candidate, verdict.kind, verdict.detail, verdict.figures)
             served.tell(engine)
         if left:
             await self.load()
@@ -699,7 +762,12 @@ async def _nothing() -> None: ...
 
 
 def _add(
-    record: Deliveries, text: str, settings: Settings, dictation: Dictation, writing: Writing, whole: bool = False
+    record: Deliveries,
+    text: str,
+    settings: Settings,
+    dictation: StreamingSession,
+    writing: CommandWriter,
+    whole: bool = False,
 ) -> int:
     """Write down the next part of a text, as it is to be sent; return its number."""
     behind = None if whole else standing(dictation, writing, record.standing)

@@ -9,6 +9,6 @@ A file imports only from files above it, and from packages below this one.
     reception  what a worker sends, made harmless: its strings, and the times of its words (pure)
     verify     whether a worker runs in the precision that it was started with (pure)
     batching   which waiting buffers one request to the worker takes together (pure)
-    engine     holds the one worker: start on a rung, ask, deadline, next rung
+    engine     holds the one worker: start on a candidate, ask, deadline, next candidate
     capacity   whether a second worker has room beside the one in service, and where
 """

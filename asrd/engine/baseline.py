@@ -1,7 +1,7 @@
 """What `asrd compare` measured on this machine, kept for the daemon's own figures.
 
-One file under the state directory; per model and device the strategies of the last whole comparison that no earlier one
-outweighs. Daemon side.
+One file under the state directory; per model and device the strategies of the last whole comparison
+that no earlier one outweighs. Daemon side.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from asrd.text.characters import readable
 log = logging.getLogger("asrd")
 
 
-class Measure(msgspec.Struct, frozen=True):
+class BaselineFigures(msgspec.Struct, frozen=True):
     """One strategy, as it was measured."""
 
     process: int | None
@@ -33,16 +33,17 @@ class Measure(msgspec.Struct, frozen=True):
     """Absolute points against FP32 in the same run; None for FP32 itself."""
 
 
-class Known(msgspec.Struct, frozen=True):
+class Baseline(msgspec.Struct, frozen=True):
     """The last whole comparison of a model on a device."""
 
     measured: str
     """When, ISO 8601, UTC."""
-    strategies: dict[str, Measure]
+    strategies: dict[str, BaselineFigures]
     card: str = ""
     """Name of the GPU; empty for the CPU, and in files of before it was kept."""
     made: str = ""
-    """Model file, driver, torch and asrd it was measured with; like the next two unknown in files of before."""
+    """Model file, driver, torch and asrd it was measured with; like the next two unknown in files
+    of before."""
     utterances: int = 0
     repeats: int = 0
     """Timed buffers behind each `p50_ms`."""
@@ -53,14 +54,14 @@ def path() -> Path:
     return paths.state() / "baselines.json"
 
 
-def read() -> dict[str, Known]:
+def read() -> dict[str, Baseline]:
     """Return everything known, by "model on device"; what cannot be read is nothing."""
     return _read(logging.DEBUG, "no baseline can be read from %s: %s")
 
 
-def _read(level: int, complaint: str) -> dict[str, Known]:
+def _read(level: int, complaint: str) -> dict[str, Baseline]:
     try:
-        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=dict[str, Known])
+        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=dict[str, Baseline])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -68,12 +69,12 @@ def _read(level: int, complaint: str) -> dict[str, Known]:
         return {}
 
 
-def known(model: str, device: str) -> Known | None:
+def find(model: str, device: str) -> Baseline | None:
     """Return what was measured of a model on a kind of device (cpu or cuda)."""
     return read().get(_key(model, device))
 
 
-def outweighs(old: Known, new: Known, tried: Collection[str]) -> bool:
+def outweighs(old: Baseline, new: Baseline, tried: Collection[str]) -> bool:
     """Return whether an earlier comparison made with the same things knows more than a new one.
 
     Args:
@@ -85,12 +86,15 @@ def outweighs(old: Known, new: Known, tried: Collection[str]) -> bool:
     return more or old.utterances > new.utterances or old.repeats > new.repeats
 
 
-def keep(model: str, device: str, found: Known) -> None:
-    """Put a comparison in the place of the last one; a file that cannot be read is told and goes. Raises DiskError."""
+def keep(model: str, device: str, found: Baseline) -> None:
+    """Put a comparison in the place of the last one; a file that cannot be read is told and goes.
+    Raises DiskError."""
     target = path()
     try:
         paths.make_folder(target.parent)
-        others = _read(logging.WARNING, "what was measured before cannot be read from %s and is replaced: %s")
+        others = _read(
+            logging.WARNING, "what was measured before cannot be read from %s and is replaced: %s"
+        )
         encoded = filenames.to_json(others | {_key(model, device): found})
         paths.write_whole(target, msgspec.json.format(encoded, indent=1))
     except OSError as error:

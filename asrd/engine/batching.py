@@ -9,7 +9,8 @@ from asrd import protocol
 from asrd.audio.format import SAMPLE_RATE
 
 TOGETHER = {"cpu": 1, "cuda": 8}
-"""Buffers of several callers that a device computes at once; a card replays so many together, as `graphs.ROWS` says.
+"""Buffers of several callers that a device computes at once; a card replays so many together, as
+`graphs.ROWS` says.
 
 A processor is as fast with one after the other.
 """
@@ -18,23 +19,30 @@ WASTE = 1.25
 """How much longer than the sum of its buffers a batch may be, each being padded to the longest."""
 
 
-class Waiting:
+class WaitingBuffer:
     """A buffer that a caller waits for."""
 
-    def __init__(self, sound: memoryview, start: int, phase: str, said: protocol.Said | None = None) -> None:
+    def __init__(
+        self,
+        sound: memoryview,
+        start: int,
+        phase: str,
+        said: protocol.DecodingContext | None = None,
+    ) -> None:
         self.sound, self.start, self.phase, self.said = sound, start, phase, said
         self.samples = len(sound) // 4
         self.seconds = self.samples / SAMPLE_RATE
         self.answer: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
 
 
-def together(waiting: Sequence[Waiting], limit: int) -> list[Waiting]:
-    """Return what is asked next: the first final buffer, else the first, and up to `limit` in all that go with it.
+def together(waiting: Sequence[WaitingBuffer], limit: int) -> list[WaitingBuffer]:
+    """Return what is asked next: the first final buffer, else the first, and up to `limit` in all
+    that go with it.
 
-    Of one phase, and so alike in length that padding them costs little. Who came first goes first, but a draft, which
-    is replaced soon, waits for every final buffer that is there.
+    Of one phase, and so alike in length that padding them costs little. Who came first goes first,
+    but a draft, which is replaced soon, waits for every final buffer that is there.
     """
-    found: list[Waiting] = []
+    found: list[WaitingBuffer] = []
     ordered = sorted(waiting, key=lambda one: one.phase == "draft")
     for one in ordered:
         grown = [*found, one]

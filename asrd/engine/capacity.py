@@ -1,4 +1,5 @@
-"""Whether a second worker has room beside the one in service, and where: on the card, in its budget, in main memory.
+"""Whether a second worker has room beside the one in service, and where: on the card, in its
+budget, in main memory.
 
 Reads NVML and the kernel; starts nothing. Runs in the daemon.
 """
@@ -18,7 +19,8 @@ from asrd.precision.strategies import BASELINE
 
 
 def fits_beside(settings: Settings, used: int | None) -> bool:
-    """Return whether what these settings choose fits beside the worker in service; True where nothing is known.
+    """Return whether what these settings choose fits beside the worker in service; True where
+    nothing is known.
 
     Args:
         used: bytes that the one in service holds, which a budget counts; None where nothing tells.
@@ -29,7 +31,7 @@ def fits_beside(settings: Settings, used: int | None) -> bool:
     if not cards:
         return True
     try:
-        sight = planner.outlook(settings, cards)
+        sight = planner.plan_report(settings, cards)
     except AsrdError:
         return False
     if sight.card is None:
@@ -41,14 +43,15 @@ def fits_beside(settings: Settings, used: int | None) -> bool:
 
 
 def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | None:
-    """Return where FP32 has room as well: on the card of the one in service, else on the CPU; None where nowhere.
+    """Return where FP32 has room as well: on the card of the one in service, else on the CPU; None
+    where nowhere.
 
     Args:
         used: as for `fits_beside`.
         crowded: not to try the card, nor to ask it.
     """
     try:
-        sight = _without_card(settings) if crowded else planner.outlook(settings, gpus.gpus())
+        sight = _without_card(settings) if crowded else planner.plan_report(settings, gpus.gpus())
     except AsrdError:  # a model whose sizes nobody knows
         return "cpu"
     need = next(line.process for line in sight.strategies if line.strategy == BASELINE.name)
@@ -57,9 +60,9 @@ def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | N
     return "cpu" if need <= available() else None
 
 
-def _without_card(settings: Settings) -> planner.Outlook:
+def _without_card(settings: Settings) -> planner.PlanReport:
     """Return what each strategy needs on the CPU. Raises as `forecast.outlook`."""
-    return planner.outlook(msgspec.structs.replace(settings, device="cpu"), [])
+    return planner.plan_report(msgspec.structs.replace(settings, device="cpu"), [])
 
 
 def _fits(need: int, card: Gpu, settings: Settings, used: int | None) -> bool:
@@ -68,9 +71,12 @@ def _fits(need: int, card: Gpu, settings: Settings, used: int | None) -> bool:
 
 
 def available() -> float:
-    """Return the bytes of main memory that a program may still take; all there are where the kernel does not say."""
+    """Return the bytes of main memory that a program may still take; all there are where the kernel
+    does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        return next(
+            1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
+        )
     except (OSError, StopIteration, ValueError):
         return float("inf")

@@ -1,6 +1,7 @@
 """The worker from outside: its process, its frames, its scratch folder, and how it was lost.
 
-Knows pipes and signals; does not know what is said over them, nor which worker comes next. Daemon side.
+Knows pipes and signals; does not know what is said over them, nor which worker comes next. Daemon
+side.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ from asrd.text.characters import without_controls
 log = logging.getLogger("asrd.engine")
 
 REMARK = re.compile(r"[IW]\d{4} |\[NeMo [IWD] ")
-"""How a line of noise begins that is no reason to die: torch's and NeMo's information and warnings."""
+"""How a line of noise begins that is no reason to die: torch's and NeMo's information and
+warnings."""
 worker_log = logging.getLogger("asrd.worker")
 
 PIPE = 1 << 20
 """Bytes that a pipe to a worker holds, where Linux allows it: a buffer then goes in one piece."""
 
 TAKEN = 60.0
-"""Seconds within which a worker, which is asked only while it waits, takes what it is sent out of its pipe."""
+"""Seconds within which a worker, which is asked only while it waits, takes what it is sent out of
+its pipe."""
 
 KILLED = 10.0
 """Seconds that a killed process is waited for: a card's driver may take a while to let go of it."""
@@ -52,31 +55,48 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # every buffer has another length
     "NEMO_REDIRECT_LOGS_TO_STDERR": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",  # a worker is given the path of its model; what NeMo imports never asks a hub
+    # a worker is given the path of its model; what NeMo imports never asks a hub
+    "HF_HUB_OFFLINE": "1",
     "WANDB_MODE": "disabled",
-    "ORT_DISABLE_TELEMETRY": "1",  # NeMo imports onnxruntime where it is, and that alone reports to its maker
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",  # every length is new: what is kept for it is memory, seldom time
-    "LRU_CACHE_CAPACITY": "48",  # of torch's store in front: one forward of 16 bit needs over 16; 128 keep 45 MiB more
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin for each other cost a busy machine several times the time
+    # NeMo imports onnxruntime where it is, and that alone reports to its maker
+    "ORT_DISABLE_TELEMETRY": "1",
+    # every length is new: what is kept for it is memory, seldom time
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    # of torch's store in front: one forward of 16 bit needs over 16; 128 keep 45 MiB more
+    "LRU_CACHE_CAPACITY": "48",
+    # threads that spin for each other cost a busy machine several times the time
+    "OMP_WAIT_POLICY": "PASSIVE",
     "TQDM_DISABLE": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONSAFEPATH": "1",  # no program takes code from the folder where it is started, which is the user's
+    # no program takes code from the folder where it is started, which is the user's
+    "PYTHONSAFEPATH": "1",
 }
 
 NO_CARD = {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Variables of a worker on the CPU: what NeMo imports asks for cards, and that alone would wake one and hold it."""
+"""Variables of a worker on the CPU: what NeMo imports asks for cards, and that alone would wake one
+and hold it."""
 
 
-class LostError(Exception):
-    """The worker did not do it: `kind` is one of wire.Failed's, or killed, died, stalled, garbage."""
+class WorkerFailedError(Exception):
+    """The worker did not do it: `kind` is one of wire.Failed's, or killed, died, stalled,
+    garbage."""
 
-    def __init__(self, kind: str, detail: str, hint: str = "", trace: str = "", component: str = "") -> None:
+    def __init__(
+        self, kind: str, detail: str, hint: str = "", trace: str = "", component: str = ""
+    ) -> None:
         super().__init__(detail)
-        self.kind, self.detail, self.hint, self.trace, self.component = kind, detail, hint, trace, component
+        self.kind, self.detail, self.hint, self.trace, self.component = (
+            kind,
+            detail,
+            hint,
+            trace,
+            component,
+        )
 
 
 class Scratch:
-    """A folder for what a worker unpacks, which of an old checkpoint is all; locked as long as this process lives.
+    """A folder for what a worker unpacks, which of an old checkpoint is all; locked as long as this
+    process lives.
 
     Making one removes those of daemons that were killed. Raises DiskError.
     """
@@ -92,7 +112,9 @@ class Scratch:
             self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=where)
             self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise DiskError(f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder") from error
+            raise DiskError(
+                f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder"
+            ) from error
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -127,13 +149,14 @@ def _abandoned(entry: os.DirEntry[str], fresh: float) -> bool:
     return True
 
 
-class Worker:
+class WorkerProcess:
     """One child process and the frames to and from it.
 
-    The process is reaped when the worker is closed and not before, so that its number, its group's too, stays its own.
+    The process is reaped when the worker is closed and not before, so that its number, its group's
+    too, stays its own.
     """
 
-    live: ClassVar[set[Worker]] = set()
+    live: ClassVar[set[WorkerProcess]] = set()
     """All that were started and are not closed."""
 
     def __init__(self, process: subprocess.Popen[bytes], scratch: Scratch) -> None:
@@ -147,8 +170,11 @@ class Worker:
         self.live.add(self)
 
     @classmethod
-    async def spawn(cls, command: Sequence[str], more: Mapping[str, str] = MappingProxyType({})) -> Worker:
-        """Start a worker in a session of its own, with a scratch folder that outlives any way it may end.
+    async def spawn(
+        cls, command: Sequence[str], more: Mapping[str, str] = MappingProxyType({})
+    ) -> WorkerProcess:
+        """Start a worker in a session of its own, with a scratch folder that outlives any way it
+        may end.
 
         Args:
             more: variables of its environment, beside those of every worker.
@@ -168,17 +194,21 @@ class Worker:
         return worker
 
     async def _connect(self) -> None:
-        """Join the three pipes to the loop; one of these awaits may be cancelled, and the process is there already."""
+        """Join the three pipes to the loop; one of these awaits may be cancelled, and the process
+        is there already."""
         loop, process = asyncio.get_running_loop(), self.process
         for pipe, reader in ((process.stdout, self._stdout), (process.stderr, self._stderr)):
             reading = functools.partial(asyncio.StreamReaderProtocol, reader)
             self._readers.append((await loop.connect_read_pipe(reading, pipe))[0])
-        writing = functools.partial(asyncio.StreamReaderProtocol, asyncio.StreamReader())  # it has the flow control
+        writing = functools.partial(
+            asyncio.StreamReaderProtocol, asyncio.StreamReader()
+        )  # it has the flow control
         transport, protocol = await loop.connect_write_pipe(writing, process.stdin)
         self._stdin = asyncio.StreamWriter(transport, protocol, None, loop)
 
     async def _listen(self) -> None:
-        """Read stderr to its end, whatever comes: a pipe that nobody reads would stop the worker."""
+        """Read stderr to its end, whatever comes: a pipe that nobody reads would stop the
+        worker."""
         endless = False
         while True:
             try:
@@ -200,42 +230,51 @@ class Worker:
             async with asyncio.timeout(TAKEN):
                 await self._stdin.drain()
         except TimeoutError:
-            raise LostError("stalled", f"it did not take what it was sent within {TAKEN:.0f} s") from None
+            raise WorkerFailedError(
+                "stalled", f"it did not take what it was sent within {TAKEN:.0f} s"
+            ) from None
         except (ConnectionError, RuntimeError):
             raise await self._gone() from None
 
     async def receive(self, deadline: float) -> Reply:
-        """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or died."""
+        """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or
+        died."""
         try:
-            async with asyncio.timeout(deadline):  # wait_for of Python 3.11 can swallow a cancellation
+            async with asyncio.timeout(
+                deadline
+            ):  # wait_for of Python 3.11 can swallow a cancellation
                 line = await self._stdout.readline()
         except TimeoutError:
-            raise LostError("stalled", f"no answer within {deadline:.0f} s") from None
+            raise WorkerFailedError("stalled", f"no answer within {deadline:.0f} s") from None
         except ValueError:
-            raise LostError("garbage", f"a line longer than {MAX_LINE} bytes") from None
+            raise WorkerFailedError("garbage", f"a line longer than {MAX_LINE} bytes") from None
         if not line.endswith(b"\n"):
             raise await self._gone()
         try:
             return asrd_protocol.unpack_reply(line)
         except GarbageError as error:
-            raise LostError("garbage", str(error)) from None
+            raise WorkerFailedError("garbage", str(error)) from None
 
-    async def _gone(self) -> LostError:
+    async def _gone(self) -> WorkerFailedError:
         code = await self._exit(2.0)
         if code is None:
-            return LostError("garbage", "the worker closed its pipe and went on")
+            return WorkerFailedError("garbage", "the worker closed its pipe and went on")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
-            return LostError("killed", f"the worker was ended by {signal.Signals(-code).name}")
+            return WorkerFailedError(
+                "killed", f"the worker was ended by {signal.Signals(-code).name}"
+            )
         await self._silence()
         telling = (line for line in reversed(self.noise) if line.strip() and not REMARK.match(line))
         said = next(telling, "it said nothing")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return LostError("died", f"the worker ended with {how}: {said}")
+        return WorkerFailedError("died", f"the worker ended with {how}: {said}")
 
     async def end(self, patience: float) -> None:
-        """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with it.
+        """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with
+        it.
 
-        That is not left half done, however often the caller is cancelled, and takes `longest(patience)` at most.
+        That is not left half done, however often the caller is cancelled, and takes
+        `longest(patience)` at most.
         """
         ending = asyncio.create_task(self._stop(patience))
         cancelled: asyncio.CancelledError | None = None
@@ -244,7 +283,9 @@ class Worker:
                 await asyncio.wait([ending])
             except asyncio.CancelledError as error:
                 cancelled = error
-        if ending.cancelled():  # by the end of the whole loop, which cancels every task there is, once
+        if (
+            ending.cancelled()
+        ):  # by the end of the whole loop, which cancels every task there is, once
             await self.end(0.0)
         self._close()
         if cancelled is not None:
@@ -263,7 +304,8 @@ class Worker:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
     async def _stop(self, patience: float) -> None:
-        """Ask, kill and wait for the process, not for its pipes: what it started may hold them open for hours."""
+        """Ask, kill and wait for the process, not for its pipes: what it started may hold them open
+        for hours."""
         if self._stdin is not None and patience > 0:
             with contextlib.suppress(ConnectionError, RuntimeError):
                 self._stdin.writelines(asrd_protocol.pack(Stop()))
@@ -281,7 +323,8 @@ class Worker:
         await asyncio.wait([self._pump], timeout=MOMENT)
 
     async def _exit(self, limit: float) -> int | None:
-        """Return how the process ended, negative for a signal; None if it still runs after `limit` seconds."""
+        """Return how the process ended, negative for a signal; None if it still runs after `limit`
+        seconds."""
         until = time.monotonic() + limit
         while (code := self._code()) is None and time.monotonic() < until:
             await asyncio.sleep(0.01)
@@ -298,14 +341,17 @@ class Worker:
         return over.si_status if over.si_code == os.CLD_EXITED else -over.si_status
 
     def _close(self) -> None:
-        """Reap the process and let go of all that was held for it; a second time it does nothing."""
+        """Reap the process and let go of all that was held for it; a second time it does
+        nothing."""
         self.kill()
         self.process.poll()
         self._pump.cancel()
         for reader in self._readers:
             reader.close()
         writer = self._stdin.transport if self._stdin is not None else None
-        if writer is not None and (not writer.is_closing() or writer.get_write_buffer_size()):  # else it is lost
+        if writer is not None and (
+            not writer.is_closing() or writer.get_write_buffer_size()
+        ):  # else it is lost
             writer.abort()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
@@ -314,13 +360,17 @@ class Worker:
         self.live.discard(self)
 
 
-def _launched(command: Sequence[str], scratch: str, more: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _launched(
+    command: Sequence[str], scratch: str, more: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     """Start the process.
 
-    Not through asyncio, whose process is over only when its pipes are, and which can wait for ever for one whose
-    creation was cancelled half-way.
+    Not through asyncio, whose process is over only when its pipes are, and which can wait for ever
+    for one whose creation was cancelled half-way.
     """
-    with contextlib.suppress(OSError):  # without a home that can be written, libraries go without, or to TMPDIR
+    with contextlib.suppress(
+        OSError
+    ):  # without a home that can be written, libraries go without, or to TMPDIR
         paths.make_folder(paths.cache())
     environment = {**os.environ, **paths.library_folders(), **ENVIRONMENT, **more}
     process = subprocess.Popen(
@@ -340,5 +390,5 @@ def _launched(command: Sequence[str], scratch: str, more: Mapping[str, str]) -> 
 
 def kill_all() -> None:
     """Kill every worker of this process and what it started, at once; nothing is waited for."""
-    for worker in list(Worker.live):
+    for worker in list(WorkerProcess.live):
         worker.kill()

@@ -1,4 +1,5 @@
-"""What a worker sends, made harmless where it enters the daemon: its strings, and the times of its words.
+"""What a worker sends, made harmless where it enters the daemon: its strings, and the times of its
+words.
 
 A worker runs a model's file, so nothing that it says is believed beyond its type. Pure.
 """
@@ -16,10 +17,13 @@ T = TypeVar("T")
 
 
 def received(reply: Reply) -> Reply:
-    """Return a reply without control characters in any of its strings; a traceback keeps its lines."""
+    """Return a reply without control characters in any of its strings; a traceback keeps its
+    lines."""
     if isinstance(reply, Failed) and reply.trace:
         trace = printable(reply.trace)
-        return msgspec.structs.replace(_cleaned(msgspec.structs.replace(reply, trace="")), trace=trace)
+        return msgspec.structs.replace(
+            _cleaned(msgspec.structs.replace(reply, trace="")), trace=trace
+        )
     return _cleaned(reply)
 
 
@@ -30,12 +34,15 @@ def bounded(answer: Answer, start: int, size: int) -> Answer:
         start: sample index of the buffer's first sample.
         size: samples of the buffer, which are the most words that it can hold.
 
-    Each word gets a sample at least and leaves one to each word behind it, so that words which a transcript moves
-    apart still end with their buffer. A confidence lies in 0..1.
+    Each word gets a sample at least and leaves one to each word behind it, so that words which a
+    transcript moves apart still end with their buffer. A confidence lies in 0..1.
     """
     heard = answer.hypothesis
     words = [word for word in heard.words if word.text][:size]
-    fitted = [_fitted(word, start, start + size - left) for left, word in zip(_down(len(words)), words, strict=True)]
+    fitted = [
+        _fitted(word, start, start + size - left)
+        for left, word in zip(_down(len(words)), words, strict=True)
+    ]
     heard = msgspec.structs.replace(heard, words=fitted, start=start, stop=start + size)
     return msgspec.structs.replace(answer, hypothesis=heard)
 
@@ -66,6 +73,10 @@ def _cleaned(value: T) -> T:
         found = {_cleaned(key): _cleaned(each) for key, each in value.items()}
     elif isinstance(value, msgspec.Struct):
         fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
-        changed = {name: _cleaned(each) for name, each in fields if not isinstance(each, int | float | bytes)}
+        changed = {
+            name: _cleaned(each)
+            for name, each in fields
+            if not isinstance(each, int | float | bytes)
+        }
         found = msgspec.structs.replace(value, **changed)
     return found

@@ -1,7 +1,9 @@
-"""What `asrd tune` found here, kept: which strategy `auto` takes for a model on a device, and by what figures.
+"""What `asrd tune` found here, kept: which strategy `auto` takes for a model on a device, and by
+what figures.
 
-One file under the state directory. A verdict holds for the very file, device, driver, versions and bound it was found
-with; with any of them changed it is told as stale and decides nothing. Daemon side; imports neither torch nor numpy.
+One file under the state directory. A verdict holds for the very file, device, driver, versions and
+bound it was found with; with any of them changed it is told as stale and decides nothing. Daemon
+side; imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ TAKES = "the takes that are kept"
 
 
 ROOM = 1 << 18
-"""Bytes that must fit into the state folder before a verdict is looked for: those that are kept, and what goes on."""
+"""Bytes that must fit into the state folder before a verdict is looked for: those that are kept,
+and what goes on."""
 
 
 class Key(msgspec.Struct, frozen=True):
@@ -42,7 +45,8 @@ class Key(msgspec.Struct, frozen=True):
     size: int
     """Bytes of its file."""
     modified: int
-    """When that file was written, in nanoseconds; of a shipped model it does not count: each install writes it anew."""
+    """When that file was written, in nanoseconds; of a shipped model it does not count: each
+    install writes it anew."""
     device: str
     """Name of the card, or of the processor."""
     driver: str
@@ -65,11 +69,13 @@ LABELS = {
 """Fields of a key as a person calls them; those of the model's file are told together."""
 
 PLACE = ("model", "device", "preset", "bound", "budget")
-"""Fields by which verdicts stand beside each other; of those that agree in them the last one is kept."""
+"""Fields by which verdicts stand beside each other; of those that agree in them the last one is
+kept."""
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One strategy, as it was measured and judged. Rates are percent and points, memory bytes, latency milliseconds."""
+class TunedStrategy(msgspec.Struct, frozen=True):
+    """One strategy, as it was measured and judged. Rates are percent and points, memory bytes,
+    latency milliseconds."""
 
     strategy: str
     refused: str
@@ -96,16 +102,17 @@ class Candidate(msgspec.Struct, frozen=True):
     """Processor time of the same buffer, where it is computed on the CPU."""
     effective: dict[str, str] = {}
     missing: int = 0
-    """Words of speech that would decide it, beyond those there were; 0 where more would not help."""
+    """Words of speech that would decide it, beyond those there were; 0 where more would not
+    help."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class TuningResult(msgspec.Struct, frozen=True):
     """A verdict with its evidence."""
 
     key: Key
     chosen: str
     reason: str
-    candidates: list[Candidate]
+    candidates: list[TunedStrategy]
     speech: str
     """The manifest, or takes."""
     utterances: int
@@ -115,7 +122,8 @@ class Record(msgspec.Struct, frozen=True):
     measured: str
     """When, ISO 8601, UTC."""
     limit: float
-    """What `most` was held against: the bound, or what FP32 differs from itself where that is more."""
+    """What `most` was held against: the bound, or what FP32 differs from itself where that is
+    more."""
     hint: str = ""
     """What would allow a better choice."""
     metric: str = "WER"
@@ -133,7 +141,8 @@ def path() -> Path:
 
 
 def key_for(settings: Settings, gpu: Gpu | None) -> Key | None:
-    """Return what a verdict for these settings on this device must have been found with; None without a model file."""
+    """Return what a verdict for these settings on this device must have been found with; None
+    without a model file."""
     try:
         file = names.resolve(settings.model).stat()
     except (AsrdError, OSError):
@@ -161,10 +170,10 @@ def _version(package: str) -> str:
         return ""
 
 
-def read() -> list[Record]:
+def read() -> list[TuningResult]:
     """Return every verdict, the oldest first; what cannot be read is nothing."""
     try:
-        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=list[Record])
+        return msgspec.json.decode(text_files.plain(path().read_bytes()), type=list[TuningResult])
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
@@ -188,21 +197,27 @@ def _unkept(error: OSError) -> DiskError:
     return DiskError(f"the verdict cannot be saved in {path()}: {error.strerror}", hint)
 
 
-def keep(record: Record) -> None:
-    """Put a verdict in the place of the last one for the same model, device and bounds. Raises DiskError."""
+def keep(record: TuningResult) -> None:
+    """Put a verdict in the place of the last one for the same model, device and bounds. Raises
+    DiskError."""
     target = path()
-    others = [one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)]
+    others = [
+        one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)
+    ]
     try:
         paths.make_folder(target.parent)
-        paths.write_whole(target, msgspec.json.format(filenames.to_json([*others, record]), indent=1))
+        paths.write_whole(
+            target, msgspec.json.format(filenames.to_json([*others, record]), indent=1)
+        )
     except OSError as error:
         raise _unkept(error) from error
 
 
-def known(settings: Settings, gpu: Gpu | None) -> tuple[Record | None, str]:
+def find(settings: Settings, gpu: Gpu | None) -> tuple[TuningResult | None, str]:
     """Return the verdict for these settings on this device, and why it is stale; "" while it holds.
 
-    Where none fits, the nearest of the same model is returned with what differs; (None, "") where there is none.
+    Where none fits, the nearest of the same model is returned with what differs; (None, "") where
+    there is none.
     """
     found = [one for one in read() if one.key.model == readable(settings.model)]
     if not found:
@@ -215,13 +230,14 @@ def known(settings: Settings, gpu: Gpu | None) -> tuple[Record | None, str]:
 
 
 def evidence_for(settings: Settings, gpus: Iterable[Gpu]) -> Evidence | None:
-    """Return what a plan for these settings may go by; None where another strategy than `auto` is asked for.
+    """Return what a plan for these settings may go by; None where another strategy than `auto` is
+    asked for.
 
     Raises PrecisionError: a device that is not there.
     """
     if settings.strategy != "auto":
         return None
-    record, stale = known(settings, device_for(settings.device, gpus))
+    record, stale = find(settings, device_for(settings.device, gpus))
     return record.value(stale) if record else None
 
 

@@ -1,7 +1,7 @@
 """Which parts of a model can go down by themselves, from the names of its tensors alone.
 
-A few that mean something for each family, or one for each block. Each makes a precision of its own, with all the rest
-of the model float32. Pure; opens no weights.
+A few that mean something for each family, or one for each block. Each makes a precision of its own,
+with all the rest of the model float32. Pure; opens no weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Component(msgspec.Struct, frozen=True):
     """Whether it stands apart from the blocks; false: it is made of them, or of what is in them."""
 
 
-class Alone(msgspec.Struct, frozen=True):
+class ComponentPrecision(msgspec.Struct, frozen=True):
     """One component, put to one dtype, with all the rest float32."""
 
     component: str
@@ -43,7 +43,8 @@ class Alone(msgspec.Struct, frozen=True):
 
 
 FEED_FORWARD, ATTENTION, MATRICES, CONVOLUTION = (
-    f"encoder.layers.*.{part}" for part in ("feed_forward?", "self_attn", "self_attn.linear_*", "conv")
+    f"encoder.layers.*.{part}"
+    for part in ("feed_forward?", "self_attn", "self_attn.linear_*", "conv")
 )
 
 ENCODER = (
@@ -57,7 +58,8 @@ ENCODER = (
     Component("convolution", (CONVOLUTION,), apart=False),
     Component("norms", ("norms",), apart=False),
 )
-"""Of every FastConformer. Sums: what the blocks add up to, from the first to the last; with them norms stay float32.
+"""Of every FastConformer. Sums: what the blocks add up to, from the first to the last; with them
+norms stay float32.
 Scores: what attention computes between its matrices."""
 
 AFTER = {
@@ -65,24 +67,42 @@ AFTER = {
     "rnnt": (Component("prediction net", ("decoder",)), Component("joint", ("joint",))),
     "aed": (
         Component("decoder", ("decoder",), apart=False),
-        Component("decoder self-attention", ("transf_decoder._decoder.layers.*.first_sub_layer",), apart=False),
-        Component("decoder cross-attention", ("transf_decoder._decoder.layers.*.second_sub_layer",), apart=False),
-        Component("decoder feed-forward", ("transf_decoder._decoder.layers.*.third_sub_layer",), apart=False),
+        Component(
+            "decoder self-attention",
+            ("transf_decoder._decoder.layers.*.first_sub_layer",),
+            apart=False,
+        ),
+        Component(
+            "decoder cross-attention",
+            ("transf_decoder._decoder.layers.*.second_sub_layer",),
+            apart=False,
+        ),
+        Component(
+            "decoder feed-forward",
+            ("transf_decoder._decoder.layers.*.third_sub_layer",),
+            apart=False,
+        ),
         Component("embedding and output", ("transf_decoder._embedding", "log_softmax")),
         Component("encoder projection", ("encoder_decoder_proj",)),
     ),
 }
-"""Family -> what comes after the encoder. An embedding and an output layer that share a weight go together."""
+"""Family -> what comes after the encoder. An embedding and an output layer that share a weight go
+together."""
 
 REPEATED = {"encoder block": "encoder.layers", "decoder block": "transf_decoder._decoder.layers"}
 """Name of a block -> the list that holds it."""
 
 
 def wanted(words: str) -> tuple[tuple[Stored, ...], bool]:
-    """Return the dtypes that "a,b" asks for, and whether it asks for blocks. Raises ConfigError for another word."""
-    given = {spellings.dtype(word.strip(), (*LOW, BLOCKS)) for word in words.split(",") if word.strip()}
+    """Return the dtypes that "a,b" asks for, and whether it asks for blocks. Raises ConfigError for
+    another word."""
+    given = {
+        spellings.dtype(word.strip(), (*LOW, BLOCKS)) for word in words.split(",") if word.strip()
+    }
     if unknown := sorted(given.difference(LOW, [BLOCKS])):
-        raise ConfigError(f"unknown dtype {unknown[0]!r} for components", nearest(unknown[0], (*LOW, BLOCKS)))
+        raise ConfigError(
+            f"unknown dtype {unknown[0]!r} for components", nearest(unknown[0], (*LOW, BLOCKS))
+        )
     return tuple(dtype for dtype in LOW if dtype in given) or LOW, BLOCKS in given
 
 
@@ -93,23 +113,34 @@ def derive(header: Header, blocks: bool = False) -> list[Component]:
     found = [*ENCODER, *AFTER.get(family, ())]
     if blocks:
         found = [component for component in found if component.apart] + _blocks(known)
-    return [component for component in found if all(_matches(key, known, family) for key in component.keys)]
+    return [
+        component
+        for component in found
+        if all(_matches(key, known, family) for key in component.keys)
+    ]
 
 
 def _matches(key: str, known: Sequence[str], family: str) -> bool:
-    return key == "norms" or (key == "decoder" and family == "aed") or any(fnmatchcase(path, key) for path in known)
+    return (
+        key == "norms"
+        or (key == "decoder" and family == "aed")
+        or any(fnmatchcase(path, key) for path in known)
+    )
 
 
 def _blocks(known: Sequence[str]) -> list[Component]:
     found = []
     for name, place in REPEATED.items():
-        numbers = sorted(int(path.rpartition(".")[2]) for path in known if path.rpartition(".")[0] == place)
+        numbers = sorted(
+            int(path.rpartition(".")[2]) for path in known if path.rpartition(".")[0] == place
+        )
         found += [Component(f"{name} {number}", (f"{place}.{number}",)) for number in numbers]
     return found
 
 
-def alone(header: Header, words: str) -> list[Alone]:
-    """Return what "a,b" asks to measure of a model: each component at each dtype, component by component.
+def sweep(header: Header, words: str) -> list[ComponentPrecision]:
+    """Return what "a,b" asks to measure of a model: each component at each dtype, component by
+    component.
 
     What holds nothing that int8 could take (norms) is not put to it.
 
@@ -121,12 +152,14 @@ def alone(header: Header, words: str) -> list[Alone]:
     return [one for one in asked if one.dtype != "int8" or _shrinks(header, one)]
 
 
-def _put(component: Component, dtype: Stored) -> Alone:
+def _put(component: Component, dtype: Stored) -> ComponentPrecision:
     parts = dict.fromkeys(component.keys, dtype)
-    return Alone(component.name, dtype, Precision(f"{component.name} {dtype}", parts=parts))
+    return ComponentPrecision(
+        component.name, dtype, Precision(f"{component.name} {dtype}", parts=parts)
+    )
 
 
-def _shrinks(header: Header, one: Alone) -> bool:
+def _shrinks(header: Header, one: ComponentPrecision) -> bool:
     """Return whether int8 stores any of a component in fewer bytes than 16 bits do."""
     half: dict[str, Stored] = dict.fromkeys(one.precision.parts, "bfloat16")
     return weights_bytes(header, one.precision) < weights_bytes(header, Precision("", parts=half))

@@ -1,6 +1,7 @@
 """How a comparison is judged: word edits, intervals, the noise floor, criteria, verdicts.
 
-Pure: takes what was measured and returns values; starts nothing, prints nothing, reads no clock. Used by `compare`,
+Pure: takes what was measured and returns values; starts nothing, prints nothing, reads no clock.
+    Used by `compare`,
 and by the daemon for intervals only; imports numpy, jiwer and the normaliser where they are needed.
 """
 
@@ -19,10 +20,10 @@ from asrd.evaluation.results import (
     Bound,
     Change,
     Criterion,
-    Draft,
-    Measured,
     NoiseFloor,
-    Row,
+    PartialFigures,
+    Run,
+    StrategyResult,
     Verdict,
 )
 from asrd.precision import ledger
@@ -42,14 +43,18 @@ from asrd.evaluation.metrics import (
     encoder_error,
     interval,
     median_uncertainty,
-    most,
     percentiles,
     spread,
+    upper_bound,
 )
 
 
 def verdict(
-    ci: tuple[float, float] | None, changed: int | None, floor: float | None, limit: float, upper: float
+    ci: tuple[float, float] | None,
+    changed: int | None,
+    floor: float | None,
+    limit: float,
+    upper: float,
 ) -> Verdict:
     """Return what the words say about a strategy.
 
@@ -82,7 +87,11 @@ def load_peak_ratio(ready: Ready) -> float | None:
         on_card = peak.process if peak.allocated is None else peak.allocated
         return None if on_card is None else on_card / ready.weights_bytes
     before = ready.ledger["import"].process if "import" in ready.ledger else None
-    return None if peak.process is None or before is None else (peak.process - before) / ready.weights_bytes
+    return (
+        None
+        if peak.process is None or before is None
+        else (peak.process - before) / ready.weights_bytes
+    )
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
@@ -91,7 +100,8 @@ def ratio(value: float | None, base: float | None) -> float | None:
 
 
 def memory_of(readings: Mapping[str, Memory], phase: str = "steady") -> int | None:
-    """Return the bytes that belong to the worker in a phase: process, or torch's own where the driver hides it."""
+    """Return the bytes that belong to the worker in a phase: process, or torch's own where the
+    driver hides it."""
     memory = readings.get(phase)
     return None if memory is None else ledger.worker_bytes(memory)
 
@@ -103,19 +113,27 @@ def describe(precision: Precision) -> str:
         said = [f"{precision.quantize} matrices and embeddings, other weights {precision.weights}"]
     said += [f"{component} {dtype}" for component, dtype in precision.parts.items()]
     if precision.autocast:
-        said.append(f"{precision.autocast} autocast" + (f" by Lightning {precision.trainer}" * bool(precision.trainer)))
+        said.append(
+            f"{precision.autocast} autocast"
+            + (f" by Lightning {precision.trainer}" * bool(precision.trainer))
+        )
     said += [f"{phase} under {dtype} autocast" for phase, dtype in precision.phases.items()]
     if precision.tf32:
         said.append("TF32 matrix products")
     if precision.weights != "float32":
-        said.append("float32 features" if precision.features == "float32" else f"{precision.weights} features")
+        said.append(
+            "float32 features"
+            if precision.features == "float32"
+            else f"{precision.weights} features"
+        )
     return ", ".join(said)
 
 
-# -- judgement --------------------------------------------------------------------------------------------------------
+# -- judgement
+# --------------------------------------------------------------------------------------------------------
 
 
-class Heard(msgspec.Struct, frozen=True):
+class WordErrors(msgspec.Struct, frozen=True):
     """One measurement's words, normalised, against the references and against FP32."""
 
     texts: list[str]
@@ -123,9 +141,9 @@ class Heard(msgspec.Struct, frozen=True):
     against_baseline: Edits
 
 
-def hear(
-    measured: Measured, references: Sequence[str], baseline: Sequence[str], language: str, kind: str = ""
-) -> Heard | None:
+def word_errors(
+    measured: Run, references: Sequence[str], baseline: Sequence[str], language: str, kind: str = ""
+) -> WordErrors | None:
     """Return the words of a measurement; None where the worker was lost before the last clip.
 
     Args:
@@ -136,17 +154,17 @@ def hear(
         return None
     clean = normaliser(language, kind)
     texts = [clean(text or "") for text in measured.texts]
-    return Heard(texts, edits(references, texts), edits(baseline, texts))
+    return WordErrors(texts, edits(references, texts), edits(baseline, texts))
 
 
 def judge(
-    measured: Sequence[Measured],
+    measured: Sequence[Run],
     references: Sequence[str],
     seconds: float,
     limit: float,
     language: str = "en",
-    again: Measured | None = None,
-) -> tuple[NoiseFloor, list[Bound], list[Row]]:
+    again: Run | None = None,
+) -> tuple[NoiseFloor, list[Bound], list[StrategyResult]]:
     """Return noise floor, bounds and rows for what was measured.
 
     Args:
@@ -163,24 +181,40 @@ def judge(
     clean = normaliser(language, kind)
     truth = [clean(reference) for reference in references]
     baseline = [clean(text or "") for text in measured[0].texts]
-    heard = [hear(one, truth, baseline, language, kind) for one in measured]
+    heard = [word_errors(one, truth, baseline, language, kind) for one in measured]
     floor = noise_floor(measured, heard, again)
     bounds = _bounds(floor, limit, measured[0].ledger)
     context = _Context(measured[0], heard[0], truth, seconds, floor, bounds, language, kind)
-    return floor, bounds, [_row(one, words, context) for one, words in zip(measured, heard, strict=True)]
+    return (
+        floor,
+        bounds,
+        [_row(one, words, context) for one, words in zip(measured, heard, strict=True)],
+    )
 
 
-def noise_floor(measured: Sequence[Measured], heard: Sequence[Heard | None], again: Measured | None) -> NoiseFloor:
-    """Return what the FP32 runs among `measured`, and the one taken `again` at the end, differ in."""
+def noise_floor(
+    measured: Sequence[Run], heard: Sequence[WordErrors | None], again: Run | None
+) -> NoiseFloor:
+    """Return what the FP32 runs among `measured`, and the one taken `again` at the end, differ
+    in."""
     fp32 = ("baseline", "again")
     pairs = [(one, words) for one, words in zip(measured, heard, strict=True) if one.role in fp32]
-    rates = [words.score.rate for _, words in pairs if words is not None and words.score.rate is not None]
-    changed = [words.against_baseline.rate for one, words in pairs if words is not None and one.role == "again"]
+    rates = [
+        words.score.rate for _, words in pairs if words is not None and words.score.rate is not None
+    ]
+    changed = [
+        words.against_baseline.rate
+        for one, words in pairs
+        if words is not None and one.role == "again"
+    ]
     runs = [one for one, _ in pairs] + ([again] if again else [])
     medians = [p.p50 for p in map(percentiles, (one.latency for one in runs)) if p is not None]
     between = spread(medians)
     whole = [one for one in runs if "after" in one.ledger]
-    apart = [spread([memory_of(one.ledger) for one in runs]), spread([memory_of(one.ledger, "after") for one in whole])]
+    apart = [
+        spread([memory_of(one.ledger) for one in runs]),
+        spread([memory_of(one.ledger, "after") for one in whole]),
+    ]
     memory = max((one for one in apart if one is not None), default=0.0)
     base = memory_of(measured[0].ledger)
     return NoiseFloor(
@@ -196,17 +230,38 @@ def _bounds(floor: NoiseFloor, limit: float, base: Mapping[str, Memory]) -> list
     growth = (max(0, ledger.growth_bytes(base) or 0) + GROWTH_BYTES) / ledger.MIB
     return [
         Bound("errors", 0, "utterances without an answer"),
-        Bound("wer_delta", max(limit, floor.wer or 0.0), "upper end of the interval of the WER delta, points"),
-        Bound("memory", 1 + (floor.memory or 0.0), "the worker's largest memory over FP32's, noise floor included"),
-        Bound("growth", growth, "MiB gained from steady to the end of the manifest; FP32's own and 64 may be"),
-        Bound("latency", 1 + (floor.latency or 0.0), "median latency over FP32's, noise floor included"),
-        Bound("weights", HALF, "weights over FP32's, where 16-bit or 8-bit storage was asked for", required=False),
+        Bound(
+            "wer_delta",
+            max(limit, floor.wer or 0.0),
+            "upper end of the interval of the WER delta, points",
+        ),
+        Bound(
+            "memory",
+            1 + (floor.memory or 0.0),
+            "the worker's largest memory over FP32's, noise floor included",
+        ),
+        Bound(
+            "growth",
+            growth,
+            "MiB gained from steady to the end of the manifest; FP32's own and 64 may be",
+        ),
+        Bound(
+            "latency",
+            1 + (floor.latency or 0.0),
+            "median latency over FP32's, noise floor included",
+        ),
+        Bound(
+            "weights",
+            HALF,
+            "weights over FP32's, where 16-bit or 8-bit storage was asked for",
+            required=False,
+        ),
     ]
 
 
 class _Context(msgspec.Struct, frozen=True):
-    baseline: Measured
-    heard: Heard | None
+    baseline: Run
+    heard: WordErrors | None
     references: list[str]
     seconds: float
     floor: NoiseFloor
@@ -219,7 +274,7 @@ class _Context(msgspec.Struct, frozen=True):
         return next(bound.limit for bound in self.bounds if bound.name == name)
 
 
-def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
+def _row(measured: Run, heard: WordErrors | None, context: _Context) -> StrategyResult:
     ready, base = measured.ready, context.heard
     ci = interval(heard.score, base.score) if heard and base else None
     delta = None
@@ -229,8 +284,8 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
     errors = max(len(context.references) - answered, int(bool(measured.failure)))
     criteria = _criteria(measured, ci, errors, context)
     changed = sum(heard.against_baseline.errors) if heard else None
-    upper = most(heard.score, base.score) if heard and base else float("inf")
-    return Row(
+    upper = upper_bound(heard.score, base.score) if heard and base else float("inf")
+    return StrategyResult(
         strategy=measured.precision.name,
         role=measured.role,
         requested=describe(for_family(measured.precision, ready.family if ready else "")),
@@ -268,7 +323,9 @@ def _row(measured: Measured, heard: Heard | None, context: _Context) -> Row:
     )
 
 
-def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, context: _Context) -> list[Criterion]:
+def _criteria(
+    measured: Run, ci: tuple[float, float] | None, errors: int, context: _Context
+) -> list[Criterion]:
     base = context.baseline
     now, before = percentiles(measured.latency), percentiles(base.latency)
     values: dict[str, float | None] = {
@@ -284,29 +341,41 @@ def _criteria(measured: Measured, ci: tuple[float, float] | None, errors: int, c
         sizes = [one.ready.weights_bytes if one.ready else None for one in (measured, base)]
         values["weights"] = ratio(sizes[0], sizes[1])
     return [
-        Criterion(bound.name, bound.limit, value, value is not None and value <= bound.limit, bound.required)
+        Criterion(
+            bound.name,
+            bound.limit,
+            value,
+            value is not None and value <= bound.limit,
+            bound.required,
+        )
         for bound in context.bounds
         if bound.name in values
         for value in (values[bound.name],)
     ]
 
 
-def _changes(heard: Heard | None, context: _Context) -> list[Change]:
+def _changes(heard: WordErrors | None, context: _Context) -> list[Change]:
     if heard is None or context.heard is None:
         return []
     triples = zip(context.references, context.heard.texts, heard.texts, strict=True)
-    return [Change(i, said, before, now) for i, (said, before, now) in enumerate(triples) if before != now]
+    return [
+        Change(i, said, before, now)
+        for i, (said, before, now) in enumerate(triples)
+        if before != now
+    ]
 
 
-def _draft(measured: Measured, context: _Context) -> Draft | None:
+def _draft(measured: Run, context: _Context) -> PartialFigures | None:
     if not measured.draft_latency and not measured.drafts:
         return None
     heard = None
     if context.heard is not None:
         as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
-        heard = hear(as_texts, context.references, context.heard.texts, context.language, context.kind)
+        heard = word_errors(
+            as_texts, context.references, context.heard.texts, context.language, context.kind
+        )
     latency = percentiles(measured.draft_latency)
     if heard is None:
-        return Draft(latency, None, None)
+        return PartialFigures(latency, None, None)
     against = heard.against_baseline
-    return Draft(latency, heard.score.rate, against.rate, changed_interval(against))
+    return PartialFigures(latency, heard.score.rate, against.rate, changed_interval(against))

@@ -1,6 +1,7 @@
 """Speech with its text: NeMo manifests, one JSON object a line, and the clips they name.
 
-Knows lines and files; knows nothing of words or models. A bad line is told and left out, the rest goes on.
+Knows lines and files; knows nothing of words or models. A bad line is told and left out, the rest
+goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Clip:
     samples: Samples
 
 
-class Entry(msgspec.Struct):
+class ManifestLine(msgspec.Struct):
     """One line of a manifest; other keys are passed over."""
 
     audio_filepath: str
@@ -44,8 +45,8 @@ def read(path: Path, limit: int | None = None) -> tuple[list[Clip], list[Skipped
     """Return the clips of a NeMo manifest, and the lines that cannot be used, each with its reason.
 
     Args:
-        path: JSON lines with `audio_filepath` (relative to the manifest), `text`, and where there are, `offset` and
-            `duration` in seconds.
+        path: JSON lines with `audio_filepath` (relative to the manifest), `text`, and where there
+            are, `offset` and `duration` in seconds.
         limit: take so many lines, evenly spread.
 
     Raises:
@@ -57,7 +58,7 @@ def read(path: Path, limit: int | None = None) -> tuple[list[Clip], list[Skipped
         raise ManifestError(f"cannot read the manifest {path}: {error.strerror}") from error
     except text_files.NotTextError as error:
         raise ManifestError(f"the manifest {path} {error}", error.hint) from error
-    entries: list[tuple[int, Entry]] = []
+    entries: list[tuple[int, ManifestLine]] = []
     skipped: list[Skipped] = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -78,17 +79,17 @@ def read(path: Path, limit: int | None = None) -> tuple[list[Clip], list[Skipped
     return clips, sorted(skipped, key=lambda one: one.line)
 
 
-def _entry(line: bytes) -> Entry:
+def _entry(line: bytes) -> ManifestLine:
     r"""Return what a line says; its file's name may be any bytes, as they are or as Python's JSON has them (\udcNN).
 
     Raises ValueError: msgspec's for JSON that is none or has other types.
     """
     try:
-        return msgspec.json.decode(line, type=Entry)
+        return msgspec.json.decode(line, type=ManifestLine)
     except (msgspec.DecodeError, UnicodeDecodeError):
         if line.isascii() and b"\\ud" not in line:  # no name is to blame
             raise
-        entry = msgspec.convert(filenames.from_json(line), Entry)
+        entry = msgspec.convert(filenames.from_json(line), ManifestLine)
     try:
         entry.text.encode()
     except UnicodeEncodeError as error:
@@ -97,18 +98,21 @@ def _entry(line: bytes) -> Entry:
     return entry
 
 
-def _cut(samples: Samples, entry: Entry) -> Samples:
+def _cut(samples: Samples, entry: ManifestLine) -> Samples:
     """Return the part of a file that its line names. Raises ManifestError when there is none."""
     first = round((entry.offset or 0.0) * SAMPLE_RATE)
     last = len(samples) if entry.duration is None else first + round(entry.duration * SAMPLE_RATE)
     if not 0 <= first < min(last, len(samples)):
         where = f"offset {entry.offset} s, duration {entry.duration} s"
-        raise ManifestError(f"{where} lies outside the {len(samples) / SAMPLE_RATE:.2f} s of {entry.audio_filepath}")
+        raise ManifestError(
+            f"{where} lies outside the {len(samples) / SAMPLE_RATE:.2f} s of {entry.audio_filepath}"
+        )
     return samples[first:last]
 
 
 def joined(clips: Sequence[Clip], length: int) -> Samples:
-    """Return `length` samples: the clips one after the other, from the first again where they end."""
+    """Return `length` samples: the clips one after the other, from the first again where they
+    end."""
     import numpy as np
 
     pieces, size = [], 0

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     import numpy as np
 
 HALF = 0.55
-"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32 norms."""
+"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32
+norms."""
 
 CHANGES_KEPT = 20
 """Changed utterances that a row shows word for word."""
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words
+# ------------------------------------------------------------------------------------------------------------
 
 
 class Edits(msgspec.Struct, frozen=True):
@@ -40,12 +42,17 @@ class Edits(msgspec.Struct, frozen=True):
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
-    """Return word edits per utterance (jiwer's alignment); both sides are split at white space as they are."""
+    """Return word edits per utterance (jiwer's alignment); both sides are split at white space as
+    they are."""
     import jiwer
 
     output = jiwer.process_words(list(references), list(hypotheses))
     errors = [
-        sum(max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx) for c in chunks if c.type != "equal")
+        sum(
+            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
+            for c in chunks
+            if c.type != "equal"
+        )
         for chunks in output.alignments
     ]
     return Edits(tuple(errors), tuple(len(reference.split()) for reference in references))
@@ -57,8 +64,9 @@ def interval(
 ) -> tuple[float, float] | None:
     """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
 
-    Utterances are drawn with replacement and keep their pair, so that what is hard for both cancels. None with fewer
-    than FEWEST utterances, unless both have the same edits in every one. The same input gives the same interval.
+    Utterances are drawn with replacement and keep their pair, so that what is hard for both
+    cancels. None with fewer than FEWEST utterances, unless both have the same edits in every one.
+    The same input gives the same interval.
     """
     import numpy as np
 
@@ -78,20 +86,24 @@ def interval(
     return float(low), float(high)
 
 
-def most(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float:
-    """Return the upper 97.5 % bound of candidate.rate - baseline.rate that is left by few changes, in points.
+def upper_bound(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float:
+    """Return the upper 97.5 % bound of candidate.rate - baseline.rate that is left by few changes,
+    in points.
 
-    A bootstrap repeats only what it has seen: it calls a change that no utterance happened to show impossible. This is
-    the score bound (Wilson's, for the difference of two Poisson counts: words made worse, words made better): with no
-    change at all 3.84 edits may have been missed. The variance is that of the utterances' sums where edits come in
-    clusters.
+    A bootstrap repeats only what it has seen: it calls a change that no utterance happened to show
+    impossible. This is the score bound (Wilson's, for the difference of two Poisson counts: words
+    made worse, words made better): with no change at all 3.84 edits may have been missed. The
+    variance is that of the utterances' sums where edits come in clusters.
 
     Args:
         larger: what it would be on so many times as much speech with the same rates.
     """
     pairs = zip(candidate.errors, baseline.errors, strict=True)
     steps = [now - before for now, before in pairs if now != before]
-    worse, better = larger * sum(s for s in steps if s > 0), larger * -sum(s for s in steps if s < 0)
+    worse, better = (
+        larger * sum(s for s in steps if s > 0),
+        larger * -sum(s for s in steps if s < 0),
+    )
     clusters = sum(s * s for s in steps) / sum(map(abs, steps)) if steps else 1.0
     net, words = worse - better, larger * sum(baseline.words)
     if not words:
@@ -106,32 +118,40 @@ def most(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float:
 
 
 def _beyond(supposed: float, worse: float, better: float, clusters: float) -> bool:
-    """Return whether a true net count of `supposed` is refuted by what was counted, one-sided at 2.5 %."""
+    """Return whether a true net count of `supposed` is refuted by what was counted, one-sided at
+    2.5 %."""
     total = 2 * supposed - worse - better
-    improved = (-total + (total * total + 8 * better * supposed) ** 0.5) / 4  # most likely, if `supposed` is true
+    improved = (
+        -total + (total * total + 8 * better * supposed) ** 0.5
+    ) / 4  # most likely, if `supposed` is true
     return (supposed - worse + better) ** 2 > 1.96**2 * clusters * (2 * improved + supposed)
 
 
 def changed_interval(against_baseline: Edits) -> tuple[float, float] | None:
-    """Return the 95 % interval of the words changed per 100, as `interval` does, from edits against FP32's words."""
+    """Return the 95 % interval of the words changed per 100, as `interval` does, from edits against
+    FP32's words."""
     untouched = Edits((0,) * len(against_baseline.words), against_baseline.words)
     return interval(against_baseline, untouched)
 
 
 def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
-    """Return the relative root mean square of what an encoder's output, in float32, differs from FP32's.
+    """Return the relative root mean square of what an encoder's output, in float32, differs from
+    FP32's.
 
     None where one of them was not asked for, or is of another length or not finite.
     """
     import numpy as np
 
-    one, other = (np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline))
+    one, other = (
+        np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline)
+    )
     if not len(other) or len(one) != len(other) or not np.isfinite(one).all() or not other.any():
         return None
     return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures
+# ----------------------------------------------------------------------------------------------------------
 
 
 def percentiles(seconds: Sequence[float]) -> Percentiles | None:

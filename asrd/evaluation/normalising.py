@@ -1,8 +1,10 @@
-"""Texts -> words to be counted: what is typography is taken out, what makes another word stays (pure).
+"""Texts -> words to be counted: what is typography is taken out, what makes another word stays
+(pure).
 
-Whisper's normaliser takes case and punctuation. Before it, apostrophes and dashes of every kind become one. Invisible
-signs go. Compatibility forms (full width, ligatures, no-break spaces) and decimal digits become plain ones. Arabic
-tatweel and vowel signs and Hebrew points go, as most writers leave them out. Indic vowel signs stay: they are letters.
+Whisper's normaliser takes case and punctuation. Before it, apostrophes and dashes of every kind
+become one. Invisible signs go. Compatibility forms (full width, ligatures, no-break spaces) and
+decimal digits become plain ones. Arabic tatweel and vowel signs and Hebrew points go, as most
+writers leave them out. Indic vowel signs stay: they are letters.
 """
 
 from __future__ import annotations
@@ -14,15 +16,34 @@ from collections.abc import Callable, Iterable
 
 from asrd.text.spacing import mostly_unspaced, parted
 
-UNSPACED_LANGUAGES = ("zh", "ja", "th", "lo", "my", "km", "bo", "yue", "cmn", "wuu", "nan", "dz", "jv-java")
+UNSPACED_LANGUAGES = (
+    "zh",
+    "ja",
+    "th",
+    "lo",
+    "my",
+    "km",
+    "bo",
+    "yue",
+    "cmn",
+    "wuu",
+    "nan",
+    "dz",
+    "jv-java",
+)
 """Languages written without spaces: it decides where no letter does."""
 
 REPLACED = str.maketrans(
-    dict.fromkeys("\u2018\u2019\u201b\u02bb\u02bc\u02b9\u02bd\u055a\u05f3\u2032\uff07\ua78c`\u00b4", "'")
+    dict.fromkeys(
+        "\u2018\u2019\u201b\u02bb\u02bc\u02b9\u02bd\u055a\u05f3\u2032\uff07\ua78c`\u00b4", "'"
+    )
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d", "-")
     | {"\u2026": " ", "\u22ef": " ", "\u05f4": '"', "\u0130": "i"}
     | {"\u0152": "OE", "\u0153": "oe"}  # the ligature of French, which few keyboards have
-    | {"\u06a9": "\u0643", "\u06cc": "\u064a"}  # Persian kaf and yeh, which Arabic keyboards write as their own
+    | {
+        "\u06a9": "\u0643",
+        "\u06cc": "\u064a",
+    }  # Persian kaf and yeh, which Arabic keyboards write as their own
 )
 """Characters of one meaning -> the one that stands for all."""
 
@@ -33,7 +54,8 @@ ROMANIAN = str.maketrans("\u015e\u015f\u0162\u0163", "\u0218\u0219\u021a\u021b")
 """Letters with a cedilla, which old fonts have in place of those with a comma."""
 
 DROPPED = re.compile(
-    "[\u0640\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef"  # tatweel; what joins or selects a shape
+    # tatweel; what joins or selects a shape
+    "[\u0640\u034f\u180b-\u180d\ufe00-\ufe0f\U000e0100-\U000e01ef"
     "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u08d3-\u08e1\u08e3-\u08ff"
     "\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7]"
 )
@@ -49,7 +71,8 @@ LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 
 
 def metric(texts: Iterable[str], language: str) -> str:
-    """Return what error rate texts are counted in: CER where most letters are of scripts without spaces, else WER."""
+    """Return what error rate texts are counted in: CER where most letters are of scripts without
+    spaces, else WER."""
     unspaced = mostly_unspaced(texts)
     if unspaced is None:
         unspaced = language.lower().startswith(UNSPACED_LANGUAGES)
@@ -63,15 +86,16 @@ def units(kind: str) -> str:
 
 @functools.cache
 def normaliser(language: str, kind: str = "") -> Callable[[str], str]:
-    """Return what makes texts of a language comparable: words parted by spaces, by Whisper's normaliser.
+    """Return what makes texts of a language comparable: words parted by spaces, by Whisper's
+    normaliser.
 
-    English has its own (numbers, contractions, spelling). It remembers: strategies hear nearly all clips alike, and a
-    text takes it a fifth of a millisecond.
+    English has its own (numbers, contractions, spelling). It remembers: strategies hear nearly all
+    clips alike, and a text takes it a fifth of a millisecond.
 
     Args:
         language: of the text.
-        kind: as `metric` returns it; "" leaves it to the language. In CER each letter is a word. In WER each letter of
-            a script without spaces is one.
+        kind: as `metric` returns it; "" leaves it to the language. In CER each letter is a word. In
+            WER each letter of a script without spaces is one.
     """
     from whisper_normalizer.basic import BasicTextNormalizer
 
@@ -83,7 +107,9 @@ def normaliser(language: str, kind: str = "") -> Callable[[str], str]:
         if english is not None and text.isascii():
             return english(text)
         one = plain(text, language)
-        whole = english(one) if english is not None and _mostly_latin(one) else basic(one.casefold())
+        whole = (
+            english(one) if english is not None and _mostly_latin(one) else basic(one.casefold())
+        )
         return " ".join(part.text for part in parted(whole))
 
     return functools.lru_cache(maxsize=1 << 14)(clean)
@@ -98,7 +124,8 @@ def _english() -> Callable[[str], str]:
 
 
 def plain(text: str, language: str = "") -> str:
-    """Return a text with one character for all of one meaning, and without those that show or change nothing."""
+    """Return a text with one character for all of one meaning, and without those that show or
+    change nothing."""
     if language.lower().startswith(("tr", "az")):
         text = text.translate(TURKISH)
     if language.lower().startswith(("ro", "mo")):

@@ -1,7 +1,8 @@
 """What a comparison found: its values, and in words what each of them means.
 
-Knows the shape of results only; `verdict` fills them, `report` shows them. Word error rates and their differences are
-percent and percentage points throughout; memory is bytes, latency milliseconds.
+Knows the shape of results only; `verdict` fills them, `report` shows them. Word error rates and
+their differences are percent and percentage points throughout; memory is bytes, latency
+milliseconds.
 """
 
 from __future__ import annotations
@@ -21,20 +22,25 @@ RESAMPLES = 10_000
 """Bootstrap resamples behind one interval."""
 
 FEWEST = 20
-"""Utterances below which a bootstrap interval says nothing (it could only repeat the few it has seen)."""
+"""Utterances below which a bootstrap interval says nothing (it could only repeat the few it has
+seen)."""
 
 RESOLUTION = 0.25
-"""Points of WER that too little speech may have missed under any bound: none proves that not one word ever changes."""
+"""Points of WER that too little speech may have missed under any bound: none proves that not one
+word ever changes."""
 
 MEMORY_RESOLUTION = 16 << 20
-"""Bytes by which the resident memory of two runs of one program differs for no reason (measured: 527 to 540 MiB)."""
+"""Bytes by which the resident memory of two runs of one program differs for no reason (measured:
+527 to 540 MiB)."""
 
 GROWTH_BYTES = 64 << 20
-"""Bytes that a worker may gain, beyond what FP32's gains, from the timed buffers to the end of the manifest."""
+"""Bytes that a worker may gain, beyond what FP32's gains, from the timed buffers to the end of the
+manifest."""
 
 Verdict = Literal["better", "same", "worse", "undecided"]
 Role = Literal["baseline", "again", "asked", "component"]
-"""component: one component put down by itself, which shows a price and is not judged as a strategy."""
+"""component: one component put down by itself, which shows a price and is not judged as a
+strategy."""
 
 DEFINITIONS = {
     "wer": "Word error rate in percent: word edits over reference words, summed over all utterances (jiwer), after the "
@@ -83,10 +89,11 @@ DEFINITIONS = {
 """What each figure means, in words; a report carries them with it."""
 
 
-# -- what was measured ------------------------------------------------------------------------------------------------
+# -- what was measured
+# ------------------------------------------------------------------------------------------------
 
 
-class Measured(msgspec.Struct):
+class Run(msgspec.Struct):
     """Everything one worker showed, before any judgement; filled in while it runs."""
 
     precision: Precision
@@ -102,7 +109,8 @@ class Measured(msgspec.Struct):
     round_trip: list[float] = []
     """Seconds for the same requests, seen from outside."""
     texts: list[str | None] = []
-    """Hypothesis per clip; None where that clip failed. Shorter than the manifest: the worker was lost there."""
+    """Hypothesis per clip; None where that clip failed. Shorter than the manifest: the worker was
+    lost there."""
     compute: float = 0.0
     """Seconds in the worker for `texts`."""
     drafts: list[str] = []
@@ -114,10 +122,12 @@ class Measured(msgspec.Struct):
     """What was put down by itself, and to what; empty for a strategy."""
     dtype: str = ""
     encoded: bytes = b""
-    """The encoder's output for the fixed buffer, float32 frame by frame; empty where nobody asked for it."""
+    """The encoder's output for the fixed buffer, float32 frame by frame; empty where nobody asked
+    for it."""
 
 
-# -- what a report says -----------------------------------------------------------------------------------------------
+# -- what a report says
+# -----------------------------------------------------------------------------------------------
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -172,7 +182,7 @@ class Change(msgspec.Struct, frozen=True):
     hypothesis: str
 
 
-class Draft(msgspec.Struct, frozen=True):
+class PartialFigures(msgspec.Struct, frozen=True):
     """The draft phase of a strategy that computes drafts in a dtype of their own."""
 
     latency_ms: Percentiles | None
@@ -182,7 +192,7 @@ class Draft(msgspec.Struct, frozen=True):
     changed_ci: tuple[float, float] | None = None
 
 
-class Row(msgspec.Struct, frozen=True):
+class StrategyResult(msgspec.Struct, frozen=True):
     """One strategy, judged. See DEFINITIONS for what each figure means."""
 
     strategy: str
@@ -217,7 +227,7 @@ class Row(msgspec.Struct, frozen=True):
     changes: list[Change] = []
     changed_utterances: int = 0
     self_test: SelfTest | None = None
-    draft: Draft | None = None
+    draft: PartialFigures | None = None
     component: str = ""
     """What was put down by itself; empty for a strategy."""
     dtype: str = ""
@@ -245,7 +255,8 @@ class Speech(msgspec.Struct, frozen=True):
     language: str
     skipped: list[Skipped] = []
     metric: str = "WER"
-    """CER where most letters are of scripts without spaces: there `wer`, `words` and the rest count characters."""
+    """CER where most letters are of scripts without spaces: there `wer`, `words` and the rest count
+    characters."""
 
     @property
     def units(self) -> str:
@@ -261,7 +272,7 @@ class Comparison(msgspec.Struct, frozen=True):
     versions: dict[str, str]
     noise_floor: NoiseFloor
     criteria: list[Bound]
-    rows: list[Row]
+    rows: list[StrategyResult]
     partial: bool
     """True: interrupted; `rows` holds what was complete."""
     unfinished: list[str]
@@ -284,21 +295,22 @@ class Comparison(msgspec.Struct, frozen=True):
     schema: int = SCHEMA
 
     @property
-    def baseline(self) -> Row | None:
+    def baseline(self) -> StrategyResult | None:
         """The first FP32 row; None where it was interrupted before."""
         return next((row for row in self.rows if row.role == "baseline"), None)
 
     @property
-    def asked(self) -> list[Row]:
-        """The rows that are judged: strategies but the FP32 runs that set the baseline and the noise floor."""
+    def asked(self) -> list[StrategyResult]:
+        """The rows that are judged: strategies but the FP32 runs that set the baseline and the
+        noise floor."""
         return [row for row in self.rows if row.role == "asked"]
 
     @property
-    def strategies(self) -> list[Row]:
+    def strategies(self) -> list[StrategyResult]:
         """The rows of whole strategies, FP32's among them."""
         return [row for row in self.rows if row.role != "component"]
 
     @property
-    def components(self) -> list[Row]:
+    def components(self) -> list[StrategyResult]:
         """The rows in which one component went down by itself."""
         return [row for row in self.rows if row.role == "component"]

@@ -1,8 +1,9 @@
 """The verb `compare`: every strategy in a fresh worker over the same speech, measured and judged.
 
-Knows manifests, the order of runs and what to ask of a worker. FP32 runs twice first, so that every later difference
-can be held against what FP32 differs from itself, and its latency once more at the end, so that a machine that drifted
-meanwhile is seen. Words are judged in `verdict`, shown in `report`. Runs beside the worker; imports no torch.
+Knows manifests, the order of runs and what to ask of a worker. FP32 runs twice first, so that every
+later difference can be held against what FP32 differs from itself, and its latency once more at the
+end, so that a machine that drifted meanwhile is seen. Words are judged in `verdict`, shown in
+`report`. Runs beside the worker; imports no torch.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from asrd.evaluation.manifest import Clip
 from asrd.evaluation.normalising import metric, normaliser
 from asrd.evaluation.report import page
 from asrd.evaluation.report import text as report_text
-from asrd.evaluation.results import Comparison, Measured, Role, Speech
+from asrd.evaluation.results import Comparison, Role, Run, Speech
 from asrd.models import checkpoint, downloader
 from asrd.models.choice import for_files, or_demo
 from asrd.precision import ledger
 from asrd.precision import plan as precision_plan
 from asrd.precision import strategies as precision_strategies
-from asrd.precision.plan import Gpu, Plan, Rung
+from asrd.precision.plan import Candidate, Gpu, Plan
 from asrd.precision.strategies import BASELINE, PRESETS, Precision
-from asrd.streaming.session import Dictation
+from asrd.streaming.session import StreamingSession
 from asrd.terminal.output import one_line, tell
 from asrd.terminal.progress import DownloadBar, Progress
 from asrd.text.characters import printable, readable
@@ -68,7 +69,7 @@ written). What the columns mean stands at the foot of the HTML page and under "d
 
 
 @dataclass(frozen=True)
-class Job:
+class ComparisonSpec:
     """What is compared, on what, with what."""
 
     settings: Settings
@@ -80,13 +81,15 @@ class Job:
     speech: Speech
     repeats: int
     hold: Callable[..., engine.Engine] = engine.Engine
-    alone: list[components.Alone] = field(default_factory=list)
+    alone: list[components.ComponentPrecision] = field(default_factory=list)
     """Components, each put down by itself; the encoder's output is then compared too."""
 
     @property
     def runs(self) -> list[tuple[Precision, Role]]:
         """FP32 twice, then what was asked for; FP32 itself is then there already."""
-        asked: list[tuple[Precision, Role]] = [(p, "asked") for p in self.precisions if p.name != BASELINE.name]
+        asked: list[tuple[Precision, Role]] = [
+            (p, "asked") for p in self.precisions if p.name != BASELINE.name
+        ]
         down: list[tuple[Precision, Role]] = [(one.precision, "component") for one in self.alone]
         return [(BASELINE, "baseline"), (BASELINE, "again"), *asked, *down]
 
@@ -97,11 +100,11 @@ class Job:
 
 
 @dataclass
-class Found:
+class ComparisonState:
     """What has been measured so far."""
 
-    measured: list[Measured] = field(default_factory=list)
-    again: Measured | None = None
+    measured: list[Run] = field(default_factory=list)
+    again: Run | None = None
     """FP32 after everything else, latency and memory only."""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     begin: float = field(default_factory=time.monotonic)
@@ -111,7 +114,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd compare` takes."""
     known = ", ".join(PRESETS)
     parser.epilog = HELP
-    parser.add_argument("--strategies", metavar="a,b", help=f"names, all, presets: {known} (the preset in force)")
+    parser.add_argument(
+        "--strategies", metavar="a,b", help=f"names, all, presets: {known} (the preset in force)"
+    )
     parser.add_argument(
         "--components",
         metavar="DTYPE,...",
@@ -120,18 +125,34 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         help="lower each component by itself (all of bfloat16,float16,int8; with layers: block by block); "
         "strategies run only if named",
     )
-    parser.add_argument("--manifest", metavar="F.jsonl", type=Path, help="NeMo manifest of clips (the shipped speech)")
-    parser.add_argument("--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest")
-    parser.add_argument("--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers per strategy (15)")
-    parser.add_argument("--max-wer-delta", metavar="POINTS", type=float, help="points of WER a strategy may cost")
+    parser.add_argument(
+        "--manifest",
+        metavar="F.jsonl",
+        type=Path,
+        help="NeMo manifest of clips (the shipped speech)",
+    )
+    parser.add_argument(
+        "--limit", metavar="N", type=int, help="take N clips, evenly spread over the manifest"
+    )
+    parser.add_argument(
+        "--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers per strategy (15)"
+    )
+    parser.add_argument(
+        "--max-wer-delta", metavar="POINTS", type=float, help="points of WER a strategy may cost"
+    )
     replace = "make this the daemon's baseline, even if the earlier one covers more"
     parser.add_argument("--replace", action="store_true", help=replace)
-    parser.add_argument("--json", metavar="F", type=Path, help="write the result here; -: standard output")
+    parser.add_argument(
+        "--json", metavar="F", type=Path, help="write the result here; -: standard output"
+    )
     parser.add_argument("--html", metavar="F", type=Path, help="write a page with plots here")
 
 
-def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine) -> int:
-    """Do the verb and return 0, 3 when a strategy does not pass, 130 or 143 when it was interrupted.
+def compare(
+    args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine] = engine.Engine
+) -> int:
+    """Do the verb and return 0, 3 when a strategy does not pass, 130 or 143 when it was
+    interrupted.
 
     Args:
         args, settings: as the command line has them.
@@ -143,7 +164,7 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     for path in (args.json, args.html):
         _check_writable(path)
     job = _job(args, settings, hold)
-    found = Found()
+    found = ComparisonState()
     code = 0
     try:
         asyncio.run(measure(job, found, lambda: _keep_so_far(args, job, found)))
@@ -154,12 +175,18 @@ def compare(args: argparse.Namespace, settings: Settings, hold: Callable[..., en
     _show(args, result)
     if old is not None:
         knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
-        tell(f"asrd: the daemon keeps its baseline of {old.measured} ({knows}); --replace changes that", sys.stderr)
+        tell(
+            f"asrd: the daemon keeps its baseline of {old.measured} ({knows}); --replace changes that",
+            sys.stderr,
+        )
     return code or (0 if all(row.passed for row in result.asked) else 3)
 
 
-def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseline.Known | None:
-    """Keep what was measured for the daemon, which tells its own figures beside it; return what stays instead.
+def keep_baseline(
+    job: ComparisonSpec, result: Comparison, replace: bool = False
+) -> baseline.Baseline | None:
+    """Keep what was measured for the daemon, which tells its own figures beside it; return what
+    stays instead.
 
     Args:
         replace: also an earlier comparison that knows more.
@@ -169,10 +196,14 @@ def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseli
         steady, most = row.ledger.get("steady"), ledger.largest_bytes(row.ledger)
         if row.role in ("baseline", "asked") and not row.failure and steady is not None:
             p50 = row.latency_ms.p50 if row.latency_ms else None
-            held = most if steady.process is not None else None  # of the same instrument as `source`
-            strategies[row.strategy] = baseline.Measure(held, steady.source, p50, row.wer, row.wer_delta)
+            held = (
+                most if steady.process is not None else None
+            )  # of the same instrument as `source`
+            strategies[row.strategy] = baseline.BaselineFigures(
+                held, steady.source, p50, row.wer, row.wer_delta
+            )
     key = tuned.key_for(job.settings, job.gpu)
-    new = baseline.Known(
+    new = baseline.Baseline(
         measured=result.started,
         strategies=strategies,
         card="" if result.device == "cpu" else result.device_name,
@@ -180,8 +211,12 @@ def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseli
         utterances=len(job.clips),
         repeats=job.repeats,
     )
-    old = baseline.known(result.model, result.device)
-    if old is not None and not replace and baseline.outweighs(old, new, {row.strategy for row in result.rows}):
+    old = baseline.find(result.model, result.device)
+    if (
+        old is not None
+        and not replace
+        and baseline.outweighs(old, new, {row.strategy for row in result.rows})
+    ):
         return old
     try:
         baseline.keep(result.model, result.device, new)
@@ -190,17 +225,24 @@ def keep_baseline(job: Job, result: Comparison, replace: bool = False) -> baseli
     return None
 
 
-# -- what is compared -------------------------------------------------------------------------------------------------
+# -- what is compared
+# -------------------------------------------------------------------------------------------------
 
 
-def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine]) -> Job:
+def _job(
+    args: argparse.Namespace, settings: Settings, hold: Callable[..., engine.Engine]
+) -> ComparisonSpec:
     named, settings = settings, or_demo(settings)
     for name in ("limit", "repeats"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} is too few", "1 or more")
     down = args.components is not None
-    chosen = precision_strategies.select(args.strategies or settings.preset) if args.strategies or not down else []
+    chosen = (
+        precision_strategies.select(args.strategies or settings.preset)
+        if args.strategies or not down
+        else []
+    )
     if down:
         components.wanted(args.components)  # what is wrong is said before a model is fetched
     own = settings.requested
@@ -212,12 +254,24 @@ def _job(args: argparse.Namespace, settings: Settings, hold: Callable[..., engin
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     for_files(named)  # says that the demo runs, now that nothing is wrong with what was asked
     file = fetched(settings.model)  # before the first worker, so that no measurement waits for it
-    alone = components.alone(checkpoint.header(file), args.components) if down else []
-    return Job(settings, planner.start_for(settings), device, gpu, chosen, clips, speech, args.repeats, hold, alone)
+    alone = components.sweep(checkpoint.header(file), args.components) if down else []
+    return ComparisonSpec(
+        settings,
+        planner.start_for(settings),
+        device,
+        gpu,
+        chosen,
+        clips,
+        speech,
+        args.repeats,
+        hold,
+        alone,
+    )
 
 
 def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Speech]:
-    """Return the clips of a manifest and what they are together; lines that cannot be used are told.
+    """Return the clips of a manifest and what they are together; lines that cannot be used are
+    told.
 
     Raises ManifestError: it cannot be read, has no usable line, or says of none what was said.
     """
@@ -225,11 +279,15 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
     for one in skipped:
         tell(one_line(f"asrd: {path}, line {one.line} is skipped: {one.reason}"), sys.stderr)
     if not clips:
-        raise ManifestError(f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}')
+        raise ManifestError(
+            f"{path} has no usable line", 'each line: {"audio_filepath": ..., "text": ...}'
+        )
     kind = metric([clip.text for clip in clips], language)
     words = sum(len(normaliser(language, kind)(clip.text).split()) for clip in clips)
     if not words:
-        raise ManifestError(f"{path} has no reference text", 'each line needs it: {..., "text": ...}')
+        raise ManifestError(
+            f"{path} has no reference text", 'each line needs it: {..., "text": ...}'
+        )
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
     installed = path == paths.EVALUATION  # its name is the same wherever asrd is installed
     shown = path.relative_to(paths.DATA.parents[1]) if installed else path
@@ -237,16 +295,21 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
 
 
 def fetched(model: str) -> Path:
-    """Return the file of a model; one that is not here is downloaded first, which is shown. Raises: as Engine.fetch."""
+    """Return the file of a model; one that is not here is downloaded first, which is shown. Raises:
+    as Engine.fetch."""
     with DownloadBar() as bar:
         return downloader.fetch_now(model, bar.show)
 
 
-# -- the runs ---------------------------------------------------------------------------------------------------------
+# -- the runs
+# ---------------------------------------------------------------------------------------------------------
 
 
-async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: None) -> None:
-    """Run every strategy that `found` lacks, one worker after the other, and keep what it showed there.
+async def measure(
+    job: ComparisonSpec, found: ComparisonState, save: Callable[[], None] = lambda: None
+) -> None:
+    """Run every strategy that `found` lacks, one worker after the other, and keep what it showed
+    there.
 
     Args:
         save: called after each complete run.
@@ -256,7 +319,9 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
     """
     task = asyncio.current_task()
     assert task is not None
-    with contextlib.suppress(NotImplementedError, RuntimeError):  # only the main thread takes signals
+    with contextlib.suppress(
+        NotImplementedError, RuntimeError
+    ):  # only the main thread takes signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     buffer = manifest.joined(job.clips, BUFFER)
     with Progress(job.workers) as progress:
@@ -272,11 +337,15 @@ async def measure(job: Job, found: Found, save: Callable[[], None] = lambda: Non
         progress.done()
 
 
-async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progress: Progress) -> Measured:
+async def _run(
+    job: ComparisonSpec, chosen: Precision, role: Role, buffer: Samples, progress: Progress
+) -> Run:
     """Return what one worker showed; a failure of any but the baseline is part of it."""
-    measured = Measured(chosen, role)
+    measured = Run(chosen, role)
     if role == "component":
-        measured.component, measured.dtype = next((a.component, a.dtype) for a in job.alone if a.precision == chosen)
+        measured.component, measured.dtype = next(
+            (a.component, a.dtype) for a in job.alone if a.precision == chosen
+        )
     if job.gpu is not None and (why := precision_plan.obstacle(chosen, job.gpu)):
         measured.failure = why
         return measured
@@ -297,9 +366,9 @@ async def _run(job: Job, chosen: Precision, role: Role, buffer: Samples, progres
     return measured
 
 
-def _engine(job: Job, chosen: Precision, progress: Progress) -> engine.Engine:
-    """Return an engine with one rung: what fails here must be seen, not replaced."""
-    plan = Plan(chosen.name, (Rung(chosen, job.device),), "compared by itself")
+def _engine(job: ComparisonSpec, chosen: Precision, progress: Progress) -> engine.Engine:
+    """Return an engine with one candidate: what fails here must be seen, not replaced."""
+    plan = Plan(chosen.name, (Candidate(chosen, job.device),), "compared by itself")
 
     def loading(stage: protocol.Progress) -> None:
         _heed()
@@ -309,7 +378,8 @@ def _engine(job: Job, chosen: Precision, progress: Progress) -> engine.Engine:
 
 
 def _heed() -> None:
-    """Raise CancelledError when this task was cancelled and somebody below lost it, as asyncio.wait_for can on 3.11."""
+    """Raise CancelledError when this task was cancelled and somebody below lost it, as
+    asyncio.wait_for can on 3.11."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
@@ -321,8 +391,11 @@ def _sentence(error: AsrdError, one: engine.Engine) -> str:
     return error.message
 
 
-async def _time(one: engine.Engine, measured: Measured, buffer: Samples, repeats: int, progress: Progress) -> None:
-    """Take the latency of the fixed buffer, for each phase that the precision treats in a way of its own."""
+async def _time(
+    one: engine.Engine, measured: Run, buffer: Samples, repeats: int, progress: Progress
+) -> None:
+    """Take the latency of the fixed buffer, for each phase that the precision treats in a way of
+    its own."""
     for _ in range(WARM_UP):
         await one.transcribe(buffer)
     measured.ledger["warm-up"] = await one.measure("warm-up")
@@ -337,14 +410,16 @@ async def _time(one: engine.Engine, measured: Measured, buffer: Samples, repeats
     measured.ledger["steady"] = await one.measure("steady")
     if "draft" in measured.precision.phases:
         for number in range(WARM_UP + repeats):
-            # From another place each time: a cache-aware model would have kept the last one and hear nothing new.
+            # From another place each time: a cache-aware model would have kept the last one and
+            # hear nothing new.
             answer = await one.transcribe(buffer, number, "draft")
             if number >= WARM_UP:
                 measured.draft_latency.append(answer.seconds)
 
 
-async def _hear(one: engine.Engine, measured: Measured, job: Job, progress: Progress) -> None:
-    """Transcribe the whole manifest; a clip that fails by itself is an error, a lost worker ends the run."""
+async def _hear(one: engine.Engine, measured: Run, job: ComparisonSpec, progress: Progress) -> None:
+    """Transcribe the whole manifest; a clip that fails by itself is an error, a lost worker ends
+    the run."""
     for number, clip in enumerate(job.clips):
         try:
             text, seconds = await _clip(one, clip, job)
@@ -364,17 +439,22 @@ async def _hear(one: engine.Engine, measured: Measured, job: Job, progress: Prog
             measured.drafts.append((await _clip(one, clip, job, "draft"))[0])
 
 
-async def _clip(one: engine.Engine, clip: Clip, job: Job, phase: str = "final") -> tuple[str, float]:
-    """Return text and seconds of compute for one clip; one longer than the window is heard as dictation would be."""
+async def _clip(
+    one: engine.Engine, clip: Clip, job: ComparisonSpec, phase: str = "final"
+) -> tuple[str, float]:
+    """Return text and seconds of compute for one clip; one longer than the window is heard as
+    dictation would be."""
     if len(clip.samples) > job.settings.window * SAMPLE_RATE:
         return await _long_clip(one, clip, job, phase)
     answer = await one.transcribe(clip.samples, phase=phase)
     return answer.hypothesis.text, answer.seconds
 
 
-async def _long_clip(one: engine.Engine, clip: Clip, job: Job, phase: str) -> tuple[str, float]:
+async def _long_clip(
+    one: engine.Engine, clip: Clip, job: ComparisonSpec, phase: str
+) -> tuple[str, float]:
     """Send a clip through detector and window, and join what was heard by its times."""
-    dictation = Dictation(job.settings, phase)
+    dictation = StreamingSession(job.settings, phase)
     for start in range(0, len(clip.samples), BLOCK):
         dictation.push(AudioBlock(start, clip.samples[start : start + BLOCK]))
         await dictation.decode(one)
@@ -383,21 +463,24 @@ async def _long_clip(one: engine.Engine, clip: Clip, job: Job, phase: str) -> tu
     return dictation.transcript.text, dictation.compute
 
 
-async def _latency_again(job: Job, buffer: Samples, progress: Progress) -> Measured:
+async def _latency_again(job: ComparisonSpec, buffer: Samples, progress: Progress) -> Run:
     """Return latency and memory of one more FP32 worker."""
-    measured = Measured(BASELINE, "again")
+    measured = Run(BASELINE, "again")
     one = _engine(job, BASELINE, progress)
-    with contextlib.suppress(AsrdError):  # two runs have worked; without the third the floor rests on them
+    with contextlib.suppress(
+        AsrdError
+    ):  # two runs have worked; without the third the floor rests on them
         async with one:
             await one.start()
             await _time(one, measured, buffer, job.repeats, progress)
     return measured
 
 
-# -- the result -------------------------------------------------------------------------------------------------------
+# -- the result
+# -------------------------------------------------------------------------------------------------------
 
 
-def conclude(job: Job, found: Found, partial: bool = False) -> Comparison:
+def conclude(job: ComparisonSpec, found: ComparisonState, partial: bool = False) -> Comparison:
     """Return the comparison as far as it has been measured."""
     first = found.measured[0].ready if found.measured else None
     floor, bounds, rows = judging.judge(
@@ -444,12 +527,19 @@ def _check_writable(path: Path | None) -> None:
     """Raise DiskError now rather than after minutes of work."""
     if path is None or str(path) == "-":
         return
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise DiskError(f"cannot write {path}", "name a file in a folder that exists and may be written")
+    if (
+        path.is_dir()
+        or not path.parent.is_dir()
+        or not os.access(path if path.exists() else path.parent, os.W_OK)
+    ):
+        raise DiskError(
+            f"cannot write {path}", "name a file in a folder that exists and may be written"
+        )
 
 
-def _keep_so_far(args: argparse.Namespace, job: Job, found: Found) -> None:
-    """Write the JSON as it stands, so that even a killed comparison leaves one; at the end it is written again."""
+def _keep_so_far(args: argparse.Namespace, job: ComparisonSpec, found: ComparisonState) -> None:
+    """Write the JSON as it stands, so that even a killed comparison leaves one; at the end it is
+    written again."""
     if args.json is not None and str(args.json) != "-":
         with contextlib.suppress(DiskError):
             _write(args.json, report_text.to_json(conclude(job, found, partial=True)))
@@ -470,7 +560,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _show(args: argparse.Namespace, result: Comparison) -> None:
-    """Print the table first: a full disk must not cost the result, nor a reader that leaves early the files."""
+    """Print the table first: a full disk must not cost the result, nor a reader that leaves early
+    the files."""
     try:
         _print(args, result)
     finally:
@@ -484,11 +575,17 @@ def _print(args: argparse.Namespace, result: Comparison) -> None:
         return
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 120
-    print(report_text.table(result, width, colour=terminal and "NO_COLOR" not in os.environ), flush=True)
+    print(
+        report_text.table(result, width, colour=terminal and "NO_COLOR" not in os.environ),
+        flush=True,
+    )
 
 
 def _write_files(args: argparse.Namespace, result: Comparison) -> None:
-    for path, render in ((args.json, report_text.to_json), (args.html, lambda found: page.html(found).encode())):
+    for path, render in (
+        (args.json, report_text.to_json),
+        (args.html, lambda found: page.html(found).encode()),
+    ):
         if path is not None and str(path) != "-":
             _write(path, render(result))
             tell(one_line(f"wrote {path}"), sys.stderr)

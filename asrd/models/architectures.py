@@ -1,8 +1,10 @@
-"""Models on the Hugging Face hub that asrd knows by their architecture, before a file of theirs is here.
+"""Models on the Hugging Face hub that asrd knows by their architecture, before a file of theirs is
+here.
 
-The sizes were taken from model cards and from public ports that print the config of the checkpoint; what none of them
-confirmed is listed in `recalled`. Parameters are computed from the sizes by building the names and shapes of every
-tensor, as NeMo 3.0 would; a test compares these with real checkpoints of every family. Pure; runs on both sides.
+The sizes were taken from model cards and from public ports that print the config of the checkpoint;
+what none of them confirmed is listed in `recalled`. Parameters are computed from the sizes by
+building the names and shapes of every tensor, as NeMo 3.0 would; a test compares these with real
+checkpoints of every family. Pure; runs on both sides.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor in a model's state -> its shape."""
 
 
-class Known(msgspec.Struct, frozen=True):
+class Architecture(msgspec.Struct, frozen=True):
     """What is known of a model on the hub without its file: the sizes of its architecture."""
 
     family: str
@@ -45,57 +47,68 @@ class Known(msgspec.Struct, frozen=True):
     """Of the convolutions over the mel spectrogram."""
     heads: int = 8
     card: int = 0
-    """Parameters as the publisher states them, for comparison; 0 where only a rounded name is published."""
+    """Parameters as the publisher states them, for comparison; 0 where only a rounded name is
+    published."""
     recalled: str = ""
     """Which of these sizes no public copy of the config confirmed."""
 
 
-KNOWN: dict[str, Known] = {
-    "nvidia/canary-1b": Known(
+ARCHITECTURES: dict[str, Architecture] = {
+    "nvidia/canary-1b": Architecture(
         "aed", "en de es fr", 24, mels=128, vocabulary=4128, decoder_layers=24, decoder_width=1024, positions=512,
         recalled="vocabulary",
     ),
-    "nvidia/canary-1b-flash": Known(
+    "nvidia/canary-1b-flash": Architecture(
         "aed", "en de es fr", 32, mels=128, vocabulary=5248, decoder_layers=4, decoder_width=1024, card=883_000_000,
         recalled="vocabulary",
     ),
-    "nvidia/canary-180m-flash": Known(
+    "nvidia/canary-180m-flash": Architecture(
         "aed", "en de es fr", 17, 512, mels=128, vocabulary=5248, decoder_layers=4, decoder_width=1024,
         card=182_000_000, recalled="vocabulary",
     ),
-    "nvidia/canary-1b-v2": Known(
+    "nvidia/canary-1b-v2": Architecture(
         "aed", "25 European", 32, mels=128, vocabulary=16384, decoder_layers=8, decoder_width=1024, card=978_000_000,
         recalled="decoder layers",
     ),
-    "nvidia/parakeet-tdt-0.6b-v2": Known("tdt", "en", 24, mels=128, biases=False, durations=5),
-    "nvidia/parakeet-tdt-0.6b-v3": Known(
+    "nvidia/parakeet-tdt-0.6b-v2": Architecture("tdt", "en", 24, mels=128, biases=False, durations=5),
+    "nvidia/parakeet-tdt-0.6b-v3": Architecture(
         "tdt", "25 European", 24, mels=128, vocabulary=8192, biases=False, durations=5
     ),
-    "nvidia/parakeet-tdt-1.1b": Known("tdt", "en", 42, durations=5, recalled="biases"),
-    "nvidia/parakeet-tdt_ctc-110m": Known("hybrid", "en", 17, 512, decoder_layers=1, durations=5, card=114_000_000),
-    "nvidia/parakeet-ctc-0.6b": Known("ctc", "en", 24, recalled="biases"),
-    "nvidia/parakeet-ctc-1.1b": Known("ctc", "en", 42, recalled="biases"),
-    "nvidia/parakeet-rnnt-0.6b": Known("rnnt", "en", 24, recalled="biases"),
-    "nvidia/parakeet-rnnt-1.1b": Known("rnnt", "en", 42, recalled="biases"),
-    "nvidia/nemotron-speech-streaming-en-0.6b": Known(
+    "nvidia/parakeet-tdt-1.1b": Architecture("tdt", "en", 42, durations=5, recalled="biases"),
+    "nvidia/parakeet-tdt_ctc-110m": Architecture(
+        "hybrid", "en", 17, 512, decoder_layers=1, durations=5, card=114_000_000),
+    "nvidia/parakeet-ctc-0.6b": Architecture("ctc", "en", 24, recalled="biases"),
+    "nvidia/parakeet-ctc-1.1b": Architecture("ctc", "en", 42, recalled="biases"),
+    "nvidia/parakeet-rnnt-0.6b": Architecture("rnnt", "en", 24, recalled="biases"),
+    "nvidia/parakeet-rnnt-1.1b": Architecture("rnnt", "en", 42, recalled="biases"),
+    "nvidia/nemotron-speech-streaming-en-0.6b": Architecture(
         "rnnt", "en", 24, mels=128, cache_aware=True, recalled="vocabulary, mels, biases"
     ),
 }  # fmt: skip
 """Hub name -> its architecture; parameters are computed from it by `describe`."""
 
 
-def describe(name: str, known: Known | None = None) -> Header:
-    """Return the header that the file of a known model would have: names and shapes computed from its architecture.
+def describe(name: str, known: Architecture | None = None) -> Header:
+    """Return the header that the file of a known model would have: names and shapes computed from
+    its architecture.
 
     Raises:
         KeyError: `name` is not in KNOWN and `known` is not given.
     """
-    known = known or KNOWN[name]
-    config: dict[str, Any] = {"encoder": {"pos_emb_max_len": 5000}, "preprocessor": {"features": known.mels}}
+    known = known or ARCHITECTURES[name]
+    config: dict[str, Any] = {
+        "encoder": {"pos_emb_max_len": 5000},
+        "preprocessor": {"features": known.mels},
+    }
     shapes = {**_front(known), **_encoder(known), **_decoder(known)}
-    tensors = {n: Tensor(shape, "int64" if n.endswith("tracked") else "float32") for n, shape in shapes.items()}
+    tensors = {
+        n: Tensor(shape, "int64" if n.endswith("tracked") else "float32")
+        for n, shape in shapes.items()
+    }
     languages = tuple(known.languages.split()) if known.languages[0].isalpha() else ()
-    return Header(Path(name), 0, "", known.family, 16000, "", languages, known.cache_aware, 0, tensors, config)
+    return Header(
+        Path(name), 0, "", known.family, 16000, "", languages, known.cache_aware, 0, tensors, config
+    )
 
 
 def _linear(name: str, out: int, into: int, *kernel: int, bias: bool = True) -> Shapes:
@@ -106,32 +119,45 @@ def _norm(name: str, width: int) -> Shapes:
     return {f"{name}.weight": (width,), f"{name}.bias": (width,)}
 
 
-def _front(known: Known) -> Shapes:
+def _front(known: Architecture) -> Shapes:
     """Return the mel front end and the convolutions that make one frame of eight."""
     channels, bands = known.channels, known.mels
-    shapes: Shapes = {"preprocessor.featurizer.window": (400,), "preprocessor.featurizer.fb": (1, bands, 257)}
+    shapes: Shapes = {
+        "preprocessor.featurizer.window": (400,),
+        "preprocessor.featurizer.fb": (1, bands, 257),
+    }
     for index in (0, 2, 5):
         shapes |= _linear(f"encoder.pre_encode.conv.{index}", channels, 1, 3, 3)
     for index in (3, 6):
         shapes |= _linear(f"encoder.pre_encode.conv.{index}", channels, channels, 1, 1)
     for _ in range(3):
-        bands = bands // 2 + 1 if known.cache_aware else (bands + 1) // 2  # causal padding adds one band each time
+        bands = (
+            bands // 2 + 1 if known.cache_aware else (bands + 1) // 2
+        )  # causal padding adds one band each time
     return shapes | _linear("encoder.pre_encode.out", known.width, channels * bands)
 
 
-def _encoder(known: Known) -> Shapes:
+def _encoder(known: Architecture) -> Shapes:
     """Return the FastConformer layers (arXiv 2305.05084)."""
     width, bias = known.width, known.biases
     shapes: Shapes = {}
     for index in range(known.layers):
         layer = f"encoder.layers.{index}"
-        for part in ("norm_feed_forward1", "norm_conv", "norm_self_att", "norm_feed_forward2", "norm_out"):
+        for part in (
+            "norm_feed_forward1",
+            "norm_conv",
+            "norm_self_att",
+            "norm_feed_forward2",
+            "norm_out",
+        ):
             shapes |= _norm(f"{layer}.{part}", width)
         for part in ("feed_forward1", "feed_forward2"):
             shapes |= _linear(f"{layer}.{part}.linear1", 4 * width, width, bias=bias)
             shapes |= _linear(f"{layer}.{part}.linear2", width, 4 * width, bias=bias)
         for part in ("linear_q", "linear_k", "linear_v", "linear_out", "linear_pos"):
-            shapes |= _linear(f"{layer}.self_attn.{part}", width, width, bias=bias and part != "linear_pos")
+            shapes |= _linear(
+                f"{layer}.self_attn.{part}", width, width, bias=bias and part != "linear_pos"
+            )
         for part in ("pos_bias_u", "pos_bias_v"):
             shapes[f"{layer}.self_attn.{part}"] = (known.heads, width // known.heads)
         shapes |= _linear(f"{layer}.conv.pointwise_conv1", 2 * width, width, 1, bias=bias)
@@ -139,12 +165,14 @@ def _encoder(known: Known) -> Shapes:
         shapes |= _linear(f"{layer}.conv.pointwise_conv2", width, width, 1, bias=bias)
         shapes |= _norm(f"{layer}.conv.batch_norm", width)  # its name even where it is a layer norm
         if not known.cache_aware:
-            shapes |= {f"{layer}.conv.batch_norm.running_{part}": (width,) for part in ("mean", "var")}
+            shapes |= {
+                f"{layer}.conv.batch_norm.running_{part}": (width,) for part in ("mean", "var")
+            }
             shapes[f"{layer}.conv.batch_norm.num_batches_tracked"] = ()
     return shapes
 
 
-def _decoder(known: Known) -> Shapes:
+def _decoder(known: Architecture) -> Shapes:
     """Return what comes after the encoder."""
     labels = known.vocabulary + 1  # and the blank
     if known.family == "aed":
@@ -164,7 +192,7 @@ def _decoder(known: Known) -> Shapes:
     return shapes
 
 
-def _transformer(known: Known) -> Shapes:
+def _transformer(known: Architecture) -> Shapes:
     """Return Canary's decoder; its output layer shares the embedding's weight."""
     width, decoder = known.decoder_width, "transf_decoder._decoder"
     shapes: Shapes = {

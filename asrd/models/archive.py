@@ -1,7 +1,8 @@
 """The members of a .nemo file: files and folders with plain names, each once, within bounds.
 
-A tar names what it holds in any order, any number of times, anywhere on the disk, and its headers say how much to read
-before a program looks at them. What is read or unpacked of a model file comes through here. Runs on both sides.
+A tar names what it holds in any order, any number of times, anywhere on the disk, and its headers
+say how much to read before a program looks at them. What is read or unpacked of a model file comes
+through here. Runs on both sides.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MAX_SMALL_BYTES = 16 << 20
 """Of a member other than weights: configs, tokenizers, vocabularies."""
 
 MAX_EXPANSION = 20
-"""How many times larger than a gzipped file its members may be together; weights do not compress to half."""
+"""How many times larger than a gzipped file its members may be together; weights do not compress to
+half."""
 
 SPARE_BYTES = 64 << 20
 """What a gzipped file may unpack to beside that: small files compress well."""
@@ -63,16 +65,19 @@ class _Member(tarfile.TarInfo):
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
-def members(file: IO[bytes], path: Path, size: int) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
-    """Yield the archive, each member and its name without `./`, from the beginning of an open .nemo file.
+def members(
+    file: IO[bytes], path: Path, size: int
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo, str]]:
+    """Yield the archive, each member and its name without `./`, from the beginning of an open .nemo
+    file.
 
     Args:
         path: named in messages.
         size: bytes of the file.
 
     Raises:
-        ModelError: a member outside the bounds, and the file is cut short. tarfile.ReadError, EOFError, OSError,
-            zlib.error: damage.
+        ModelError: a member outside the bounds, and the file is cut short. tarfile.ReadError,
+            EOFError, OSError, zlib.error: damage.
     """
     file.seek(0)
     zipped = file.read(2) == b"\x1f\x8b"
@@ -100,13 +105,19 @@ class _Bounds:
         name = _plain_name(member, path)
         self._total += member.size
         if name in seen or len(seen) >= MAX_MEMBERS:
-            what = f"holds {shown(name)} twice" if name in seen else f"holds more than {MAX_MEMBERS} files"
+            what = (
+                f"holds {shown(name)} twice"
+                if name in seen
+                else f"holds more than {MAX_MEMBERS} files"
+            )
             raise ModelError(f"{path} is refused: it {what}", HINT)
         seen.add(name)
         if not self._zipped and member.offset_data + member.size > self._size:
             raise ModelError(f"{path} is cut short", "copy or download it again")
         if self._total > self._limit:
-            raise ModelError(f"{path} is refused: it unpacks to more than {MAX_EXPANSION} times its size", HINT)
+            raise ModelError(
+                f"{path} is refused: it unpacks to more than {MAX_EXPANSION} times its size", HINT
+            )
         if member.isfile() and member.size > MAX_SMALL_BYTES and not name.endswith(WEIGHTS_END):
             most = f"{MAX_SMALL_BYTES >> 20} MiB"
             what = f"its member {shown(name)} has {member.size} bytes; at most {most} are allowed"
@@ -115,12 +126,15 @@ class _Bounds:
 
 
 MAX_DIRECTORY_BYTES = 16 << 20
-"""Of the directory at the end of a zip, which zipfile reads whole; one of 100,000 tensors has half of it."""
+"""Of the directory at the end of a zip, which zipfile reads whole; one of 100,000 tensors has half
+of it."""
 
 
 def unzipped(content: IO[bytes]) -> zipfile.ZipFile:
-    """Return an open zip whose directory is within bounds. Raises zipfile.BadZipFile: it is not, or no zip."""
-    # What zipfile.is_zipfile() asks; nothing public says how long the directory is before it is read.
+    """Return an open zip whose directory is within bounds. Raises zipfile.BadZipFile: it is not, or
+    no zip."""
+    # What zipfile.is_zipfile() asks; nothing public says how long the directory is before it is
+    # read.
     end = zipfile._EndRecData(content)  # type: ignore[attr-defined]  # not in the stubs
     if end and end[5] > MAX_DIRECTORY_BYTES:
         raise zipfile.BadZipFile(f"a directory of {end[5]} bytes")
@@ -129,10 +143,15 @@ def unzipped(content: IO[bytes]) -> zipfile.ZipFile:
 
 
 def _plain_name(member: tarfile.TarInfo, path: Path) -> str:
-    """Return a member's name, which may begin with `./`. Raises ModelError: one that leads elsewhere, or no file."""
+    """Return a member's name, which may begin with `./`. Raises ModelError: one that leads
+    elsewhere, or no file."""
     name = member.name.removeprefix("./")
     if name.startswith("/") or ".." in name.split("/") or "\0" in name or not name:
-        raise ModelError(f"{path} is refused: its member {shown(member.name)} leads out of the archive", HINT)
+        raise ModelError(
+            f"{path} is refused: its member {shown(member.name)} leads out of the archive", HINT
+        )
     if not (member.isfile() or member.isdir()) or member.issparse():
-        raise ModelError(f"{path} is refused: its member {shown(member.name)} is a link or a device", HINT)
+        raise ModelError(
+            f"{path} is refused: its member {shown(member.name)} is a link or a device", HINT
+        )
     return name.rstrip("/")

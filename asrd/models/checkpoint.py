@@ -1,10 +1,12 @@
-"""What a checkpoint says of itself: its kind of model, and of every tensor its name, shape, dtype and place.
+"""What a checkpoint says of itself: its kind of model, and of every tensor its name, shape, dtype
+and place.
 
-A .nemo file is a tar, in older files gzipped, of `model_config.yaml`, `model_weights.ckpt` and tokenizers. The ckpt is
-a torch file: a zip whose first entry, `data.pkl`, describes the tensors, or four pickles in a row in the format before
-torch 1.6. Both are read by an unpickler that knows the few names a tensor needs and refuses all others, so a hostile
-file runs no code. Weights are not read: it takes milliseconds for a file of any size. Runs on both sides; imports
-neither torch nor NeMo.
+A .nemo file is a tar, in older files gzipped, of `model_config.yaml`, `model_weights.ckpt` and
+tokenizers. The ckpt is a torch file: a zip whose first entry, `data.pkl`, describes the tensors, or
+four pickles in a row in the format before torch 1.6. Both are read by an unpickler that knows the
+few names a tensor needs and refuses all others, so a hostile file runs no code. Weights are not
+read: it takes milliseconds for a file of any size. Runs on both sides; imports neither torch nor
+NeMo.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ FAMILIES = {
     "EncDecHybridRNNTCTCBPEModel": "hybrid",
     "EncDecHybridRNNTCTCModel": "hybrid",
 }
-"""Class of a checkpoint, as its config names it -> family. A transducer that predicts durations is a `tdt`."""
+"""Class of a checkpoint, as its config names it -> family. A transducer that predicts durations is
+a `tdt`."""
 
 GZIP = b"\x1f\x8b"
 """How a gzipped file begins."""
@@ -63,18 +66,28 @@ STORAGES = {
 }
 """Names of torch's storage classes -> dtype."""
 
-WIDTHS = {"float64": 8, "int64": 8, "int32": 4, "float32": 4, "float16": 2, "bfloat16": 2, "int16": 2}
+WIDTHS = {
+    "float64": 8,
+    "int64": 8,
+    "int32": 4,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int16": 2,
+}
 """Bytes of one element; one byte where it is not listed."""
 
 EMBEDDING = "transf_decoder._embedding.token_embedding.weight"
 HEAD = "log_softmax.mlp.layer0.weight"
-"""NeMo's AED model makes its output layer share the embedding's memory, whatever the checkpoint holds."""
+"""NeMo's AED model makes its output layer share the embedding's memory, whatever the checkpoint
+holds."""
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "pos_enc", "pe", "window", "fb")
 """Last words of tensors that are no parameters; all others are."""
 
 LIMIT = 4 << 20
-"""Bytes of a description that are still read; the largest models need about 1 MiB. A byte may make an object."""
+"""Bytes of a description that are still read; the largest models need about 1 MiB. A byte may make
+an object."""
 
 MAX_TENSORS = 100_000
 """In a file of weights; the largest models have about 3,000."""
@@ -95,7 +108,8 @@ class Tensor(msgspec.Struct, frozen=True):
     shape: tuple[int, ...]
     dtype: str
     memory: str = ""
-    """Where it lies: tensors of one shape that lie in one place are one tensor under several names."""
+    """Where it lies: tensors of one shape that lie in one place are one tensor under several
+    names."""
     dense: bool = True
     """Its numbers lie side by side and in order."""
 
@@ -110,7 +124,7 @@ class Tensor(msgspec.Struct, frozen=True):
         return "float" in self.dtype
 
 
-class Place(msgspec.Struct, frozen=True):
+class TensorLocation(msgspec.Struct, frozen=True):
     """Where in a .nemo file the numbers of a tensor begin: bytes, at no multiple of anything."""
 
     tensor: Tensor
@@ -136,8 +150,8 @@ class Header(msgspec.Struct, frozen=True):
     cache_aware: bool
     """Trained to stream with limited context."""
     hidden_bytes: int
-    """Of the weights of a second model for timestamps, which newer Canary files carry; 0 when there is none. Files from
-    before such models are gzipped and not looked through for one."""
+    """Of the weights of a second model for timestamps, which newer Canary files carry; 0 when there
+    is none. Files from before such models are gzipped and not looked through for one."""
     tensors: dict[str, Tensor]
     """As stored, by name in the model's state."""
     config: dict[str, Any]
@@ -150,7 +164,8 @@ class Header(msgspec.Struct, frozen=True):
 
     @property
     def unique(self) -> dict[str, Tensor]:
-        """Tensors as the restored model holds them: those that share memory once, under their first name."""
+        """Tensors as the restored model holds them: those that share memory once, under their first
+        name."""
         seen: set[tuple[str, tuple[int, ...]]] = set()
         kept: dict[str, Tensor] = {}
         for name, tensor in self.tensors.items():
@@ -192,7 +207,8 @@ def header(path: str | Path) -> Header:
     """Return what the .nemo file at `path` says of itself.
 
     Raises:
-        ModelError: missing, empty, cut short, not a .nemo file, another kind of model, or weights that are no tensors.
+        ModelError: missing, empty, cut short, not a .nemo file, another kind of model, or weights
+            that are no tensors.
     """
     path = Path(path)
     size = _size(path)
@@ -202,7 +218,9 @@ def header(path: str | Path) -> Header:
     except PermissionError as error:
         raise ModelError(f"no permission to read {path}") from error
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}", "copy or download it again") from error
+        raise ModelError(
+            f"{path} cannot be read: {error.strerror}", "copy or download it again"
+        ) from error
 
 
 def header_of(file: IO[bytes], path: Path, size: int, stream: bool = False) -> Header:
@@ -212,7 +230,8 @@ def header_of(file: IO[bytes], path: Path, size: int, stream: bool = False) -> H
         file: binary and seekable; it may be one on a server, or a download that goes on.
         path: what errors call it.
         size: bytes of the whole file.
-        stream: leave it at config and weights' description, as what follows them may not be here yet.
+        stream: leave it at config and weights' description, as what follows them may not be here
+            yet.
 
     Raises:
         ModelError: as `header`.
@@ -231,14 +250,16 @@ def header_of(file: IO[bytes], path: Path, size: int, stream: bool = False) -> H
     return _described(path, size, found)
 
 
-def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
-    """Return where in an open .nemo file each tensor lies, as the model's state with all that torch keeps beside it.
+def places(file: IO[bytes], path: Path) -> OrderedDict[str, TensorLocation] | None:
+    """Return where in an open .nemo file each tensor lies, as the model's state with all that torch
+    keeps beside it.
 
-    None where they can only be read after unpacking: a gzipped archive, the format before torch 1.6, numbers of another
-    byte order or that do not lie side by side.
+    None where they can only be read after unpacking: a gzipped archive, the format before torch
+    1.6, numbers of another byte order or that do not lie side by side.
 
     Raises:
-        ModelError: weights that are no tensors. zipfile.BadZipFile, OSError, tarfile.ReadError: damage.
+        ModelError: weights that are no tensors. zipfile.BadZipFile, OSError, tarfile.ReadError:
+            damage.
     """
     file.seek(0)
     if file.read(2) == GZIP:
@@ -251,8 +272,9 @@ def places(file: IO[bytes], path: Path) -> OrderedDict[str, Place] | None:
     return None
 
 
-def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, Place] | None:
-    """Return as `places` where the tensors of a torch file lie, which begins at this byte of the .nemo file."""
+def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, TensorLocation] | None:
+    """Return as `places` where the tensors of a torch file lie, which begins at this byte of the
+    .nemo file."""
     if not zipfile.is_zipfile(content):
         return None
     content.seek(0)
@@ -260,7 +282,10 @@ def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, Plac
     content.seek(0)
     with archive.unzipped(content) as packed:
         root = packed.infolist()[0].filename.partition("/")[0]
-        if f"{root}/byteorder" in packed.NameToInfo and packed.read(f"{root}/byteorder") != b"little":
+        if (
+            f"{root}/byteorder" in packed.NameToInfo
+            and packed.read(f"{root}/byteorder") != b"little"
+        ):
             return None
         found = {name: _place(tensor, packed, root, content) for name, tensor in state.items()}
     result: Any = OrderedDict()
@@ -268,12 +293,15 @@ def _places(content: IO[bytes], begin: int, path: Path) -> OrderedDict[str, Plac
         if place is None:
             return None
         result[name] = msgspec.structs.replace(place, offset=begin + place.offset)
-    result._metadata = getattr(state, "_metadata", None)  # versions of torch's modules, by their names
+    result._metadata = getattr(
+        state, "_metadata", None
+    )  # versions of torch's modules, by their names
     return result
 
 
 def unpacked_bytes(path: Path, hidden: bool = False) -> int:
-    """Return how much room a restore of the file at `path` takes on disk; of a gzipped file its size, which is less.
+    """Return how much room a restore of the file at `path` takes on disk; of a gzipped file its
+    size, which is less.
 
     Args:
         hidden: its second model is wanted too.
@@ -287,13 +315,22 @@ def unpacked_bytes(path: Path, hidden: bool = False) -> int:
             size = os.fstat(file.fileno()).st_size
             if places(file, path) is None:
                 return size
-            return sum(member.size for _, member, name in archive.members(file, path, size) if name not in left)
+            return sum(
+                member.size
+                for _, member, name in archive.members(file, path, size)
+                if name not in left
+            )
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ModelError(f"{path} is damaged: {str(error).splitlines()[0]}", "copy or download it again") from error
+        raise ModelError(
+            f"{path} is damaged: {str(error).splitlines()[0]}", "copy or download it again"
+        ) from error
 
 
-def _place(tensor: object, packed: zipfile.ZipFile, root: str, content: IO[bytes]) -> Place | None:
-    """Return where a tensor lies within torch's file, below its `root`; None where it does not lie there as it is."""
+def _place(
+    tensor: object, packed: zipfile.ZipFile, root: str, content: IO[bytes]
+) -> TensorLocation | None:
+    """Return where a tensor lies within torch's file, below its `root`; None where it does not lie
+    there as it is."""
     if not isinstance(tensor, Tensor) or not tensor.dense:
         return None
     key, _, first = tensor.memory.rpartition("+")
@@ -307,15 +344,21 @@ def _place(tensor: object, packed: zipfile.ZipFile, root: str, content: IO[bytes
         return None
     content.seek(entry.header_offset)
     *_, name_length, extra_length = struct.unpack("<4s5H3I2H", content.read(30))
-    return Place(tensor, entry.header_offset + 30 + name_length + extra_length + begin)
+    return TensorLocation(tensor, entry.header_offset + 30 + name_length + extra_length + begin)
 
 
 def _size(path: Path) -> int:
     try:
         size = path.stat().st_size
     except OSError as error:
-        reason = "there is no" if isinstance(error, FileNotFoundError | NotADirectoryError) else "cannot look at the"
-        raise ModelError(f"{reason} model file {path}", "asrd models lists the names that are known") from error
+        reason = (
+            "there is no"
+            if isinstance(error, FileNotFoundError | NotADirectoryError)
+            else "cannot look at the"
+        )
+        raise ModelError(
+            f"{reason} model file {path}", "asrd models lists the names that are known"
+        ) from error
     if path.is_dir():
         raise ModelError(f"{path} is a folder, not a .nemo file", "pass the .nemo file inside it")
     if not path.is_file():
@@ -350,18 +393,37 @@ def _members(path: Path, file: IO[bytes], size: int, stream: bool) -> _Found:
         elif name == HIDDEN_WEIGHTS:
             hidden = member.size
         elif name.startswith("model_weights/"):
-            raise ModelError(f"{path} has its weights in several parts", "save it again with NeMo's save_to()")
+            raise ModelError(
+                f"{path} has its weights in several parts", "save it again with NeMo's save_to()"
+            )
         if (zipped or stream) and config is not None and tensors is not None:
-            return _Found(config, tensors, hidden, None)  # the rest is weights, and unpacking them takes half a minute
+            return _Found(
+                config, tensors, hidden, None
+            )  # the rest is weights, and unpacking them takes half a minute
     if config is None or tensors is None:
         missing = CONFIG if config is None else WEIGHTS
-        raise ModelError(f"{path} is not a .nemo file of a model: it holds no {missing}", "copy or download it again")
+        raise ModelError(
+            f"{path} is not a .nemo file of a model: it holds no {missing}",
+            "copy or download it again",
+        )
     return _Found(config, tensors, hidden, frozenset(names))
 
 
 def _described(path: Path, size: int, found: _Found) -> Header:
     config, tensors = found.config, found.tensors
-    plain = Header(path, size, str(config.get("target") or ""), "", 0, "", (), False, found.hidden, tensors, config)
+    plain = Header(
+        path,
+        size,
+        str(config.get("target") or ""),
+        "",
+        0,
+        "",
+        (),
+        False,
+        found.hidden,
+        tensors,
+        config,
+    )
     kind = plain.target.rpartition(".")[2]
     if kind not in FAMILIES or plain.target not in model_config.TARGETS:
         raise ModelError(
@@ -369,7 +431,10 @@ def _described(path: Path, size: int, found: _Found) -> Header:
             f"supported: {', '.join(FAMILIES)}",
         )
     family = FAMILIES[kind]
-    if family == "rnnt" and "tdt" in (plain.setting("decoding.model_type"), plain.setting("loss.loss_name")):
+    if family == "rnnt" and "tdt" in (
+        plain.setting("decoding.model_type"),
+        plain.setting("loss.loss_name"),
+    ):
         family = "tdt"
     rate = plain.setting("sample_rate", plain.setting("preprocessor.sample_rate", 16000))
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
@@ -386,11 +451,13 @@ def _described(path: Path, size: int, found: _Found) -> Header:
     )
 
 
-# -- torch's files ----------------------------------------------------------------------------------------------------
+# -- torch's files
+# ----------------------------------------------------------------------------------------------------
 
 
 class _Bounded:
-    """A stream of which at most `LIMIT` bytes are read: a description may be as long as its file."""
+    """A stream of which at most `LIMIT` bytes are read: a description may be as long as its
+    file."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._left = stream, LIMIT
@@ -412,13 +479,15 @@ class _Bounded:
 
 
 def _check_keys(keys: Sequence[object]) -> None:
-    """Refuse keys that are no texts: a thousand numbers that hash alike take as long as a million."""
+    """Refuse keys that are no texts: a thousand numbers that hash alike take as long as a
+    million."""
     if not all(isinstance(key, str) for key in keys):
         raise ValueError("a key that is no text")
 
 
 FOREIGN = (pickle.PUT, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8)
-"""Instructions of pickle that make sets, or keys of numbers without a bound; torch writes none of them."""
+"""Instructions of pickle that make sets, or keys of numbers without a bound; torch writes none of
+them."""
 
 _PLAIN: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
 
@@ -443,10 +512,11 @@ def _refuse(_: Any) -> None:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads the description of tensors and knows nothing else: names lead to bound methods and strings, not to code.
+    """Reads the description of tensors and knows nothing else: names lead to bound methods and
+    strings, not to code.
 
-    Built on pickle's implementation in Python: the one in C makes room for as many objects as a damaged number says,
-    which can be more than the machine has.
+    Built on pickle's implementation in Python: the one in C makes room for as many objects as a
+    damaged number says, which can be more than the machine has.
     """
 
     def __init__(self, stream: IO[bytes], path: Path) -> None:
@@ -486,14 +556,26 @@ class _Unpickler(pickle._Unpickler):
         return str(dtype), str(key)
 
     def _tensor(
-        self, storage: tuple[str, str], offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: object
+        self,
+        storage: tuple[str, str],
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *_: object,
     ) -> Tensor:
         dtype, key = storage
         numbers = (offset, *shape, *stride)
-        if len(shape) > MAX_DIMENSIONS or not all(isinstance(n, int) and 0 <= n < MAX_SIZE for n in numbers):
+        if len(shape) > MAX_DIMENSIONS or not all(
+            isinstance(n, int) and 0 <= n < MAX_SIZE for n in numbers
+        ):
             raise ValueError("a tensor without a shape")
-        steps = itertools.accumulate(shape[:0:-1], operator.mul, initial=1)  # from the last dimension on
-        dense = all(size == 1 or step == due for size, step, due in zip(shape[::-1], stride[::-1], steps, strict=False))
+        steps = itertools.accumulate(
+            shape[:0:-1], operator.mul, initial=1
+        )  # from the last dimension on
+        dense = all(
+            size == 1 or step == due
+            for size, step, due in zip(shape[::-1], stride[::-1], steps, strict=False)
+        )
         return Tensor(tuple(shape), dtype, f"{key}+{offset}", dense)
 
     def _parameter(self, tensor: Tensor, *_: object) -> Tensor:
@@ -509,7 +591,8 @@ def tensors_of(content: IO[bytes], path: Path, size: int) -> dict[str, Tensor]:
         size: bytes of the torch file.
 
     Raises:
-        ModelError: not a torch file, what is no tensor, or tensors that need more bytes than there are.
+        ModelError: not a torch file, what is no tensor, or tensors that need more bytes than there
+            are.
     """
     try:
         zipped = content.read(4) == b"PK\x03\x04"
@@ -520,28 +603,37 @@ def tensors_of(content: IO[bytes], path: Path, size: int) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a damaged pickle may raise anything at all
         what = f"{type(error).__name__}: {shown(str(error))}"
-        raise ModelError(f"{path} has weights that cannot be read ({what})", "copy or download it again") from error
+        raise ModelError(
+            f"{path} has weights that cannot be read ({what})", "copy or download it again"
+        ) from error
     if not tensors or not all(isinstance(name, str) for name in tensors):
-        raise ModelError(f"{path} has weights without a single named tensor", "copy or download it again")
+        raise ModelError(
+            f"{path} has weights without a single named tensor", "copy or download it again"
+        )
     _check_bytes(tensors, path, size)
     return tensors
 
 
 def _check_bytes(tensors: dict[str, Tensor], path: Path, size: int) -> None:
     """Refuse tensors that the file's bytes cannot hold, however well they are compressed."""
-    blocks = {tensor.memory: tensor.elements * WIDTHS.get(tensor.dtype, 1) for tensor in tensors.values()}
+    blocks = {
+        tensor.memory: tensor.elements * WIDTHS.get(tensor.dtype, 1) for tensor in tensors.values()
+    }
     if len(tensors) > MAX_TENSORS:
         why = f"its weights are {len(tensors)} tensors; at most {MAX_TENSORS} are allowed"
         raise ModelError(f"{path} is refused: {why}", HINT)
     if (need := sum(blocks.values())) > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
-        raise ModelError(f"{path} is refused: its weights describe {need} bytes of tensors in {size} bytes", HINT)
+        raise ModelError(
+            f"{path} is refused: its weights describe {need} bytes of tensors in {size} bytes", HINT
+        )
 
 
 def _description(content: IO[bytes]) -> IO[bytes]:
     """Return a stream at the pickle `data.pkl` of a torch zip.
 
-    torch writes it first and uncompressed, and a pickle says itself where it ends, so the directory at the end of the
-    zip is not needed; in a gzipped archive the way there leads through all weights. Any other zip goes the long way.
+    torch writes it first and uncompressed, and a pickle says itself where it ends, so the directory
+    at the end of the zip is not needed; in a gzipped archive the way there leads through all
+    weights. Any other zip goes the long way.
     """
     *_, name_length, extra_length = fields = struct.unpack("<4s5H3I2H", content.read(30))
     name, method = content.read(name_length), fields[3]
@@ -557,7 +649,8 @@ def _description(content: IO[bytes]) -> IO[bytes]:
 
 
 def _legacy(content: IO[bytes], path: Path) -> IO[bytes]:
-    """Skip the three pickles in front of the description in a torch file of the format before 1.6."""
+    """Skip the three pickles in front of the description in a torch file of the format before
+    1.6."""
     heads: Iterator[Any] = (_Unpickler(content, path).load() for _ in range(3))
     if next(heads) != LEGACY_MAGIC:
         raise ValueError("neither of torch's file formats")

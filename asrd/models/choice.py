@@ -1,7 +1,8 @@
 """Whether a model is chosen, and what follows where none is.
 
-From a microphone without a chosen model asrd records, keeps the audio and writes no text. On files, pipes and
-measurements the demo model runs, and each verb says so. The sentences are here, so that every place says the same.
+From a microphone without a chosen model asrd records, keeps the audio and writes no text. On files,
+pipes and measurements the demo model runs, and each verb says so. The sentences are here, so that
+every place says the same.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ LIMIT = f"knows only synthetic voices and {DEMO_WORDS} words, not your microphon
 
 
 def hint(file: Path | None = None, environment: Mapping[str, str] = os.environ) -> str:
-    """Return what chooses a model: the line, the file that it belongs into, and the command that reads it.
+    """Return what chooses a model: the line, the file that it belongs into, and the command that
+    reads it.
 
     Args:
         file: the configuration file that was named; None for the usual one.
@@ -59,19 +61,25 @@ def require(settings: Settings, file: Path | None = None) -> None:
 
 
 def check_recording(settings: Settings, private: bool, file: Path | None = None) -> None:
-    """Raise ModelError for a recording that could only be lost: no model, and its sound is kept for no other try.
+    """Raise ModelError for a recording that could only be lost: no model, and its sound is kept for
+    no other try.
 
     Args:
         private: somebody waits for its text, and a text that comes later reaches nobody.
     """
     if settings.model or not (private or settings.keep_audio == "never"):
         return
-    why = "there is no text to wait for" if private else 'keep_audio = "never" keeps no recording until there is one'
+    why = (
+        "there is no text to wait for"
+        if private
+        else 'keep_audio = "never" keeps no recording until there is one'
+    )
     raise ModelError(f"{UNCHOSEN}, and {why}", hint(file))
 
 
 def note(settings: Settings, file: Path | None = None) -> str:
-    """Return what a person must know of the model that is chosen, or of none; "" where there is nothing to say."""
+    """Return what a person must know of the model that is chosen, or of none; "" where there is
+    nothing to say."""
     if not settings.model:
         return f"{CONSEQUENCE}; {hint(file)}"
     return f"{settings.model} is a demo model: it {LIMIT}" if is_demo(settings.model) else ""
@@ -92,12 +100,18 @@ def or_demo(settings: Settings) -> Settings:
 def for_files(settings: Settings) -> Settings:
     """Return settings with a model, and say so where that is the demo and nobody named it."""
     if not settings.model:
-        log.warning("no model is named, so %s is used. It %s. Name a model: --model %s", DEMO, LIMIT, EXAMPLE)
+        log.warning(
+            "no model is named, so %s is used. It %s. Name a model: --model %s",
+            DEMO,
+            LIMIT,
+            EXAMPLE,
+        )
     return or_demo(settings)
 
 
 def for_source(loaded: Loaded, source: str) -> Loaded:
-    """Return a daemon's settings: with the demo where `source` is a file or a pipe and no model is chosen."""
+    """Return a daemon's settings: with the demo where `source` is a file or a pipe and no model is
+    chosen."""
     if source == "mic":
         return loaded
     return msgspec.structs.replace(loaded, settings=or_demo(loaded.settings))

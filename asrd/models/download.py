@@ -1,9 +1,10 @@
-"""A process of its own that downloads one model from the hub into the hub's cache, and holds no model.
+"""A process of its own that downloads one model from the hub into the hub's cache, and holds no
+model.
 
-Started as `python -P -m asrd.models.download NAME`, imported by nobody; writes frames of `protocol` on standard output:
-Progress, then Downloaded or Failed. It may be killed at any moment. What has arrived stays in the cache, under the
-name of the content that it is the beginning of, and the next process goes on from there. The header comes first
-(`inspection`).
+Started as `python -P -m asrd.models.download NAME`, imported by nobody; writes frames of `protocol`
+on standard output: Progress, then Downloaded or Failed. It may be killed at any moment. What has
+arrived stays in the cache, under the name of the content that it is the beginning of, and the next
+process goes on from there. The header comes first (`inspection`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import BinaryIO, TypeVar
 from asrd import protocol
 from asrd.errors import FINAL, AsrdError, NetworkError
 from asrd.models import hub, names
-from asrd.models.hub import Entry, PassingError
+from asrd.models.hub import HubEntry, PassingError
 from asrd.models.inspection import Inspection
 
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Before each new attempt while not one byte arrives; then the download is given up. A byte starts them anew."""
+"""Before each new attempt while not one byte arrives; then the download is given up. A byte starts
+them anew."""
 
 TICK_SECONDS = 0.5
 """Between two reports."""
@@ -48,7 +50,7 @@ class Download:
         say: sends a message to whoever started the process.
     """
 
-    def __init__(self, entry: Entry, say: Say) -> None:
+    def __init__(self, entry: HubEntry, say: Say) -> None:
         self.entry, self._say = entry, say
         self.folder = names.cache_folder() / names.repository(entry.model)
         self.blob = self.folder / "blobs" / entry.etag
@@ -106,7 +108,8 @@ class Download:
         fraction = min(1.0, state.bytes / self.total) if self.total else None
         self._say(protocol.Progress("download", state.text, fraction, state))
 
-    # -- beside other processes ---------------------------------------------------------------------------------------
+    # -- beside other processes
+    # ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -128,12 +131,14 @@ class Download:
             yield
 
     def _forget_others(self) -> None:
-        """Remove what broken downloads of other versions of the model left; only the newest is ever asked for."""
+        """Remove what broken downloads of other versions of the model left; only the newest is ever
+        asked for."""
         for part in self.part.parent.glob("*.asrd.incomplete"):
             if part != self.part:
                 part.unlink(missing_ok=True)
 
-    # -- the bytes ----------------------------------------------------------------------------------------------------
+    # -- the bytes
+    # ----------------------------------------------------------------------------------------------------
 
     def _check_room(self) -> None:
         """Raise DiskError where the rest of the file finds no room."""
@@ -154,7 +159,8 @@ class Download:
         self.tell()
 
     def _stream(self, file: BinaryIO) -> None:
-        """Write what one answer holds. Raises PassingError: it broke off. ModelError: the model is refused."""
+        """Write what one answer holds. Raises PassingError: it broke off. ModelError: the model is
+        refused."""
         with hub.opened(self.entry, self.here) as body:
             if body.first != self.here:  # it is sent from the start, whatever was asked for
                 file.truncate(0)
@@ -177,7 +183,8 @@ class Download:
             )
 
     def _persist(self, act: Callable[[], T], progress: Callable[[], int] = lambda: 0) -> T:
-        """Do `act`, again after a rest where the connection failed; `progress` is what starts the rests anew."""
+        """Do `act`, again after a rest where the connection failed; `progress` is what starts the
+        rests anew."""
         waits, reached = list(WAITS_SECONDS), progress()
         while True:
             try:
@@ -214,13 +221,19 @@ class Download:
             if error.errno not in hub.NO_ROOM:
                 raise
             needed = self.total - self.here if self.total is not None else None
-            self.part.unlink(missing_ok=True)  # a full disk costs recordings; a beginning costs time only
-            raise hub.no_room(self.entry.model, needed, shutil.disk_usage(self.folder).free) from error
+            self.part.unlink(
+                missing_ok=True
+            )  # a full disk costs recordings; a beginning costs time only
+            raise hub.no_room(
+                self.entry.model, needed, shutil.disk_usage(self.folder).free
+            ) from error
 
-    # -- the whole file -----------------------------------------------------------------------------------------------
+    # -- the whole file
+    # -----------------------------------------------------------------------------------------------
 
     def _check_content(self) -> None:
-        """Have the file on the disk, and be what it is called. Raises NetworkError: it is not, and is removed."""
+        """Have the file on the disk, and be what it is called. Raises NetworkError: it is not, and
+        is removed."""
         with self.part.open("rb") as file:
             os.fsync(file.fileno())
             if not SHA256.fullmatch(self.entry.etag):
@@ -235,7 +248,8 @@ class Download:
             )
 
     def _publish(self) -> None:
-        """Name the content as the hub's library does: a link of the commit, and the commit as main."""
+        """Name the content as the hub's library does: a link of the commit, and the commit as
+        main."""
         self.link.parent.mkdir(parents=True, exist_ok=True)
         if not self.link.exists():
             self.link.unlink(missing_ok=True)
@@ -250,8 +264,9 @@ class Download:
         new.replace(main)
 
 
-def find(name: str, say: Say) -> Entry:
-    """Return which file a name means. A hub that is there and does not serve is asked again after a rest.
+def find(name: str, say: Say) -> HubEntry:
+    """Return which file a name means. A hub that is there and does not serve is asked again after a
+    rest.
 
     Raises: as hub.find. Without any connection it raises at once, as waiting would help nobody.
     """
@@ -263,7 +278,11 @@ def find(name: str, say: Say) -> Entry:
             if not waits or not error.answered:
                 raise error.error from error
             note = f"{error.error.message}; asrd tries again"
-            say(protocol.Progress("download", f"{name}: {note}", None, protocol.Download(name, 0, None, note)))
+            say(
+                protocol.Progress(
+                    "download", f"{name}: {note}", None, protocol.Download(name, 0, None, note)
+                )
+            )
             time.sleep(max(waits.pop(0), error.wait))
 
 
@@ -271,7 +290,9 @@ def failure(error: Exception) -> protocol.Failed:
     """Return the message for an exception."""
     trace = "".join(traceback.format_exception(error))
     if not isinstance(error, AsrdError):
-        return protocol.Failed("internal", f"the download failed: {type(error).__name__}: {error}", trace=trace)
+        return protocol.Failed(
+            "internal", f"the download failed: {type(error).__name__}: {error}", trace=trace
+        )
     kind = next((kind for kind, ours in FINAL.items() if isinstance(error, ours)), "internal")
     return protocol.Failed(kind, error.message, error.hint, trace=trace)
 

@@ -1,6 +1,7 @@
 """The download process from outside: started for a model that is not here, its reports, its end.
 
-Knows the process and its frames; the network is known to the process alone. Runs on the event loop of whoever asks.
+Knows the process and its frames; the network is known to the process alone. Runs on the event loop
+of whoever asks.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ PROCESS = (sys.executable, "-P", "-m", "asrd.models.download")
 """How a download is started; the name of a model follows."""
 
 ENVIRONMENT = {
-    # By the hub's Xet protocol a file arrives in pieces of its own order, so nothing of it is kept when it breaks off.
-    # asrd asks for bytes over plain HTTP, which every hub serves, and is tested for going on where it was.
+    # By the hub's Xet protocol a file arrives in pieces of its own order, so nothing of it is kept
+    # when it breaks off.
+    # asrd asks for bytes over plain HTTP, which every hub serves, and is tested for going on where
+    # it was.
     "HF_HUB_DISABLE_XET": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -37,7 +40,8 @@ ENVIRONMENT = {
 """Variables of a download process, over those of the user."""
 
 SILENCE_SECONDS = 300.0
-"""Without a frame, after which the process counts as hung; it reports every second or answers within a timeout."""
+"""Without a frame, after which the process counts as hung; it reports every second or answers
+within a timeout."""
 
 END_SECONDS = 5.0
 """For a process to be over once it was killed or has said its last."""
@@ -52,7 +56,8 @@ async def fetch(name: str, tell: Tell) -> Path:
         tell: called with each report of a download; not called for a file that is here.
 
     Raises:
-        NetworkError, DiskError, ModelError, UsageError: as `models.resolve`, and why the download failed.
+        NetworkError, DiskError, ModelError, UsageError: as `models.resolve`, and why the download
+        failed.
     """
     try:
         return names.resolve(name)
@@ -61,7 +66,8 @@ async def fetch(name: str, tell: Tell) -> Path:
 
 
 def fetch_now(name: str, tell: Tell) -> Path:
-    """Do the same where no event loop runs. Raises: as `fetch`; KeyboardInterrupt, which ends the download."""
+    """Do the same where no event loop runs. Raises: as `fetch`; KeyboardInterrupt, which ends the
+    download."""
     try:
         return names.resolve(name)
     except names.NotCachedError:
@@ -97,16 +103,20 @@ async def _started(name: str) -> AsyncIterator[tuple[asyncio.StreamReader, IO[by
             stdout=subprocess.PIPE,
             stderr=said,
             env=os.environ | ENVIRONMENT | {"PYTHONPATH": paths.python_path()},
-            start_new_session=True,  # Ctrl-C is for the parent, which then ends the download in order
+            # Ctrl-C is for the parent, which then ends the download in order
+            start_new_session=True,
         )
         lines = asyncio.StreamReader(protocol.MAX_LINE)
         try:
             reading = functools.partial(asyncio.StreamReaderProtocol, lines)
-            transport, _ = await asyncio.get_running_loop().connect_read_pipe(reading, process.stdout)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                reading, process.stdout
+            )
             with contextlib.closing(transport):
                 yield lines, said
         finally:
-            process.kill()  # it is over, or nobody waits for it any more; what has arrived stays on disk
+            # it is over, or nobody waits for it any more; what has arrived stays on disk
+            process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(END_SECONDS)
 
@@ -118,7 +128,8 @@ def _translated(failed: protocol.Failed) -> AsrdError:
 
 def _lost(name: str, why: str) -> NetworkError:
     return NetworkError(
-        f"the download of {name} broke off: {why}", "try again; what has arrived is kept, and it goes on"
+        f"the download of {name} broke off: {why}",
+        "try again; what has arrived is kept, and it goes on",
     )
 
 

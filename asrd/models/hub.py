@@ -1,7 +1,8 @@
 """What the Hugging Face hub is asked: which file a model's name means, and bytes of that file.
 
-The one border where exceptions of the hub's library, of its HTTP client and of the file system become ours. Knows the
-hub's protocol and its environment variables; keeps no file. Runs in the download process.
+The one border where exceptions of the hub's library, of its HTTP client and of the file system
+become ours. Knows the hub's protocol and its environment variables; keeps no file. Runs in the
+download process.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class PassingError(Exception):
         self.error, self.answered, self.wait = error, answered, wait
 
 
-class Entry(msgspec.Struct, frozen=True):
+class HubEntry(msgspec.Struct, frozen=True):
     """One file of a model on the hub, of one commit."""
 
     model: str
@@ -95,25 +96,37 @@ class Body(msgspec.Struct, frozen=True):
     chunks: Iterator[bytes]
 
 
-# -- requests ---------------------------------------------------------------------------------------------------------
+# -- requests
+# ---------------------------------------------------------------------------------------------------------
 
 
 def check_environment() -> None:
-    """Raise ConfigError for what of the user's no request can be made with: the library ends in tracebacks there."""
+    """Raise ConfigError for what of the user's no request can be made with: the library ends in
+    tracebacks there."""
     for variable in NUMBERS:
         value = os.environ.get(variable) or "0"
         if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
-            raise ConfigError(f"{variable} is {value!r}, which is not a whole number of seconds", f"unset {variable}")
+            raise ConfigError(
+                f"{variable} is {value!r}, which is not a whole number of seconds",
+                f"unset {variable}",
+            )
     for variable in CERTIFICATES:
         named = os.environ.get(variable)
         if named and not os.path.exists(named):
-            raise ConfigError(f"{variable} names {named!r}, which is not there", f"unset {variable}, or correct it")
+            raise ConfigError(
+                f"{variable} names {named!r}, which is not there",
+                f"unset {variable}, or correct it",
+            )
     if not _token().isascii():
-        raise ConfigError("the token for the hub has characters that no token has", "hf auth login, or mend HF_TOKEN")
+        raise ConfigError(
+            "the token for the hub has characters that no token has",
+            "hf auth login, or mend HF_TOKEN",
+        )
 
 
 def _token() -> str:
-    """Return the user's token; empty where there is none. Raises ConfigError: its file cannot be read."""
+    """Return the user's token; empty where there is none. Raises ConfigError: its file cannot be
+    read."""
     from huggingface_hub import constants, get_token
 
     try:
@@ -122,10 +135,12 @@ def _token() -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         path = constants.HF_TOKEN_PATH
-        raise ConfigError(f"the token for the hub cannot be read from {path}", "hf auth login") from error
+        raise ConfigError(
+            f"the token for the hub cannot be read from {path}", "hf auth login"
+        ) from error
 
 
-def find(name: str) -> Entry:
+def find(name: str) -> HubEntry:
     """Return the .nemo file of a model: the one called as the model is, or the only one.
 
     Raises:
@@ -144,25 +159,34 @@ def find(name: str) -> Entry:
     if len(files) != 1:
         several = f"{len(files)} .nemo files, none of them called {models_names.own_file(name)}"
         held = several if files else "no .nemo file"
-        raise ModelError(f"{name} on the hub holds {held}", "download the right file and name its path: --model FILE")
+        raise ModelError(
+            f"{name} on the hub holds {held}",
+            "download the right file and name its path: --model FILE",
+        )
     with translating(name):
         return _entry(name, files[0])
 
 
-def _entry(name: str, file: str) -> Entry:
+def _entry(name: str, file: str) -> HubEntry:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     about = get_hf_file_metadata(hf_hub_url(name, file), library_name="asrd")
     commit, etag = about.commit_hash or "", about.etag or ""
     if about.size == 0:
-        raise ModelError(f"{file} of {name} on the hub is empty", "choose another model, or report it to its publisher")
+        raise ModelError(
+            f"{file} of {name} on the hub is empty",
+            "choose another model, or report it to its publisher",
+        )
     if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"\w[\w.-]{,127}", etag):
-        raise NetworkError(f"what answers at {_endpoint()} is not the hub: it names no version of {name}", _way_out())
-    return Entry(name, file, commit, etag, about.size)
+        raise NetworkError(
+            f"what answers at {_endpoint()} is not the hub: it names no version of {name}",
+            _way_out(),
+        )
+    return HubEntry(name, file, commit, etag, about.size)
 
 
 @contextlib.contextmanager
-def opened(entry: Entry, first: int = 0, stop: int | None = None) -> Iterator[Body]:
+def opened(entry: HubEntry, first: int = 0, stop: int | None = None) -> Iterator[Body]:
     """Ask for a file from byte `first` on, up to one before `stop`; enter to read the answer.
 
     Raises: as `find`; PassingError also where the answer breaks off while it is read.
@@ -176,7 +200,9 @@ def opened(entry: Entry, first: int = 0, stop: int | None = None) -> Iterator[Bo
     if first or stop is not None:
         headers["Range"] = f"bytes={first}-" + ("" if stop is None else f"{stop - 1}")
     with translating(entry.model):
-        asked = get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        asked = get_session().stream(
+            "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+        )
         with asked as response:
             hf_raise_for_status(response)
             yield _body(response, first)
@@ -195,7 +221,8 @@ def _body(response: Any, first: int) -> Body:
     return Body(0, False, total, response.iter_raw())
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors
+# -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -221,7 +248,10 @@ def _translated(name: str, error: Exception) -> AsrdError | PassingError | None:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return _offline(name)
     if isinstance(error, errors.HFValidationError):
-        return ModelError(f"{name!r} is no name on the hub", nearest(name, tuple(architectures.KNOWN), "asrd models"))
+        return ModelError(
+            f"{name!r} is no name on the hub",
+            nearest(name, tuple(architectures.ARCHITECTURES), "asrd models"),
+        )
     if getattr(error, "response", None) is not None:
         return _of_answer(name, error)
     client = _client()
@@ -235,7 +265,8 @@ def _translated(name: str, error: Exception) -> AsrdError | PassingError | None:
 
 
 def _client() -> Any:
-    """Return the module of the HTTP client that the hub's library uses; which one that is differs by its version."""
+    """Return the module of the HTTP client that the hub's library uses; which one that is differs
+    by its version."""
     from huggingface_hub import get_session
 
     return importlib.import_module(type(get_session()).__module__.partition(".")[0])
@@ -245,8 +276,14 @@ def _of_system(name: str, error: OSError) -> DiskError:
     """Return the error for what the system says of a file or folder of the cache."""
     if error.errno in NO_ROOM:
         return no_room(name, None, None)
-    hint = f"set {cache_variable()} to a folder of yours" if error.errno in NO_RIGHT else "look at the disk: sudo dmesg"
-    return DiskError(f"cannot write to the cache {models_names.cache_folder()}: {error.strerror}", hint)
+    hint = (
+        f"set {cache_variable()} to a folder of yours"
+        if error.errno in NO_RIGHT
+        else "look at the disk: sudo dmesg"
+    )
+    return DiskError(
+        f"cannot write to the cache {models_names.cache_folder()}: {error.strerror}", hint
+    )
 
 
 def _of_answer(name: str, error: Exception) -> AsrdError | PassingError:
@@ -260,8 +297,16 @@ def _of_answer(name: str, error: Exception) -> AsrdError | PassingError:
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return ModelError(f"{name} needs a login, and the right to read it, on the hub", login)
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        private = "if it is private, use a token that may read it" if get_token() else "if it is private: hf auth login"
-        hint = private if name in architectures.KNOWN else f"{private}; {nearest(name, tuple(architectures.KNOWN), 'asrd models')}"
+        private = (
+            "if it is private, use a token that may read it"
+            if get_token()
+            else "if it is private: hf auth login"
+        )
+        hint = (
+            private
+            if name in architectures.ARCHITECTURES
+            else f"{private}; {nearest(name, tuple(architectures.ARCHITECTURES), 'asrd models')}"
+        )
         return ModelError(f"there is no model {name} on the hub, or it is private", hint)
     answered = NetworkError(f"the hub answered {status} for {name}", _way_out())
     if status in PASSING_STATUS:
@@ -276,18 +321,22 @@ def _unreachable(name: str, error: Exception) -> NetworkError:
     """Return that the hub cannot be reached, as the first line of `error` says."""
     lines = str(error).strip().splitlines()
     what = re.sub(r"^\[Errno -?\d+\] ", "", lines[0].rstrip(".")) if lines else type(error).__name__
-    return NetworkError(f"cannot reach the hub for {name} and it is not in the cache ({what})", _way_out())
+    return NetworkError(
+        f"cannot reach the hub for {name} and it is not in the cache ({what})", _way_out()
+    )
 
 
 def _way_out() -> str:
-    """Return what a user can do without this hub; HF_ENDPOINT and a proxy are named where they are set."""
+    """Return what a user can do without this hub; HF_ENDPOINT and a proxy are named where they are
+    set."""
     own = [f"HF_ENDPOINT ({_endpoint()})"] if os.environ.get("HF_ENDPOINT") else []
     check = f"check {' and '.join([*own, *_proxy()])}, or " if own or _proxy() else ""
     return f"{check}copy the .nemo file here and pass its path"
 
 
 def _proxy() -> list[str]:
-    """Return the variable by which requests to the hub go through a proxy; its value may hold a password."""
+    """Return the variable by which requests to the hub go through a proxy; its value may hold a
+    password."""
     address = urllib.parse.urlsplit(_endpoint())
     names = [f"{address.scheme}_proxy", "all_proxy"]
     known = [form for name in names for form in (name, name.upper()) if os.environ.get(form)]

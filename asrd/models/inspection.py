@@ -1,8 +1,9 @@
 """A model on the hub, judged by its header before its file is here, or while it arrives.
 
-Where the server sends parts of files, the archive is walked from member to member, past the weights. A gzipped file
-and one of a server that sends only whole files are read as far as they have come, and at the end where that was not
-enough. What is accepted is `checkpoint`'s to say. Runs in the download process.
+Where the server sends parts of files, the archive is walked from member to member, past the
+weights. A gzipped file and one of a server that sends only whole files are read as far as they have
+come, and at the end where that was not enough. What is accepted is `checkpoint`'s to say. Runs in
+the download process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import IO, Protocol, TypeVar, cast
 from asrd import protocol
 from asrd.errors import ModelError, NetworkError
 from asrd.models import checkpoint, hub
-from asrd.models.hub import Body, Entry, PassingError
+from asrd.models.hub import Body, HubEntry, PassingError
 from asrd.models.part_file import BLOCK_BYTES, MAX_WALK_BYTES, Beginning, Remote, UndecidedError
 
 DECIDING_BYTES = (1 << 20, 4 << 20, 16 << 20, MAX_WALK_BYTES)
@@ -46,7 +47,9 @@ class Inspection:
         tell: reports that it is being read.
     """
 
-    def __init__(self, entry: Entry, part: Path, persist: Persist, tell: Callable[[], None]) -> None:
+    def __init__(
+        self, entry: HubEntry, part: Path, persist: Persist, tell: Callable[[], None]
+    ) -> None:
         self._entry, self._part, self._persist, self._tell = entry, part, persist, tell
         self.total = entry.size
         """Bytes of the whole file; None while the server has not said."""
@@ -55,7 +58,8 @@ class Inspection:
         self._pending = list(DECIDING_BYTES)
 
     def before(self) -> None:
-        """Judge the model before the download, where the server lets the archive be walked. Raises: as `find`."""
+        """Judge the model before the download, where the server lets the archive be walked. Raises:
+        as `find`."""
         first, ranged, total = self._persist(self._first_block)
         self.total = total if self.total is None else self.total
         if first[:2] == GZIP:
@@ -97,7 +101,8 @@ class Inspection:
         """Judge what could not be judged before, now that the whole file is here.
 
         Raises:
-            ModelError: it is refused. The file stays, so that it is not downloaded once more to be refused.
+            ModelError: it is refused. The file stays, so that it is not downloaded once more to be
+                refused.
         """
         if not self.undecided:
             return
@@ -112,7 +117,8 @@ class Inspection:
         return sys.maxsize if self.total is None else self.total
 
     def _judge(self, file: Remote | Beginning, stream: bool, when: str) -> None:
-        """Refuse a model that asrd cannot run. Raises ModelError, and what kept `file` from being read."""
+        """Refuse a model that asrd cannot run. Raises ModelError, and what kept `file` from being
+        read."""
         name = Path(f"{self._entry.model} on the hub")
         try:
             # tarfile and the unpickler take a raw file as they take a buffered one.
@@ -123,7 +129,8 @@ class Inspection:
             raise ModelError(f"{error.message}; this was known {when}", error.hint) from error
 
     def _first_block(self) -> tuple[bytes, bool, int | None]:
-        """Return how the file begins, whether the server sends parts, and the bytes of the whole."""
+        """Return how the file begins, whether the server sends parts, and the bytes of the
+        whole."""
         with hub.opened(self._entry, 0, BLOCK_BYTES) as body:
             if not body.ranged:
                 return next(body.chunks, b""), False, body.total
@@ -147,4 +154,8 @@ class Inspection:
             found += chunk
             if len(found) >= count:
                 return bytes(found[:count])
-        raise PassingError(NetworkError(f"the hub broke off in the header of {self._entry.model}", "try again later"))
+        raise PassingError(
+            NetworkError(
+                f"the hub broke off in the header of {self._entry.model}", "try again later"
+            )
+        )

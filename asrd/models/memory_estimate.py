@@ -1,8 +1,10 @@
-"""What a model will weigh under a precision: exact for the weights, an estimate for the rest, and the two kept apart.
+"""What a model will weigh under a precision: exact for the weights, an estimate for the rest, and
+the two kept apart.
 
-Works on names and shapes alone. What a restored model holds differs from what its checkpoint holds: it is float32
-whatever was stored, tied tensors are one, and the table of positions is built, not loaded. What a cast makes of it
-follows `casting` rule by rule; a test compares the two to the byte. Pure; runs on both sides.
+Works on names and shapes alone. What a restored model holds differs from what its checkpoint holds:
+it is float32 whatever was stored, tied tensors are one, and the table of positions is built, not
+loaded. What a cast makes of it follows `casting` rule by rule; a test compares the two to the byte.
+Pure; runs on both sides.
 """
 
 from __future__ import annotations
@@ -31,17 +33,21 @@ POSITIONS = "encoder.pos_enc.pe"
 """The encoder's table of positions: a buffer that no checkpoint holds."""
 
 INT8_ROW = 5
-"""Bytes that torchao keeps beside each row of an int8 weight: a float32 scale and an int8 zero point."""
+"""Bytes that torchao keeps beside each row of an int8 weight: a float32 scale and an int8 zero
+point."""
 
 CONTEXT = 480 << 20
-"""Bytes of a CUDA context with the kernels and workspaces of cuBLAS and cuDNN: assumed; 300-600 MiB by card.
+"""Bytes of a CUDA context with the kernels and workspaces of cuBLAS and cuDNN: assumed; 300-600 MiB
+by card.
 
-An H200 (driver 580) takes 710 to 755, whatever the model, and captured CUDA graphs 200 to 370 more. Too little here
-costs a start that does not hold; too much would keep off a small card what fits there.
+An H200 (driver 580) takes 710 to 755, whatever the model, and captured CUDA graphs 200 to 370 more.
+Too little here costs a start that does not hold; too much would keep off a small card what fits
+there.
 """
 
 ALIVE = 3
-"""How many copies of the largest activation live at once at the peak: convolution in, out and mask; assumed."""
+"""How many copies of the largest activation live at once at the peak: convolution in, out and mask;
+assumed."""
 
 FRAMES = 100
 """Mel frames of one second."""
@@ -53,15 +59,18 @@ class Estimate(msgspec.Struct, frozen=True):
     weights: int
     """Parameters and buffers, as stored."""
     load_peak: int
-    """While loading: the cast is made on the CPU and what moves to the device is final, so it equals the weights."""
+    """While loading: the cast is made on the CPU and what moves to the device is final, so it
+    equals the weights."""
     activations: int
     """While one buffer is recognised."""
     process: int
-    """All the process holds while it works: weights, activations and the CUDA context with its libraries."""
+    """All the process holds while it works: weights, activations and the CUDA context with its
+    libraries."""
 
 
 def resident(header: Header) -> dict[str, Tensor]:
-    """Return the tensors of the restored model by name: float32 where stored as any float, tied ones once."""
+    """Return the tensors of the restored model by name: float32 where stored as any float, tied
+    ones once."""
     tensors = {
         name: msgspec.structs.replace(tensor, dtype="float32" if tensor.floating else tensor.dtype)
         for name, tensor in header.unique.items()
@@ -84,7 +93,8 @@ def _positions(header: Header) -> int:
 
 
 def weights_bytes(header: Header, precision: Precision) -> int:
-    """Return the bytes of all parameters and buffers that a worker will report under this precision.
+    """Return the bytes of all parameters and buffers that a worker will report under this
+    precision.
 
     Holds where nothing falls back; a layer that a CPU cannot run in a dtype stays float32 there.
 
@@ -105,28 +115,37 @@ def weights_bytes(header: Header, precision: Precision) -> int:
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
-    """Return whether a tensor is the weight of a linear layer, a pointwise convolution, which is one, or an embedding.
+    """Return whether a tensor is the weight of a linear layer, a pointwise convolution, which is
+    one, or an embedding.
 
-    These can be stored as int8; what cannot are convolutions of more than one frame, recurrent layers and vectors.
+    These can be stored as int8; what cannot are convolutions of more than one frame, recurrent
+    layers and vectors.
     """
     if not name.endswith(".weight") or is_buffer(name) or name.startswith("preprocessor."):
         return False
-    return len(tensor.shape) == 2 or (len(tensor.shape) == 3 and tensor.shape[2] == 1 and tensor.shape[1] > 1)
+    return len(tensor.shape) == 2 or (
+        len(tensor.shape) == 3 and tensor.shape[2] == 1 and tensor.shape[1] > 1
+    )
 
 
 def _dtypes(names: list[str], precision: Precision, tied: bool) -> dict[str, str]:
-    """Return name -> what it is stored as: the deepest module that `parts` names decides, the later of equals."""
+    """Return name -> what it is stored as: the deepest module that `parts` names decides, the later
+    of equals."""
     front = precision.weights if precision.features == "weights" else "float32"
     rest = precision.quantize or precision.weights
     found: dict[str, str] = {n: front if n.startswith("preprocessor.") else rest for n in names}
     parts = [(path, dtype) for key, dtype in precision.parts.items() for path in _paths(names, key)]
     for path, dtype in sorted(parts, key=lambda part: part[0].count(".")):
         found.update(dict.fromkeys((name for name in names if name.startswith(f"{path}.")), dtype))
-    if tied and found[HEAD] != found[EMBEDDING]:  # a shared weight has one dtype: where its owners differ, float32
+    if (
+        tied and found[HEAD] != found[EMBEDDING]
+    ):  # a shared weight has one dtype: where its owners differ, float32
         owners = {name.rpartition(".")[0] for name in (EMBEDDING, HEAD)}
         beside = {found[name].replace("int8", beside_int8(precision)) for name in (EMBEDDING, HEAD)}
         common = beside.pop() if len(beside) == 1 else "float32"
-        found.update(dict.fromkeys((name for name in names if name.rpartition(".")[0] in owners), common))
+        found.update(
+            dict.fromkeys((name for name in names if name.rpartition(".")[0] in owners), common)
+        )
     return found
 
 
@@ -140,25 +159,35 @@ def modules(names: Iterable[str]) -> list[str]:
 
 
 def _paths(names: Iterable[str], key: str) -> list[str]:
-    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
+    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths,
+    norms or decoder."""
     known = modules(names)
     if key == "norms":
-        return [path for path in known if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]]
+        return [
+            path
+            for path in known
+            if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]
+        ]
     if key == "decoder" and key not in known:
         return [child for child in CANARY_DECODER if child in known]
     found = [path for path in known if fnmatchcase(path, key)]
     if not found:
         children = tuple(path for path in known if "." not in path)
-        raise ConfigError(f"this model has no component {key!r}", nearest(key, (*children, "norms")))
+        raise ConfigError(
+            f"this model has no component {key!r}", nearest(key, (*children, "norms"))
+        )
     return found
 
 
-def needs(header: Header, precision: Precision, seconds: float = 10.0, hidden: bool = False) -> Estimate:
+def needs(
+    header: Header, precision: Precision, seconds: float = 10.0, hidden: bool = False
+) -> Estimate:
     """Return what a GPU must hold to run this model under this precision.
 
-    Activations are counted from the largest one, the output of the first convolution over the mel spectrogram, at the
-    width of the arithmetic, plus what Canary's decoder keeps of keys and values. Under autocast every weight is cast
-    when it is used and dropped again, so the largest one is there twice. Mixed precision shrinks no weights.
+    Activations are counted from the largest one, the output of the first convolution over the mel
+    spectrogram, at the width of the arithmetic, plus what Canary's decoder keeps of keys and
+    values. Under autocast every weight is cast when it is used and dropped again, so the largest
+    one is there twice. Mixed precision shrinks no weights.
 
     Args:
         seconds: of the audio buffer.
@@ -172,7 +201,9 @@ def needs(header: Header, precision: Precision, seconds: float = 10.0, hidden: b
     if precision.weights == "float32" and low:
         largest = max(t.elements for n, t in header.tensors.items() if not is_buffer(n))
         activations += largest * 2
-    return Estimate(weights + extra, weights + extra, activations, weights + extra + activations + CONTEXT)
+    return Estimate(
+        weights + extra, weights + extra, activations, weights + extra + activations + CONTEXT
+    )
 
 
 def _activations(header: Header, width: int, seconds: float) -> int:

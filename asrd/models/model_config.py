@@ -1,9 +1,10 @@
-"""What a model's config may say: which classes, which files, which sizes. What inference does not need is left out.
+"""What a model's config may say: which classes, which files, which sizes. What inference does not
+need is left out.
 
-NeMo builds a model by calling what its config names, with arguments of the config's choice. Its own list admits whole
-packages, and a function in them that writes a file is enough to harm a user. So exact names are admitted here, each in
-its own place only. Layers and widths are compared with the tensors that the same file holds. Pure: imports
-neither torch nor NeMo.
+NeMo builds a model by calling what its config names, with arguments of the config's choice. Its own
+list admits whole packages, and a function in them that writes a file is enough to harm a user. So
+exact names are admitted here, each in its own place only. Layers and widths are compared with the
+tensors that the same file holds. Pure: imports neither torch nor NeMo.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ HINT = "a model file must not run, read or fetch anything; get it from its publi
 
 def _names(package: str, *names: str) -> frozenset[str]:
     """Return the names that NeMo has for classes of a module: by the module, and by its package."""
-    return frozenset(f"{where}.{name}" for name in names for where in (package, package.rpartition(".")[0]))
+    return frozenset(
+        f"{where}.{name}" for name in names for where in (package, package.rpartition(".")[0])
+    )
 
 
 MODELS, MODULES = "nemo.collections.asr.models", "nemo.collections.asr.modules"
@@ -47,19 +50,24 @@ TARGETS = (
 )
 """What `target` of a config may be."""
 
-CTC_DECODERS = _names(f"{MODULES}.conv_asr", "ConvASRDecoder") | _names(f"{MODULES}.lstm_decoder", "LSTMDecoder")
+CTC_DECODERS = _names(f"{MODULES}.conv_asr", "ConvASRDecoder") | _names(
+    f"{MODULES}.lstm_decoder", "LSTMDecoder"
+)
 SMOOTHED = "nemo.collections.common.losses.smoothed_cross_entropy.SmoothedCrossEntropyLoss"
 CONFORMERS = _names(f"{MODULES}.conformer_encoder", "ConformerEncoder", "ConformerEncoderAdapter")
 
 CLASSES = {
     "preprocessor": _names(
-        f"{MODULES}.audio_preprocessing", "AudioToMelSpectrogramPreprocessor", "AudioToMFCCPreprocessor"
+        f"{MODULES}.audio_preprocessing",
+        "AudioToMelSpectrogramPreprocessor",
+        "AudioToMFCCPreprocessor",
     ),
     "encoder": CONFORMERS
     | _names(f"{MODULES}.conv_asr", "ConvASREncoder", "ConvASREncoderAdapter")
     | _names(f"{MODULES}.rnn_encoder", "RNNEncoder")
     | _names(f"{MODULES}.transformer_encoder", "TransformerEncoder"),
-    "decoder": CTC_DECODERS | _names(f"{MODULES}.rnnt", "RNNTDecoder", "StatelessTransducerDecoder"),
+    "decoder": CTC_DECODERS
+    | _names(f"{MODULES}.rnnt", "RNNTDecoder", "StatelessTransducerDecoder"),
     "joint": _names(f"{MODULES}.rnnt", "RNNTJoint", "SampledRNNTJoint")
     | _names(f"{MODULES}.hybrid_autoregressive_transducer", "HATJoint"),
     "aux_ctc.decoder": CTC_DECODERS,
@@ -67,7 +75,9 @@ CLASSES = {
     "transf_decoder": _names(f"{MODULES}.transformer.transformer_utils", "get_nemo_transformer"),
     "head": _names("nemo.collections.asr.parts.submodules.token_classifier", "TokenClassifier"),
     "tokenizer.custom_tokenizer": _names(
-        "nemo.collections.common.tokenizers.canary_tokenizer", "CanaryTokenizer", "CanaryBPETokenizer"
+        "nemo.collections.common.tokenizers.canary_tokenizer",
+        "CanaryTokenizer",
+        "CanaryBPETokenizer",
     ),
     "loss": _names(SMOOTHED.rpartition(".")[0], "SmoothedCrossEntropyLoss")
     | _names("nemo.collections.common.losses.cross_entropy", "CrossEntropyLoss"),
@@ -77,7 +87,11 @@ CLASSES = {
 OPTIMIZERS = ("Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD")
 
 TRAINING = (
-    _names(f"{MODULES}.audio_preprocessing", "SpectrogramAugmentation", "CropOrPadSpectrogramAugmentation")
+    _names(
+        f"{MODULES}.audio_preprocessing",
+        "SpectrogramAugmentation",
+        "CropOrPadSpectrogramAugmentation",
+    )
     | _names(f"{MODULES}.audio_preprocessing", "MaskedPatchAugmentation")
     | _names("nemo.collections.asr.metrics.wer", "WER")
     | _names("nemo.collections.asr.metrics.bleu", "BLEU")
@@ -99,16 +113,32 @@ KEPT = (
 CALLS = ("_target_", "target", "cls")
 """Keys whose value NeMo or Hydra imports and calls."""
 
-TOKENIZER_FILES = {"model_path": "tokenizer.model", "vocab_path": "vocab.txt", "spe_tokenizer_vocab": "tokenizer.vocab"}
+TOKENIZER_FILES = {
+    "model_path": "tokenizer.model",
+    "vocab_path": "vocab.txt",
+    "spe_tokenizer_vocab": "tokenizer.vocab",
+}
 """Key of a tokenizer's section -> the file's name where old versions of NeMo wrote none."""
 
 MAX_TOKENIZERS = 64
 
-READS = frozenset(("ngram_lm_model", "lang_tag_pattern", "pretrained_model", "from_pretrained", "nemo_file", "lexicon"))
+READS = frozenset(
+    (
+        "ngram_lm_model",
+        "lang_tag_pattern",
+        "pretrained_model",
+        "from_pretrained",
+        "nemo_file",
+        "lexicon",
+    )
+)
 READS_ENDS = ("_path", "_file", "_dir", "_url")
-"""Keys, and ends of keys, whose value names what NeMo would read or fetch, or a pattern that it would run."""
+"""Keys, and ends of keys, whose value names what NeMo would read or fetch, or a pattern that it
+would run."""
 
-PATH = re.compile(r"(?:/.|~.*/|file:|nemo:|[A-Za-z][A-Za-z0-9+.-]*://).*|(?:.*/)?\.\.(?:/.*)?", re.DOTALL)
+PATH = re.compile(
+    r"(?:/.|~.*/|file:|nemo:|[A-Za-z][A-Za-z0-9+.-]*://).*|(?:.*/)?\.\.(?:/.*)?", re.DOTALL
+)
 """A text that names a file or an address."""
 
 ACTIVATIONS = ("relu", "gelu", "sigmoid", "tanh", "silu")
@@ -134,7 +164,8 @@ WIDTHS = (
 """Keys of sizes that a tensor of the file must reach."""
 
 MAX_USUAL_PIECES = 32_768
-"""Entries of a vocabulary that needs no tensor: a model that was trained anew with other pieces keeps its old list."""
+"""Entries of a vocabulary that needs no tensor: a model that was trained anew with other pieces
+keeps its old list."""
 
 USUAL_WIDTH = 4096
 """A width up to this may belong to a part that the model does not have."""
@@ -149,14 +180,24 @@ EXACT_WIDTHS = (
 
 LAYERS = (
     ("encoder", "ConformerEncoder", "n_layers", r"encoder\.layers\.(\d+)\..*"),
-    ("decoder", "RNNTDecoder", "prednet.pred_rnn_layers", r"decoder\.prediction\.dec_rnn\.lstm\.weight_ih_l(\d+)"),
+    (
+        "decoder",
+        "RNNTDecoder",
+        "prednet.pred_rnn_layers",
+        r"decoder\.prediction\.dec_rnn\.lstm\.weight_ih_l(\d+)",
+    ),
     (
         "transf_decoder",
         "get_nemo_transformer",
         "config_dict.num_layers",
         r"transf_decoder\._decoder\.layers\.(\d+)\..*",
     ),
-    ("transf_encoder", "TransformerEncoder", "num_layers", r"transf_encoder\.(?:.*\.)?layers\.(\d+)\..*"),
+    (
+        "transf_encoder",
+        "TransformerEncoder",
+        "num_layers",
+        r"transf_encoder\.(?:.*\.)?layers\.(\d+)\..*",
+    ),
 )
 """Section, its class, a number of layers in it, and the tensors that number them."""
 
@@ -200,7 +241,8 @@ _WORDS = """
     normalize_joint_txu normalize_encoder_norm normalize_decoder_norm normalize_joint_norm encoder_masking source_lang
 """
 KNOWN_KEYS = frozenset(_WORDS.split())
-"""Keys that configs of the NeMo versions tried here have; any other is passed on and named in the log."""
+"""Keys that configs of the NeMo versions tried here have; any other is passed on and named in the
+log."""
 
 FREE = ("prompt_defaults", "labels", "loss", "langs", "jasper", "hf_kwargs")
 """Sections whose own keys are data."""
@@ -232,7 +274,9 @@ def read(text: bytes, path: Path) -> dict[str, Any]:
         raise ModelError(message, "copy or download it again") from error
 
 
-def checked(config: Mapping[str, Any], shapes: Shapes, path: Path, members: frozenset[str] | None = None) -> Checked:
+def checked(
+    config: Mapping[str, Any], shapes: Shapes, path: Path, members: frozenset[str] | None = None
+) -> Checked:
     """Return what NeMo may be given of a config that was read.
 
     Args:
@@ -241,15 +285,22 @@ def checked(config: Mapping[str, Any], shapes: Shapes, path: Path, members: froz
         members: names of the archive's files; None where not all were seen.
 
     Raises:
-        ModelError: a class or function that is not admitted where it stands, a file outside the archive, a size that
-            the tensors do not have.
+        ModelError: a class or function that is not admitted where it stands, a file outside the
+            archive, a size that the tensors do not have.
     """
     try:
         modern = _modern(dict(config))
         _check_calls(modern, ())
         _check_sections(modern)
-        kept = _without_training({key: value for key, value in modern.items() if key in KEPT or _is_plain(value)})
-        _check_numbers(kept, (), max((max(shape, default=0) for shape in shapes.values()), default=0), len(shapes))
+        kept = _without_training(
+            {key: value for key, value in modern.items() if key in KEPT or _is_plain(value)}
+        )
+        _check_numbers(
+            kept,
+            (),
+            max((max(shape, default=0) for shape in shapes.values()), default=0),
+            len(shapes),
+        )
         _check_against(kept, shapes)
         _check_tokenizers(kept, members)
         emptied = tuple(_empty(kept, ()))
@@ -260,18 +311,21 @@ def checked(config: Mapping[str, Any], shapes: Shapes, path: Path, members: froz
 
 
 def tokenizer_files(config: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
-    """Yield each tokenizer's section, the key of a file of it, and the name that this file has in the archive."""
+    """Yield each tokenizer's section, the key of a file of it, and the name that this file has in
+    the archive."""
     for _, section in _tokenizers(config):
         for key, usual in TOKENIZER_FILES.items():
             value = section.get(key) or usual
             yield section, key, str(value).removeprefix("nemo:").rpartition("/")[2]
 
 
-# -- what is called ---------------------------------------------------------------------------------------------------
+# -- what is called
+# ---------------------------------------------------------------------------------------------------
 
 
 def _modern(node: Any) -> Any:
-    """Return a mapping as NeMo makes it of Hydra's format before 1.0: `cls` and `params` become what they stand for."""
+    """Return a mapping as NeMo makes it of Hydra's format before 1.0: `cls` and `params` become
+    what they stand for."""
     if not isinstance(node, dict):
         return node
     new = dict(node)
@@ -290,7 +344,9 @@ def _check_calls(node: Any, where: tuple[object, ...]) -> None:
         if isinstance(key, str) and key in CALLS:
             _check_call(key, value, where)
         elif isinstance(key, str) and re.fullmatch("_[a-z]+_", key):
-            raise RefusedError(f"has {dotted(here)}, an instruction of Hydra's that no speech model needs")
+            raise RefusedError(
+                f"has {dotted(here)}, an instruction of Hydra's that no speech model needs"
+            )
         if isinstance(value, dict | list):
             _check_calls(value, here)
 
@@ -299,11 +355,17 @@ def _check_call(key: str, value: object, where: tuple[object, ...]) -> None:
     if not where:
         admitted = TARGETS if key == "target" else frozenset[str]()
     elif where[0] in KEPT:
-        admitted = CLASSES.get(".".join(map(str, where)), frozenset()) if key == "_target_" else frozenset()
+        admitted = (
+            CLASSES.get(".".join(map(str, where)), frozenset())
+            if key == "_target_"
+            else frozenset()
+        )
     else:
         admitted = TRAINING
     if not isinstance(value, str) or value not in admitted:
-        raise RefusedError(f"names {shown(value)} in {dotted((*where, key))}, which is not admitted there")
+        raise RefusedError(
+            f"names {shown(value)} in {dotted((*where, key))}, which is not admitted there"
+        )
 
 
 def _check_sections(config: dict[str, Any]) -> None:
@@ -318,7 +380,9 @@ def _check_sections(config: dict[str, Any]) -> None:
             raise RefusedError(f"names no class in {place}")
     activation = (config.get("head") or {}).get("activation", "relu")
     if activation not in ACTIVATIONS:
-        raise RefusedError(f"names {shown(activation)} in head.activation, which is not admitted there")
+        raise RefusedError(
+            f"names {shown(activation)} in head.activation, which is not admitted there"
+        )
 
 
 def _is_plain(value: object) -> bool:
@@ -329,17 +393,21 @@ def _is_plain(value: object) -> bool:
 
 
 def _without_training(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config without a loss where NeMo builds without one, else with what tells transducers apart."""
+    """Return a config without a loss where NeMo builds without one, else with what tells
+    transducers apart."""
     loss = config.pop("loss", None)
     if "EncDecMultiTaskModel" in str(config.get("target")):
         return config | {"loss": dict(LOSS)}
     if not isinstance(loss, dict) or "loss_name" not in loss:
         return config
-    kept = {key: value for key, value in loss.items() if key == "loss_name" or key.endswith("_kwargs")}
+    kept = {
+        key: value for key, value in loss.items() if key == "loss_name" or key.endswith("_kwargs")
+    }
     return config | {"loss": kept}
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------
+# -- sizes
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _check_numbers(node: Any, where: tuple[object, ...], widest: int, tensors: int) -> None:
@@ -349,11 +417,17 @@ def _check_numbers(node: Any, where: tuple[object, ...], widest: int, tensors: i
         name = next((str(word) for word in reversed(here) if isinstance(word, str)), "")
         if isinstance(value, dict | list):
             if name in ("vocabulary", "labels") and len(value) > max(widest, MAX_USUAL_PIECES):
-                raise RefusedError(f"has {len(value)} entries in {dotted(here)}, and no tensor has as many")
+                raise RefusedError(
+                    f"has {len(value)} entries in {dotted(here)}, and no tensor has as many"
+                )
             if name == "jasper" and isinstance(value, list) and len(value) > max(tensors, 1):
-                raise RefusedError(f"has {len(value)} blocks in {dotted(here)}, and {tensors} tensors")
+                raise RefusedError(
+                    f"has {len(value)} blocks in {dotted(here)}, and {tensors} tensors"
+                )
             _check_numbers(value, here, widest, tensors)
-        elif isinstance(value, int | float) and not abs(value) <= (most := _most(name, widest, tensors)):
+        elif isinstance(value, int | float) and not abs(value) <= (
+            most := _most(name, widest, tensors)
+        ):
             if most == MAX_NUMBER and (math.isinf(value) or len(here) == 1):
                 continue  # a penalty of NeMo's defaults, or a note of the training: no size
             raise RefusedError(f"has {shown(value)} in {dotted(here)}; at most {most} is allowed")
@@ -375,16 +449,21 @@ def _check_against(config: dict[str, Any], shapes: Shapes) -> None:
         found = {match[1] for name in shapes if (match := re.fullmatch(pattern, name))}
         # Recurrent layers with a norm have other names, and then there is nothing to compare with.
         if said is not None and said != len(found) and (found or section != "decoder"):
-            raise RefusedError(f"has {shown(said)} in {section}.{key}; its weights have {len(found)} layers there")
+            raise RefusedError(
+                f"has {shown(said)} in {section}.{key}; its weights have {len(found)} layers there"
+            )
     for section, kind, key, begin in EXACT_WIDTHS:
         said = _setting(config, section, kind, key)
         sizes = {size for name, shape in shapes.items() if name.startswith(begin) for size in shape}
         if said is not None and said not in sizes:
-            raise RefusedError(f"has {shown(said)} in {section}.{key}; no tensor of its weights is that wide")
+            raise RefusedError(
+                f"has {shown(said)} in {section}.{key}; no tensor of its weights is that wide"
+            )
 
 
 def _setting(config: dict[str, Any], section: str, kind: str, key: str) -> Any:
-    """Return an entry of a section that is of this class; None where it is of another or has no such entry."""
+    """Return an entry of a section that is of this class; None where it is of another or has no
+    such entry."""
     value: Any = config.get(section)
     if not isinstance(value, dict) or str(value.get("_target_")).rpartition(".")[2] != kind:
         return None
@@ -393,7 +472,8 @@ def _setting(config: dict[str, Any], section: str, kind: str, key: str) -> Any:
     return value
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _tokenizers(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -404,7 +484,9 @@ def _tokenizers(config: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     several = section.get("langs")
     if not isinstance(several, dict):
         return [("tokenizer", section)]
-    found = [(f"tokenizer.langs.{name}", one) for name, one in several.items() if isinstance(one, dict)]
+    found = [
+        (f"tokenizer.langs.{name}", one) for name, one in several.items() if isinstance(one, dict)
+    ]
     return found if _kind(section) == "agg" else [("tokenizer", section), *found]
 
 
@@ -424,23 +506,36 @@ def _check_tokenizers(config: dict[str, Any], members: frozenset[str] | None) ->
             if value is not None and not isinstance(value, str):
                 raise RefusedError(f"has {place}.{key}, which is no file's name")
             inside = (value or "").removeprefix("nemo:").removeprefix("./")
-            if value is not None and value.startswith("nemo:") and ("/" in inside or inside in ("", ".", "..")):
-                raise RefusedError(f"names {shown(value)} in {place}.{key}, which is outside the model file")
+            if (
+                value is not None
+                and value.startswith("nemo:")
+                and ("/" in inside or inside in ("", ".", ".."))
+            ):
+                raise RefusedError(
+                    f"names {shown(value)} in {place}.{key}, which is outside the model file"
+                )
     if members is None:
         return
     for section, key, name in tokenizer_files(config):
         needed = key == ("vocab_path" if _kind(section) == "wpe" else "model_path")
         if needed and name not in members:
-            raise RefusedError(f"needs the tokenizer file {shown(name)}, which the model file does not hold")
+            raise RefusedError(
+                f"needs the tokenizer file {shown(name)}, which the model file does not hold"
+            )
 
 
 def _empty(node: Any, where: tuple[object, ...]) -> Iterator[str]:
-    """Empty, and yield, each entry that names something outside the archive; tokenizers' own files are seen to."""
+    """Empty, and yield, each entry that names something outside the archive; tokenizers' own files
+    are seen to."""
     for key, value in list(node.items() if isinstance(node, dict) else enumerate(node)):
         here, name = (*where, key), str(key)
         if here[0] == "tokenizer" and name == "dir":
             node[key] = None  # of the machine that it was trained on
-        elif here[0] in ("labels", "prompt_defaults", "target") or name in ("vocabulary", *TOKENIZER_FILES, *CALLS):
+        elif here[0] in ("labels", "prompt_defaults", "target") or name in (
+            "vocabulary",
+            *TOKENIZER_FILES,
+            *CALLS,
+        ):
             if name in TOKENIZER_FILES and here[0] != "tokenizer" and value:
                 node[key] = None
                 yield dotted(here)

@@ -1,8 +1,8 @@
 """Which models there are and where they lie; what a file holds is `checkpoint`'s to say.
 
-A name is a path to a .nemo file, a model shipped with asrd, or a name on the Hugging Face hub. Nothing here touches the
-network; `downloader` starts the process that does. Runs on both sides; imports neither torch nor NeMo, and the hub's
-library only for names on the hub.
+A name is a path to a .nemo file, a model shipped with asrd, or a name on the Hugging Face hub.
+Nothing here touches the network; `downloader` starts the process that does. Runs on both sides;
+imports neither torch nor NeMo, and the hub's library only for names on the hub.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from asrd import paths
 from asrd.errors import ModelError, nearest
-from asrd.models.architectures import KNOWN
+from asrd.models.architectures import ARCHITECTURES
 
 SHIPPED = {name: paths.DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
-"""Name -> file of the models that come with asrd; they know synthetic voices and a closed vocabulary."""
+"""Name -> file of the models that come with asrd; they know synthetic voices and a closed
+vocabulary."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -28,11 +29,14 @@ class NotCachedError(ModelError):
     """A model on the hub that is not in the cache. Its `name` is owner/name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is not in the cache {cache_folder()}", "it is downloaded when it is first used")
+        super().__init__(
+            f"{name} is not in the cache {cache_folder()}", "it is downloaded when it is first used"
+        )
         self.name = name
 
 
-# -- names ------------------------------------------------------------------------------------------------------------
+# -- names
+# ------------------------------------------------------------------------------------------------------------
 
 
 def resolve(name: str) -> Path:
@@ -56,12 +60,18 @@ def resolve(name: str) -> Path:
 
 
 def _is_path(name: str) -> bool:
-    return name.endswith(".nemo") or name.startswith((".", "/", "~")) or (bool(name) and Path(name).exists())
+    return (
+        name.endswith(".nemo")
+        or name.startswith((".", "/", "~"))
+        or (bool(name) and Path(name).exists())
+    )
 
 
 def _there(path: Path, name: str) -> Path:
     if not path.exists():
-        shipped = "reinstall asrd" if name in SHIPPED else "asrd models lists the names that are known"
+        shipped = (
+            "reinstall asrd" if name in SHIPPED else "asrd models lists the names that are known"
+        )
         raise ModelError(f"there is no model file {path}", shipped)
     return path
 
@@ -70,10 +80,13 @@ def hub_name(name: str) -> str:
     """Return owner/name for a name on the hub, with or without its owner. Raises ModelError."""
     if HUB_NAME.fullmatch(name):
         return name
-    owned = [full for full in KNOWN if full.partition("/")[2] == name]
+    owned = [full for full in ARCHITECTURES if full.partition("/")[2] == name]
     if not owned:
-        short = [full.partition("/")[2] for full in KNOWN]
-        raise ModelError(f"unknown model {name!r}", nearest(name, (*SHIPPED, *short, *KNOWN), "asrd models"))
+        short = [full.partition("/")[2] for full in ARCHITECTURES]
+        raise ModelError(
+            f"unknown model {name!r}",
+            nearest(name, (*SHIPPED, *short, *ARCHITECTURES), "asrd models"),
+        )
     return owned[0]
 
 
@@ -85,7 +98,8 @@ def cache_folder() -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """Return the .nemo file of a hub name in the cache: the one called as the model is, or the only one."""
+    """Return the .nemo file of a hub name in the cache: the one called as the model is, or the only
+    one."""
     folder = cache_folder() / repository(name)
     try:
         commit = (folder / "refs" / "main").read_text().strip()
@@ -118,12 +132,20 @@ def partial(name: str) -> int:
 
 def partials() -> dict[str, int]:
     """Return owner/name -> bytes of every model of which a download brought a part."""
-    names = (path.name.removeprefix("models--").split("--") for path in sorted(cache_folder().glob("models--*--*")))
+    names = (
+        path.name.removeprefix("models--").split("--")
+        for path in sorted(cache_folder().glob("models--*--*"))
+    )
     found = {"/".join(words): partial("/".join(words)) for words in names if len(words) == 2}
     return {name: size for name, size in found.items() if size and not _cached(name)}
 
 
 def cached() -> list[str]:
     """Return owner/name of every model in the hub's cache that has a .nemo file."""
-    found = (path.name.removeprefix("models--").split("--") for path in sorted(cache_folder().glob("models--*--*")))
-    return [name for name in ("/".join(words) for words in found if len(words) == 2) if _cached(name)]
+    found = (
+        path.name.removeprefix("models--").split("--")
+        for path in sorted(cache_folder().glob("models--*--*"))
+    )
+    return [
+        name for name in ("/".join(words) for words in found if len(words) == 2) if _cached(name)
+    ]

@@ -1,8 +1,10 @@
-"""A model file of which only a part is here, as a file object: over HTTP ranges, or as far as a download has come.
+"""A model file of which only a part is here, as a file object: over HTTP ranges, or as far as a
+download has come.
 
-`checkpoint.header_of` reads it as it reads a local file. That function translates every error into one about the file,
-so a read that fails for another reason is also kept in `failure`, which whoever called it looks at first.
-Knows positions and bytes; does not know where they come from. Runs in the download process.
+`checkpoint.header_of` reads it as it reads a local file. That function translates every error into
+one about the file, so a read that fails for another reason is also kept in `failure`, which whoever
+called it looks at first. Knows positions and bytes; does not know where they come from. Runs in the
+download process.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 BLOCK_BYTES = 256 << 10
-"""Read ahead at once: most configs, and the way from one member of an archive to the next, fit into one block."""
+"""Read ahead at once: most configs, and the way from one member of an archive to the next, fit into
+one block."""
 
 KEPT_BLOCKS = 16
 """Blocks that a reader may come back to."""
 
 MAX_WALK_BYTES = 64 << 20
-"""Fetched at most, by ranges or as the beginning of a stream, before a header counts as unknown until the end."""
+"""Fetched at most, by ranges or as the beginning of a stream, before a header counts as unknown
+until the end."""
 
 
 class UndecidedError(Exception):

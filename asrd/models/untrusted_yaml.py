@@ -1,8 +1,10 @@
-"""YAML that a stranger wrote, read within bounds, and its references resolved: the result is plain data.
+"""YAML that a stranger wrote, read within bounds, and its references resolved: the result is plain
+data.
 
-OmegaConf, which NeMo reads a config with, follows references at any later moment: `${oc.env:HOME}` reads the
-environment, `${oc.decode:...}` parses text, and any library may register more such names. Here only references to
-other entries of the same text are followed, and none is left over. Pure: imports neither torch nor NeMo.
+OmegaConf, which NeMo reads a config with, follows references at any later moment: `${oc.env:HOME}`
+reads the environment, `${oc.decode:...}` parses text, and any library may register more such names.
+Here only references to other entries of the same text are followed, and none is left over. Pure:
+imports neither torch nor NeMo.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ MAX_INTEGER = 2**63
 """Of a number, with either sign."""
 
 INTEGER = "tag:yaml.org,2002:int"
-PLAIN_TAGS = tuple(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq"))
+PLAIN_TAGS = tuple(
+    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
+)
 
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")
 """A reference that holds no other."""
@@ -60,7 +64,8 @@ NUMBER = re.compile(
 
 
 class RefusedError(ValueError):
-    """The text is outside the bounds, or asks for more than its own entries. Says what, and where."""
+    """The text is outside the bounds, or asks for more than its own entries. Says what, and
+    where."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml's has no types
@@ -81,7 +86,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             seen.add(key.value if isinstance(key, yaml.ScalarNode) else "")
 
     def _check_numbers(self, node: Any) -> None:
-        """Refuse keys that are large numbers: a mapping of such that hash alike takes the square of their time."""
+        """Refuse keys that are large numbers: a mapping of such that hash alike takes the square of
+        their time."""
         for key, _ in node.value:
             number = self.construct_object(key) if key.tag == INTEGER else 0
             if not isinstance(number, int) or abs(number) > MAX_INTEGER:
@@ -96,10 +102,12 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def read(text: bytes, strict: Collection[str] = ()) -> dict[str, Any]:
-    """Return the mapping that a text holds, as dicts, lists, text, numbers, booleans and None without references.
+    """Return the mapping that a text holds, as dicts, lists, text, numbers, booleans and None
+    without references.
 
     Args:
-        strict: top-level entries in which a reference to nothing is refused; in other mappings it is None.
+        strict: top-level entries in which a reference to nothing is refused; in other mappings it
+            is None.
 
     Raises:
         RefusedError: see there. yaml.YAMLError: no YAML. UnicodeDecodeError: no text.
@@ -123,7 +131,10 @@ def _built(text: str) -> Any:
     _check_events(text)
     try:
         return yaml.load(text, Loader=_Loader)
-    except (LookupError, ArithmeticError) as error:  # PyYAML's, for `!!bool maybe` and `1:1:1:...:1.5`
+    except (
+        LookupError,
+        ArithmeticError,
+    ) as error:  # PyYAML's, for `!!bool maybe` and `1:1:1:...:1.5`
         raise RefusedError("has a value that is not of the type that it is given") from error
 
 
@@ -140,7 +151,8 @@ def dotted(where: Collection[object]) -> str:
 
 
 def _check_events(text: str) -> None:
-    """Go through a text without building anything: the loader's recursion ends a process that is led 100,000 deep."""
+    """Go through a text without building anything: the loader's recursion ends a process that is
+    led 100,000 deep."""
     sizes: dict[str, int] = {}  # nodes under each anchor
     count, opened = 0, list[tuple[str | None, int]]()
     for event in yaml.parse(text, Loader=_Loader):
@@ -174,7 +186,8 @@ def _check_node(event: Any) -> None:
 
 
 class _Resolver:
-    """Follows the references of one text; what they make is bounded for all its entries together."""
+    """Follows the references of one text; what they make is bounded for all its entries
+    together."""
 
     def __init__(self, root: dict[Any, Any]) -> None:
         self._root, self._lenient = root, False
@@ -188,48 +201,66 @@ class _Resolver:
     def _count(self, where: tuple[Any, ...]) -> None:
         self._left -= 1
         if self._left < 0:
-            raise RefusedError(f"has references in {dotted(where[:1])} that make more than {MAX_NODES} values")
+            raise RefusedError(
+                f"has references in {dotted(where[:1])} that make more than {MAX_NODES} values"
+            )
 
     def _plain(self, value: Any, where: tuple[Any, ...], chain: int) -> Any:
         self._count(where)
         if len(where) > MAX_DEPTH:
             raise RefusedError(f"is nested more than {MAX_DEPTH} levels deep")
         if isinstance(value, dict):
-            return {_name(key, where): self._plain(one, (*where, key), chain) for key, one in value.items()}
+            return {
+                _name(key, where): self._plain(one, (*where, key), chain)
+                for key, one in value.items()
+            }
         if isinstance(value, list):
             return [self._plain(one, (*where, index), chain) for index, one in enumerate(value)]
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise RefusedError(f"has a number in {dotted(where)} that has more than 64 bits")
-        return self._text(value, where, chain) if isinstance(value, str) and "${" in value else value
+        return (
+            self._text(value, where, chain) if isinstance(value, str) and "${" in value else value
+        )
 
     def _text(self, text: str, where: tuple[Any, ...], chain: int) -> Any:
-        """Return a text with its references replaced, or what it refers to where it is one reference alone."""
+        """Return a text with its references replaced, or what it refers to where it is one
+        reference alone."""
         if "\\${" in text:
             raise RefusedError(f"has the escaped reference {shown(text)} in {dotted(where)}")
         while "${" in text:
             self._count(where)
             if RESOLVER.search(text):
-                raise RefusedError(f"has {shown(text)} in {dotted(where)}, which is no entry of its own")
+                raise RefusedError(
+                    f"has {shown(text)} in {dotted(where)}, which is no entry of its own"
+                )
             found = INNERMOST.search(text)
             if found is None or len(text) > MAX_SCALAR_CHARACTERS:
-                raise RefusedError(f"has the reference {shown(text)} in {dotted(where)}, which cannot be resolved")
+                raise RefusedError(
+                    f"has the reference {shown(text)} in {dotted(where)}, which cannot be resolved"
+                )
             value = self._referred(found, where, chain + 1)
             if found.group() == text:
                 return value
             if isinstance(value, dict | list):
-                raise RefusedError(f"has the reference {found.group()} in {dotted(where)}, which is no text")
+                raise RefusedError(
+                    f"has the reference {found.group()} in {dotted(where)}, which is no text"
+                )
             text = f"{text[: found.start()]}{value}{text[found.end() :]}"
             self._characters -= len(text)
             if self._characters < 0:
                 most = f"{MAX_MADE_CHARACTERS >> 20} million characters"
-                raise RefusedError(f"has references in {dotted(where[:1])} that make more than {most}")
+                raise RefusedError(
+                    f"has references in {dotted(where[:1])} that make more than {most}"
+                )
         return text
 
     def _referred(self, found: re.Match[str], where: tuple[Any, ...], chain: int) -> Any:
         """Return the value of the entry that a reference names."""
         match = ENTRY.fullmatch(found[1].strip())
         if match is None:
-            raise RefusedError(f"has the reference {shown(found.group())} in {dotted(where)}, which cannot be resolved")
+            raise RefusedError(
+                f"has the reference {shown(found.group())} in {dotted(where)}, which cannot be resolved"
+            )
         if chain > MAX_CHAIN:
             raise RefusedError(f"has references in {dotted(where)} that lead in a circle")
         start = where[: -len(match[1])] if match[1] else ()
@@ -253,7 +284,8 @@ class _Resolver:
 
 
 def _name(key: Any, where: tuple[Any, ...]) -> Any:
-    """Return a key that is a text without a reference, or a number. Raises RefusedError: any other."""
+    """Return a key that is a text without a reference, or a number. Raises RefusedError: any
+    other."""
     number = isinstance(key, int | float) and abs(key) <= MAX_INTEGER
     if not number and (not isinstance(key, str) or "${" in key):
         raise RefusedError(f"has a key in {dotted(where) or 'its root'} that is no name")

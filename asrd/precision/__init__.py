@@ -4,9 +4,9 @@ A file imports only from files above it, and from packages below this one.
 
     spellings    other spellings of strategies, dtypes and devices (pure)
     strategies   precision strategies as values: dtypes, storage, phases, presets and their names (pure)
-    plan         strategies as values, presets, plan() -> rungs + reason (pure)
+    plan         strategies as values, presets, plan() -> candidates + reason (pure)
     ledger       what each figure of memory is, in words; how much a worker gained while it worked (pure)
-    fallback     which rung follows one that did not hold, what a worker must be, when a better one may return (pure)
+    fallback     which candidate follows one that failed, and when a better one may return (pure)
     cuda_errors  what torch and CUDA say when they fail: the kind of failure, and what helps (pure)
     gpu_power    whether an NVIDIA card sleeps or could, by what the kernel tells; wakes none
     gpus         the ledger: five named figures, NVML and torch side by side

@@ -1,7 +1,9 @@
-"""What torch, CUDA and their libraries say when they fail: which kind of failure that is, and what helps.
+"""What torch, CUDA and their libraries say when they fail: which kind of failure that is, and what
+helps.
 
-The texts are theirs and have been stable for years; exception classes are not, and some failures have none. Pure but
-for reading what torch says of its own build; imports no torch, so that the daemon's side can ask as well.
+The texts are theirs and have been stable for years; exception classes are not, and some failures
+have none. Pure but for reading what torch says of its own build; imports no torch, so that the
+daemon's side can ask as well.
 """
 
 from __future__ import annotations
@@ -38,12 +40,14 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (
-        "device-lost",  # sticky: every later call fails the same way, and only a new process recovers
+        # sticky: every later call fails the same way, and only a new process recovers
+        "device-lost",
         (
             "illegal memory access",  # 700
             "launch timed out",  # 702
             "context is destroyed",  # 709
-            "device-side assert triggered",  # 710; that torch can look for assertions, it says under each error
+            # 710; that torch can look for assertions, it says under each error
+            "device-side assert triggered",
             "hardware stack error",  # 714
             "illegal instruction",  # 715
             "misaligned address",  # 716
@@ -65,13 +69,15 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "cannot allocate memory",
             "cudaerrormemoryallocation",
             "cublas_status_alloc_failed",
-            "cublas_status_not_initialized",  # its handle is made at first use, and a full card has no room for it
+            # its handle is made at first use, and a full card has no room for it
+            "cublas_status_not_initialized",
             "cudnn_status_alloc_failed",
             "cudnn_status_not_initialized",
             "cudnn_status_internal_error_(device|host)_allocation_failed",
             "cufft_alloc_failed",
             "cusolver_status_alloc_failed",
-            "nvml_success ==.* internal assert failed",  # NVML could not be asked how full the card is, as on MIG
+            # NVML could not be asked how full the card is, as on MIG
+            "nvml_success ==.* internal assert failed",
             r"internal assert failed at .*cudacachingallocator\.cpp",
         ),
     ),
@@ -96,7 +102,8 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
 )
-"""Kind -> patterns of the message or the name of the exception's class, in lower case; the first that fits decides."""
+"""Kind -> patterns of the message or the name of the exception's class, in lower case; the first
+that fits decides."""
 
 WHEELS = "https://download.pytorch.org/whl/"
 """Where torch is for each version of CUDA."""
@@ -114,7 +121,8 @@ class Build(msgspec.Struct, frozen=True):
 
 
 def build() -> Build | None:
-    """Return what the installed torch is built for, without importing it; None where there is none."""
+    """Return what the installed torch is built for, without importing it; None where there is
+    none."""
     found = importlib.util.find_spec("torch")
     if found is None or not found.origin:
         return None
@@ -145,13 +153,16 @@ def first_line(error: BaseException) -> str:
 
 
 def mismatch(torch: Build, card: Gpu, driver: str) -> tuple[str, str]:
-    """Return why this torch cannot run beside this driver, and what helps; two empty strings where nothing is known.
+    """Return why this torch cannot run beside this driver, and what helps; two empty strings where
+    nothing is known.
 
     Args:
         driver: the newest CUDA that the driver knows, as "12.8"; empty where it does not say.
     """
     if not torch.cuda:
-        return f"torch {torch.version} is built without CUDA and cannot use {card.name}", install(torch, card, driver)
+        return f"torch {torch.version} is built without CUDA and cannot use {card.name}", install(
+            torch, card, driver
+        )
     if driver and _major(torch.cuda) > _major(driver):
         why = f"torch {torch.version} is built for CUDA {torch.cuda}; the driver {card.driver} knows {driver} at most"
         return why, f"update the NVIDIA driver, or {install(torch, card, driver)}"
@@ -172,7 +183,9 @@ def install(torch: Build, card: Gpu, driver: str) -> str:
     wheel = "cu130" if newest and card.capability >= OLDEST else "cu126"
     if driver and _major(driver) < 12:
         return f"update the NVIDIA driver, then pip install -i {WHEELS}{wheel} torch"
-    return f"pip install --force-reinstall -i {WHEELS}{wheel} torch=={torch.version.partition('+')[0]}"
+    return (
+        f"pip install --force-reinstall -i {WHEELS}{wheel} torch=={torch.version.partition('+')[0]}"
+    )
 
 
 def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -> tuple[str, str]:
@@ -192,7 +205,9 @@ def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -
     if "kernel image" in text or "unsupported toolchain" in text:
         return no_kernels(torch, card), install(torch, card, driver)
     if "busy or unavailable" in text:
-        why = f"{card.name} takes no further process" + (f" in the compute mode {card.mode}" if card.mode else "")
+        why = f"{card.name} takes no further process" + (
+            f" in the compute mode {card.mode}" if card.mode else ""
+        )
         return why, "nvidia-smi shows who has it; sudo nvidia-smi -c 0 lets everybody in"
     if "driver combination" in text or "forward compatibility" in text:
         return f"the driver that is loaded does not fit its library: {said}", "restart the machine"

@@ -1,7 +1,8 @@
-"""The ladder at run time: what comes after a rung that did not hold, whether a worker is what its rung says, and when a
-better rung may be tried again.
+"""The fallback order at run time: what comes after a candidate that did not hold, whether a worker
+is what its candidate says, and when a better candidate may be tried again.
 
-Pure: takes rungs, kinds of trouble and times, returns values; starts nothing and reads no clock.
+Pure: takes candidates, kinds of trouble and times, returns values; starts nothing and reads no
+    clock.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from asrd.precision import plan as precision_plan
-from asrd.precision.plan import Plan, Rejected, Rung
+from asrd.precision.plan import Candidate, Plan, Rejected
 from asrd.precision.strategies import (
     BASELINE,
     MEMORY,
@@ -22,13 +23,24 @@ from asrd.precision.strategies import (
 )
 
 COMPARED = ("slow", "memory", "changed", "empty")
-"""Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no cure."""
+"""Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no
+cure."""
 
-PASSING = (*MEMORY, "slow", "memory", "failures", "killed", "stalled", "died", "device-lost", "silent")
-"""Trouble that may be over later; every other kind is the rung's own, and it stays left."""
+PASSING = (
+    *MEMORY,
+    "slow",
+    "memory",
+    "failures",
+    "killed",
+    "stalled",
+    "died",
+    "device-lost",
+    "silent",
+)
+"""Trouble that may be over later; every other kind is the candidate's own, and it stays left."""
 
 LONGEST = 24 * 3600.0
-"""Seconds that a rung stays left at most, however often it came back in vain."""
+"""Seconds that a candidate stays left at most, however often it came back in vain."""
 
 
 def plain(precision: Precision) -> bool:
@@ -37,32 +49,38 @@ def plain(precision: Precision) -> bool:
 
 
 def after(
-    plan: Plan, rungs: Sequence[Rung], kind: str, component: str = "", out: Collection[str] = ()
-) -> tuple[Rung, ...]:
-    """Return what is left to try once the first of `rungs` did not hold.
+    plan: Plan,
+    candidates: Sequence[Candidate],
+    kind: str,
+    component: str = "",
+    out: Collection[str] = (),
+) -> tuple[Candidate, ...]:
+    """Return what is left to try once the first of `candidates` did not hold.
 
     Args:
-        plan: what the rungs are of; it knows what each needs.
+        plan: what the candidates are of; it knows what each needs.
         kind: of the trouble, as in Rejected.
         component: the module whose output was not finite, where a worker could tell.
-        out: names of rungs that failed and are not to come back.
+        out: names of candidates that failed and are not to come back.
 
-    A plan of one rung is a wish for that one and nothing else: nothing comes after it.
+    A plan of one candidate is a wish for that one and nothing else: nothing comes after it.
     """
-    here, *rest = rungs
+    here, *rest = candidates
     if kind == "non-finite" and rest and (softer := restored(here.precision, component)):
-        return Rung(softer, here.device), *rest
+        return Candidate(softer, here.device), *rest
     if kind in COMPARED:
-        stays = plain(here.precision) or all(rung.device != here.device for rung in rest)
+        stays = plain(here.precision) or all(candidate.device != here.device for candidate in rest)
         return () if stays else tuple(rest)
-    return tuple(precision_plan.after(plan, rungs, kind, out))
+    return tuple(precision_plan.after(plan, candidates, kind, out))
 
 
 def restored(precision: Precision, component: str) -> Precision | None:
-    """Return the precision with one component back in float32, or None where that is no smaller step.
+    """Return the precision with one component back in float32, or None where that is no smaller
+    step.
 
-    First the module that was named (`encoder.layers.3`), then, if that was not enough, the component it is a part of.
-    Arithmetic that autocast lowers and weights that are quantised do not follow `parts`.
+    First the module that was named (`encoder.layers.3`), then, if that was not enough, the
+    component it is a part of. Arithmetic that autocast lowers and weights that are quantised do not
+    follow `parts`.
     """
     if not component or precision.quantize or precision.autocast or precision.phases:
         return None
@@ -76,44 +94,59 @@ def restored(precision: Precision, component: str) -> Precision | None:
 
 
 def storage_of(precision: Precision, path: str) -> str:
-    """Return what `parts` or, where they do not name it or a module above it, `weights` say of a module."""
+    """Return what `parts` or, where they do not name it or a module above it, `weights` say of a
+    module."""
     words = path.split(".")
     above = (".".join(words[:count]) for count in range(len(words), 0, -1))
     exempt = words[0] == "preprocessor" and precision.features == "float32"
-    return next((precision.parts[p] for p in above if p in precision.parts), "float32" if exempt else precision.weights)
+    return next(
+        (precision.parts[p] for p in above if p in precision.parts),
+        "float32" if exempt else precision.weights,
+    )
 
 
-# -- the way back -----------------------------------------------------------------------------------------------------
+# -- the way back
+# -----------------------------------------------------------------------------------------------------
 
 
-def again(plan: Plan, left: Sequence[Rung], rungs: Sequence[Rung], rejected: Sequence[Rejected]) -> Plan | None:
-    """Return the plan with the rungs whose trouble may be over, or None where there is none.
+def again(
+    plan: Plan,
+    left: Sequence[Candidate],
+    candidates: Sequence[Candidate],
+    rejected: Sequence[Rejected],
+) -> Plan | None:
+    """Return the plan with the candidates whose trouble may be over, or None where there is none.
 
     Args:
-        left: rungs that were left.
-        rungs: those that are still there; the first is in service.
+        left: candidates that were left.
+        candidates: those that are still there; the first is in service.
         rejected: why each of the others is not.
     """
-    lasting = {one.rung for one in rejected if one.kind not in PASSING}
-    names = [rung.name for rung in plan.rungs]
+    lasting = {one.candidate for one in rejected if one.kind not in PASSING}
+    names = [candidate.name for candidate in plan.candidates]
     better = sorted(
-        (rung for rung in left if rung.name not in lasting),
-        key=lambda rung: names.index(_base(rung)) if _base(rung) in names else len(names),
+        (candidate for candidate in left if candidate.name not in lasting),
+        key=lambda candidate: (
+            names.index(_base(candidate)) if _base(candidate) in names else len(names)
+        ),
     )
     if not better:
         return None
-    why = tuple(one for one in rejected if one.rung in lasting)
-    return msgspec.structs.replace(plan, rungs=(*better, *rungs), rejected=why)
+    why = tuple(one for one in rejected if one.candidate in lasting)
+    return msgspec.structs.replace(plan, candidates=(*better, *candidates), rejected=why)
 
 
-def _base(rung: Rung) -> str:
-    """Return the name of the rung that one with a restored component was made of."""
-    before = msgspec.structs.replace(rung.precision, name=rung.precision.name.partition("(")[0])
-    return Rung(before, rung.device).name
+def _base(candidate: Candidate) -> str:
+    """Return the name of the candidate that one with a restored component was made of."""
+    before = msgspec.structs.replace(
+        candidate.precision, name=candidate.precision.name.partition("(")[0]
+    )
+    return Candidate(before, candidate.device).name
 
 
-class Calm:
-    """When a better rung may be tried again: after `minutes` without trouble, twice as long each time that was in vain.
+class RetryBackoff:
+    """When a better candidate may be tried again: after `minutes` without trouble, twice as long
+    each time that was in vain.
 
     Args:
         minutes: the first wait; 0: never by itself.
@@ -126,19 +159,20 @@ class Calm:
         self._returned: float | None = None
 
     def trouble(self, now: float) -> None:
-        """A rung was left at `now` (seconds)."""
+        """A candidate was left at `now` (seconds)."""
         if self._returned is not None:
             lasted, self._returned = now - self._returned, None
             self._vain = 0 if lasted > 2 * self.wait else self._vain + 1
         self._due = now + self.wait if self.minutes else None
 
     def wait_from(self, now: float) -> None:
-        """A worse rung than was asked for is in service: a better one is waited for, unless it is already."""
+        """A worse candidate than was asked for is in service: a better one is waited for, unless it
+        is already."""
         if self._due is None and self.minutes:
             self._due = now + self.wait
 
     def tried(self, now: float, held: bool) -> None:
-        """A better rung was tried: it is in service now, or it did not hold."""
+        """A better candidate was tried: it is in service now, or it did not hold."""
         if held:
             self._returned, self._due = now, None
         else:
@@ -151,10 +185,11 @@ class Calm:
         return min(LONGEST, 60 * self.minutes * 2.0 ** min(self._vain, 30))
 
     def left(self, now: float) -> float | None:
-        """Return the seconds until a better rung may be tried; None while there is nothing to wait for."""
+        """Return the seconds until a better candidate may be tried; None while there is nothing to
+        wait for."""
         return None if self._due is None or not self.minutes else max(0.0, self._due - now)
 
 
 def fp32(device: str) -> Plan:
     """Return the plan of FP32 on a device and nothing else."""
-    return Plan(BASELINE.name, (Rung(BASELINE, device),), "the reference that a shadow is")
+    return Plan(BASELINE.name, (Candidate(BASELINE, device),), "the reference that a shadow is")

@@ -1,4 +1,5 @@
-"""Whether an NVIDIA card sleeps, whether it could, and what keeps it awake, by what the kernel tells of it.
+"""Whether an NVIDIA card sleeps, whether it could, and what keeps it awake, by what the kernel
+tells of it.
 
 Reads /sys and /proc alone. That wakes no card, as NVML and CUDA do. Daemon side.
 """
@@ -51,7 +52,8 @@ class CardPower(msgspec.Struct, frozen=True):
 
 
 def survey() -> list[CardPower]:
-    """Return how each NVIDIA card stands, in the order of the bus; empty where there is none, or no /sys."""
+    """Return how each NVIDIA card stands, in the order of the bus; empty where there is none, or no
+    /sys."""
     return [_judge(card, DRIVER_CARDS / card.name) for card in _cards()]
 
 
@@ -61,7 +63,8 @@ def asleep() -> bool:
 
 
 def holders() -> list[str]:
-    """Return the processes that hold an NVIDIA device file, as "name (number)"; only those this user may look into."""
+    """Return the processes that hold an NVIDIA device file, as "name (number)"; only those this
+    user may look into."""
     numbers = sorted(int(one.name) for one in _listed(PROCESSES) if one.name.isdigit())
     holding = [PROCESSES / str(number) for number in numbers if _holds(PROCESSES / str(number))]
     return [f"{_read(process / 'comm') or '?'} ({process.name})" for process in holding]
@@ -103,7 +106,11 @@ def _judge(card: Path, known: Path) -> CardPower:
     if state == "unsupported":
         return result(False, "unsupported: the kernel cannot let it sleep")
     if not driver:
-        return result(False, "active; no driver holds it, so nothing lets it sleep", "install the NVIDIA driver")
+        return result(
+            False,
+            "active; no driver holds it, so nothing lets it sleep",
+            "install the NVIDIA driver",
+        )
     if outputs := _outputs(card):
         return result(False, f"active; it drives a display ({', '.join(outputs)})")
     for function, name in ((card, "the card"), *_functions(card)):
@@ -128,24 +135,35 @@ def _asleep(card: Path) -> tuple[str, str]:
     slept = f", {int(spent) / 60_000:.0f} min in all" if spent.isdecimal() else ""
     if _read(card / "d3cold_allowed") == "0":
         path = card / "d3cold_allowed"
-        return f"suspended{slept}; it keeps some power, as D3cold is not allowed", f"echo 1 | sudo tee {path}"
+        return (
+            f"suspended{slept}; it keeps some power, as D3cold is not allowed",
+            f"echo 1 | sudo tee {path}",
+        )
     return f"suspended: it sleeps{slept}", ""
 
 
 def _allow(control: Path) -> str:
     """Return what lets a function sleep: now, and after a restart."""
-    return f"echo auto | sudo tee {control}; for good, in /etc/udev/rules.d/80-nvidia-pm.rules: {RULE}"
+    return (
+        f"echo auto | sudo tee {control}; for good, in /etc/udev/rules.d/80-nvidia-pm.rules: {RULE}"
+    )
 
 
 def _refused(known: Path) -> tuple[str, str] | None:
-    """Return why NVIDIA's driver does not let a card sleep, and what helps; None where it does, or does not say."""
+    """Return why NVIDIA's driver does not let a card sleep, and what helps; None where it does, or
+    does not say."""
     lines = (line.partition(":") for line in _read(known / "power").splitlines())
-    said = next((value.strip() for key, _, value in lines if key.strip() == "Runtime D3 status"), "")
+    said = next(
+        (value.strip() for key, _, value in lines if key.strip() == "Runtime D3 status"), ""
+    )
     if said.startswith("Disabled"):
         fix = f"echo {OPTION} | sudo tee /etc/modprobe.d/nvidia-pm.conf, then restart the machine"
         return f"active; the driver does not let it sleep (Runtime D3 status: {said})", fix
     if said.startswith("Not supported"):
-        return "active; the driver cannot let this card sleep (Runtime D3 status: Not supported)", ""
+        return (
+            "active; the driver cannot let this card sleep (Runtime D3 status: Not supported)",
+            "",
+        )
     return None
 
 

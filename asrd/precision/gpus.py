@@ -1,8 +1,9 @@
 """The ledger's instruments: what NVML and the kernel say of a process and a card.
 
-Runs on both sides and never opens a CUDA context (that alone would hold 128-256 MiB). NVML is open only while it is
-asked (`opened`): held open it would keep a laptop's card awake. torch's own figures are handed in by the worker.
-Figures of different instruments stand side by side and are never subtracted from each other.
+Runs on both sides and never opens a CUDA context (that alone would hold 128-256 MiB). NVML is open
+only while it is asked (`opened`): held open it would keep a laptop's card awake. torch's own
+figures are handed in by the worker. Figures of different instruments stand side by side and are
+never subtracted from each other.
 """
 
 from __future__ import annotations
@@ -28,20 +29,28 @@ MISSING = 12
 
 WHY = {
     4: ("this user may not use the NVIDIA driver", "ls -l /dev/nvidia*"),
-    9: ("the NVIDIA driver is installed and not loaded", "sudo modprobe nvidia; after an upgrade: restart the machine"),
+    9: (
+        "the NVIDIA driver is installed and not loaded",
+        "sudo modprobe nvidia; after an upgrade: restart the machine",
+    ),
     18: ("the NVIDIA driver was upgraded while the old one is still loaded", "restart the machine"),
 }
 """NVML's code when it cannot be opened -> why, and what helps."""
 
-MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {1: "exclusive", 2: "prohibited", 3: "exclusive"}
+MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {
+    1: "exclusive",
+    2: "prohibited",
+    3: "exclusive",
+}
 """NVML's compute modes; 0 is for everybody."""
 
 
 class _Library(contextlib.ContextDecorator):
     """NVML while somebody asks it: opened by the first of several scopes, shut down by the last.
 
-    An open NVML holds the device files of every card, so a laptop's card never sleeps. Outside a scope none is held.
-    The library's code stays mapped once it was needed; it is not before. May be entered by several threads at once.
+    An open NVML holds the device files of every card, so a laptop's card never sleeps. Outside a
+    scope none is held. The library's code stays mapped once it was needed; it is not before. May be
+    entered by several threads at once.
     """
 
     def __init__(self) -> None:
@@ -63,12 +72,15 @@ class _Library(contextlib.ContextDecorator):
             self._users -= 1
             if self._users == 0 and self.nvml is not None:
                 nvml, self.nvml = self.nvml, None
-                with contextlib.suppress(nvml.NVMLError):  # a driver that is gone has closed what it held
+                with contextlib.suppress(
+                    nvml.NVMLError
+                ):  # a driver that is gone has closed what it held
                     nvml.nvmlShutdown()
 
 
 opened = _Library()
-"""The scope in which NVML may be asked: `with opened:`, or `@opened` on a function. Handles are valid only in it."""
+"""The scope in which NVML may be asked: `with opened:`, or `@opened` on a function. Handles are
+valid only in it."""
 
 
 def _open() -> tuple[ModuleType | None, tuple[str, str]]:
@@ -106,7 +118,8 @@ def silence() -> tuple[str, str]:
 
 
 def _ask(function: str, *arguments: Any) -> Any:
-    """Call one NVML function, in a scope; None when this driver, card or container does not answer it."""
+    """Call one NVML function, in a scope; None when this driver, card or container does not answer
+    it."""
     nvml = opened.nvml
     if nvml is None:
         return None
@@ -122,7 +135,10 @@ def _text(value: Any) -> str:
 
 def _whole() -> list[Any]:
     """Return NVML's handle of each card in the machine, None for one that does not answer."""
-    return [_ask("nvmlDeviceGetHandleByIndex", index) for index in range(_ask("nvmlDeviceGetCount") or 0)]
+    return [
+        _ask("nvmlDeviceGetHandleByIndex", index)
+        for index in range(_ask("nvmlDeviceGetCount") or 0)
+    ]
 
 
 def _instances(card: Any) -> list[Any] | None:
@@ -130,7 +146,9 @@ def _instances(card: Any) -> list[Any] | None:
     mode = _ask("nvmlDeviceGetMigMode", card)
     if not mode or mode[0] != 1:
         return None
-    found = (_ask("nvmlDeviceGetMigDeviceHandleByIndex", card, i) for i in range(_most_instances(card)))
+    found = (
+        _ask("nvmlDeviceGetMigDeviceHandleByIndex", card, i) for i in range(_most_instances(card))
+    )
     return [instance for instance in found if instance is not None]
 
 
@@ -139,13 +157,17 @@ def _most_instances(card: Any) -> int:
 
 
 def _visible() -> list[Any]:
-    """Return NVML's handles in the order in which CUDA will number them (CUDA_DEVICE_ORDER is set to PCI_BUS_ID).
+    """Return NVML's handles in the order in which CUDA will number them (CUDA_DEVICE_ORDER is set
+    to PCI_BUS_ID).
 
-    Of cards that are divided (MIG), CUDA shows a process one instance and then no whole card beside it.
+    Of cards that are divided (MIG), CUDA shows a process one instance and then no whole card beside
+    it.
     """
     cards = _whole()
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    words = [str(i) for i, card in enumerate(cards) if card] if chosen is None else chosen.split(",")
+    words = (
+        [str(i) for i, card in enumerate(cards) if card] if chosen is None else chosen.split(",")
+    )
     found: list[Any] = []
     for word in filter(None, (word.strip() for word in words)):
         if (named := _named(word, cards)) is None:
@@ -168,7 +190,9 @@ def _named(word: str, cards: list[Any]) -> Any:
         return cards[int(word)] if int(word) < len(cards) else None
     parts = [part for card in cards if card for part in _instances(card) or ()]
     candidates = parts if word.startswith("MIG-") else [card for card in cards if card]
-    return next((one for one in candidates if _text(_ask("nvmlDeviceGetUUID", one)).startswith(word)), None)
+    return next(
+        (one for one in candidates if _text(_ask("nvmlDeviceGetUUID", one)).startswith(word)), None
+    )
 
 
 def _is_instance(card: Any) -> bool:
@@ -183,22 +207,28 @@ def _handle(index: int) -> Any:
 
 @opened
 def gpus() -> list[Gpu]:
-    """Return the cards that CUDA would see, without starting CUDA; empty where there is no driver."""
+    """Return the cards that CUDA would see, without starting CUDA; empty where there is no
+    driver."""
     found = (_describe(index, card) for index, card in enumerate(_visible()))
     return [card for card in found if card is not None]
 
 
 def _describe(index: int, card: Any) -> Gpu | None:
     """Return the facts of a card or an instance; None for one that does not answer."""
-    whole = _ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", card) if _is_instance(card) else card
-    capability = _ask("nvmlDeviceGetCudaComputeCapability", card) or _ask("nvmlDeviceGetCudaComputeCapability", whole)
+    whole = (
+        _ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", card) if _is_instance(card) else card
+    )
+    capability = _ask("nvmlDeviceGetCudaComputeCapability", card) or _ask(
+        "nvmlDeviceGetCudaComputeCapability", whole
+    )
     memory = _ask("nvmlDeviceGetMemoryInfo", card)
     if capability is None or memory is None:
         return None
     name = _text(_ask("nvmlDeviceGetName", card))
     return Gpu(
         index,
-        name or f"{_text(_ask('nvmlDeviceGetName', whole)) or 'GPU'}{' MIG' if whole is not card else ''}",
+        name
+        or f"{_text(_ask('nvmlDeviceGetName', whole)) or 'GPU'}{' MIG' if whole is not card else ''}",
         (capability[0], capability[1]),
         memory.total,
         memory.free,
@@ -213,34 +243,47 @@ def lost() -> list[str]:
     """Return a sentence for each card that NVML counts and that does not answer."""
     said = []
     for index, card in enumerate(_whole()):
-        if card is None or (_ask("nvmlDeviceGetMemoryInfo", card) is None and _instances(card) is None):
-            said.append(f"card {index} does not answer: it has fallen off the bus, or its driver has given it up")
+        if card is None or (
+            _ask("nvmlDeviceGetMemoryInfo", card) is None and _instances(card) is None
+        ):
+            said.append(
+                f"card {index} does not answer: it has fallen off the bus, or its driver has given it up"
+            )
     return said
 
 
 @opened
 def divided() -> list[str]:
-    """Return the names of cards that are divided (MIG) and have no instance that a process could use."""
-    return [_text(_ask("nvmlDeviceGetName", card)) for card in _whole() if card and _instances(card) == []]
+    """Return the names of cards that are divided (MIG) and have no instance that a process could
+    use."""
+    return [
+        _text(_ask("nvmlDeviceGetName", card))
+        for card in _whole()
+        if card and _instances(card) == []
+    ]
 
 
 @opened
 def absence() -> tuple[str, str]:
-    """Return why no card can be seen, and what helps; two empty strings where there simply is none."""
+    """Return why no card can be seen, and what helps; two empty strings where there simply is
+    none."""
     why, fix = silence()
     if why:
         return (why, fix) if fix else ("", "")
     if gone := lost():
         return "; ".join(gone), "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back"
     if parts := divided():
-        return f"{', '.join(parts)} is divided (MIG) into no instance", "sudo nvidia-smi mig -cgi PROFILE -C"
+        return (
+            f"{', '.join(parts)} is divided (MIG) into no instance",
+            "sudo nvidia-smi mig -cgi PROFILE -C",
+        )
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None and _whole():
         return f"CUDA_VISIBLE_DEVICES = {hidden!r} hides every card", "unset CUDA_VISIBLE_DEVICES"
     return "", ""
 
 
-class Sight(msgspec.Struct, frozen=True):
+class GpuSelection(msgspec.Struct, frozen=True):
     """What a plan may count on beside the CPU."""
 
     cards: list[Gpu]
@@ -256,39 +299,47 @@ class Sight(msgspec.Struct, frozen=True):
 
 
 @opened
-def sight(device: str) -> Sight:
-    """Return the cards that a plan for a device may choose among: those that the installed torch can use.
+def select_gpu(device: str) -> GpuSelection:
+    """Return the cards that a plan for a device may choose among: those that the installed torch
+    can use.
 
     Raises PrecisionError: the device means a card that is not there, or that this torch cannot use.
     """
     seen = gpus()
     meant = _meant(device, seen)
     if meant is None:
-        return Sight(seen, *(absence() if device == "auto" else ("", "")))
+        return GpuSelection(seen, *(absence() if device == "auto" else ("", "")))
     fit = [card for card in seen if not unfit(card)[0]]
     try:
         missing = device_for(device, fit) is None
     except PrecisionError:
         raise PrecisionError(*unfit(meant)) from None
-    return Sight(fit, *(unfit(meant) if missing else ("", "")))
+    return GpuSelection(fit, *(unfit(meant) if missing else ("", "")))
 
 
 @opened
 def unfit(card: Gpu) -> tuple[str, str]:
-    """Return why the installed torch cannot use a card, and what helps; two empty strings where nothing is known."""
+    """Return why the installed torch cannot use a card, and what helps; two empty strings where
+    nothing is known."""
     torch = cuda_errors.build()
     return cuda_errors.mismatch(torch, card, driver_cuda()) if torch else ("", "")
 
 
 def _meant(device: str, seen: list[Gpu]) -> Gpu | None:
-    """Return the card that a device means among those that CUDA sees; None for the CPU. Raises PrecisionError."""
+    """Return the card that a device means among those that CUDA sees; None for the CPU. Raises
+    PrecisionError."""
     try:
         return device_for(device, seen)
     except PrecisionError as error:
         why, fix = ("", "") if seen else absence()
         if device.startswith("MIG-") and _named(device, _whole()) is not None:
-            why, fix = "CUDA shows a process one instance (MIG)", f"CUDA_VISIBLE_DEVICES={device} makes it this one"
-        raise PrecisionError(f"{error.message}: {why}" if why else error.message, fix or error.hint) from None
+            why, fix = (
+                "CUDA shows a process one instance (MIG)",
+                f"CUDA_VISIBLE_DEVICES={device} makes it this one",
+            )
+        raise PrecisionError(
+            f"{error.message}: {why}" if why else error.message, fix or error.hint
+        ) from None
 
 
 @opened
@@ -299,7 +350,8 @@ def driver_cuda() -> str:
 
 
 def driver_version() -> str:
-    """Return the version of the loaded driver, which the kernel tells and no card; empty where there is none."""
+    """Return the version of the loaded driver, which the kernel tells and no card; empty where
+    there is none."""
     try:
         return Path("/sys/module/nvidia/version").read_text().strip()
     except OSError:
@@ -315,10 +367,13 @@ def free_bytes(index: int) -> int | None:
 
 @opened
 def process_bytes(pid: int, index: int) -> int | None:
-    """Return what NVML says process `pid` holds on CUDA device `index`; None where it cannot tell (WSL, containers)."""
+    """Return what NVML says process `pid` holds on CUDA device `index`; None where it cannot tell
+    (WSL, containers)."""
     wanted = {str(pid)}
     status = process_status(pid)
-    wanted.update(status.get("NSpid", "").split())  # NVML may know the process by its number in another namespace
+    wanted.update(
+        status.get("NSpid", "").split()
+    )  # NVML may know the process by its number in another namespace
     for process in _ask("nvmlDeviceGetComputeRunningProcesses", _handle(index)) or []:
         if str(process.pid) in wanted and process.usedGpuMemory is not None:
             return int(process.usedGpuMemory)

@@ -1,6 +1,8 @@
-"""What each figure of the ledger of memory is, in words; and how much a worker gained while it worked (pure).
+"""What each figure of the ledger of memory is, in words; and how much a worker gained while it
+worked (pure).
 
-A figure of the worker's memory has one of four instruments. Figures of two instruments are never subtracted.
+A figure of the worker's memory has one of four instruments. Figures of two instruments are never
+subtracted.
 """
 
 from __future__ import annotations
@@ -8,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # a key press asks the daemon by way of this module, and needs no messages of a worker
+if (
+    TYPE_CHECKING
+):  # a key press asks the daemon by way of this module, and needs no messages of a worker
     from asrd.precision.memory import Memory
 
 MIB = 1 << 20
 
 WORKING_PHASES = ("steady", "after")
-"""Phases in which a worker has done its work: after the timed buffers, and after the whole manifest."""
+"""Phases in which a worker has done its work: after the timed buffers, and after the whole
+manifest."""
 
 
 class Kind(NamedTuple):
@@ -35,14 +40,20 @@ KINDS = {
         "anonymous resident memory (the kernel's RssAnon): private to the worker, without the pages of libraries and "
         "files that it shares",
     ),
-    "nvml": Kind("gpu", "GPU, by NVML", "what NVML says the worker's process holds of the GPU, CUDA's own share too"),
+    "nvml": Kind(
+        "gpu",
+        "GPU, by NVML",
+        "what NVML says the worker's process holds of the GPU, CUDA's own share too",
+    ),
     "meminfo": Kind(
         "gpu-change",
         "change of the whole GPU",
         "what the whole GPU lost since the worker started, as NVML does not see the process; other programs disturb it",
     ),
     "torch": Kind(
-        "gpu-allocator", "GPU, torch's allocator", "what torch allocated on the GPU, without CUDA's own share"
+        "gpu-allocator",
+        "GPU, torch's allocator",
+        "what torch allocated on the GPU, without CUDA's own share",
     ),
 }
 """By Memory.source; torch stands for a reading that has no figure of the process."""
@@ -66,7 +77,8 @@ def key(source: str) -> str:
 
 
 def worker_bytes(memory: Memory) -> int | None:
-    """Return the bytes that belong to the worker: of its process, or torch's own where the driver hides it."""
+    """Return the bytes that belong to the worker: of its process, or torch's own where the driver
+    hides it."""
     return memory.process if memory.process is not None else memory.allocated
 
 
@@ -77,7 +89,8 @@ def largest_bytes(ledger: Mapping[str, Memory]) -> int | None:
 
 
 def growth_bytes(ledger: Mapping[str, Memory]) -> int | None:
-    """Return the bytes that the worker gained from steady to the end of the manifest; None where one is not known."""
+    """Return the bytes that the worker gained from steady to the end of the manifest; None where
+    one is not known."""
     steady, after = (ledger.get(phase) for phase in WORKING_PHASES)
     if steady is None or after is None or source_of(steady) != source_of(after):
         return None
@@ -86,7 +99,8 @@ def growth_bytes(ledger: Mapping[str, Memory]) -> int | None:
 
 
 def sentence(readings: Iterable[Memory]) -> str:
-    """Return what the memory figures of some readings are, as one sentence; "" where there is none."""
+    """Return what the memory figures of some readings are, as one sentence; "" where there is
+    none."""
     sources = dict.fromkeys(filter(None, map(source_of, readings)))
     told = [KINDS[source].meaning if source in KINDS else source for source in sources]
     return f"Memory is {'; or '.join(told)}." if told else ""
@@ -109,5 +123,7 @@ def told(memory: Mapping[str, int | str | None]) -> str:
             what = f" ({beside[name]})" if name in beside else ""
             parts.append(f"{name} {size / MIB:.1f} MiB{what}")
     if isinstance(resident, int):
-        parts.append(f"resident {resident / MIB:.1f} MiB (with the libraries and files that it shares)")
+        parts.append(
+            f"resident {resident / MIB:.1f} MiB (with the libraries and files that it shares)"
+        )
     return ", ".join(parts)

@@ -6,7 +6,8 @@ import msgspec
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """One reading of the ledger, in bytes. None: this instrument cannot tell here. Never subtract across fields."""
+    """One reading of the ledger, in bytes. None: this instrument cannot tell here. Never subtract
+    across fields."""
 
     weights: int | None = None
     """Exact bytes of parameters and buffers of the model."""
@@ -19,8 +20,11 @@ class Memory(msgspec.Struct, frozen=True):
     device: int | None = None
     """Of the whole device: NVML used memory; None without a GPU."""
     source: str = "rss"
-    """Where `process` comes from: nvml, meminfo (what the card lost since; other processes disturb it) or rss."""
+    """Where `process` comes from: nvml, meminfo (what the card lost since; other processes disturb
+    it) or rss."""
     kind: str = ""
-    """What `process` is, as ledger.KINDS has it: anonymous, gpu or gpu-change; empty in readings of before."""
+    """What `process` is, as ledger.KINDS has it: anonymous, gpu or gpu-change; empty in readings of
+    before."""
     resident: int | None = None
-    """On the CPU: resident memory, the pages of files and libraries that the process shares included."""
+    """On the CPU: resident memory, the pages of files and libraries that the process shares
+    included."""

@@ -1,7 +1,8 @@
 """What a precision is, which there are, and which one a machine should try first.
 
-Strategies are values in one table; code branches on their fields, never on their names. `plan` is a pure function of
-the request and the facts of the hardware: it returns rungs and the reason. Knows nothing of torch, NeMo or processes.
+Strategies are values in one table; code branches on their fields, never on their names. `plan` is a
+pure function of the request and the facts of the hardware: it returns candidates and the reason.
+Knows nothing of torch, NeMo or processes.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Evidence(msgspec.Struct, frozen=True):
     reason: str
     """By what figures, one clause."""
     refused: dict[str, str] = {}
-    """Strategy -> why it did not qualify; no rung falls to it."""
+    """Strategy -> why it did not qualify; no candidate falls to it."""
     stale: str = ""
     """Why it does not hold any more; it then decides nothing and is only told."""
 
@@ -67,7 +68,7 @@ class Gpu(msgspec.Struct, frozen=True):
         return self.capability >= (8, 0)
 
 
-class Rung(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True):
     """One thing to try: a precision on a device."""
 
     precision: Precision
@@ -81,14 +82,15 @@ class Rung(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A rung that was not taken, or did not hold, and why."""
+    """A candidate that was not taken, or did not hold, and why."""
 
-    rung: str
+    candidate: str
     kind: str
     """Why it is not in service.
 
-    hardware, budget, no-room or measured before it was tried; that of a wire.Failed, or died, stalled, garbage, dtypes;
-    or one of the triggers': empty, failures, slow, memory, budget, changed.
+    hardware, budget, no-room or measured before it was tried; that of a wire.Failed, or died,
+    stalled, garbage, dtypes; or one of the triggers': empty, failures, slow, memory, budget,
+    changed.
     """
     detail: str
     hint: str = ""
@@ -110,20 +112,22 @@ class Need(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """Rungs in the order to try, and why they are these."""
+    """Candidates in the order to try, and why they are these."""
 
     requested: str
-    rungs: tuple[Rung, ...]
+    candidates: tuple[Candidate, ...]
     reason: str
     rejected: tuple[Rejected, ...] = ()
-    smaller: tuple[Rung, ...] = ()
-    """What the preset allows beside the rungs; taken where memory is short and they need less."""
+    smaller: tuple[Candidate, ...] = ()
+    """What the preset allows beside the candidates; taken where memory is short and they need
+    less."""
     needs: dict[str, Need] = {}
     """Strategy -> what it needs of the card, as far as that is known."""
 
 
 def for_family(precision: Precision, family: str) -> Precision:
-    """Return the precision as it is for models of one family, as `checkpoint` names it; `families` is empty then."""
+    """Return the precision as it is for models of one family, as `checkpoint` names it; `families`
+    is empty then."""
     parts = precision.families.get(KINDRED.get(family, family), precision.parts)
     return msgspec.structs.replace(precision, parts=parts, families={})
 
@@ -143,24 +147,38 @@ def obstacle(precision: Precision, gpu: Gpu | None) -> str:
 
 
 def _instead(precision: Precision) -> str:
-    """Return what the library makes of a precision on a CPU, as a clause to follow a reason; "" where it takes it."""
+    """Return what the library makes of a precision on a CPU, as a clause to follow a reason; ""
+    where it takes it."""
     mixed = precision.trainer and precision.autocast == "float16"
     return "; on a CPU Lightning makes bfloat16 of its float16" if mixed else ""
 
 
-def ladder(precision: Precision) -> list[Precision]:
-    """Return the precision and what to demote to: towards range and mantissa, never towards float16.
+def fallback_order(precision: Precision) -> list[Precision]:
+    """Return the precision and what to demote to: towards range and mantissa, never towards
+    float16.
 
-    Automatic demotion from bfloat16 to float16 is the known way to all-NaN logits, so no ladder contains it.
+    Automatic demotion from bfloat16 to float16 is the known way to all-NaN logits, so no fallback
+    order contains it.
     """
-    steps = {"float16": ("bfloat16", "tf32", "fp32"), "bfloat16": ("tf32", "fp32"), "float32": ("fp32",)}
-    low = "float16" if "float16" in dtypes(precision) else "bfloat16" if "bfloat16" in dtypes(precision) else "float32"
+    steps = {
+        "float16": ("bfloat16", "tf32", "fp32"),
+        "bfloat16": ("tf32", "fp32"),
+        "float32": ("fp32",),
+    }
+    low = (
+        "float16"
+        if "float16" in dtypes(precision)
+        else "bfloat16"
+        if "bfloat16" in dtypes(precision)
+        else "float32"
+    )
     down = ("bfloat16", "tf32", "fp32") if quantizes(precision) else steps[low]
     return [precision, *(TABLE[name] for name in down if name != precision.name)]
 
 
 def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
-    """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and the last."""
+    """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and
+    the last."""
     names = [name for name in PRESETS[preset].candidates if gpu is not None or name in ON_CPU]
     return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
 
@@ -168,7 +186,8 @@ def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
 def choose(
     preset: str, gpu: Gpu | None, evidence: Evidence | None = None, why_cpu: str = "no GPU"
 ) -> tuple[Precision, str]:
-    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware alone.
+    """Return the strategy that `auto` starts from and why: by what was measured, else by hardware
+    alone.
 
     Args:
         why_cpu: why it is the CPU, where there is no `gpu`.
@@ -180,13 +199,20 @@ def choose(
         for precision in options:
             if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
-    precision, reason = _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
-    stale = f"; what was measured is stale: {evidence.stale}" if evidence is not None and evidence.stale else ""
+    precision, reason = (
+        _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
+    )
+    stale = (
+        f"; what was measured is stale: {evidence.stale}"
+        if evidence is not None and evidence.stale
+        else ""
+    )
     return precision, f"{reason}; not measured: asrd tune{stale}"
 
 
 def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
-    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and int8 may not."""
+    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and
+    int8 may not."""
     passed: list[str] = []
     for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
         if "float16" not in dtypes(precision) and not quantizes(precision):
@@ -198,7 +224,8 @@ def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
-    """Return the card for "auto", "cuda", "cuda:N", a part of its name or the beginning of its UUID; None for the CPU.
+    """Return the card for "auto", "cuda", "cuda:N", a part of its name or the beginning of its
+    UUID; None for the CPU.
 
     Of several that fit, the one with the most memory free. Raises PrecisionError where none fits.
     """
@@ -211,7 +238,9 @@ def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
     if fitting:
         return max(fitting, key=lambda card: card.free)
     seen = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards) or "none"
-    raise PrecisionError(f"no GPU matches device {wanted!r}", f"visible GPUs: {seen}; device = \"cpu\" always works")
+    raise PrecisionError(
+        f"no GPU matches device {wanted!r}", f'visible GPUs: {seen}; device = "cpu" always works'
+    )
 
 
 def _means(wanted: str, card: Gpu) -> bool:
@@ -219,58 +248,82 @@ def _means(wanted: str, card: Gpu) -> bool:
     if wanted.startswith("cuda"):
         return wanted == f"cuda:{card.index}"
     word = wanted.lower()
-    return word in card.name.lower() or (word[:4] in ("gpu-", "mig-") and card.uuid.lower().startswith(word))
+    return word in card.name.lower() or (
+        word[:4] in ("gpu-", "mig-") and card.uuid.lower().startswith(word)
+    )
 
 
 def width(precision: Precision) -> float:
-    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing better is known."""
+    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing
+    better is known."""
     if precision.quantize:
         return 1.0
-    stored = [BYTES[precision.weights], *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms")]
+    stored = [
+        BYTES[precision.weights],
+        *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms"),
+    ]
     return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
 
 
-def needs_less(plan: Plan, rung: Rung, than: Rung) -> bool:
-    """Return whether a rung needs less memory than another one on the same device.
+def needs_less(plan: Plan, candidate: Candidate, than: Candidate) -> bool:
+    """Return whether a candidate needs less memory than another one on the same device.
 
     It must store less; a figure can only speak against it, and only beside one of its own kind.
     """
-    first, second = plan.needs.get(rung.precision.name), plan.needs.get(than.precision.name)
+    first, second = plan.needs.get(candidate.precision.name), plan.needs.get(than.precision.name)
     if first and second and first.measured == second.measured and first.bytes >= second.bytes:
         return False
-    return width(rung.precision) < width(than.precision)
+    return width(candidate.precision) < width(than.precision)
 
 
-def after(plan: Plan, rungs: Sequence[Rung], kind: str, out: Collection[str] = ()) -> list[Rung]:
-    """Return what is left to try when the first of these rungs has failed.
+def after(
+    plan: Plan, candidates: Sequence[Candidate], kind: str, out: Collection[str] = ()
+) -> list[Candidate]:
+    """Return what is left to try when the first of these candidates has failed.
 
-    Most failures lead to the next rung, which is safer. Want of memory leads to the next that needs less, the largest
-    of those first: FP32 after bfloat16 would fail the same way. A card that torch cannot use at all is left.
+    Most failures lead to the next candidate, which is safer. Want of memory leads to the next that
+    needs less, the largest of those first: FP32 after bfloat16 would fail the same way. A card that
+    torch cannot use at all is left.
 
     Args:
         kind: of the failure.
-        out: names of rungs that failed before and are not to come back.
+        out: names of candidates that failed before and are not to come back.
     """
-    failed, *rest = rungs
+    failed, *rest = candidates
     if kind == "no-device":
-        return [rung for rung in rest if rung.device != failed.device]
+        return [candidate for candidate in rest if candidate.device != failed.device]
     if kind not in MEMORY or failed.device == "cpu":
         return rest
-    known = [*rest, *(rung for rung in plan.smaller if rung not in rest and rung.name not in out)]
-    less = [rung for rung in known if rung.device == failed.device and needs_less(plan, rung, failed)]
-    return [*_largest_first(plan, less), *(rung for rung in rest if rung.device != failed.device)]
+    known = [
+        *rest,
+        *(
+            candidate
+            for candidate in plan.smaller
+            if candidate not in rest and candidate.name not in out
+        ),
+    ]
+    less = [
+        candidate
+        for candidate in known
+        if candidate.device == failed.device and needs_less(plan, candidate, failed)
+    ]
+    return [
+        *_largest_first(plan, less),
+        *(candidate for candidate in rest if candidate.device != failed.device),
+    ]
 
 
-def _largest_first(plan: Plan, rungs: Iterable[Rung]) -> list[Rung]:
-    def size(rung: Rung) -> tuple[float, float]:
-        need = plan.needs.get(rung.precision.name)
-        return width(rung.precision), need.bytes if need else 0.0
+def _largest_first(plan: Plan, candidates: Iterable[Candidate]) -> list[Candidate]:
+    def size(candidate: Candidate) -> tuple[float, float]:
+        need = plan.needs.get(candidate.precision.name)
+        return width(candidate.precision), need.bytes if need else 0.0
 
-    return sorted(rungs, key=size, reverse=True)
+    return sorted(candidates, key=size, reverse=True)
 
 
 def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
-    """Return the plan without the rungs on a card that need more than `limit` bytes, by the figures in `needs`.
+    """Return the plan without the candidates on a card that need more than `limit` bytes, by the
+    figures in `needs`.
 
     Where none is left on the card, what the preset allows and needs less takes their place.
 
@@ -278,34 +331,45 @@ def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
         allowed: what the limit is, as in "vram_budget allows", for the sentence.
     """
 
-    def over(rung: Rung) -> str:
-        need = plan.needs.get(rung.precision.name)
-        if rung.device == "cpu" or need is None or need.bytes <= limit:
+    def over(candidate: Candidate) -> str:
+        need = plan.needs.get(candidate.precision.name)
+        if candidate.device == "cpu" or need is None or need.bytes <= limit:
             return ""
         return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
 
-    kept = [rung for rung in plan.rungs if not over(rung)]
-    refused = {one.rung for one in plan.rejected}
-    smaller = [rung for rung in plan.smaller if not over(rung) and rung not in kept and rung.name not in refused]
-    if all(rung.device == "cpu" for rung in kept):
+    kept = [candidate for candidate in plan.candidates if not over(candidate)]
+    refused = {one.candidate for one in plan.rejected}
+    smaller = [
+        candidate
+        for candidate in plan.smaller
+        if not over(candidate) and candidate not in kept and candidate.name not in refused
+    ]
+    if all(candidate.device == "cpu" for candidate in kept):
         kept, smaller = [*_largest_first(plan, smaller), *kept], []
-    rejected = [Rejected(rung.name, "budget", over(rung)) for rung in plan.rungs if over(rung)]
-    first = over(plan.rungs[0])
+    rejected = [
+        Rejected(candidate.name, "budget", over(candidate))
+        for candidate in plan.candidates
+        if over(candidate)
+    ]
+    first = over(plan.candidates[0])
     return msgspec.structs.replace(
         plan,
-        rungs=tuple(kept),
+        candidates=tuple(kept),
         rejected=(*plan.rejected, *rejected),
         smaller=tuple(smaller),
-        reason=f"{plan.rungs[0].name} {first}; {kept[0].name} instead" if first and kept else plan.reason,
+        reason=f"{plan.candidates[0].name} {first}; {kept[0].name} instead"
+        if first and kept
+        else plan.reason,
     )
 
 
-def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Rung, ...]:
-    """Return the preset's other candidates that the card can run; float16 is not for falling back to."""
-    known = {step.name for step in ladder(precision)}
+def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Candidate, ...]:
+    """Return the preset's other candidates that the card can run; float16 is not for falling back
+    to."""
+    known = {step.name for step in fallback_order(precision)}
     able = [TABLE[name] for name in PRESETS[preset].candidates if name not in known]
     able = [other for other in able if not obstacle(other, gpu) and "float16" not in dtypes(other)]
-    return tuple(Rung(other, f"cuda:{gpu.index}") for other in able)
+    return tuple(Candidate(other, f"cuda:{gpu.index}") for other in able)
 
 
 def plan(
@@ -316,7 +380,7 @@ def plan(
     evidence: Evidence | None = None,
     lack: str = "",
 ) -> Plan:
-    """Return the rungs to try for a request on this hardware.
+    """Return the candidates to try for a request on this hardware.
 
     Args:
         requested: a strategy's name, `auto`, or a Precision of the user's own making.
@@ -339,26 +403,42 @@ def plan(
     name = requested if isinstance(requested, str) else requested.name
     if gpu is None:
         return _on_cpu(name, precision, reason, f"; {lack}" if lack else "")
-    rungs, rejected = [], []
-    unfit = evidence.refused if requested == "auto" and evidence is not None and not evidence.stale else {}
-    for step in ladder(precision):
+    candidates, rejected = [], []
+    unfit = (
+        evidence.refused
+        if requested == "auto" and evidence is not None and not evidence.stale
+        else {}
+    )
+    for step in fallback_order(precision):
         if why := obstacle(step, gpu):
             rejected.append(Rejected(step.name, "hardware", why))
         elif step.name in unfit and step.name not in (precision.name, BASELINE.name):
             rejected.append(Rejected(step.name, "measured", unfit[step.name]))
         else:
-            rungs.append(Rung(step, f"cuda:{gpu.index}"))
-    rungs.append(Rung(BASELINE, "cpu"))
-    if rejected and rejected[0].rung == precision.name:
-        reason = f"{rejected[0].detail}; {rungs[0].name} instead"
-    smaller = tuple(rung for rung in _smaller(precision, gpu, preset) if rung.precision.name not in unfit)
-    return Plan(name, tuple(rungs), reason, tuple(rejected), smaller)
+            candidates.append(Candidate(step, f"cuda:{gpu.index}"))
+    candidates.append(Candidate(BASELINE, "cpu"))
+    if rejected and rejected[0].candidate == precision.name:
+        reason = f"{rejected[0].detail}; {candidates[0].name} instead"
+    smaller = tuple(
+        candidate
+        for candidate in _smaller(precision, gpu, preset)
+        if candidate.precision.name not in unfit
+    )
+    return Plan(name, tuple(candidates), reason, tuple(rejected), smaller)
 
 
 def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
-    """Return the rungs where there is only the CPU: what was asked for, as far as it has that, and FP32."""
+    """Return the candidates where there is only the CPU: what was asked for, as far as it has that,
+    and FP32."""
     if why := obstacle(precision, None):
-        only = Rung(BASELINE, "cpu")
-        return Plan(name, (only,), f"{why}; {only.name} instead{lack}", (Rejected(precision.name, "hardware", why),))
+        only = Candidate(BASELINE, "cpu")
+        return Plan(
+            name,
+            (only,),
+            f"{why}; {only.name} instead{lack}",
+            (Rejected(precision.name, "hardware", why),),
+        )
     steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
-    return Plan(name, tuple(Rung(step, "cpu") for step in steps), reason + _instead(precision) + lack)
+    return Plan(
+        name, tuple(Candidate(step, "cpu") for step in steps), reason + _instead(precision) + lack
+    )

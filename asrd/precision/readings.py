@@ -12,7 +12,8 @@ from asrd.precision.strategies import index_of
 
 
 def resident_bytes(pid: int) -> int | None:
-    """Return the anonymous resident memory of a process; pages of a mapped checkpoint belong to the page cache."""
+    """Return the anonymous resident memory of a process; pages of a mapped checkpoint belong to the
+    page cache."""
     return _kib(process_status(pid), "RssAnon")
 
 
@@ -35,7 +36,8 @@ def read(
 
     Args:
         weights, allocated, reserved: the worker's own figures, passed through.
-        device_at_start: bytes in use on the card before the worker touched it, for drivers that hide processes.
+        device_at_start: bytes in use on the card before the worker touched it, for drivers that
+            hide processes.
     """
     if device == "cpu":
         status = process_status(pid)
@@ -65,7 +67,8 @@ def allocator_bytes(limit: int, now: Memory, assumed: int) -> int:
 
 
 class Peak:
-    """Highest resident memory of this process while entered, sampled every few milliseconds from its own thread."""
+    """Highest resident memory of this process while entered, sampled every few milliseconds from
+    its own thread."""
 
     def __init__(self, interval: float = 0.005) -> None:
         self._interval = interval

@@ -9,7 +9,17 @@ import re
 from collections.abc import Iterable
 
 STRATEGIES = {
-    "fp32": ("float32", "float", "single", "full", "full-precision", "f32", "32", "32-true", "fp32-true"),
+    "fp32": (
+        "float32",
+        "float",
+        "single",
+        "full",
+        "full-precision",
+        "f32",
+        "32",
+        "32-true",
+        "fp32-true",
+    ),
     "half": ("fp16", "float16", "f16", "16", "16-true", "fp16-true"),
     "bfloat16": ("bf16", "bf16-true", "b16", "brain16"),
     "16-mixed": ("fp16-mixed", "float16-mixed", "half-mixed", "16mixed"),
@@ -32,12 +42,14 @@ DTYPES = {
 
 
 def folded(word: str) -> str:
-    """Return a word without the differences that mean nothing: case, spaces around it, `_` for `-`."""
+    """Return a word without the differences that mean nothing: case, spaces around it, `_` for
+    `-`."""
     return word.strip().lower().replace("_", "-")
 
 
 def squeezed(word: str) -> str:
-    """Return the letters and digits of a word: "FP 16", "float_16" and "16-bit" are "fp16", "float16" and "16"."""
+    """Return the letters and digits of a word: "FP 16", "float_16" and "16-bit" are "fp16",
+    "float16" and "16"."""
     plain = re.sub(r"[\s_-]+", "", word.lower()).removeprefix("torch.")
     return plain.removesuffix("bit")
 
@@ -68,7 +80,8 @@ def dtype(word: str, known: Iterable[str]) -> str:
 
 
 def device(word: str) -> str:
-    """Return a device as the settings have it: "GPU", "gpu:1" and "cuda1" are "cuda", "cuda:1" and "cuda:1"."""
+    """Return a device as the settings have it: "GPU", "gpu:1" and "cuda1" are "cuda", "cuda:1" and
+    "cuda:1"."""
     plain = folded(word)
     for prefix in ("gpu", "cuda"):
         rest = plain.removeprefix(prefix).lstrip(":")

@@ -20,28 +20,35 @@ BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 DTYPES = ("float32", "float16", "bfloat16")
 
 STORED = (*DTYPES, "int8")
-"""What a component can be stored as. int8: the weights of linear layers and embeddings, the rest of it bfloat16."""
+"""What a component can be stored as. int8: the weights of linear layers and embeddings, the rest of
+it bfloat16."""
 
 
 class Precision(msgspec.Struct, frozen=True):
     """How a model's weights are stored and in what its arithmetic runs.
 
-    `weights` is the "-true" side (storage), `autocast` the "-mixed" side (arithmetic over FP32 storage).
+    `weights` is the "-true" side (storage), `autocast` the "-mixed" side (arithmetic over FP32
+    storage).
     """
 
     name: str
     weights: Dtype = "float32"
-    """Storage of every component that `parts` does not name. The preprocessor is exempt, see `features`."""
+    """Storage of every component that `parts` does not name. The preprocessor is exempt, see
+    `features`."""
     parts: dict[str, Stored] = {}
-    """Component (a child of the model, a dotted path below one, or `norms`) -> its storage and arithmetic."""
+    """Component (a child of the model, a dotted path below one, or `norms`) -> its storage and
+    arithmetic."""
     families: dict[str, dict[str, Stored]] = {}
-    """Family (ctc, rnnt or aed) -> `parts` for it; a plan is made before a family is known, see `for_family`."""
+    """Family (ctc, rnnt or aed) -> `parts` for it; a plan is made before a family is known, see
+    `for_family`."""
     features: Literal["float32", "weights"] = "float32"
-    """float32: the mel front end stays FP32 and only its output is cast; weights: it is cast with the rest."""
+    """float32: the mel front end stays FP32 and only its output is cast; weights: it is cast with
+    the rest."""
     autocast: Dtype | None = None
     """torch.autocast's dtype around every step; storage stays as it is."""
     trainer: str = ""
-    """Lightning's name of the precision; its own plugin then enters the context (`via` the trainer)."""
+    """Lightning's name of the precision; its own plugin then enters the context (`via` the
+    trainer)."""
     phases: dict[Phase, Dtype] = {}
     """Phase -> autocast dtype for that phase only; a phase that is not named runs plainly."""
     quantize: Literal["", "int8"] = ""
@@ -60,19 +67,36 @@ MATRICES: dict[str, Stored] = {
     "encoder.layers.*.self_attn.linear_*": "bfloat16",
     "encoder.layers.*.conv": "bfloat16",
 }
-"""Nearly all bytes of a FastConformer, at half the error of the whole encoder: what the blocks add up to, their norms,
-the scores of attention and the subsampling stay float32. Measured on the shipped models by `compare --components`."""
+"""Nearly all bytes of a FastConformer, at half the error of the whole encoder: what the blocks add
+up to, their norms, the scores of attention and the subsampling stay float32. Measured on the
+shipped models by `compare --components`."""
 
 TABLE: dict[str, Precision] = {
     p.name: p
     for p in (
         Precision("fp32", summary="IEEE FP32 everywhere, TF32 off: the baseline"),
         Precision("tf32", tf32=True, summary="FP32 weights, TF32 matrix products and convolutions"),
-        Precision("16-mixed", autocast="float16", trainer="16-mixed", summary="Lightning's plugin around every step"),
-        Precision("bf16-mixed", autocast="bfloat16", trainer="bf16-mixed", summary="the same, bfloat16"),
-        Precision("half", weights="float16", summary="float16 weights and arithmetic, FP32 features"),
-        Precision("bfloat16", weights="bfloat16", summary="bfloat16 weights and arithmetic, FP32 features"),
-        Precision("half-naive", weights="float16", features="weights", summary="a bare model.half(), features and all"),
+        Precision(
+            "16-mixed",
+            autocast="float16",
+            trainer="16-mixed",
+            summary="Lightning's plugin around every step",
+        ),
+        Precision(
+            "bf16-mixed", autocast="bfloat16", trainer="bf16-mixed", summary="the same, bfloat16"
+        ),
+        Precision(
+            "half", weights="float16", summary="float16 weights and arithmetic, FP32 features"
+        ),
+        Precision(
+            "bfloat16", weights="bfloat16", summary="bfloat16 weights and arithmetic, FP32 features"
+        ),
+        Precision(
+            "half-naive",
+            weights="float16",
+            features="weights",
+            summary="a bare model.half(), features and all",
+        ),
         Precision("autocast-fp16", autocast="float16", summary="torch.autocast over FP32 weights"),
         Precision("autocast-bf16", autocast="bfloat16", summary="the same, bfloat16"),
         Precision(
@@ -81,14 +105,23 @@ TABLE: dict[str, Precision] = {
             families={"aed": {**MATRICES, "decoder": "bfloat16"}},
             summary="matrices bfloat16, sums and norms FP32",
         ),
-        Precision("phased", phases={"draft": "bfloat16"}, summary="drafts under bfloat16 autocast, final decode FP32"),
-        Precision("int8", weights="bfloat16", quantize="int8", summary="int8 matrices and embeddings, rest bfloat16"),
+        Precision(
+            "phased",
+            phases={"draft": "bfloat16"},
+            summary="drafts under bfloat16 autocast, final decode FP32",
+        ),
+        Precision(
+            "int8",
+            weights="bfloat16",
+            quantize="int8",
+            summary="int8 matrices and embeddings, rest bfloat16",
+        ),
     )
 }
 """Every strategy with a name, in the order the report shows them."""
 
 MEMORY = ("out-of-memory", "no-room", "budget")
-"""Kinds of failure after which only a rung that needs less can help."""
+"""Kinds of failure after which only a candidate that needs less can help."""
 
 BASELINE = TABLE["fp32"]
 
@@ -113,7 +146,8 @@ PRESETS: dict[str, Preset] = {
 
 
 ON_CPU = ("int8", "bfloat16", "fp32")
-"""Candidates that make sense on a processor: it has no TF32, and halves of float16 only by way of float32."""
+"""Candidates that make sense on a processor: it has no TF32, and halves of float16 only by way of
+float32."""
 
 
 def index_of(device: str) -> int:
@@ -122,33 +156,48 @@ def index_of(device: str) -> int:
 
 
 def canonical(name: str) -> str:
-    """Return the strategy's own name for what a person calls it ("fp16", "BF16"); an unknown word as it came."""
+    """Return the strategy's own name for what a person calls it ("fp16", "BF16"); an unknown word
+    as it came."""
     return spellings.strategy(name, (*TABLE, "auto"))
 
 
 def find(name: str) -> Precision:
-    """Return the strategy called `name`, or by another spelling of it. Raises ConfigError naming the nearest one."""
+    """Return the strategy called `name`, or by another spelling of it. Raises ConfigError naming
+    the nearest one."""
     if (own := canonical(name)) in TABLE:
         return TABLE[own]
     raise ConfigError(f"unknown strategy {name!r}", nearest(name, (*TABLE, "auto", *ALSO), LISTING))
 
 
 def select(names: str) -> list[Precision]:
-    """Return the strategies for "a,b", without repeats, in the order given; `all` and presets may stand among them.
+    """Return the strategies for "a,b", without repeats, in the order given; `all` and presets may
+    stand among them.
 
     Raises ConfigError.
     """
     groups = {name: preset.candidates for name, preset in PRESETS.items()} | {"all": tuple(TABLE)}
     known = (*TABLE, *groups)
-    words = [spellings.strategy(word, (*known, "auto")) for word in names.split(",") if word.strip()]
+    words = [
+        spellings.strategy(word, (*known, "auto")) for word in names.split(",") if word.strip()
+    ]
     if not words:
-        raise ConfigError("no strategy is named", f"name some, or a preset ({', '.join(PRESETS)}), or all")
+        raise ConfigError(
+            "no strategy is named", f"name some, or a preset ({', '.join(PRESETS)}), or all"
+        )
     for word in words:
         if word == "auto":  # which it is there, is what a comparison is to find out
-            raise ConfigError("auto cannot be compared", f"name strategies, a preset ({', '.join(PRESETS)}), or all")
+            raise ConfigError(
+                "auto cannot be compared",
+                f"name strategies, a preset ({', '.join(PRESETS)}), or all",
+            )
         if word not in known:
-            raise ConfigError(f"unknown strategy {word.strip()!r}", nearest(word, (*known, *ALSO), LISTING))
-    return [TABLE[name] for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))]
+            raise ConfigError(
+                f"unknown strategy {word.strip()!r}", nearest(word, (*known, *ALSO), LISTING)
+            )
+    return [
+        TABLE[name]
+        for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))
+    ]
 
 
 ALSO = ("fp16", "bf16", "float16", "float32")
@@ -159,11 +208,14 @@ LISTING = "asrd plan"
 
 
 def with_parts(parts: Mapping[str, str]) -> Precision:
-    """Return `selective` with the user's own map of component to dtype. Raises ConfigError for an unknown dtype."""
+    """Return `selective` with the user's own map of component to dtype. Raises ConfigError for an
+    unknown dtype."""
     own = {component: spellings.dtype(dtype, STORED) for component, dtype in parts.items()}
     for component, dtype in own.items():
         if dtype not in STORED:
-            raise ConfigError(f"unknown dtype {dtype!r} for component {component!r}", nearest(dtype, STORED))
+            raise ConfigError(
+                f"unknown dtype {dtype!r} for component {component!r}", nearest(dtype, STORED)
+            )
     base = TABLE["selective"]
     return msgspec.convert({**msgspec.to_builtins(base), "parts": own, "families": {}}, Precision)
 
@@ -187,4 +239,8 @@ def dtypes(precision: Precision) -> set[str]:
 
 def _maps(precision: Precision) -> set[str]:
     """Return what the maps of a precision ask for, whatever the family."""
-    return {dtype for parts in (precision.parts, *precision.families.values()) for dtype in parts.values()}
+    return {
+        dtype
+        for parts in (precision.parts, *precision.families.values())
+        for dtype in parts.values()
+    }

@@ -1,9 +1,10 @@
 """What each sink accepted of a recording's text, on disk before each attempt and after it.
 
-Beside the recording lies `<id>.deliveries`: one JSON object a line, only appended to, for the user alone. A line is
-with the kernel before the sink is asked, so a SIGKILL at any moment leaves a true file. A power cut may take the last
-seconds of it, as of the sound; a retry may then send text twice. A disk that refuses costs one warning, never the text.
-Knows no sound and no desktop. Runs on the daemon's side.
+Beside the recording lies `<id>.deliveries`: one JSON object a line, only appended to, for the user
+alone. A line is with the kernel before the sink is asked, so a SIGKILL at any moment leaves a true
+file. A power cut may take the last seconds of it, as of the sound; a retry may then send text
+twice. A disk that refuses costs one warning, never the text. Knows no sound and no desktop. Runs on
+the daemon's side.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ Fate = Literal["attempted", "accepted", "refused", "uncertain"]
 
 
 class Standing(msgspec.Struct):
-    """Where the text of a recording stood when a part of it was sent: what is needed to go on behind it."""
+    """Where the text of a recording stood when a part of it was sent: what is needed to go on
+    behind it."""
 
     until: int
     """Sample up to which the text is final."""
@@ -51,20 +53,22 @@ class Standing(msgspec.Struct):
     waiting: list[Word]
     """Words at the end that may begin a command, and are not sent."""
     case: str
-    """How the next word is to be written, as `spoken.Writing` has it."""
+    """How the next word is to be written, as `spoken.CommandWriter` has it."""
 
 
-class Part(msgspec.Struct, tag="part"):
+class TextPart(msgspec.Struct, tag="part"):
     """A text that is sent as a whole."""
 
     text: str
     """As the sinks get it."""
     standing: Standing | None = None
-    """Of words and pieces only those that are new since the part before; None where no text can follow."""
+    """Of words and pieces only those that are new since the part before; None where no text can
+    follow."""
     whole: str | None = None
     """All the text of the recording, where this is its last part and does not hold it."""
     behind: int | None = None
-    """Characters of `text` behind all the text of the recording, where this part holds it: an hour's text is long."""
+    """Characters of `text` behind all the text of the recording, where this part holds it: an
+    hour's text is long."""
 
 
 class End(msgspec.Struct, tag="end"):
@@ -96,12 +100,13 @@ class Outcome(msgspec.Struct, tag="outcome"):
     reason: str = ""
 
 
-Line = Part | End | Targets | Attempt | Outcome
+Line = TextPart | End | Targets | Attempt | Outcome
 
 _line = msgspec.json.Decoder(Line)
 
 _unwritten: dict[Path, Deliveries] = {}
-"""Those of which the disk refused a line, as long as this process lives: what they know is nowhere else."""
+"""Those of which the disk refused a line, as long as this process lives: what they know is nowhere
+else."""
 
 
 class Deliveries:
@@ -112,9 +117,10 @@ class Deliveries:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[TextPart] = []
         self.standing: Standing | None = None
-        """Where the text stood at the end of the last part; None before one, or where it is whole."""
+        """Where the text stood at the end of the last part; None before one, or where it is
+        whole."""
         self.whole: str | None = None
         """All the text; None while words may follow."""
         self._path = path
@@ -126,7 +132,8 @@ class Deliveries:
 
     @classmethod
     def of(cls, sound: Path) -> Deliveries:
-        """Return what is on disk beside a recording. A line that a crash tore, or anything unknown, is left out."""
+        """Return what is on disk beside a recording. A line that a crash tore, or anything unknown,
+        is left out."""
         path = sound.with_suffix(SUFFIX)
         if path in _unwritten:
             return _unwritten[path]
@@ -138,16 +145,22 @@ class Deliveries:
         if data and not data.endswith(b"\n"):
             found._pending = b"\n"  # what follows begins a line of its own
         for line in data.splitlines():
-            with contextlib.suppress(ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            with contextlib.suppress(
+                ValueError, RecursionError
+            ):  # msgspec's errors are ValueErrors
                 found._take_in(_line.decode(line))
         return found
 
-    # -- what is known ------------------------------------------------------------------------------------------------
+    # -- what is known
+    # ------------------------------------------------------------------------------------------------
 
     @property
     def delivered(self) -> bool:
-        """Whether the recording is text to its end, and every part of it was accepted by everybody it was sent to."""
-        if self.whole is None or not all(number in self._targets for number in range(len(self.parts))):
+        """Whether the recording is text to its end, and every part of it was accepted by everybody
+        it was sent to."""
+        if self.whole is None or not all(
+            number in self._targets for number in range(len(self.parts))
+        ):
             return False
         wanted = {(number, sink) for number, sinks in self._targets.items() for sink in sinks}
         return all(self._fates.get(one) == "accepted" for one in wanted | set(self._fates))
@@ -155,7 +168,9 @@ class Deliveries:
     @property
     def uncertain(self) -> list[str]:
         """Sinks that may have a part, or some of it, and did not say so."""
-        return _each_once(sink for (_, sink), fate in self._fates.items() if fate in ("attempted", "uncertain"))
+        return _each_once(
+            sink for (_, sink), fate in self._fates.items() if fate in ("attempted", "uncertain")
+        )
 
     @property
     def instead(self) -> str:
@@ -168,7 +183,8 @@ class Deliveries:
         return _each_once(sink for meant in self._targets.values() for sink in meant)
 
     def gone(self, sinks: Collection[str]) -> list[str]:
-        """Return the sinks beside these that a part was meant for and that are not known to have it."""
+        """Return the sinks beside these that a part was meant for and that are not known to have
+        it."""
         wanted = [(number, sink) for number, meant in self._targets.items() for sink in meant]
         lacking = (sink for number, sink in wanted if self._fates.get((number, sink)) != "accepted")
         return _each_once(sink for sink in lacking if sink not in sinks)
@@ -178,24 +194,26 @@ class Deliveries:
         return self._fates.get((number, sink))
 
     def lacks(self, number: int, sink: str, again: bool = False) -> bool:
-        """Return whether a part is to be sent to a sink; `again`: also where it may have arrived."""
+        """Return whether a part is to be sent to a sink; `again`: also where it may have
+        arrived."""
         fate = self._fates.get((number, sink))
         return fate in (None, "refused") or (again and fate != "accepted")
 
-    # -- what happens -------------------------------------------------------------------------------------------------
+    # -- what happens
+    # -------------------------------------------------------------------------------------------------
 
     def add(self, text: str, standing: Standing | None = None, whole: str | None = None) -> int:
         """Take in the next part; return its number.
 
         Args:
             text: as it is sent.
-            standing: where the text stands behind it, with the words and pieces that are new since the part before;
-                None where no text can follow.
+            standing: where the text stands behind it, with the words and pieces that are new since
+                the part before; None where no text can follow.
             whole: all the text, where this is the last part.
         """
         holds = whole is not None and text.startswith(whole)
         behind = len(text) - len(whole) if whole is not None and holds else None
-        self._append(Part(text, standing, None if holds else whole, behind))
+        self._append(TextPart(text, standing, None if holds else whole, behind))
         return len(self.parts) - 1
 
     def end(self, whole: str) -> None:
@@ -223,7 +241,7 @@ class Deliveries:
             self._write(self._path, filenames.to_json(line) + b"\n")
 
     def _take_in(self, line: Line) -> None:
-        if isinstance(line, Part):
+        if isinstance(line, TextPart):
             self.parts.append(line)
             self.standing = _after(self.standing, line.standing)
             if line.behind is not None:
@@ -244,7 +262,8 @@ class Deliveries:
                 self._instead.append(line.reason)
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Append to the file, with what it did not take before; a disk that refuses is told once."""
+        """Append to the file, with what it did not take before; a disk that refuses is told
+        once."""
         self._pending += data
         try:
             handle = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
@@ -297,7 +316,8 @@ async def send(
     tell: Callable[[Taker, SinkError], None],
     again: bool = False,
 ) -> list[str]:
-    """Send a part to every sink that lacks it, one after the other; return why single ones did not take it.
+    """Send a part to every sink that lacks it, one after the other; return why single ones did not
+    take it.
 
     Args:
         tell: called for each sink that did not take it.
@@ -325,7 +345,8 @@ def shown(sinks: Iterable[str], among: Iterable[str] = ()) -> str:
     """Return sinks as people see them: of a command its program, as its arguments may be secret.
 
     Args:
-        among: all the sinks that they may be taken for; commands of one program are numbered among these.
+        among: all the sinks that they may be taken for; commands of one program are numbered among
+            these.
     """
     wanted = [sink for sink in sinks if sink.strip()]
     names = sink_names([*among, *wanted])
@@ -333,7 +354,8 @@ def shown(sinks: Iterable[str], among: Iterable[str] = ()) -> str:
 
 
 def sink_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return the name of each sink by its setting; commands of one program are numbered: command:curl#1, #2.
+    """Return the name of each sink by its setting; commands of one program are numbered:
+    command:curl#1, #2.
 
     Args:
         keys: in the order of the settings; none is empty.
@@ -349,7 +371,8 @@ def sink_names(keys: Iterable[str]) -> dict[str, str]:
 
 
 def sink_name(key: str) -> str:
-    """Return a sink's setting as people see it: of a command the program, without variables and arguments."""
+    """Return a sink's setting as people see it: of a command the program, without variables and
+    arguments."""
     kind, colon, line = key.partition(":")
     if kind != "command" or not colon:
         return key.split(maxsplit=1)[0]
@@ -359,7 +382,8 @@ def sink_name(key: str) -> str:
 
 
 def _after(before: Standing | None, new: Standing | None) -> Standing | None:
-    """Return where the text stands once more of it was sent: `before`'s lists grow, as a copy would cost ever more."""
+    """Return where the text stands once more of it was sent: `before`'s lists grow, as a copy would
+    cost ever more."""
     if new is None:
         return None
     words, pieces = (before.words, before.pieces) if before else ([], [])

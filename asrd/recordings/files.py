@@ -25,7 +25,7 @@ HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 """RIFF, fmt and data of a WAV file with float32, mono, 16 kHz."""
 
 
-class Note(msgspec.Struct):
+class RecordingInfo(msgspec.Struct):
     """What is known of a take beside its sound."""
 
     id: str
@@ -38,7 +38,8 @@ class Note(msgspec.Struct):
     delivered: bool = False
     seconds: float = 0.0
     uncertain: list[str] = []
-    """Sinks that may have its text, or some of it, though they did not say so; as people see them."""
+    """Sinks that may have its text, or some of it, though they did not say so; as people see
+    them."""
     transcribed: bool = False
     """Its text is whole; a sink lacks it."""
 
@@ -50,10 +51,11 @@ class Note(msgspec.Struct):
         return f"transcribed, not delivered: {self.reason}" if self.transcribed else self.reason
 
 
-class Take:
-    """One recording on disk, locked until its fate is known. `append` never raises: see `problem`."""
+class RecordingWriter:
+    """One recording on disk, locked until its fate is known. `append` never raises: see
+    `problem`."""
 
-    def __init__(self, note: Note, path: Path) -> None:
+    def __init__(self, note: RecordingInfo, path: Path) -> None:
         self.note = note
         self.path = path
         self.samples = 0
@@ -67,7 +69,9 @@ class Take:
             self._file = os.fdopen(handle, "wb", buffering=0)
             with contextlib.suppress(OSError):  # some file systems have no rights
                 os.fchmod(handle, 0o600)  # the umask may have taken them from the user as well
-            with contextlib.suppress(OSError):  # some file systems have no locks, and that must not cost the sound
+            with contextlib.suppress(
+                OSError
+            ):  # some file systems have no locks, and that must not cost the sound
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._put(_header(ENDLESS))
             new.rename(path)
@@ -90,7 +94,8 @@ class Take:
         return max(0, self._written - HEADER.size) // 4 / SAMPLE_RATE
 
     def append(self, samples: Any) -> None:
-        """Write float32 samples (anything contiguous with the buffer protocol) behind the others."""
+        """Write float32 samples (anything contiguous with the buffer protocol) behind the
+        others."""
         data = memoryview(samples).cast("B")
         self.samples += len(data) // 4
         if self.problem:
@@ -127,9 +132,9 @@ class Take:
         self.problem = f"this recording is not kept on disk{rest}: {error.strerror or error}"
 
 
-def pages(notes: list[Note], limit: int) -> list[list[Note]]:
+def pages(notes: list[RecordingInfo], limit: int) -> list[list[RecordingInfo]]:
     """Return notes in parts of at most `limit` bytes of JSON, or of one note; one part at least."""
-    parts: list[list[Note]] = [[]]
+    parts: list[list[RecordingInfo]] = [[]]
     size = 0
     for note in notes:
         more = len(filenames.to_json(note))
@@ -155,4 +160,6 @@ def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, byte
 def _header(data: int) -> bytes:
     riff = ENDLESS if data == ENDLESS else data + HEADER.size - 8
     rate = SAMPLE_RATE
-    return HEADER.pack(b"RIFF", riff, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32, b"data", data)
+    return HEADER.pack(
+        b"RIFF", riff, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32, b"data", data
+    )

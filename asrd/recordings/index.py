@@ -1,7 +1,9 @@
-"""How many recordings wait for another try: kept in memory, and counted anew only when their folder has changed.
+"""How many recordings wait for another try: kept in memory, and counted anew only when their folder
+has changed.
 
-Counting reads a note for each recording, so it is done in a thread and only for notes that are new. While nothing
-changes, asking costs one look at the folder, however many recordings are kept. Runs in the daemon.
+Counting reads a note for each recording, so it is done in a thread and only for notes that are new.
+While nothing changes, asking costs one look at the folder, however many recordings are kept. Runs
+in the daemon.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ import time
 from pathlib import Path
 
 from asrd.recordings.deliveries import SUFFIX
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 
 RACY_SECONDS = 0.05
-"""A folder's time is no finer than the kernel's tick: a change so soon after another may not show."""
+"""A folder's time is no finer than the kernel's tick: a change so soon after another may not
+show."""
 
 Stamp = tuple[int, ...]
 """What a file system says of a file that changes with it; () where there is none."""
@@ -30,11 +33,12 @@ class RecordingIndex:
         """Recording -> stamps of its note and of its deliveries, and whether it waits."""
         self._count = 0
         self._in_hand: list[str] = []
-        """Recordings that somebody held when they were counted; what becomes of them need not change the folder."""
+        """Recordings that somebody held when they were counted; what becomes of them need not
+        change the folder."""
         self._folder: tuple[Path, Stamp] | None = None
         self._reading = asyncio.Lock()
 
-    async def waiting(self, spool: Spool) -> int:
+    async def waiting(self, spool: RecordingStore) -> int:
         """Return how many recordings wait, without keeping the event loop."""
         if not self._stands(spool):
             async with self._reading:
@@ -42,13 +46,13 @@ class RecordingIndex:
                     await asyncio.to_thread(self._read, spool)
         return self._count
 
-    def _stands(self, spool: Spool) -> bool:
+    def _stands(self, spool: RecordingStore) -> bool:
         """Whether what is known is still so."""
         if self._folder != (spool.where, _stamp(spool.where)):
             return False
         return all(spool.look(name) is None for name in self._in_hand)
 
-    def _read(self, spool: Spool) -> None:
+    def _read(self, spool: RecordingStore) -> None:
         """Look through the folder, reading the notes that are new."""
         before = _stamp(spool.where)  # taken first: what changes meanwhile is read the next time
         known: dict[str, tuple[Stamp, bool]] = {}
@@ -68,7 +72,9 @@ class RecordingIndex:
 
 def _recordings(folder: Path) -> list[str]:
     """Return the names of the recordings in a folder."""
-    with contextlib.suppress(OSError):  # not there, or not to be read: then nothing can be tried again either
+    with contextlib.suppress(
+        OSError
+    ):  # not there, or not to be read: then nothing can be tried again either
         return [name.removesuffix(".wav") for name in os.listdir(folder) if name.endswith(".wav")]
     return []
 

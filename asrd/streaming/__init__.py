@@ -2,7 +2,8 @@
 
 A file imports only from files above it, and from packages below this one.
 
-    voice_commands  what a speaker says to the text: words and a table -> marks, breaks, corrections (pure)
+    voice_commands  what a speaker says to the text: words and a table -> marks, breaks, corrections
+    (pure)
     segmenter       the ten seconds, on one integer sample clock
     transcript      hypotheses -> committed text, joined by word times
     session         one recording on its way to text: detector, window, worker, transcript

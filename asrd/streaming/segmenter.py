@@ -1,13 +1,15 @@
 """The ten seconds: speech on the sample clock -> buffers that a model can hear.
 
-A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window goes out as an open
-buffer; the transcript keeps the words that end well before its edge and says where it stopped (`commit`), and the next
-buffer starts a little before that. Between these, whoever has time may look: at what a seal would give (`ahead`) while
-speech rests, and at what was said so far (`draft`) while it goes on. Silence is never decoded.
+A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window
+goes out as an open buffer; the transcript keeps the words that end well before its edge and says
+where it stopped (`commit`), and the next buffer starts a little before that. Between these, whoever
+has time may look: at what a seal would give (`ahead`) while speech rests, and at what was said so
+far (`draft`) while it goes on. Silence is never decoded.
 
-Buffers begin on one grid of frames, counted from the first sample. An encoder with frames of 80 ms puts out other
-numbers for a sound that begins 40 ms later, and where two words are about as likely that decides: of the words that
-windows had otherwise than a decode of the whole, more than half were due to nothing else (tools/bench, R9).
+Buffers begin on one grid of frames, counted from the first sample. An encoder with frames of 80 ms
+puts out other numbers for a sound that begins 40 ms later, and where two words are about as likely
+that decides: of the words that windows had otherwise than a decode of the whole, more than half
+were due to nothing else (tools/bench, R9).
 
 Knows nothing of words or models. Daemon side.
 """
@@ -22,24 +24,27 @@ import numpy as np
 
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.vad import Event, VadSettings
+from asrd.audio.vad import VadEvent, VadSettings
 
 GRID = SAMPLE_RATE * 8 // 100
-"""Samples: the frame of a FastConformer, and a whole number of frames of every other encoder of NeMo's."""
+"""Samples: the frame of a FastConformer, and a whole number of frames of every other encoder of
+NeMo's."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Buffer:
+class SegmentBuffer:
     """Sound for one request to the model."""
 
     start: int
     """Sample index of the first sample."""
     samples: Samples
-    """At most the window's size; may begin with sound that an earlier buffer held already (left context)."""
+    """At most the window's size; may begin with sound that an earlier buffer held already (left
+    context)."""
     sealed: bool
-    """True: it ends in a pause and every word in it is final. False: it ends within speech, `commit` must follow."""
+    """True: it ends in a pause and every word in it is final. False: it ends within speech,
+    `commit` must follow."""
     sure: bool = True
-    """False where all of its speech was doubtful to the detector (`Event.sure`)."""
+    """False where all of its speech was doubtful to the detector (`VadEvent.sure`)."""
     lead: int = 0
     """Samples at its start that are there for the grid alone."""
 
@@ -66,20 +71,22 @@ class _Segment:
     """Samples from its floor to where the detector opened it."""
 
 
-class Window:
+class Segmenter:
     """Collects blocks and hands out buffers of at most `seconds`.
 
-    `push` what was heard, then `take` buffers until there is none. After an open buffer `take` gives nothing until
-    `commit` has told how far the words reach; meanwhile blocks may go on coming.
+    `push` what was heard, then `take` buffers until there is none. After an open buffer `take`
+    gives nothing until `commit` has told how far the words reach; meanwhile blocks may go on
+    coming.
 
     Args:
         seconds: the longest buffer.
         left: seconds of context before the first uncommitted word.
         search: a cut is sought within so many last seconds of a full window.
         rest: the shortest pause that a full window may be sealed at, in seconds.
-        lookback: samples kept in silence, as an opening lies before the end of the block that told it
-            (`VadSettings.lookback`).
-        post_roll: seconds that the detector leaves after the last speech of what it closes (`VadSettings.post_roll`).
+        lookback: samples kept in silence, as an opening lies before the end of the block that told
+            it (`VadSettings.lookback`).
+        post_roll: seconds that the detector leaves after the last speech of what it closes
+            (`VadSettings.post_roll`).
     """
 
     def __init__(
@@ -101,22 +108,25 @@ class Window:
         self._segments: deque[_Segment] = deque()
         self._pauses: deque[tuple[int, int]] = deque()
         self._paused_at: int | None = None
-        self._out: Buffer | None = None
+        self._out: SegmentBuffer | None = None
         self._heard = 0
         self._closed = 0
 
-    def push(self, block: AudioBlock, events: Iterable[Event] = ()) -> None:
+    def push(self, block: AudioBlock, events: Iterable[VadEvent] = ()) -> None:
         """Take in the next block and what the detector said about the sound so far."""
         self._blocks.append(block)
         self.note(events)
 
-    def note(self, events: Iterable[Event]) -> None:
-        """Take in events alone, as `Vad.finish` gives them. Raises ValueError for speech that is no longer held."""
+    def note(self, events: Iterable[VadEvent]) -> None:
+        """Take in events alone, as `Vad.finish` gives them. Raises ValueError for speech that is no
+        longer held."""
         for event in events:
             self._heard = event.heard
             if event.kind == "open":
                 if not self._blocks or event.at < self._blocks[0].start:
-                    raise ValueError(f"speech opened at {event.at}, before the sound that is held; raise lookback")
+                    raise ValueError(
+                        f"speech opened at {event.at}, before the sound that is held; raise lookback"
+                    )
                 floor = max(on_grid(event.at), self._blocks[0].start, self._closed)
                 self._segments.append(_Segment(floor, event.at, lead=event.at - floor))
             elif event.kind == "pause":
@@ -138,7 +148,7 @@ class Window:
         """Samples in memory."""
         return self._blocks[-1].stop - self._blocks[0].start if self._blocks else 0
 
-    def take(self) -> Buffer | None:
+    def take(self) -> SegmentBuffer | None:
         """Return the next buffer, or None until more is heard or the open buffer is committed."""
         if self._out is not None and not self._out.sealed:
             return None
@@ -153,14 +163,17 @@ class Window:
                     if segment.speech_stop <= segment.fresh:
                         continue
                     lead = segment.lead if begin == segment.floor else 0
-                    return self._give(begin, min(segment.stop, begin + self.size), True, segment.sure, lead)
+                    return self._give(
+                        begin, min(segment.stop, begin + self.size), True, segment.sure, lead
+                    )
             if self._blocks[-1].stop - begin < self.size:
                 return None
             return self._full(segment, begin)
         return None
 
-    def ahead(self) -> Buffer | None:
-        """Return the buffer that `take` would give if the speech that rests now were over; None while it goes on.
+    def ahead(self) -> SegmentBuffer | None:
+        """Return the buffer that `take` would give if the speech that rests now were over; None
+        while it goes on.
 
         It is not taken: when speech goes on after all, nothing has happened.
         """
@@ -169,15 +182,24 @@ class Window:
             return None
         begin = self._last_begin(segment, self._paused_at)
         stop = min(self._heard, self._paused_at + self.post_roll, begin + self.size)
-        return Buffer(begin, self._sound(begin, stop), sealed=True) if self._paused_at - begin <= self.size else None
+        return (
+            SegmentBuffer(begin, self._sound(begin, stop), sealed=True)
+            if self._paused_at - begin <= self.size
+            else None
+        )
 
-    def draft(self) -> Buffer | None:
-        """Return what was said since the last commit, with context, while speech is open and fits; it is not taken."""
+    def draft(self) -> SegmentBuffer | None:
+        """Return what was said since the last commit, with context, while speech is open and fits;
+        it is not taken."""
         segment = self._last_open()
         if segment is None:
             return None
         begin, stop = self._begin(segment), self._blocks[-1].stop
-        return Buffer(begin, self._sound(begin, stop), sealed=False) if 0 < stop - begin <= self.size else None
+        return (
+            SegmentBuffer(begin, self._sound(begin, stop), sealed=False)
+            if 0 < stop - begin <= self.size
+            else None
+        )
 
     @property
     def due(self) -> int:
@@ -188,7 +210,11 @@ class Window:
         if last.stop is not None:
             return max(0, last.stop - first.fresh)
         newest = self._blocks[-1].stop
-        return max(0, newest - self.size - self._begin(first)) if first is last else newest - first.fresh
+        return (
+            max(0, newest - self.size - self._begin(first))
+            if first is last
+            else newest - first.fresh
+        )
 
     def _last_open(self) -> _Segment | None:
         """Return the segment that goes on, where it is the only one and no buffer is out."""
@@ -201,49 +227,66 @@ class Window:
         return max(segment.floor, on_grid(segment.fresh - self.left))
 
     def _last_begin(self, segment: _Segment, speech_stop: int) -> int:
-        """Return where it starts if speech is over: with half the context rather than one more open buffer."""
-        fits = on_grid(speech_stop - self.size + GRID - 1)  # the next on the grid, as the one before would be too long
+        """Return where it starts if speech is over: with half the context rather than one more open
+        buffer."""
+        fits = on_grid(
+            speech_stop - self.size + GRID - 1
+        )  # the next on the grid, as the one before would be too long
         return max(self._begin(segment), min(fits, on_grid(segment.fresh - self.left // 2)))
 
     def commit(self, until: int) -> None:
         """Tell that every word of the last buffer before sample `until` is final.
 
-        After an open buffer the next one starts `left` before that. After a sealed one it is needed only where the
-        model gave up early: what is left of the buffer goes out once more.
+        After an open buffer the next one starts `left` before that. After a sealed one it is needed
+        only where the model gave up early: what is left of the buffer goes out once more.
         """
         buffer, self._out = self._out, None
         if buffer is None:
             return
         if not buffer.sealed:
-            # A window of which nothing could be committed still has to move on, by a quarter at least.
+            # A window of which nothing could be committed still has to move on, by a quarter at
+            # least.
             least = buffer.start + self.left + self.size // 4
             self._segments[0].fresh = min(max(until, least), buffer.stop)
         elif buffer.start < until < buffer.stop - self.size // 20:
             floor = on_grid(max(until - self.left, buffer.start + self.size // 8))
             if floor < buffer.stop - self.size // 20:
-                self._segments.appendleft(_Segment(floor, max(until, floor), buffer.stop, buffer.stop))
+                self._segments.appendleft(
+                    _Segment(floor, max(until, floor), buffer.stop, buffer.stop)
+                )
         self._forget()
 
-    def _full(self, segment: _Segment, begin: int) -> Buffer:
-        """Return the buffer for a window that is full: sealed at its last pause if there is one, else open."""
+    def _full(self, segment: _Segment, begin: int) -> SegmentBuffer:
+        """Return the buffer for a window that is full: sealed at its last pause if there is one,
+        else open."""
         edge = begin + self.size
-        resting = [] if self._paused_at is None or len(self._segments) > 1 else [(self._paused_at, self._heard)]
+        resting = (
+            []
+            if self._paused_at is None or len(self._segments) > 1
+            else [(self._paused_at, self._heard)]
+        )
         for start, stop in (*resting, *reversed(self._pauses)):
             middle = (start + stop) // 2
-            if max(edge - self.search, segment.fresh) < middle <= edge and stop - start >= self.rest:
+            if (
+                max(edge - self.search, segment.fresh) < middle <= edge
+                and stop - start >= self.rest
+            ):
                 segment.floor, segment.fresh, segment.lead = on_grid(middle), middle, 0
                 return self._give(begin, middle, sealed=True)
         return self._give(begin, begin + self._quietest(self._sound(begin, edge)), sealed=False)
 
     def _quietest(self, samples: Samples) -> int:
-        """Return where the 40 ms with the least energy lie within the last tenth of a full window."""
+        """Return where the 40 ms with the least energy lie within the last tenth of a full
+        window."""
         step = SAMPLE_RATE // 50
         tail = samples[-(self.size // 10) // step * step :]
         energy = np.square(tail).reshape(-1, step).mean(axis=1)
         return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
 
-    def _give(self, start: int, stop: int, sealed: bool, sure: bool = True, lead: int = 0) -> Buffer:
-        self._out = Buffer(start, self._sound(start, stop), sealed, sure, lead)
+    def _give(
+        self, start: int, stop: int, sealed: bool, sure: bool = True, lead: int = 0
+    ) -> SegmentBuffer:
+        self._out = SegmentBuffer(start, self._sound(start, stop), sealed, sure, lead)
         self._forget()
         return self._out
 

@@ -1,6 +1,8 @@
-"""One recording on its way to text: detector, window, worker and transcript, in the order sound flows.
+"""One recording on its way to text: detector, window, worker and transcript, in the order sound
+flows.
 
-Knows the order; knows neither where sound comes from nor where text goes. Runs on the daemon's side.
+Knows the order; knows neither where sound comes from nor where text goes. Runs on the daemon's
+side.
 """
 
 from __future__ import annotations
@@ -12,47 +14,49 @@ import msgspec
 
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.vad import Event, Vad
+from asrd.audio.vad import Vad, VadEvent
 from asrd.config.settings import Settings
 from asrd.engine.engine import Engine
 from asrd.precision import fallback
-from asrd.protocol import Answer, Hypothesis, Ready, Said, Word
-from asrd.streaming.segmenter import Buffer, Window
+from asrd.protocol import Answer, DecodingContext, Hypothesis, Ready, Word
+from asrd.streaming.segmenter import SegmentBuffer, Segmenter
 from asrd.streaming.transcript import Transcript, credible
 
 EARLIER = 0.75
-"""Seconds before the edge of an open buffer at which Canary is asked as well: only what it says twice is committed."""
+"""Seconds before the edge of an open buffer at which Canary is asked as well: only what it says
+twice is committed."""
 
 AGAIN = 12
-"""Buffers without a word that are kept, to be heard again by another rung, at most."""
+"""Buffers without a word that are kept, to be heard again by another candidate, at most."""
 
 STEPS = 8
-"""Times that one buffer is asked for again at most; no ladder has more rungs."""
+"""Times that one buffer is asked for again at most; no fallback order has more candidates."""
 
 
-class Heard(NamedTuple):
+class DecodedBuffer(NamedTuple):
     """A buffer and what it was heard as."""
 
     start: int
     stop: int
     strategy: str
     text: str
-    said: Said | None
+    said: DecodingContext | None
     """What it was to go on from."""
 
 
 class Unheard(NamedTuple):
     """A buffer in which no word was heard."""
 
-    buffer: Buffer
+    buffer: SegmentBuffer
     until: int
     """Where the text was final before it."""
     clear: float
     """Seconds of clear speech."""
 
 
-class Dictation:
-    """What was said since the recording began. `push` and `finish` never wait; the rest asks the worker.
+class StreamingSession:
+    """What was said since the recording began. `push` and `finish` never wait; the rest asks the
+    worker.
 
     Args:
         settings: for the window's length.
@@ -68,19 +72,21 @@ class Dictation:
         self.doubted = 0
         """Words that were heard where hardly anybody spoke, and are not believed."""
         self.strategy = ""
-        """The one that answered last, which need not be the one that was asked for; "" while none was asked."""
+        """The one that answered last, which need not be the one that was asked for; "" while none
+        was asked."""
         self.device = ""
         self.ready: Ready | None = None
         """What the worker that answered last said of itself."""
-        self.heard: list[Heard] = []
+        self.heard: list[DecodedBuffer] = []
         """Every buffer that `decode` asked for."""
         self.unheard_before = 0.0
         """As `unheard`, of takes before it; 0 once a word was heard."""
         self._unheard: list[Unheard] = []
         self._deaf = settings.demote_empty
         self.vad = Vad()
-        # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little near these.
-        self.window = Window(
+        # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little
+        # near these.
+        self.window = Segmenter(
             settings.window,
             left=0.25 * settings.window,
             lookback=self.vad.settings.lookback,
@@ -89,12 +95,13 @@ class Dictation:
         self.transcript = Transcript(guard=0.2 * settings.window)
         self.paused = False
         """Whether `decode` returned at a pause, so that more may be ready."""
-        self._foreseen: tuple[Buffer, Said | None, Answer] | None = None
+        self._foreseen: tuple[SegmentBuffer, DecodingContext | None, Answer] | None = None
         self._known_until = 0
         """Sample up to which the text is known from an earlier run."""
 
     def resume(self, words: Sequence[Word], sealed: int, until: int) -> None:
-        """Take over words that an earlier run had committed up to `until`; buffers before that ask nothing.
+        """Take over words that an earlier run had committed up to `until`; buffers before that ask
+        nothing.
 
         Args:
             sealed: how many of them were followed by a pause.
@@ -102,28 +109,32 @@ class Dictation:
         self.transcript.restore(words, sealed, until)
         self._known_until = until
 
-    def push(self, block: AudioBlock) -> list[Event]:
+    def push(self, block: AudioBlock) -> list[VadEvent]:
         """Take in the next block; return what the detector says of the sound so far."""
         events = self.vad.push(block)
         self.window.push(block, events)
         return events
 
-    def finish(self) -> list[Event]:
-        """Tell that no block follows: speech that is open closes, and `decode` gives the rest; return as `push`."""
+    def finish(self) -> list[VadEvent]:
+        """Tell that no block follows: speech that is open closes, and `decode` gives the rest;
+        return as `push`."""
         events = self.vad.finish()
         self.window.note(events)
         return events
 
     @property
     def behind(self) -> float:
-        """Seconds of speech that could be text by now and are not: how far the machine does not keep up."""
+        """Seconds of speech that could be text by now and are not: how far the machine does not
+        keep up."""
         return self.window.due / SAMPLE_RATE
 
     async def decode(self, engine: Engine, by_pause: bool = False) -> list[Word]:
-        """Ask for every buffer that is ready and return the words that became final. Raises as Engine.transcribe.
+        """Ask for every buffer that is ready and return the words that became final. Raises as
+        Engine.transcribe.
 
         Args:
-            by_pause: return at the first pause that has words before it; `paused` then says that more is ready.
+            by_pause: return at the first pause that has words before it; `paused` then says that
+                more is ready.
         """
         fresh: list[Word] = []
         self.paused = False
@@ -140,10 +151,14 @@ class Dictation:
                 break
         return fresh
 
-    async def _take_in(self, engine: Engine, buffer: Buffer, heard: Hypothesis) -> list[Word]:
+    async def _take_in(
+        self, engine: Engine, buffer: SegmentBuffer, heard: Hypothesis
+    ) -> list[Word]:
         """Return the words that a buffer's hypothesis makes final."""
         said = self.transcript.said(buffer.start)
-        self.heard.append(Heard(buffer.start, buffer.stop, heard.precision, heard.text, said))
+        self.heard.append(
+            DecodedBuffer(buffer.start, buffer.stop, heard.precision, heard.text, said)
+        )
         if not buffer.sure and not credible(heard, self._spoken(buffer)):
             self.doubted += len(heard.words)
             heard = msgspec.structs.replace(heard, text="", words=[])
@@ -154,13 +169,15 @@ class Dictation:
         """Seconds of clear speech since the last word of which a precision below FP32 made none."""
         return sum(one.clear for one in self._unheard)
 
-    def _spoken(self, buffer: Buffer) -> float:
-        """Return for how many seconds of a buffer the detector heard something, without what it keeps around that."""
+    def _spoken(self, buffer: SegmentBuffer) -> float:
+        """Return for how many seconds of a buffer the detector heard something, without what it
+        keeps around that."""
         rolls = self.vad.settings.pre_roll + self.vad.settings.post_roll
         return (len(buffer.samples) - buffer.lead) / SAMPLE_RATE - rolls
 
     async def look_ahead(self, engine: Engine) -> bool:
-        """While speech rests, decode it as if it were over: if it is, `decode` has nothing left to wait for.
+        """While speech rests, decode it as if it were over: if it is, `decode` has nothing left to
+        wait for.
 
         Returns whether anything was asked. Raises as Engine.transcribe.
         """
@@ -173,28 +190,39 @@ class Dictation:
         return True
 
     async def draft(self, engine: Engine) -> bool:
-        """While speech goes on, hear what it comes to so far. Returns and raises as `look_ahead`."""
+        """While speech goes on, hear what it comes to so far. Returns and raises as
+        `look_ahead`."""
         buffer = self.window.draft()
         if buffer is None:
             return False
         self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
         return True
 
-    async def _insist(self, engine: Engine, buffer: Buffer, answer: Answer) -> list[tuple[Buffer, Answer]]:
-        """Return what a buffer was heard as; buffers before it, too, where another rung had to hear them again.
+    async def _insist(
+        self, engine: Engine, buffer: SegmentBuffer, answer: Answer
+    ) -> list[tuple[SegmentBuffer, Answer]]:
+        """Return what a buffer was heard as; buffers before it, too, where another candidate had to
+        hear them again.
 
-        That is done with clear speech of which a rung made no word at all. FP32's silence is believed.
+        That is done with clear speech of which a candidate made no word at all. FP32's silence is
+        believed.
         """
         said = self.transcript.said(buffer.start) if answer.hypothesis.resumed else None
         clear = self.vad.clear(said.until if said else buffer.start, buffer.stop) / SAMPLE_RATE
-        plain = fallback.plain(engine.rung.precision)
+        plain = fallback.plain(engine.candidate.precision)
         in_doubt = bool(self._unheard) if plain else not _said(answer)
         if not self._deaf or not in_doubt:
             self._believe()
             return [(buffer, answer)]
-        self._unheard = [*self._unheard[1 - AGAIN :], Unheard(buffer, self.transcript.committed_until, clear)]
+        self._unheard = [
+            *self._unheard[1 - AGAIN :],
+            Unheard(buffer, self.transcript.committed_until, clear),
+        ]
         if plain:  # it came into service for another reason
-            answers = [*[await self._ask(engine, one.buffer, self.phase) for one in self._unheard[:-1]], answer]
+            answers = [
+                *[await self._ask(engine, one.buffer, self.phase) for one in self._unheard[:-1]],
+                answer,
+            ]
         elif clear and self.unheard_before + self.unheard >= self._deaf:
             answers = await self._by_the_next(engine, answer)
         else:
@@ -208,16 +236,19 @@ class Dictation:
         return found
 
     async def _by_the_next(self, engine: Engine, answer: Answer) -> list[Answer]:
-        """Return what the first rung that hears a word makes of the unheard buffers; else the last, or none at all."""
+        """Return what the first candidate that hears a word makes of the unheard buffers; else the
+        last, or none at all."""
         clear = self.unheard_before + self.unheard
         why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
         answers, left = list[Answer](), list[str]()
         for _ in range(STEPS):
-            rung = engine.rung
-            same = rung.precision.name == answer.hypothesis.precision  # else another caller has left it already
-            if same and not await engine.demote(rung, "empty", why, figures):
+            candidate = engine.candidate
+            same = (
+                candidate.precision.name == answer.hypothesis.precision
+            )  # else another caller has left it already
+            if same and not await engine.demote(candidate, "empty", why, figures):
                 break
-            left.append(rung.name)
+            left.append(candidate.name)
             answers = [await self._ask(engine, one.buffer, self.phase) for one in self._unheard]
             answer = answers[-1]
             if any(map(_said, answers)):
@@ -229,10 +260,12 @@ class Dictation:
         """A word was heard, or FP32 was asked: what was silence before it was silence."""
         self._unheard, self.unheard_before = [], 0.0
 
-    async def _earlier(self, engine: Engine, buffer: Buffer) -> Hypothesis | None:
-        """Return what an open buffer is heard as without its last moments; None where that tells nothing.
+    async def _earlier(self, engine: Engine, buffer: SegmentBuffer) -> Hypothesis | None:
+        """Return what an open buffer is heard as without its last moments; None where that tells
+        nothing.
 
-        What an attention decoder says near an edge hangs on the edge, and it may run on. A frame's own decoder does
+        What an attention decoder says near an edge hangs on the edge, and it may run on. A frame's
+        own decoder does
         not: measured, agreement changed nothing there.
         """
         if buffer.sealed or engine.ready is None or engine.ready.family != "aed":
@@ -242,20 +275,24 @@ class Dictation:
         self.compute += answer.seconds
         return answer.hypothesis
 
-    def _known(self, buffer: Buffer) -> Answer | None:
+    def _known(self, buffer: SegmentBuffer) -> Answer | None:
         """Return the answer for a buffer that was foreseen to the sample."""
         if self._foreseen is not None:
             seen, said, answer = self._foreseen
-            same = (seen.start, seen.stop, seen.sealed) == (buffer.start, buffer.stop, buffer.sealed)
+            same = (seen.start, seen.stop, seen.sealed) == (
+                buffer.start,
+                buffer.stop,
+                buffer.sealed,
+            )
             if same and said == self.transcript.said(buffer.start):
                 return answer
         return None
 
-    async def _ask(self, engine: Engine, buffer: Buffer, phase: str) -> Answer:
+    async def _ask(self, engine: Engine, buffer: SegmentBuffer, phase: str) -> Answer:
         said = self.transcript.said(buffer.start)
         answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase, said)
         self.compute += answer.seconds
-        self.strategy, self.device = engine.rung.precision.name, engine.rung.device
+        self.strategy, self.device = engine.candidate.precision.name, engine.candidate.device
         self.ready = engine.ready or self.ready
         return answer
 

@@ -1,10 +1,11 @@
 """Hypotheses come in, committed text comes out, each word once.
 
-A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge are; the rest
-waits for the next buffer, which hears them again with more behind them. Where two hypotheses overlap they are aligned
-in time, word by word and in order; equal text only widens how far two readings may lie apart. One that a decoder gave
-by going on from `said` overlaps nothing. Committed words never change; a draft is for eyes only and changes nothing.
-Knows nothing of sound. Pure.
+A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge
+are; the rest waits for the next buffer, which hears them again with more behind them. Where two
+hypotheses overlap they are aligned in time, word by word and in order; equal text only widens how
+far two readings may lie apart. One that a decoder gave by going on from `said` overlaps nothing.
+Committed words never change; a draft is for eyes only and changes nothing. Knows nothing of sound.
+Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from itertools import pairwise
 import msgspec
 
 from asrd.audio.format import SAMPLE_RATE
-from asrd.protocol import Hypothesis, Said, Word
+from asrd.protocol import DecodingContext, Hypothesis, Word
 from asrd.text.spacing import bare, continues, glued, join, letters
 
 REACH = 0.8
@@ -26,29 +27,35 @@ STRANGER = 0.5
 """Seconds of that reach which a difference in text costs."""
 
 ALONE = 0.3
-"""Seconds of reach that a word costs which one reading has and the other has not, though it goes on after it."""
+"""Seconds of reach that a word costs which one reading has and the other has not, though it goes on
+after it."""
 
 RUN_ON, RUN_ON_SECONDS = 8, 0.4
-"""So many words within so many seconds were not spoken: a decoder that lost the sound made them up."""
+"""So many words within so many seconds were not spoken: a decoder that lost the sound made them
+up."""
 
 RECALL = 20
-"""Words that a decoder is told which goes on behind them; 5 of them, or all there were, gave the same error rates."""
+"""Words that a decoder is told which goes on behind them; 5 of them, or all there were, gave the
+same error rates."""
 
 MISSED = 4
-"""So many words in a row that only the later of two hypotheses has were spoken, and not heard the first time."""
+"""So many words in a row that only the later of two hypotheses has were spoken, and not heard the
+first time."""
 
 CREDIBLE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
 
 LASTING = 0.3
-"""Seconds of such speech in which one word that reaches it is enough; in a shorter burst it takes two."""
+"""Seconds of such speech in which one word that reaches it is enough; in a shorter burst it takes
+two."""
 
 
 class Transcript:
     """What was said so far.
 
     Args:
-        guard: seconds before the edge of an open hypothesis within which words are not yet believed.
+        guard: seconds before the edge of an open hypothesis within which words are not yet
+            believed.
     """
 
     def __init__(self, guard: float = 2.0) -> None:
@@ -56,14 +63,16 @@ class Transcript:
         self.words: list[Word] = []
         """Committed words in order; their times never overlap."""
         self.committed_until = 0
-        """Sample up to which the text is final; what a Window wants to know after an open buffer."""
+        """Sample up to which the text is final; what a Window wants to know after an open
+        buffer."""
         self._sealed = 0
         self._pending: list[Word] = []
         self._supposed: list[Word] = []
 
     @property
     def draft(self) -> str:
-        """The words behind the committed ones, as they were last heard; any of them may still change."""
+        """The words behind the committed ones, as they were last heard; any of them may still
+        change."""
         return join(self._supposed)
 
     @property
@@ -76,31 +85,39 @@ class Transcript:
         """Whether only some letters of the last word are committed."""
         return bool(self.words and self._pending) and continues(self.words[-1], self._pending[0])
 
-    def said(self, start: int) -> Said | None:
-        """Return the last words since the last pause; None where they do not reach into a buffer that begins there."""
+    def said(self, start: int) -> DecodingContext | None:
+        """Return the last words since the last pause; None where they do not reach into a buffer
+        that begins there."""
         words = self.words[max(self._sealed, len(self.words) - RECALL) :]
         if not words or words[-1].stop <= start:
             return None
-        return Said(join(words), words[-1].stop)
+        return DecodingContext(join(words), words[-1].stop)
 
     def suppose(self, hypothesis: Hypothesis) -> None:
-        """Take in what the speech that goes on is heard as so far: it changes the draft and nothing else."""
+        """Take in what the speech that goes on is heard as so far: it changes the draft and nothing
+        else."""
         believable = _believable(hypothesis) if hypothesis.truncated else hypothesis
         self._supposed = self._fresh(self._continued(believable))
 
-    def push(self, hypothesis: Hypothesis, sealed: bool, earlier: Hypothesis | None = None) -> list[Word]:
+    def push(
+        self, hypothesis: Hypothesis, sealed: bool, earlier: Hypothesis | None = None
+    ) -> list[Word]:
         """Take in what one buffer was heard as and return the words that this committed.
 
         Args:
             hypothesis: what was heard.
             sealed: whether it ends in a pause.
-            earlier: the same speech from the same start, as it was heard when there was less of it. Of an open
-                hypothesis nothing is committed from the first word on that is in its later half and not in this.
+            earlier: the same speech from the same start, as it was heard when there was less of it.
+                Of an open hypothesis nothing is committed from the first word on that is in its
+                later half and not in this.
 
-        Hypotheses come in the order of their starts; one that starts before `committed_until` overlaps the last one.
-        Of a truncated one the words before the decoder lost itself are final, and `committed_until` stays there.
+        Hypotheses come in the order of their starts; one that starts before `committed_until`
+        overlaps the last one. Of a truncated one the words before the decoder lost itself are
+        final, and `committed_until` stays there.
         """
-        limit = hypothesis.stop if sealed else max(self.committed_until, hypothesis.stop - self.guard)
+        limit = (
+            hypothesis.stop if sealed else max(self.committed_until, hypothesis.stop - self.guard)
+        )
         if hypothesis.truncated:
             hypothesis = _believable(hypothesis)
             sealed, limit = False, min(limit, hypothesis.stop)
@@ -119,12 +136,14 @@ class Transcript:
             self._sealed = len(self.words)
         if self._pending:
             limit = min(limit, max(self._pending[0].start, self._end))
-        # Words squeezed at the edge of a sealed buffer may end a sample after it; what follows begins at the edge.
+        # Words squeezed at the edge of a sealed buffer may end a sample after it; what follows
+        # begins at the edge.
         self.committed_until = max(self.committed_until, limit if sealed else max(self._end, limit))
         return new
 
     def restore(self, words: Sequence[Word], sealed: int, until: int) -> None:
-        """Go on behind words that an earlier transcript had committed up to `until`, `sealed` of them by a pause."""
+        """Go on behind words that an earlier transcript had committed up to `until`, `sealed` of
+        them by a pause."""
         self.words, self._sealed, self.committed_until = list(words), sealed, until
 
     @property
@@ -153,41 +172,61 @@ class Transcript:
     def _continued(self, hypothesis: Hypothesis) -> Hypothesis:
         """Return a hypothesis as the text so far goes on with it.
 
-        Its first word has what stands between it and the last one: a model that begins anew does not know that. Words
-        that are too long for the window, or go over the place up to which a word was committed letter by letter, come
-        letter by letter.
+        Its first word has what stands between it and the last one: a model that begins anew does
+        not know that. Words that are too long for the window, or go over the place up to which a
+        word was committed letter by letter, come letter by letter.
         """
         words = list(hypothesis.words)
         if words and self.words and not hypothesis.resumed:
             joined = glued(self.words[-1].text, words[0].text)
             words[0] = msgspec.structs.replace(words[0], joined=joined)
         torn = self._torn(hypothesis.start)
-        divided = [_letters(word) if self._too_long(word) or _meets(word, torn) else [word] for word in words]
-        return msgspec.structs.replace(hypothesis, words=[piece for pieces in divided for piece in pieces])
+        divided = [
+            _letters(word) if self._too_long(word) or _meets(word, torn) else [word]
+            for word in words
+        ]
+        return msgspec.structs.replace(
+            hypothesis, words=[piece for pieces in divided for piece in pieces]
+        )
 
     def _too_long(self, word: Word) -> bool:
         return word.stop - word.start > 2 * self.guard
 
     def _torn(self, start: int) -> range:
-        """Return where the last word lies, as far as a buffer from `start` hears it, if it came letter by letter."""
+        """Return where the last word lies, as far as a buffer from `start` hears it, if it came
+        letter by letter."""
         if not self.words:
             return range(0)
         first = last = len(self.words) - 1
-        while first and self.words[first].stop > start and continues(self.words[first - 1], self.words[first]):
+        while (
+            first
+            and self.words[first].stop > start
+            and continues(self.words[first - 1], self.words[first])
+        ):
             first -= 1
-        return range(self.words[first].start, self.committed_until) if first < last or self.torn else range(0)
+        return (
+            range(self.words[first].start, self.committed_until)
+            if first < last or self.torn
+            else range(0)
+        )
 
     def _before_open_word(self, fresh: Sequence[Word], count: int, half: int) -> int:
-        """Return how many words to commit of `count`, so that no word is torn which the next buffer hears as a whole.
+        """Return how many words to commit of `count`, so that no word is torn which the next buffer
+        hears as a whole.
 
         Args:
-            half: the middle of the buffer; a word that began before it does not fit into the next one either.
+            half: the middle of the buffer; a word that began before it does not fit into the next
+                one either.
         """
         first = count
         while 0 < first < len(fresh) and continues(fresh[first - 1], fresh[first]):
             first -= 1
         torn_before = first == 0 and count and self.words and continues(self.words[-1], fresh[0])
-        return first if not torn_before and first < len(fresh) and fresh[first].start >= half else count
+        return (
+            first
+            if not torn_before and first < len(fresh) and fresh[first].start >= half
+            else count
+        )
 
     def _fresh(self, hypothesis: Hypothesis) -> list[Word]:
         """Return the words of a hypothesis that are not committed yet."""
@@ -198,7 +237,10 @@ class Transcript:
         repeated = 1 + max((heard for heard, earlier in pairs if earlier < len(known)), default=-1)
         waited_for = {heard for heard, earlier in pairs if earlier >= len(known)}
         rest = list(hypothesis.words[repeated:])
-        news = [i in waited_for or _middle(word) > self.committed_until for i, word in enumerate(rest, repeated)]
+        news = [
+            i in waited_for or _middle(word) > self.committed_until
+            for i, word in enumerate(rest, repeated)
+        ]
         early = news.index(True) if True in news else len(news)
         if early >= MISSED and known and any(earlier == len(known) - 1 for _, earlier in pairs):
             return rest
@@ -206,7 +248,8 @@ class Transcript:
 
 
 def credible(hypothesis: Hypothesis, spoken: float) -> bool:
-    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of a chord hardly.
+    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of
+    a chord hardly.
 
     Args:
         spoken: seconds for which the detector took it for speech at all.
@@ -218,17 +261,24 @@ def credible(hypothesis: Hypothesis, spoken: float) -> bool:
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
     """Return the pairs of indices of words that are one word heard twice, in order.
 
-    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER where texts differ. A
-    word may stay alone on either side: at no cost after the end of the other side, else for ALONE.
-    O(len(heard) * len(earlier)).
+    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER
+    where texts differ. A word may stay alone on either side: at no cost after the end of the other
+    side, else for ALONE. O(len(heard) * len(earlier)).
     """
     texts = [bare(word.text) for word in earlier]
-    gains = [[_gain(a, b, bare(a.text) == text) for b, text in zip(earlier, texts, strict=True)] for a in heard]
+    gains = [
+        [_gain(a, b, bare(a.text) == text) for b, text in zip(earlier, texts, strict=True)]
+        for a in heard
+    ]
     best = [[0.0] * (len(earlier) + 1) for _ in range(len(heard) + 1)]
     step = [[0] * len(earlier) for _ in heard]
     for i in range(len(heard) - 1, -1, -1):
         for j in range(len(earlier) - 1, -1, -1):
-            choices = best[i + 1][j] - ALONE, best[i][j + 1] - ALONE, gains[i][j] + best[i + 1][j + 1]
+            choices = (
+                best[i + 1][j] - ALONE,
+                best[i][j + 1] - ALONE,
+                gains[i][j] + best[i + 1][j + 1],
+            )
             step[i][j] = choices.index(max(choices)) if max(choices) > 0 else 3
             best[i][j] = max(0.0, *choices)
     pairs, i, j = [], 0, 0
@@ -240,18 +290,24 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
 
 
 def _doubted(hypothesis: Hypothesis, earlier: Hypothesis) -> set[Word]:
-    """Return the words in the later half of a hypothesis that an earlier one has not, or has otherwise.
+    """Return the words in the later half of a hypothesis that an earlier one has not, or has
+    otherwise.
 
     Not those in the first half: both have heard enough behind them, and a window has to move on.
     """
     pairs = align(hypothesis.words, earlier.words)
     agreed = {a for a, b in pairs if bare(hypothesis.words[a].text) == bare(earlier.words[b].text)}
     half = (hypothesis.start + hypothesis.stop) // 2
-    return {word for index, word in enumerate(hypothesis.words) if index not in agreed and word.start >= half}
+    return {
+        word
+        for index, word in enumerate(hypothesis.words)
+        if index not in agreed and word.start >= half
+    }
 
 
 def _believable(hypothesis: Hypothesis) -> Hypothesis:
-    """Return the part of a truncated hypothesis before its decoder ran on, and without the word it was cut in."""
+    """Return the part of a truncated hypothesis before its decoder ran on, and without the word it
+    was cut in."""
     words = hypothesis.words[:-1]
     for index in range(len(words) - RUN_ON):
         if words[index + RUN_ON].start - words[index].start < RUN_ON_SECONDS * SAMPLE_RATE:
@@ -270,7 +326,10 @@ def _gain(one: Word, other: Word, same: bool) -> float:
 def _letters(word: Word) -> list[Word]:
     """Return a word letter by letter, over which its time runs evenly."""
     found = letters(word.text)
-    edges = [word.start + (word.stop - word.start) * number // len(found) for number in range(len(found) + 1)]
+    edges = [
+        word.start + (word.stop - word.start) * number // len(found)
+        for number in range(len(found) + 1)
+    ]
     pieces = [
         msgspec.structs.replace(word, text=letter, start=start, stop=stop, joined=True)
         for letter, (start, stop) in zip(found, pairwise(edges), strict=True)

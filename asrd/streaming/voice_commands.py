@@ -1,7 +1,8 @@
-"""What a speaker says to the text: words and a table of phrases -> text with marks, breaks and corrections.
+"""What a speaker says to the text: words and a table of phrases -> text with marks, breaks and
+corrections.
 
-Takes words that are final, in the order they were spoken, however they come in pieces. With an empty table the text is
-theirs, joined as the words are. Knows no sound and no model. Pure.
+Takes words that are final, in the order they were spoken, however they come in pieces. With an
+empty table the text is theirs, joined as the words are. Knows no sound and no model. Pure.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ from asrd.protocol import Word
 from asrd.text.pieces import Piece
 
 PAUSE = 0.7
-"""Seconds of rest that part two phrases, and that the words of one command do not have between them."""
+"""Seconds of rest that part two phrases, and that the words of one command do not have between
+them."""
 
 TEXTS_AT_ONCE = 128
 """Texts of pieces that are joined at once, about a minute's."""
 
 
 class Pile:
-    """Texts that follow each other. Every so many are joined at once, so that all of them are one string any time.
+    """Texts that follow each other. Every so many are joined at once, so that all of them are one
+    string any time.
 
-    An hour's single words lie all over the memory: to fetch them after the key takes longer than all else.
+    An hour's single words lie all over the memory: to fetch them after the key takes longer than
+    all else.
     """
 
     def __init__(self, texts: Sequence[str] = ()) -> None:
@@ -50,11 +54,11 @@ class Pile:
         return "".join([*self._joined, *rest, *behind])
 
 
-class Writing:
+class CommandWriter:
     """One text as it is being spoken: `push` words as they become final, `finish` after the last.
 
-    A command may begin in one push and end in a later one, so words that may become one wait. `send` gives the text
-    away part by part; what it gave stays as it is.
+    A command may begin in one push and end in a later one, so words that may become one wait.
+    `send` gives the text away part by part; what it gave stays as it is.
 
     Args:
         phrases: what `table` returns; empty where words are only words.
@@ -91,8 +95,14 @@ class Writing:
         return self._case
 
     def resume(self, sent: Sequence[Piece], waiting: Sequence[Word], case: str) -> None:
-        """Go on behind what an earlier writing gave away, as its `sent_after`, `waiting` and `case` have it."""
-        self._pieces, self._sent, self._waiting, self._case = list(sent), len(sent), list(waiting), case
+        """Go on behind what an earlier writing gave away, as its `sent_after`, `waiting` and `case`
+        have it."""
+        self._pieces, self._sent, self._waiting, self._case = (
+            list(sent),
+            len(sent),
+            list(waiting),
+            case,
+        )
         self._texts = Pile(_spaced(None, self._pieces))
 
     @property
@@ -112,12 +122,16 @@ class Writing:
 
     def send(self) -> str:
         """Return what is new since the last call, without the words that wait."""
-        before, fresh = self._pieces[self._sent - 1] if self._sent else None, self._pieces[self._sent :]
+        before, fresh = (
+            self._pieces[self._sent - 1] if self._sent else None,
+            self._pieces[self._sent :],
+        )
         self.joined = bool(before and fresh and not _apart(before, fresh[0]))
         self._sent = len(self._pieces)
         return "".join(_spaced(None, fresh))
 
-    # -- words -> pieces ----------------------------------------------------------------------------------------------
+    # -- words -> pieces
+    # ----------------------------------------------------------------------------------------------
 
     def _read(self, ended: bool) -> None:
         """Write down waiting words, as far as no word that may follow changes what they mean."""
@@ -140,22 +154,26 @@ class Writing:
             del self._waiting[:size]
 
     def _match(self, at: int) -> int:
-        """Return how many words the longest phrase has that begins at a waiting word; 0 for none."""
+        """Return how many words the longest phrase has that begins at a waiting word; 0 for
+        none."""
         run = self._run(at)
         return next((n for n in range(len(run), 0, -1) if run[:n] in self._phrases), 0)
 
     def _open(self, at: int) -> bool:
-        """Return whether the words from `at` on are the beginning of a phrase that is not all there."""
+        """Return whether the words from `at` on are the beginning of a phrase that is not all
+        there."""
         run = self._run(at)
         return at + len(run) == len(self._waiting) and run in self._beginnings
 
     def _run(self, at: int) -> Phrase:
-        """Return the waiting words from `at` on up to the first rest, bare, and no more than a phrase can have."""
+        """Return the waiting words from `at` on up to the first rest, bare, and no more than a
+        phrase can have."""
         words = self._waiting[at : at + self._longest]
         size = next((n for n in range(1, len(words)) if _rest(words[n - 1], words[n])), len(words))
         return _bared(words[:size])
 
-    # -- pieces -------------------------------------------------------------------------------------------------------
+    # -- pieces
+    # -------------------------------------------------------------------------------------------------------
 
     def _heard(self, words: Sequence[Word]) -> None:
         for word in words:
@@ -169,12 +187,20 @@ class Writing:
             self.missed += 1
         else:
             last = self._drop()
-            while len(self._pieces) > self._sent and not (self._pieces[-1].ends or _rest(self._pieces[-1], last)):
+            while len(self._pieces) > self._sent and not (
+                self._pieces[-1].ends or _rest(self._pieces[-1], last)
+            ):
                 last = self._drop()
 
     def _write(self, piece: Piece) -> None:
-        """Append a piece in its case; a mark that was said takes the place of those that the model put there."""
-        if piece.said and piece.left and len(self._pieces) > self._sent and not self._pieces[-1].said:
+        """Append a piece in its case; a mark that was said takes the place of those that the model
+        put there."""
+        if (
+            piece.said
+            and piece.left
+            and len(self._pieces) > self._sent
+            and not self._pieces[-1].said
+        ):
             before = self._drop()
             before.text = before.text.rstrip(_replaced(piece.text))
             self._add(before)
@@ -196,7 +222,8 @@ class Writing:
         return self._pieces.pop()
 
     def _begins(self) -> bool:
-        """Return whether a sentence begins here: nothing but quotes and brackets lies behind the end of the last."""
+        """Return whether a sentence begins here: nothing but quotes and brackets lies behind the
+        end of the last."""
         for piece in reversed(self._pieces):
             if piece.ends or any(map(str.isalnum, piece.text)):
                 return piece.ends
@@ -205,7 +232,7 @@ class Writing:
 
 def write(words: Sequence[Word], phrases: Mapping[Phrase, str], capitals: bool = False) -> str:
     """Return the text of words that are all there."""
-    writing = Writing(phrases, capitals)
+    writing = CommandWriter(phrases, capitals)
     writing.push(words)
     writing.finish()
     return writing.text
@@ -216,7 +243,8 @@ def _as_heard(word: Word) -> Piece:
 
 
 def _as_said(text: str, words: Sequence[Word]) -> Piece:
-    """Return what a table's text is, for the words it was said with: "^" at an end is no letter of it."""
+    """Return what a table's text is, for the words it was said with: "^" at an end is no letter of
+    it."""
     left, right = text.startswith("^"), text.endswith("^")
     shown, joined = text[left : len(text) - right], left or words[0].joined
     return Piece(shown, words[0].start, words[-1].stop, joined, right, said=True)
@@ -237,7 +265,8 @@ def _apart(before: Piece, piece: Piece) -> bool:
 
 
 def _replaced(text: str) -> str:
-    """Return the letters that go from the end of the word before a piece: marks for a mark, a comma for a break."""
+    """Return the letters that go from the end of the word before a piece: marks for a mark, a comma
+    for a break."""
     return MARKS if text and text[0] in MARKS else "," if text.startswith("\n") else ""
 
 

@@ -1,6 +1,8 @@
-"""The command line's parser: every complaint is one sentence and a hint, and help never breaks a name.
+"""The command line's parser: every complaint is one sentence and a hint, and help never breaks a
+name.
 
-Knows argparse and its wording; does not know the verbs. `ProgramParser` is for programs beside asrd, as in tools/.
+Knows argparse and its wording; does not know the verbs. `ProgramParser` is for programs beside
+asrd, as in tools/.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ CLOSE = 0.7
 """Likeness of two flags from which on one is taken for a slip of the other."""
 
 
-class Formatter(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     """Help whose lines end between words: a hyphen is part of a name."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -46,10 +48,11 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str | None = None, **words: Any) -> None:
-        usual: dict[str, Any] = {"formatter_class": Formatter, "allow_abbrev": False}
+        usual: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
         super().__init__(prog, **(usual | words))
         self.elsewhere: Callable[[str, str], str] = lambda flag, value: ""
-        """Return a hint for a flag that this parser lacks, and the word behind it; "" where it knows none."""
+        """Return a hint for a flag that this parser lacks, and the word behind it; "" where it
+        knows none."""
         self.stray: Callable[[str], str] = lambda word: ""
         """Return a hint for a word that this parser has no place for; "" where it knows none."""
 
@@ -68,7 +71,8 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(*self._explained(message))
 
     def _check_flags(self, words: Sequence[str]) -> None:
-        """Raise UsageError for the first flag that there is not, before argparse misses anything else."""
+        """Raise UsageError for the first flag that there is not, before argparse misses anything
+        else."""
         for place, word in enumerate(words):
             if word == "--":
                 return
@@ -77,7 +81,11 @@ class Parser(argparse.ArgumentParser):
                 continue
             if not flag.startswith("--") and flag[:2] in self._option_string_actions:
                 continue  # -hx is -h and -x to argparse, -ofile is -o with a value
-            following = value if equals else next((w for w in words[place + 1 :] if not w.startswith("-")), "")
+            following = (
+                value
+                if equals
+                else next((w for w in words[place + 1 :] if not w.startswith("-")), "")
+            )
             raise UsageError(f"{self.prog} has no flag {flag}", self._flag_hint(flag, following))
 
     def _flag_hint(self, flag: str, value: str) -> str:
@@ -107,16 +115,26 @@ class Parser(argparse.ArgumentParser):
 
     def _of_argument(self, name: str, why: str) -> tuple[str, str]:
         """Return what is wrong with an argument, and a hint."""
-        action = next((one for one in self._actions if name in (*one.option_strings, _label(one))), None)
+        action = next(
+            (one for one in self._actions if name in (*one.option_strings, _label(one))), None
+        )
         see = f"{self.prog} --help"
         if match := re.match(r"invalid choice: (.+?) \(choose from", why, re.DOTALL):
-            choices = [str(choice) for choice in (action.choices if action and action.choices else ())]
-            return f"{match[1]} is no {name.lstrip('-')}", nearest(_unquoted(match[1]), choices, f"{self.prog} --help")
+            choices = [
+                str(choice) for choice in (action.choices if action and action.choices else ())
+            ]
+            return f"{match[1]} is no {name.lstrip('-')}", nearest(
+                _unquoted(match[1]), choices, f"{self.prog} --help"
+            )
         if match := re.match(r"invalid (\w+) value: (.+)$", why, re.DOTALL):
             what = NUMBERS.get(match[1], "not right")
             return f"{name} is {match[2]}, which is {what}", see
         if why.startswith("expected"):
-            shown = action.metavar if action is not None and isinstance(action.metavar, str) else "VALUE"
+            shown = (
+                action.metavar
+                if action is not None and isinstance(action.metavar, str)
+                else "VALUE"
+            )
             return f"{name} needs a value", f"write {name.split('/')[-1]} {shown}"
         if match := re.match(r"not allowed with argument (.+)$", why):
             return f"{name} and {match[1]} exclude each other", "keep one of them"
@@ -137,7 +155,8 @@ def _unquoted(text: str) -> str:
 
 
 class ProgramParser(Parser):
-    """A parser for a program that does not catch errors: complaints go to standard error, the exit code is 2."""
+    """A parser for a program that does not catch errors: complaints go to standard error, the exit
+    code is 2."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return what the words mean; exit with 2 and a sentence where they mean nothing."""

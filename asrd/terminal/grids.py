@@ -1,4 +1,5 @@
-"""Tables of figures for a terminal: where one has no room, each row becomes a name and what belongs to it (pure).
+"""Tables of figures for a terminal: where one has no room, each row becomes a name and what belongs
+to it (pure).
 
 Nothing is cut, and neither a name nor a number is broken, however narrow the terminal.
 """
@@ -47,7 +48,8 @@ class Grid:
         """Columns of a terminal that it needs at least."""
         rows = [[column.heading for column in self.columns], *(line.cells for line in self.lines)]
         widths = [
-            max(listing.widest(row[place], column.wraps) for row in rows) for place, column in enumerate(self.columns)
+            max(listing.widest(row[place], column.wraps) for row in rows)
+            for place, column in enumerate(self.columns)
         ]
         return sum(widths) + listing.GAP * (len(widths) - 1)
 
@@ -59,7 +61,9 @@ def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
 
     stream = io.StringIO()
     system: Any = "standard" if colour else None
-    console = Console(file=stream, width=width, force_terminal=colour, color_system=system, legacy_windows=False)
+    console = Console(
+        file=stream, width=width, force_terminal=colour, color_system=system, legacy_windows=False
+    )
 
     def say(text: str, style: str = "") -> None:
         console.print(Text(text, style, overflow="ignore"), highlight=False, crop=False)
@@ -78,7 +82,8 @@ def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
 
 
 def _records(grid: Grid, width: int) -> Iterator[tuple[str, str]]:
-    """Yield each row as lines of text with their style: its name, then its other cells behind their headings."""
+    """Yield each row as lines of text with their style: its name, then its other cells behind their
+    headings."""
     titles = [column.heading for column in grid.columns]
     for line in grid.lines:
         first, *rest = listing.record(titles, [cell.split("\n") for cell in line.cells], 0, width)
@@ -93,7 +98,9 @@ def _table(grid: Grid) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in grid.columns:
-        table.add_column(column.heading, justify="right" if column.right else "left", no_wrap=not column.wraps)
+        table.add_column(
+            column.heading, justify="right" if column.right else "left", no_wrap=not column.wraps
+        )
     for line in grid.lines:
         table.add_row(*line.cells, style=line.style, end_section=line.ends_section)
     return table

@@ -1,6 +1,8 @@
-"""Rows under headings, as verbs that list things print them: no name is broken or cut on a narrow terminal.
+"""Rows under headings, as verbs that list things print them: no name is broken or cut on a narrow
+terminal.
 
-Where a table has no room, each row becomes a name and, below it, what belongs to it. A pipe gets whole lines.
+Where a table has no room, each row becomes a name and, below it, what belongs to it. A pipe gets
+whole lines.
 """
 
 from __future__ import annotations
@@ -35,12 +37,18 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "")
         rows: as many cells each; a cell may have several lines.
         name: the heading of the column that names a row; the first one where none is given.
     """
-    titles, right = [heading.lstrip(">") for heading in headings], [heading.startswith(">") for heading in headings]
+    titles, right = (
+        [heading.lstrip(">") for heading in headings],
+        [heading.startswith(">") for heading in headings],
+    )
     cells = [[one_line(line) for line in cell.split("\n")] for row in rows for cell in row]
     count = len(titles)
     table = [cells[start : start + count] for start in range(0, len(cells), count)]
     heads = [title.split("\n") for title in titles]
-    widths = [max(cell_len(line) for row in (heads, *table) for line in row[column]) for column in range(count)]
+    widths = [
+        max(cell_len(line) for row in (heads, *table) for line in row[column])
+        for column in range(count)
+    ]
     terminal = sys.stdout.isatty()
     if terminal and sum(widths) + GAP * (count - 1) > columns():
         _show_records(titles, table, titles.index(name) if name else 0)
@@ -66,7 +74,9 @@ Row = Sequence[Sequence[str]]
 """Cells, each as its lines."""
 
 
-def _show_table(heads: Row, table: Sequence[Row], widths: Sequence[int], right: Sequence[bool], bold: bool) -> None:
+def _show_table(
+    heads: Row, table: Sequence[Row], widths: Sequence[int], right: Sequence[bool], bold: bool
+) -> None:
     """Print the rows as a table: headings bold on a terminal."""
     for number, row in enumerate((heads, *table)):
         for line in range(max(map(len, row))):
@@ -93,7 +103,8 @@ def _show_records(titles: Sequence[str], table: Sequence[Row], named: int) -> No
 
 
 def record(titles: Sequence[str], row: Row, named: int, width: int) -> list[str]:
-    """Return a row as lines of at most `width` columns: its name, and its other cells behind their headings.
+    """Return a row as lines of at most `width` columns: its name, and its other cells behind their
+    headings.
 
     Args:
         named: the column of the name; what stands before it comes first.
@@ -113,6 +124,7 @@ def record(titles: Sequence[str], row: Row, named: int, width: int) -> list[str]
 
 
 def widest(cell: str, wraps: bool) -> int:
-    """Return the columns that a cell needs: of its longest line, or of its longest word where it `wraps`."""
+    """Return the columns that a cell needs: of its longest line, or of its longest word where it
+    `wraps`."""
     pieces = cell.split() if wraps else cell.split("\n")
     return max(map(cell_len, pieces), default=0)

@@ -1,6 +1,8 @@
-"""What a person reads on a terminal: text, JSON and complaints, with no character in them that a terminal obeys.
+"""What a person reads on a terminal: text, JSON and complaints, with no character in them that a
+terminal obeys.
 
-Much of it comes from elsewhere: a file's name, a socket that anybody may have made, a model. Imports little.
+Much of it comes from elsewhere: a file's name, a socket that anybody may have made, a model.
+Imports little.
 """
 
 from __future__ import annotations
@@ -24,18 +26,25 @@ def tell(text: str, stream: TextIO | None = None) -> None:
 def tell_line(text: str, bold: bool = False) -> None:
     """Print a text on standard output, in bold where that is asked for and the terminal has it."""
     text, stream = printable(text), sys.stdout
-    if bold and stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+    if (
+        bold
+        and stream.isatty()
+        and "NO_COLOR" not in os.environ
+        and os.environ.get("TERM") != "dumb"
+    ):
         text = f"\x1b[1m{text}\x1b[0m"
     print(text, file=stream, flush=True)
 
 
 def tell_json(value: Any) -> None:
-    """Print a value as one line of JSON; what a terminal might obey is escaped in it, so its meaning stays."""
+    """Print a value as one line of JSON; what a terminal might obey is escaped in it, so its
+    meaning stays."""
     tell(json.dumps(filenames.spelt(value), ensure_ascii=not _takes_utf8()))
 
 
 def tell_document(value: Any, indent: int = -1) -> None:
-    """Print a value with msgspec's types as JSON, as `tell_json` does, on lines with `indent` where that is not -1."""
+    """Print a value with msgspec's types as JSON, as `tell_json` does, on lines with `indent` where
+    that is not -1."""
     import msgspec
 
     text = msgspec.json.format(filenames.to_json(value), indent=indent).decode()
@@ -45,13 +54,15 @@ def tell_document(value: Any, indent: int = -1) -> None:
 
 
 def _takes_utf8() -> bool:
-    """Return whether standard output is UTF-8, which JSON has to be; elsewhere only ASCII is that too."""
+    """Return whether standard output is UTF-8, which JSON has to be; elsewhere only ASCII is that
+    too."""
     encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8")
     return encoding.replace("-", "").replace("_", "").lower() == "utf8"
 
 
 def replace_unwritable() -> None:
-    """Have standard output write "?" for a character that its encoding lacks, rather than fail at it."""
+    """Have standard output write "?" for a character that its encoding lacks, rather than fail at
+    it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

@@ -1,4 +1,5 @@
-"""How far long work has come: bars on a terminal, a plain line now and then anywhere else. Always on standard error.
+"""How far long work has come: bars on a terminal, a plain line now and then anywhere else. Always
+on standard error.
 
 Knows steps and names, not what they mean. Runs in verbs that take minutes.
 """
@@ -53,8 +54,13 @@ class Progress:
         self._tell("starting", 0, 0)
 
     def loading(self, progress: Loading) -> None:
-        """Show what a worker that is starting does; of a path the name, as bar and clock need the room."""
-        detail = progress.detail.rpartition("/")[2] if progress.detail.startswith("/") else progress.detail
+        """Show what a worker that is starting does; of a path the name, as bar and clock need the
+        room."""
+        detail = (
+            progress.detail.rpartition("/")[2]
+            if progress.detail.startswith("/")
+            else progress.detail
+        )
         self._tell(f"{progress.stage} {detail}".rstrip(), 0, 0)
 
     def step(self, what: str, done: int, total: int) -> None:
@@ -126,14 +132,17 @@ class DownloadBar:
         self._last = state
         if self._rich:
             what = f"{state.model} ({state.note})" if state.note else state.model
-            self._rich.update(self._task, description=one_line(what), completed=state.bytes, total=state.total)
+            self._rich.update(
+                self._task, description=one_line(what), completed=state.bytes, total=state.total
+            )
         elif sized or time.monotonic() - self._told >= EVERY:
             self._told = time.monotonic()
             tell(f"asrd: downloading {state.text}", self._stream)
 
 
 class ProgressLine:
-    """What somebody waits for, as one line: replaced on a terminal, told now and then anywhere else. Enter it.
+    """What somebody waits for, as one line: replaced on a terminal, told now and then anywhere
+    else. Enter it.
 
     Args:
         stream: where to.
@@ -169,10 +178,21 @@ class ProgressLine:
 def _download_bar(stream: TextIO) -> Any:
     """Return rich's bar with bytes, speed and the time that is left."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Rich
 
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
     return Rich(*columns, TimeRemainingColumn(), console=Console(file=stream), transient=True)
 
 
@@ -184,14 +204,21 @@ class _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
         from rich.progress import Progress as Rich
 
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeElapsedColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         self._rich = Rich(*columns, console=Console(file=stream), transient=True)
         self._all = self._rich.add_task("runs", total=runs)
         self._one = self._rich.add_task("", total=None)
         self.start, self.stop = self._rich.start, self._rich.stop
 
     def show(self, title: str, what: str, done: int, total: int) -> None:
-        self._rich.update(self._one, description=one_line(f"{title}: {what}"), completed=done, total=total or None)
+        self._rich.update(
+            self._one, description=one_line(f"{title}: {what}"), completed=done, total=total or None
+        )
 
     def renew(self) -> None:
         self._rich.remove_task(self._one)

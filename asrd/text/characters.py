@@ -1,15 +1,20 @@
 """Which characters a text may hold: in a model's words, and on a terminal (pure).
 
-A model's words go into windows, commands and files, where a control character is an act: Enter, Ctrl-C, an escape
-sequence. `without_controls` decides by Unicode's general category, so that a new character needs no new rule:
+A model's words go into windows, commands and files, where a control character is an act: Enter,
+Ctrl-C, an escape sequence. `without_controls` decides by Unicode's general category, so that a new
+character needs no new rule:
 
-- Cc (C0, DEL, C1): those that are white space (tab, line feed, NEL ...) part words and become a space; others vanish.
+- Cc (C0, DEL, C1): those that are white space (tab, line feed, NEL ...) part words and become a
+    space; others vanish.
 - Zl, Zp (line and paragraph separator): part words, become a space.
-- Cf (invisible formatting: bidirectional controls, byte order mark, tags, annotations, soft hyphen): vanishes, for it
-  reorders or hides what a person reads. Kept are the few that change how letters look or are read: the joiners
-  (Indic, Persian, emoji), the Mongolian vowel separator, and the visible signs that enclose digits.
+- Cf (invisible formatting: bidirectional controls, byte order mark, tags, annotations, soft
+    hyphen): vanishes, for it
+  reorders or hides what a person reads. Kept are the few that change how letters look or are read:
+  the joiners (Indic, Persian, emoji), the Mongolian vowel separator, and the visible signs that
+  enclose digits.
 - Cs (lone surrogates) and noncharacters: vanish; no encoder takes them.
-- Letters, marks (variation selectors too), digits, signs, spaces, private use and unassigned characters: stay. They
+- Letters, marks (variation selectors too), digits, signs, spaces, private use and unassigned
+    characters: stay. They
   command nothing, and what is unassigned here is a letter in the next Unicode.
 """
 
@@ -22,9 +27,12 @@ JOINERS = "\u200c\u200d"
 """Zero width non-joiner and joiner: Persian and Indic spelling, joined emoji."""
 
 KEPT_FORMATS = frozenset(
-    JOINERS + "\u180e" + "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+    JOINERS
+    + "\u180e"
+    + "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 )
-"""Format characters that stay: joiners, the Mongolian vowel separator, signs that enclose the digits behind them."""
+"""Format characters that stay: joiners, the Mongolian vowel separator, signs that enclose the
+digits behind them."""
 
 INVISIBLE = re.compile("[\\s\u200c\u200d\u180b-\u180f\u034f\ufe00-\ufe0f\U000e0100-\U000e01ef]*")
 """What shows nothing by itself, though it may change a letter beside it."""
@@ -37,7 +45,8 @@ IGNORABLE = (range(0x2065, 0x2066), range(0xFFF0, 0xFFF9), range(0xE0000, 0xE100
 
 
 def without_controls(text: str) -> str:
-    """Return a text of a model as one line without control characters; "" where nothing visible is left."""
+    """Return a text of a model as one line without control characters; "" where nothing visible is
+    left."""
     if not text.isprintable():
         parts = "".join(map(_in_text, text))
         text = re.sub(" {2,}", " ", parts).strip(" ")
@@ -56,7 +65,9 @@ def printable(text: str, breaks: bool = True) -> str:
         return text
     text = readable(text)
     allowed = "\n\t" if breaks else ""
-    return "".join(char if char in allowed or _in_text(char) == char else _escape(char) for char in text)
+    return "".join(
+        char if char in allowed or _in_text(char) == char else _escape(char) for char in text
+    )
 
 
 def readable(text: str) -> str:
@@ -74,7 +85,8 @@ def readable(text: str) -> str:
 _HELD_BYTES = re.compile("[\udc80-\udcff]+|[\ud800-\udfff]")
 
 _SHOWN_BYTE = re.compile(r"(?<!\\ud[89ab][0-9a-f]{2})\\udc([89a-f][0-9a-f])")
-"""As `repr` has it; behind the first half of a character of UTF-16, as JSON in ASCII writes one, it is the second."""
+"""As `repr` has it; behind the first half of a character of UTF-16, as JSON in ASCII writes one, it
+is the second."""
 
 
 def _spelt(held: re.Match[str]) -> str:
@@ -94,7 +106,11 @@ def _in_text(char: str) -> str:
         return " "
     if category in ("Cc", "Cs") or (category == "Cf" and char not in KEPT_FORMATS):
         return ""
-    reserved = point & 0xFFFE == 0xFFFE or point in NONCHARACTERS or any(point in span for span in IGNORABLE)
+    reserved = (
+        point & 0xFFFE == 0xFFFE
+        or point in NONCHARACTERS
+        or any(point in span for span in IGNORABLE)
+    )
     return "" if category == "Cn" and reserved else char
 
 

@@ -1,4 +1,5 @@
-"""How people write a span of time or a point in it: "90 min", "1h30m", "2d", "yesterday", an ISO date (pure).
+"""How people write a span of time or a point in it: "90 min", "1h30m", "2d", "yesterday", an ISO
+date (pure).
 
 Knows units and words; does not know which setting or flag a span belongs to.
 """
@@ -13,7 +14,14 @@ from datetime import datetime
 SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 """Unit -> how many seconds it has."""
 
-UNIT_NAMES = {"ms": "milliseconds", "s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+UNIT_NAMES = {
+    "ms": "milliseconds",
+    "s": "seconds",
+    "min": "minutes",
+    "h": "hours",
+    "d": "days",
+    "w": "weeks",
+}
 
 SPELLINGS = {
     "ms": ("ms", "msec", "msecs", "millisecond", "milliseconds"),
@@ -47,7 +55,10 @@ def parse(text: str, unit: str) -> float:
         ValueError: text that is no span.
     """
     rest, seconds, parts = text.strip().lower(), 0.0, 0
-    if EXPONENT.fullmatch(rest) and (bare_number := float(rest.replace(",", "."))) * SECONDS[unit] <= MAX_SECONDS:
+    if (
+        EXPONENT.fullmatch(rest)
+        and (bare_number := float(rest.replace(",", "."))) * SECONDS[unit] <= MAX_SECONDS
+    ):
         return bare_number
     while rest and (match := PART.match(rest)):
         spelling = match[2] or unit
@@ -68,13 +79,17 @@ def seconds_argument(text: str) -> float:
     try:
         return parse(text, "s")
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span of time; for example 2, 2s or 1.5min") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no span of time; for example 2, 2s or 1.5min"
+        ) from error
 
 
 def moment(text: str) -> str:
-    """Return a time as journalctl takes it: a span becomes so long ago, an ISO date loses its T and its zone.
+    """Return a time as journalctl takes it: a span becomes so long ago, an ISO date loses its T and
+    its zone.
 
-    What is none of these is returned as it came: systemd knows further words (today, yesterday, 10:00).
+    What is none of these is returned as it came: systemd knows further words (today, yesterday,
+    10:00).
 
     Raises:
         ValueError: a number without a unit.
@@ -83,7 +98,8 @@ def moment(text: str) -> str:
     span = re.sub(r"^-|\s+ago$", "", word, flags=re.IGNORECASE).strip()
     span = re.sub(r"^an?\s+", "1 ", span, flags=re.IGNORECASE)
     if match := re.fullmatch(r"(\d{1,4})\s*(month|year|y)s?", span, re.IGNORECASE):
-        return f"-{match[1]}{'month' if match[2].lower() == 'month' else 'year'}"  # as long as systemd counts them
+        # as long as systemd counts them
+        return f"-{match[1]}{'month' if match[2].lower() == 'month' else 'year'}"
     if re.fullmatch(r"\d{1,3}", span) or EXPONENT.fullmatch(span.lower()):
         raise ValueError(f"{word!r} has no unit")
     if not span.isdecimal():  # 20261122 is a date
@@ -110,7 +126,8 @@ def number(value: float) -> str:
 
 
 def human(seconds: float) -> str:
-    """Return a span as a person reads it: "29 ms", "2.3 s", "4 min 05 s", "3 h 20 min", "2 d 5 h"."""
+    """Return a span as a person reads it: "29 ms", "2.3 s", "4 min 05 s", "3 h 20 min", "2 d 5
+    h"."""
     if seconds < 0.9995:
         return f"{number(round(1000 * seconds, 1))} ms"
     if seconds < 59.95:

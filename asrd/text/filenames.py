@@ -1,8 +1,8 @@
 """File names are bytes: how one is shown, sent as JSON, and read from a text that somebody wrote.
 
-Python holds a byte that the locale cannot decode as a lone surrogate. No JSON encoder takes one, so a name crosses a
-border as `exact` has it: readable under its key, and beside it its bytes where the text alone is not all of it.
-Imports little: a key press waits for it.
+Python holds a byte that the locale cannot decode as a lone surrogate. No JSON encoder takes one, so
+a name crosses a border as `exact` has it: readable under its key, and beside it its bytes where the
+text alone is not all of it. Imports little: a key press waits for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def named(text: str, data: bytes = b"") -> str:
     """Return the name that a text or a message means, as this process opens it.
 
     Args:
-        text: the name in a UTF-8 text, whose bytes are its own, whatever the locale; or as `exact` shows it.
+        text: the name in a UTF-8 text, whose bytes are its own, whatever the locale; or as `exact`
+            shows it.
         data: the bytes, where `exact` gave them.
 
     Raises UnicodeEncodeError: a lone surrogate that stands for no byte.
@@ -42,7 +43,8 @@ def named(text: str, data: bytes = b"") -> str:
 
 
 def in_utf8(name: str) -> str:
-    """Return a name as a file in UTF-8 has to spell it, whatever the locale. Bytes that are no UTF-8 stay escaped."""
+    """Return a name as a file in UTF-8 has to spell it, whatever the locale. Bytes that are no
+    UTF-8 stay escaped."""
     return os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
@@ -64,7 +66,9 @@ def from_json(data: bytes) -> Any:
     """
     import json
 
-    return json.loads(data.decode("utf-8", "surrogateescape"), parse_constant=_finite, parse_float=_finite)
+    return json.loads(
+        data.decode("utf-8", "surrogateescape"), parse_constant=_finite, parse_float=_finite
+    )
 
 
 def _finite(number: str) -> float:

@@ -6,7 +6,8 @@ import msgspec
 
 
 class Piece(msgspec.Struct, gc=False):
-    """A part of the text that is written or dropped as a whole: a word, or what a phrase stands for."""
+    """A part of the text that is written or dropped as a whole: a word, or what a phrase stands
+    for."""
 
     text: str
     start: int
@@ -23,4 +24,6 @@ class Piece(msgspec.Struct, gc=False):
     @property
     def ends(self) -> bool:
         """Whether a sentence, or a line, ends with it."""
-        return self.text.rstrip("\"')]”’»」』）").endswith((".", "?", "!", "…", "。", "？", "！", "\n"))
+        return self.text.rstrip("\"')]”’»」』）").endswith(
+            (".", "?", "!", "…", "。", "？", "！", "\n")
+        )

@@ -1,8 +1,10 @@
-"""Where words end and what stands between them: a space, or nothing in scripts that are written without (pure).
+"""Where words end and what stands between them: a space, or nothing in scripts that are written
+without (pure).
 
-Chinese, Japanese, Thai and others put no space between words, and their text alone does not tell where one ends. There
-a word is one letter with its marks. Everything else is parted at white space. A word that follows the one before it
-without a space is `joined`. Marks belong to the word before them, opening brackets to the word behind.
+Chinese, Japanese, Thai and others put no space between words, and their text alone does not tell
+where one ends. There a word is one letter with its marks. Everything else is parted at white space.
+A word that follows the one before it without a space is `joined`. Marks belong to the word before
+them, opening brackets to the word behind.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ UNSPACED_SCRIPTS = (
 """How Unicode's names of their letters begin."""
 
 EXTENDING = "\u0e33\u0eb3\u200c\u200d"
-"""Thai and Lao AM, which are half a mark, and the joiners: they stay with the letter before them."""
+"""Thai and Lao AM, which are half a mark, and the joiners: they stay with the letter before
+them."""
 
 
 class Spaced(Protocol):
@@ -51,7 +54,8 @@ def parted(text: str) -> list[Part]:
 
 
 def word_count(text: str) -> int:
-    """Return how many words `parted` finds, which an hour's text must not be taken to pieces for."""
+    """Return how many words `parted` finds, which an hour's text must not be taken to pieces
+    for."""
     return sum(1 if chunk.isascii() else len(_words(chunk)) for chunk in text.split())
 
 
@@ -68,7 +72,8 @@ def join(words: Iterable[Spaced]) -> str:
 def glued(before: str, after: str) -> bool:
     """Tell whether one text follows another without a space.
 
-    So it is where both are of scripts without spaces, or where a full-width mark, which holds its space, parts them.
+    So it is where both are of scripts without spaces, or where a full-width mark, which holds its
+    space, parts them.
     """
     letters_meet = _unspaced_edge(reversed(before)) and _unspaced_edge(after)
     return letters_meet or _wide_mark(before[-1:]) or _wide_mark(after[:1])
@@ -80,7 +85,8 @@ def unspaced_end(text: str) -> bool:
 
 
 def joined_texts(texts: Iterable[str]) -> str:
-    """Return texts that follow one another as one text, with a space where two meet that have spaces."""
+    """Return texts that follow one another as one text, with a space where two meet that have
+    spaces."""
     whole = ""
     for text in filter(None, texts):
         space = bool(whole) and not glued(whole, text)
@@ -100,7 +106,8 @@ def letters(text: str) -> list[str]:
 
 
 def mostly_unspaced(texts: Iterable[str]) -> bool | None:
-    """Tell whether most letters of texts are of scripts without spaces; None where there are no letters."""
+    """Tell whether most letters of texts are of scripts without spaces; None where there are no
+    letters."""
     spaced = unspaced_count = 0
     for char in filter(str.isalnum, "".join(texts)):
         if unspaced(char):
@@ -131,14 +138,18 @@ def extends(char: str) -> bool:
 
 
 def width(text: str) -> int:
-    """Return how much room a text takes on a line, in Latin letters: a Chinese or Japanese one takes two."""
+    """Return how much room a text takes on a line, in Latin letters: a Chinese or Japanese one
+    takes two."""
     import unicodedata
 
-    return sum((not extends(char)) + (unicodedata.east_asian_width(char) in ("W", "F")) for char in text)
+    return sum(
+        (not extends(char)) + (unicodedata.east_asian_width(char) in ("W", "F")) for char in text
+    )
 
 
 def bare(text: str) -> str:
-    """Return a word as words are compared: without case and punctuation, with the marks that make it another word."""
+    """Return a word as words are compared: without case and punctuation, with the marks that make
+    it another word."""
     return "".join(char for char in text.casefold() if char.isalnum() or extends(char))
 
 

@@ -1,4 +1,5 @@
-"""Words that many messages share: a count with its noun, a name that stands once before what is said of it (pure)."""
+"""Words that many messages share: a count with its noun, a name that stands once before what is
+said of it (pure)."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def said_of(name: str, text: str) -> str:
 
 
 def with_hint(message: str, hint: str) -> str:
-    """Return "message (hint)"; the message alone where there is no hint, or where it says the hint already."""
+    """Return "message (hint)"; the message alone where there is no hint, or where it says the hint
+    already."""
     return message if not hint or hint in message else f"{message} ({hint})"
 
 
@@ -32,7 +34,9 @@ def parted(text: str) -> tuple[str, str]:
             break
         depth += (text[place] == ")") - (text[place] == "(")
         if not depth:
-            return (text[: place - 1], text[place + 1 : -1]) if text[place - 1] == " " else (text, "")
+            return (
+                (text[: place - 1], text[place + 1 : -1]) if text[place - 1] == " " else (text, "")
+            )
     return text, ""
 
 

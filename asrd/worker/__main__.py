@@ -61,12 +61,17 @@ def _failure(error: BaseException, number: int | None) -> protocol.Failed:
         if isinstance(error, kind):
             return protocol.Failed(ours, error.message, error.hint, number, trace)
     name = OWN.get(type(error)) or cuda_errors.kind(error) or "internal"
-    said, hint, component = cuda_errors.first_line(error), getattr(error, "hint", ""), getattr(error, "component", "")
+    said, hint, component = (
+        cuda_errors.first_line(error),
+        getattr(error, "hint", ""),
+        getattr(error, "component", ""),
+    )
     return protocol.Failed(name, said, hint, number, trace, component)
 
 
 def _reserve_stdout() -> BinaryIO:
-    """Return the real stdout for frames; descriptor 1 leads to stderr from here on, for C libraries too."""
+    """Return the real stdout for frames; descriptor 1 leads to stderr from here on, for C libraries
+    too."""
     frames = os.fdopen(os.dup(1), "wb", buffering=1 << 20)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -74,28 +79,41 @@ def _reserve_stdout() -> BinaryIO:
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[protocol.Request, bytes]]:
-    while (frame := protocol.read_request(stream)) is not None and not isinstance(frame[0], protocol.Stop):
+    while (frame := protocol.read_request(stream)) is not None and not isinstance(
+        frame[0], protocol.Stop
+    ):
         yield frame
 
 
-def _serve(requests: Iterator[tuple[protocol.Request, bytes]], say: Callable[[protocol.Reply], None]) -> int:
+def _serve(
+    requests: Iterator[tuple[protocol.Request, bytes]], say: Callable[[protocol.Reply], None]
+) -> int:
     """Answer frames until the daemon ends them; return the exit code."""
     first = next(requests, None)
     if first is None:
         return 0
     start, _ = first
     if not isinstance(start, protocol.Start) or start.protocol != protocol.PROTOCOL:
-        say(protocol.Failed("internal", f"a {type(start).__name__} of another protocol where Start was due"))
+        say(
+            protocol.Failed(
+                "internal", f"a {type(start).__name__} of another protocol where Start was due"
+            )
+        )
         return 70
-    on_card = start.device != "cpu"  # CUDA keeps it awake for this worker's whole life: NVML is opened once beside it
+    on_card = (
+        start.device != "cpu"
+    )  # CUDA keeps it awake for this worker's whole life: NVML is opened once beside it
     with gpus.opened if on_card else contextlib.nullcontext():
         return _answer(start, requests, say)
 
 
 def _answer(
-    start: protocol.Start, requests: Iterator[tuple[protocol.Request, bytes]], say: Callable[[protocol.Reply], None]
+    start: protocol.Start,
+    requests: Iterator[tuple[protocol.Request, bytes]],
+    say: Callable[[protocol.Reply], None],
 ) -> int:
-    """Load what `start` names, then answer frames until the daemon ends them; return the exit code."""
+    """Load what `start` names, then answer frames until the daemon ends them; return the exit
+    code."""
     try:
         recognizer = Recognizer(start, say)
         if start.faults:
@@ -109,7 +127,9 @@ def _answer(
     for message, payload in requests:
         try:
             if isinstance(message, protocol.Recognize):
-                edges = list(itertools.accumulate((buffer.size for buffer in message.buffers), initial=0))
+                edges = list(
+                    itertools.accumulate((buffer.size for buffer in message.buffers), initial=0)
+                )
                 sounds = [payload[first:stop] for first, stop in itertools.pairwise(edges)]
                 starts = [buffer.start for buffer in message.buffers]
                 said = [buffer.said for buffer in message.buffers]
@@ -122,7 +142,9 @@ def _answer(
         except Exception as error:
             failure = _failure(error, getattr(message, "id", None))
             say(failure)
-            if failure.kind == "device-lost":  # a poisoned context never recovers; only a new process does
+            if (
+                failure.kind == "device-lost"
+            ):  # a poisoned context never recovers; only a new process does
                 return 70
     return 0
 
@@ -148,5 +170,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    # Interpreter teardown under CUDA and threads can hang or crash; everything said is already flushed.
+    # Interpreter teardown under CUDA and threads can hang or crash; everything said is already
+    # flushed.
     os._exit(code)

@@ -1,4 +1,5 @@
-"""The worker's card: CUDA started on it, or why torch cannot use it; and its memory held within a limit.
+"""The worker's card: CUDA started on it, or why torch cannot use it; and its memory held within a
+limit.
 
 torch is handed in by the worker; this file does not import it.
 """
@@ -30,7 +31,8 @@ def open_device(torch: Any, index: int) -> None:
     """Start CUDA on a device and run one kernel there.
 
     Raises:
-        NoDeviceError: torch cannot use it at all: another CUDA, no kernels for it, taken by another process.
+        NoDeviceError: torch cannot use it at all: another CUDA, no kernels for it, taken by another
+            process.
     """
     try:
         torch.cuda.init()

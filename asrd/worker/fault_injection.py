@@ -45,7 +45,11 @@ def rehearse(recognizer: Any, start: protocol.Start) -> None:
     def measured() -> Memory:
         memory: Memory = measure()
         struck = any(fault.kind == "memory" and fault.buffer <= count for fault in faults)
-        return msgspec.structs.replace(memory, process=16 * (memory.process or 0)) if struck else memory
+        return (
+            msgspec.structs.replace(memory, process=16 * (memory.process or 0))
+            if struck
+            else memory
+        )
 
     recognizer.recognize_together, recognizer.measure = heard, measured
 
@@ -54,9 +58,14 @@ Act = Callable[..., list[protocol.Answer]]
 
 
 def _not_finite(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
-    module = recognizer.model.get_submodule(fault.component if fault.component not in ("", "*") else "encoder")
+    module = recognizer.model.get_submodule(
+        fault.component if fault.component not in ("", "*") else "encoder"
+    )
     precision = recognizer.start.precision
-    lowered = bool(precision.autocast or precision.phases) or str(next(module.parameters()).dtype) != "torch.float32"
+    lowered = (
+        bool(precision.autocast or precision.phases)
+        or str(next(module.parameters()).dtype) != "torch.float32"
+    )
     if not lowered and fault.component != "*":
         return act(*asked)
     recognizer._replay = None  # nothing that is hooked on later is replayed
@@ -85,7 +94,10 @@ def _empty(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protoco
 def _garbled(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
     answers = act(*asked)
     words = [answer.hypothesis.words for answer in answers]
-    changed = [[msgspec.structs.replace(w, text="garbled") for w in heard[:1]] + heard[1:] for heard in words]
+    changed = [
+        [msgspec.structs.replace(w, text="garbled") for w in heard[:1]] + heard[1:]
+        for heard in words
+    ]
     return [_with_words(answer, heard) for answer, heard in zip(answers, changed, strict=True)]
 
 

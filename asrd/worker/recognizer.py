@@ -1,11 +1,14 @@
-"""The worker: loads one model under one precision, proves itself, answers buffers, and dies with its precision.
+"""The worker: loads one model under one precision, proves itself, answers buffers, and dies with
+its precision.
 
-Started as `python -P -m asrd.worker`, imported by nobody; the only program that imports torch and NeMo. One thread,
-no event loop: read a frame, answer a frame. The real stdout is kept for frames before anything chatty is imported, and
-whatever else prints goes to stderr. Knows models and sound buffers; holds no audio between two frames.
+Started as `python -P -m asrd.worker`, imported by nobody; the only program that imports torch and
+NeMo. One thread, no event loop: read a frame, answer a frame. The real stdout is kept for frames
+before anything chatty is imported, and whatever else prints goes to stderr. Knows models and sound
+buffers; holds no audio between two frames.
 
-Load order is always: build on the CPU, read each tensor's numbers into the dtype it is to have, move to the device, so
-that neither memory ever holds more than the final weights; int8 is quantised of what was read, before the move.
+Load order is always: build on the CPU, read each tensor's numbers into the dtype it is to have,
+move to the device, so that neither memory ever holds more than the final weights; int8 is quantised
+of what was read, before the move.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ MINIMUM = SAMPLE_RATE
 FLOAT16_MAX = 65504.0
 
 SMALL = 20_000_000
-"""Parameters below which one thread is left alone: its matrices are done before a second one is awake."""
+"""Parameters below which one thread is left alone: its matrices are done before a second one is
+awake."""
 
 
 class NonFiniteError(Exception):
@@ -59,7 +63,9 @@ class SelfTestError(Exception):
 class _Sound:
     """A buffer of float32 samples; one that is shorter than `MINIMUM` is padded to it."""
 
-    def __init__(self, torch: Any, raw: bytes, start: int, said: protocol.Said | None) -> None:
+    def __init__(
+        self, torch: Any, raw: bytes, start: int, said: protocol.DecodingContext | None
+    ) -> None:
         samples = torch.frombuffer(bytearray(raw), dtype=torch.float32) if raw else torch.zeros(0)
         lack = max(0, MINIMUM - samples.numel())
         self.raw, self.said = raw, said
@@ -81,7 +87,7 @@ class Recognizer:
         self._device_at_start = gpus.device_bytes(self._index) if start.device != "cpu" else None
         path = Path(start.path) if start.path else names.resolve(start.model)
         self.header = models_checkpoint.header(path)
-        with restore.Checkpoint(path, start.timestamps_model) as checkpoint:
+        with restore.CheckpointReader(path, start.timestamps_model) as checkpoint:
             self._say(protocol.Progress("import"))
             checkpoint.prepare()
             self._torch = import_torch(start, _threads(start, self.header))
@@ -91,19 +97,27 @@ class Recognizer:
         self._say(protocol.Progress("warm-up"))
         self.self_test = self._prove() if start.self_test else None
         self._hasten()
-        if start.vocabulary and start.boost:  # after the proof, which is of the precision and of nobody's words
+        if (
+            start.vocabulary and start.boost
+        ):  # after the proof, which is of the precision and of nobody's words
             self._decode.prefer(start.vocabulary, start.boost)
-        self._hold_to_limit()  # once more: what the warm-up loaded of kernels is beside the allocator too
+        # once more: what the warm-up loaded of kernels is beside the allocator too
+        self._hold_to_limit()
         self.ledger["ready"] = self.measure()
         self.load_seconds = time.perf_counter() - self._began
 
-    def _load(self, checkpoint: restore.Checkpoint) -> None:
-        """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it to its device."""
+    def _load(self, checkpoint: restore.CheckpointReader) -> None:
+        """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it
+        to its device."""
         from asrd.worker.casting import cast, components
         from asrd.worker.decoding import factory, word_times
         from asrd.worker.encoder import cache_aware, conformer
 
-        start, self._began, device = self.start, time.perf_counter(), self._torch.device(self.start.device)
+        start, self._began, device = (
+            self.start,
+            time.perf_counter(),
+            self._torch.device(self.start.device),
+        )
         with readings.Peak() as peak:
             self._say(protocol.Progress("restore", str(checkpoint.path)))
             self.model = checkpoint.build()
@@ -111,10 +125,13 @@ class Recognizer:
             featurizer = getattr(self.model.preprocessor, "featurizer", None)
             if featurizer is not None:
                 featurizer.dither, featurizer.pad_to = 0.0, 0
-            # Numbers are read into tensors as they will be, so that no second copy is made; int8 is made of numbers.
+            # Numbers are read into tensors as they will be, so that no second copy is made; int8 is
+            # made of numbers.
             empty = not quantizes(start.precision)
             self._whole = conformer.whole(self.model, device, empty=True)
-            prepared = cast.prepare(self.model, start.precision, device, empty=True) if empty else None
+            prepared = (
+                cast.prepare(self.model, start.precision, device, empty=True) if empty else None
+            )
             checkpoint.load(self.model)
             self._remarks = checkpoint.remarks
             self.ledger["load"] = self.measure()
@@ -122,7 +139,10 @@ class Recognizer:
             prepared = prepared or cast.prepare(self.model, start.precision, device)
             self._applied = prepared.finish(lambda: self._say(protocol.Progress("move")))
             self._decode = factory.decoder_for(
-                self.model, source_lang=start.source_lang, target_lang=start.target_lang, pnc=start.pnc
+                self.model,
+                source_lang=start.source_lang,
+                target_lang=start.target_lang,
+                pnc=start.pnc,
             )
             _give_back()
         self._stream = cache_aware.stream_for(self.model, self._decode, self._applied.encoder)
@@ -139,14 +159,20 @@ class Recognizer:
         return index_of(self.start.device)
 
     def recognize(
-        self, sound: bytes, start: int = 0, phase: str = "final", said: protocol.Said | None = None
+        self,
+        sound: bytes,
+        start: int = 0,
+        phase: str = "final",
+        said: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
 
-        A draft that begins where the last one did and goes on from it costs a cache-aware model only what is new.
+        A draft that begins where the last one did and goes on from it costs a cache-aware model
+        only what is new.
 
         Args:
-            said: what is final of its speech; a transducer decodes what is behind that, from the state that it leaves.
+            said: what is final of its speech; a transducer decodes what is behind that, from the
+                state that it leaves.
 
         Raises:
             NonFiniteError: NaN or infinity in the encoder's output.
@@ -158,24 +184,29 @@ class Recognizer:
         sounds: Sequence[bytes],
         starts: Sequence[int],
         phase: str,
-        said: Sequence[protocol.Said | None] = (),
+        said: Sequence[protocol.DecodingContext | None] = (),
     ) -> list[protocol.Answer]:
-        """Return the same for several buffers that are computed at once; each is padded to the longest of them.
+        """Return the same for several buffers that are computed at once; each is padded to the
+        longest of them.
 
         Raises: as `recognize`, for all of them.
         """
         began, cpu_began = time.perf_counter(), time.process_time()
         asked = [
-            _Sound(self._torch, *each) for each in zip(sounds, starts, said or [None] * len(sounds), strict=True)
+            _Sound(self._torch, *each)
+            for each in zip(sounds, starts, said or [None] * len(sounds), strict=True)
         ]
         with self._torch.inference_mode(), self._applied.context(phase):
             encoded, decode = self._listen(asked, phase)
-            # The one point where the host waits for the encoder; a draft may bring it nothing that is new.
+            # The one point where the host waits for the encoder; a draft may bring it nothing that
+            # is new.
             largest = float(encoded.abs().amax()) if encoded.numel() else 0.0
             if not largest < float("inf"):
                 began_in = self._first_non_finite([one.padded for one in asked])
                 name = self.start.precision.name
-                raise NonFiniteError(f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in)
+                raise NonFiniteError(
+                    f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in
+                )
             encoder_seconds = time.perf_counter() - began
             decoded = decode()
         heard = list(map(self._heard, decoded, asked))
@@ -190,7 +221,12 @@ class Recognizer:
     def _listen(self, asked: Sequence[_Sound], phase: str) -> tuple[Any, Callable[[], list[Any]]]:
         """Return what the encoder makes of buffers, and what then decodes that."""
         stream = self._stream
-        if stream is not None and phase == "draft" and len(asked) == 1 and len(asked[0].raw) >= 4 * MINIMUM:
+        if (
+            stream is not None
+            and phase == "draft"
+            and len(asked) == 1
+            and len(asked[0].raw) >= 4 * MINIMUM
+        ):
             draft = stream.encode(asked[0].raw, asked[0].start)
             return draft.encoded, lambda: [stream.decode(draft)]
         if stream is not None:
@@ -199,18 +235,28 @@ class Recognizer:
         return encoded, lambda: self._decode.several(encoded, lengths, list(map(self._path, asked)))
 
     def _path(self, one: _Sound) -> Any:
-        """Return the decoder's path behind what was said before; None where it hears the whole buffer."""
+        """Return the decoder's path behind what was said before; None where it hears the whole
+        buffer."""
         said = one.said
-        return self._decode.after(said.text, (said.until - one.first) // self._frame) if said is not None else None
+        return (
+            self._decode.after(said.text, (said.until - one.first) // self._frame)
+            if said is not None
+            else None
+        )
 
     def _heard(self, decoded: Any, one: _Sound) -> protocol.Hypothesis:
-        words = self._words(decoded, self.model, self._frame, one.first, one.first + one.padded.numel())
+        words = self._words(
+            decoded, self.model, self._frame, one.first, one.first + one.padded.numel()
+        )
         inside = [_clip(word, one.start, one.stop) for word in words]
         name, text = self.start.precision.name, decoded.text.strip()
-        return protocol.Hypothesis(text, inside, one.start, one.stop, name, decoded.truncated, decoded.resumed)
+        return protocol.Hypothesis(
+            text, inside, one.start, one.stop, name, decoded.truncated, decoded.resumed
+        )
 
     def _first_non_finite(self, padded: Sequence[Any]) -> str:
-        """Return the first module that puts out NaN or infinity for sounds that the encoder put it out for."""
+        """Return the first module that puts out NaN or infinity for sounds that the encoder put it
+        out for."""
         from asrd.worker.casting import components
 
         self._replay = None  # inside a replay, or a straight program, nobody can look
@@ -223,30 +269,43 @@ class Recognizer:
         signals = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)
         if device != "cpu":  # from pinned memory the host need not wait for the copy
             signals = signals.pin_memory().to(device, non_blocking=True)
-        lengths = None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
+        lengths = (
+            None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
+        )
         features, frames = self.model.preprocessor(input_signal=signals, length=lengths)
         if self._replay is not None:
             sound = self.model.preprocessor.featurizer.get_seq_len(torch.tensor(counts)).tolist()
             encoded = self._replay(features[:, :, : max(sound)], sound)
             if encoded is not None:
-                return encoded, torch.tensor([self._frames_of(self.model.encoder, count) for count in sound])
+                return encoded, torch.tensor(
+                    [self._frames_of(self.model.encoder, count) for count in sound]
+                )
         encoded, frames = self.model.encoder(audio_signal=features, length=frames)[:2]
         # Known here where nothing is padded: to ask the device for it would be to wait for it.
-        return encoded, frames if lengths is not None else torch.full((len(sounds),), encoded.shape[2])
+        return encoded, frames if lengths is not None else torch.full(
+            (len(sounds),), encoded.shape[2]
+        )
 
     def _hasten(self, sound: bytes = b"") -> None:
-        """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if that is wanted."""
+        """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if
+        that is wanted."""
         from asrd.worker.encoder import cuda_graphs, functional
 
         self._decode.settle()
         on_cpu = self.start.device == "cpu"
-        if on_cpu and self._replay is None and self._whole and not functional.refusal(self.model.encoder):
-            self._replay = functional.Straight(self.model.encoder)
+        if (
+            on_cpu
+            and self._replay is None
+            and self._whole
+            and not functional.refusal(self.model.encoder)
+        ):
+            self._replay = functional.FunctionalEncoder(self.model.encoder)
         if not on_cpu and self.start.graphs and self._recorder is None:
-            self.replay(cuda_graphs.Recorder(self._torch.device(self.start.device)), sound)
+            self.replay(cuda_graphs.GraphCapture(self._torch.device(self.start.device)), sound)
 
     def replay(self, recorder: Any, sound: bytes = b"") -> None:
-        """Replay what a graphs.Recorder records from here on; some at once, for a buffer like `sound` and shorter ones.
+        """Replay what a graphs.Recorder records from here on; some at once, for a buffer like
+        `sound` and shorter ones.
 
         What that is, and why it is not more, is in the recorder's `told`. No text changes by it.
         """
@@ -260,13 +319,16 @@ class Recognizer:
                 return
             self._replay = cuda_graphs.EncoderReplay(self.model.encoder, recorder)
             if sound:
-                samples = torch.frombuffer(bytearray(sound), dtype=torch.float32)[None].to(self.start.device)
+                samples = torch.frombuffer(bytearray(sound), dtype=torch.float32)[None].to(
+                    self.start.device
+                )
                 self._replay.prepare(self.model.preprocessor(input_signal=samples, length=None)[0])
         if sound:
             self.recognize(sound)  # what decodes is captured at its first use
 
     def encode(self, sound: bytes) -> bytes:
-        """Return what the encoder puts out for a buffer of float32 samples, as wire.Encoded holds it."""
+        """Return what the encoder puts out for a buffer of float32 samples, as wire.Encoded holds
+        it."""
         samples = self._torch.frombuffer(bytearray(sound), dtype=self._torch.float32)
         with self._torch.inference_mode(), self._applied.context("final"):
             encoded, _ = self._encode([samples])
@@ -289,7 +351,9 @@ class Recognizer:
 
     def _hold_to_limit(self) -> None:
         if self.start.vram_limit and self.start.device != "cpu":
-            worker_device.hold_to_limit(self._torch, self._index, self.start.vram_limit, self.measure())
+            worker_device.hold_to_limit(
+                self._torch, self._index, self.start.vram_limit, self.measure()
+            )
 
     def _peak(self, resident: int) -> memory.Memory:
         if self.start.device == "cpu":
@@ -323,13 +387,17 @@ class Recognizer:
         shipped = self.start.model in names.SHIPPED
         passed = text == expected if shipped else bool(text)
         if shipped and not passed:
-            raise SelfTestError(f"the known clip was heard as {text!r} under {self.start.precision.name}")
+            raise SelfTestError(
+                f"the known clip was heard as {text!r} under {self.start.precision.name}"
+            )
         return protocol.SelfTest(expected, text, answer.seconds, passed)
 
     def _rehearsed(self) -> Sequence[str]:
-        """Return the phases that are gone through before a final: a card's kernels are loaded by them.
+        """Return the phases that are gone through before a final: a card's kernels are loaded by
+        them.
 
-        On a CPU, where a first time costs little more than a second, only those that compute otherwise.
+        On a CPU, where a first time costs little more than a second, only those that compute
+        otherwise.
         """
         if self.start.device != "cpu" or self.start.precision.phases:
             return ("warmup", "draft")
@@ -370,7 +438,9 @@ def _threads(start: protocol.Start, header: Header) -> int:
 def _samples_per_frame(model: Any) -> int:
     """Return how many samples one encoder frame stands for."""
     stride = float(model.cfg.preprocessor.window_stride)
-    return round(stride * int(model.cfg.preprocessor.sample_rate)) * int(model.encoder.subsampling_factor)
+    return round(stride * int(model.cfg.preprocessor.sample_rate)) * int(
+        model.encoder.subsampling_factor
+    )
 
 
 def _clip(word: protocol.Word, start: int, stop: int) -> protocol.Word:
@@ -380,7 +450,8 @@ def _clip(word: protocol.Word, start: int, stop: int) -> protocol.Word:
 
 
 def _known_clip(audio: Any) -> tuple[bytes, str]:
-    """Return the self-test's samples and words. Raises AudioError when the shipped data is not there."""
+    """Return the self-test's samples and words. Raises AudioError when the shipped data is not
+    there."""
     try:
         with paths.EVALUATION.open("rb") as lines:
             entry = msgspec.json.decode(lines.readline())
@@ -400,11 +471,14 @@ def _versions(torch: Any, on_card: bool) -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = str(torch.version.cuda)
         seen = gpus.gpus() if on_card else []  # a worker on the CPU wakes no card
-        found["driver"] = next((gpu.driver for gpu in seen), "") or gpus.driver_version() or "unknown"
+        found["driver"] = (
+            next((gpu.driver for gpu in seen), "") or gpus.driver_version() or "unknown"
+        )
     return found
 
 
 def _give_back() -> None:
-    """Give the system back what was freed: a cast leaves the float32 weights behind it, as holes in the heap."""
+    """Give the system back what was freed: a cast leaves the float32 weights behind it, as holes in
+    the heap."""
     with contextlib.suppress(OSError, AttributeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)

@@ -21,7 +21,8 @@ EVALUATION = sorted((DATA / "eval").glob("*.flac"))
 VOICE, OTHER = (np.resize(files.read(path), 3 * RATE) for path in EVALUATION[:2])
 HUM = (0.02 * hum(len(VOICE) / RATE, 1)).astype(np.float32)
 EITHER = -1
-"""The voice comes out of the mean and of a channel; between words, where only the hum is, it does not matter."""
+"""The voice comes out of the mean and of a channel; between words, where only the hum is, it does
+not matter."""
 EDGE = np.concatenate([np.zeros(RATE, np.float32), np.ones(len(VOICE) - RATE, np.float32)])
 """From one second on."""
 
@@ -35,7 +36,8 @@ def stacked(*channels: Sound) -> Sound:
 
 
 MEMBERS: dict[str, tuple[Callable[[], Sound], int, float]] = {
-    # name: its channels, the channel that is taken (0: the mean), and the amplitude of the voice in what comes out
+    # name: its channels, the channel that is taken (0: the mean), and the amplitude of the voice in
+    # what comes out
     "one channel": (lambda: stacked(VOICE), 0, 1),
     "the same twice": (lambda: stacked(VOICE, VOICE), 0, 1),
     "opposite signs": (lambda: stacked(VOICE, -VOICE), 1, 1),
@@ -56,7 +58,11 @@ MEMBERS: dict[str, tuple[Callable[[], Sound], int, float]] = {
     "three, of which two cancel": (lambda: stacked(VOICE, VOICE, -VOICE), 1, 1),
     "three, of which the outer ones cancel": (lambda: stacked(VOICE, 0 * VOICE, -VOICE), 1, 1),
     "four of one sign": (lambda: stacked(VOICE, VOICE, VOICE, VOICE), 0, 1),
-    "six, the voice in the centre": (lambda: stacked(*(VOICE if n == 2 else hiss(n) / 10 for n in range(6))), 0, 1 / 6),
+    "six, the voice in the centre": (
+        lambda: stacked(*(VOICE if n == 2 else hiss(n) / 10 for n in range(6))),
+        0,
+        1 / 6,
+    ),
     "six that alternate": (lambda: stacked(*((-1) ** n * VOICE for n in range(6))), 1, 1),
     "noise alone": (lambda: stacked(hiss(1), hiss(2)), 0, 0),
     "one noise of opposite signs": (lambda: stacked(hiss(1), -hiss(1)), 1, 0),
@@ -98,7 +104,9 @@ def test_no_click_where_the_choice_changes() -> None:
     assert np.abs(np.diff(made)).max() < 1.5 * np.abs(np.diff(low)).max()
 
 
-def test_a_file_whose_channels_cancel_is_heard_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_whose_channels_cancel_is_heard_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "balanced.wav"
     soundfile.write(path, stacked(VOICE, -VOICE), RATE)
     assert np.abs(files.read(path)).max() > 0.2

@@ -1,4 +1,5 @@
-"""Files whose headers do not know their end: all of the sound is heard, and only what is incomplete warns."""
+"""Files whose headers do not know their end: all of the sound is heard, and only what is incomplete
+warns."""
 
 from __future__ import annotations
 
@@ -64,7 +65,9 @@ def test_a_last_frame_of_silence_is_no_padding(tmp_path: Path, level: float, rat
     sound = np.concatenate([SOUND, np.zeros(RATE, np.float32)])
     mp3 = encoded(sound, rate, format="MP3", bitrate_mode="CONSTANT", compression_level=level)
     bare = without_count(mp3)
-    zeros = bare.rstrip(b"U").ljust(len(bare), b"\0")  # lame fills a frame with a letter, ffmpeg with zeros
+    zeros = bare.rstrip(b"U").ljust(
+        len(bare), b"\0"
+    )  # lame fills a frame with a letter, ffmpeg with zeros
     heard_of, source = heard(Member("silent-end.mp3", zeros, 1), tmp_path)
     assert source.complete
     assert len(heard_of) >= len(sound) * RATE // rate
@@ -79,12 +82,15 @@ def test_an_incomplete_file_is_heard_as_far_as_it_goes_and_warns_once(
     assert len(source.warnings) == 1
     assert source.warnings[0].startswith(f"{tmp_path / member.name}: {member.flaw}, ")
     assert caplog.messages == source.warnings * 2
-    slack = 1.1 if member.name.endswith((".ogg", ".opus")) else 0.35  # seconds: a page of Ogg is lost as a whole
+    slack = (
+        1.1 if member.name.endswith((".ogg", ".opus")) else 0.35
+    )  # seconds: a page of Ogg is lost as a whole
     assert len(sound) == pytest.approx(member.parts * len(SOUND), abs=slack * RATE)
 
 
 def sparse(path: Path, header: bytes, length: int, behind: bytes = b"") -> containers.Layout:
-    """Return the layout of a file of `length` bytes of sound, of which only few are not zero and none is on disk."""
+    """Return the layout of a file of `length` bytes of sound, of which only few are not zero and
+    none is on disk."""
     with path.open("wb") as file:
         file.write(header)
         for place in range(0, length, 1 << 30):
@@ -101,7 +107,9 @@ def sparse(path: Path, header: bytes, length: int, behind: bytes = b"") -> conta
 @pytest.mark.parametrize("gibibytes", [4.0, 4.5, 5.25, 8.5, 9.0])
 @pytest.mark.parametrize("behind", [b"", LIST], ids=["", "list"])
 @pytest.mark.parametrize("kind", ["wav", "au"])
-def test_lengths_that_wrapped_are_no_flaw(tmp_path: Path, gibibytes: float, behind: bytes, kind: str) -> None:
+def test_lengths_that_wrapped_are_no_flaw(
+    tmp_path: Path, gibibytes: float, behind: bytes, kind: str
+) -> None:
     length = round(gibibytes * (1 << 30)) + 64
     plain = encoded(SOUND[:1], format=kind.upper())
     place, order = (40, "little") if kind == "wav" else (8, "big")
@@ -114,7 +122,8 @@ def test_lengths_that_wrapped_are_no_flaw(tmp_path: Path, gibibytes: float, behi
 
 
 def test_bytes_of_any_kind_behind_a_header_are_one_error_or_sound(tmp_path: Path) -> None:
-    """Headers of every kind with random bytes in them: never another exception, never an endless search."""
+    """Headers of every kind with random bytes in them: never another exception, never an endless
+    search."""
     random = np.random.default_rng(15)
     path = tmp_path / "a"
     for member in [*complete(SOUND[:4000]), *incomplete(SOUND[:4000])]:
@@ -139,19 +148,24 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_cut_short(tmp_path: Pat
     assert not source.complete
 
 
-# -- through the verb -------------------------------------------------------------------------------------------------
+# -- through the verb
+# -------------------------------------------------------------------------------------------------
 
 
 BROKEN_NAME = "new\nline: of\ta\x1b[1m name.wav"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], subprocess.CompletedProcess[str], Path]:
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Any], subprocess.CompletedProcess[str], Path]:
     """One call of `asrd transcribe` over every kind of file, bad ones first."""
     folder = tmp_path_factory.mktemp("files")
     clip = files.read(EVAL / CLIP["audio_filepath"])
     members = [*complete(clip), *incomplete(clip)]
-    (folder / "nan.wav").write_bytes(encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"))
+    (folder / "nan.wav").write_bytes(
+        encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT")
+    )
     (folder / "empty.wav").write_bytes(encoded(clip[:0], format="WAV"))
     for member in members:
         (folder / member.name).write_bytes(member.content)
@@ -159,7 +173,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], subpr
     names = ["nan.wav", "empty.wav", BROKEN_NAME, *(member.name for member in members)]
     words = [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo-ctc"]
     done = subprocess.run(
-        [*words, *(str(folder / name) for name in names)], capture_output=True, text=True, timeout=300, check=False
+        [*words, *(str(folder / name) for name in names)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     found = {Path(one["path"]).name: one for one in map(json.loads, done.stdout.splitlines())}
     return found, done, folder
@@ -171,7 +189,10 @@ def test_every_word_of_every_complete_file_is_text(run: Any) -> None:
         one = found[member.name]
         assert (one["complete"], one["warning"]) == (True, None), member.name
         assert f"/{member.name}: " not in done.stderr
-        assert jiwer.wer(" ".join([CLIP["text"]] * int(member.parts)), one["text"]) <= 0.35, (member.name, one["text"])
+        assert jiwer.wer(" ".join([CLIP["text"]] * int(member.parts)), one["text"]) <= 0.35, (
+            member.name,
+            one["text"],
+        )
 
 
 def test_incomplete_files_give_their_text_and_one_warning_each(run: Any) -> None:
@@ -184,7 +205,10 @@ def test_incomplete_files_give_their_text_and_one_warning_each(run: Any) -> None
         assert done.stderr.splitlines().count(f"asrd: {one['warning']}") == 1
         if member.parts >= 1:
             assert jiwer.wer(CLIP["text"], one["text"]) <= 1.0, (member.name, one["text"])
-            assert len(one["text"].split()) >= len(CLIP["text"].split()) - 1, (member.name, one["text"])
+            assert len(one["text"].split()) >= len(CLIP["text"].split()) - 1, (
+                member.name,
+                one["text"],
+            )
 
 
 def test_bad_files_before_good_ones_are_a_line_each(run: Any) -> None:
@@ -204,20 +228,28 @@ def test_a_line_break_in_a_name_breaks_no_line(run: Any) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_nor_in_the_log(seed: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     random = np.random.default_rng(seed)
-    name = "".join("\n\r\t\v\x1b\x85\u2028ab %"[place] for place in random.integers(0, 11, size=12)) + "\n.wav"
+    name = (
+        "".join("\n\r\t\v\x1b\x85\u2028ab %"[place] for place in random.integers(0, 11, size=12))
+        + "\n.wav"
+    )
     heard(Member(name, encoded(SOUND[:8000], format="WAV")[:9000], 1), tmp_path)
     for record in caplog.records:
-        assert len(journal.Formatter("asrd: %(message)s").format(record).splitlines()) == 1
+        assert len(journal.JournalFormatter("asrd: %(message)s").format(record).splitlines()) == 1
 
 
 def test_a_daemon_says_the_same_of_a_file(daemon: Start, tmp_path: Path) -> None:  # noqa: F811 - a fixture
     for member in incomplete(SOUND)[:8]:
         (tmp_path / member.name).write_bytes(member.content)
-    (tmp_path / "nan.wav").write_bytes(encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"))
+    (tmp_path / "nan.wav").write_bytes(
+        encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT")
+    )
     (tmp_path / "whole.wav").write_bytes(encoded(SOUND, format="WAV"))
     one = daemon()
     one.settled()
-    names = [str(tmp_path / name) for name in ("nan.wav", *(m.name for m in incomplete(SOUND)[:8]), "whole.wav")]
+    names = [
+        str(tmp_path / name)
+        for name in ("nan.wav", *(m.name for m in incomplete(SOUND)[:8]), "whole.wav")
+    ]
     verb = one.verb("transcribe", "--json", *names)
     out, errors = verb.communicate(timeout=60)
     assert verb.returncode == 65, errors
@@ -235,7 +267,11 @@ def test_a_daemon_says_the_same_of_a_file(daemon: Start, tmp_path: Path) -> None
 PLAYED = {
     "whole.wav": (encoded(SOUND[:8000], format="WAV"), 0, ""),
     "gsm.wav": (encoded(SOUND[:8000], format="WAV", subtype="GSM610"), 0, ""),
-    "nan.wav": (encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"), 65, "holds no sound"),
+    "nan.wav": (
+        encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"),
+        65,
+        "holds no sound",
+    ),
     "text.wav": (b"no sound" * 99, 65, "is not a sound file"),
     "cut.wav": (encoded(SOUND[:16_000], format="WAV")[:16_000], 65, "is cut short"),
     "cut.flac": (encoded(SOUND[:16_000], format="FLAC")[:9_000], 65, "is cut short"),
@@ -244,7 +280,9 @@ PLAYED = {
 
 @pytest.mark.parametrize("name", PLAYED)
 def test_a_daemon_on_a_file_ends_with_it_and_says_what_was_wrong(
-    name: str, daemon: Start, tmp_path: Path  # noqa: F811 - a fixture
+    name: str,
+    daemon: Start,  # noqa: F811 - a fixture
+    tmp_path: Path,
 ) -> None:
     content, code, sentence = PLAYED[name]
     (tmp_path / name).write_bytes(content)

@@ -29,7 +29,11 @@ LIBAV = {
 }
 """What libav says, and what asrd makes of it."""
 
-OURS = ["its decoder was ended by signal 11", "its decoder gave nothing for 60 s", "it has 99 channels"]
+OURS = [
+    "its decoder was ended by signal 11",
+    "its decoder gave nothing for 60 s",
+    "it has 99 channels",
+]
 
 
 @pytest.mark.parametrize("said", LIBAV)
@@ -43,6 +47,9 @@ def test_a_reason_of_asrd_stays(said: str) -> None:
 
 
 def test_every_message_of_libsndfile_and_of_the_system_becomes_a_clause() -> None:
-    strings = [soundfile._ffi.string(soundfile._snd.sf_error_number(number)).decode() for number in range(1, 180)]
+    strings = [
+        soundfile._ffi.string(soundfile._snd.sf_error_number(number)).decode()
+        for number in range(1, 180)
+    ]
     for said in [*strings, *map(os.strerror, range(1, 100))]:
         assert plain(said) in CLAUSES

@@ -1,4 +1,5 @@
-"""Files of every format that libsndfile reads here: whole ones are silent, cut ones warn, joined ones are all heard."""
+"""Files of every format that libsndfile reads here: whole ones are silent, cut ones warn, joined
+ones are all heard."""
 
 from __future__ import annotations
 
@@ -24,13 +25,24 @@ FORMATS = {
     "XI": "none", "MP3": "stream", "OGG": "stream", "PAF": "none", "PVF": "none", "IRCAM": "none",
     "RAW": "unreadable", "SD2": "unreadable",
 }  # fmt: skip
-"""Every format of libsndfile by how the end of a file shows: its header states a "length"; the end of a "stream" is
-marked; "none": a cut behind a whole frame cannot be noticed (a header of XI by libsndfile has 0 in its place);
-"unreadable": asrd cannot read it, as it needs a name or a description."""
+"""Every format of libsndfile by how the end of a file shows: its header states a "length"; the end
+of a "stream" is marked; "none": a cut behind a whole frame cannot be noticed (a header of XI by
+libsndfile has 0 in its place); "unreadable": asrd cannot read it, as it needs a name or a
+description."""
 
 CUTS = 3
 
-BYTES = {"PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+BYTES = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "ULAW": 1,
+    "ALAW": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
 BYTES |= {"DPCM_8": 1, "DPCM_16": 2}
 """Of a sample."""
 
@@ -42,7 +54,9 @@ def kinds() -> Iterator[tuple[str, str, int]]:
             continue
         for coding in soundfile.available_subtypes(name):
             for channels in (1, 2):
-                if soundfile.check_format(name, coding) and not (channels == 2 and name in ("HTK", "WVE", "XI", "SDS")):
+                if soundfile.check_format(name, coding) and not (
+                    channels == 2 and name in ("HTK", "WVE", "XI", "SDS")
+                ):
                     yield name, coding, channels
 
 
@@ -78,7 +92,8 @@ def test_a_file_whole_and_joined_is_heard_without_a_word_and_a_cut_one_warns(
     twice, said = heard(path, 2 * content)
     assert said == []
     assert len(twice) == pytest.approx(2 * len(whole), abs=1)
-    # At another rate the resampler bridges no seam; libsndfile takes GSM's padding for the beginning of a block.
+    # At another rate the resampler bridges no seam; libsndfile takes GSM's padding for the
+    # beginning of a block.
     if name != "WVE" and coding != "GSM610":
         np.testing.assert_allclose(twice, np.concatenate([whole, whole]), atol=1e-4)
     random = np.random.default_rng(list(f"{name}{coding}{channels}".encode()))
@@ -88,11 +103,17 @@ def test_a_file_whole_and_joined_is_heard_without_a_word_and_a_cut_one_warns(
         if FORMATS[name] == "length":
             assert len(said) == 1
             assert said[0].startswith("is cut short, ")
-            blocks = name == "FLAC" or coding.startswith(("ALAC", "DWVW"))  # of 0.3 s; or as long as they are loud
-            assert len(sound) / len(whole) == pytest.approx(stop / len(content), abs=0.5 if blocks else 0.2)
+            blocks = name == "FLAC" or coding.startswith(
+                ("ALAC", "DWVW")
+            )  # of 0.3 s; or as long as they are loud
+            assert len(sound) / len(whole) == pytest.approx(
+                stop / len(content), abs=0.5 if blocks else 0.2
+            )
 
 
-@pytest.mark.parametrize(("name", "coding", "channels"), [each for each in kinds() if FORMATS[each[0]] == "none"])
+@pytest.mark.parametrize(
+    ("name", "coding", "channels"), [each for each in kinds() if FORMATS[each[0]] == "none"]
+)
 def test_without_a_stated_length_only_a_part_of_a_frame_is_told(
     name: str, coding: str, channels: int, tmp_path: Path
 ) -> None:
@@ -105,7 +126,8 @@ def test_without_a_stated_length_only_a_part_of_a_frame_is_told(
 
 
 def piped(name: str, content: bytes) -> bytes:
-    """Return a file as a program leaves it that writes into a pipe, and does not know the length."""
+    """Return a file as a program leaves it that writes into a pipe, and does not know the
+    length."""
     if name in ("WAV", "WAVEX"):
         return sized(put(content, 4, b"\xff" * 4), b"data", 0xFFFF_FFFF)
     if name == "AU":

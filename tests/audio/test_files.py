@@ -28,7 +28,8 @@ def write(path: Path, samples: np.ndarray, rate: int = 16_000, **kind: str) -> P
 
 
 def refused(path: Path | str) -> AudioError:
-    """Return the error of a file, which must be one of ours, with one sentence that begins with the name."""
+    """Return the error of a file, which must be one of ours, with one sentence that begins with the
+    name."""
     with pytest.raises(AsrdError) as caught:
         files.read(path)
     error = caught.value
@@ -48,20 +49,38 @@ def test_blocks_are_what_one_call_of_soxr_gives(tmp_path: Path, rate: int) -> No
     expected = soxr.resample(sound, rate, 16_000) if rate != 16_000 else sound
     assert len(heard) == round(len(sound) * 16_000 / rate)
     np.testing.assert_allclose(heard[: len(expected)], expected[: len(heard)], atol=1e-6)
-    assert [block.start for block in blocks] == list(np.cumsum([0, *map(len, (b.samples for b in blocks))]))[:-1]
-    assert all(block.samples.dtype == np.float32 and block.samples.flags.c_contiguous for block in blocks)
+    assert [block.start for block in blocks] == list(
+        np.cumsum([0, *map(len, (b.samples for b in blocks))])
+    )[:-1]
+    assert all(
+        block.samples.dtype == np.float32 and block.samples.flags.c_contiguous for block in blocks
+    )
 
 
 @settings(max_examples=25, deadline=None)
-@given(frames=st.integers(1, 30_000), rate=st.sampled_from([5512, 8000, 11025, 22050, 32000, 44100, 96000, 192_000]))
-def test_length_is_exact_for_every_rate(tmp_path_factory: pytest.TempPathFactory, frames: int, rate: int) -> None:
+@given(
+    frames=st.integers(1, 30_000),
+    rate=st.sampled_from([5512, 8000, 11025, 22050, 32000, 44100, 96000, 192_000]),
+)
+def test_length_is_exact_for_every_rate(
+    tmp_path_factory: pytest.TempPathFactory, frames: int, rate: int
+) -> None:
     path = write(tmp_path_factory.mktemp("r") / "a.wav", noise(2)[:frames], rate)
     assert len(files.read(path)) == round(min(frames, 32_000) * 16_000 / rate)
 
 
 def test_every_format_of_the_library_reads_alike(tmp_path: Path) -> None:
     sound = tone(1.0)
-    kinds = {"WAV": 1e-4, "FLAC": 1e-4, "AIFF": 1e-4, "CAF": 1e-4, "AU": 1e-4, "W64": 1e-4, "RF64": 1e-4, "OGG": 0.05}
+    kinds = {
+        "WAV": 1e-4,
+        "FLAC": 1e-4,
+        "AIFF": 1e-4,
+        "CAF": 1e-4,
+        "AU": 1e-4,
+        "W64": 1e-4,
+        "RF64": 1e-4,
+        "OGG": 0.05,
+    }
     for kind, tolerance in kinds.items():
         heard = files.read(write(tmp_path / f"a.{kind.lower()}", sound, format=kind))
         assert len(heard) == len(sound), kind
@@ -74,7 +93,9 @@ def test_mp3_keeps_length_and_level(tmp_path: Path) -> None:
     assert np.sqrt(np.square(heard).mean()) == pytest.approx(0.3 / np.sqrt(2), rel=0.15)
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize(
+    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+)
 def test_every_sample_format_reads_alike(tmp_path: Path, subtype: str) -> None:
     heard = files.read(write(tmp_path / "a.wav", tone(0.5), subtype=subtype))
     assert np.abs(heard - tone(0.5)).max() < 0.02
@@ -89,7 +110,9 @@ def test_channels_are_averaged(tmp_path: Path, channels: int) -> None:
 
 def test_offset_and_overload_pass_through(tmp_path: Path) -> None:
     sound = np.clip(tone(0.5, level=3.0), -1.5, 1.2) + np.float32(0.25)
-    np.testing.assert_array_equal(files.read(write(tmp_path / "a.wav", sound, subtype="FLOAT")), sound)
+    np.testing.assert_array_equal(
+        files.read(write(tmp_path / "a.wav", sound, subtype="FLOAT")), sound
+    )
 
 
 def test_one_sample_is_a_file(tmp_path: Path) -> None:
@@ -115,7 +138,8 @@ def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     assert peak < 2 << 20
 
 
-# -- what is wrong with a file ----------------------------------------------------------------------------------------
+# -- what is wrong with a file
+# ----------------------------------------------------------------------------------------
 
 
 def test_missing_file_names_the_nearest(tmp_path: Path) -> None:
@@ -160,11 +184,16 @@ def test_header_without_samples(tmp_path: Path) -> None:
 
 
 def test_header_with_a_mad_rate(tmp_path: Path) -> None:
-    assert "2000000000 samples a second" in refused(write(tmp_path / "a.wav", tone(0.1), 2_000_000_000)).message
+    assert (
+        "2000000000 samples a second"
+        in refused(write(tmp_path / "a.wav", tone(0.1), 2_000_000_000)).message
+    )
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "aiff", "au", "w64"])
-def test_file_cut_short_is_used_as_far_as_it_goes(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_cut_short_is_used_as_far_as_it_goes(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(tmp_path / f"a.{kind}", noise(5, 0.1))
     os.truncate(path, path.stat().st_size // 2)
     with caplog.at_level(logging.WARNING, "asrd"):
@@ -175,7 +204,9 @@ def test_file_cut_short_is_used_as_far_as_it_goes(tmp_path: Path, kind: str, cap
     assert "of 5.0 s" in caplog.text
 
 
-def test_length_that_a_pipe_could_not_know_is_no_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_length_that_a_pipe_could_not_know_is_no_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = write(tmp_path / "a.wav", noise(1))
     content = bytearray(path.read_bytes())
     content[4:8] = content[40:44] = (0xFFFFFFFF).to_bytes(4, "little")
@@ -185,7 +216,9 @@ def test_length_that_a_pipe_could_not_know_is_no_damage(tmp_path: Path, caplog: 
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_silence(tmp_path: Path, bad: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_that_are_no_numbers_are_silence(
+    tmp_path: Path, bad: float, caplog: pytest.LogCaptureFixture
+) -> None:
     sound = tone(2.0)
     sound[100:300] = bad
     heard = files.read(write(tmp_path / "a.wav", sound, subtype="FLOAT"))
@@ -200,7 +233,8 @@ def test_numbers_too_large_for_float32_are_no_numbers(tmp_path: Path) -> None:
     sound = np.array([0.5, 1e300, -0.5])
     with np.errstate(over="ignore"):
         np.testing.assert_array_equal(
-            files.read(write(tmp_path / "a.wav", sound, subtype="DOUBLE")), np.float32([0.5, 0, -0.5])
+            files.read(write(tmp_path / "a.wav", sound, subtype="DOUBLE")),
+            np.float32([0.5, 0, -0.5]),
         )
 
 
@@ -209,7 +243,8 @@ def test_nothing_but_nan_is_an_error(tmp_path: Path) -> None:
     assert "finite" in refused(path).hint
 
 
-# -- pipes ------------------------------------------------------------------------------------------------------------
+# -- pipes
+# ------------------------------------------------------------------------------------------------------------
 
 COUNT = "import sys; from asrd.audio import files; print(len(files.read('-')))"
 
@@ -243,7 +278,9 @@ def test_named_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
-def test_no_room_for_what_comes_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_what_comes_through_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

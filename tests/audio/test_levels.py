@@ -18,7 +18,8 @@ Sound = NDArray[np.float32]
 
 
 def active(voice: Sound) -> float:
-    """Return the power of the frames of a voice within 20 dB of its loudest ones, in dBFS, as one would by hand."""
+    """Return the power of the frames of a voice within 20 dB of its loudest ones, in dBFS, as one
+    would by hand."""
     powers = np.square(voice[: len(voice) // 320 * 320].reshape(-1, 320)).mean(axis=1)
     return float(10 * np.log10(powers[powers >= np.quantile(powers, 0.95) / 100].mean()))
 
@@ -104,21 +105,29 @@ def test_an_hour_takes_the_memory_of_a_second() -> None:
 
 
 def test_the_noise_is_what_lies_between() -> None:
-    sound = np.concatenate([spoken(), silence(2)]) + noise(len(spoken()) / RATE + 2, 1e-3)[: len(spoken()) + 2 * RATE]
+    sound = (
+        np.concatenate([spoken(), silence(2)])
+        + noise(len(spoken()) / RATE + 2, 1e-3)[: len(spoken()) + 2 * RATE]
+    )
     assert measured(sound).noise == pytest.approx(-60, abs=1.5)
     assert levels.QUIET_DBFS < -40
 
 
 REPLIES = {
-    (None, None, ""): "mic: too short to tell", (None, -87.0, ""): "mic: no speech, -87 dBFS",
-    (-24.2, None, ""): "mic: speech at -24 dBFS", (-24.2, -70.0, ""): "mic: speech at -24 dBFS, -70 dBFS between",
-    (-60.0, -80.0, "is very quiet"): "mic is very quiet", (None, -120.0, "delivers nothing"): "mic delivers nothing",
+    (None, None, ""): "mic: too short to tell",
+    (None, -87.0, ""): "mic: no speech, -87 dBFS",
+    (-24.2, None, ""): "mic: speech at -24 dBFS",
+    (-24.2, -70.0, ""): "mic: speech at -24 dBFS, -70 dBFS between",
+    (-60.0, -80.0, "is very quiet"): "mic is very quiet",
+    (None, -120.0, "delivers nothing"): "mic delivers nothing",
 }
 """Levels of the speech and of what is between, and what is wrong -> what the status says."""
 
 
 @pytest.mark.parametrize("levels_of", REPLIES)
-def test_the_status_says_of_every_recording_how_loud_it_was(levels_of: tuple[float | None, float | None, str]) -> None:
+def test_the_status_says_of_every_recording_how_loud_it_was(
+    levels_of: tuple[float | None, float | None, str],
+) -> None:
     speech, noise, problem = levels_of
     reply = {"device": "mic", "speech_dbfs": speech, "noise_dbfs": noise, "problem": problem}
     assert status_page.level(reply) == REPLIES[levels_of]

@@ -56,18 +56,25 @@ def test_no_line_of_a_damaged_mp3_is_on_standard_error(odd: list[Path], tmp_path
     logged = (tmp_path / "log").read_text()
     assert "mpg123" not in done.stderr
     assert "Note:" not in done.stderr
-    assert logged.count("libmpg123: ") > 10, "the library has nothing to say of these files, so this shows nothing"
+    assert logged.count("libmpg123: ") > 10, (
+        "the library has nothing to say of these files, so this shows nothing"
+    )
     assert "libmpg123/layer3.c" in logged
 
 
 def test_other_lines_arrive_where_they_were_sent(capfd: pytest.CaptureFixture[str]) -> None:
     with library_noise.kept_out():
-        os.write(2, b"[src/libmpg123/layer3.c:1] error: odd\nours\n\nNote: Trying to resync...\nfirst half, ")
+        os.write(
+            2,
+            b"[src/libmpg123/layer3.c:1] error: odd\nours\n\nNote: Trying to resync...\nfirst half, ",
+        )
         os.write(2, b"second half\n")
     assert capfd.readouterr().err == "ours\nfirst half, second half\n"
 
 
-def test_lines_of_other_threads_are_neither_lost_nor_doubled(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_other_threads_are_neither_lost_nor_doubled(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     count, ended = 400, threading.Event()
 
     def write() -> None:

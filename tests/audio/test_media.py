@@ -1,4 +1,5 @@
-"""Files that libsndfile has no decoder for, through both decoders; hostile ones cost a process, and nothing else."""
+"""Files that libsndfile has no decoder for, through both decoders; hostile ones cost a process, and
+nothing else."""
 
 from __future__ import annotations
 
@@ -60,11 +61,32 @@ WHOLE = {
 }
 """Files that ffmpeg makes of one sound: name -> how."""
 
-CUT = ["fast.m4a", "a.aac", "a.webm", "live.webm", "a.mkv", "flac.mka", "a.wma", "pipe.wma", "a.ac3", "a.ts"]
+CUT = [
+    "fast.m4a",
+    "a.aac",
+    "a.webm",
+    "live.webm",
+    "a.mkv",
+    "flac.mka",
+    "a.wma",
+    "pipe.wma",
+    "a.ac3",
+    "a.ts",
+]
 CUT += ["a.mpg", "a.vob", "a.rm", "a.thd", "a.mlp", "a.dts", "a.avi", "pcm.avi", "v1.wma"]
 CUT += ["a.asf", "speex.ogg", "a.eac3"]
 
-JOINED = ["a.m4a", "fast.m4a", "fragments.mp4", "alac.m4a", "a.mov", "a.3gp", "film.mp4", "a.webm", "stereo.aac"]
+JOINED = [
+    "a.m4a",
+    "fast.m4a",
+    "fragments.mp4",
+    "alac.m4a",
+    "a.mov",
+    "a.3gp",
+    "film.mp4",
+    "a.webm",
+    "stereo.aac",
+]
 JOINED += ["speex.ogg"]
 
 
@@ -73,15 +95,49 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all of them, and shorter ones."""
     folder = tmp_path_factory.mktemp("media")
     soundfile.write(folder / "in.wav", speech(SECONDS), 16_000)
-    outputs = [word for name, how in WHOLE.items() for word in ("-map", "0:a", *how, str(folder / name))]
+    outputs = [
+        word for name, how in WHOLE.items() for word in ("-map", "0:a", *how, str(folder / name))
+    ]
     _ffmpeg("-i", str(folder / "in.wav"), *outputs)
-    _ffmpeg(*PICTURES, "-i", str(folder / "in.wav"), "-c:v", "mpeg4", "-c:a", "aac", str(folder / "film.mp4"))
+    _ffmpeg(
+        *PICTURES,
+        "-i",
+        str(folder / "in.wav"),
+        "-c:v",
+        "mpeg4",
+        "-c:a",
+        "aac",
+        str(folder / "film.mp4"),
+    )
     _ffmpeg(*PICTURES, "-c:v", "mpeg4", str(folder / "mute.mp4"))
-    two = ["-i", str(folder / "in.wav"), "-f", "lavfi", "-i", "anullsrc=r=16000:cl=mono", "-t", str(SECONDS)]
+    two = [
+        "-i",
+        str(folder / "in.wav"),
+        "-f",
+        "lavfi",
+        "-i",
+        "anullsrc=r=16000:cl=mono",
+        "-t",
+        str(SECONDS),
+    ]
     default = ["-map", "1", "-map", "0", "-disposition:0", "0", "-disposition:1", "default"]
     _ffmpeg(*two, *default, "-c:a", "aac", str(folder / "two.mkv"))
-    piped = ["ffmpeg", "-nostdin", "-v", "error", "-i", str(folder / "in.wav"), "-c:a", "wmav2", "-f", "asf", "pipe:1"]
-    (folder / "pipe.wma").write_bytes(subprocess.run(piped, check=True, stdout=subprocess.PIPE).stdout)
+    piped = [
+        "ffmpeg",
+        "-nostdin",
+        "-v",
+        "error",
+        "-i",
+        str(folder / "in.wav"),
+        "-c:a",
+        "wmav2",
+        "-f",
+        "asf",
+        "pipe:1",
+    ]
+    (folder / "pipe.wma").write_bytes(
+        subprocess.run(piped, check=True, stdout=subprocess.PIPE).stdout
+    )
     for name in CUT:
         content = (folder / name).read_bytes()
         (folder / f"cut-{name}").write_bytes(content[: round(0.611 * len(content))])
@@ -98,16 +154,22 @@ def heard(path: Path) -> tuple[np.ndarray, SoundFile]:
 
 
 @pytest.mark.parametrize("name", [*WHOLE, "film.mp4", "pipe.wma"])
-def test_a_media_file_is_heard_to_its_end(name: str, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_media_file_is_heard_to_its_end(
+    name: str, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("av")
     sound, source = heard(files / name)
     assert (caplog.messages, source.complete) == ([], True)
     assert len(sound) / 16_000 == pytest.approx(SECONDS, abs=0.15)
-    assert 0.02 < np.abs(sound[-8000:]).max() < 0.6  # the mean of six channels, of which one speaks, is quiet
+    assert (
+        0.02 < np.abs(sound[-8000:]).max() < 0.6
+    )  # the mean of six channels, of which one speaks, is quiet
 
 
 @pytest.mark.parametrize("name", ["a.m4a", "a.webm", "stereo.aac", "film.mp4", "a.wma"])
-def test_the_ffmpeg_program_does_as_well(name: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ffmpeg_program_does_as_well(
+    name: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(media, "backend", lambda: "ffmpeg")
     sound, source = heard(files / name)
     assert source.complete
@@ -115,7 +177,9 @@ def test_the_ffmpeg_program_does_as_well(name: str, files: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", JOINED)
-def test_joined_media_files_are_heard_one_after_the_other(name: str, files: Path, tmp_path: Path) -> None:
+def test_joined_media_files_are_heard_one_after_the_other(
+    name: str, files: Path, tmp_path: Path
+) -> None:
     content = (files / name).read_bytes()
     joined = tmp_path / name
     joined.write_bytes(2 * content)
@@ -130,7 +194,9 @@ def test_joined_media_files_are_heard_one_after_the_other(name: str, files: Path
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_media_file_cut_short_warns(name: str, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_media_file_cut_short_warns(
+    name: str, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sound, source = heard(files / f"cut-{name}")
     assert not source.complete
     assert len(caplog.messages) == 1
@@ -151,24 +217,37 @@ def free_format(mp3: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("bitrate", [32, 48, 64, 96, 128])
-def test_an_mp3_of_free_format_is_heard_to_its_end(bitrate: int, files: Path, tmp_path: Path) -> None:
+def test_an_mp3_of_free_format_is_heard_to_its_end(
+    bitrate: int, files: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "a.mp3"
     how = ["-c:a", "libmp3lame", "-b:a", f"{bitrate}k", "-write_xing", "0", "-id3v2_version", "0"]
     _ffmpeg("-i", str(files / "in.wav"), *how, str(path))
     content = free_format(path.read_bytes())
-    for copies, missing, complete in ((1, 0, True), (2, 0, True), (1, 5, False), (1, len(content) // 3, False)):
+    for copies, missing, complete in (
+        (1, 0, True),
+        (2, 0, True),
+        (1, 5, False),
+        (1, len(content) // 3, False),
+    ):
         path.write_bytes((copies * content)[: copies * len(content) - missing])
         sound, source = heard(path)
         assert source.complete == complete
-        assert len(sound) / 16_000 == pytest.approx(SECONDS * (copies - missing / len(content)), abs=0.3)
+        assert len(sound) / 16_000 == pytest.approx(
+            SECONDS * (copies - missing / len(content)), abs=0.3
+        )
 
 
-def test_of_several_tracks_the_default_one_is_heard_with_a_word(files: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_of_several_tracks_the_default_one_is_heard_with_a_word(
+    files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sound, source = heard(files / "two.mkv")
     assert source.complete
     assert np.abs(sound).max() > 0.05, "the silent track was taken"
     [word] = caplog.messages
-    assert word.endswith("two.mkv: has 2 sound tracks, of which the one marked as default, or the first, is used")
+    assert word.endswith(
+        "two.mkv: has 2 sound tracks, of which the one marked as default, or the first, is used"
+    )
 
 
 PLAYLISTS = {
@@ -198,7 +277,9 @@ def test_pictures_without_sound_are_one_sentence(files: Path) -> None:
         SoundFile(files / "mute.mp4")
 
 
-def test_without_a_decoder_one_sentence_says_what_to_install(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_decoder_one_sentence_says_what_to_install(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(media, "backend", lambda: "")
     with pytest.raises(AudioError, match="is not a sound file that libsndfile can read") as caught:
         SoundFile(files / "a.m4a")
@@ -235,7 +316,9 @@ def test_a_decoder_ends_with_its_reader(files: Path) -> None:
     assert process.returncode is not None
     code = "import sys, os; from asrd.audio.files import SoundFile; s = SoundFile(sys.argv[1]);"
     code += "print(s._decoder._process.pid, flush=True); os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", code, files / "a.m4a"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, files / "a.m4a"], capture_output=True, text=True, check=False
+    )
     pid, deadline = int(done.stdout), time.monotonic() + 10
     while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
         assert time.monotonic() < deadline
@@ -246,8 +329,20 @@ def test_the_verb_reads_media_files_and_leaves_out_bad_ones(files: Path, tmp_pat
     _ffmpeg("-i", str(DATA / CLIP["audio_filepath"]), "-c:a", "aac", str(tmp_path / "a clip.m4a"))
     (tmp_path / "bad.m3u8").write_text(PLAYLISTS["a.m3u8"].format(path=tmp_path / "a clip.m4a"))
     names = [files / "mute.mp4", tmp_path / "bad.m3u8", tmp_path / "a clip.m4a"]
-    words = [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo-ctc", *map(str, names)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ))
+    words = [
+        sys.executable,
+        "-m",
+        "asrd",
+        "transcribe",
+        "--json",
+        "--alone",
+        "--model",
+        "demo-ctc",
+        *map(str, names),
+    ]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=120, check=False, env=dict(os.environ)
+    )
     found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 65
     assert [line.partition(": ")[2].partition(": ")[2][:24] for line in done.stderr.splitlines()] == [

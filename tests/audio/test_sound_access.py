@@ -1,4 +1,5 @@
-"""Why nothing can be recorded: every broken link from the microphone to PortAudio has its sentence and its command."""
+"""Why nothing can be recorded: every broken link from the microphone to PortAudio has its sentence
+and its command."""
 
 from __future__ import annotations
 
@@ -94,7 +95,9 @@ def test_each_broken_link_has_its_sentence_and_its_command(
 def test_whatever_the_facts_a_server_that_runs_is_never_said_to_be_missing() -> None:
     draw = random.Random(15)
     for _ in range(400):
-        server = draw.choice([("listening", "absent"), ("absent", "listening"), ("listening", "listening")])
+        server = draw.choice(
+            [("listening", "absent"), ("absent", "listening"), ("listening", "listening")]
+        )
         facts = Facts(
             pulse=server[0], pipewire=server[1], pactl=draw.random() < 0.5, microphones=draw.randrange(2),
             monitors=draw.randrange(2), dummy=draw.random() < 0.5, bridge=draw.random() < 0.5,
@@ -116,17 +119,30 @@ def listening(path: Path) -> socket.socket:
     return one
 
 
-def test_the_facts_are_those_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_facts_are_those_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = {"XDG_RUNTIME_DIR": os.fspath(tmp_path)}
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     facts = gather((0, 0, False), False, 0, here)
     assert (facts.pulse, facts.pactl) == ("absent", False)
     with listening(tmp_path / "pulse" / "native"), listening(tmp_path / "pipewire-0"):
         facts = gather((0, 0, False), False, 0, here)
-        assert (facts.pulse, facts.pipewire, facts.runtime_state) == ("listening", "listening", "usable")
-        elsewhere = {"XDG_RUNTIME_DIR": "/proc/none", "PULSE_SERVER": f"{{1f}}unix:{tmp_path}/pulse/native"}
+        assert (facts.pulse, facts.pipewire, facts.runtime_state) == (
+            "listening",
+            "listening",
+            "usable",
+        )
+        elsewhere = {
+            "XDG_RUNTIME_DIR": "/proc/none",
+            "PULSE_SERVER": f"{{1f}}unix:{tmp_path}/pulse/native",
+        }
         facts = gather((0, 0, False), False, 0, elsewhere)
-        assert (facts.pulse, facts.pipewire, facts.runtime_state) == ("listening", "absent", "missing")
+        assert (facts.pulse, facts.pipewire, facts.runtime_state) == (
+            "listening",
+            "absent",
+            "missing",
+        )
     facts = gather((0, 0, False), False, 0, here)
     assert (facts.pulse, facts.pipewire) == ("silent", "silent"), "left by servers that have ended"
     if os.getuid() == 0:
@@ -144,7 +160,9 @@ def devices(**environment: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-@pytest.mark.skipif(bool(shutil.which("arecord")) and os.path.exists("/dev/snd"), reason="this machine has a card")
+@pytest.mark.skipif(
+    bool(shutil.which("arecord")) and os.path.exists("/dev/snd"), reason="this machine has a card"
+)
 def test_the_verb_says_what_to_do_where_there_is_nothing(tmp_path: Path) -> None:
     out, err = devices(XDG_RUNTIME_DIR="/proc/none")
     assert (out, err.splitlines()) == ("", [
@@ -161,7 +179,9 @@ def test_a_server_that_runs_and_that_portaudio_cannot_reach_is_told_from_none() 
         server.add_microphone("desk", "Desk")
         server.set_default("desk")
         assert "Monitor of Desk" in devices(**server.environment)[0]
-        unplugged = server.environment | {"ALSA_PLUGIN_DIR": "/proc/none"}  # as without libasound2-plugins
+        unplugged = server.environment | {
+            "ALSA_PLUGIN_DIR": "/proc/none"
+        }  # as without libasound2-plugins
         out, err = devices(**unplugged)
         said = "asrd: a sound server runs, but PortAudio cannot reach it: ALSA's plugin for PulseAudio is missing"
         assert (out, err.splitlines()[0]) == ("", said)

@@ -1,4 +1,5 @@
-"""Live sound: the sample clock, files, pipes, and microphones of a real PipeWire that come, go, freeze and die."""
+"""Live sound: the sample clock, files, pipes, and microphones of a real PipeWire that come, go,
+freeze and die."""
 
 from __future__ import annotations
 
@@ -31,8 +32,8 @@ from asrd.audio import sound_server as audio_sound_server
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.devices import Device, choose
 from asrd.audio.microphone import ARRIVAL, TOGETHER, Microphone
-from asrd.audio.resampling import BLOCK, GAP, Tape
-from asrd.audio.sources import Capture, Pipe, PlayedFile, capture
+from asrd.audio.resampling import BLOCK, GAP, Resampler
+from asrd.audio.sources import AudioSource, Pipe, PlayedFile, open_source
 from asrd.config.settings import Settings
 from asrd.errors import AudioError, ConfigError
 from asrd.paths import DATA
@@ -46,7 +47,7 @@ T = TypeVar("T")
 class Heard:
     """What a source delivered, and every state it told of."""
 
-    def __init__(self, source: Capture) -> None:
+    def __init__(self, source: AudioSource) -> None:
         self.source = source
         self.blocks: list[AudioBlock] = []
         self.told: list[tuple[str, str, bool]] = []
@@ -73,10 +74,14 @@ class Heard:
         said = ["", *(problem for _, problem, _ in self.told)]
         return [after for before, after in itertools.pairwise(said) if after != before]
 
-    async def until(self, condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    async def until(
+        self, condition: Callable[[], object], what: str, seconds: float = 30.0
+    ) -> None:
         limit = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < limit, f"no {what}; told: {self.told}, {len(self.blocks)} blocks"
+            assert time.monotonic() < limit, (
+                f"no {what}; told: {self.told}, {len(self.blocks)} blocks"
+            )
             await asyncio.sleep(0.02)
 
     async def more(self, blocks: int = 10) -> None:
@@ -85,11 +90,20 @@ class Heard:
         await self.until(lambda: len(self.blocks) >= wanted, "more sound")
 
     def assert_one_clock(self) -> None:
-        """Assert that blocks follow each other from 0, all of whole 20 ms but the last one, and are fit to be heard."""
-        assert [block.start for block in self.blocks] == [0, *np.cumsum([len(b.samples) for b in self.blocks])][:-1]
+        """Assert that blocks follow each other from 0, all of whole 20 ms but the last one, and are
+        fit to be heard."""
+        assert [block.start for block in self.blocks] == [
+            0,
+            *np.cumsum([len(b.samples) for b in self.blocks]),
+        ][:-1]
         most = TOGETHER if isinstance(self.source, Microphone) else BLOCK
-        assert {len(block.samples) for block in self.blocks[:-1]} <= set(range(BLOCK, most + 1, BLOCK))
-        assert all(block.samples.dtype == np.float32 and block.samples.flags.c_contiguous for block in self.blocks)
+        assert {len(block.samples) for block in self.blocks[:-1]} <= set(
+            range(BLOCK, most + 1, BLOCK)
+        )
+        assert all(
+            block.samples.dtype == np.float32 and block.samples.flags.c_contiguous
+            for block in self.blocks
+        )
         assert np.isfinite(self.sound).all()
 
 
@@ -106,7 +120,7 @@ async def played_out(heard: Heard) -> Heard:
 
 def recorded(*pieces: np.ndarray, rate: int = 16_000) -> list[AudioBlock]:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append)
+    tape = Resampler(blocks.append)
     tape.splice(rate)
     for piece in pieces:
         tape.push(piece)
@@ -133,12 +147,14 @@ def test_however_sound_is_cut_the_blocks_are_the_same(rate: int, cuts: list[int]
 
 def test_lost_sound_leaves_zeros_and_is_told_once() -> None:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append)
+    tape = Resampler(blocks.append)
     tape.splice(48_000)
     tape.push(tone(0.51, rate=48_000))
     tape.lose()
     held = len(blocks)
-    assert blocks[-1].stop - round(0.51 * 16_000) in range(GAP, GAP + BLOCK), "what was heard goes out before the gap"
+    assert blocks[-1].stop - round(0.51 * 16_000) in range(GAP, GAP + BLOCK), (
+        "what was heard goes out before the gap"
+    )
     tape.lose()
     assert len(blocks) == held
     tape.splice(44_100)
@@ -151,7 +167,7 @@ def test_lost_sound_leaves_zeros_and_is_told_once() -> None:
 
 def test_a_rate_that_changes_in_the_middle_leaves_one_clock_and_the_same_pitch() -> None:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append)
+    tape = Resampler(blocks.append)
     for rate in (48_000, 16_000, 44_100, 8000):
         tape.splice(rate)
         for piece in np.array_split(tone(1.0, 440.0, rate=rate), 37):
@@ -161,13 +177,17 @@ def test_a_rate_that_changes_in_the_middle_leaves_one_clock_and_the_same_pitch()
     assert [block.start for block in blocks] == [320 * n for n in range(len(blocks))]
     assert len(sound) == pytest.approx(4 * 16_000, abs=8)
     for second in range(4):
-        spectrum = np.abs(np.fft.rfft(sound[16_000 * second + 800 : 16_000 * second + 15_200] * np.hanning(14_400)))
+        spectrum = np.abs(
+            np.fft.rfft(
+                sound[16_000 * second + 800 : 16_000 * second + 15_200] * np.hanning(14_400)
+            )
+        )
         assert np.argmax(spectrum) * 16_000 / 14_400 == pytest.approx(440, abs=2)
 
 
 def test_lost_sound_of_known_length_leaves_zeros_of_that_length() -> None:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append)
+    tape = Resampler(blocks.append)
     tape.splice(16_000)
     for seconds, zeros in ((2.0, 2.0), (0.01, 0.3), (-5.0, 0.3), (1e9, 30.0)):
         tape.push(tone(1.0))
@@ -183,7 +203,7 @@ def test_lost_sound_of_known_length_leaves_zeros_of_that_length() -> None:
 
 def test_a_tape_without_sound_has_no_gap_to_tell_of() -> None:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append)
+    tape = Resampler(blocks.append)
     tape.lose()
     tape.push(tone(0.1))
     tape.finish()
@@ -198,7 +218,9 @@ def test_what_no_microphone_should_give_is_made_harmless() -> None:
     assert sound[100:200].any() == sound[300] == sound[301] == 0
     assert (sound[400], sound[401]) == (1.0, -1.0)
     np.testing.assert_array_equal(sound[500:], bad[500:])
-    assert np.isfinite(np.concatenate([block.samples for block in recorded(bad, rate=44_100)])).all()
+    assert np.isfinite(
+        np.concatenate([block.samples for block in recorded(bad, rate=44_100)])
+    ).all()
 
 
 # Names
@@ -207,26 +229,43 @@ def test_what_no_microphone_should_give_is_made_harmless() -> None:
 @pytest.mark.parametrize("spec", ["", "mike", "file:", "file", "file:-", "pipe:x"])
 def test_a_source_that_is_none_is_refused(spec: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        capture(spec)
+        open_source(spec)
     assert caught.value.hint
 
 
 def test_a_file_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no such file"):
-        capture(f"file:{tmp_path}/none.wav")
+        open_source(f"file:{tmp_path}/none.wav")
 
 
 DEVICES = [
     Device("Blue Yeti", "alsa_input.usb-yeti", "server", 48_000, 2, False, index=0),
     Device("Webcam C920", "alsa_input.usb-cam", "server", 32_000, 2, True, index=0),
-    Device("Monitor of Webcam speakers", "alsa_output.cam.monitor", "server", 48_000, 2, False, monitor=True, index=0),
+    Device(
+        "Monitor of Webcam speakers",
+        "alsa_output.cam.monitor",
+        "server",
+        48_000,
+        2,
+        False,
+        monitor=True,
+        index=0,
+    ),
     Device("Yeti", "Yeti", "alsa", 44_100, 2, False, index=3),
 ]
 
 
 @pytest.mark.parametrize(
     ("wanted", "got"),
-    [("", 1), ("blue", 0), ("YETI", 3), ("usb-cam", 1), ("webcam", 1), ("monitor of", 2), ("cam.monitor", 2)],
+    [
+        ("", 1),
+        ("blue", 0),
+        ("YETI", 3),
+        ("usb-cam", 1),
+        ("webcam", 1),
+        ("monitor of", 2),
+        ("cam.monitor", 2),
+    ],
 )
 def test_part_of_a_name_chooses(wanted: str, got: int) -> None:
     assert choose(DEVICES, wanted) is DEVICES[got]
@@ -236,8 +275,19 @@ def test_a_loudspeaker_is_chosen_only_when_nothing_else_is_meant() -> None:
     assert choose(list(reversed(DEVICES)), "webcam") is DEVICES[1]
 
 
-SPEAKER = Device("Monitor of Speaker", "alsa_output.pci.monitor", "server", 48_000, 2, True, monitor=True, index=0)
-BARE = Device("HDA Intel: ALC257 (hw:0,0)", "HDA Intel: ALC257 (hw:0,0)", "alsa", 44_100, 2, False, index=1)
+SPEAKER = Device(
+    "Monitor of Speaker",
+    "alsa_output.pci.monitor",
+    "server",
+    48_000,
+    2,
+    True,
+    monitor=True,
+    index=0,
+)
+BARE = Device(
+    "HDA Intel: ALC257 (hw:0,0)", "HDA Intel: ALC257 (hw:0,0)", "alsa", 44_100, 2, False, index=1
+)
 
 
 def test_a_default_that_is_no_microphone_is_none() -> None:
@@ -273,21 +323,35 @@ def pretend_pactl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "script", ["exit 1", "echo '['", "echo 7", "echo null", "printf '\\377'", """echo '[3, {"name": "x"}]'"""]
+    "script",
+    [
+        "exit 1",
+        "echo '['",
+        "echo 7",
+        "echo null",
+        "printf '\\377'",
+        """echo '[3, {"name": "x"}]'""",
+    ],
 )
-def test_an_answer_that_cannot_be_read_is_none(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_cannot_be_read_is_none(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend_pactl(tmp_path, script, monkeypatch)
     assert audio_sound_server.sources() == []
     assert audio_sound_server.recorded() is None
 
 
-def test_without_pactl_nothing_is_known_and_nothing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pactl_nothing_is_known_and_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     assert audio_sound_server.sources() == []
     asyncio.run(audio_sound_server.follow(lambda: None))
 
 
-def test_a_server_that_never_answers_is_told_from_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_told_from_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretend_pactl(tmp_path, "exec sleep 60", monkeypatch)
     with pytest.raises(TimeoutError):
         audio_sound_server.sources()
@@ -302,7 +366,7 @@ def test_a_file_comes_as_slowly_as_it_was_spoken(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     soundfile.write(path, tone(0.73, rate=44_100), 44_100)
     began = time.monotonic()
-    heard = asyncio.run(played_out(Heard(capture(f"file:{path}"))))
+    heard = asyncio.run(played_out(Heard(open_source(f"file:{path}"))))
     np.testing.assert_array_equal(heard.sound, files.read(path))
     assert heard.told == [(os.fspath(path), "", True)]
     for block, when in zip(heard.blocks, heard.times, strict=True):
@@ -371,7 +435,7 @@ def test_a_pipe_is_heard_to_its_end_with_an_odd_byte_over(caplog: pytest.LogCapt
 @given(pieces=st.lists(st.integers(0, 3000), max_size=12), most=st.integers(1, 6))
 def test_what_comes_at_once_goes_on_at_once(pieces: list[int], most: int) -> None:
     blocks: list[AudioBlock] = []
-    tape = Tape(blocks.append, most * BLOCK)
+    tape = Resampler(blocks.append, most * BLOCK)
     sound = np.arange(sum(pieces), dtype=np.float32) / 100_000
     tape.splice(16_000)
     edges = [0, *np.cumsum(pieces)]
@@ -380,8 +444,13 @@ def test_what_comes_at_once_goes_on_at_once(pieces: list[int], most: int) -> Non
         tape.push(sound[left:right])
         assert len(blocks) - before == -(-(held // BLOCK) // most), "no more blocks than it takes"
     tape.finish()
-    assert [block.start for block in blocks] == [0, *np.cumsum([len(block.samples) for block in blocks])][: len(blocks)]
-    assert np.array_equal(np.concatenate([np.zeros(0, np.float32), *(block.samples for block in blocks)]), sound)
+    assert [block.start for block in blocks] == [
+        0,
+        *np.cumsum([len(block.samples) for block in blocks]),
+    ][: len(blocks)]
+    assert np.array_equal(
+        np.concatenate([np.zeros(0, np.float32), *(block.samples for block in blocks)]), sound
+    )
 
 
 def test_a_pipe_can_be_left_and_taken_up_without_losing_a_sample() -> None:
@@ -401,7 +470,9 @@ def test_a_pipe_can_be_left_and_taken_up_without_losing_a_sample() -> None:
         os.close(into)
         second = await played_out(Heard(first.source))
         os.close(out)
-        np.testing.assert_array_equal(np.concatenate([first.sound, second.sound]), sound / np.float32(32768))
+        np.testing.assert_array_equal(
+            np.concatenate([first.sound, second.sound]), sound / np.float32(32768)
+        )
         assert second.blocks[0].start == 0
 
     asyncio.run(story())
@@ -416,7 +487,9 @@ def test_a_pipe_that_is_faster_than_its_listener_waits() -> None:
             file.write((sound * 32767).astype("<i2").tobytes())
             file.seek(0)
             pipe, ended, limit = Pipe(file.fileno()), asyncio.Event(), 2 * 16_000
-            pipe.open(taken.append, ended.set, lambda: sum(len(block.samples) for block in taken) < limit)
+            pipe.open(
+                taken.append, ended.set, lambda: sum(len(block.samples) for block in taken) < limit
+            )
             await asyncio.sleep(1.0)
             held = sum(len(block.samples) for block in taken)
             assert limit <= held <= limit + Pipe.CHUNK
@@ -441,7 +514,9 @@ def test_a_file_on_standard_input_is_a_pipe_too(tmp_path: Path) -> None:
         "asyncio.run(main())"
     )
     with (tmp_path / "a.raw").open("rb") as stream:
-        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdin=stream, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=ROOT, stdin=stream, capture_output=True, text=True
+        )
     assert done.stdout == "True 48000\n", done.stderr
 
 
@@ -481,7 +556,14 @@ class Card:
 
     def query_devices(self) -> list[dict[str, Any]]:
         channels = self.channels
-        return [{"name": "Card", "index": 0, "max_input_channels": channels, "default_samplerate": 48_000.0}]
+        return [
+            {
+                "name": "Card",
+                "index": 0,
+                "max_input_channels": channels,
+                "default_samplerate": 48_000.0,
+            }
+        ]
 
     def _terminate(self) -> None: ...
     def _initialize(self) -> None: ...
@@ -506,7 +588,9 @@ class Card:
         def give(self, samples: np.ndarray, overflow: bool = False, at: float = 0.0) -> None:
             status = argparse.Namespace(input_overflow=overflow) if overflow else None
             when = argparse.Namespace(inputBufferAdcTime=at) if at else None
-            self.words["callback"](np.ascontiguousarray(samples, np.float32).data, len(samples), when, status)
+            self.words["callback"](
+                np.ascontiguousarray(samples, np.float32).data, len(samples), when, status
+            )
 
         def abort(self, ignore_errors: bool = True) -> None:
             self.card.hang.wait()
@@ -531,7 +615,11 @@ async def streaming(card: Card, heard: Heard, number: int = 1) -> Card.Stream:
 
     def listening() -> bool:
         line = heard.source._line
-        return line is not None and line._stream is not None and line._stream in card.streams[number - 1 : number]
+        return (
+            line is not None
+            and line._stream is not None
+            and line._stream in card.streams[number - 1 : number]
+        )
 
     await heard.until(listening, f"stream {number}")
     return card.streams[number - 1]
@@ -559,7 +647,9 @@ def test_an_interface_of_many_channels_is_taken_as_it_is_and_averaged(card: Card
     assert card.streams[0].closed.is_set()
 
 
-def test_a_voice_of_opposite_signs_is_heard_and_told_once(card: Card, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_voice_of_opposite_signs_is_heard_and_told_once(
+    card: Card, caplog: pytest.LogCaptureFixture
+) -> None:
     voice = np.resize(soxr.resample(speech(1.0), 16_000, 48_000), 48_000)
 
     async def story() -> Heard:
@@ -638,7 +728,9 @@ def test_while_all_are_patient_sound_comes_in_larger_pieces_and_none_is_lost(car
         return came
 
     *came, whole = asyncio.run(story())
-    assert [n > 0 for n in came] == [n in (0, 3, 6, 7, 8) for n in range(11)], "the first at once, then every third"
+    assert [n > 0 for n in came] == [n in (0, 3, 6, 7, 8) for n in range(11)], (
+        "the first at once, then every third"
+    )
     assert whole == 11 * 1024
 
 
@@ -670,7 +762,9 @@ def test_an_overflow_that_the_card_tells_of_leaves_a_gap(card: Card) -> None:
 
     heard = asyncio.run(story())
     heard.assert_one_clock()
-    assert sum(block.overflow for block in heard.blocks) == 1, "the first callback has lost nothing that was wanted"
+    assert sum(block.overflow for block in heard.blocks) == 1, (
+        "the first callback has lost nothing that was wanted"
+    )
     assert len(heard.sound) in range(4 * 1024 + GAP, 4 * 1024 + GAP + BLOCK)
 
 
@@ -706,7 +800,11 @@ def test_a_card_that_falls_silent_is_opened_again_and_recording_goes_on(card: Ca
 
     heard = asyncio.run(story())
     heard.assert_one_clock()
-    assert heard.problems == ["Card: delivers no sound", "Card: is in use by another program or gone", ""]
+    assert heard.problems == [
+        "Card: delivers no sound",
+        "Card: is in use by another program or gone",
+        "",
+    ]
     assert sum(block.overflow for block in heard.blocks) == 1
     assert heard.sound.max() < 0.5
 
@@ -764,7 +862,9 @@ def test_a_microphone_that_was_never_there_is_said_and_can_be_closed(card: Card)
     assert problem.endswith(")"), "and what helps"
 
 
-def test_a_fault_of_ours_is_told_and_not_taken_for_silence(card: Card, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_ours_is_told_and_not_taken_for_silence(
+    card: Card, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*words: Any) -> None:
         raise MemoryError("no more")
 
@@ -842,7 +942,9 @@ def test_what_is_played_is_what_is_heard_block_by_block(server: SoundServer) -> 
     ]
     assert np.median(pieces) > 0.95, pieces
     assert sum(piece > 0.9 for piece in pieces) >= len(pieces) - 1, pieces
-    assert np.sqrt(np.square(heard.sound[at : at + len(clip)]).mean() / np.square(clip).mean()) == pytest.approx(1, 0.1)
+    assert np.sqrt(
+        np.square(heard.sound[at : at + len(clip)]).mean() / np.square(clip).mean()
+    ) == pytest.approx(1, 0.1)
 
 
 @pytest.mark.parametrize("through", ["server", "bridge"])
@@ -874,7 +976,9 @@ def test_the_default_is_followed_and_its_new_name_told(server: SoundServer) -> N
         server.set_default("two")
         await heard.until(lambda: heard.source.name == "Monitor of Second", "second name")
         with server.playing("two", tone(5.0)):
-            await heard.until(lambda: np.abs(heard.sound[-1600:]).max() > 0.2, "sound of the second")
+            await heard.until(
+                lambda: np.abs(heard.sound[-1600:]).max() > 0.2, "sound of the second"
+            )
 
     heard = recording(story)
     for module in modules:
@@ -882,7 +986,9 @@ def test_the_default_is_followed_and_its_new_name_told(server: SoundServer) -> N
     assert ("Monitor of Second", "", False) in heard.told
 
 
-def test_a_microphone_that_is_unplugged_is_missed_though_the_server_offers_another(server: SoundServer) -> None:
+def test_a_microphone_that_is_unplugged_is_missed_though_the_server_offers_another(
+    server: SoundServer,
+) -> None:
     other = server.add_microphone("other", "Webcam")
     module = server.add_microphone("blue", "Blue Yeti")
 
@@ -898,7 +1004,9 @@ def test_a_microphone_that_is_unplugged_is_missed_though_the_server_offers_anoth
             await heard.until(lambda: np.abs(heard.sound[-1600:]).max() > 0.2, "sound")
         [back] = [index for index, block in enumerate(heard.blocks) if block.overflow]
         assert held <= back
-        assert not any(block.samples.any() for block in heard.blocks[held - 15 : back]), "silence while it was away"
+        assert not any(block.samples.any() for block in heard.blocks[held - 15 : back]), (
+            "silence while it was away"
+        )
 
     heard = recording(story, "Blue")
     server.remove_microphone(module)
@@ -940,7 +1048,9 @@ def test_a_muted_microphone_is_said_to_be_muted(server: SoundServer) -> None:
     assert heard.problems[-2:] == ["Monitor of Blue Yeti: is muted in the sound server", ""]
 
 
-def test_a_server_that_freezes_is_noticed_and_recording_goes_on_when_it_thaws(server: SoundServer) -> None:
+def test_a_server_that_freezes_is_noticed_and_recording_goes_on_when_it_thaws(
+    server: SoundServer,
+) -> None:
     module = server.add_microphone("blue", "Blue Yeti")
 
     async def story(heard: Heard) -> None:
@@ -984,7 +1094,9 @@ def test_a_program_ends_though_its_sound_server_is_frozen(server: SoundServer) -
         "asyncio.run(main())"
     )
     words = [sys.executable, "-c", program]
-    with subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as recorder:
+    with subprocess.Popen(
+        words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as recorder:
         try:
             assert recorder.stdout is not None
             assert recorder.stdout.readline() == "recording\n"
@@ -1012,11 +1124,15 @@ def test_nothing_is_left_of_recordings_that_were_closed(server: SoundServer) -> 
             await heard.more(4)
             await source.close()
             heard.assert_one_clock()
-            await heard.until(lambda: all(t.name != "asrd-sound" for t in threading.enumerate()), "end of threads")
+            await heard.until(
+                lambda: all(t.name != "asrd-sound" for t in threading.enumerate()), "end of threads"
+            )
             if len(counts) >= 2:  # a thread of PortAudio's own may take a moment longer
                 await heard.until(lambda: held() <= counts[1], f"return to {counts[1]}")
             counts.append(held())
-        children = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "args"], capture_output=True, text=True)
+        children = subprocess.run(
+            ["ps", "--ppid", str(os.getpid()), "-o", "args"], capture_output=True, text=True
+        )
         assert "subscribe" not in children.stdout
 
     asyncio.run(story())
@@ -1064,28 +1180,42 @@ def listed(server: SoundServer, *words: str) -> str:
     )
     environment = os.environ | server.environment
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode in (0, AudioError.exit_code), done.stderr
     return done.stdout
 
 
 def test_devices_lists_what_the_server_has(server: SoundServer) -> None:
-    modules = [server.add_microphone("one", "First", rate=32_000), server.add_microphone("two", "Second", channels=2)]
+    modules = [
+        server.add_microphone("one", "First", rate=32_000),
+        server.add_microphone("two", "Second", channels=2),
+    ]
     server.set_default("two")
     found = {entry["id"]: entry for entry in json.loads(listed(server, "--json"))}
     assert found["one.monitor"]["rate"] == 32_000
     assert found["two.monitor"]["name"] == "Monitor of Second"
     assert [name for name, entry in found.items() if entry["default"]] == ["two.monitor"]
     lines = listed(server).splitlines()
-    assert [line for line in lines if line.startswith("*") and "Monitor of Second" in line and "default" in line]
+    assert [
+        line
+        for line in lines
+        if line.startswith("*") and "Monitor of Second" in line and "default" in line
+    ]
     for module in modules:
         server.remove_microphone(module)
 
 
 def chosen(server: SoundServer) -> dict[str, Any]:
     """Return what the list in JSON says of the device that is recorded from."""
-    found: dict[str, Any] = next(entry for entry in json.loads(listed(server, "--json")) if entry["chosen"])
+    found: dict[str, Any] = next(
+        entry for entry in json.loads(listed(server, "--json")) if entry["chosen"]
+    )
     return found
 
 
@@ -1104,18 +1234,24 @@ def test_devices_says_how_loud_the_chosen_one_is(server: SoundServer) -> None:
     server.set_default("quiet")
     server.pactl("set-source-volume", "quiet.monitor", "50%")
     clip = files.read(DATA / "eval" / "0129.flac")
-    # The second in which asrd listens may be a pause, or come before the player's first sound: it is asked again.
+    # The second in which asrd listens may be a pause, or come before the player's first sound: it
+    # is asked again.
     with server.playing("quiet", np.tile(clip * np.float32(0.4), 40)):
         found = asked_until(lambda: chosen(server), lambda one: one["level"]["kind"] == "quiet")
         assert found["volume_percent"] == 50
         is_quiet = "Monitor of Quiet is very quiet: speech is at -"
-        said = asked_until(lambda: listed(server).splitlines(), lambda lines: lines[-2].startswith(is_quiet))
+        said = asked_until(
+            lambda: listed(server).splitlines(), lambda lines: lines[-2].startswith(is_quiet)
+        )
     assert [line for line in said if line.startswith("*") and "50 %" in line]
     silent = "Monitor of Quiet delivers nothing but silence now"
     asked_until(lambda: listed(server).splitlines(), lambda lines: lines[-2] == silent)
     assert "Quiet: " not in listed(server, "--no-level")
     fix = devices.volume_fix("nobody", -10)
-    assert subprocess.run(fix.split(), env=os.environ | server.environment, check=False).returncode == 0
+    assert (
+        subprocess.run(fix.split(), env=os.environ | server.environment, check=False).returncode
+        == 0
+    )
     server.remove_microphone(module)
 
 
@@ -1133,7 +1269,11 @@ ALSA = {
     "no such file": (None, "no default device", "unset ALSA_CONFIG_PATH"),
     "no devices": ("defaults.x 1\n", "no default device", "unset ALSA_CONFIG_PATH"),
     "one device, no default": ("pcm.x { type null }\n", "no default device", "unset"),
-    "two devices, no default": ("pcm.x { type null }\npcm.y { type null }\n", "no default device", "unset"),
+    "two devices, no default": (
+        "pcm.x { type null }\npcm.y { type null }\n",
+        "no default device",
+        "unset",
+    ),
     "controls alone": ("ctl.x { type null }\n", "no default device", "unset"),
     "a default of nothing": ("pcm.default { type null }\n", "", ""),
     "dmix alone": ("pcm.dmix { type null }\n", "", ""),
@@ -1142,7 +1282,11 @@ ALSA = {
     "a comment": ("# nothing\n", "no default device", "unset"),
     "an unknown type": ("</usr/share/alsa/alsa.conf>\npcm.!default { type nosuch }\n", "", ""),
     "a number for a device": ("</usr/share/alsa/alsa.conf>\npcm.!default 7\n", "", ""),
-    "a card that is not there": ("</usr/share/alsa/alsa.conf>\npcm.!default { type hw card 99 }\n", "", ""),
+    "a card that is not there": (
+        "</usr/share/alsa/alsa.conf>\npcm.!default { type hw card 99 }\n",
+        "",
+        "",
+    ),
     "the usual": ("</usr/share/alsa/alsa.conf>\n", "", ""),
 }
 """Configuration of ALSA -> what is said of it, and what helps; "" where PortAudio can start."""
@@ -1151,9 +1295,15 @@ ALSA = {
 def soft(seed: int = 17) -> dict[str, tuple[str | None, str, str]]:
     """Return made-up configurations: devices of any names, without a default among them; seeded."""
     draw = random.Random(seed)
-    names = [["".join(draw.choices("abcxyz", k=4)) for _ in range(draw.randint(1, 4))] for _ in range(8)]
+    names = [
+        ["".join(draw.choices("abcxyz", k=4)) for _ in range(draw.randint(1, 4))] for _ in range(8)
+    ]
     return {
-        " ".join(some): ("".join(f"pcm.{name} {{ type null }}\n" for name in some), "no default device", "unset")
+        " ".join(some): (
+            "".join(f"pcm.{name} {{ type null }}\n" for name in some),
+            "no default device",
+            "unset",
+        )
         for some in names
     }
 
@@ -1168,13 +1318,19 @@ def test_no_configuration_of_alsa_ends_the_process(name: str, tmp_path: Path) ->
         "ALSA_CONFIG_PATH": os.fspath(tmp_path / "asound.conf"),
     }  # fmt: skip
     program = "from asrd.audio import devices as d\ntry: d.survey()\nexcept d.AudioError as e: print(e.message, e.hint)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert (said in done.stdout) if said else not done.stdout
     assert helps in done.stdout
     if name == "nothing":
         done = subprocess.run(
-            [sys.executable, "-m", "asrd", "devices"], cwd=ROOT, env=environment, capture_output=True, text=True
+            [sys.executable, "-m", "asrd", "devices"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert (done.returncode, done.stderr.splitlines()) == (
             65, ["asrd: ALSA's configuration has no default device", "  hint: unset ALSA_CONFIG_PATH"],

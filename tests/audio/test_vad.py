@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.silero import CHUNK, Silero
-from asrd.audio.vad import Event, Vad, VadSettings
+from asrd.audio.vad import Vad, VadEvent, VadSettings
 from tests.sound import RATE, noise, silence, speech, tone
 
 USUAL = VadSettings()
 
 
-def events(sound: Samples, cuts: list[int] | None = None, start: int = 0, how: VadSettings = USUAL) -> list[Event]:
+def events(
+    sound: Samples, cuts: list[int] | None = None, start: int = 0, how: VadSettings = USUAL
+) -> list[VadEvent]:
     """Return all events of a sound that arrives in blocks cut at `cuts`."""
     vad = Vad(how)
     edges = [0, *sorted(cuts or []), len(sound)]
-    found: list[Event] = []
+    found: list[VadEvent] = []
     for left, right in pairwise(edges):
         found += vad.push(AudioBlock(start + left, sound[left:right]))
     return found + vad.finish()
@@ -32,7 +34,9 @@ def near(sample: int, seconds: float, within: float = 0.12) -> bool:
     return abs(sample / RATE - seconds) <= within
 
 
-TWO = np.concatenate([silence(1), speech(1.5), silence(0.3), speech(1), silence(2), speech(0.7), silence(1.3)])
+TWO = np.concatenate(
+    [silence(1), speech(1.5), silence(0.3), speech(1), silence(2), speech(0.7), silence(1.3)]
+)
 
 
 def test_numpy_gives_what_the_library_gives() -> None:
@@ -47,7 +51,16 @@ def test_numpy_gives_what_the_library_gives() -> None:
 
 def test_two_utterances_and_a_pause_within_one() -> None:
     found = events(TWO)
-    assert [event.kind for event in found] == ["open", "pause", "resume", "pause", "close", "open", "pause", "close"]
+    assert [event.kind for event in found] == [
+        "open",
+        "pause",
+        "resume",
+        "pause",
+        "close",
+        "open",
+        "pause",
+        "close",
+    ]
     first, pause, resume, _, stop, second, _, end = found
     assert near(first.at, 1.0 - 0.3)
     assert near(pause.at, 2.5)
@@ -62,13 +75,21 @@ def test_two_utterances_and_a_pause_within_one() -> None:
 @settings(max_examples=40, deadline=None)
 @given(cuts=st.lists(st.integers(1, len(TWO) - 1), max_size=40), start=st.integers(0, 10**12))
 def test_events_do_not_depend_on_blocks(cuts: list[int], start: int) -> None:
-    expected = [Event(e.kind, e.at + start, e.heard + start) for e in events(TWO)]
+    expected = [VadEvent(e.kind, e.at + start, e.heard + start) for e in events(TWO)]
     assert events(TWO, cuts, start) == expected
 
 
 @pytest.mark.parametrize(
     "sound",
-    [silence(3), tone(3), tone(3, 120, 0.9), noise(3, 0.1), silence(3) + np.float32(0.4), silence(0), tone(0.01)],
+    [
+        silence(3),
+        tone(3),
+        tone(3, 120, 0.9),
+        noise(3, 0.1),
+        silence(3) + np.float32(0.4),
+        silence(0),
+        tone(0.01),
+    ],
     ids=["silence", "tone", "hum", "noise", "offset", "nothing", "less than a chunk"],
 )
 def test_what_is_no_speech(sound: Samples) -> None:
@@ -77,7 +98,9 @@ def test_what_is_no_speech(sound: Samples) -> None:
 
 @pytest.mark.parametrize("level", [0.9, 0.1, 0.02])
 def test_loud_and_soft_speech(level: float) -> None:
-    found = events(np.concatenate([silence(1), speech(2, level=level), silence(1)]) + noise(4, 0.0003))
+    found = events(
+        np.concatenate([silence(1), speech(2, level=level), silence(1)]) + noise(4, 0.0003)
+    )
     assert [event.kind for event in found] == ["open", "pause", "close"]
 
 
@@ -104,7 +127,11 @@ def test_pre_roll_never_reaches_into_the_last_utterance() -> None:
 
 def test_lookback_covers_every_opening() -> None:
     how = VadSettings(pre_roll=0.4, minimum=0.2)
-    opened = [e for e in events(np.concatenate([silence(2), speech(1), silence(1)]), how=how) if e.kind == "open"]
+    opened = [
+        e
+        for e in events(np.concatenate([silence(2), speech(1), silence(1)]), how=how)
+        if e.kind == "open"
+    ]
     assert all(event.heard - event.at <= how.lookback for event in opened)
     assert opened
 

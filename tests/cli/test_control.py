@@ -1,4 +1,5 @@
-"""The control socket from outside: made and found in good and bad places, and asked of daemons good and bad."""
+"""The control socket from outside: made and found in good and bad places, and asked of daemons good
+and bad."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from asrd.daemon.client import ask
 from asrd.daemon.control_socket import forget, listen, path
 from asrd.errors import AsrdError, BusyError, ControlError, SocketError
 from asrd.precision.memory import Memory
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 from asrd.text.characters import without_controls
 from tests.helpers import ROOT
 
@@ -57,7 +58,9 @@ def mode(where: Path) -> int:
 
 
 @contextlib.contextmanager
-def daemon(settings: Settings, *answers: bytes, then: Callable[[], None] = lambda: None) -> Iterator[list[Any]]:
+def daemon(
+    settings: Settings, *answers: bytes, then: Callable[[], None] = lambda: None
+) -> Iterator[list[Any]]:
     """Answer one client with these lines, do `then`, and hang up; yields the requests that came."""
     asked: list[Any] = []
     one = listen(settings)
@@ -88,10 +91,13 @@ def say(**reply: Any) -> bytes:
     return json.dumps({"ok": True, **reply}).encode() + b"\n"
 
 
-# -- where it is ------------------------------------------------------------------------------------------------------
+# -- where it is
+# ------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_where_it_was_set_or_in_the_runtime_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_where_it_was_set_or_in_the_runtime_directory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert path(Settings(socket="/s/x"), {"XDG_RUNTIME_DIR": "/r"}) == Path("/s/x")
     assert path(Settings(), {"XDG_RUNTIME_DIR": "/r"}) == Path("/r/asrd.sock")
     assert path(Settings(), {"XDG_RUNTIME_DIR": ".run/one"}) == Path(".run/one/asrd.sock")
@@ -120,7 +126,8 @@ def test_a_path_that_linux_does_not_take_is_refused_before_it_is_tried(tmp_path:
             next(ask(Settings(socket=name), verb="toggle"))
 
 
-# -- made -------------------------------------------------------------------------------------------------------------
+# -- made
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_it_belongs_to_the_user_alone_whatever_the_umask(tmp_path: Path) -> None:
@@ -234,7 +241,9 @@ def as_nobody(program: str, *words: str) -> str:
     code += "from asrd.config.settings import Settings\n"
     code += "from asrd.daemon.client import ask\nfrom asrd.daemon.control_socket import listen\n"
     code += "from asrd.errors import AsrdError\nos.setuid(65534)\n" + program
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd="/", capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd="/", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -282,19 +291,24 @@ def test_only_an_unanswered_socket_is_forgotten(tmp_path: Path) -> None:
     first.close()
     second = listen(at(tmp_path))  # started while the first was on its way out
     forget(at(tmp_path))
-    assert (tmp_path / "c.sock").is_socket(), "a daemon that is gone must not take away its successor's socket"
+    assert (tmp_path / "c.sock").is_socket(), (
+        "a daemon that is gone must not take away its successor's socket"
+    )
     second.close()
     forget(at(tmp_path))
     assert list(tmp_path.iterdir()) == []
     forget(at(tmp_path))
 
 
-# -- asked ------------------------------------------------------------------------------------------------------------
+# -- asked
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_request_is_one_line_with_only_what_was_given(tmp_path: Path) -> None:
     with daemon(at(tmp_path), say(said="a", more=True), say(text="b")) as asked:
-        replies = list(ask(at(tmp_path), verb="start", wait=True, silence=None, take="", seconds=2.5))
+        replies = list(
+            ask(at(tmp_path), verb="start", wait=True, silence=None, take="", seconds=2.5)
+        )
     assert asked == [{"verb": "start", "wait": True, "seconds": 2.5}]
     assert [reply.get("said") or reply["text"] for reply in replies] == ["a", "b"]
 
@@ -308,15 +322,34 @@ def test_no_daemon_is_exit_69_with_the_way_to_start_one(tmp_path: Path) -> None:
 
 
 def test_what_the_daemon_refuses_comes_with_its_exit_code(tmp_path: Path) -> None:
-    refusal = json.dumps({"ok": False, "error": "no such strategy", "hint": "try half", "code": 2}).encode() + b"\n"
+    refusal = (
+        json.dumps(
+            {"ok": False, "error": "no such strategy", "hint": "try half", "code": 2}
+        ).encode()
+        + b"\n"
+    )
     with daemon(at(tmp_path), refusal), pytest.raises(AsrdError) as caught:
         next(ask(at(tmp_path), verb="use"))
-    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == ("no such strategy", "try half", 2)
+    assert (caught.value.message, caught.value.hint, caught.value.exit_code) == (
+        "no such strategy",
+        "try half",
+        2,
+    )
 
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"{", b'{"ok": true', b"null\n", b"[]\n", b"7\n", b"\xff\xfe\n", b"{}\n", b'{"ok": false, "code": "x"}\n'],
+    [
+        b"",
+        b"{",
+        b'{"ok": true',
+        b"null\n",
+        b"[]\n",
+        b"7\n",
+        b"\xff\xfe\n",
+        b"{}\n",
+        b'{"ok": false, "code": "x"}\n',
+    ],
 )
 def test_a_daemon_that_dies_or_babbles_is_one_clear_error(tmp_path: Path, answer: bytes) -> None:
     with daemon(at(tmp_path), answer), pytest.raises(ControlError) as caught:
@@ -358,10 +391,17 @@ def test_a_daemon_that_hangs_does_not_hang_the_key(
             next(ask(at(tmp_path), verb="toggle"))
 
 
-BUSY = json.dumps({"ok": False, "error": "no place", "hint": "try again", "code": 75, "busy": True}).encode() + b"\n"
+BUSY = (
+    json.dumps(
+        {"ok": False, "error": "no place", "hint": "try again", "code": 75, "busy": True}
+    ).encode()
+    + b"\n"
+)
 
 
-@pytest.mark.parametrize("verb", ["toggle", "start", "stop", "cancel", "last", "status", "use", "reload", "transcribe"])
+@pytest.mark.parametrize(
+    "verb", ["toggle", "start", "stop", "cancel", "last", "status", "use", "reload", "transcribe"]
+)
 def test_a_busy_daemon_is_asked_again_until_it_has_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -394,7 +434,9 @@ def test_a_daemon_that_stays_busy_is_told_with_its_own_exit_code(
     assert capsys.readouterr().err == "asrd: no place\n  hint: try again\n"
 
 
-def test_an_answer_is_read_also_from_a_daemon_that_hung_up_before_it_was_asked(tmp_path: Path) -> None:
+def test_an_answer_is_read_also_from_a_daemon_that_hung_up_before_it_was_asked(
+    tmp_path: Path,
+) -> None:
     one = listen(at(tmp_path))
     with one, socket.socket(socket.AF_UNIX) as line:
         line.connect(os.fspath(tmp_path / "c.sock"))
@@ -421,8 +463,13 @@ REPLIES: dict[str, list[dict[str, Any]]] = {
     "last": [{"text": f"text{NASTY}"}],
     "retry": [{"said": NASTY, "more": True}, {"take": NASTY, "text": f"text{NASTY}"}],
     "retry --deliver": [{"take": f"take{NASTY}", "text": NASTY}],
-    "status": [STATUS | dict.fromkeys(("model", "requested", "strategy", "device", "trouble"), f"{NASTY}\n")],
-    "status --follow": [STATUS | {"state": f"x{NASTY}\n", "take": STATUS["take"] | {"text": NASTY, "draft": NASTY}}],
+    "status": [
+        STATUS
+        | dict.fromkeys(("model", "requested", "strategy", "device", "trouble"), f"{NASTY}\n")
+    ],
+    "status --follow": [
+        STATUS | {"state": f"x{NASTY}\n", "take": STATUS["take"] | {"text": NASTY, "draft": NASTY}}
+    ],
     "status --waybar": [STATUS | {"state": NASTY, "model": NASTY, "effective": {NASTY: NASTY}}],
 }
 """Verb -> what a stranger's socket answers to it."""
@@ -434,15 +481,26 @@ def test_what_a_strangers_socket_sends_moves_no_cursor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str, shape: str
 ) -> None:
     refusal = {"ok": False, "error": f"no{NASTY}\n", "hint": f"do{NASTY}\n", "code": 66}
-    replies = [{"ok": True, **reply} for reply in REPLIES[words]] if shape != "refused" else [refusal]
-    arguments = [*words.split(), *([shape] if shape == "--json" else []), "--socket", os.fspath(tmp_path / "c.sock")]
+    replies = (
+        [{"ok": True, **reply} for reply in REPLIES[words]] if shape != "refused" else [refusal]
+    )
+    arguments = [
+        *words.split(),
+        *([shape] if shape == "--json" else []),
+        "--socket",
+        os.fspath(tmp_path / "c.sock"),
+    ]
     with daemon(at(tmp_path), *(json.dumps(reply).encode() + b"\n" for reply in replies)):
         code = main.main(arguments)
     assert code == (66 if shape == "refused" else 0)
     out, err = capsys.readouterr()
     assert out or err
     for text in (out, err):
-        assert not [char for char in text if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"]
+        assert not [
+            char
+            for char in text
+            if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"
+        ]
     if shape == "refused":
         assert len(err.splitlines()) == 2
     if shape == "--json" and "--waybar" not in words:
@@ -460,7 +518,8 @@ def test_who_waits_for_text_is_patient(tmp_path: Path, monkeypatch: pytest.Monke
             next(replies)
 
 
-# -- verbs ------------------------------------------------------------------------------------------------------------
+# -- verbs
+# ------------------------------------------------------------------------------------------------------------
 
 
 def verb(name: str, settings: Settings, *words: str) -> int:
@@ -470,19 +529,25 @@ def verb(name: str, settings: Settings, *words: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["toggle", "stop", "cancel", "reload", "start"])
-def test_short_verbs_print_what_was_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_short_verbs_print_what_was_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     for words, out in (((), "grüße\n"), (("--json",), '{"ok": true, "said": "grüße"}\n')):
         with daemon(at(tmp_path), say(said="grüße")) as asked:
             assert verb(name, at(tmp_path), *words) == 0
         assert asked == [{"verb": name, "follow": True} if name == "reload" else {"verb": name}]
-        assert capsys.readouterr().out == ("changed: " if name == "reload" and not words else "") + out
+        assert (
+            capsys.readouterr().out == ("changed: " if name == "reload" and not words else "") + out
+        )
 
 
 @pytest.mark.parametrize(("text", "code"), [("some words", 0), ("", 1)])
 def test_start_wait_prints_the_text_and_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: int
 ) -> None:
-    with daemon(at(tmp_path), say(said="recording", more=True), say(text=text, seconds=2.0)) as asked:
+    with daemon(
+        at(tmp_path), say(said="recording", more=True), say(text=text, seconds=2.0)
+    ) as asked:
         assert verb("start", at(tmp_path), "--wait", "--silence", "1.5") == code
     assert asked == [{"verb": "start", "wait": True, "silence": 1.5}]
     out, err = capsys.readouterr()
@@ -495,7 +560,11 @@ def test_use_last_and_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert asked == [{"verb": "use", "strategy": "half", "follow": True}]
     with daemon(at(tmp_path), say(text="the last")):
         assert verb("last", at(tmp_path)) == 0
-    answers = (say(said="take a", more=True), say(take="a", text="one", more=True), say(take="b", text="two"))
+    answers = (
+        say(said="take a", more=True),
+        say(take="a", text="one", more=True),
+        say(take="b", text="two"),
+    )
     with daemon(at(tmp_path), *answers) as asked:
         assert verb("retry", at(tmp_path), "--all") == 0
     assert asked == [{"verb": "retry", "all": True}]
@@ -508,7 +577,7 @@ def test_takes_are_listed_without_a_daemon(
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path))
     assert verb("takes", at(tmp_path)) == 0
     assert capsys.readouterr().out == "no recording is kept\n"
-    spool = Spool(tmp_path / "asrd" / "takes")
+    spool = RecordingStore(tmp_path / "asrd" / "takes")
     take = spool.begin()
     take.append(bytes(4 * 24_000))
     assert spool.failed(take, "no such checkpoint", "grüße")
@@ -518,10 +587,16 @@ def test_takes_are_listed_without_a_daemon(
         assert part in out
     assert verb("takes", at(tmp_path), "--json") == 0
     (told,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert (told["id"], told["seconds"], told["text"], told["delivered"]) == (take.id, 1.5, "grüße", False)
+    assert (told["id"], told["seconds"], told["text"], told["delivered"]) == (
+        take.id,
+        1.5,
+        "grüße",
+        False,
+    )
 
 
-# -- status -----------------------------------------------------------------------------------------------------------
+# -- status
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_status_as_one_line() -> None:
@@ -549,7 +624,9 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         assert part in told
     assert "rejected" not in told
     assert "waiting" not in told
-    assert "\nbut       encoder: tf32 asked\n" in page(STATUS | {"otherwise": "encoder: tf32 asked"})
+    assert "\nbut       encoder: tf32 asked\n" in page(
+        STATUS | {"otherwise": "encoder: tf32 asked"}
+    )
     hidden = page(STATUS | {"memory": STATUS["memory"] | {"source": "meminfo"}})
     assert "process 900.0 MiB (change of the whole GPU)" in hidden
     told = page(PARKED)
@@ -560,7 +637,9 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
     assert set(Memory.__struct_fields__) == set(STATUS["memory"])
 
 
-@pytest.mark.parametrize("state", ["LOADING", "IDLE", "LISTENING", "FLUSHING", "PARKED", "STOPPING"])
+@pytest.mark.parametrize(
+    "state", ["LOADING", "IDLE", "LISTENING", "FLUSHING", "PARKED", "STOPPING"]
+)
 def test_a_bar_gets_a_mark_and_a_class_for_every_state(state: str) -> None:
     told = waybar(STATUS | {"state": state})
     assert (told["class"], told["alt"]) == (state.lower(), state.lower())
@@ -576,13 +655,19 @@ def test_what_was_said_is_no_markup_to_a_bar() -> None:
     assert "<" not in told
 
 
-def test_status_as_a_page_as_json_and_for_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_as_a_page_as_json_and_for_a_bar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     answer = json.dumps(STATUS).encode() + b"\n"
     for words, want in (((), page(STATUS)), (("--json",), None), (("--waybar",), None)):
         with daemon(at(tmp_path), answer):
             assert verb("status", at(tmp_path), *words) == 0
         out = capsys.readouterr().out
-        assert out == f"{want}\n" if want else json.loads(out) == (STATUS if "--json" in words else waybar(STATUS))
+        assert (
+            out == f"{want}\n"
+            if want
+            else json.loads(out) == (STATUS if "--json" in words else waybar(STATUS))
+        )
 
 
 def test_a_bar_is_told_that_there_is_no_daemon_and_a_person_gets_an_error(
@@ -594,14 +679,20 @@ def test_a_bar_is_told_that_there_is_no_daemon_and_a_person_gets_an_error(
         verb("status", at(tmp_path))
 
 
-def test_a_bar_that_follows_is_told_when_the_daemon_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_that_follows_is_told_when_the_daemon_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with daemon(at(tmp_path), say(**{**STATUS, "more": True})) as asked:
         assert verb("status", at(tmp_path), "--follow", "--waybar") == 0
     assert asked == [{"verb": "status", "follow": True}]
-    assert [json.loads(out)["class"] for out in capsys.readouterr().out.splitlines()] == ["listening", "off"]
+    assert [json.loads(out)["class"] for out in capsys.readouterr().out.splitlines()] == [
+        "listening",
+        "off",
+    ]
 
 
-# -- as a process -----------------------------------------------------------------------------------------------------
+# -- as a process
+# -----------------------------------------------------------------------------------------------------
 
 
 def asrd(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -627,12 +718,24 @@ def test_toggle_as_a_process(tmp_path: Path) -> None:
 
 
 def test_toggle_imports_nothing_heavy(tmp_path: Path) -> None:
-    """What a key press waits for; the daemon's own libraries would each cost more than all the rest."""
+    """What a key press waits for; the daemon's own libraries would each cost more than all the
+    rest."""
     program = "import sys; from asrd.cli.main import main; main(['toggle']); print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True,
         env=os.environ | {"ASRD_SOCKET": os.fspath(tmp_path / "c.sock")},
     )  # fmt: skip
-    heavy = {"numpy", "asyncio", "torch", "nemo", "rich", "soundfile", "pynvml", "sounddevice", "dbus_fast", "yaml"}
+    heavy = {
+        "numpy",
+        "asyncio",
+        "torch",
+        "nemo",
+        "rich",
+        "soundfile",
+        "pynvml",
+        "sounddevice",
+        "dbus_fast",
+        "yaml",
+    }
     heavy |= {"msgspec", "logging", "tomllib", "asrd.config.settings"}
     assert not heavy & set(done.stdout.split())

@@ -33,7 +33,9 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(doctor, "survey", list)  # PortAudio remembers devices from earlier in a process
+    monkeypatch.setattr(
+        doctor, "survey", list
+    )  # PortAudio remembers devices from earlier in a process
 
 
 def found(**settings: object) -> dict[str, doctor.Finding]:
@@ -60,7 +62,9 @@ def with_driver(driver: Path, **environment: str) -> list[dict[str, object]]:
     """Return what doctor finds of a card under the stand-in driver."""
     command = [sys.executable, "-m", "asrd", "doctor", "--json", "--model", "demo"]
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_CUDA": "12080", **environment}
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False
+    )
     assert done.returncode in (0, 3), done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -90,8 +94,16 @@ def test_each_card_is_told_with_the_torch_that_is_to_use_it(driver: Path) -> Non
         ({"FAKE_INIT": "18"}, "upgraded while the old one is still loaded", "restart"),
         ({"FAKE_INIT": "4"}, "may not use the NVIDIA driver", "ls -l"),
         ({"FAKE_LOST": "1"}, "card 1 does not answer", "nvidia-smi"),
-        ({"FAKE_GPUS": "A100:8.0:40960:40000", "FAKE_MIG": "0:"}, "divided (MIG) into no instance", "mig -cgi"),
-        ({"FAKE_MIG": "1:RTX MIG 1g:1000:900"}, "cuda:0 RTX MIG 1g, compute capability 8.6, 0.9 of 1.0 GiB", ""),
+        (
+            {"FAKE_GPUS": "A100:8.0:40960:40000", "FAKE_MIG": "0:"},
+            "divided (MIG) into no instance",
+            "mig -cgi",
+        ),
+        (
+            {"FAKE_MIG": "1:RTX MIG 1g:1000:900"},
+            "cuda:0 RTX MIG 1g, compute capability 8.6, 0.9 of 1.0 GiB",
+            "",
+        ),
         ({"FAKE_MODE": "2"}, "compute mode prohibited", "nvidia-smi -c 0"),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, "hides every card", "unset"),
     ],
@@ -151,7 +163,9 @@ def test_a_model_that_is_not_there_hides_nothing_else() -> None:
     assert {"takes", "journal", "user manager"} <= here.keys()
 
 
-def test_without_a_place_for_the_socket_the_rest_is_still_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_place_for_the_socket_the_rest_is_still_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(doctor.control, "_runtime", lambda: "")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     here = found()
@@ -159,7 +173,9 @@ def test_without_a_place_for_the_socket_the_rest_is_still_told(monkeypatch: pyte
     assert "portal" in here
 
 
-@pytest.mark.parametrize(("words", "code"), [(["--sink", "x"], 2), (["--model", "/nowhere/x.nemo"], 3)])
+@pytest.mark.parametrize(
+    ("words", "code"), [(["--sink", "x"], 2), (["--model", "/nowhere/x.nemo"], 3)]
+)
 def test_the_verb_has_an_exit_code_for_scripts(words: list[str], code: int) -> None:
     command = [sys.executable, "-m", "asrd", "doctor", "--json", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

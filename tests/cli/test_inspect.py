@@ -19,7 +19,7 @@ import pytest
 from asrd.cli import inspect
 from asrd.config.settings import Settings
 from asrd.engine import tuned
-from asrd.engine.tuned import Candidate, Record
+from asrd.engine.tuned import TunedStrategy, TuningResult
 from asrd.models import architectures, names
 from asrd.precision.strategies import TABLE
 from tests.helpers import ROOT
@@ -32,7 +32,12 @@ CARD = "RTX A1000:8.6:4"
 
 def environment(home: Path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ASRD_", "HF_"))}
-    return kept | {"HOME": str(home), "XDG_CONFIG_HOME": str(home), "HF_HOME": str(home / "hf"), "COLUMNS": "100"}
+    return kept | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        "HF_HOME": str(home / "hf"),
+        "COLUMNS": "100",
+    }
 
 
 def asrd(home: Path, *words: str, **more: str) -> str:
@@ -49,7 +54,9 @@ def on_a_terminal(home: Path, *words: str, **more: str) -> str:
     """Return what a verb prints on a terminal of 100 columns, without its colours."""
     leader, follower = pty.openpty()
     around = environment(home) | {"TERM": "xterm"} | more
-    process = subprocess.Popen([sys.executable, "-m", "asrd", *words], cwd=ROOT, env=around, stdout=follower)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "asrd", *words], cwd=ROOT, env=around, stdout=follower
+    )
     os.close(follower)
     said = b""
     with contextlib.suppress(OSError):  # Linux reports the closed terminal as an error
@@ -74,7 +81,7 @@ def test_models_lists_what_is_shipped_known_and_cached(tmp_path: Path) -> None:
     shutil.copy(names.SHIPPED["demo-ctc"], snapshot / "own.nemo")
     found: list[dict[str, Any]] = json.loads(asrd(tmp_path, "models", "--json"))
     entries = {entry["name"]: entry for entry in found}
-    assert set(entries) == {*names.SHIPPED, *architectures.KNOWN, "someone/own"}
+    assert set(entries) == {*names.SHIPPED, *architectures.ARCHITECTURES, "someone/own"}
     own = entries["someone/own"]
     assert own["exact"]
     assert own["path"] == str(snapshot / "own.nemo")
@@ -115,20 +122,30 @@ def test_plan_marks_what_is_chosen_and_says_why(tmp_path: Path) -> None:
 
 
 def test_plan_says_what_does_not_fit_and_what_would(tmp_path: Path) -> None:
-    said = " ".join(asrd(tmp_path, "plan", "--model", "canary-1b-flash", "--gpu", "Small:8.6:2").split())
+    said = " ".join(
+        asrd(tmp_path, "plan", "--model", "canary-1b-flash", "--gpu", "Small:8.6:2").split()
+    )
     assert "expected to hold: fp32 on cpu" in said
     assert "would fit on this card: int8" in said
     words = ["plan", "--model", "parakeet-tdt-0.6b-v3", "--gpu", CARD]
     said = " ".join(asrd(tmp_path, *words, ASRD_VRAM_BUDGET="2GiB").split())
-    assert re.search(r"ruled out by budget: tf32 - would need \d+ MiB \(estimated\); vram_budget allows 2048 MiB", said)
+    assert re.search(
+        r"ruled out by budget: tf32 - would need \d+ MiB \(estimated\); vram_budget allows 2048 MiB",
+        said,
+    )
     assert "chosen: bfloat16 on cuda:0" in said
     assert "if it fails: fp32 on cpu" in said
 
 
 def test_plan_says_what_the_hardware_rules_out(tmp_path: Path) -> None:
-    text = asrd(tmp_path, "plan", "--model", "demo", "--strategy", "bfloat16", "--gpu", "GTX 1650:7.5:4")
+    text = asrd(
+        tmp_path, "plan", "--model", "demo", "--strategy", "bfloat16", "--gpu", "GTX 1650:7.5:4"
+    )
     said = " ".join(text.split())
-    assert "ruled out by hardware: bfloat16 - bfloat16 needs compute capability 8.0; GTX 1650 has 7.5" in said
+    assert (
+        "ruled out by hardware: bfloat16 - bfloat16 needs compute capability 8.0; GTX 1650 has 7.5"
+        in said
+    )
     assert "not on this card" in next(line for line in text.splitlines() if "autocast-bf16" in line)
     assert "not on this card" not in next(line for line in text.splitlines() if " half " in line)
 
@@ -148,12 +165,16 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "chosen: fp32 on cpu - device = cpu, so FP32 on the CPU; not measured: asrd tune" in said
     key = tuned.key_for(Settings(model="demo-ctc"), None)
     assert key is not None
-    half = Candidate("bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0)
-    full = Candidate("fp32", "", "same", 0.0, (0.0, 0.0), 0.2, 0, 900 << 20, "rss", 14.4, 0)
-    eight = Candidate("int8", "needs more memory than FP32: 950 MiB against 900", "same", None, None, None, None,
+    half = TunedStrategy(
+        "bfloat16", "", "same", -0.11, (-0.36, 0.0), 0.32, 3, 429 << 20, "rss", 13.5, 0
+    )
+    full = TunedStrategy("fp32", "", "same", 0.0, (0.0, 0.0), 0.2, 0, 900 << 20, "rss", 14.4, 0)
+    eight = TunedStrategy("int8", "needs more memory than FP32: 950 MiB against 900", "same", None, None, None, None,
                       None, "rss", None, 2)  # fmt: skip
     every = [eight, half, full]
-    kept = Record(key, "bfloat16", "measured here: cheap", every, "m.jsonl", 180, 1751, 720.0, "today", 0.5)
+    kept = TuningResult(
+        key, "bfloat16", "measured here: cheap", every, "m.jsonl", 180, 1751, 720.0, "today", 0.5
+    )
     file = tmp_path / "state" / "asrd" / "verdicts.json"
     file.parent.mkdir(parents=True)
     file.write_bytes(msgspec.json.encode([kept]))
@@ -164,11 +185,16 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "bfloat16 same -0.11 [-0.36, +0.00] +0.32 3 429 13.5 0 chosen" in said
     assert "int8 same - - - - - 2 refused" in said
     assert "int8: needs more memory than FP32: 950 MiB against 900" in said
-    assert "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory: anonymous" in said
+    assert (
+        "180 utterances, 1751 words, 12.0 minutes of m.jsonl; ms for a buffer of 10 s, memory: anonymous"
+        in said
+    )
     shown = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state)
     assert rows(shown)["bfloat16"] == rows(text)["bfloat16"], "nothing is folded at 100 columns"
     narrow = on_a_terminal(tmp_path, *words, XDG_STATE_HOME=state, COLUMNS="80").splitlines()
-    [place] = [place for place, line in enumerate(narrow) if line.split()[:2] == ["bfloat16", "same"]]
+    [place] = [
+        place for place, line in enumerate(narrow) if line.split()[:2] == ["bfloat16", "same"]
+    ]
     assert " ".join(narrow[place].split()) == "bfloat16 same -0.11 +0.32 3 429 13.5 0 chosen"
     assert narrow[place + 1].strip() == "[-0.36, +0.00]"
     assert max(map(len, narrow)) <= 80
@@ -182,18 +208,31 @@ def test_plan_tells_what_auto_measured_by_what_and_when_it_is_stale(tmp_path: Pa
     assert "+0.32" not in said
 
 
-def test_plan_leaves_out_cards_that_torch_cannot_use_and_says_why(tmp_path: Path, driver: Path) -> None:
-    more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}  # for no torch that there is
+def test_plan_leaves_out_cards_that_torch_cannot_use_and_says_why(
+    tmp_path: Path, driver: Path
+) -> None:
+    more = {
+        "LD_LIBRARY_PATH": str(driver),
+        "FAKE_GPUS": TWO,
+        "FAKE_CUDA": "9000",
+    }  # for no torch that there is
     said = " ".join(asrd(tmp_path, "plan", "--model", "demo", **more).split())
     assert "no GPU can be used, so the plan is for the CPU" in said
-    assert "chosen: fp32 on cpu - no usable GPU, so FP32 on the CPU; not measured: asrd tune; torch" in said
+    assert (
+        "chosen: fp32 on cpu - no usable GPU, so FP32 on the CPU; not measured: asrd tune; torch"
+        in said
+    )
     assert re.search(r"(cannot use|knows 9.0 at most).*pip install", said)
     words = [sys.executable, "-m", "asrd", "plan", "--model", "demo", "--device", "cuda"]
-    done = subprocess.run(words, cwd=ROOT, env=environment(tmp_path) | more, capture_output=True, text=True)
+    done = subprocess.run(
+        words, cwd=ROOT, env=environment(tmp_path) | more, capture_output=True, text=True
+    )
     assert done.returncode == 69
     assert "pip install" in done.stderr
     assert "cuda:0 Tesla T4" in asrd(tmp_path, "plan", "--model", "demo", "--device", "cpu", **more)
-    assert "chosen: bfloat16 on cuda:0" in asrd(tmp_path, "plan", "--model", "demo", "--gpu", CARD, **more)
+    assert "chosen: bfloat16 on cuda:0" in asrd(
+        tmp_path, "plan", "--model", "demo", "--gpu", CARD, **more
+    )
 
 
 def test_plan_as_json_is_exact(tmp_path: Path) -> None:
@@ -216,11 +255,22 @@ def test_config_can_be_read_by_programs(tmp_path: Path) -> None:
 def test_a_long_vocabulary_is_counted_and_only_programs_get_it_whole(tmp_path: Path) -> None:
     words = ",".join(f"name{n}" for n in range(400))
     assert "400 phrases, 'name0' the first" in asrd(tmp_path, "config", ASRD_VOCABULARY=words)
-    assert len(json.loads(asrd(tmp_path, "config", "--json", ASRD_VOCABULARY=words))["vocabulary"]["value"]) == 400
+    assert (
+        len(
+            json.loads(asrd(tmp_path, "config", "--json", ASRD_VOCABULARY=words))["vocabulary"][
+                "value"
+            ]
+        )
+        == 400
+    )
 
 
-@pytest.mark.parametrize("words", [["models"], ["plan", "--model", "demo", "--gpu", CARD], ["config"]])
-def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", [["models"], ["plan", "--model", "demo", "--gpu", CARD], ["config"]]
+)
+def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(
+    words: list[str], tmp_path: Path
+) -> None:
     piped, shown = rows(asrd(tmp_path, *words)), on_a_terminal(tmp_path, *words)
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 100
@@ -230,7 +280,8 @@ def test_on_a_terminal_nothing_is_cut_off_and_nothing_runs_over(words: list[str]
 
 
 @pytest.mark.parametrize(
-    "words", ["models", "models --json", "plan --model canary-1b", "plan --json --model demo", "config"]
+    "words",
+    ["models", "models --json", "plan --model canary-1b", "plan --json --model demo", "config"],
 )
 def test_neither_torch_nor_nemo_nor_numpy_is_imported(words: str, tmp_path: Path) -> None:
     program = (
@@ -239,14 +290,25 @@ def test_neither_torch_nor_nemo_nor_numpy_is_imported(words: str, tmp_path: Path
         "print(code, [m for m in ('torch', 'nemo', 'numpy', 'lightning', 'soundfile') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "0 []"
 
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0.0 MiB"), (1 << 19, "0.5 MiB"), (999 << 20, "999.0 MiB"), (1000 << 20, "0.98 GiB"), (4 << 30, "4.00 GiB")],
+    [
+        (0, "0.0 MiB"),
+        (1 << 19, "0.5 MiB"),
+        (999 << 20, "999.0 MiB"),
+        (1000 << 20, "0.98 GiB"),
+        (4 << 30, "4.00 GiB"),
+    ],
 )
 def test_sizes_are_short_and_have_a_unit(count: int, text: str) -> None:
     assert inspect.size(count) == text

@@ -41,7 +41,9 @@ def test_help_lists_every_verb() -> None:
     assert asrd().returncode == 2
 
 
-def test_a_setting_that_does_nothing_is_told_on_each_run_and_a_choice_that_was_made_is_not() -> None:
+def test_a_setting_that_does_nothing_is_told_on_each_run_and_a_choice_that_was_made_is_not() -> (
+    None
+):
     done = asrd("plan", "--model", "demo", ASRD_PARTS='{encoder = "float16"}')
     said = "asrd: parts (ASRD_PARTS) are for strategy selective and do nothing under auto\n"
     assert (done.returncode, done.stderr) == (0, said)
@@ -62,7 +64,11 @@ def test_every_verb_has_help(verb: str) -> None:
     [
         (["transcibe", "x.wav"], 2, ["unknown verb 'transcibe'", "'transcribe'"]),
         (["--model", "x", "plan"], 2, ["after the verb"]),
-        (["plan", "--strategy", "bflot16"], 78, ["unknown strategy 'bflot16'", "--strategy", "did you mean"]),
+        (
+            ["plan", "--strategy", "bflot16"],
+            78,
+            ["unknown strategy 'bflot16'", "--strategy", "did you mean"],
+        ),
         (["plan", "--model", "demoo"], 66, ["demoo", "demo"]),
         (["plan", "--model", "/nowhere/x.nemo"], 66, ["/nowhere/x.nemo"]),
         (["plan", "--device", "cuda:3"], 69, ["cuda:3"]),
@@ -95,7 +101,9 @@ def test_a_wrong_setting_names_its_place() -> None:
 
 def test_config_says_where_each_value_came_from(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("use_bf16 = true\n")
-    done = asrd("config", "--config", str(tmp_path / "c.toml"), "--model", "demo-ctc", ASRD_PNC="false")
+    done = asrd(
+        "config", "--config", str(tmp_path / "c.toml"), "--model", "demo-ctc", ASRD_PNC="false"
+    )
     assert done.returncode == 0
     lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
     assert "autocast-bf16" in lines["strategy"]
@@ -107,7 +115,12 @@ def test_config_says_where_each_value_came_from(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m asrd models | head -1", shell=True, cwd=ROOT, capture_output=True, text=True, check=False
+        f"{sys.executable} -m asrd models | head -1",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stderr == ""
 
@@ -121,7 +134,9 @@ def test_output_that_finds_no_room_is_one_sentence(words: list[str], unbuffered:
             check=False, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert done.returncode == 73
-    assert done.stderr.startswith("asrd: cannot write all of the output: No space left on device\n  hint: ")
+    assert done.stderr.startswith(
+        "asrd: cannot write all of the output: No space left on device\n  hint: "
+    )
     assert len(done.stderr.splitlines()) == 2
 
 
@@ -150,7 +165,10 @@ def odd_names() -> list[str]:
     """Return seeded file names with characters that a terminal obeys."""
     draw = random.Random(14)
     return [
-        "".join(draw.choices("ab. \x1b[]2J\x07\r\n\t\x7f\x9b\u202e\u2028\ufeff", k=draw.randint(3, 12))) + "\x1bx"
+        "".join(
+            draw.choices("ab. \x1b[]2J\x07\r\n\t\x7f\x9b\u202e\u2028\ufeff", k=draw.randint(3, 12))
+        )
+        + "\x1bx"
         for _ in range(20)
     ]
 
@@ -175,5 +193,9 @@ def test_no_complaint_quotes_what_a_terminal_obeys(
     assert code
     out, err = capsys.readouterr()
     assert err
-    assert not [char for char in out + err if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"]
+    assert not [
+        char
+        for char in out + err
+        if char not in "\n\t" and without_controls(f"x{char}x") != f"x{char}x"
+    ]
     assert "\\u001b" in err or "\\x1b" in err

@@ -20,11 +20,23 @@ from asrd.errors import AsrdError, UsageError
 
 def entry(name: str, at: float = 1000.0, message: str = "", **fields: Any) -> dict[str, Any]:
     written = {f"ASRD_{key.upper()}": str(value) for key, value in fields.items()}
-    return {"__REALTIME_TIMESTAMP": str(int(at * 1e6)), "MESSAGE": message, "ASRD_EVENT": name, **written}
+    return {
+        "__REALTIME_TIMESTAMP": str(int(at * 1e6)),
+        "MESSAGE": message,
+        "ASRD_EVENT": name,
+        **written,
+    }
 
 
 def take(**fields: Any) -> dict[str, Any]:
-    figures = dict(audio_seconds=2, words=5, rtf=0.1, stop_to_text_ms=100, strategy="bfloat16", outcome="delivered")
+    figures = dict(
+        audio_seconds=2,
+        words=5,
+        rtf=0.1,
+        stop_to_text_ms=100,
+        strategy="bfloat16",
+        outcome="delivered",
+    )
     return entry("take", **(figures | fields))
 
 
@@ -32,9 +44,17 @@ def test_a_day_is_the_sum_of_its_entries() -> None:
     found = report.history(
         [
             entry("starting", at=1.0),
-            take(at=2.0, process_bytes=5, device_bytes=9, effective="bfloat16", baseline_process_delta_bytes=-4),
+            take(
+                at=2.0,
+                process_bytes=5,
+                device_bytes=9,
+                effective="bfloat16",
+                baseline_process_delta_bytes=-4,
+            ),
             take(audio_seconds=3.5, words=0, outcome="empty", rtf=0.3, process_bytes=7),
-            take(strategy="fp32", outcome="kept", effective="float32", baseline_process_delta_bytes=2),
+            take(
+                strategy="fp32", outcome="kept", effective="float32", baseline_process_delta_bytes=2
+            ),
             entry("kept"),
             entry("rejected", strategy="half", message="not finite"),
             entry("rejected", strategy="half", message="not finite"),
@@ -48,7 +68,10 @@ def test_a_day_is_the_sum_of_its_entries() -> None:
     assert found.all.memory == {"process": 7, "device": 9}
     assert found.all.effective == ["bfloat16", "float32"]
     assert found.all.process_delta == report.Spread(2, -4.0, 2.0, 2.0)
-    assert {name: group.takes for name, group in found.strategies.items()} == {"bfloat16": 2, "fp32": 1}
+    assert {name: group.takes for name, group in found.strategies.items()} == {
+        "bfloat16": 2,
+        "fp32": 1,
+    }
     assert found.strategies["bfloat16"].rtf == report.Spread(2, 0.1, 0.3, 0.3)
     assert found.rejected == [report.Rejection("half", "not finite", 2)]
     assert found.events == {"kept": 1, "starting": 1, "vram-alert": 1}
@@ -73,10 +96,15 @@ def test_steps_down_and_disagreement_are_summed_up() -> None:
     assert both.low is not None
     assert both.high is not None
     assert 0 < both.low < 1 < both.high < 2
-    assert found.shadow["half"] == report.Disagreement(1, 3, 10, 30.0, None, None), "too few for an interval"
+    assert found.shadow["half"] == report.Disagreement(1, 3, 10, 30.0, None, None), (
+        "too few for an interval"
+    )
     lines = report.described(found)
     assert "fell back from bfloat16 to tf32 (slow): 2 times" in lines
-    assert "half differs from FP32 in 30.00 words of 100: 1 recording of 10 words transcribed twice" in lines
+    assert (
+        "half differs from FP32 in 30.00 words of 100: 1 recording of 10 words transcribed twice"
+        in lines
+    )
     assert "times a better precision was tried again: 1" in lines
     odd = report.history([entry("shadow", strategy="half", words="many", changed=1)])
     assert odd.shadow["half"] == report.Disagreement(0, 0, 0, None, None, None)
@@ -84,7 +112,13 @@ def test_steps_down_and_disagreement_are_summed_up() -> None:
 
 def test_fields_that_are_missing_or_no_figures_are_left_out_of_the_figures() -> None:
     bare = {"__REALTIME_TIMESTAMP": "1000000", "MESSAGE": None, "ASRD_EVENT": "take"}
-    odd = {**bare, "ASRD_RTF": "nan", "ASRD_WORDS": ["1", "2"], "ASRD_AUDIO_SECONDS": "1e-3", "ASRD_PROCESS_BYTES": ""}
+    odd = {
+        **bare,
+        "ASRD_RTF": "nan",
+        "ASRD_WORDS": ["1", "2"],
+        "ASRD_AUDIO_SECONDS": "1e-3",
+        "ASRD_PROCESS_BYTES": "",
+    }
     found = report.history([bare, odd, {**bare, "ASRD_EVENT": "rejected"}])
     assert found.all == report.Group(takes=2, audio_seconds=0.001, words=0, outcomes={"?": 2})
     assert found.rejected == [report.Rejection("?", "", 1)]
@@ -111,7 +145,12 @@ def test_percentiles_by_hand() -> None:
 def test_words_for_a_day() -> None:
     mib = 1 << 20
     two = [
-        take(audio_seconds=3718, process_bytes=7 * mib, baseline_process_delta_bytes=-3 * mib, effective="bfloat16"),
+        take(
+            audio_seconds=3718,
+            process_bytes=7 * mib,
+            baseline_process_delta_bytes=-3 * mib,
+            effective="bfloat16",
+        ),
         take(strategy="fp32", outcome="kept"),
         entry("kept"),
         entry("rejected", strategy="half", message="half: not finite"),
@@ -124,10 +163,15 @@ def test_words_for_a_day() -> None:
     assert "  against FP32  -3 MiB in the worker" in lines
     assert "recordings kept for asrd retry: 1" in lines
     assert "could not run half, 1 time: half: not finite" in lines
-    assert report.described(report.history([], "today")) [0] == "the journal has no entries of asrd since today"
+    assert (
+        report.described(report.history([], "today"))[0]
+        == "the journal has no entries of asrd since today"
+    )
 
 
-@pytest.mark.parametrize("words", [["--since", "-2h"], ["--since=-2h"], ["--since", "-90min", "--json"]])
+@pytest.mark.parametrize(
+    "words", [["--since", "-2h"], ["--since=-2h"], ["--since", "-90min", "--json"]]
+)
 def test_a_time_may_begin_with_a_dash(words: list[str]) -> None:
     parser = argparse.ArgumentParser()
     report.report_arguments(parser)
@@ -142,7 +186,9 @@ def journalctl(folder: Path, body: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", str(folder))
 
 
-def test_a_machine_without_a_journal_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_journal_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AsrdError, match="no journalctl here"):
         list(report.entries("today"))
@@ -151,7 +197,9 @@ def test_a_machine_without_a_journal_is_said_so(tmp_path: Path, monkeypatch: pyt
         list(report.entries("today"))
 
 
-def test_only_this_users_entries_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_this_users_entries_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journalctl(tmp_path, 'echo "[\\"$*\\"]"', monkeypatch)
     ((words,),) = [list(each) for each in report.entries("-2h", "now")]
     assert "--since=-2h --until=now" in words

@@ -37,7 +37,8 @@ def session() -> Iterator[UserSession]:
 
 
 class Service:
-    """asrd as the session's user has it: installed in ~/.local/bin, with a stand-in for the daemon."""
+    """asrd as the session's user has it: installed in ~/.local/bin, with a stand-in for the
+    daemon."""
 
     def __init__(self, session: UserSession) -> None:
         self.session = session
@@ -70,7 +71,9 @@ class Service:
         return found[names[0]] if len(names) == 1 else [found[name] for name in names]
 
     def entries(self, name: str) -> list[dict[str, Any]]:
-        return self.session.journal("-u", "asrd.service", f"ASRD_EVENT={name}", f"_SYSTEMD_INVOCATION_ID={self.life}")
+        return self.session.journal(
+            "-u", "asrd.service", f"ASRD_EVENT={name}", f"_SYSTEMD_INVOCATION_ID={self.life}"
+        )
 
     @property
     def life(self) -> str:
@@ -90,7 +93,9 @@ def installed(session: UserSession) -> Iterator[Service]:
     shutil.rmtree(session.inside(session.home / UNITS / "asrd.service.d"), ignore_errors=True)
     if session.inside(session.home / UNITS / "asrd.service").exists():
         it.systemctl("daemon-reload")
-        session.run("systemctl", "--user", "kill", "--kill-whom=all", "--signal=KILL", "asrd.service")
+        session.run(
+            "systemctl", "--user", "kill", "--kill-whom=all", "--signal=KILL", "asrd.service"
+        )
         it.systemctl("stop", *cli_service.UNITS)
 
 
@@ -103,7 +108,8 @@ def fresh(session: UserSession) -> Iterator[Service]:
     it.service("uninstall")
 
 
-# -- life under the manager -------------------------------------------------------------------------------------------
+# -- life under the manager
+# -------------------------------------------------------------------------------------------
 
 
 def test_ready_status_and_the_inherited_socket(installed: Service) -> None:
@@ -128,10 +134,15 @@ def test_a_hung_daemon_is_replaced_and_the_journal_shows_where_it_hung(installed
     installed.systemctl("restart", "asrd.service")
     before, life = installed.show("MainPID"), installed.life
     installed.ask("hang", wait=False)
-    until(lambda: installed.show("NRestarts", "ActiveState") == ["1", "active"], "the watchdog's restart")
+    until(
+        lambda: installed.show("NRestarts", "ActiveState") == ["1", "active"],
+        "the watchdog's restart",
+    )
     assert installed.ask("ping") == f"ok {installed.show('MainPID')}"
     assert installed.show("MainPID") != before
-    stack = "\n".join(str(each["MESSAGE"]) for each in installed.session.journal(f"_SYSTEMD_INVOCATION_ID={life}"))
+    stack = "\n".join(
+        str(each["MESSAGE"]) for each in installed.session.journal(f"_SYSTEMD_INVOCATION_ID={life}")
+    )
     assert "Fatal Python error: Aborted" in stack
     assert re.search(r'fakes/daemon.py", line \d+ in act', stack)
 
@@ -140,7 +151,10 @@ def test_a_stopped_process_is_replaced_too(installed: Service) -> None:
     installed.drop_in("[Service]\nWatchdogSec=1s\nRestartSec=100ms\n")
     installed.systemctl("restart", "asrd.service")
     installed.systemctl("kill", "--kill-whom=main", "--signal=STOP", "asrd.service")
-    until(lambda: installed.show("NRestarts", "ActiveState") == ["1", "active"], "the watchdog's restart")
+    until(
+        lambda: installed.show("NRestarts", "ActiveState") == ["1", "active"],
+        "the watchdog's restart",
+    )
     assert installed.ask("ping").startswith("ok")
 
 
@@ -177,7 +191,10 @@ def test_what_a_restart_may_cure_is_restarted(installed: Service) -> None:
     installed.drop_in("[Service]\nRestartSec=10ms\n")
     for count, code in enumerate((69, 70, 75), start=1):
         installed.ask(f"exit {code}", wait=False)
-        until(lambda n=count: installed.show("NRestarts", "ActiveState") == [str(n), "active"], "the restart")
+        until(
+            lambda n=count: installed.show("NRestarts", "ActiveState") == [str(n), "active"],
+            "the restart",
+        )
     assert installed.ask("ping").startswith("ok")
 
 
@@ -188,14 +205,22 @@ def test_ends_that_were_asked_for_are_no_failures(installed: Service) -> None:
         assert installed.show("Result", "NRestarts") == ["success", "0"]
 
 
-def test_a_daemon_that_never_comes_up_is_given_up_and_install_tries_again(installed: Service) -> None:
+def test_a_daemon_that_never_comes_up_is_given_up_and_install_tries_again(
+    installed: Service,
+) -> None:
     installed.drop_in("[Service]\nRestartSec=1ms\nExecStart=\nExecStart=sh -c 'exit 70'\n")
     installed.systemctl("stop", "asrd.service", "asrd.socket")
     done = installed.asrd("service", "install", "--now")
     assert done.returncode == 3
     assert "it does not start" in done.stdout
-    until(lambda: installed.show("ActiveState", "SubState") == ["failed", "failed"], "the end of patience")
-    assert "why: ended with an internal error, after 6 restarts" in installed.asrd("service", "status").stdout
+    until(
+        lambda: installed.show("ActiveState", "SubState") == ["failed", "failed"],
+        "the end of patience",
+    )
+    assert (
+        "why: ended with an internal error, after 6 restarts"
+        in installed.asrd("service", "status").stdout
+    )
     installed.drop_in("")
     assert "it runs: idle, socket inherited" in installed.service("install", "--now")
     assert installed.ask("ping").startswith("ok")
@@ -214,18 +239,24 @@ def test_it_ends_with_the_desktop_and_comes_back_with_the_next(installed: Servic
     installed.systemctl("start", "desktop.target")
     assert installed.show("ActiveState") == "active"
     installed.systemctl("stop", "desktop.target")
-    until(lambda: installed.show("ActiveState", "SubState") == ["inactive", "dead"], "the end with the desktop")
+    until(
+        lambda: installed.show("ActiveState", "SubState") == ["inactive", "dead"],
+        "the end with the desktop",
+    )
     assert installed.show("Result") == "success"
     installed.systemctl("start", "desktop.target")
     until(lambda: installed.show("ActiveState") == "active", "the start with the desktop")
     installed.systemctl("stop", "desktop.target")
 
 
-# -- what the sandbox holds and lets through ---------------------------------------------------------------------------
+# -- what the sandbox holds and lets through
+# ---------------------------------------------------------------------------
 
 
 def test_the_sandbox_is_in_force_and_lets_machine_code_be_made(installed: Service) -> None:
-    status = dict(part.split(":\t", 1) for part in installed.ask("status").split(";") if ":\t" in part)
+    status = dict(
+        part.split(":\t", 1) for part in installed.ask("status").split(";") if ":\t" in part
+    )
     assert (status["NoNewPrivs"], status["Seccomp"], status["Umask"]) == ("1", "2", "0077")
     assert installed.ask("jit") == "42"
     assert installed.ask("clock") == "PermissionError"
@@ -235,11 +266,14 @@ def test_the_sandbox_is_in_force_and_lets_machine_code_be_made(installed: Servic
 def test_numba_compiles_under_the_sandbox_and_keeps_what_it_compiled(installed: Service) -> None:
     pytest.importorskip("numba")
     assert installed.ask("numba") == "42"
-    found = installed.session.ok("find", installed.session.home / ".cache/asrd/numba", "-name", "*.nbi")
+    found = installed.session.ok(
+        "find", installed.session.home / ".cache/asrd/numba", "-name", "*.nbi"
+    )
     assert found.count(".nbi") == 1
 
 
-# -- the journal ------------------------------------------------------------------------------------------------------
+# -- the journal
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_a_take_in_the_journal_and_in_the_report(installed: Service) -> None:
@@ -247,14 +281,28 @@ def test_a_take_in_the_journal_and_in_the_report(installed: Service) -> None:
     installed.ask("fields hello")
     (entry,) = until(lambda: installed.entries("take"), "the take in the journal")
     assert {key: value for key, value in entry.items() if key.startswith("ASRD_")} == {
-        "ASRD_EVENT": "take", "ASRD_TAKE": "20261122-100000", "ASRD_AUDIO_SECONDS": "3.2", "ASRD_WORDS": "7",
-        "ASRD_RTF": "0.05", "ASRD_STOP_TO_TEXT_MS": "120", "ASRD_STRATEGY": "bfloat16", "ASRD_EFFECTIVE": "bfloat16",
-        "ASRD_DEVICE": "cuda:0", "ASRD_MODEL": "demo", "ASRD_WEIGHTS_BYTES": "2097152",
-        "ASRD_PROCESS_BYTES": "5242880", "ASRD_BASELINE_PROCESS_DELTA_BYTES": "-3145728",
-        "ASRD_OUTCOME": "delivered", "ASRD_SINKS": "type,clipboard",
+        "ASRD_EVENT": "take",
+        "ASRD_TAKE": "20261122-100000",
+        "ASRD_AUDIO_SECONDS": "3.2",
+        "ASRD_WORDS": "7",
+        "ASRD_RTF": "0.05",
+        "ASRD_STOP_TO_TEXT_MS": "120",
+        "ASRD_STRATEGY": "bfloat16",
+        "ASRD_EFFECTIVE": "bfloat16",
+        "ASRD_DEVICE": "cuda:0",
+        "ASRD_MODEL": "demo",
+        "ASRD_WEIGHTS_BYTES": "2097152",
+        "ASRD_PROCESS_BYTES": "5242880",
+        "ASRD_BASELINE_PROCESS_DELTA_BYTES": "-3145728",
+        "ASRD_OUTCOME": "delivered",
+        "ASRD_SINKS": "type,clipboard",
     }
     assert entry["MESSAGE_ID"] == journal.EVENTS["take"]
-    assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"], entry["MESSAGE"]) == ("6", "asrd", "a take of 3.2 s")
+    assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"], entry["MESSAGE"]) == (
+        "6",
+        "asrd",
+        "a take of 3.2 s",
+    )
     (warning,) = until(lambda: installed.session.journal("ASRD_TEXT=hello"), "the warning")
     assert (warning["PRIORITY"], warning["MESSAGE"]) == ("4", "said less")
     assert not {"CODE_ARGS", "lower"} & warning.keys()
@@ -289,7 +337,8 @@ def test_a_journal_that_hangs_does_not_hang_the_daemon(installed: Service) -> No
     assert re.fullmatch(r"the journal did not take \d+ earlier messages", message)
 
 
-# -- the verb ---------------------------------------------------------------------------------------------------------
+# -- the verb
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_systemd_finds_nothing_wrong_with_what_is_printed(session: UserSession) -> None:
@@ -309,7 +358,10 @@ def test_installing_twice_changes_nothing_and_says_so(installed: Service) -> Non
     assert said.count("is up to date") == 2
     assert "already enabled" in said
     assert installed.show("MainPID") == first
-    assert [installed.systemctl("is-enabled", name).strip() for name in cli_service.UNITS] == ["enabled", "enabled"]
+    assert [installed.systemctl("is-enabled", name).strip() for name in cli_service.UNITS] == [
+        "enabled",
+        "enabled",
+    ]
 
 
 def test_a_unit_that_changed_is_replaced_and_started_anew(installed: Service) -> None:
@@ -332,7 +384,8 @@ def test_uninstalling_leaves_drop_ins_and_can_be_repeated(installed: Service) ->
     assert "stopped and disabled" in installed.service("uninstall")
     assert "nothing is installed" in installed.service("uninstall")
     assert installed.session.show("asrd.socket", "LoadState", "ActiveState") == {
-        "LoadState": "not-found", "ActiveState": "inactive",
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
     }
     left = installed.session.ok("find", installed.session.home / UNITS, "-name", "*asrd*")
     assert left.splitlines() == [str(installed.session.home / UNITS / "asrd.service.d")]
@@ -344,7 +397,9 @@ def test_a_daemon_in_a_terminal_is_not_cut_off(fresh: Service) -> None:
     session, it = fresh.session, fresh
     session.ok("systemd-run", "--user", "--unit=stranger", "--quiet", it.program, "run")
     try:
-        until(lambda: session.inside(session.runtime / "asrd.sock").exists(), "the stranger's socket")
+        until(
+            lambda: session.inside(session.runtime / "asrd.sock").exists(), "the stranger's socket"
+        )
         done = it.asrd("service", "install", "--now")
         assert (done.returncode, "a daemon that is no service answers" in done.stderr) == (2, True)
         assert not session.inside(session.home / UNITS / "asrd.service").exists()
@@ -379,19 +434,24 @@ def test_python_dash_m_from_a_checkout_starts_from_anywhere(fresh: Service) -> N
         fresh.session.write(f"checkout/asrd/{path.name}", path.read_text())
     for name in cli_service.UNITS:
         fresh.session.write(f"checkout/systemd/{name}", (ROOT / "systemd" / name).read_text())
-    fresh.session.write("checkout/asrd/__main__.py", (ROOT / "tests" / "fakes" / "daemon.py").read_text())
+    fresh.session.write(
+        "checkout/asrd/__main__.py", (ROOT / "tests" / "fakes" / "daemon.py").read_text()
+    )
     script = f'cd "{checkout}" && "{sys.executable}" -m asrd service install --now'
     assert "it runs: idle" in fresh.session.ok("sh", "-c", script)
     text = fresh.session.inside(fresh.session.home / UNITS / "asrd.service").read_text()
     assert f"ExecStart=/usr/bin/env PYTHONPATH={checkout} {sys.executable} -P -m asrd run\n" in text
 
 
-# -- without a manager ------------------------------------------------------------------------------------------------
+# -- without a manager
+# ------------------------------------------------------------------------------------------------
 
 
 def alone(home: Path, *words: str, code: int | None = None, **environment: str) -> str:
     """Run the verb as a user without a session; return what it said."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "DBUS_"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "DBUS_"))
+    }
     program = home / "asrd"
     program.write_text(PROGRAM)
     program.chmod(0o755)
@@ -416,7 +476,9 @@ def test_without_a_user_manager_the_files_are_written_and_the_rest_is_said(tmp_p
 
 
 def test_without_systemd_at_all_too(tmp_path: Path) -> None:
-    said = alone(tmp_path, "install", code=0, PATH=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "conf"))
+    said = alone(
+        tmp_path, "install", code=0, PATH=str(tmp_path), XDG_CONFIG_HOME=str(tmp_path / "conf")
+    )
     assert "no user manager answers here" in said
     assert (tmp_path / "conf/systemd/user/asrd.service").exists()
 
@@ -424,10 +486,13 @@ def test_without_systemd_at_all_too(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / ".config").mkdir()
     (tmp_path / ".config" / "systemd").write_text("a file where the folder should be")
-    assert alone(tmp_path, "install").startswith(f"asrd: cannot write {tmp_path / UNITS / 'asrd.service'}: Not a dir")
+    assert alone(tmp_path, "install").startswith(
+        f"asrd: cannot write {tmp_path / UNITS / 'asrd.service'}: Not a dir"
+    )
 
 
-# -- texts ------------------------------------------------------------------------------------------------------------
+# -- texts
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_lines_for_later_systemds_are_there_only_for_them() -> None:
@@ -458,7 +523,9 @@ def test_words_as_a_unit_needs_them(word: str, written: str) -> None:
     assert cli_service.quoted(word) == written
 
 
-def test_the_program_is_named_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_program_is_named_as_it_was_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "tools" / "asrd"
     tool.parent.mkdir()
     tool.write_text("#!/bin/sh\n")
@@ -479,9 +546,17 @@ def test_the_program_is_named_as_it_was_called(tmp_path: Path, monkeypatch: pyte
 def test_every_exit_code_of_an_error_is_explained_and_decided() -> None:
     from asrd import errors
 
-    codes = {cls.exit_code for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)}
+    codes = {
+        cls.exit_code
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, Exception)
+    }
     assert codes <= EXITS.keys()
-    prevented = re.search(r"^RestartPreventExitStatus=(.*)$", (ROOT / "systemd/asrd.service").read_text(), re.MULTILINE)
+    prevented = re.search(
+        r"^RestartPreventExitStatus=(.*)$",
+        (ROOT / "systemd/asrd.service").read_text(),
+        re.MULTILINE,
+    )
     assert prevented
     assert set(map(int, prevented[1].split())) == {2, 65, 66, 73, 78}
 
@@ -490,10 +565,23 @@ def test_the_session_says_why_it_cannot() -> None:
     if os.getuid() == 0:
         found = shutil.which("setpriv")
         assert found
-        command = [found, "--reuid=4711", "--regid=4711", "--clear-groups", "bash", "-s", "--", "true"]
+        command = [
+            found,
+            "--reuid=4711",
+            "--regid=4711",
+            "--clear-groups",
+            "bash",
+            "-s",
+            "--",
+            "true",
+        ]
         with (ROOT / "tests" / "session").open() as script:
-            done = subprocess.run(command, stdin=script, capture_output=True, text=True, check=False, cwd="/")
+            done = subprocess.run(
+                command, stdin=script, capture_output=True, text=True, check=False, cwd="/"
+            )
     else:
-        done = subprocess.run([ROOT / "tests" / "session", "true"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [ROOT / "tests" / "session", "true"], capture_output=True, text=True, check=False
+        )
     assert done.returncode == 77
     assert done.stderr.endswith("needs root, to make a user and a user manager of its own\n")

@@ -29,15 +29,17 @@ from asrd.cli.transcribe import CUE_LETTERS, CUE_SECONDS
 from asrd.config.settings import Settings
 from asrd.errors import EngineError, UsageError
 from asrd.paths import DATA
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import TABLE
-from asrd.protocol import Answer, Hypothesis, Said, Word
+from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from tests.helpers import ROOT
 from tests.sound import silence, speech, tone
 
 EVAL = DATA / "eval"
 CLEAN = [
-    line for line in map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines()) if line["sound"] == "clean"
+    line
+    for line in map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines())
+    if line["sound"] == "clean"
 ]
 FEW = [line for line in CLEAN if line["group"] == "trained voice"][:8]
 
@@ -75,7 +77,8 @@ def children(of: int) -> list[int]:
     return found
 
 
-# -- one run of the real worker over everything -----------------------------------------------------------------------
+# -- one run of the real worker over everything
+# -----------------------------------------------------------------------
 
 
 class Run:
@@ -83,7 +86,9 @@ class Run:
 
     def __init__(self, done: subprocess.CompletedProcess[str], folder: Path) -> None:
         self.code, self.errors = done.returncode, done.stderr
-        self.by_name = {Path(one["path"]).name: one for one in map(json.loads, done.stdout.splitlines())}
+        self.by_name = {
+            Path(one["path"]).name: one for one in map(json.loads, done.stdout.splitlines())
+        }
         self.folder = folder
 
     def __getitem__(self, name: str) -> dict[str, Any]:
@@ -100,14 +105,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     first = clip(FEW[0])
     put("one.flac", first)
-    put("stereo48.wav", np.stack([soxr.resample(first, SAMPLE_RATE, 48_000)] * 2, axis=1), 48_000, subtype="FLOAT")
-    put("five96.wav", np.stack([soxr.resample(first, SAMPLE_RATE, 96_000)] * 5, axis=1), 96_000, subtype="DOUBLE")
+    put(
+        "stereo48.wav",
+        np.stack([soxr.resample(first, SAMPLE_RATE, 48_000)] * 2, axis=1),
+        48_000,
+        subtype="FLOAT",
+    )
+    put(
+        "five96.wav",
+        np.stack([soxr.resample(first, SAMPLE_RATE, 96_000)] * 5, axis=1),
+        96_000,
+        subtype="DOUBLE",
+    )
     put("telephone.wav", soxr.resample(first, SAMPLE_RATE, 8000), 8000)
     put("silence.wav", silence(12))
     put("tone.wav", tone(12))
     put("short.wav", silence(0.001)[:1])
     put("all-nan.wav", np.full(16_000, np.nan, np.float32), subtype="FLOAT")
-    put("some-nan.wav", np.where(np.arange(len(first)) < 50, np.nan, first).astype(np.float32), subtype="FLOAT")
+    put(
+        "some-nan.wav",
+        np.where(np.arange(len(first)) < 50, np.nan, first).astype(np.float32),
+        subtype="FLOAT",
+    )
     put("offset.wav", 0.8 * first + 0.2, subtype="FLOAT")
     put("quiet.wav", first / 50, subtype="FLOAT")
     put("clipped.wav", np.clip(4 * first, -1, 1))
@@ -119,15 +138,37 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     put("no-pause.flac", np.concatenate([clip(line) for line in FEW]))
     with soundfile.SoundFile(folder / "hour.flac", "w", 8000, 1) as out:
         for minute in range(60):
-            spoken = soxr.resample(clip(FEW[minute // 20]), SAMPLE_RATE, 8000) if minute % 20 == 10 else silence(0)
+            spoken = (
+                soxr.resample(clip(FEW[minute // 20]), SAMPLE_RATE, 8000)
+                if minute % 20 == 10
+                else silence(0)
+            )
             out.write(spoken)
             out.write(np.zeros(60 * 8000 - len(spoken), np.float32))
     names = [
-        *("one.flac", "stereo48.wav", "five96.wav", "telephone.wav", "absent.wav", "silence.wav", "tone.wav"),
+        *(
+            "one.flac",
+            "stereo48.wav",
+            "five96.wav",
+            "telephone.wav",
+            "absent.wav",
+            "silence.wav",
+            "tone.wav",
+        ),
         *("offset.wav", "quiet.wav", "clipped.wav"),
-        *("short.wav", "all-nan.wav", "some-nan.wav", "text.wav", "long.flac", "no-pause.flac", "hour.flac"),
+        *(
+            "short.wav",
+            "all-nan.wav",
+            "some-nan.wav",
+            "text.wav",
+            "long.flac",
+            "no-pause.flac",
+            "hour.flac",
+        ),
     ]
-    return Run(program("--json", "--model", "demo-ctc", *(str(folder / name) for name in names)), folder)
+    return Run(
+        program("--json", "--model", "demo-ctc", *(str(folder / name) for name in names)), folder
+    )
 
 
 def test_each_file_is_one_object_with_every_key(run: Run) -> None:
@@ -136,7 +177,9 @@ def test_each_file_is_one_object_with_every_key(run: Run) -> None:
         "path", "text", "words", "duration", "rtfx", "strategy", "device", "model", "complete", "warning"
     }  # fmt: skip
     assert one["duration"] == pytest.approx(FEW[0]["duration"], abs=0.001)
-    assert (one["strategy"], one["device"], one["model"]) == ("fp32", "cpu", "demo-ctc") or one["device"] != "cpu"
+    assert (one["strategy"], one["device"], one["model"]) == ("fp32", "cpu", "demo-ctc") or one[
+        "device"
+    ] != "cpu"
     assert one["complete"] is True
     assert one["rtfx"] > 0
     assert one["text"] == " ".join(word["text"] for word in one["words"])
@@ -183,9 +226,15 @@ def test_what_cannot_be_read_is_one_line_each_and_the_rest_goes_on(run: Run) -> 
     every = [line for line in run.errors.splitlines() if not line.startswith("peak")]
     silent = [line for line in every if line.endswith(": no speech was found in it")]
     lines = [line for line in every if line not in silent]
-    told = {name: [line for line in lines if name in line] for name in ("absent", "all-nan", "text", "some-nan")}
+    told = {
+        name: [line for line in lines if name in line]
+        for name in ("absent", "all-nan", "text", "some-nan")
+    }
     assert told["absent"] == [f"asrd: {run.folder}/absent.wav: there is no such file"]
-    assert [line.startswith(f"asrd: {run.folder}/text.wav: is not a sound file") for line in told["text"]] == [True]
+    assert [
+        line.startswith(f"asrd: {run.folder}/text.wav: is not a sound file")
+        for line in told["text"]
+    ] == [True]
     assert "holds no sound (not one of its samples" in told["all-nan"][0]
     assert "50 samples" in told["some-nan"][0]
     assert len(lines) == 4, lines
@@ -200,25 +249,36 @@ def test_an_hour_needs_no_more_memory_than_a_minute(run: Run) -> None:
     peak = int(re.search(r"peak (\d+)", run.errors)[1])  # type: ignore[index]
     assert peak < 200_000, "KiB; an hour of sound is 230 MB"
     for minute in (10, 30, 50):
-        times = [word["start"] - 60 * minute for word in hour["words"] if abs(word["start"] - 60 * minute) < 30]
+        times = [
+            word["start"] - 60 * minute
+            for word in hour["words"]
+            if abs(word["start"] - 60 * minute) < 30
+        ]
         assert times, f"nothing heard at minute {minute}"
         assert -0.5 < min(times) < max(times) < 8
 
 
-# -- other shapes, and what comes from outside ------------------------------------------------------------------------
+# -- other shapes, and what comes from outside
+# ------------------------------------------------------------------------
 
 
 def test_standard_input_gives_plain_text_and_no_progress() -> None:
     with (EVAL / FEW[1]["audio_filepath"]).open("rb") as stream:
         done = program(
-            "-", "--model", "demo-ctc", code="from asrd.cli.main import main; raise SystemExit(main())", stdin=stream
+            "-",
+            "--model",
+            "demo-ctc",
+            code="from asrd.cli.main import main; raise SystemExit(main())",
+            stdin=stream,
         )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("\n") == 1
     assert jiwer.wer(FEW[1]["text"], done.stdout) < 0.3
 
 
-def test_marks_and_lines_that_a_voice_speaks_are_written_and_what_it_takes_back_is_not(tmp_path: Path) -> None:
+def test_marks_and_lines_that_a_voice_speaks_are_written_and_what_it_takes_back_is_not(
+    tmp_path: Path,
+) -> None:
     said = {
         "marks": "call helen at noon, comma, bring the letter tomorrow, full stop, new line, open the door, full stop",
         "taken-back": "remind me to open a window. new paragraph. save the file. delete that. call maria",
@@ -249,7 +309,14 @@ def test_interrupted_it_prints_what_it_has_and_leaves_no_child(tmp_path: Path) -
     with soundfile.SoundFile(tmp_path / "long.flac", "w", SAMPLE_RATE, 1) as out:
         for _ in range(400):
             out.write(part)
-    command = [sys.executable, "-m", "asrd", "transcribe", EVAL / FEW[0]["audio_filepath"], tmp_path / "long.flac"]
+    command = [
+        sys.executable,
+        "-m",
+        "asrd",
+        "transcribe",
+        EVAL / FEW[0]["audio_filepath"],
+        tmp_path / "long.flac",
+    ]
     with subprocess.Popen(
         [*map(str, command), "--json", "--model", "demo-ctc"],
         stdout=subprocess.PIPE,
@@ -271,7 +338,8 @@ def test_interrupted_it_prints_what_it_has_and_leaves_no_child(tmp_path: Path) -
     assert not list(tmp_path.glob("asrd-worker-*"))
 
 
-# -- shapes, with an engine that answers at once ----------------------------------------------------------------------
+# -- shapes, with an engine that answers at once
+# ----------------------------------------------------------------------
 
 
 class Told:
@@ -284,14 +352,16 @@ class Told:
     ready = None
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.rung = Rung(TABLE["fp32"], "cpu")
+        self.candidate = Candidate(TABLE["fp32"], "cpu")
 
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
         Told.stopped += 1
 
-    async def transcribe(self, samples: np.ndarray, start: int, phase: str, said: Said | None) -> Answer:
+    async def transcribe(
+        self, samples: np.ndarray, start: int, phase: str, said: DecodingContext | None
+    ) -> Answer:
         stop = start + len(samples)
         assert len(samples) <= 160_000
         Told.now += 1
@@ -299,9 +369,11 @@ class Told:
         await asyncio.sleep(0)
         Told.now -= 1
         if stop > Told.fails_at:
-            raise EngineError("no rung is left that could answer", "try again")
+            raise EngineError("no candidate is left that could answer", "try again")
         seconds = range(-(-start // SAMPLE_RATE), -(-stop // SAMPLE_RATE))
-        words = [Word(f"w{n}", n * SAMPLE_RATE, min(stop, n * SAMPLE_RATE + 8000), 0.5) for n in seconds]
+        words = [
+            Word(f"w{n}", n * SAMPLE_RATE, min(stop, n * SAMPLE_RATE + 8000), 0.5) for n in seconds
+        ]
         return Answer(1, Hypothesis("", words, start, stop), 0.0, 0.0, 0.0)
 
 
@@ -335,7 +407,9 @@ def test_every_word_of_a_long_voice_comes_once(
     assert out == " ".join(f"w{n}" for n in range(5, 40)) + "\n"
 
 
-def test_several_files_have_headings(told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_files_have_headings(
+    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call(spoken, spoken) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == out[3] == f"==> {spoken} <=="
@@ -346,7 +420,11 @@ def test_several_files_have_headings(told: type[Told], spoken: str, capsys: pyte
 def test_commands_change_the_text_and_not_the_words(
     told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = {"commands": True, "spoken": {"w6": "^,", "w8": "^\n^", "w30": "{delete}"}, "capitals": True}
+    asked = {
+        "commands": True,
+        "spoken": {"w6": "^,", "w8": "^\n^", "w30": "{delete}"},
+        "capitals": True,
+    }
     assert call("--json", spoken, **asked) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["text"] == "W5, w7\n" + "W31 " + " ".join(f"w{n}" for n in range(32, 40))
@@ -354,7 +432,10 @@ def test_commands_change_the_text_and_not_the_words(
 
 
 def test_a_device_that_computes_several_at_once_gets_several_files(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    told: type[Told],
+    spoken: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Told, "together", 3)
     monkeypatch.setattr(Told, "most", 0)
@@ -365,7 +446,9 @@ def test_a_device_that_computes_several_at_once_gets_several_files(
     assert Told.most == 3
 
 
-def test_words_are_a_table(told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_are_a_table(
+    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert call("--words", spoken) == 0
     assert capsys.readouterr().out.splitlines()[0] == "5.00\t5.50\t0.500\tw5"
 
@@ -388,7 +471,10 @@ def test_what_is_known_is_printed_when_no_worker_is_left(
 
 
 def said(*words: tuple[str, float, float]) -> list[Word]:
-    return [Word(text, round(start * SAMPLE_RATE), round(stop * SAMPLE_RATE)) for text, start, stop in words]
+    return [
+        Word(text, round(start * SAMPLE_RATE), round(stop * SAMPLE_RATE))
+        for text, start, stop in words
+    ]
 
 
 def test_subtitles_in_both_formats() -> None:
@@ -396,7 +482,10 @@ def test_subtitles_in_both_formats() -> None:
     assert cli_transcribe.subtitles(words, "srt") == (
         "1\n01:02:03,500 --> 01:02:04,500\nMeet Alice.\n\n2\n01:02:04,600 --> 01:02:05,000\nNow\n"
     )
-    assert cli_transcribe.subtitles(words[2:], "vtt") == "WEBVTT\n\n1\n01:02:04.600 --> 01:02:05.000\nNow\n"
+    assert (
+        cli_transcribe.subtitles(words[2:], "vtt")
+        == "WEBVTT\n\n1\n01:02:04.600 --> 01:02:05.000\nNow\n"
+    )
     assert cli_transcribe.subtitles([], "srt") == ""
 
 
@@ -445,6 +534,8 @@ def test_a_terminal_sees_progress_that_a_pipe_does_not(spoken: str, tmp_path: Pa
     assert done.returncode == 0
     assert b"voice.wav" in seen
     assert done.stdout.startswith("w5 w6")
-    quiet = subprocess.run([sys.executable, "-c", code, root, spoken], capture_output=True, text=True, timeout=120)
+    quiet = subprocess.run(
+        [sys.executable, "-c", code, root, spoken], capture_output=True, text=True, timeout=120
+    )
     assert quiet.stderr == ""
     assert quiet.stdout == done.stdout

@@ -1,4 +1,5 @@
-"""Rehearsed trouble: what is asked for, what a recognizer then does, and real workers that end with all of the text."""
+"""Rehearsed trouble: what is asked for, what a recognizer then does, and real workers that end with
+all of the text."""
 
 from __future__ import annotations
 
@@ -22,13 +23,13 @@ from asrd.config.faults import Fault, parse
 from asrd.config.loading import load
 from asrd.config.settings import Settings
 from asrd.dictation import shadow
-from asrd.dictation.idle_tasks import Rest
+from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for, start_for
 from asrd.errors import ConfigError
 from asrd.paths import DATA
 from asrd.precision.memory import Memory
-from asrd.precision.plan import Plan, Rung
+from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import TABLE
 from asrd.worker import fault_injection
 from asrd.worker.fault_injection import rehearse, strikes
@@ -111,7 +112,8 @@ def test_each_strikes_at_its_buffer() -> None:
     assert rehearsed("oom:1,empty:1,slow:1,memory:1", start=fp32) == [*plain, 100]
 
 
-# -- real workers -----------------------------------------------------------------------------------------------------
+# -- real workers
+# -----------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -121,16 +123,22 @@ def clips(count: int) -> list[np.ndarray]:
 
 
 @cache
-def heard(strategy: str, trouble: str) -> tuple[list[str], list[str], list[tuple[str, str]], dict[str, str]]:
-    """Return texts, strategies that gave them, rungs that were left and why, and what runs in what at the end."""
+def heard(
+    strategy: str, trouble: str
+) -> tuple[list[str], list[str], list[tuple[str, str]], dict[str, str]]:
+    """Return texts, strategies that gave them, candidates that were left and why, and what runs in
+    what at the end."""
     settings = Settings(model="demo-ctc", strategy=strategy, device="cpu", faults=trouble)
 
     async def go() -> tuple[list[str], list[str], list[tuple[str, str]], dict[str, str]]:
         async with Engine(plan_for(settings), start_for(settings)) as engine:
             answers = [(await engine.transcribe(samples)).hypothesis for samples in clips(5)]
             assert engine.ready is not None
-            left = [(one.rung.removesuffix(" on cpu"), one.kind) for one in engine.rejected]
-            texts, names = [answer.text for answer in answers], [answer.precision for answer in answers]
+            left = [(one.candidate.removesuffix(" on cpu"), one.kind) for one in engine.rejected]
+            texts, names = (
+                [answer.text for answer in answers],
+                [answer.precision for answer in answers],
+            )
             return texts, names, left, engine.ready.effective
 
     return asyncio.run(go())
@@ -150,28 +158,33 @@ def test_real_workers_go_by_the_component_to_fp32_and_no_word_is_lost() -> None:
 def test_real_workers_stay_with_the_layer_that_cures() -> None:
     texts, names, left, effective = heard("bfloat16", "non-finite:2:encoder.layers.1")
     assert texts == heard("fp32", "non-finite:3:*,oom:1")[0]
-    assert [name for name, _ in itertools.groupby(names)] == ["bfloat16", "bfloat16(encoder.layers.1:float32)"]
+    assert [name for name, _ in itertools.groupby(names)] == [
+        "bfloat16",
+        "bfloat16(encoder.layers.1:float32)",
+    ]
     assert left == [("bfloat16", "non-finite")]
     assert set(effective["encoder"].split("/")) == {"bfloat16", "float32"}
     assert effective["decoder"] == "bfloat16"
 
 
-def test_a_plan_of_one_rung_fails_as_it_did() -> None:
+def test_a_plan_of_one_candidate_fails_as_it_did() -> None:
     """What is compared must not be replaced by something softer."""
 
     async def go() -> list[tuple[str, str]]:
-        plan = Plan("bfloat16", (Rung(TABLE["bfloat16"], "cpu"),), "test")
-        start = msgspec.structs.replace(HALF, model="demo-ctc", faults="non-finite:1:encoder.layers.1")
+        plan = Plan("bfloat16", (Candidate(TABLE["bfloat16"], "cpu"),), "test")
+        start = msgspec.structs.replace(
+            HALF, model="demo-ctc", faults="non-finite:1:encoder.layers.1"
+        )
         async with Engine(plan, start) as engine:
             with pytest.raises(Exception, match=r"beginning in encoder\.layers\.1"):
                 await engine.transcribe(clips(1)[0])
-            return [(one.rung, one.kind) for one in engine.rejected]
+            return [(one.candidate, one.kind) for one in engine.rejected]
 
     assert asyncio.run(go()) == [("bfloat16 on cpu", "non-finite")]
 
 
 class RealRoom(Room):
-    """A scribe over workers that hold the shipped model."""
+    """A transcriber over workers that hold the shipped model."""
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
         self.engines.append(Engine(plan, start, **more))
@@ -181,28 +194,42 @@ class RealRoom(Room):
 def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One clip through the daemon's own path; the second worker hears it in FP32, where no fault strikes."""
+    """One clip through the daemon's own path; the second worker hears it in FP32, where no fault
+    strikes."""
     monkeypatch.setattr(shadow, "QUIET", 0.1)
     monkeypatch.setattr(shadow, "resting", lambda: True)
     caplog.set_level(logging.INFO, "asrd")
-    trouble = {"faults": "garbled:1", "strategy": "bfloat16", "device": "cpu", "shadow": 1, "keep_audio": "never"}
+    trouble = {
+        "faults": "garbled:1",
+        "strategy": "bfloat16",
+        "device": "cpu",
+        "shadow": 1,
+        "keep_audio": "never",
+    }
 
     async def go() -> None:
         one = RealRoom(tmp_path, "demo-ctc", **trouble)
-        tasks = [asyncio.create_task(one.scribe.run()), asyncio.create_task(Rest(one.scribe).run())]
+        tasks = [
+            asyncio.create_task(one.transcriber.run()),
+            asyncio.create_task(IdleTasks(one.transcriber).run()),
+        ]
         try:
             async with asyncio.timeout(300):
                 told = await one.say(clips(1)[0]).told
                 assert told.text.startswith("garbled me to open")
-                await until(lambda: one.scribe.shadow.figures["takes"] == 1)
+                await until(lambda: one.transcriber.shadow.figures["takes"] == 1)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for engine in one.engines:
                 await engine.stop()
-        figures = one.scribe.shadow.figures
-        assert (figures["strategy"], figures["changed"], figures["words"]) == ("bfloat16", 1, len(told.text.split()))
+        figures = one.transcriber.shadow.figures
+        assert (figures["strategy"], figures["changed"], figures["words"]) == (
+            "bfloat16",
+            1,
+            len(told.text.split()),
+        )
         assert not list(one.spool.where.iterdir())
         assert "open a teacher" not in "".join(str(vars(record)) for record in caplog.records)
 

@@ -1,4 +1,5 @@
-"""Wrong keys, tables, lines and values of the configuration: one sentence, a hint that helps, exit code 78."""
+"""Wrong keys, tables, lines and values of the configuration: one sentence, a hint that helps, exit
+code 78."""
 
 from __future__ import annotations
 
@@ -111,7 +112,11 @@ def refused(home: Path, text: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize(("key", "hint"), KEYS.items())
 def test_a_wrong_key_is_told_the_right_one(
-    key: str, hint: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    key: str,
+    hint: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     said = refused(home, f'{key} = "de"', capsys)
     assert f"unknown setting {key!r}" in said
@@ -162,7 +167,9 @@ def test_a_line_that_is_not_toml_is_named_and_mended(
         said = refused(home, text, capsys)
         assert hint in said
         assert "line " in said
-    assert main.main(["status"]) == 69, "a file without a socket is no matter of a verb that only asks"
+    assert main.main(["status"]) == 69, (
+        "a file without a socket is no matter of a verb that only asks"
+    )
     capsys.readouterr()
     (home / "asrd" / "config.toml").write_text(f"# socket\n{line}\n", "utf-8")
     assert main.main(["status"]) == 78
@@ -210,7 +217,9 @@ def test_a_switch_in_a_variable_may_be_written_as_people_do(
         monkeypatch.setenv(variable, word)
     assert main.main(["config", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert {found[key]["value"] for key in ("notify", "pnc", "commands")} == {SWITCHES.index(word) < 10}
+    assert {found[key]["value"] for key in ("notify", "pnc", "commands")} == {
+        SWITCHES.index(word) < 10
+    }
 
 
 def test_every_name_from_elsewhere_means_one_setting() -> None:

@@ -36,13 +36,39 @@ VALUES: list[Any] = [
     3, -5, 0, True, False, 1.5, 1e300, 2**70, "", "german", "yes", "a, b", ["x"], [], "type", "30 min", "50%", "true",
     "cuda", "demo", "de", "none", "7", "\u201cx\u201d", "a\tb", "\x7f",
 ]  # fmt: skip
-WORDS = ["yes", "3", "de", "german", "50%", "30 min", "fp16", "type", "-1", "true", "a b", "007", "0.5", "x#y", "~/m"]
-SHAPES = ["{} = {}", "{}: {}", "{} {}", 'export ASRD_{} = {}', '{} = "{}', "ASRD_{}={}", "{} = \u201c{}\u201d"]
+WORDS = [
+    "yes",
+    "3",
+    "de",
+    "german",
+    "50%",
+    "30 min",
+    "fp16",
+    "type",
+    "-1",
+    "true",
+    "a b",
+    "007",
+    "0.5",
+    "x#y",
+    "~/m",
+]
+SHAPES = [
+    "{} = {}",
+    "{}: {}",
+    "{} {}",
+    "export ASRD_{} = {}",
+    '{} = "{}',
+    "ASRD_{}={}",
+    "{} = \u201c{}\u201d",
+]
 
 
 def proposed(hint: str) -> str:
     """Return the line, or the variable, that a hint proposes; "" where it proposes none."""
-    found = re.search(r"write(?:, for example,)? ((?:ASRD_)?\w+ ?=.*?)(?:; it is for Canary.*)?$", hint)
+    found = re.search(
+        r"write(?:, for example,)? ((?:ASRD_)?\w+ ?=.*?)(?:; it is for Canary.*)?$", hint
+    )
     return found[1] if found else ""
 
 
@@ -114,9 +140,15 @@ def test_every_setting_has_an_example_that_it_takes() -> None:
         assert settings.accepted(name, value), name
 
 
-@pytest.mark.parametrize("name", [name for name in settings.FIELDS if name not in settings.MAY_BE_EMPTY])
+@pytest.mark.parametrize(
+    "name", [name for name in settings.FIELDS if name not in settings.MAY_BE_EMPTY]
+)
 def test_an_empty_variable_is_one_that_is_not_set(name: str, tmp_path: Path) -> None:
-    value = list(settings.EXAMPLES[name]) if isinstance(settings.EXAMPLES[name], tuple) else settings.EXAMPLES[name]
+    value = (
+        list(settings.EXAMPLES[name])
+        if isinstance(settings.EXAMPLES[name], tuple)
+        else settings.EXAMPLES[name]
+    )
     file = tmp_path / "config.toml"
     file.write_text(f"{name} = {misnomers.toml(value)}")
     alone = loading.load(file, environment={})
@@ -135,6 +167,13 @@ def test_an_empty_variable_is_a_value_where_an_empty_text_is_one(name: str, tmp_
 
 
 def test_an_empty_variable_of_any_other_name_is_not_set_either(tmp_path: Path) -> None:
-    names = ("ASRD_CONFIG", "ASRD_DEBUG", "ASRD_USE_FP16", "ASRD_AUTOCAST_DTYPE", "ASRD_SINK", "ASRD_NOTHING")
+    names = (
+        "ASRD_CONFIG",
+        "ASRD_DEBUG",
+        "ASRD_USE_FP16",
+        "ASRD_AUTOCAST_DTYPE",
+        "ASRD_SINK",
+        "ASRD_NOTHING",
+    )
     empty = dict.fromkeys(names, "")
     assert loading.load(environment={"HOME": str(tmp_path)} | empty).settings == settings.Settings()

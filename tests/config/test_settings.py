@@ -10,7 +10,9 @@ from asrd.config import loading, settings
 from asrd.errors import ConfigError
 
 
-def load(tmp_path: Path, text: str = "", flags: dict[str, object] | None = None, **environment: str) -> loading.Loaded:
+def load(
+    tmp_path: Path, text: str = "", flags: dict[str, object] | None = None, **environment: str
+) -> loading.Loaded:
     file = tmp_path / "config.toml"
     file.write_text(text)
     return loading.load(file, flags, environment)
@@ -26,7 +28,9 @@ def refused(tmp_path: Path, text: str, *parts: str, **environment: str) -> None:
 
 def test_each_layer_goes_over_the_one_below_and_is_named(tmp_path: Path) -> None:
     text = 'strategy = "half"\nmodel = "a.nemo"\nwindow = 8'
-    loaded = load(tmp_path, text, {"model": "c.nemo", "device": None}, ASRD_MODEL="b.nemo", ASRD_PNC="false")
+    loaded = load(
+        tmp_path, text, {"model": "c.nemo", "device": None}, ASRD_MODEL="b.nemo", ASRD_PNC="false"
+    )
     assert loaded.settings.model == "c.nemo"
     assert loaded.settings.strategy == "half"
     assert loaded.settings.window == 8.0
@@ -71,7 +75,10 @@ def test_a_file_that_was_named_must_exist(tmp_path: Path) -> None:
         ("not toml", ["TOML"]),
         ('autocast_dtype = "float64"', ["float64", "dtype"]),
         ("use_bf16 = true\nuse_fp16 = true", ["use_bf16", "use_fp16", "contradict"]),
-        ('strategy = "half"\nautocast_dtype = "bfloat16"', ["half", "autocast_dtype", "contradicts"]),
+        (
+            'strategy = "half"\nautocast_dtype = "bfloat16"',
+            ["half", "autocast_dtype", "contradicts"],
+        ),
         ('use_bf16 = "perhaps"', ["use_bf16", "perhaps"]),
     ],
 )
@@ -114,16 +121,20 @@ def test_flags_that_are_off_ask_for_nothing(tmp_path: Path) -> None:
 
 def test_a_stronger_layer_overrides_an_older_spelling_without_contradiction(tmp_path: Path) -> None:
     assert load(tmp_path, "use_bf16 = true", {"strategy": "fp32"}).settings.strategy == "fp32"
-    assert load(tmp_path, 'strategy = "half"', ASRD_USE_BF16="1").settings.strategy == "autocast-bf16"
+    assert (
+        load(tmp_path, 'strategy = "half"', ASRD_USE_BF16="1").settings.strategy == "autocast-bf16"
+    )
 
 
 def test_parts_make_a_precision_of_their_own(tmp_path: Path) -> None:
-    requested = load(tmp_path, 'strategy = "selective"\nparts = {encoder = "float16"}').settings.requested
+    requested = load(
+        tmp_path, 'strategy = "selective"\nparts = {encoder = "float16"}'
+    ).settings.requested
     assert not isinstance(requested, str)
     assert requested.parts == {"encoder": "float16"}
-    assert load(tmp_path, "", ASRD_STRATEGY="selective", ASRD_PARTS='{joint = "float16"}').settings.parts == {
-        "joint": "float16"
-    }
+    assert load(
+        tmp_path, "", ASRD_STRATEGY="selective", ASRD_PARTS='{joint = "float16"}'
+    ).settings.parts == {"joint": "float16"}
 
 
 def test_parts_without_selective_do_nothing_and_say_so(tmp_path: Path) -> None:
@@ -138,7 +149,11 @@ def test_parts_without_selective_do_nothing_and_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", None), ("2000", 2000 << 20), ("2000MiB", 2000 << 20), ("1.5 GiB", 3 << 29), ("50%", 2 << 30),
+        ("", None),
+        ("2000", 2000 << 20),
+        ("2000MiB", 2000 << 20),
+        ("1.5 GiB", 3 << 29),
+        ("50%", 2 << 30),
         ("100%", 4 << 30),
     ],
 )
@@ -160,8 +175,14 @@ def test_every_setting_describes_itself() -> None:
 
 
 def test_sinks_are_a_list_in_the_file_and_words_with_commas_elsewhere(tmp_path: Path) -> None:
-    assert load(tmp_path, 'sinks = ["type", "command:tee -a x"]').settings.sinks == ("type", "command:tee -a x")
-    assert load(tmp_path, "", ASRD_SINKS="stdout, clipboard").settings.sinks == ("stdout", "clipboard")
+    assert load(tmp_path, 'sinks = ["type", "command:tee -a x"]').settings.sinks == (
+        "type",
+        "command:tee -a x",
+    )
+    assert load(tmp_path, "", ASRD_SINKS="stdout, clipboard").settings.sinks == (
+        "stdout",
+        "clipboard",
+    )
     assert load(tmp_path, "", {"sinks": ["none"]}).settings.sinks == ("none",)
 
 
@@ -180,7 +201,9 @@ def test_sinks_are_a_list_in_the_file_and_words_with_commas_elsewhere(tmp_path: 
         ("takes_mb = 0", ("takes_mb = 0",)),
     ],
 )
-def test_what_the_daemon_could_not_do_is_refused(tmp_path: Path, text: str, parts: tuple[str, ...]) -> None:
+def test_what_the_daemon_could_not_do_is_refused(
+    tmp_path: Path, text: str, parts: tuple[str, ...]
+) -> None:
     refused(tmp_path, text, *parts)
 
 
@@ -193,7 +216,13 @@ def test_a_vocabulary_may_stand_in_a_file_beside_the_configuration(tmp_path: Pat
 
 
 def test_a_vocabulary_without_its_file_or_end_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, 'vocabulary = ["@nowhere.txt"]', "vocabulary", str(tmp_path / "nowhere.txt"), "No such file")
+    refused(
+        tmp_path,
+        'vocabulary = ["@nowhere.txt"]',
+        "vocabulary",
+        str(tmp_path / "nowhere.txt"),
+        "No such file",
+    )
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     refused(tmp_path, 'vocabulary = ["@bytes"]', "bytes", "UTF-16LE, not UTF-8")
     (tmp_path / "long").write_text("\n".join(f"word number {n}" for n in range(20_000)))
@@ -228,6 +257,8 @@ def test_words_that_mean_nothing_are_refused(tmp_path: Path, text: str, parts: l
     refused(tmp_path, text, *parts)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("never", None), ("immediately", 0), ("30", 1800), ("0.5", 30)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("never", None), ("immediately", 0), ("30", 1800), ("0.5", 30)]
+)
 def test_how_long_a_model_may_be_unused(text: str, seconds: float | None) -> None:
     assert settings.idle_seconds(text) == seconds

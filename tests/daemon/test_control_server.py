@@ -1,4 +1,5 @@
-"""Hostile clients on a real control socket: whatever they do, a well-behaved one is answered, and nothing is left."""
+"""Hostile clients on a real control socket: whatever they do, a well-behaved one is answered, and
+nothing is left."""
 
 from __future__ import annotations
 
@@ -20,18 +21,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrd.daemon import control_server
-from asrd.daemon.control_server import Answers, Request, Server, parse
+from asrd.daemon.control_server import Answers, ControlServer, Request, parse
 from asrd.daemon.control_socket import MAX_LINE
 from asrd.errors import UsageError
 
 IN_TIME = 10.0
-"""Seconds: far more than any answer takes, far less than the limits under which a client is dropped."""
+"""Seconds: far more than any answer takes, far less than the limits under which a client is
+dropped."""
 
 STATUS = b'{"verb": "status"}\n'
 
 
 class Room:
-    """A server with verbs that do what the real ones do to a line: one answer, many, late ones, errors."""
+    """A server with verbs that do what the real ones do to a line: one answer, many, late ones,
+    errors."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -40,7 +43,7 @@ class Room:
         self.ended: list[str] = []
         """Verbs whose generators came to their end, and how."""
         self.errors: list[dict[str, Any]] = []
-        self.server = Server(self.answer)
+        self.server = ControlServer(self.answer)
         self.path = ""
 
     async def answer(self, request: Request) -> Answers:
@@ -52,7 +55,9 @@ class Room:
                     await asyncio.sleep(0)
             elif request.verb == "status":
                 yield {"state": "IDLE"}
-            elif request.verb in ("transcribe", "retry") or (request.verb == "start" and request.wait):
+            elif request.verb in ("transcribe", "retry") or (
+                request.verb == "start" and request.wait
+            ):
                 yield {"said": "recording", "more": True}
                 self.open.set()
                 await self.done.wait()
@@ -102,7 +107,9 @@ class Room:
 async def served(folder: Path) -> AsyncIterator[Room]:
     """Serve in a folder; at the end no task, no descriptor and no unheard exception is left."""
     one = Room()
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: one.errors.append(context))
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: one.errors.append(context)
+    )
     before = descriptors()
     line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     one.path = os.fspath(folder / f"s{len(os.listdir(folder))}")
@@ -114,7 +121,9 @@ async def served(folder: Path) -> AsyncIterator[Room]:
     finally:
         await one.server.close()
         line.close()
-    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()}, lambda: asyncio.all_tasks())
+    await until(
+        lambda: asyncio.all_tasks() == {asyncio.current_task()}, lambda: asyncio.all_tasks()
+    )
     await until(lambda: descriptors() <= before, lambda: (descriptors(), before))
     assert one.errors == []
 
@@ -141,7 +150,8 @@ def run(folder: Path, go: Callable[[Room], Awaitable[None]]) -> None:
     asyncio.run(all_of_it())
 
 
-# -- what it answers --------------------------------------------------------------------------------------------------
+# -- what it answers
+# --------------------------------------------------------------------------------------------------
 
 
 def test_many_requests_on_one_line_are_answered_in_order(tmp_path: Path) -> None:
@@ -151,13 +161,20 @@ def test_many_requests_on_one_line_are_answered_in_order(tmp_path: Path) -> None
         writer.write(b"".join(json.dumps({"verb": verb}).encode() + b"\n" for verb in verbs))
         replies = [json.loads(await reader.readline()) for _ in verbs]
         assert [reply.get("said") for reply in replies] == ["toggle", None, "takes", None, "stop"]
-        assert replies[3] == {"ok": False, "error": "no such strategy", "hint": "another", "code": 2}
+        assert replies[3] == {
+            "ok": False,
+            "error": "no such strategy",
+            "hint": "another",
+            "code": 2,
+        }
         writer.close()
 
     run(tmp_path, go)
 
 
-def test_a_fault_of_the_daemon_is_an_answer_and_not_the_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_of_the_daemon_is_an_answer_and_not_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     logging.getLogger("asrd").propagate = True
 
     async def go(one: Room) -> None:
@@ -170,10 +187,14 @@ def test_a_fault_of_the_daemon_is_an_answer_and_not_the_end(tmp_path: Path, capl
 
 
 @pytest.mark.parametrize("verb", ["status", "last", "use", "start"])
-def test_a_client_that_closes_its_writing_end_still_gets_its_answer(tmp_path: Path, verb: str) -> None:
+def test_a_client_that_closes_its_writing_end_still_gets_its_answer(
+    tmp_path: Path, verb: str
+) -> None:
     async def go(one: Room) -> None:
         one.done.set()
-        data = json.dumps({"verb": verb, "wait": True} if verb == "start" else {"verb": verb}).encode()
+        data = json.dumps(
+            {"verb": verb, "wait": True} if verb == "start" else {"verb": verb}
+        ).encode()
         whole = await one.ask(data + b"\n", half=True)
         cut = await one.ask(data, half=True)  # without the newline: the end of the line is its end
         assert whole == cut
@@ -213,33 +234,52 @@ def test_a_line_that_waited_can_be_used_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("caf\udce9", r"caf\xe9"), ("\ud800", r"\ud800"), ("x\udcff\udcfey", r"x\xff\xfey"), ("é\udc80", r"é\x80")],
+    [
+        ("caf\udce9", r"caf\xe9"),
+        ("\ud800", r"\ud800"),
+        ("x\udcff\udcfey", r"x\xff\xfey"),
+        ("é\udc80", r"é\x80"),
+    ],
 )
 def test_a_name_that_is_no_utf8_is_answered(name: str, shown: str) -> None:
-    assert json.loads(control_server.encoded({"sinks": [name], "more": True})) == {"sinks": [shown], "more": True}
+    assert json.loads(control_server.encoded({"sinks": [name], "more": True})) == {
+        "sinks": [shown],
+        "more": True,
+    }
 
 
-# -- garbage ----------------------------------------------------------------------------------------------------------
+# -- garbage
+# ----------------------------------------------------------------------------------------------------------
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 REQUEST = st.fixed_dictionaries(
     {"verb": st.sampled_from([*control_server.VERBS, "Status", "", "stat"]) | JSON},
-    optional={name: JSON for name in (*Request.__struct_fields__[1:], "extra") if name not in ("wait", "follow")},
+    optional={
+        name: JSON
+        for name in (*Request.__struct_fields__[1:], "extra")
+        if name not in ("wait", "follow")
+    },
 )
 
 
 def answered(reply: dict[str, Any]) -> bool:
     """Whether it is an answer as the protocol has it."""
     return reply["ok"] is True or (
-        isinstance(reply["error"], str) and isinstance(reply["hint"], str) and isinstance(reply["code"], int)
+        isinstance(reply["error"], str)
+        and isinstance(reply["hint"], str)
+        and isinstance(reply["code"], int)
     )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(lines=st.lists(st.binary(max_size=300), min_size=1, max_size=12))
 def test_arbitrary_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     async def go(one: Room) -> None:
@@ -252,7 +292,9 @@ def test_arbitrary_bytes(tmp_path: Path, lines: list[bytes]) -> None:
     run(tmp_path, go)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(requests=st.lists(REQUEST | JSON, min_size=1, max_size=12))
 def test_arbitrary_json(tmp_path: Path, requests: list[Any]) -> None:
     async def go(one: Room) -> None:
@@ -299,16 +341,25 @@ def test_deep_long_and_negative_requests_are_usage_errors(tmp_path: Path, data: 
 
 def test_a_line_without_end_is_answered_and_ended(tmp_path: Path) -> None:
     async def go(one: Room) -> None:
-        refused = {"ok": False, "error": f"a line longer than {MAX_LINE} bytes", "hint": "", "code": 2}
+        refused = {
+            "ok": False,
+            "error": f"a line longer than {MAX_LINE} bytes",
+            "hint": "",
+            "code": 2,
+        }
         assert await one.ask(b"x" * (MAX_LINE + 1)) == [refused]
-        for size in (3 * MAX_LINE, 1 << 24):  # whoever is still writing then may not come to read it
+        for size in (
+            3 * MAX_LINE,
+            1 << 24,
+        ):  # whoever is still writing then may not come to read it
             assert await one.ask(b"x" * size) in ([refused], [])
             await one.polite()
 
     run(tmp_path, go)
 
 
-# -- clients that do nothing, or too much -----------------------------------------------------------------------------
+# -- clients that do nothing, or too much
+# -----------------------------------------------------------------------------
 
 
 def test_a_thousand_silent_clients_do_not_keep_one_polite_client_waiting(tmp_path: Path) -> None:
@@ -330,7 +381,9 @@ def crowd(one: Room, count: int, data: bytes) -> Iterator[list[socket.socket]]:
     try:
         for _ in range(count):
             clients.append(socket.socket(socket.AF_UNIX))
-            clients[-1].connect(one.path)  # blocks no longer than the kernel's queue is full, which it must not be
+            clients[-1].connect(
+                one.path
+            )  # blocks no longer than the kernel's queue is full, which it must not be
             clients[-1].sendall(data)
         yield clients
     finally:
@@ -363,7 +416,9 @@ def test_a_thousand_clients_truly_at_once_are_all_answered(tmp_path: Path) -> No
     run(tmp_path, go)
 
 
-def test_more_clients_than_places_are_all_answered_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_clients_than_places_are_all_answered_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(control_server, "CONNECTIONS", 50)
 
     async def go(one: Room) -> None:
@@ -415,7 +470,9 @@ def test_a_key_has_a_place_in_a_flood_of_everything_and_nothing_is_left_of_it(
             client = socket.socket(socket.AF_UNIX)
             client.setblocking(False)
             await asyncio.get_running_loop().sock_connect(client, one.path)
-            with contextlib.suppress(OSError):  # more than the socket holds, or the server hung up on a long line
+            with contextlib.suppress(
+                OSError
+            ):  # more than the socket holds, or the server hung up on a long line
                 client.send(MEMBERS[kind])
             flood.append(client)
         for _ in range(5):
@@ -457,7 +514,13 @@ def test_requests_that_last_have_places_of_their_own_and_keys_are_not_counted(
             assert json.loads(await reader.readline())["more"]
             writers.append(writer)
         if said is not None:
-            busy = {"ok": False, "error": said, "hint": "try again when one has ended", "code": 75, "busy": True}
+            busy = {
+                "ok": False,
+                "error": said,
+                "hint": "try again when one has ended",
+                "code": 75,
+                "busy": True,
+            }
             assert await one.ask(request_) == [busy]
         for verb in ("toggle", "start", "stop", "cancel", "status", "takes"):
             (reply,) = await one.ask(json.dumps({"verb": verb}).encode() + b"\n")
@@ -500,14 +563,22 @@ def test_no_descriptors_left_means_waiting_and_neither_spinning_nor_silence(tmp_
 
 
 @pytest.mark.parametrize(("soft", "places"), [(20_000, 2000), (1024, 896), (256, 128), (64, 1)])
-def test_places_follow_the_limit_of_descriptors(monkeypatch: pytest.MonkeyPatch, soft: int, places: int) -> None:
+def test_places_follow_the_limit_of_descriptors(
+    monkeypatch: pytest.MonkeyPatch, soft: int, places: int
+) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, soft))
     assert control_server.connections() == places
 
 
 @pytest.mark.parametrize(
     ("limits", "wanted"),
-    [((1024, 524_288), 4096), ((256, 2000), 2000), ((8192, 8192), None), ((1024, -1), 4096), ((-1, -1), None)],
+    [
+        ((1024, 524_288), 4096),
+        ((256, 2000), 2000),
+        ((8192, 8192), None),
+        ((1024, -1), 4096),
+        ((-1, -1), None),
+    ],
 )
 def test_the_daemon_raises_its_descriptor_limit_as_far_as_it_can_use(
     monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], wanted: int | None
@@ -520,7 +591,9 @@ def test_the_daemon_raises_its_descriptor_limit_as_far_as_it_can_use(
 
 
 @pytest.mark.parametrize("data", [b"", b'{"verb": '])
-def test_a_silent_client_is_told_and_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+def test_a_silent_client_is_told_and_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
     monkeypatch.setattr(control_server, "SILENCE", 0.1)
 
     async def go(one: Room) -> None:
@@ -565,7 +638,9 @@ def test_who_waits_in_the_queue_at_the_end_is_told_that(tmp_path: Path) -> None:
             client.close()
 
 
-@pytest.mark.parametrize("request_", [b'{"verb": "last"}\n', b'{"verb": "status", "follow": true}\n'])
+@pytest.mark.parametrize(
+    "request_", [b'{"verb": "last"}\n', b'{"verb": "status", "follow": true}\n']
+)
 def test_a_client_that_does_not_read_is_dropped_and_its_line_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
 ) -> None:
@@ -616,9 +691,14 @@ time.sleep(1000)
 
 @pytest.mark.parametrize(
     ("request_", "how"),
-    [('{"verb": "start", "wait": true}', "start cut off"), ('{"verb": "status", "follow": true}', "status cut off")],
+    [
+        ('{"verb": "start", "wait": true}', "start cut off"),
+        ('{"verb": "status", "follow": true}', "status cut off"),
+    ],
 )
-def test_a_killed_client_ends_the_making_of_its_answer(tmp_path: Path, request_: str, how: str) -> None:
+def test_a_killed_client_ends_the_making_of_its_answer(
+    tmp_path: Path, request_: str, how: str
+) -> None:
     async def go(one: Room) -> None:
         words = (sys.executable, "-I", "-S", "-c", WAITER, one.path, request_)
         client = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
@@ -633,7 +713,8 @@ def test_a_killed_client_ends_the_making_of_its_answer(tmp_path: Path, request_:
     run(tmp_path, go)
 
 
-# -- the end ----------------------------------------------------------------------------------------------------------
+# -- the end
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_on_its_way_arrives_though_the_server_closes(tmp_path: Path) -> None:
@@ -656,7 +737,9 @@ def test_an_answer_on_its_way_arrives_though_the_server_closes(tmp_path: Path) -
     asyncio.run(go())
 
 
-@pytest.mark.parametrize("request_", [b'{"verb": "start", "wait": true}\n', b'{"verb": "status", "follow": true}\n'])
+@pytest.mark.parametrize(
+    "request_", [b'{"verb": "start", "wait": true}\n', b'{"verb": "status", "follow": true}\n']
+)
 def test_closing_ends_answers_that_have_no_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
 ) -> None:

@@ -1,4 +1,5 @@
-"""The daemon as a process of its own: real socket, real spool, real signals, over a worker that holds no model.
+"""The daemon as a process of its own: real socket, real spool, real signals, over a worker that
+holds no model.
 
 And on a test's own loop for what happens between two of its steps.
 """
@@ -29,7 +30,7 @@ from asrd.config.loading import Loaded
 from asrd.config.settings import ENGINE, FIELDS, Settings
 from asrd.daemon.control_server import Request
 from asrd.daemon.daemon import Daemon
-from asrd.dictation.recording import Recording
+from asrd.dictation.recording import Dictation
 from asrd.engine.engine import Engine
 from asrd.errors import BusyError
 from asrd.precision import gpus
@@ -103,7 +104,9 @@ class Running:
     def worker(self) -> list[int]:
         """Process numbers of the workers."""
         assert self.process is not None
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
         return [int(pid) for pid in found.stdout.split()]
 
     def speak(self, seconds: float = 0.6) -> str:
@@ -164,7 +167,9 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     one = daemon()
     one.settled()
     [worker] = one.worker
-    clip = ROOT / "asrd/data/eval/0129.flac"  # the model's name is a script of the fake worker's: no file, no other way
+    clip = (
+        ROOT / "asrd/data/eval/0129.flac"
+    )  # the model's name is a script of the fake worker's: no file, no other way
     out, errors = one.verb("transcribe", "--json", str(clip), "absent.wav").communicate(timeout=20)
     assert out, errors
     told = json.loads(out)
@@ -174,8 +179,14 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     assert "absent.wav: there is no such file" in errors
     assert one.worker == [worker]
     for more in (["--alone"], ["--strategy", "half"]):
-        assert "unknown model 'ok'" in one.verb("transcribe", *more, str(clip)).communicate(timeout=20)[1]
-    assert one.ask(verb="transcribe", path="0129.flac")["error"] == "'0129.flac' is not the whole path of a file"
+        assert (
+            "unknown model 'ok'"
+            in one.verb("transcribe", *more, str(clip)).communicate(timeout=20)[1]
+        )
+    assert (
+        one.ask(verb="transcribe", path="0129.flac")["error"]
+        == "'0129.flac' is not the whole path of a file"
+    )
     one.speak()
     several = [one.verb("transcribe", str(clip)) for _ in range(3)]
     assert [each.communicate(timeout=30)[0] for each in several] == [told["text"] + "\n"] * 3
@@ -183,7 +194,8 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     assert len(samples(one.settled())) >= 1
 
 
-# -- a day in its life ------------------------------------------------------------------------------------------------
+# -- a day in its life
+# ------------------------------------------------------------------------------------------------
 
 
 def test_toggle_speak_toggle_and_the_text_is_there(daemon: Start) -> None:
@@ -264,7 +276,9 @@ def test_text_comes_at_each_pause_where_that_is_asked_for(daemon: Start) -> None
     assert one.state == "LISTENING"
 
 
-def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_open(daemon: Start) -> None:
+def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_open(
+    daemon: Start,
+) -> None:
     one = daemon("--sink", "stdout", ASRD_PRE_ROLL="2.0")
     time.sleep(2.5)
     one.ask(verb="start")
@@ -274,7 +288,8 @@ def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_ope
     assert one.state in ("FLUSHING", "IDLE")
 
 
-# -- waiting for text, and watching -----------------------------------------------------------------------------------
+# -- waiting for text, and watching
+# -----------------------------------------------------------------------------------
 
 
 def test_start_wait_prints_the_text_and_types_nothing(daemon: Start) -> None:
@@ -322,17 +337,23 @@ def test_the_verbs_are_pleasant_to_read(daemon: Start) -> None:
     one.until(lambda: one.state == "IDLE")
     said, _ = one.verb("status").communicate(timeout=20)
     assert re.search(r"^state +○ IDLE$", said, re.MULTILINE)
-    assert re.search(r"^strategy +fp32 \(asked for auto\) on cpu, loaded in \d+\.\d s$", said, re.MULTILINE)
+    assert re.search(
+        r"^strategy +fp32 \(asked for auto\) on cpu, loaded in \d+\.\d s$", said, re.MULTILINE
+    )
     bar, _ = one.verb("status", "--waybar").communicate(timeout=20)
     assert json.loads(bar)["class"] == "idle"
     assert one.end() == 0
     gone = one.verb("toggle")
     _, told = gone.communicate(timeout=20)
     assert gone.returncode == 69
-    assert told.splitlines()[1] == "  hint: in a terminal: asrd run; asrd service install --now makes a service of it"
+    assert (
+        told.splitlines()[1]
+        == "  hint: in a terminal: asrd run; asrd service install --now makes a service of it"
+    )
 
 
-# -- what goes wrong --------------------------------------------------------------------------------------------------
+# -- what goes wrong
+# --------------------------------------------------------------------------------------------------
 
 
 def test_sigterm_writes_down_what_was_said(daemon: Start) -> None:
@@ -384,7 +405,10 @@ def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> 
         time.sleep(dice.uniform(0.1, 1.5))
         seen = one.ask(verb="status")["take"]["seconds"]
         one.end(signal.SIGKILL)
-        kept = [json.loads(line) for line in one.verb("takes", "--json").communicate(timeout=20)[0].splitlines()]
+        kept = [
+            json.loads(line)
+            for line in one.verb("takes", "--json").communicate(timeout=20)[0].splitlines()
+        ]
         assert kept[-1]["seconds"] >= seen
         lengths.append(kept[-1]["seconds"])
     one.socket.unlink()
@@ -434,7 +458,9 @@ def test_a_device_that_goes_and_comes_back_is_told_and_the_take_goes_on(daemon: 
     assert "fake microphone delivers sound again" in one.log.read_text()
 
 
-@pytest.mark.parametrize(("decibels", "said"), [(-40, "is very quiet: speech is at -"), (40, "is too loud: "), (0, "")])
+@pytest.mark.parametrize(
+    ("decibels", "said"), [(-40, "is very quiet: speech is at -"), (40, "is too loud: "), (0, "")]
+)
 def test_a_microphone_at_a_bad_level_is_told_once(decibels: int, said: str, daemon: Start) -> None:
     one = daemon(FAKE_MICROPHONE_DB=str(decibels))
     one.until(lambda: one.state == "IDLE")
@@ -450,7 +476,9 @@ def test_a_microphone_at_a_bad_level_is_told_once(decibels: int, said: str, daem
     assert len(told) == bool(said)
     assert not said or "(pactl set-source-volume @DEFAULT_SOURCE@ " in told[0]
     page = one.verb("status").communicate(timeout=20)[0]
-    assert re.search(rf"^level +fake microphone{f' {said}' if said else ': speech at -'}", page, re.MULTILINE), page
+    assert re.search(
+        rf"^level +fake microphone{f' {said}' if said else ': speech at -'}", page, re.MULTILINE
+    ), page
     doctor = one.verb("doctor").communicate(timeout=60)[0]
     [line] = [line for line in doctor.splitlines() if " level " in line]
     assert line.startswith("-" if said else "ok")
@@ -458,7 +486,9 @@ def test_a_microphone_at_a_bad_level_is_told_once(decibels: int, said: str, daem
         assert "pactl set-source-volume @DEFAULT_SOURCE@ " in doctor
 
 
-def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(daemon: Start, tmp_path: Path) -> None:
+def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(
+    daemon: Start, tmp_path: Path
+) -> None:
     (tmp_path / "state").write_text("in the way")
     one = daemon()
     one.ask(verb="start")
@@ -471,13 +501,16 @@ def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(d
 def test_a_second_daemon_does_not_take_the_socket(daemon: Start) -> None:
     one = daemon()
     command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run"]
-    second = subprocess.run(command, cwd=ROOT, env=one.environment, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(
+        command, cwd=ROOT, env=one.environment, capture_output=True, text=True, timeout=20
+    )
     assert second.returncode == 73
     assert second.stderr.startswith(f"asrd: another asrd is running and listens on {one.socket}\n")
     assert one.state
 
 
-# -- other precisions, other settings, no model in memory -------------------------------------------------------------
+# -- other precisions, other settings, no model in memory
+# -------------------------------------------------------------
 
 
 def test_use_exchanges_the_worker_and_keeps_the_old_one_on_failure(daemon: Start) -> None:
@@ -493,7 +526,9 @@ def test_use_exchanges_the_worker_and_keeps_the_old_one_on_failure(daemon: Start
     assert one.ask(verb="status")["strategy"] == "bfloat16"
 
 
-def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(daemon: Start, tmp_path: Path) -> None:
+def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(
+    daemon: Start, tmp_path: Path
+) -> None:
     file = tmp_path / "config.toml"
     file.write_text('model = "ok"\nsinks = ["none"]\n')
     one = daemon("--config", os.fspath(file), up=False)
@@ -548,7 +583,11 @@ def test_another_language_or_vocabulary_is_another_worker_and_another_table_is_n
 
 def test_whatever_a_worker_is_started_with_asks_for_another_worker() -> None:
     started = {field.name for field in msgspec.structs.fields(protocol.Start)} & set(FIELDS)
-    assert {"model", "source_lang", "target_lang", "pnc", "vocabulary", "boost"} <= started <= set(ENGINE)
+    assert (
+        {"model", "source_lang", "target_lang", "pnc", "vocabulary", "boost"}
+        <= started
+        <= set(ENGINE)
+    )
 
 
 def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon: Start) -> None:
@@ -562,7 +601,8 @@ def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon:
 
 @pytest.fixture
 def logind(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A logind on a system bus of its own, which lets a machine sleep after two seconds; told on its standard input."""
+    """A logind on a system bus of its own, which lets a machine sleep after two seconds; told on
+    its standard input."""
     (tmp_path / "bus.conf").write_text(BUS.format(path=tmp_path / "bus"))
     words = ["dbus-daemon", f"--config-file={tmp_path / 'bus.conf'}", "--nofork", "--print-address"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as bus:
@@ -586,7 +626,10 @@ def test_a_machine_that_sleeps_in_the_middle_has_no_worker_and_the_words_come_af
 ) -> None:
     assert logind.stdin
     assert logind.stdout
-    one = daemon(ASRD_MODEL=f"*=stall@{tmp_path}/once", DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={tmp_path / 'bus'}")
+    one = daemon(
+        ASRD_MODEL=f"*=stall@{tmp_path}/once",
+        DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={tmp_path / 'bus'}",
+    )
     assert logind.stdout.readline().startswith("inhibit sleep asrd")
     one.speak()
     one.ask(verb="stop")
@@ -624,8 +667,13 @@ def test_text_is_in_the_log_only_where_that_is_asked_for(daemon: Start) -> None:
     assert text in one.log.read_text()
 
 
-def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
-    one = daemon(ASRD_MODEL="half=nan-in-layer *=ok", ASRD_STRATEGY="half", ASRD_SHADOW="3", ASRD_FAULTS="stall:99")
+def test_a_candidate_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
+    one = daemon(
+        ASRD_MODEL="half=nan-in-layer *=ok",
+        ASRD_STRATEGY="half",
+        ASRD_SHADOW="3",
+        ASRD_FAULTS="stall:99",
+    )
     one.until(lambda: one.state == "IDLE")
     assert one.ask(verb="status")["below"] is None
     one.speak()
@@ -648,7 +696,8 @@ def test_a_rung_that_was_left_is_told_wherever_one_looks(daemon: Start) -> None:
     assert one.ask(verb="status")["below"] is None
 
 
-# -- moments that a second process cannot hit -------------------------------------------------------------------------
+# -- moments that a second process cannot hit
+# -------------------------------------------------------------------------
 
 
 class Inside:
@@ -658,20 +707,28 @@ class Inside:
         monkeypatch.setattr(gpus, "gpus", list)
         for name in ("TMPDIR", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
             monkeypatch.setenv(name, os.fspath(folder))
-        given = {"model": "*=ok", "strategy": "half", "suffix": "", "sinks": ("none",), "notify": False} | given
+        given = {
+            "model": "*=ok",
+            "strategy": "half",
+            "suffix": "",
+            "sinks": ("none",),
+            "notify": False,
+        } | given
         self.wanted = Settings(**given)
         """What is in the file."""
         self.engines: list[Engine] = []
         self.microphones: list[OpenMicrophone] = []
         self.arrived: list[str] = []
         self.daemon = Daemon(Loaded(self.wanted, {}, ()), self.reread, None, self.hold, self.listen)
-        self.daemon.scribe._deliver = self.deliver
+        self.daemon.transcriber._deliver = self.deliver
 
     def reread(self) -> Loaded:
         return Loaded(self.wanted, {}, ())
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
-        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more))
+        self.engines.append(
+            Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more)
+        )
         return self.engines[-1]
 
     def listen(self, source: str, name: str) -> OpenMicrophone:
@@ -682,13 +739,13 @@ class Inside:
         self.arrived.append(record.parts[number].text)
         return []
 
-    def begin(self) -> Recording:
+    def begin(self) -> Dictation:
         one = self.daemon.start()
         self.microphones[-1].give(SAID)
         return one
 
     async def __aenter__(self) -> Inside:
-        self._writing = self.daemon._scribing = asyncio.create_task(self.daemon.scribe.run())
+        self._writing = self.daemon._scribing = asyncio.create_task(self.daemon.transcriber.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -723,7 +780,7 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
     async with Inside(tmp_path, monkeypatch, model="half=ok *=gate") as one:
-        await one.daemon.scribe.load()
+        await one.daemon.transcriber.load()
         one.wanted = msgspec.structs.replace(one.wanted, demote_slower=77.0, keep_audio="always")
         using = asyncio.create_task(one.daemon._do_use(Request("use", strategy="bfloat16")))
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
@@ -734,15 +791,17 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
         (tmp_path / "gate").touch()
         await asyncio.gather(using, reloading)
         assert one.daemon.settings == one.wanted
-        assert one.daemon.scribe.spool.keep == "always"
-        assert one.daemon.scribe.engine.rung.name == "half on cpu", "as the file says"
+        assert one.daemon.transcriber.spool.keep == "always"
+        assert one.daemon.transcriber.engine.candidate.name == "half on cpu", "as the file says"
 
 
 @case
-async def test_use_says_that_a_download_for_a_reload_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_use_says_that_a_download_for_a_reload_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        await one.daemon.scribe.load()
-        one.daemon.scribe.download = protocol.Download("someone/large", 1, 2)
+        await one.daemon.transcriber.load()
+        one.daemon.transcriber.download = protocol.Download("someone/large", 1, 2)
         async with one.daemon._alone():
             with pytest.raises(BusyError, match="is downloading someone/large"):
                 await one.daemon._do_use(Request("use", strategy="bfloat16"))
@@ -754,7 +813,7 @@ async def test_a_verdict_for_auto_exchanges_no_worker_of_a_daemon_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        await one.daemon.scribe.load()
+        await one.daemon.transcriber.load()
         recording = one.begin()
         moving = asyncio.create_task(one.daemon._move())
         await asyncio.sleep(0.05)
@@ -772,23 +831,29 @@ async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
 ) -> None:
     caplog.set_level(logging.INFO, "asrd")
     async with Inside(tmp_path, monkeypatch, model="16-mixed=otherwise *=ok") as one:
-        await one.daemon.scribe.load()
+        await one.daemon.transcriber.load()
         assert one.daemon.status()["otherwise"] == ""
-        assert (await one.daemon._do_use(Request("use", strategy="bfloat16")))["said"] == "now on bfloat16 on cpu"
+        assert (await one.daemon._do_use(Request("use", strategy="bfloat16")))[
+            "said"
+        ] == "now on bfloat16 on cpu"
         said = (await one.daemon._do_use(Request("use", strategy="16-mixed")))["said"]
         why = "encoder: tf32 asked, float32 runs: TF32 is a unit of CUDA cards"
         assert said == f"now on 16-mixed on cpu; but {why}"
         assert one.daemon.status()["otherwise"] == why
-        told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"]
+        told = [
+            record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"
+        ]
         assert [record.levelno for record in told] == [logging.INFO, logging.INFO, logging.WARNING]
         assert told[-1].message.endswith(f"; but {why}")
         assert vars(told[-1])["ASRD_FALLBACK"] == why
 
 
 @case
-async def test_what_nobody_has_read_of_a_retry_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_nobody_has_read_of_a_retry_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        spool = one.daemon.scribe.spool
+        spool = one.daemon.transcriber.spool
         for _ in range(2):
             take = spool.begin()
             take.append(SAID)

@@ -27,7 +27,9 @@ class FakeRecorder:
 
     def start(self) -> dict[str, Any]:
         assert self.one is None
-        self.one = SimpleNamespace(take=SimpleNamespace(id="1", seconds=0.0), began=time.monotonic())
+        self.one = SimpleNamespace(
+            take=SimpleNamespace(id="1", seconds=0.0), began=time.monotonic()
+        )
         self.calls.append("start")
         return {"said": "recording"}
 
@@ -38,7 +40,8 @@ class FakeRecorder:
 
 
 def held(chance: random.Random, seconds: float = 0.0) -> list[float]:
-    """Return when a held key asks for a toggle: at once, after the delay, then at the rate; up to 30 ms late."""
+    """Return when a held key asks for a toggle: at once, after the delay, then at the rate; up to
+    30 ms late."""
     delay, interval = chance.uniform(0.2, 1.0), chance.uniform(0.02, 0.1)
     end = seconds or delay + chance.uniform(0.1, 1.2)
     moments = [0.0, *(delay + step * interval for step in range(int((end - delay) / interval) + 1))]
@@ -51,14 +54,19 @@ def then(first: list[float], pause: float, second: list[float]) -> list[float]:
 
 
 def table() -> dict[str, tuple[list[float], bool, int]]:
-    """Return, by name, the moments of toggles, whether they end in a recording, and how many recordings stay."""
+    """Return, by name, the moments of toggles, whether they end in a recording, and how many
+    recordings stay."""
     chance, rows = random.Random(14), {}
     for number in range(10):
         rows[f"held to start {number}"] = held(chance), True, 1
     for number in range(4):
         rows[f"held to stop {number}"] = then([0.0], 1.3, held(chance)), False, 1
     for number in range(4):
-        rows[f"held to start, then pressed {number}"] = then(held(chance), chance.uniform(0.3, 1.5), [0.0]), False, 1
+        rows[f"held to start, then pressed {number}"] = (
+            then(held(chance), chance.uniform(0.3, 1.5), [0.0]),
+            False,
+            1,
+        )
     for number in range(3):
         rows[f"held, and held again {number}"] = then(held(chance), 1.3, held(chance)), False, 1
     for gap in (0.25, 0.4, 0.6, 0.9, 1.15):
@@ -103,17 +111,22 @@ def played() -> dict[str, FakeRecorder]:
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_a_row_of_toggles_ends_as_the_person_meant_it(name: str, played: dict[str, FakeRecorder]) -> None:
+def test_a_row_of_toggles_ends_as_the_person_meant_it(
+    name: str, played: dict[str, FakeRecorder]
+) -> None:
     moments, records, kept = TABLE[name]
     recorder = played[name]
     assert (recorder.one is not None) == records, f"{moments}: {recorder.calls}"
     if name != "held on a slow machine":  # its gap of 0.31 s is cut out of the recording
-        assert recorder.calls.count("start") - recorder.calls.count("drop") == kept, f"{moments}: {recorder.calls}"
+        assert recorder.calls.count("start") - recorder.calls.count("drop") == kept, (
+            f"{moments}: {recorder.calls}"
+        )
 
 
 @pytest.fixture(scope="module")
 def fired() -> list[float]:
-    """When a real sway runs its binding while its key is held for 1.5 s; the process starts are its own."""
+    """When a real sway runs its binding while its key is held for 1.5 s; the process starts are its
+    own."""
     need("sway", "swaymsg", "wtype")
     sway = Sway()
     try:
@@ -123,7 +136,9 @@ def fired() -> list[float]:
             script.chmod(0o755)
             sway.bind(key, str(script))
         for key in "de":
-            sway.say("wtype", "-s", "300", "-M", "logo", "-P", key, "-s", "1500", "-p", key, "-m", "logo")
+            sway.say(
+                "wtype", "-s", "300", "-M", "logo", "-P", key, "-s", "1500", "-p", key, "-m", "logo"
+            )
         time.sleep(0.5)
         assert len((sway.root / "once").read_text().split()) == 1, "--no-repeat fires once"
         moments = sorted(map(float, (sway.root / "fired").read_text().split()))

@@ -58,7 +58,9 @@ class Machine:
             stdout=asyncio.subprocess.PIPE,
         )
         self.running.append(self.login1)
-        while (said := await self.heard()) != "ready":  # a client may be faster than the line that says so
+        while (
+            said := await self.heard()
+        ) != "ready":  # a client may be faster than the line that says so
             self.early.append(said)
 
     async def says(self) -> str:
@@ -112,7 +114,9 @@ class Notes(asyncio.Queue[str]):
 INHIBIT = "inhibit sleep asrd delay"
 
 
-def test_sleep_waits_for_the_call_and_waking_takes_a_new_inhibitor(tmp_path: Path, bus_program: str) -> None:
+def test_sleep_waits_for_the_call_and_waking_takes_a_new_inhibitor(
+    tmp_path: Path, bus_program: str
+) -> None:
     async def scene() -> None:
         notes, may_sleep = Notes(), asyncio.Event()
 
@@ -122,7 +126,7 @@ def test_sleep_waits_for_the_call_and_waking_takes_a_new_inhibitor(tmp_path: Pat
             notes.put_nowait("flushed")
 
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(on_sleep, notes.wake)
+            sleep = logind.SleepInhibitor(on_sleep, notes.wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             for _ in range(2):
@@ -155,7 +159,7 @@ def test_a_call_that_never_ends_is_cancelled_before_the_limit(
                 notes.put_nowait("cancelled")
 
         async with machine(tmp_path, bus_program, delay=0.4) as it:
-            sleep = logind.Sleep(on_sleep, notes.wake)
+            sleep = logind.SleepInhibitor(on_sleep, notes.wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             it.do("sleep")
@@ -178,7 +182,7 @@ def test_a_call_that_fails_still_lets_the_machine_sleep_and_is_logged(
             raise RuntimeError("the worker would not end")
 
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(on_sleep, notes.wake)
+            sleep = logind.SleepInhibitor(on_sleep, notes.wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             it.do("sleep")
@@ -204,7 +208,7 @@ def test_sleeping_again_cancels_what_waking_still_does(tmp_path: Path, bus_progr
                 notes.put_nowait("dropped")
 
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(notes.sleep, on_wake)
+            sleep = logind.SleepInhibitor(notes.sleep, on_wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             it.do("sleep")
@@ -222,7 +226,7 @@ def test_only_logind_itself_is_believed(tmp_path: Path, bus_program: str) -> Non
     async def scene() -> None:
         notes = Notes()
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(notes.sleep, notes.wake)
+            sleep = logind.SleepInhibitor(notes.sleep, notes.wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             it.do("forged")
@@ -238,11 +242,13 @@ def test_only_logind_itself_is_believed(tmp_path: Path, bus_program: str) -> Non
     asyncio.run(scene())
 
 
-def test_a_logind_that_starts_anew_is_asked_again_without_waking_anything(tmp_path: Path, bus_program: str) -> None:
+def test_a_logind_that_starts_anew_is_asked_again_without_waking_anything(
+    tmp_path: Path, bus_program: str
+) -> None:
     async def scene() -> None:
         notes = Notes()
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(notes.sleep, notes.wake)
+            sleep = logind.SleepInhibitor(notes.sleep, notes.wake)
             assert await sleep.start()
             assert await it.says() == INHIBIT
             it.do("quit")
@@ -260,14 +266,17 @@ def test_a_logind_that_starts_anew_is_asked_again_without_waking_anything(tmp_pa
 
 
 def test_a_bus_that_starts_anew_is_found_again(
-    tmp_path: Path, bus_program: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    bus_program: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(logind, "RETRY", (0.05, 0.1))
 
     async def scene() -> None:
         notes = Notes()
         async with machine(tmp_path, bus_program) as it:
-            sleep = logind.Sleep(notes.sleep, notes.wake)
+            sleep = logind.SleepInhibitor(notes.sleep, notes.wake)
             assert await sleep.start()
             await it.end()
             it.running.clear()
@@ -288,7 +297,7 @@ def test_without_a_bus_or_a_logind_nothing_happens(
 ) -> None:
     async def scene() -> None:
         notes = Notes()
-        sleep = logind.Sleep(notes.sleep, notes.wake)
+        sleep = logind.SleepInhibitor(notes.sleep, notes.wake)
         assert not await sleep.start()
         async with machine(tmp_path, bus_program) as it:
             it.do("quit")

@@ -1,4 +1,5 @@
-"""What the running daemon says: through its verbs where a state can be made, and of every state by the sentences."""
+"""What the running daemon says: through its verbs where a state can be made, and of every state by
+the sentences."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from asrd.config.loading import Loaded
 from asrd.config.settings import Settings
 from asrd.daemon import replies
 from asrd.dictation.metrics import _moment
-from asrd.dictation.recording import Told
+from asrd.dictation.recording import DictationResult
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
 from asrd.paths import DATA
 from asrd.recordings.deliveries import sink_name
-from asrd.recordings.files import Note
+from asrd.recordings.files import RecordingInfo
 from asrd.text.wording import counted, parted, said_of, with_hint
 from tests.daemon.test_daemon import Start, daemon, samples
 from tests.helpers import ROOT
@@ -30,8 +31,8 @@ from tests.helpers import ROOT
 __all__ = ["daemon"]
 
 
-
-# -- sentences --------------------------------------------------------------------------------------------------------
+# -- sentences
+# --------------------------------------------------------------------------------------------------------
 
 NOUNS = ("recording", "word", "sample", "device", "restart", "buffer", "sink")
 
@@ -41,7 +42,10 @@ def test_a_count_agrees_with_its_noun() -> None:
     for noun in NOUNS:
         for number in (0, 1, 2, draw.randrange(3, 10_000)):
             assert counted(number, noun) == f"{number} {noun}{'s' * (number != 1)}"
-    assert (counted(1, "entry", "entries"), counted(2, "entry", "entries")) == ("1 entry", "2 entries")
+    assert (counted(1, "entry", "entries"), counted(2, "entry", "entries")) == (
+        "1 entry",
+        "2 entries",
+    )
 
 
 def test_nothing_that_asrd_prints_counts_one_in_the_plural() -> None:
@@ -56,12 +60,24 @@ def test_nothing_that_asrd_prints_counts_one_in_the_plural() -> None:
     assert found == MANY
 
 
-LIVE = ("control.py", "daemon.py", "deliveries.py", "recorder.py", "replies.py", "retry.py", "scribe.py", "service.py")
+LIVE = (
+    "control.py",
+    "daemon.py",
+    "deliveries.py",
+    "recorder.py",
+    "replies.py",
+    "retry.py",
+    "transcriber.py",
+    "service.py",
+)
 MANY: list[str] = []
 
 SAID = {
     ("type", "nothing can type here"): "type: nothing can type here",
-    ("command:false", "command:false ended with exit code 1"): "command:false ended with exit code 1",
+    (
+        "command:false",
+        "command:false ended with exit code 1",
+    ): "command:false ended with exit code 1",
     ("command:false", "command:false: is not installed"): "command:false: is not installed",
     ("command:fals", "command:false is slow"): "command:fals: command:false is slow",
     ("Blue Yeti", "Blue Yeti: is gone"): "Blue Yeti: is gone",
@@ -79,7 +95,11 @@ def test_a_name_is_said_once(name: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("message", "hint", "whole"),
-    [("no room", "", "no room"), ("no room", "make some", "no room (make some)"), ("make it", "make it", "make it")],
+    [
+        ("no room", "", "no room"),
+        ("no room", "make some", "no room (make some)"),
+        ("make it", "make it", "make it"),
+    ],
 )
 def test_a_hint_is_said_once(message: str, hint: str, whole: str) -> None:
     assert with_hint(message, hint) == whole
@@ -105,8 +125,12 @@ def test_a_command_is_named_by_its_program_and_nothing_that_may_be_secret(key: s
     assert sink_name(key) == COMMANDS[key]
 
 
-def note(text: str = "", transcribed: bool = False, reason: str = "no worker", delivered: bool = False) -> Note:
-    return Note("20260101-000000-aaaa", 1.0, reason, text, delivered, 2.0, transcribed=transcribed)
+def note(
+    text: str = "", transcribed: bool = False, reason: str = "no worker", delivered: bool = False
+) -> RecordingInfo:
+    return RecordingInfo(
+        "20260101-000000-aaaa", 1.0, reason, text, delivered, 2.0, transcribed=transcribed
+    )
 
 
 WAITING = {
@@ -133,25 +157,33 @@ def test_the_list_of_recordings_tells_text_from_sound() -> None:
     assert note(delivered=True).fate == "delivered"
 
 
-EMPTY = Told("", "", "empty", "")
-LAST: dict[str, tuple[Told, bool, int, str, str, str]] = {
-    "a text": (Told("a", "words", "delivered"), False, 0, "", "", ""),
-    "a text, and a recording": (Told("a", "words", "delivered"), True, 0, "", "", "a recording is going on"),
+EMPTY = DictationResult("", "", "empty", "")
+LAST: dict[str, tuple[DictationResult, bool, int, str, str, str]] = {
+    "a text": (DictationResult("a", "words", "delivered"), False, 0, "", "", ""),
+    "a text, and a recording": (DictationResult("a", "words", "delivered"), True, 0, "", "", "a recording is going on"),
     "a text, and one to come": (
-        Told("a", "words", "delivered"), False, 1, "", "", "1 recording is still being transcribed; asrd last --wait"),
+        DictationResult("a", "words", "delivered"), False, 1, "", "",
+        "1 recording is still being transcribed; asrd last --wait"),
     "two to come": (EMPTY, False, 2, "", "nothing was said", "2 recordings are still being transcribed;"),
     "one to come, model loads": (
         EMPTY, False, 1, "import", "nothing was said", "transcribed (the worker imports the model's code); asrd last"),
     "a text that no sink took": (
-        Told("a", "words", "kept", "type: no"), False, 0, "", "", "the text was not delivered: type: no; asrd retry"),
+        DictationResult("a", "words", "kept", "type: no"), False, 0, "", "",
+        "the text was not delivered: type: no; asrd retry"),
     "no text, kept": (
-        Told("a", "", "kept", "no worker"), False, 0, "", "did not become text: no worker; asrd retry", ""),
-    "no text, lost": (Told("a", "", "lost", "no worker"), False, 0, "", "did not become text: no worker", ""),
-    "no word": (Told("a", "", "empty", seconds=3.21), False, 0, "", "heard in the last recording, 3.2 s", ""),
-    "no sound": (Told("a", "", "empty"), False, 0, "", "no sound came in during the last recording", ""),
+        DictationResult("a", "", "kept", "no worker"), False, 0, "",
+        "did not become text: no worker; asrd retry", ""),
+    "no text, lost": (
+        DictationResult("a", "", "lost", "no worker"), False, 0, "",
+        "did not become text: no worker", ""),
+    "no word": (
+        DictationResult("a", "", "empty", seconds=3.21), False, 0, "",
+        "heard in the last recording, 3.2 s", ""),
+    "no sound": (DictationResult("a", "", "empty"), False, 0, "", "no sound came in during the last recording", ""),
     "nothing at all": (EMPTY, False, 0, "", "nothing was said since the daemon started", ""),
 }  # fmt: skip
-"""State -> the last result, a recording going on, how many are transcribed, what loads; why no text; the note."""
+"""State -> the last result, a recording going on, how many are transcribed, what loads; why no
+text; the note."""
 
 
 @pytest.mark.parametrize("state", LAST)
@@ -198,8 +230,13 @@ def test_a_reload_that_fails_names_the_setting_and_what_stays(number: int) -> No
     loaded = Loaded(Settings(), {"model": "/etc/mine.toml"})
     found = replies.unchanged(error, loaded, ["model"])
     assert (type(found), found.exit_code, found.hint) == (kind, code, error.hint)
-    assert found.message == f"model (/etc/mine.toml): {error.message}; the settings stay as they were"
-    assert replies.unchanged(error, None, []).message == f"{error.message}; the settings stay as they were"
+    assert (
+        found.message == f"model (/etc/mine.toml): {error.message}; the settings stay as they were"
+    )
+    assert (
+        replies.unchanged(error, None, []).message
+        == f"{error.message}; the settings stay as they were"
+    )
 
 
 @pytest.mark.parametrize(
@@ -215,7 +252,8 @@ def test_only_a_key_is_called_a_key(source: str, by_key: bool, said: str) -> Non
     assert _moment(One()) == said  # type: ignore[arg-type]  # as above
 
 
-# -- units ------------------------------------------------------------------------------------------------------------
+# -- units
+# ------------------------------------------------------------------------------------------------------------
 
 SYSTEMCTL = """#!/bin/sh
 case "$STATE" in none) exit 1;; hang) exec sleep 60;; esac
@@ -223,16 +261,53 @@ for unit in one two; do echo "$STATE"; done
 """
 
 UNITS: dict[str, tuple[bool, str, bool, tuple[str, ...], tuple[str, ...]]] = {
-    "nothing is installed": (False, "none", True, ("asrd run", "service install --now"), ("systemctl",)),
-    "nothing is installed, a manager": (False, "inactive", True, ("asrd run", "service install"), ("systemctl",)),
-    "installed, down": (True, "inactive", True, ("systemctl --user start asrd.socket asrd.service",), ("reset-",)),
-    "installed, failed": (True, "failed", True, ("reset-failed asrd.socket", "start asrd.socket"), ("install",)),
+    "nothing is installed": (
+        False,
+        "none",
+        True,
+        ("asrd run", "service install --now"),
+        ("systemctl",),
+    ),
+    "nothing is installed, a manager": (
+        False,
+        "inactive",
+        True,
+        ("asrd run", "service install"),
+        ("systemctl",),
+    ),
+    "installed, down": (
+        True,
+        "inactive",
+        True,
+        ("systemctl --user start asrd.socket asrd.service",),
+        ("reset-",),
+    ),
+    "installed, failed": (
+        True,
+        "failed",
+        True,
+        ("reset-failed asrd.socket", "start asrd.socket"),
+        ("install",),
+    ),
     "installed, no manager": (True, "none", True, ("no user manager", "asrd run"), ("systemctl",)),
     "installed, manager hangs": (True, "hang", True, ("no user manager",), ("systemctl",)),
-    "installed, other socket": (True, "inactive", False, ("another socket", "asrd run --socket"), ("systemctl",)),
-    "installed, activating": (True, "activating", True, ("systemctl --user start",), ("reset-failed",)),
+    "installed, other socket": (
+        True,
+        "inactive",
+        False,
+        ("another socket", "asrd run --socket"),
+        ("systemctl",),
+    ),
+    "installed, activating": (
+        True,
+        "activating",
+        True,
+        ("systemctl --user start",),
+        ("reset-failed",),
+    ),
 }
-"""State -> unit installed, what systemctl says, the usual socket; what the hint names, and what it must not."""
+"""State -> unit installed, what systemctl says, the usual socket; what the hint names, and what it
+must not."""
 
 
 @pytest.mark.parametrize("state", UNITS)
@@ -272,7 +347,8 @@ def test_a_daemon_that_runs_is_named_with_what_ends_it(daemon: Start) -> None:
     assert hints.listener(one.socket) == one.process.pid
 
 
-# -- verbs ------------------------------------------------------------------------------------------------------------
+# -- verbs
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_without_sound_every_verb_says_so_and_the_recording_goes_on(daemon: Start) -> None:
@@ -285,7 +361,10 @@ def test_without_sound_every_verb_says_so_and_the_recording_goes_on(daemon: Star
     ]  # fmt: skip
     assert one.state == "LISTENING"
     time.sleep(1.3)  # else it is the key, held
-    assert one.verb("toggle").communicate(timeout=20)[0] == "stopped; no sound came in: nothing comes\n"
+    assert (
+        one.verb("toggle").communicate(timeout=20)[0]
+        == "stopped; no sound came in: nothing comes\n"
+    )
     waited = one.verb("start", "--wait", "--seconds", "1")
     out, err = waited.communicate(timeout=30)
     assert (waited.returncode, out) == (65, "")
@@ -324,21 +403,34 @@ def test_a_hint_is_taken_off_as_it_was_put_on() -> None:
         assert parted(text) == whole
     for _ in range(200):
         message = " ".join(draw.choices(["no", "sound", "$(id -u)", "card", "x:"], k=3))
-        hint = " ".join(draw.choices(["try", "$(id -u)", "(this)", "command"], k=draw.randint(1, 3)))
+        hint = " ".join(
+            draw.choices(["try", "$(id -u)", "(this)", "command"], k=draw.randint(1, 3))
+        )
         if not message.endswith(")") and hint not in message:
             assert parted(with_hint(message, hint)) == (message, hint)
 
 
 WRONG = {
-    ("retry", "nope"): (2, "there is no recording 'nope'"), ("retry", "--all", "x"): (2, "takes no name"),
-    ("use", "quickly"): (78, "quickly"), ("use", "fp17"): (78, "fp17"), ("use", "haalf"): (78, "haalf"),
-    ("use",): (2, "STRATEGY"), ("retry", "2019"): (2, "'2019'"), ("retry", "--every"): (2, "--every"),
-    ("retry",): (1, "no recording waits"), ("retry", "--deliver"): (1, "no recording waits"),
-    ("retry", "--again"): (1, "no recording waits"), ("retry", "--all"): (0, "no recording waits"),
-    ("retry", "--all", "--deliver"): (0, "no recording waits"), ("use", "half"): (66, "no model is chosen"),
-    ("use", "auto"): (66, "no model is chosen"), ("retry", "nope", "--deliver"): (2, "'nope'"),
-    ("retry", "zz", "--again"): (2, "'zz'"), ("retry", "--json", "nope"): (2, "'nope'"),
-    ("use", "--json", "int9"): (78, "int9"), ("use", "bf17"): (78, "bf17"),
+    ("retry", "nope"): (2, "there is no recording 'nope'"),
+    ("retry", "--all", "x"): (2, "takes no name"),
+    ("use", "quickly"): (78, "quickly"),
+    ("use", "fp17"): (78, "fp17"),
+    ("use", "haalf"): (78, "haalf"),
+    ("use",): (2, "STRATEGY"),
+    ("retry", "2019"): (2, "'2019'"),
+    ("retry", "--every"): (2, "--every"),
+    ("retry",): (1, "no recording waits"),
+    ("retry", "--deliver"): (1, "no recording waits"),
+    ("retry", "--again"): (1, "no recording waits"),
+    ("retry", "--all"): (0, "no recording waits"),
+    ("retry", "--all", "--deliver"): (0, "no recording waits"),
+    ("use", "half"): (66, "no model is chosen"),
+    ("use", "auto"): (66, "no model is chosen"),
+    ("retry", "nope", "--deliver"): (2, "'nope'"),
+    ("retry", "zz", "--again"): (2, "'zz'"),
+    ("retry", "--json", "nope"): (2, "'nope'"),
+    ("use", "--json", "int9"): (78, "int9"),
+    ("use", "bf17"): (78, "bf17"),
 }
 """Words to a daemon without a model and without recordings -> exit code, and what is said."""
 
@@ -382,7 +474,9 @@ def test_last_waits_for_what_is_still_transcribed(daemon: Start) -> None:
     assert samples(out)
 
 
-def test_silence_counts_from_the_first_speech_and_there_is_an_end_without_any(daemon: Start) -> None:
+def test_silence_counts_from_the_first_speech_and_there_is_an_end_without_any(
+    daemon: Start,
+) -> None:
     one = daemon()
     one.until(lambda: one.state == "IDLE")
     (one.home / "lost").touch()
@@ -398,7 +492,9 @@ def test_silence_counts_from_the_first_speech_and_there_is_an_end_without_any(da
     assert samples(out)
 
 
-def test_use_and_reload_say_how_far_they_are_and_what_became_of_it(daemon: Start, tmp_path: Path) -> None:
+def test_use_and_reload_say_how_far_they_are_and_what_became_of_it(
+    daemon: Start, tmp_path: Path
+) -> None:
     file = tmp_path / "config.toml"
     file.write_text('model = "half=gate *=ok"\nsinks = ["none"]\n')
     one = daemon("--config", os.fspath(file), up=False)
@@ -415,7 +511,9 @@ def test_use_and_reload_say_how_far_they_are_and_what_became_of_it(daemon: Start
     (one.home / "gate").touch()
     assert '"load_seconds":' in first.communicate(timeout=20)[0]
     out, _ = second.communicate(timeout=20)
-    assert re.fullmatch(r"changed: strategy; now .* runs as bfloat16 on cpu, loaded in \d+\.\d s\n", out)
+    assert re.fullmatch(
+        r"changed: strategy; now .* runs as bfloat16 on cpu, loaded in \d+\.\d s\n", out
+    )
     file.write_text('model = "nobody/nothing-here"\nsinks = ["none"]\nstrategy = "nonsense"\n')
     third = one.verb("reload")
     _, err = third.communicate(timeout=20)
@@ -439,7 +537,9 @@ def test_a_load_counts_from_the_start_of_the_worker(daemon: Start) -> None:
 
 def test_a_terminal_is_told_the_next_step_and_a_service_is_not(daemon: Start) -> None:
     one = daemon()
-    one.until(lambda: "press your hotkey, or run in another terminal: asrd toggle" in one.log.read_text())
+    one.until(
+        lambda: "press your hotkey, or run in another terminal: asrd toggle" in one.log.read_text()
+    )
     one.end()
     one.log.write_text("")
     one.environment["NOTIFY_SOCKET"] = os.fspath(one.home / "notify")
@@ -452,7 +552,9 @@ def test_a_terminal_sees_the_steps_of_a_load(daemon: Start) -> None:
     one = daemon(up=False)
     leader, follower = os.openpty()
     command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run"]
-    one.process = subprocess.Popen(command, cwd=ROOT, env=one.environment, stdin=follower, stderr=follower)
+    one.process = subprocess.Popen(
+        command, cwd=ROOT, env=one.environment, stdin=follower, stderr=follower
+    )
     os.close(follower)
     one.until(lambda: one.socket.exists() and one.state == "IDLE")
     shown = os.read(leader, 1 << 16).decode()
@@ -461,7 +563,8 @@ def test_a_terminal_sees_the_steps_of_a_load(daemon: Start) -> None:
     assert shown.count("the worker starts") == 1
 
 
-# -- a file where raw sound is due ------------------------------------------------------------------------------------
+# -- a file where raw sound is due
+# ------------------------------------------------------------------------------------
 
 PAD = b"\0" * 64
 FILES: dict[str, tuple[bytes, str]] = {
@@ -511,7 +614,12 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
     one = daemon(up=False)
     command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run", "--source", "pipe"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=one.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env=one.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
     time.sleep(1.0 if at_once == 3 else 0.0)  # a worker would be there by then
@@ -529,12 +637,15 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
 def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:
     one = daemon(up=False)
     command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run", "--source", "pipe"]
-    done = subprocess.run(command, cwd=ROOT, env=one.environment, input=b"\1\0\2\0\3", capture_output=True, timeout=30)
+    done = subprocess.run(
+        command, cwd=ROOT, env=one.environment, input=b"\1\0\2\0\3", capture_output=True, timeout=30
+    )
     assert done.returncode == 0
     assert b"in the middle of a sample" in done.stderr
 
 
-# -- a model that is refused, and one that is not whole ---------------------------------------------------------------
+# -- a model that is refused, and one that is not whole
+# ---------------------------------------------------------------
 
 
 def test_a_refused_model_costs_one_worker_and_a_file_that_changes_another(tmp_path: Path) -> None:
@@ -555,10 +666,19 @@ def test_a_download_that_was_broken_off_is_shown(tmp_path: Path) -> None:
     blobs = tmp_path / "models--someone--large" / "blobs"
     blobs.mkdir(parents=True)
     (blobs / "abc.asrd.incomplete").write_bytes(b"\0" * 2_500_000)
-    here = os.environ | {"HF_HUB_CACHE": os.fspath(tmp_path), "COLUMNS": "200", "XDG_RUNTIME_DIR": os.fspath(tmp_path)}
+    here = os.environ | {
+        "HF_HUB_CACHE": os.fspath(tmp_path),
+        "COLUMNS": "200",
+        "XDG_RUNTIME_DIR": os.fspath(tmp_path),
+    }
     said = "2.5 MB of someone/large are kept; the next download goes on from there"
     for words in (["models"], ["doctor", "--model", "someone/large"]):
         done = subprocess.run(
-            [sys.executable, "-m", "asrd", *words], cwd=ROOT, capture_output=True, text=True, check=False, env=here
+            [sys.executable, "-m", "asrd", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=here,
         )
         assert said in done.stdout.replace("\n", " ")

@@ -1,4 +1,5 @@
-"""A session without a keyboard: found out by asking the compositor, and no key is lost on a window that is busy."""
+"""A session without a keyboard: found out by asking the compositor, and no key is lost on a window
+that is busy."""
 
 from __future__ import annotations
 
@@ -55,18 +56,23 @@ def announced(name: int, interface: str) -> bytes:
 
 
 def play(listening: socket.socket, one: Compositor) -> None:
-    """Answer one client as a compositor does: what it made last is the number of its second sync."""
+    """Answer one client as a compositor does: what it made last is the number of its second
+    sync."""
     line, _ = listening.accept()
     with line:
         line.recv(4096)
         if one.ends == "at once":
             return
-        first = b"".join(announced(10 + each, name) for each, name in enumerate(("wl_shm", "wl_compositor")))
+        first = b"".join(
+            announced(10 + each, name) for each, name in enumerate(("wl_shm", "wl_compositor"))
+        )
         first += b"".join(announced(20 + each, "wl_seat") for each in range(len(one.seats)))
         first = bytes(40) if one.ends == "no Wayland" else first + event(3, 0, bytes(4))
         first = first[:30] if one.ends == "half-way" else first
         last = 4 + len(one.seats)
-        second = b"".join(event(4 + each, 0, struct.pack("=I", has)) for each, has in enumerate(one.seats))
+        second = b"".join(
+            event(4 + each, 0, struct.pack("=I", has)) for each, has in enumerate(one.seats)
+        )
         send(line, first, one.piece)
         if one.ends:
             return
@@ -85,13 +91,18 @@ def send(line: socket.socket, data: bytes, piece: int) -> None:
 
 
 @pytest.mark.parametrize(("one", "expected"), compositors().values(), ids=compositors())
-def test_a_keyboard_is_there_if_a_seat_has_one_or_nobody_tells(tmp_path: Path, one: Compositor, expected: bool) -> None:
+def test_a_keyboard_is_there_if_a_seat_has_one_or_nobody_tells(
+    tmp_path: Path, one: Compositor, expected: bool
+) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(os.fspath(tmp_path / "wayland-1"))
         listening.listen()
         playing = threading.Thread(target=play, args=(listening, one))
         playing.start()
-        assert has_keyboard({"XDG_RUNTIME_DIR": os.fspath(tmp_path), "WAYLAND_DISPLAY": "wayland-1"}) is expected
+        assert (
+            has_keyboard({"XDG_RUNTIME_DIR": os.fspath(tmp_path), "WAYLAND_DISPLAY": "wayland-1"})
+            is expected
+        )
         playing.join(10)
 
 
@@ -114,7 +125,9 @@ def test_a_busy_window_gets_the_text_though_the_session_has_no_keyboard(
         os.killpg(group, signal.SIGSTOP)
         late = threading.Timer(1.0, os.killpg, (group, signal.SIGCONT))
         late.start()
-        asyncio.run(sinks.Window(name, Desktop(notify=False), delay=2).deliver("late, not lost "))
+        asyncio.run(
+            sinks.WindowSink(name, Desktop(notify=False), delay=2).deliver("late, not lost ")
+        )
         target.expect("late, not lost ")
         late.join()
     finally:

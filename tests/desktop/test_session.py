@@ -1,4 +1,5 @@
-"""The session's variables, its programs, notifications and cues: found when they are there, harmless when not."""
+"""The session's variables, its programs, notifications and cues: found when they are there,
+harmless when not."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def test_a_living_display_is_used_as_it_is(sway: Sway) -> None:
 def test_a_display_announced_after_the_start_is_found(
     sway: Sway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shown = "".join(f"{name}={sway.environment[name]}\n" for name in ("WAYLAND_DISPLAY", "SWAYSOCK"))
+    shown = "".join(
+        f"{name}={sway.environment[name]}\n" for name in ("WAYLAND_DISPLAY", "SWAYSOCK")
+    )
     systemctl(tmp_path, f"{shown}HOME=/elsewhere\nXDG_CURRENT_DESKTOP=$'Some\\x20Thing'\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     for name in ("WAYLAND_DISPLAY", "XDG_SESSION_TYPE"):
@@ -82,7 +85,9 @@ def test_xwayland_alone_is_no_session_to_type_into(sway: Sway) -> None:
 
 
 def test_a_program_that_leaves_a_child_behind_keeps_nobody_waiting() -> None:
-    ended = asyncio.run(programs.run("sh", "-c", "cat; sleep 3 & echo done >&2", environment=os.environ, text=b"ok"))
+    ended = asyncio.run(
+        programs.run("sh", "-c", "cat; sleep 3 & echo done >&2", environment=os.environ, text=b"ok")
+    )
     assert ended == (0, b"ok", "done\n")
 
 
@@ -137,7 +142,10 @@ def test_a_bus_that_says_nothing_is_given_up(no_session: None, tmp_path: Path) -
     with socket.socket(socket.AF_UNIX) as mute:
         mute.bind(f"{tmp_path}/runtime/bus")
         mute.listen()
-        assert asyncio.run(asyncio.wait_for(notifications.Desktop().notify("Nobody hears"), 20)) is False
+        assert (
+            asyncio.run(asyncio.wait_for(notifications.Desktop().notify("Nobody hears"), 20))
+            is False
+        )
 
 
 # Cues
@@ -151,8 +159,12 @@ def test_a_cue_is_a_sound_file_of_two_tones(name: str) -> None:
         assert any(file.readframes(100))
 
 
-def test_a_cue_is_played_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "pw-play").write_text(f'#!/bin/sh\ncp "$1" {tmp_path}/part && mv {tmp_path}/part {tmp_path}/played\n')
+def test_a_cue_is_played_without_waiting_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pw-play").write_text(
+        f'#!/bin/sh\ncp "$1" {tmp_path}/part && mv {tmp_path}/part {tmp_path}/played\n'
+    )
     (tmp_path / "pw-play").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
@@ -166,7 +178,9 @@ def test_a_cue_is_played_without_waiting_for_it(monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "played").read_bytes() == notifications.tones(*notifications.CUES["start"])
 
 
-def test_a_player_that_fails_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_player_that_fails_is_followed_by_the_next(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for player, script in (("pw-play", "exit 1"), ("paplay", f"touch {tmp_path}/played")):
         (tmp_path / player).write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / player).chmod(0o755)

@@ -1,4 +1,5 @@
-"""Text out: exactly, into real windows, else to the clipboard; never into a log or a process list."""
+"""Text out: exactly, into real windows, else to the clipboard; never into a log or a process
+list."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ import pytest
 
 from asrd.config.settings import Settings
 from asrd.desktop import sinks
-from asrd.desktop.clipboard import Lent, put
+from asrd.desktop.clipboard import BorrowedClipboard, put
 from asrd.desktop.notifications import Desktop
 from asrd.desktop.session import session
 from asrd.errors import ConfigError, SinkError
@@ -34,9 +35,9 @@ TEXTS = {
 SECRET = "zanzibar-quokka"
 
 
-def window(name: str = "type", desktop: Desktop | None = None) -> sinks.Window:
+def window(name: str = "type", desktop: Desktop | None = None) -> sinks.WindowSink:
     """Return a sink for the focused window, as fast as its tool can."""
-    return sinks.Window(name, desktop or Desktop(notify=False), delay=2)
+    return sinks.WindowSink(name, desktop or Desktop(notify=False), delay=2)
 
 
 def deliver(sink: sinks.Sink, text: str) -> None:
@@ -56,7 +57,18 @@ def text_command(directory: Path, name: str, script: str) -> None:
 
 def test_the_settings_name_the_sinks() -> None:
     made = sinks.sinks(
-        Settings(sinks=("type", "paste", "clipboard", "stdout", "command:cat >x", "none", "journal", "type"))
+        Settings(
+            sinks=(
+                "type",
+                "paste",
+                "clipboard",
+                "stdout",
+                "command:cat >x",
+                "none",
+                "journal",
+                "type",
+            )
+        )
     )
     assert [sink.name for sink in made] == ["type", "paste", "clipboard", "stdout", "command:cat"]
 
@@ -73,8 +85,8 @@ def test_an_unknown_sink_is_an_error_with_the_nearest_name(name: str) -> None:
 
 
 def test_standard_output_gets_one_line_for_each_text(capfd: pytest.CaptureFixture[str]) -> None:
-    deliver(sinks.Stdout(), HARD + " ")
-    deliver(sinks.Stdout(), "two\nlines")
+    deliver(sinks.StdoutSink(), HARD + " ")
+    deliver(sinks.StdoutSink(), "two\nlines")
     assert capfd.readouterr().out == HARD + "\ntwo\nlines\n"
 
 
@@ -88,7 +100,9 @@ def output_to_a_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         monkeypatch.undo()
 
 
-def test_a_reader_that_stalls_is_an_error_and_blocks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stalls_is_an_error_and_blocks_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def both() -> int:
         turns = 0
 
@@ -100,7 +114,7 @@ def test_a_reader_that_stalls_is_an_error_and_blocks_nobody(monkeypatch: pytest.
 
         running = asyncio.create_task(others())
         with pytest.raises(SinkError, match="nobody has read"):
-            await sinks.Stdout(limit=0.1).deliver(SECRET * 10_000)
+            await sinks.StdoutSink(limit=0.1).deliver(SECRET * 10_000)
         running.cancel()
         return turns
 
@@ -113,7 +127,7 @@ def test_a_reader_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     with output_to_a_pipe(monkeypatch) as reading:
         os.close(reading)
         with pytest.raises(SinkError, match="standard output cannot be written") as caught:
-            deliver(sinks.Stdout(), SECRET)
+            deliver(sinks.StdoutSink(), SECRET)
     assert caught.value.exit_code == 75
 
 
@@ -122,21 +136,22 @@ def test_a_reader_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("text", [*TEXTS.values(), HARD * 20_000], ids=[*TEXTS, "a megabyte"])
 def test_a_command_reads_the_text(text: str, tmp_path: Path) -> None:
-    deliver(sinks.Command(f"cat >{tmp_path}/text"), text)
+    deliver(sinks.CommandSink(f"cat >{tmp_path}/text"), text)
     assert (tmp_path / "text").read_bytes().decode() == text
 
 
 def test_a_command_need_not_read(tmp_path: Path) -> None:
-    deliver(sinks.Command(f"touch {tmp_path}/ran"), HARD * 20_000)
+    deliver(sinks.CommandSink(f"touch {tmp_path}/ran"), HARD * 20_000)
     assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [("exit 3", "exit code 3"), ("kill -9 $$", "signal 9"), ("nonsense-xyz", "exit code 127")]
+    ("line", "said"),
+    [("exit 3", "exit code 3"), ("kill -9 $$", "signal 9"), ("nonsense-xyz", "exit code 127")],
 )
 def test_a_command_that_fails_is_an_error_without_the_text(line: str, said: str) -> None:
     with pytest.raises(SinkError) as caught:
-        deliver(sinks.Command(f"cat; cat >&2; {line}"), SECRET)
+        deliver(sinks.CommandSink(f"cat; cat >&2; {line}"), SECRET)
     assert said in caught.value.message
     assert SECRET not in f"{caught.value}{caught.value.hint}"
 
@@ -160,7 +175,7 @@ def alive(pids: list[str]) -> list[str]:
 def test_a_command_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     with pytest.raises(SinkError, match="did not end within 1 s") as caught:
-        deliver(sinks.Command(HANG.format(pids), limit=1.0), SECRET)
+        deliver(sinks.CommandSink(HANG.format(pids), limit=1.0), SECRET)
     assert SECRET not in f"{caught.value}{caught.value.hint}"
     running = pids.read_text().split()
     assert len(running) == 2
@@ -171,7 +186,7 @@ def test_a_cancelled_delivery_ends_its_command(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
 
     async def cancelled() -> None:
-        task = asyncio.create_task(sinks.Command(HANG.format(pids)).deliver(SECRET))
+        task = asyncio.create_task(sinks.CommandSink(HANG.format(pids)).deliver(SECRET))
         while not pids.exists():
             await asyncio.sleep(0.01)
         task.cancel()
@@ -220,7 +235,9 @@ def test_texts_arrive_one_after_the_other(sway: Sway) -> None:
     target.expect("one zwei три ")
 
 
-def test_a_service_without_a_locale_types_all_the_same(sway: Sway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_without_a_locale_types_all_the_same(
+    sway: Sway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("LANG", "LC_ALL", "LC_CTYPE"):
         monkeypatch.delenv(name, raising=False)
     target = sway.window()
@@ -228,7 +245,9 @@ def test_a_service_without_a_locale_types_all_the_same(sway: Sway, monkeypatch: 
     target.expect(HARD)
 
 
-def test_the_hotkey_itself_reaches_a_command_and_its_text_the_window(sway: Sway, tmp_path: Path) -> None:
+def test_the_hotkey_itself_reaches_a_command_and_its_text_the_window(
+    sway: Sway, tmp_path: Path
+) -> None:
     target = sway.window()
     fired = (sway.root / "fired", tmp_path / "fired here")
     sway.bind("Mod4+d", f"touch {fired[0]}")
@@ -244,7 +263,7 @@ def test_the_hotkey_itself_reaches_a_command_and_its_text_the_window(sway: Sway,
 @pytest.mark.parametrize("before", ["", "vorher: ünïcode\nzweite Zeile"], ids=["empty", "text"])
 def test_pasting_gives_the_clipboard_back(xorg: Xorg, before: str) -> None:
     if before:
-        deliver(sinks.Clipboard(), before)
+        deliver(sinks.ClipboardSink(), before)
     target = xorg.window()
     sink = window("paste")
     deliver(sink, HARD)
@@ -258,7 +277,7 @@ def test_pasting_gives_the_clipboard_back(xorg: Xorg, before: str) -> None:
 
 
 def test_texts_that_are_pasted_at_the_same_time_do_not_mix(xorg: Xorg) -> None:
-    deliver(sinks.Clipboard(), "before")
+    deliver(sinks.ClipboardSink(), "before")
     target, sink, texts = xorg.window(), window("paste"), ("één ", "twee ", "drie ")
 
     async def together() -> None:
@@ -272,21 +291,25 @@ def test_texts_that_are_pasted_at_the_same_time_do_not_mix(xorg: Xorg) -> None:
 def test_where_nobody_tells_who_fetches_the_text_stays_in_the_clipboard(
     sway: Sway, caplog: pytest.LogCaptureFixture
 ) -> None:
-    deliver(sinks.Clipboard(), "before")
+    deliver(sinks.ClipboardSink(), "before")
     target = sway.window()
     sink = window("paste")
     deliver(sink, HARD)
     target.expect(HARD)
-    assert sink.way.startswith("clipboard, as what was pasted was fetched, and Wayland does not tell by whom")
+    assert sink.way.startswith(
+        "clipboard, as what was pasted was fetched, and Wayland does not tell by whom"
+    )
     assert (sway.clipboard(), sway.clipboard("--primary")) == (HARD, HARD)
-    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    [warning] = [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ]
     assert "press Ctrl+V" in warning
     assert HARD not in caplog.text
 
 
 def test_a_window_that_is_late_pastes_though_a_clipboard_manager_fetched_first(sway: Sway) -> None:
     sway.start("sh", "-c", "while :; do wl-paste >/dev/null 2>&1; sleep 0.2; done")
-    deliver(sinks.Clipboard(), "before")
+    deliver(sinks.ClipboardSink(), "before")
     target = sway.window()
     group = sway.processes[-1].pid
     os.killpg(group, signal.SIGSTOP)
@@ -300,7 +323,9 @@ def test_a_window_that_is_late_pastes_though_a_clipboard_manager_fetched_first(s
 
 def test_pasting_gives_a_picture_back(xorg: Xorg) -> None:
     xorg.say(
-        "sh", "-c", "head -c 200000 /dev/urandom >picture; xclip -selection clipboard -t image/png picture >log 2>&1"
+        "sh",
+        "-c",
+        "head -c 200000 /dev/urandom >picture; xclip -selection clipboard -t image/png picture >log 2>&1",
     )
     target = xorg.window()
     deliver(window("paste"), HARD)
@@ -321,10 +346,10 @@ def test_a_secret_in_the_clipboard_is_not_copied_on(xorg: Xorg) -> None:
 @pytest.mark.parametrize("screen", ["sway", "xorg"])
 def test_what_somebody_copies_meanwhile_stays(screen: str, request: pytest.FixtureRequest) -> None:
     nest: Sway | Xorg = request.getfixturevalue(screen)
-    deliver(sinks.Clipboard(), "before")
+    deliver(sinks.ClipboardSink(), "before")
 
     async def lend() -> None:
-        async with Lent("lent", session()):
+        async with BorrowedClipboard("lent", session()):
             await put("copied meanwhile", session())
 
     asyncio.run(lend())
@@ -336,11 +361,11 @@ def test_a_paste_that_is_cancelled_at_any_moment_gives_the_clipboard_back(
     screen: str, request: pytest.FixtureRequest
 ) -> None:
     nest: Sway | Xorg = request.getfixturevalue(screen)
-    deliver(sinks.Clipboard(), "before")
+    deliver(sinks.ClipboardSink(), "before")
 
     async def cancelled(moment: float) -> None:
         async def paste() -> None:
-            async with Lent(SECRET, session()) as lent:
+            async with BorrowedClipboard(SECRET, session()) as lent:
                 await lent.taken(1000)
 
         task = asyncio.create_task(paste())
@@ -354,7 +379,9 @@ def test_a_paste_that_is_cancelled_at_any_moment_gives_the_clipboard_back(
         assert nest.clipboard() == "before"
 
 
-def test_a_window_that_takes_no_paste_leaves_the_text_in_the_clipboard(bus: Bus, xorg: Xorg) -> None:
+def test_a_window_that_takes_no_paste_leaves_the_text_in_the_clipboard(
+    bus: Bus, xorg: Xorg
+) -> None:
     target = xorg.window(translations="#override Shift<KeyPress>Insert: ignore()")
     sink = window("type", Desktop())
     instead = asyncio.run(sink.deliver(HARD))
@@ -368,7 +395,9 @@ def test_a_window_that_takes_no_paste_leaves_the_text_in_the_clipboard(bus: Bus,
     assert HARD not in summary + body
 
 
-def test_a_compositor_without_a_virtual_keyboard_gets_the_text_in_its_clipboard(weston: Weston, bus: Bus) -> None:
+def test_a_compositor_without_a_virtual_keyboard_gets_the_text_in_its_clipboard(
+    weston: Weston, bus: Bus
+) -> None:
     target = weston.window()
     sink = window("type", Desktop())
     deliver(sink, HARD)
@@ -381,9 +410,14 @@ def test_a_compositor_without_a_virtual_keyboard_gets_the_text_in_its_clipboard(
 
 
 @pytest.mark.parametrize("tool", ["dotool", "ydotool"])
-def test_a_helper_that_presses_keys_is_enough(weston: Weston, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_helper_that_presses_keys_is_enough(
+    weston: Weston, tool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     press = f"DISPLAY={weston.environment['DISPLAY']} exec xdotool key shift+Insert"
-    asked = {"dotool": '[ "$(cat)" = "key shift+insert" ]', "ydotool": '[ "$*" = "key 42:1 110:1 110:0 42:0" ]'}
+    asked = {
+        "dotool": '[ "$(cat)" = "key shift+insert" ]',
+        "ydotool": '[ "$*" = "key 42:1 110:1 110:0 42:0" ]',
+    }
     text_command(weston.root / "bin", tool, f"if {asked[tool]}; then {press}; fi")
     monkeypatch.setenv("PATH", f"{weston.root}/bin:{os.environ['PATH']}")
     target = weston.window()
@@ -414,7 +448,9 @@ def test_a_compositor_that_went_away_is_no_session(sway: Sway) -> None:
         deliver(window(), SECRET)
 
 
-def test_a_tool_that_fails_part_way_is_not_followed_by_another(sway: Sway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tool_that_fails_part_way_is_not_followed_by_another(
+    sway: Sway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text_command(sway.root / "bin", "wtype", "sleep 1000")
     monkeypatch.setenv("PATH", f"{sway.root}/bin:{os.environ['PATH']}")
     monkeypatch.setattr("asrd.desktop.keyboard.PATIENCE", 0.2)
@@ -458,7 +494,10 @@ def test_no_text_in_a_process_list_or_a_log(
     finally:
         stop.set()
         watch.join()
-    tool = {"sway": {"type": "wtype", "paste": "wl-copy"}, "xorg": {"type": "xclip", "paste": "xdotool"}}[screen]
+    tool = {
+        "sway": {"type": "wtype", "paste": "wl-copy"},
+        "xorg": {"type": "xclip", "paste": "xdotool"},
+    }[screen]
     assert any(line.startswith(tool.get(name, "")) for line in found), "the watch saw the tool"
     assert not [line for line in found if SECRET in line]
     assert SECRET not in caplog.text
@@ -497,7 +536,9 @@ def test_the_survey_without_a_virtual_keyboard(weston: Weston) -> None:
     assert "no virtual keyboard" in found["wtype"].note
 
 
-def test_the_survey_names_what_is_missing(sway: Sway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_survey_names_what_is_missing(
+    sway: Sway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     found = survey()
     assert found["type"].fix.endswith("wtype")

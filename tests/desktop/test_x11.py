@@ -1,4 +1,5 @@
-"""Whatever layout an X server has, and however it came there: the text is exact, and the locks are as before."""
+"""Whatever layout an X server has, and however it came there: the text is exact, and the locks are
+as before."""
 
 from __future__ import annotations
 
@@ -42,12 +43,22 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Return the members: each layout by a program that chance picks, each that is typed by both."""
+    """Return the members: each layout by a program that chance picks, each that is typed by
+    both."""
     chance = random.Random(11)
-    made = [Case(layout, program, "xdotool") for layout in TYPED[:3] for program in ("setxkbmap", "xkbcomp")]
-    made += [Case(layout, chance.choice(("setxkbmap", "xkbcomp")), "xdotool") for layout in TYPED[3:]]
+    made = [
+        Case(layout, program, "xdotool")
+        for layout in TYPED[:3]
+        for program in ("setxkbmap", "xkbcomp")
+    ]
+    made += [
+        Case(layout, chance.choice(("setxkbmap", "xkbcomp")), "xdotool") for layout in TYPED[3:]
+    ]
     made += [Case(layout, "xkbcomp", "paste by xdotool") for layout in ("de", "de neo", "de bone")]
-    made += [Case(layout, chance.choice(("setxkbmap", "xkbcomp")), "paste by xdotool") for layout in PASTED]
+    made += [
+        Case(layout, chance.choice(("setxkbmap", "xkbcomp")), "paste by xdotool")
+        for layout in PASTED
+    ]
     made += [Case(swap, "xmodmap", "paste by xdotool") for swap in SWAPS]
     return made
 
@@ -72,7 +83,7 @@ class Screen(NamedTuple):
 
     def deliver(self, text: str, name: str = "type") -> str:
         """Send a text to the window, which has to get it exactly; return the way."""
-        before, sink = self.window.text, sinks.Window(name, Desktop(notify=False), delay=1)
+        before, sink = self.window.text, sinks.WindowSink(name, Desktop(notify=False), delay=1)
         asyncio.run(sink.deliver(text))
         self.window.expect(before + text)
         return sink.way
@@ -94,8 +105,11 @@ def display() -> Iterator[tuple[Xorg, Window]]:
 
 
 @pytest.fixture
-def screen(display: tuple[Xorg, Window], no_session: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
-    """The module's X server as this test's session, with the US layout and no key held afterwards."""
+def screen(
+    display: tuple[Xorg, Window], no_session: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Screen]:
+    """The module's X server as this test's session, with the US layout and no key held
+    afterwards."""
     xorg, window = display
     for name, value in xorg.environment.items():
         if name in ("DISPLAY", "XDG_SESSION_TYPE"):
@@ -118,7 +132,9 @@ def test_the_text_is_exact_in_every_layout(case: Case, screen: Screen) -> None:
 
 @pytest.mark.parametrize("lock", ["Caps_Lock", "Num_Lock"])
 @pytest.mark.parametrize(("name", "text"), [("type", "Hello, World (x) "), ("paste", "Grüße A ")])
-def test_a_lock_changes_no_text_and_stays_on(lock: str, name: str, text: str, screen: Screen) -> None:
+def test_a_lock_changes_no_text_and_stays_on(
+    lock: str, name: str, text: str, screen: Screen
+) -> None:
     screen.xorg.say("xdotool", "key", lock)
     before = screen.facts()
     assert ("caps" in before) == (lock == "Caps_Lock")
@@ -127,7 +143,9 @@ def test_a_lock_changes_no_text_and_stays_on(lock: str, name: str, text: str, sc
 
 
 @pytest.mark.parametrize("key", ["Super_L", "Shift_L", "Control_L", "Alt_L"])
-def test_a_modifier_of_the_hotkey_that_is_still_held_changes_no_text(key: str, screen: Screen) -> None:
+def test_a_modifier_of_the_hotkey_that_is_still_held_changes_no_text(
+    key: str, screen: Screen
+) -> None:
     screen.xorg.say("xdotool", "keydown", key)
     screen.deliver("Hello, World (x) ", "type")
     screen.deliver("Grüße A ", "paste")
@@ -137,7 +155,8 @@ def test_a_modifier_of_the_hotkey_that_is_still_held_changes_no_text(key: str, s
 
 
 def us_columns() -> list[list[int]]:
-    """Return the keyboard of a server with the US layout: for each keycode two levels of two layouts, and two more."""
+    """Return the keyboard of a server with the US layout: for each keycode two levels of two
+    layouts, and two more."""
     columns = [[0] * 6 for _ in range(FIRST_KEYCODE, 256)]
     for keycode, (plain, shifted) in US_KEYS.items():
         columns[keycode - FIRST_KEYCODE] = [plain, shifted, plain, shifted, 0, 0]
@@ -169,7 +188,9 @@ def test_a_layout_with_one_key_changed_is_none(seed: int) -> None:
 
 def test_a_server_that_is_not_there_ends_the_program() -> None:
     words = [sys.executable, "-P", X11[2], "keys"]
-    done = subprocess.run(words, env={"DISPLAY": ":987"}, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(
+        words, env={"DISPLAY": ":987"}, capture_output=True, text=True, timeout=20
+    )
     assert (done.returncode != 0, done.stdout) == (True, "")
 
 
@@ -181,7 +202,7 @@ def test_where_no_window_gets_the_keys_the_text_is_left_in_the_clipboard(
     try:
         for name in ("DISPLAY", "XDG_SESSION_TYPE"):
             monkeypatch.setenv(name, xorg.environment[name])
-        sink = sinks.Window("type", Desktop(notify=False), delay=1)
+        sink = sinks.WindowSink("type", Desktop(notify=False), delay=1)
         said = asyncio.run(sink.deliver("nobody reads this "))
         assert "clipboard" in (said or "")
         assert xorg.clipboard() == "nobody reads this "

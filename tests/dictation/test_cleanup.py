@@ -1,4 +1,5 @@
-"""Between stop and text nothing is read, synced, deleted or closed whose size grows with the dictation."""
+"""Between stop and text nothing is read, synced, deleted or closed whose size grows with the
+dictation."""
 
 from __future__ import annotations
 
@@ -21,12 +22,20 @@ from tests.dictation.test_transcriber import TWICE, at_root, at_work, case, push
 __all__ = ["at_root"]
 
 SHORT, LONG = 2, 32
-"""Times that the words are said: 7 s, and 112 s, as the shadow reads no recording above two minutes."""
+"""Times that the words are said: 7 s, and 112 s, as the shadow reads no recording above two
+minutes."""
 
-KINDS = list(itertools.product(("take", "segment"), ("never", "on-failure", "always"), (False, True), (0, 1)))
+KINDS = list(
+    itertools.product(("take", "segment"), ("never", "on-failure", "always"), (False, True), (0, 1))
+)
 """Every way of delivering, keeping, waiting for the text, and hearing a recording once more."""
 
-OUTCOMES = {"delivered": "put away later", "lost": "deleted later", "kept": "stays", "cancelled": "deleted later"}
+OUTCOMES = {
+    "delivered": "put away later",
+    "lost": "deleted later",
+    "kept": "stays",
+    "cancelled": "deleted later",
+}
 """What became of a recording, and what becomes of its sound."""
 
 ROOM_BYTES = 64 << 10
@@ -47,7 +56,8 @@ class Handled(NamedTuple):
 
 
 CALLS = 150
-"""Of functions by which two dictations of one kind differ: turns of the loop, and words that wait."""
+"""Of functions by which two dictations of one kind differ: turns of the loop, and words that
+wait."""
 
 TURNS = 50
 """Of the loop after the text, in which a reply is on its way."""
@@ -82,7 +92,12 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.acts: list[str] = []
-        for owner, name in ((os, "fsync"), (os, "fdatasync"), (Path, "unlink"), (files.Take, "release")):
+        for owner, name in (
+            (os, "fsync"),
+            (os, "fdatasync"),
+            (Path, "unlink"),
+            (files.RecordingWriter, "release"),
+        ):
             self._follow(monkeypatch, owner, name)
 
     def _follow(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
@@ -95,7 +110,9 @@ class Watch:
         monkeypatch.setattr(owner, name, noted)
 
 
-async def handled(folder: Path, watch: Watch, count: int, private: bool, **given: Any) -> tuple[Handled, str]:
+async def handled(
+    folder: Path, watch: Watch, count: int, private: bool, **given: Any
+) -> tuple[Handled, str]:
     """Say the words so many times; return what was done between stop and text, and the outcome."""
     refused, cancelled = given.pop("refused", False), given.pop("cancelled", False)
     async with at_work(folder, **given) as one:
@@ -104,9 +121,15 @@ async def handled(folder: Path, watch: Watch, count: int, private: bool, **given
             push(recording, TWICE)
         push(recording, sound.silence(0.6))
         await until(lambda: not recording.fresh.is_set() and recording.dictation.window.due == 0)
-        await until(lambda: one.scribe.engine.ready is not None and not one.scribe.engine.overdue)
+        await until(
+            lambda: one.transcriber.engine.ready is not None and not one.transcriber.engine.overdue
+        )
         words = recording.dictation.transcript.words
-        await until(lambda: one.scribe.engine._turn is None and recording._written == len(words) >= count)
+        await until(
+            lambda: (
+                one.transcriber.engine._turn is None and recording._written == len(words) >= count
+            )
+        )
         one.refusals += ["no window"] * 1000 * refused
         recording.cancelled = cancelled
         watch.acts.clear()
@@ -126,7 +149,8 @@ async def handled(folder: Path, watch: Watch, count: int, private: bool, **given
         await until(lambda: bool(found))
         await rested(one)
         assert (one.spool.where / f"{told.take}.wav").exists() == (
-            told.outcome == "kept" or (given["keep_audio"] == "always" and told.outcome == "delivered")
+            told.outcome == "kept"
+            or (given["keep_audio"] == "always" and told.outcome == "delivered")
         )
         return Handled(*found[0], called), told.outcome
 
@@ -142,7 +166,12 @@ def drawn() -> dict[str, dict[str, Any]]:
         more = {"cancelled": outcome == "cancelled", "refused": outcome in ("kept", "lost")}
         keep = "never" if outcome == "lost" else "on-failure"
         kind = {"deliver": dice.choice(("take", "segment")), "private": False, "shadow": 0}
-        found[f"{outcome}, {OUTCOMES[outcome]}"] = {**kind, **more, "keep_audio": keep, "outcome": outcome}
+        found[f"{outcome}, {OUTCOMES[outcome]}"] = {
+            **kind,
+            **more,
+            "keep_audio": keep,
+            "outcome": outcome,
+        }
     return found
 
 
@@ -162,4 +191,6 @@ async def test_what_is_handled_between_stop_and_text_does_not_grow(
     assert long.acts == short.acts == (["release"] if wanted == "kept" else [])
     assert long.read - short.read < ROOM_BYTES
     assert abs(long.calls - short.calls) < CALLS
-    assert long.written - short.written < BUFFER_BYTES + ROOM_BYTES < (LONG - SHORT) * TWICE.nbytes / 8
+    assert (
+        long.written - short.written < BUFFER_BYTES + ROOM_BYTES < (LONG - SHORT) * TWICE.nbytes / 8
+    )

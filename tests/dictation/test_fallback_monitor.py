@@ -1,4 +1,5 @@
-"""Each trigger on its way from a worker that does wrong to another rung, the journal, the status, and back again."""
+"""Each trigger on its way from a worker that does wrong to another candidate, the journal, the
+status, and back again."""
 
 from __future__ import annotations
 
@@ -22,25 +23,37 @@ from asrd.audio.blocks import AudioBlock
 from asrd.cli.status_page import page, waybar
 from asrd.config.settings import Settings
 from asrd.dictation import fallback_monitor, fallback_triggers, idle_tasks, shadow
-from asrd.dictation.fallback_monitor import Demotion
-from asrd.dictation.idle_tasks import Rest
+from asrd.dictation.fallback_monitor import FallbackMonitor
+from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine import baseline, capacity
-from asrd.engine.baseline import Known, Measure
+from asrd.engine.baseline import Baseline, BaselineFigures
 from asrd.evaluation.metrics import edits
 from asrd.precision import gpus, memory
 from asrd.precision.plan import Gpu, Need, plan
 from asrd.recordings.deliveries import Deliveries
-from asrd.streaming.session import Dictation
+from asrd.streaming.session import StreamingSession
 from tests import sound
 from tests.cli.test_control import STATUS
-from tests.dictation.test_transcriber import SAID, TWICE, Room, at_work, case, other, push, rested, until
+from tests.dictation.test_transcriber import (
+    SAID,
+    TWICE,
+    Room,
+    at_work,
+    case,
+    other,
+    push,
+    rested,
+    until,
+)
 from tests.helpers import ROOT
 
 MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
-def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def at_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
@@ -54,8 +67,13 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogC
 
 def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, str]]:
     """Return the fields of the journal's entries of one kind, without their prefix."""
-    records = [vars(record) for record in caplog.records if getattr(record, "ASRD_EVENT", "") == name]
-    return [{k.removeprefix("ASRD_"): v for k, v in one.items() if k.startswith("ASRD_")} for one in records]
+    records = [
+        vars(record) for record in caplog.records if getattr(record, "ASRD_EVENT", "") == name
+    ]
+    return [
+        {k.removeprefix("ASRD_"): v for k, v in one.items() if k.startswith("ASRD_")}
+        for one in records
+    ]
 
 
 def no_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,14 +83,20 @@ def no_text(caplog: pytest.LogCaptureFixture) -> None:
 
 def measured(script: str, **fp32: Any) -> None:
     """Have `asrd compare` measured FP32 of a model on the CPU."""
-    figures = {"process": None, "source": "rss", "p50_ms": None, "wer": 2.0, "wer_delta": None} | fp32
-    baseline.keep(script, "cpu", Known("now", {"fp32": Measure(**figures)}))
+    figures = {
+        "process": None,
+        "source": "rss",
+        "p50_ms": None,
+        "wer": 2.0,
+        "wer_delta": None,
+    } | fp32
+    baseline.keep(script, "cpu", Baseline("now", {"fp32": BaselineFigures(**figures)}))
 
 
 @contextlib.asynccontextmanager
-async def resting(one: Room) -> AsyncIterator[Rest]:
+async def resting(one: Room) -> AsyncIterator[IdleTasks]:
     """Have what can wait done."""
-    idle = Rest(one.scribe)
+    idle = IdleTasks(one.transcriber)
     task = asyncio.create_task(idle.run())
     try:
         yield idle
@@ -82,16 +106,17 @@ async def resting(one: Room) -> AsyncIterator[Rest]:
 
 
 def left(one: Room) -> tuple[str, list[tuple[str, str]]]:
-    """Return the rung in service, and what was left for what."""
-    engine = one.scribe.engine
-    return engine.rung.name, [(each.rung, each.kind) for each in engine.rejected]
+    """Return the candidate in service, and what was left for what."""
+    engine = one.transcriber.engine
+    return engine.candidate.name, [(each.candidate, each.kind) for each in engine.rejected]
 
 
-# -- the triggers -----------------------------------------------------------------------------------------------------
+# -- the triggers
+# -----------------------------------------------------------------------------------------------------
 
 
 @case
-async def test_clear_speech_without_a_word_is_heard_by_the_next_rung(
+async def test_clear_speech_without_a_word_is_heard_by_the_next_candidate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=deaf", demote_empty=0.3) as one:
@@ -100,23 +125,30 @@ async def test_clear_speech_without_a_word_is_heard_by_the_next_rung(
         assert one.arrived == [told.text]
         assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
         [step] = events(caplog, "demoted")
-        wanted = {"STRATEGY": "fp32 on cpu", "BEFORE": "half on cpu", "WANTED": "half on cpu", "KIND": "empty"}
+        wanted = {
+            "STRATEGY": "fp32 on cpu",
+            "BEFORE": "half on cpu",
+            "WANTED": "half on cpu",
+            "KIND": "empty",
+        }
         assert wanted.items() <= step.items()
         assert float(step["CLEAR_SECONDS"]) >= 0.3
         no_text(caplog)
 
 
 @case
-async def test_where_fp32_hears_nothing_either_the_rung_is_pardoned_and_the_silence_believed(tmp_path: Path) -> None:
+async def test_where_fp32_hears_nothing_either_the_candidate_is_pardoned_and_the_silence_believed(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path, "*=deaf", demote_empty=0.3) as one:
         told = await one.say().told
         assert (told.outcome, told.text) == ("empty", "")
         assert left(one) == ("fp32 on cpu", [("half on cpu", "silent")])
-        assert one.scribe.demotion.calm.left(0.0) is not None, "it may return"
-        pid = one.scribe.engine.pid
+        assert one.transcriber.demotion.calm.left(0.0) is not None, "it may return"
+        pid = one.transcriber.engine.pid
         await rested(one)
         assert (await one.say().told).outcome == "empty"
-        assert one.scribe.engine.pid == pid, "FP32's silence costs no worker"
+        assert one.transcriber.engine.pid == pid, "FP32's silence costs no worker"
 
 
 @pytest.mark.parametrize(("limit", "outcome"), [(0.0, "empty"), (30.0, "kept")])
@@ -133,7 +165,7 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
         assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
         if outcome == "kept":
             assert told.detail.startswith("half found no word in 0.")
-            assert await one.scribe.rewrite(one.spool.waiting()[0]), "by the next rung"
+            assert await one.transcriber.rewrite(one.spool.waiting()[0]), "by the next candidate"
             assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
 
 
@@ -144,11 +176,11 @@ async def test_speech_without_a_word_adds_up_from_take_to_take(tmp_path: Path) -
         assert [each.outcome for each in told] == ["kept", "delivered", "delivered"]
         assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
         [note] = one.spool.waiting()
-        assert await one.scribe.rewrite(note)
+        assert await one.transcriber.rewrite(note)
 
 
 @case
-async def test_a_rung_that_is_slower_than_fp32_was_is_left_after_the_take(
+async def test_a_candidate_that_is_slower_than_fp32_was_is_left_after_the_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
@@ -159,8 +191,8 @@ async def test_a_rung_that_is_slower_than_fp32_was_is_left_after_the_take(
             for _ in range(2):
                 assert (await one.say().told).strategy == "half", "while it speaks it stays"
                 await rested(one)
-            assert one.scribe.engine.rung.name == expected
-            assert one.scribe.engine.ready is not None, "the next one is ready"
+            assert one.transcriber.engine.candidate.name == expected
+            assert one.transcriber.engine.ready is not None, "the next one is ready"
             assert (await one.say().told).outcome == "delivered"
     [step] = events(caplog, "demoted")
     assert (step["KIND"], step["P50_MS"], step["BASELINE_P50_MS"]) == ("slow", "90000", "100")
@@ -168,7 +200,9 @@ async def test_a_rung_that_is_slower_than_fp32_was_is_left_after_the_take(
 
 
 @case
-async def test_without_a_comparison_nothing_is_slow_or_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_comparison_nothing_is_slow_or_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
     monkeypatch.setattr(fallback_triggers, "ENOUGH", 1)
     async with at_work(tmp_path, "half=slow-answers") as one:
@@ -182,14 +216,19 @@ async def test_without_a_comparison_nothing_is_slow_or_large(tmp_path: Path, mon
 
 
 @case
-async def test_a_rung_that_holds_more_than_fp32_did_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_candidate_that_holds_more_than_fp32_did_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with at_work(tmp_path, "half=heavy") as one:
         measured(one.settings.model, process=500 * MIB)
         await one.say().told
         await rested(one)
         assert left(one) == ("fp32 on cpu", [("half on cpu", "memory")])
         [step] = events(caplog, "demoted")
-        assert (step["PROCESS_BYTES"], step["BASELINE_PROCESS_BYTES"]) == (str(1 << 40), str(500 * MIB))
+        assert (step["PROCESS_BYTES"], step["BASELINE_PROCESS_BYTES"]) == (
+            str(1 << 40),
+            str(500 * MIB),
+        )
 
 
 @case
@@ -198,9 +237,9 @@ async def test_workers_that_are_lost_again_and_again_are_a_rate(
 ) -> None:
     async with at_work(tmp_path) as one:
         for number in range(fallback_triggers.FEWEST_FAILURES):
-            await one.scribe.load()
+            await one.transcriber.load()
             assert left(one) == ("half on cpu", []), f"forgiven {number} times"
-            pid = one.scribe.engine.pid
+            pid = one.transcriber.engine.pid
             assert pid
             os.kill(pid, signal.SIGKILL)
             assert (await one.say().told).outcome == "delivered"
@@ -211,7 +250,7 @@ async def test_workers_that_are_lost_again_and_again_are_a_rate(
 
 
 @case
-async def test_out_of_memory_and_what_is_not_finite_cost_a_rung_and_no_word(
+async def test_out_of_memory_and_what_is_not_finite_cost_a_candidate_and_no_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=nan-in-layer") as one:
@@ -219,7 +258,10 @@ async def test_out_of_memory_and_what_is_not_finite_cost_a_rung_and_no_word(
         assert (told.outcome, told.strategy) == ("delivered", "half(encoder.layers.3:float32)")
         assert told.text.count("samples") == 2
         [step] = events(caplog, "demoted")
-        assert (step["KIND"], step["STRATEGY"]) == ("non-finite", "half(encoder.layers.3:float32) on cpu")
+        assert (step["KIND"], step["STRATEGY"]) == (
+            "non-finite",
+            "half(encoder.layers.3:float32) on cpu",
+        )
         assert step["EFFECTIVE"] == "encoder=float16/float32"
     async with at_work(tmp_path, "half=oom") as one:
         assert (await one.say().told).strategy == "fp32"
@@ -227,7 +269,7 @@ async def test_out_of_memory_and_what_is_not_finite_cost_a_rung_and_no_word(
 
 
 @case
-async def test_a_rung_that_surely_changes_words_is_left(
+async def test_a_candidate_that_surely_changes_words_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=garbled", shadow=1) as one, resting(one):
@@ -241,21 +283,31 @@ async def test_a_rung_that_surely_changes_words_is_left(
         assert left(one)[1] == [("half on cpu", "changed")]
         [step] = events(caplog, "demoted")
         assert (step["CHANGED"], step["WORDS"], step["LOW_PER_100"]) == ("3", "12", "1.1")
-        assert one.scribe.shadow.waiting is False
+        assert one.transcriber.shadow.waiting is False
         no_text(caplog)
 
 
 @case
-async def test_where_no_rung_would_help_that_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """On a card the next rung below FP32's comparison must not be the CPU."""
+async def test_where_no_candidate_would_help_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a card the next candidate below FP32's comparison must not be the CPU."""
     async with at_work(tmp_path, "*=heavy", strategy="tf32") as one:
-        engine = one.scribe.engine
-        engine._rungs = [rung for rung in plan("tf32", "auto", [CARD]).rungs if rung.name != "fp32"]
-        baseline.keep(one.settings.model, "cuda", Known("now", {"fp32": Measure(1, "nvml", None, None, None)}))
+        engine = one.transcriber.engine
+        engine._candidates = [
+            candidate
+            for candidate in plan("tf32", "auto", [CARD]).candidates
+            if candidate.name != "fp32"
+        ]
+        baseline.keep(
+            one.settings.model,
+            "cuda",
+            Baseline("now", {"fp32": BaselineFigures(1, "nvml", None, None, None)}),
+        )
         for _ in range(2):
             await one.say().told
             await rested(one)
-        assert engine.rung.name == "tf32"
+        assert engine.candidate.name == "tf32"
         [said] = events(caplog, "rejected")
         assert (said["KIND"], said["STRATEGY"]) == ("memory", "tf32")
 
@@ -264,7 +316,7 @@ CARD = Gpu(0, "A card", (8, 6), 8000 * MIB, 8000 * MIB)
 
 
 @case
-async def test_a_rung_above_the_budget_gives_way_to_one_that_needs_less(
+async def test_a_candidate_above_the_budget_gives_way_to_one_that_needs_less(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
@@ -280,7 +332,9 @@ async def test_a_rung_above_the_budget_gives_way_to_one_that_needs_less(
         assert step["BUDGET_BYTES"] == str(4000 * MIB)
 
 
-def test_the_budget_is_of_the_card_that_the_rung_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_budget_is_of_the_card_that_the_candidate_is_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     other = msgspec.structs.replace(CARD, index=1, total=4000 * MIB)
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD, other])
     half = Settings(vram_budget="50%")
@@ -292,24 +346,32 @@ def test_the_budget_is_of_the_card_that_the_rung_is_on(monkeypatch: pytest.Monke
     assert fallback_monitor._budget(half, "cuda:0") is None, "nobody knows half of what"
 
 
-# -- it is never silent -----------------------------------------------------------------------------------------------
+# -- it is never silent
+# -----------------------------------------------------------------------------------------------
 
 
 @case
 async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     async with at_work(tmp_path, "half=nan") as one:
-        one.scribe.demotion._warn = lambda *said: told.append(said)
-        assert one.scribe.demotion.below(one.scribe.engine) is None
+        one.transcriber.demotion._warn = lambda *said: told.append(said)
+        assert one.transcriber.demotion.below(one.transcriber.engine) is None
         for _ in range(3):
             await one.say().told
-        assert told == [("Another precision", "fell back from half on cpu to fp32 on cpu: the encoder put out nan")]
-        below = one.scribe.demotion.below(one.scribe.engine)
+        assert told == [
+            (
+                "Another precision",
+                "fell back from half on cpu to fp32 on cpu: the encoder put out nan",
+            )
+        ]
+        below = one.transcriber.demotion.below(one.transcriber.engine)
         assert below == {
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
     status = STATUS | {"below": below}
-    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page(status)
+    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page(
+        status
+    )
     assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "below"]
     assert "tried again after 30 min" in page(STATUS | {"below": {**below, "again_in": 1800}})
 
@@ -323,19 +385,22 @@ def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:
 
 
 @case
-async def test_several_who_are_asked_at_once_hear_of_one_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_several_who_are_asked_at_once_hear_of_one_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with at_work(tmp_path, "half=nan") as one:
 
         async def listen() -> None:
             pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
-            async for _ in one.scribe.hear(pieces, Dictation(one.settings)):
+            async for _ in one.transcriber.hear(pieces, StreamingSession(one.settings)):
                 pass
 
         await asyncio.gather(*(listen() for _ in range(3)), one.say().told)
         assert len(events(caplog, "demoted")) == len(events(caplog, "rejected")) == 1
 
 
-# -- the way back -----------------------------------------------------------------------------------------------------
+# -- the way back
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -344,12 +409,20 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, beside: bool
 ) -> None:
     monkeypatch.setattr(idle_tasks, "fits_beside", lambda *_: beside)
-    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
+    async with (
+        at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one,
+        resting(one),
+    ):
         assert (await one.say().told).strategy == "fp32"
-        await until(lambda: one.scribe.engine.rung.name == "half on cpu" and one.scribe.engine.ready is not None)
+        await until(
+            lambda: (
+                one.transcriber.engine.candidate.name == "half on cpu"
+                and one.transcriber.engine.ready is not None
+            )
+        )
         assert one.engines[0].pid is None
         assert (await one.say().told).strategy == "half"
-        assert one.scribe.demotion.below(one.scribe.engine) is None
+        assert one.transcriber.demotion.below(one.transcriber.engine) is None
         [back] = events(caplog, "promoted")
         assert (back["STRATEGY"], back["BEFORE"]) == ("half on cpu", "fp32 on cpu")
 
@@ -358,8 +431,11 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
 async def test_what_failed_while_loading_is_tried_again_though_nobody_has_spoken(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_work(tmp_path, f"half=no-room@{tmp_path}/once", promote_after=0.002) as one, resting(one):
-        await one.scribe.load()
+    async with (
+        at_work(tmp_path, f"half=no-room@{tmp_path}/once", promote_after=0.002) as one,
+        resting(one),
+    ):
+        await one.transcriber.load()
         assert left(one) == ("fp32 on cpu", [("half on cpu", "out-of-memory")])
         assert [step["BEFORE"] for step in events(caplog, "demoted")] == ["half on cpu"]
         await until(lambda: bool(events(caplog, "promoted")))
@@ -368,17 +444,20 @@ async def test_what_failed_while_loading_is_tried_again_though_nobody_has_spoken
 
 @case
 async def test_a_file_that_was_heard_leaves_the_rest_to_go_on(tmp_path: Path) -> None:
-    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one, resting(one):
-        dictation = Dictation(one.settings)
+    async with (
+        at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one,
+        resting(one),
+    ):
+        dictation = StreamingSession(one.settings)
         pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
-        async for _ in one.scribe.hear(pieces, dictation):
+        async for _ in one.transcriber.hear(pieces, dictation):
             pass
         assert dictation.strategy == "fp32"
-        await until(lambda: one.scribe.engine.rung.name == "half on cpu")
+        await until(lambda: one.transcriber.engine.candidate.name == "half on cpu")
 
 
 @case
-async def test_what_is_the_rungs_own_fault_is_not_tried_again(tmp_path: Path) -> None:
+async def test_what_is_the_candidates_own_fault_is_not_tried_again(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=nan", promote_after=0.0001) as one, resting(one) as idle:
         await one.say().told
         await rested(one)
@@ -394,29 +473,29 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
 ) -> None:
     monkeypatch.setattr(idle_tasks, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
-        idle = Rest(one.scribe)
+        idle = IdleTasks(one.transcriber)
         await one.say().told
         await rested(one)
-        wait = one.scribe.demotion.calm.wait
-        one.scribe.settings = msgspec.structs.replace(one.settings, model="half=refuse")
-        served = one.scribe.engine
+        wait = one.transcriber.demotion.calm.wait
+        one.transcriber.settings = msgspec.structs.replace(one.settings, model="half=refuse")
+        served = one.transcriber.engine
         assert not await idle.promote()
-        assert one.scribe.engine is served
+        assert one.transcriber.engine is served
         assert served.ready is not None, "it serves as before"
-        assert one.scribe.demotion.calm.wait == 2 * wait
+        assert one.transcriber.demotion.calm.wait == 2 * wait
         assert one.engines[-1].pid is None
         assert (await one.say().told).strategy == "fp32"
 
 
 @case
-async def test_a_rung_that_is_tried_again_is_judged_by_what_it_does_from_then_on(
+async def test_a_candidate_that_is_tried_again_is_judged_by_what_it_does_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
     monkeypatch.setattr(fallback_triggers, "ENOUGH", 2)
     async with at_work(tmp_path, "half=slow-answers", promote_after=1.0) as one:
         measured(one.settings.model, p50_ms=100.0)
-        idle = Rest(one.scribe)
+        idle = IdleTasks(one.transcriber)
         for expected in ("half", "half", "fp32"):
             assert (await one.say().told).strategy == expected
             await rested(one)
@@ -424,18 +503,18 @@ async def test_a_rung_that_is_tried_again_is_judged_by_what_it_does_from_then_on
         for expected in ("half", "half", "fp32"):
             assert (await one.say().told).strategy == expected
             await rested(one)
-        assert one.scribe.demotion.calm.wait == 120, "it was in vain"
+        assert one.transcriber.demotion.calm.wait == 120, "it was in vain"
 
 
 @case
 async def test_a_parked_engine_is_exchanged_without_a_worker(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=1.0) as one:
-        idle = Rest(one.scribe)
+        idle = IdleTasks(one.transcriber)
         await one.say().told
         await rested(one)
-        await one.scribe.park()
+        await one.transcriber.park()
         assert await idle.promote()
-        assert one.scribe.engine.pid is None
+        assert one.transcriber.engine.pid is None
         assert (await one.say().told).strategy == "half"
 
 
@@ -444,9 +523,12 @@ async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(tmp_path / "gate"))
-    async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.001) as one, resting(one) as idle:
+    async with (
+        at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.001) as one,
+        resting(one) as idle,
+    ):
         await one.say().told
-        one.scribe.settings = msgspec.structs.replace(one.settings, model="half=gate")
+        one.transcriber.settings = msgspec.structs.replace(one.settings, model="half=gate")
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
         pid, job = one.engines[1].pid, idle._job
         assert pid
@@ -455,7 +537,7 @@ async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
         await asyncio.wait([job])
         assert job.cancelled()
         assert one.engines[1].pid is None
-        assert one.scribe.engine is one.engines[0]
+        assert one.transcriber.engine is one.engines[0]
 
 
 @case
@@ -463,13 +545,14 @@ async def test_use_overrides_and_forgets(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=nan@{tmp_path}/once") as one:
         await one.say().told
         assert left(one) == ("fp32 on cpu", [("half on cpu", "non-finite")])
-        await one.scribe.use(one.settings, strict=True)
+        await one.transcriber.use(one.settings, strict=True)
         assert left(one) == ("half on cpu", [])
-        assert one.scribe.demotion.calm.left(0.0) is None
+        assert one.transcriber.demotion.calm.left(0.0) is None
         assert (await one.say().told).strategy == "half"
 
 
-# -- the shadow -------------------------------------------------------------------------------------------------------
+# -- the shadow
+# -------------------------------------------------------------------------------------------------------
 
 
 @case
@@ -484,11 +567,11 @@ async def test_one_take_in_n_is_heard_again_in_fp32_and_only_counts_remain(
         assert one.spool.all() == []
         assert not list(one.spool.where.iterdir())
         told = events(caplog, "shadow")
-        assert [(each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in told] == 2 * [
-            ("half", "8", "2", "cpu")
-        ]
+        assert [
+            (each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in told
+        ] == 2 * [("half", "8", "2", "cpu")]
         await until(lambda: len([each for each in one.engines if each.pid is not None]) == 1)
-        assert one.scribe.shadow.figures == {
+        assert one.transcriber.shadow.figures == {
             "strategy": "half", "takes": 2, "changed": 4, "words": 16, "per_100": 25.0, "low": None, "high": None,
             "waiting": 0,
         }  # fmt: skip
@@ -496,12 +579,19 @@ async def test_one_take_in_n_is_heard_again_in_fp32_and_only_counts_remain(
 
 
 @case
-async def test_the_same_words_are_no_disagreement(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_same_words_are_no_disagreement(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with at_work(tmp_path, shadow=1) as one, resting(one):
         await one.say(TWICE).told
         await until(lambda: bool(events(caplog, "shadow")))
-        figures = one.scribe.shadow.figures
-        assert (figures["changed"], figures["words"], figures["low"], figures["high"]) == (0, 8, 0.0, 0.0)
+        figures = one.transcriber.shadow.figures
+        assert (figures["changed"], figures["words"], figures["low"], figures["high"]) == (
+            0,
+            8,
+            0.0,
+            0.0,
+        )
 
 
 @case
@@ -509,14 +599,17 @@ async def test_fp32_has_no_shadow_and_neither_has_silence(tmp_path: Path) -> Non
     for strategy, samples in (("fp32", SAID), ("half", sound.silence(1.0))):
         async with at_work(tmp_path, strategy=strategy, shadow=1) as one:
             await one.say(samples).told
-            assert not one.scribe.shadow.waiting
+            assert not one.transcriber.shadow.waiting
 
 
 @case
 async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with at_work(tmp_path, f"fp32=stall@{tmp_path}/once", shadow=2) as one, resting(one) as idle:
+    async with (
+        at_work(tmp_path, f"fp32=stall@{tmp_path}/once", shadow=2) as one,
+        resting(one) as idle,
+    ):
         for _ in range(2):
             await one.say().told
             await rested(one)
@@ -527,7 +620,7 @@ async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
         await asyncio.wait([job])
         assert job.cancelled()
         assert shadowing.pid is None
-        assert one.scribe.shadow.waiting
+        assert one.transcriber.shadow.waiting
         await until(lambda: len(events(caplog, "shadow")) == 1)
 
 
@@ -539,7 +632,7 @@ async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for _ in range(5):
             await one.say().told
         await rested(one)
-        held = one.scribe.shadow._waiting
+        held = one.transcriber.shadow._waiting
         assert len(held) == 2
         assert all(np.array_equal(each.sound, SAID) for each in held)
         monkeypatch.setattr(shadow, "LONGEST", 0.5 * seconds)
@@ -559,7 +652,10 @@ def test_words_are_counted_as_edits() -> None:
 @given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
 def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[str]) -> None:
     if expected:
-        assert shadow.edits(expected, heard) == edits([" ".join(expected)], [" ".join(heard)]).errors[0]
+        assert (
+            shadow.edits(expected, heard)
+            == edits([" ".join(expected)], [" ".join(heard)]).errors[0]
+        )
     assert shadow.edits(expected, heard) == shadow.edits(heard, expected)
 
 
@@ -580,16 +676,20 @@ def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert capacity.place_beside(tight, None, False) is None
 
 
-# -- between two steps ------------------------------------------------------------------------------------------------
+# -- between two steps
+# ------------------------------------------------------------------------------------------------
 
 
 def crowd(one: Room, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[tuple[str, str]]]:
-    """Let every rung on the card need 1,000 MiB; return what is free there, to be set, and what a person is told."""
+    """Let every candidate on the card need 1,000 MiB; return what is free there, to be set, and
+    what a person is told."""
     free, told = [100 * MIB], list[tuple[str, str]]()
     monkeypatch.setattr(gpus, "free_bytes", lambda index: free[0])
-    engine, needs = one.scribe.engine, ("half", "bfloat16", "tf32", "fp32")
-    engine.plan = msgspec.structs.replace(engine.plan, needs={name: Need(1000 * MIB) for name in needs})
-    one.scribe.demotion._warn = lambda *said: told.append(said)
+    engine, needs = one.transcriber.engine, ("half", "bfloat16", "tf32", "fp32")
+    engine.plan = msgspec.structs.replace(
+        engine.plan, needs={name: Need(1000 * MIB) for name in needs}
+    )
+    one.transcriber.demotion._warn = lambda *said: told.append(said)
     return free, told
 
 
@@ -600,14 +700,21 @@ async def test_what_comes_back_after_parking_and_is_left_again_is_told_each_time
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "*=ok") as one:
         free, told = crowd(one, monkeypatch)
-        for room, rung in ((100, "fp32 on cpu"), (5000, "half"), (100, "fp32 on cpu"), (100, "fp32 on cpu")):
+        for room, candidate in (
+            (100, "fp32 on cpu"),
+            (5000, "half"),
+            (100, "fp32 on cpu"),
+            (100, "fp32 on cpu"),
+        ):
             free[0] = room * MIB
-            await one.scribe.load()
-            assert one.scribe.engine.rung.name == rung
-            await one.scribe.park()
+            await one.transcriber.load()
+            assert one.transcriber.engine.candidate.name == candidate
+            await one.transcriber.park()
         assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "demoted")] == [
             ("half", "fp32 on cpu")] * 2  # fmt: skip
-        assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "promoted")] == [("fp32 on cpu", "half")]
+        assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "promoted")] == [
+            ("fp32 on cpu", "half")
+        ]
         assert len(told) == 2
 
 
@@ -618,18 +725,18 @@ async def test_what_failed_for_another_reason_after_parking_is_told(
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "half=oom *=ok") as one:
         free, told = crowd(one, monkeypatch)
-        await one.scribe.load()
-        await one.scribe.park()
+        await one.transcriber.load()
+        await one.transcriber.park()
         free[0] = 5000 * MIB
-        await one.scribe.load()
+        await one.transcriber.load()
         assert (await one.say().told).outcome == "delivered"
         assert [step["KIND"] for step in events(caplog, "demoted")] == ["no-room", "out-of-memory"]
         assert len(told) == 2
-        assert one.scribe.demotion.calm.left(0.0) is not None
+        assert one.transcriber.demotion.calm.left(0.0) is not None
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, one: Room) -> None:
-    """Have one long answer be enough to call a rung slow."""
+    """Have one long answer be enough to call a candidate slow."""
     monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
     monkeypatch.setattr(fallback_triggers, "ENOUGH", 1)
     measured(one.settings.model, p50_ms=100.0)
@@ -641,7 +748,7 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
 ) -> None:
     async with at_work(tmp_path, "half=slow-answers *=ok", demote_slower=10.0) as one:
         slow(monkeypatch, one)
-        await one.scribe.load()
+        await one.transcriber.load()
         reading, measure = asyncio.Event(), one.engines[0].measure
 
         async def slowly(phase: str) -> memory.Memory:
@@ -652,7 +759,7 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
         monkeypatch.setattr(one.engines[0], "measure", slowly)
         recording = one.say()
         await reading.wait()
-        await one.scribe.use(other(one, "bfloat16"), strict=True)
+        await one.transcriber.use(other(one, "bfloat16"), strict=True)
         await recording.told
         await rested(one)
         assert left(one) == ("bfloat16 on cpu", [])
@@ -662,27 +769,35 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
 
 
 @case
-async def test_failures_of_rungs_before_are_not_the_fault_of_one_that_is_tried_again(
+async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(tmp_path, "half=nan bfloat16=nan *=ok") as one:
         await one.say().told
         await rested(one)
-        engine = one.scribe.engine
+        engine = one.transcriber.engine
         assert engine.failures
-        again = Demotion(one.settings, engine, lambda *_: None)
-        again.heard(1.0, "final", protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1))
+        again = FallbackMonitor(one.settings, engine, lambda *_: None)
+        again.heard(
+            1.0,
+            "final",
+            protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1),
+        )
         assert again.judge(engine, None, {}) is None
         again.promoted(engine)
-        again.heard(1.0, "final", protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1))
+        again.heard(
+            1.0,
+            "final",
+            protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1),
+        )
         assert again.judge(engine, None, {}) is None
 
 
 @case
-async def test_only_the_rungs_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
+async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=deaf *=ok", demote_empty=0.3) as one:
         assert (await one.say().told).outcome == "delivered"
-        one.scribe.engine.pardon("empty", ["bfloat16 on cpu"])
+        one.transcriber.engine.pardon("empty", ["bfloat16 on cpu"])
         assert left(one)[1] == [("half on cpu", "empty")], "FP32 heard a word"
 
 
@@ -690,13 +805,16 @@ async def test_only_the_rungs_that_the_same_silence_left_are_pardoned(tmp_path: 
 async def test_no_return_means_none(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
         assert (await one.say().told).outcome == "delivered"
-        calm, never = one.scribe.demotion.calm, msgspec.structs.replace(one.settings, promote_after=0.0)
+        calm, never = (
+            one.transcriber.demotion.calm,
+            msgspec.structs.replace(one.settings, promote_after=0.0),
+        )
         assert calm.left(0.0)
-        one.scribe.demotion.adopt(never)
+        one.transcriber.demotion.adopt(never)
         assert calm.left(0.0) is None
         calm.tried(0.0, held=False)
         assert calm.left(1e9) is None
-        one.scribe.demotion.adopt(one.settings)
+        one.transcriber.demotion.adopt(one.settings)
         assert calm.left(0.0), "what is below is waited for again"
 
 
@@ -706,7 +824,10 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
 ) -> None:
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     monkeypatch.setattr(shadow, "place_beside", lambda *_: "cuda:0")
-    async with at_work(tmp_path, "fp32=stall *=ok", shadow=1, promote_after=0.0) as one, resting(one):
+    async with (
+        at_work(tmp_path, "fp32=stall *=ok", shadow=1, promote_after=0.0) as one,
+        resting(one),
+    ):
 
         def free(index: int) -> int:
             held = any(engine.pid and engine.plan.requested == "fp32" for engine in one.engines)
@@ -716,10 +837,10 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
         monkeypatch.setattr(gpus, "free_bytes", free)
         assert (await one.say().told).strategy == "half"
         await rested(one)
-        await one.scribe.park()
+        await one.transcriber.park()
         await until(lambda: len(one.engines) > 1 and one.engines[1].ready is not None)
         recording = one.begin()
-        loading = asyncio.create_task(one.scribe.load())  # as a key does
+        loading = asyncio.create_task(one.transcriber.load())  # as a key does
         push(recording, SAID)
         recording.end()
         assert (await recording.told).strategy == "half"
@@ -728,7 +849,9 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
 
 
 @case
-async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service(tmp_path: Path) -> None:
+async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path, shadow=1) as one:
         typing, done = asyncio.Event(), asyncio.Event()
 
@@ -737,15 +860,15 @@ async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service
             await done.wait()
             return []
 
-        usual, one.scribe._deliver = one.scribe._deliver, deliver
+        usual, one.transcriber._deliver = one.transcriber._deliver, deliver
         recording = one.say()
         await typing.wait()
-        await one.scribe.use(one.settings)
+        await one.transcriber.use(one.settings)
         done.set()
         await recording.told
         await rested(one)
-        assert not one.scribe.shadow.waiting
-        one.scribe._deliver = usual
+        assert not one.transcriber.shadow.waiting
+        one.transcriber._deliver = usual
         await one.say().told
         await rested(one)
-        assert one.scribe.shadow.waiting
+        assert one.transcriber.shadow.waiting

@@ -1,4 +1,4 @@
-"""When a rung's figures are reason to leave it: by hand, and for figures nobody thought of."""
+"""When a candidate's figures are reason to leave it: by hand, and for figures nobody thought of."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from asrd.dictation.fallback_triggers import (
     slow,
     wilson,
 )
-from asrd.engine.baseline import Measure
+from asrd.engine.baseline import BaselineFigures
 from asrd.evaluation.results import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 
 MIB = 1 << 20
-FP32 = Measure(process=500 * MIB, source="rss", p50_ms=100.0, wer=2.0, wer_delta=None)
+FP32 = BaselineFigures(process=500 * MIB, source="rss", p50_ms=100.0, wer=2.0, wer_delta=None)
 COSTS = st.lists(st.tuples(st.floats(0.1, 30), st.floats(0.0001, 10)), max_size=80)
 
 
@@ -29,7 +29,11 @@ def test_slow_is_a_median_of_long_buffers_against_what_was_measured() -> None:
     found = slow([(10.0, 0.112)] * ENOUGH, FP32, 10.0)
     assert found is not None
     assert found.kind == "slow"
-    assert found.figures == {"p50_ms": pytest.approx(112.0), "baseline_p50_ms": 100.0, "buffers": ENOUGH}
+    assert found.figures == {
+        "p50_ms": pytest.approx(112.0),
+        "baseline_p50_ms": 100.0,
+        "buffers": ENOUGH,
+    }
     assert "112 ms" in found.detail
 
 
@@ -48,11 +52,16 @@ def test_a_busy_neighbour_for_a_while_is_not_slowness() -> None:
 
 
 @given(COSTS, st.floats(0.1, 1000), st.floats(0.1, 100))
-def test_nothing_that_is_as_fast_as_fp32_is_slow(costs: list[tuple[float, float]], p50: float, limit: float) -> None:
-    base = Measure(None, "rss", p50, None, None)
+def test_nothing_that_is_as_fast_as_fp32_is_slow(
+    costs: list[tuple[float, float]], p50: float, limit: float
+) -> None:
+    base = BaselineFigures(None, "rss", p50, None, None)
     fast = [(seconds, min(compute, p50 / 1000)) for seconds, compute in costs]
     assert slow(fast, base, limit) is None
-    slowest = [(seconds, 2 * (1 + limit / 100) * max(1.0, seconds / 10) * p50 / 1000) for seconds, _ in costs]
+    slowest = [
+        (seconds, 2 * (1 + limit / 100) * max(1.0, seconds / 10) * p50 / 1000)
+        for seconds, _ in costs
+    ]
     enough = sum(seconds >= 8 for seconds, _ in costs) >= ENOUGH
     assert (slow(slowest, base, limit) is not None) is enough
 
@@ -68,7 +77,7 @@ def test_failures_are_a_rate_of_which_one_is_sure() -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.floats(0.1, 99))
-def test_more_failures_never_excuse_a_rung(failures: int, buffers: int, limit: float) -> None:
+def test_more_failures_never_excuse_a_candidate(failures: int, buffers: int, limit: float) -> None:
     if failing(failures, buffers, limit) is not None:
         assert failures >= FEWEST_FAILURES
         assert 100 * failures / buffers > limit

@@ -1,4 +1,5 @@
-"""Recordings -> text over real workers that do each wrong: nothing spoken is lost, nothing cancelled is told."""
+"""Recordings -> text over real workers that do each wrong: nothing spoken is lost, nothing
+cancelled is told."""
 
 from __future__ import annotations
 
@@ -23,18 +24,18 @@ from asrd.audio import microphone
 from asrd.audio.blocks import AudioBlock
 from asrd.config.settings import Settings
 from asrd.dictation import recorder, transcriber
-from asrd.dictation.read_write_lock import Turns
-from asrd.dictation.recording import Recording
-from asrd.dictation.transcriber import Scribe, planned
+from asrd.dictation.read_write_lock import ReadWriteLock
+from asrd.dictation.recording import Dictation
+from asrd.dictation.transcriber import Transcriber, planned
 from asrd.engine import planner
 from asrd.engine.capacity import fits_beside
 from asrd.engine.engine import Deadlines, Engine
 from asrd.errors import AsrdError, AudioError, EngineError, NetworkError, PrecisionError
 from asrd.precision import gpus, memory
-from asrd.precision.plan import Gpu, Plan, Rung
+from asrd.precision.plan import Candidate, Gpu, Plan
 from asrd.precision.strategies import TABLE
 from asrd.recordings.deliveries import Deliveries
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 from tests import sound
 from tests.fakes.worker import as_it_is
 from tests.helpers import ROOT
@@ -55,21 +56,27 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Room:
-    """A scribe with its spool, and one place where text arrives."""
+    """A transcriber with its spool, and one place where text arrives."""
 
     def __init__(self, folder: Path, script: str, **given: Any) -> None:
-        self.settings = Settings(model=script, strategy=given.pop("strategy", "half"), suffix="", **given)
-        self.spool = Spool(folder / "takes", self.settings.keep_audio)
+        self.settings = Settings(
+            model=script, strategy=given.pop("strategy", "half"), suffix="", **given
+        )
+        self.spool = RecordingStore(folder / "takes", self.settings.keep_audio)
         self.arrived: list[str] = []
         self.refusals: list[str] = []
         """Why the place does not take the next texts."""
         self.engines: list[Engine] = []
         self.states: list[tuple[str, str]] = []
         self.fetch: Callable[..., Awaitable[Path]] = as_it_is
-        self.scribe = Scribe(self.settings, self.spool, self.deliver, self.changed, self.hold)
+        self.transcriber = Transcriber(
+            self.settings, self.spool, self.deliver, self.changed, self.hold
+        )
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
-        self.engines.append(Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=self.fetch, **more))
+        self.engines.append(
+            Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=self.fetch, **more)
+        )
         return self.engines[-1]
 
     async def deliver(self, record: Deliveries, number: int) -> list[str]:
@@ -79,15 +86,15 @@ class Room:
         return []
 
     def changed(self) -> None:
-        if hasattr(self, "scribe"):
-            self.states.append((self.scribe.loading, self.scribe.trouble))
+        if hasattr(self, "transcriber"):
+            self.states.append((self.transcriber.loading, self.transcriber.trouble))
 
-    def begin(self, private: bool = False) -> Recording:
-        one = Recording(self.spool.begin(), self.settings, private)
-        self.scribe.add(one)
+    def begin(self, private: bool = False) -> Dictation:
+        one = Dictation(self.spool.begin(), self.settings, private)
+        self.transcriber.add(one)
         return one
 
-    def say(self, samples: Any = SAID, private: bool = False) -> Recording:
+    def say(self, samples: Any = SAID, private: bool = False) -> Dictation:
         """Record all of it and end."""
         one = self.begin(private)
         push(one, samples)
@@ -95,24 +102,26 @@ class Room:
         return one
 
 
-def push(one: Recording, samples: Any) -> None:
+def push(one: Dictation, samples: Any) -> None:
     start = one.take.samples
     for at in range(0, len(samples), 320):
-        one.push(AudioBlock(7777 + start + at, samples[at : at + 320]))  # a microphone's clock began long ago
+        one.push(
+            AudioBlock(7777 + start + at, samples[at : at + 320])
+        )  # a microphone's clock began long ago
 
 
 @contextlib.asynccontextmanager
 async def at_work(folder: Path, script: str = "*=ok", **given: Any) -> AsyncIterator[Room]:
     one = Room(folder, script, **given)
-    task = asyncio.create_task(one.scribe.run())
+    task = asyncio.create_task(one.transcriber.run())
     try:
         async with asyncio.timeout(IN_TIME):
             yield one
-        assert not task.done(), "the scribe must never end by itself"
+        assert not task.done(), "the transcriber must never end by itself"
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await one.scribe.stop()
+        await one.transcriber.stop()
         for engine in one.engines:
             await engine.stop()
 
@@ -133,10 +142,11 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 async def rested(one: Room) -> None:
-    await until(lambda: not one.scribe.busy)
+    await until(lambda: not one.transcriber.busy)
 
 
-# -- a microphone that stays open -------------------------------------------------------------------------------------
+# -- a microphone that stays open
+# -------------------------------------------------------------------------------------
 
 
 class OpenMicrophone:
@@ -168,7 +178,7 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
     monkeypatch.setattr(microphone, "LINGER", 60.0)
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
-        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
         await own.adopt()
         source.give()
         recording = own.start()
@@ -188,17 +198,17 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
 async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) -> None:
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
-        own = recorder.Recorder(one.scribe, lambda *_: source, mock.Mock())
+        own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
         await own.adopt()
-        one.scribe.watched = 1
+        one.transcriber.watched = 1
         assert source.patient(), "it is open in case somebody speaks, and shows nothing"
-        one.scribe.watched = 0
+        one.transcriber.watched = 0
         recording = own.start()
         source.give(sound.silence(1.0))
         assert source.patient(), "nobody speaks"
-        one.scribe.watched = 1
+        one.transcriber.watched = 1
         assert not source.patient(), "somebody looks at the level"
-        one.scribe.watched = 0
+        one.transcriber.watched = 0
         source.give(sound.speech(2.0))
         assert not source.patient(), "somebody speaks"
         source.give(sound.silence(2.0))
@@ -213,9 +223,11 @@ async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) 
 
 
 @case
-async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting(tmp_path: Path) -> None:
+async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path, pre_roll=1.0) as one:
-        own = recorder.Recorder(one.scribe, lambda *_: OpenMicrophone(), mock.Mock())
+        own = recorder.Recorder(one.transcriber, lambda *_: OpenMicrophone(), mock.Mock())
         await own.adopt()
         recording = own.start()
         assert await own.stop() is recording
@@ -227,16 +239,18 @@ class Desk:
 
     def __init__(self, one: Room) -> None:
         self.one, self.made = one, list[OpenMicrophone]()
-        self.recorder = recorder.Recorder(one.scribe, self.listen, mock.Mock())
+        self.recorder = recorder.Recorder(one.transcriber, self.listen, mock.Mock())
 
     def listen(self, source: str, name: str) -> OpenMicrophone:
         self.made.append(OpenMicrophone(name))
         return self.made[-1]
 
     def change(self, **given: Any) -> None:
-        self.one.scribe.settings = msgspec.structs.replace(self.one.scribe.settings, **given)
+        self.one.transcriber.settings = msgspec.structs.replace(
+            self.one.transcriber.settings, **given
+        )
 
-    async def say(self) -> Recording:
+    async def say(self) -> Dictation:
         recording = self.recorder.start()
         self.made[-1].give(SAID)
         await self.recorder.stop()
@@ -245,7 +259,9 @@ class Desk:
 
 
 @case
-async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_own(tmp_path: Path) -> None:
+async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_own(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path, pre_roll=1.0) as one:
         desk = Desk(one)
         await desk.recorder.adopt()
@@ -264,7 +280,9 @@ async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_
 
 
 @case
-async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(tmp_path: Path) -> None:
+async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path) as one:
         desk = Desk(one)
         for given in ({"pre_roll": 1.0}, {"microphone": "another"}, {"pre_roll": 0.0}, {}):
@@ -301,12 +319,13 @@ async def test_a_key_while_the_microphone_is_exchanged_opens_one_at_once(tmp_pat
         assert len(desk.made) == 3, "it stays open now"
 
 
-# -- turns ------------------------------------------------------------------------------------------------------------
+# -- turns
+# ------------------------------------------------------------------------------------------------------------
 
 
 @case
 async def test_many_use_the_engine_at_once_and_whoever_exchanges_it_is_alone() -> None:
-    turns, inside, most = Turns(), [], 0
+    turns, inside, most = ReadWriteLock(), [], 0
 
     async def use(name: str, kind: str) -> None:
         nonlocal most
@@ -328,7 +347,8 @@ async def test_many_use_the_engine_at_once_and_whoever_exchanges_it_is_alone() -
     await use("last", "alone")
 
 
-# -- text arrives -----------------------------------------------------------------------------------------------------
+# -- text arrives
+# -----------------------------------------------------------------------------------------------------
 
 
 @case
@@ -340,10 +360,10 @@ async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
         assert "samples sum" in told.text
         assert told.seconds == pytest.approx(len(SAID) / 16_000)
         assert told.strategy == "half"
-        assert one.scribe.last == told
+        assert one.transcriber.last == told
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
-        assert one.scribe.memory == memory.Memory(4, process=1000)
+        assert one.transcriber.memory == memory.Memory(4, process=1000)
 
 
 @case
@@ -367,13 +387,15 @@ async def test_a_recording_without_one_block_is_empty(tmp_path: Path) -> None:
 @case
 async def test_several_recordings_are_delivered_in_the_order_they_were_made(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        recordings = [one.say(np.concatenate([SAID, sound.silence(0.2 * n), SAID])) for n in range(4)]
-        assert one.scribe.waiting == 4
+        recordings = [
+            one.say(np.concatenate([SAID, sound.silence(0.2 * n), SAID])) for n in range(4)
+        ]
+        assert one.transcriber.waiting == 4
         told = [await recording.told for recording in recordings]
         assert one.arrived == [each.text for each in told]
         assert len(set(one.arrived)) > 1
         await rested(one)
-        assert one.scribe.waiting == 0
+        assert one.transcriber.waiting == 0
 
 
 @case
@@ -383,15 +405,15 @@ async def test_what_is_said_before_the_model_is_ready_is_heard_afterwards(
     gate = tmp_path / "gate"
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
     async with at_work(tmp_path, "*=gate") as one:
-        loading = asyncio.create_task(one.scribe.load())
+        loading = asyncio.create_task(one.transcriber.load())
         first, second = one.say(), one.say(TWICE)
-        await until(lambda: one.scribe.loading == "import")
+        await until(lambda: one.transcriber.loading == "import")
         assert not first.told.done()
         assert one.spool.all() == [], "both are in hand"
         gate.touch()
         assert [(await each.told).outcome for each in (first, second)] == ["delivered", "delivered"]
         await loading
-        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+        assert (one.transcriber.loading, one.transcriber.trouble) == ("", "")
 
 
 @case
@@ -436,12 +458,12 @@ async def test_the_text_grows_while_recording(tmp_path: Path) -> None:
 @case
 async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> None:
     async with at_work(tmp_path, draft_every=0.01) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(1.0)]))
         await asyncio.sleep(0.3)
         assert recording.draft == ""
-        one.scribe.watched += 1
+        one.transcriber.watched += 1
         push(recording, sound.speech(0.4))
         await until(lambda: bool(recording.draft))
         assert recording.text == ""
@@ -452,9 +474,11 @@ async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> N
 
 
 @case
-async def test_text_that_rested_before_the_key_is_there_without_asking_again(tmp_path: Path) -> None:
+async def test_text_that_rested_before_the_key_is_there_without_asking_again(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.3)]))
         await until(lambda: recording.dictation.answer is not None)
@@ -465,14 +489,16 @@ async def test_text_that_rested_before_the_key_is_there_without_asking_again(tmp
 
 
 @case
-async def test_what_was_text_before_a_failure_is_told_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_text_before_a_failure_is_told_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with at_work(tmp_path) as one:
         heard: list[str] = []
         real = one.engines[0].transcribe
 
         async def once(*asked: Any, **more: Any) -> protocol.Answer:
             if heard:
-                raise EngineError("no rung is left that could answer")
+                raise EngineError("no candidate is left that could answer")
             answer = await real(*asked, **more)
             heard.append(answer.hypothesis.text)
             return answer
@@ -496,10 +522,10 @@ def test_everybody_is_told_the_text_that_commands_made(tmp_path: Path, private: 
             assert count.isdigit()
             assert total.lstrip("-").isdigit()
             assert one.arrived == [told.text] * (not private)
-            assert one.scribe.last.text == told.text
+            assert one.transcriber.last.text == told.text
             (note,) = one.spool.all()
             assert note.text == told.text
-            assert await one.scribe.rewrite(note) == told.text
+            assert await one.transcriber.rewrite(note) == told.text
 
     asyncio.run(go())
 
@@ -530,14 +556,15 @@ async def test_no_space_follows_the_end_of_a_line(tmp_path: Path) -> None:
         async with at_work(tmp_path) as one:
             recording = one.begin()
             recording.settings = Settings(suffix=suffix)
-            await one.scribe._send(recording, "x\n", False)
-            await one.scribe._send(recording, "", False)
+            await one.transcriber._send(recording, "x\n", False)
+            await one.transcriber._send(recording, "", False)
             assert one.arrived == [end]
             recording.end()
             await recording.told
 
 
-# -- cancel -----------------------------------------------------------------------------------------------------------
+# -- cancel
+# -----------------------------------------------------------------------------------------------------------
 
 
 @case
@@ -546,14 +573,14 @@ async def test_cancelled_while_recording_nothing_is_delivered_or_kept(tmp_path: 
         recording = one.begin()
         push(recording, SAID)
         await until(lambda: bool(recording.text))
-        assert one.scribe.cancel() == [recording.take.id]
+        assert one.transcriber.cancel() == [recording.take.id]
         recording.end()
         told = await recording.told
         assert (told.outcome, told.text) == ("cancelled", "")
         await rested(one)
         assert one.arrived == []
         assert list(one.spool.where.iterdir()) == []
-        assert one.scribe.last.outcome == "empty", "the last text is that of the take before"
+        assert one.transcriber.last.outcome == "empty", "the last text is that of the take before"
 
 
 @case
@@ -564,8 +591,8 @@ async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
     async with at_work(tmp_path, "*=gate") as one:
         recordings = [one.say(), one.say()]
-        await until(lambda: one.scribe.loading == "import")
-        assert one.scribe.cancel() == [each.take.id for each in recordings]
+        await until(lambda: one.transcriber.loading == "import")
+        assert one.transcriber.cancel() == [each.take.id for each in recordings]
         gate.touch()
         assert [(await each.told).outcome for each in recordings] == ["cancelled", "cancelled"]
         await rested(one)
@@ -580,8 +607,8 @@ async def test_what_was_delivered_can_no_longer_be_cancelled(tmp_path: Path) -> 
     async with at_work(tmp_path, "half=ok") as one:
         recording = one.say()
         told = await recording.told
-        assert one.scribe.cancel() == [], "it may still be in the queue for its figures"
-        one.scribe.abandon("the end")
+        assert one.transcriber.cancel() == [], "it may still be in the queue for its figures"
+        one.transcriber.abandon("the end")
         await rested(one)
         assert one.arrived == [told.text]
         assert list(one.spool.where.iterdir()) == []
@@ -592,15 +619,16 @@ async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(one.scribe.trouble))
-        one.scribe.cancel()
+        await until(lambda: bool(one.transcriber.trouble))
+        one.transcriber.cancel()
         recording.end()
         assert (await recording.told).outcome == "cancelled"
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
 
 
-# -- workers that fail ------------------------------------------------------------------------------------------------
+# -- workers that fail
+# ------------------------------------------------------------------------------------------------
 
 
 @case
@@ -618,11 +646,13 @@ async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> No
         assert (told.outcome, told.strategy) == ("delivered", "half")
         assert told.text.count("samples") == 2
         await rested(one)
-        assert (one.scribe.loading, one.scribe.trouble) == ("", ""), "the new worker is up"
+        assert (one.transcriber.loading, one.transcriber.trouble) == ("", ""), (
+            "the new worker is up"
+        )
 
 
 @case
-async def test_a_rung_that_does_not_hold_is_told_and_the_next_one_answers(
+async def test_a_candidate_that_does_not_hold_is_told_and_the_next_one_answers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("asrd").propagate = True
@@ -633,7 +663,7 @@ async def test_a_rung_that_does_not_hold_is_told_and_the_next_one_answers(
 
 
 @case
-async def test_when_every_rung_fails_the_sound_stays_with_the_reason(tmp_path: Path) -> None:
+async def test_when_every_candidate_fails_the_sound_stays_with_the_reason(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=nan fp32=oom") as one:
         told = await one.say().told
         assert (told.outcome, told.text) == ("kept", "")
@@ -641,15 +671,17 @@ async def test_when_every_rung_fails_the_sound_stays_with_the_reason(tmp_path: P
             assert part in told.detail
         (note,) = one.spool.waiting()
         assert (note.id, note.reason) == (told.take, told.detail)
-        assert one.scribe.trouble == told.detail
-        assert one.scribe.last == told
-        await until(lambda: one.scribe.trouble == "")
-        assert one.scribe.engine.ready is not None, "the worker of the first rung is there for the next sound"
-        assert one.scribe.engine.rungs == one.scribe.engine.plan.rungs
+        assert one.transcriber.trouble == told.detail
+        assert one.transcriber.last == told
+        await until(lambda: one.transcriber.trouble == "")
+        assert one.transcriber.engine.ready is not None, (
+            "the worker of the first candidate is there for the next sound"
+        )
+        assert one.transcriber.engine.candidates == one.transcriber.engine.plan.candidates
 
 
 @case
-async def test_what_ailed_every_rung_may_be_over_at_the_next_recording(tmp_path: Path) -> None:
+async def test_what_ailed_every_candidate_may_be_over_at_the_next_recording(tmp_path: Path) -> None:
     script = f"half=nan@{tmp_path}/one fp32=oom@{tmp_path}/two"
     async with at_work(tmp_path, script) as one:
         lost = await one.say().told
@@ -657,20 +689,20 @@ async def test_what_ailed_every_rung_may_be_over_at_the_next_recording(tmp_path:
         await rested(one)
         told = await one.say().told
         assert (told.outcome, told.strategy) == ("delivered", "half")
-        assert one.scribe.trouble == ""
+        assert one.transcriber.trouble == ""
         (note,) = one.spool.waiting()
-        assert await one.scribe.rewrite(note) == told.text
+        assert await one.transcriber.rewrite(note) == told.text
 
 
 @case
 async def test_a_model_that_does_not_exist_costs_no_sound(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
-        await one.scribe.load()
-        assert one.scribe.trouble == "no such checkpoint"
+        await one.transcriber.load()
+        assert one.transcriber.trouble == "no such checkpoint"
         assert [(await one.say().told).outcome for _ in range(2)] == ["kept", "kept"]
         assert [note.reason for note in one.spool.waiting()] == 2 * ["no such checkpoint"]
         with pytest.raises(AsrdError, match="no such checkpoint"):
-            await one.scribe.rewrite(one.spool.waiting()[0])
+            await one.transcriber.rewrite(one.spool.waiting()[0])
         assert len(one.spool.waiting()) == 2
 
 
@@ -679,7 +711,7 @@ async def test_a_failure_in_the_middle_waits_for_the_speaker_to_end(tmp_path: Pa
     async with at_work(tmp_path, "half=nan fp32=nan") as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(one.scribe.trouble))
+        await until(lambda: bool(one.transcriber.trouble))
         assert not recording.told.done()
         push(recording, SAID)
         recording.end()
@@ -696,7 +728,7 @@ async def test_where_nothing_is_kept_a_failure_says_so(tmp_path: Path) -> None:
 
 
 @case
-async def test_a_fault_of_the_program_costs_one_take_and_not_the_scribe(
+async def test_a_fault_of_the_program_costs_one_take_and_not_the_transcriber(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(tmp_path) as one:
@@ -706,11 +738,15 @@ async def test_a_fault_of_the_program_costs_one_take_and_not_the_scribe(
                 async def fail(*_: object) -> None:
                     raise OSError("no more processes")
 
-                patch.setattr(one.scribe, where, fail)
-                assert (await one.say().told).outcome == ("kept" if where == "_send" else "delivered")
+                patch.setattr(one.transcriber, where, fail)
+                assert (await one.say().told).outcome == (
+                    "kept" if where == "_send" else "delivered"
+                )
                 await rested(one)
         assert (await one.say().told).outcome == "delivered"
-        assert [note.reason for note in one.spool.waiting()] == ["internal error: OSError: no more processes"]
+        assert [note.reason for note in one.spool.waiting()] == [
+            "internal error: OSError: no more processes"
+        ]
 
 
 @case
@@ -722,13 +758,14 @@ async def test_at_the_very_end_everything_that_is_not_text_is_kept(
         one.say()
         going_on = one.begin()
         push(going_on, SAID)
-        one.scribe.abandon("told twice to end")
+        one.transcriber.abandon("told twice to end")
         assert [(note.reason, note.seconds) for note in one.spool.waiting()] == 2 * [
             ("told twice to end", pytest.approx(len(SAID) / 16_000))
         ]
 
 
-# -- places that refuse -----------------------------------------------------------------------------------------------
+# -- places that refuse
+# -----------------------------------------------------------------------------------------------
 
 
 @case
@@ -738,10 +775,10 @@ async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -
         told = await one.say().told
         assert (told.outcome, told.detail) == ("kept", "type: no window takes keys")
         assert told.text
-        assert one.scribe.last.text == told.text
+        assert one.transcriber.last.text == told.text
         (note,) = one.spool.waiting()
         assert (note.text, note.reason) == (told.text, "type: no window takes keys")
-        assert one.scribe.trouble == "", "the model is well"
+        assert one.transcriber.trouble == "", "the model is well"
 
 
 @case
@@ -754,7 +791,8 @@ async def test_one_segment_that_did_not_arrive_keeps_the_take(tmp_path: Path) ->
         assert one.spool.waiting()[0].text == told.text
 
 
-# -- kept takes -------------------------------------------------------------------------------------------------------
+# -- kept takes
+# -------------------------------------------------------------------------------------------------------
 
 
 @case
@@ -764,11 +802,11 @@ async def test_a_kept_take_gives_the_same_text_later(tmp_path: Path) -> None:
         told = await one.say(TWICE).told
         await rested(one)
         (note,) = one.spool.waiting()
-        rewriting = asyncio.create_task(one.scribe.rewrite(note))
+        rewriting = asyncio.create_task(one.transcriber.rewrite(note))
         await asyncio.sleep(0)
-        assert one.scribe.busy, "the model must not leave memory meanwhile"
+        assert one.transcriber.busy, "the model must not leave memory meanwhile"
         assert await rewriting == told.text
-        assert not one.scribe.busy
+        assert not one.transcriber.busy
 
 
 @case
@@ -779,8 +817,8 @@ async def test_a_kept_take_that_is_gone_is_one_clear_error(tmp_path: Path) -> No
         (note,) = one.spool.waiting()
         one.spool.remove(note.id)
         with pytest.raises(AudioError, match=note.id):
-            await one.scribe.rewrite(note)
-        assert not one.scribe.busy
+            await one.transcriber.rewrite(note)
+        assert not one.transcriber.busy
 
 
 @case
@@ -793,7 +831,8 @@ async def test_kept_takes_are_pruned_as_they_come(tmp_path: Path) -> None:
         assert len(one.spool.waiting()) == 2
 
 
-# -- another engine ---------------------------------------------------------------------------------------------------
+# -- another engine
+# ---------------------------------------------------------------------------------------------------
 
 
 def other(one: Room, strategy: str) -> Settings:
@@ -802,14 +841,16 @@ def other(one: Room, strategy: str) -> Settings:
 
 @pytest.mark.parametrize("beside", [True, False])
 @case
-async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool) -> None:
+async def test_another_strategy_takes_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
+) -> None:
     monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         recording = one.begin()
         push(recording, SAID)
         await until(lambda: bool(recording.text))
-        await one.scribe.use(other(one, "bfloat16"), strict=True)
+        await one.transcriber.use(other(one, "bfloat16"), strict=True)
         old, new = one.engines
         assert old.pid is None
         push(recording, TWICE[len(SAID) :])
@@ -817,7 +858,7 @@ async def test_another_strategy_takes_over(tmp_path: Path, monkeypatch: pytest.M
         told = await recording.told
         assert (told.outcome, told.strategy) == ("delivered", "bfloat16")
         assert told.text.count("samples") == 2
-        assert one.scribe.engine is new
+        assert one.transcriber.engine is new
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -828,15 +869,15 @@ async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
 ) -> None:
     monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, f"bfloat16={act}") as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         pid = one.engines[0].pid
         with pytest.raises(AsrdError):
-            await one.scribe.use(other(one, "bfloat16"), strict=True)
-        assert one.scribe.settings.strategy == "half"
-        assert one.scribe.engine.ready is not None
-        assert (one.scribe.engine.pid == pid) is beside
+            await one.transcriber.use(other(one, "bfloat16"), strict=True)
+        assert one.transcriber.settings.strategy == "half"
+        assert one.transcriber.engine.ready is not None
+        assert (one.transcriber.engine.pid == pid) is beside
         assert one.engines[1].pid is None
-        assert (one.scribe.loading, one.scribe.trouble) == ("", "")
+        assert (one.transcriber.loading, one.transcriber.trouble) == ("", "")
         assert (await one.say().told).strategy == "half"
 
 
@@ -847,17 +888,19 @@ async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behi
 ) -> None:
     monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
-        async with one.scribe.turns.shared():  # somebody is being heard
-            asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
-            await until(lambda: len(one.engines) == 2 and (one.engines[1].ready is not None) is beside)
+        await one.transcriber.load()
+        async with one.transcriber.turns.shared():  # somebody is being heard
+            asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
+            await until(
+                lambda: len(one.engines) == 2 and (one.engines[1].ready is not None) is beside
+            )
             await asyncio.sleep(0.05)
-            assert not one.scribe.still, "nothing may start beside the two"
+            assert not one.transcriber.still, "nothing may start beside the two"
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
         assert one.engines[1].pid is None
-        assert one.scribe.engine is one.engines[0]
-        assert one.scribe.still
+        assert one.transcriber.engine is one.engines[0]
+        assert one.transcriber.still
         assert (await one.say().told).strategy == "half"
 
 
@@ -869,18 +912,18 @@ async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_a
     monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
     monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
     async with at_work(tmp_path, "half=ok *=gate") as one:
-        await one.scribe.load()
-        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
+        await one.transcriber.load()
+        asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
-        await one.scribe.sleep()
+        await one.transcriber.sleep()
         (tmp_path / "gate").touch()
         await asyncio.sleep(0.3)
         assert [engine.pid for engine in one.engines] == [None, None]
         recording = one.say()
-        await one.scribe.wake()
+        await one.transcriber.wake()
         await asking
         assert (await recording.told).outcome == "delivered"
-        assert one.scribe.engine is one.engines[1]
+        assert one.transcriber.engine is one.engines[1]
         assert one.engines[0].pid is None
 
 
@@ -900,24 +943,24 @@ async def test_while_another_model_is_downloaded_dictation_goes_on(
         return Path(model)
 
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         one.fetch = slow
-        asking = asyncio.create_task(one.scribe.use(other(one, "bfloat16"), strict=True))
-        await until(lambda: one.scribe.download == state)
+        asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: one.transcriber.download == state)
         assert (await one.say().told).strategy == "half"
-        assert one.scribe.download == state
-        assert one.scribe.loading == "download someone/large: 0.0 MB of 0.0 MB"
+        assert one.transcriber.download == state
+        assert one.transcriber.loading == "download someone/large: 0.0 MB of 0.0 MB"
         gate.set()
         await asyncio.gather(asking, return_exceptions=True)
-        assert (one.scribe.download, one.scribe.loading) == (None, "")
+        assert (one.transcriber.download, one.transcriber.loading) == (None, "")
         assert (await one.say().told).strategy == ("bfloat16" if arrives else "half")
 
 
 @case
-async def test_without_strictness_the_next_rung_will_do(tmp_path: Path) -> None:
+async def test_without_strictness_the_next_candidate_will_do(tmp_path: Path) -> None:
     async with at_work(tmp_path, "bfloat16=refuse") as one:
-        await one.scribe.use(other(one, "bfloat16"))
-        assert one.scribe.engine.rung.precision.name == "fp32"
+        await one.transcriber.use(other(one, "bfloat16"))
+        assert one.transcriber.engine.candidate.precision.name == "fp32"
         assert (await one.say().told).strategy == "fp32"
 
 
@@ -928,21 +971,23 @@ async def test_an_old_worker_that_was_parked_is_not_started_for_nothing(
     monkeypatch.setattr(transcriber, "fits_beside", lambda *_: False)
     async with at_work(tmp_path, "bfloat16=refuse") as one:
         with pytest.raises(EngineError):
-            await one.scribe.use(other(one, "bfloat16"), strict=True)
-        assert one.scribe.engine is one.engines[0]
-        assert one.scribe.engine.pid is None
+            await one.transcriber.use(other(one, "bfloat16"), strict=True)
+        assert one.transcriber.engine is one.engines[0]
+        assert one.transcriber.engine.pid is None
 
 
 @case
-async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(tmp_path: Path) -> None:
+async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(
+    tmp_path: Path,
+) -> None:
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         first = one.engines[0].pid
-        await one.scribe.park()
+        await one.transcriber.park()
         assert one.engines[0].pid is None
-        assert one.scribe.memory is None
+        assert one.transcriber.memory is None
         recording = one.begin()
-        await one.scribe.park()
+        await one.transcriber.park()
         push(recording, SAID)
         recording.end()
         assert (await recording.told).outcome == "delivered"
@@ -952,16 +997,17 @@ async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(tmp
 @case
 async def test_what_is_going_on_is_not_parked(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        await one.scribe.load()
+        await one.transcriber.load()
         pid = one.engines[0].pid
         recording = one.begin()
-        await one.scribe.park()
+        await one.transcriber.park()
         assert one.engines[0].pid == pid
         recording.end()
         await recording.told
 
 
-# -- memory -----------------------------------------------------------------------------------------------------------
+# -- memory
+# -----------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
 
@@ -970,20 +1016,30 @@ def card(monkeypatch: pytest.MonkeyPatch, total: int, free: int) -> None:
     monkeypatch.setattr(gpus, "gpus", lambda: [Gpu(0, "A card", (8, 6), total * MIB, free * MIB)])
 
 
-def test_a_budget_drops_the_rungs_above_it_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_drops_the_candidates_above_it_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     card(monkeypatch, 8192, 8000)
     whole = planned(Settings(model="demo", strategy="bfloat16"))
-    assert [rung.name for rung in whole.rungs] == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
-    found = planner.outlook(Settings(model="demo"), gpus.gpus())
+    assert [candidate.name for candidate in whole.candidates] == [
+        "bfloat16",
+        "tf32",
+        "fp32",
+        "fp32 on cpu",
+    ]
+    found = planner.plan_report(Settings(model="demo"), gpus.gpus())
     lines = {line.strategy: line.process // MIB for line in found.strategies}
     assert lines["bfloat16"] < lines["fp32"]
     between = f"{(lines['bfloat16'] + lines['fp32']) // 2}MiB"
     plan = planned(Settings(model="demo", strategy="bfloat16", vram_budget=between))
-    assert [rung.name for rung in plan.rungs] == ["bfloat16", "fp32 on cpu"]
-    assert [(rung.rung, rung.kind) for rung in plan.rejected] == [("tf32", "budget"), ("fp32", "budget")]
+    assert [candidate.name for candidate in plan.candidates] == ["bfloat16", "fp32 on cpu"]
+    assert [(candidate.candidate, candidate.kind) for candidate in plan.rejected] == [
+        ("tf32", "budget"),
+        ("fp32", "budget"),
+    ]
     assert "would need" in plan.rejected[0].detail
     small = planned(Settings(model="demo", strategy="bfloat16", vram_budget="1MiB"))
-    assert [rung.name for rung in small.rungs] == ["fp32 on cpu"]
+    assert [candidate.name for candidate in small.candidates] == ["fp32 on cpu"]
 
 
 def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
@@ -994,29 +1050,35 @@ def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
             card(monkeypatch, 8192, 8000)
             wanted = Settings(model="demo", strategy="fp32", vram_budget="1MiB", suffix="")
             with pytest.raises(PrecisionError, match="would need"):
-                await one.scribe.use(wanted, strict=True)
+                await one.transcriber.use(wanted, strict=True)
             assert len(one.engines) == 1
 
     asyncio.run(go())
 
 
 @case
-async def test_a_card_that_is_full_costs_the_rung_and_not_the_take(
+async def test_a_card_that_is_full_costs_the_candidate_and_not_the_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("asrd").propagate = True
     card(monkeypatch, 8192, 8000)
     async with at_work(tmp_path, "bfloat16=oom *=ok", strategy="bfloat16") as one:
-        assert one.scribe.engine.rung.device == "cuda:0"
+        assert one.transcriber.engine.candidate.device == "cuda:0"
         recording = one.say()
         told = await recording.told
         assert (told.outcome, told.strategy) == ("delivered", "fp32")
-        assert one.scribe.engine.rung.name == "fp32 on cpu"  # tf32 and fp32 on the card need more than what failed
-    (event,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "rejected"]
+        assert (
+            one.transcriber.engine.candidate.name == "fp32 on cpu"
+        )  # tf32 and fp32 on the card need more than what failed
+    (event,) = [
+        record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "rejected"
+    ]
     assert (event.ASRD_STRATEGY, event.ASRD_KIND) == ("bfloat16", "out-of-memory")
 
 
-def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     only = Gpu(0, "A card", (8, 6), 8192 * MIB, 8000 * MIB, mode="exclusive")
     monkeypatch.setattr(gpus, "gpus", lambda: [only])
     assert not fits_beside(Settings(model="demo", strategy="fp32"), None)
@@ -1026,15 +1088,17 @@ def test_a_card_that_takes_one_process_has_no_room_for_a_second_worker(monkeypat
 def test_a_model_of_unknown_size_keeps_its_whole_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     card(monkeypatch, 8192, 8000)
     plan = planned(Settings(model="someone/unheard-of", strategy="bfloat16", vram_budget="1MiB"))
-    assert len(plan.rungs) == 4
+    assert len(plan.candidates) == 4
 
 
-def test_a_second_worker_goes_beside_the_first_only_where_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_worker_goes_beside_the_first_only_where_it_fits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert fits_beside(Settings(model="demo"), None)
     card(monkeypatch, 8192, 8000)
     assert fits_beside(Settings(model="demo", strategy="fp32"), None)
     assert fits_beside(Settings(model="demo", strategy="fp32", device="cpu"), None)
-    found = planner.outlook(Settings(model="demo"), gpus.gpus())
+    found = planner.plan_report(Settings(model="demo"), gpus.gpus())
     need = next(each.need for each in found.strategies if each.strategy == "fp32")
     bound = Settings(model="demo", strategy="fp32", vram_budget=f"{need // MIB + 101}MiB")
     assert fits_beside(bound, 100 * MIB)
@@ -1052,15 +1116,19 @@ async def test_the_alert_is_given_once_until_it_was_below(
     logging.getLogger("asrd").propagate = True
     async with at_work(tmp_path, "*=ok", vram_alert="10MiB") as one:
         for process in (5, 11, 12, 11, 9, 30):
-            one.scribe._alert.watch(memory.Memory(process=process * MIB), one.settings)
-        one.scribe._alert.watch(None, one.settings)
-    told = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"]
+            one.transcriber._alert.watch(memory.Memory(process=process * MIB), one.settings)
+        one.transcriber._alert.watch(None, one.settings)
+    told = [
+        record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"
+    ]
     assert [record.ASRD_PROCESS_BYTES for record in told] == [str(11 * MIB), str(30 * MIB)]
     assert all(record.levelno == logging.WARNING for record in told)
 
 
 @case
-async def test_the_journal_gets_figures_and_never_the_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_journal_gets_figures_and_never_the_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     logging.getLogger("asrd").propagate = True
     caplog.set_level(logging.INFO, "asrd")
     for log_text in (False, True):
@@ -1070,18 +1138,27 @@ async def test_the_journal_gets_figures_and_never_the_text(tmp_path: Path, caplo
             recording.stopped = recording.began
             told = await recording.told
             await rested(one)
-        (take,) = [record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "take"]
+        (take,) = [
+            record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "take"
+        ]
         fields = vars(take)
-        wanted = {"OUTCOME": "delivered", "STRATEGY": "fp32", "TAKE": told.take, "WORDS": f"{len(told.text.split())}"}
+        wanted = {
+            "OUTCOME": "delivered",
+            "STRATEGY": "fp32",
+            "TAKE": told.take,
+            "WORDS": f"{len(told.text.split())}",
+        }
         assert {name: fields[f"ASRD_{name}"] for name in wanted} == wanted
         assert fields["ASRD_PROCESS_BYTES"] == "1000"
         assert float(fields["ASRD_STOP_TO_TEXT_MS"]) >= 0
-        spoken = any(told.text in str(value) for record in caplog.records for value in vars(record).values())
+        spoken = any(
+            told.text in str(value) for record in caplog.records for value in vars(record).values()
+        )
         assert spoken is log_text
 
 
-def test_rungs_of_the_fake_are_those_of_the_plan() -> None:
-    assert planned(Settings(model="demo", strategy="half", device="cpu")).rungs == (
-        Rung(TABLE["half"], "cpu"),
-        Rung(TABLE["fp32"], "cpu"),
+def test_candidates_of_the_fake_are_those_of_the_plan() -> None:
+    assert planned(Settings(model="demo", strategy="half", device="cpu")).candidates == (
+        Candidate(TABLE["half"], "cpu"),
+        Candidate(TABLE["fp32"], "cpu"),
     )

@@ -1,4 +1,5 @@
-"""The engine against a worker that does each wrong: the caller must get its words, or one clear error."""
+"""The engine against a worker that does each wrong: the caller must get its words, or one clear
+error."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ import msgspec
 import pytest
 
 from asrd import protocol
-from asrd.engine.batching import Waiting, together
+from asrd.engine.batching import WaitingBuffer, together
 from asrd.engine.engine import Deadlines, Engine
 from asrd.engine.process import Scratch
 from asrd.errors import AudioError, EngineError, ModelError, NetworkError
 from asrd.precision import gpus
-from asrd.precision.plan import Gpu, Need, Plan, Rung, plan
+from asrd.precision.plan import Candidate, Gpu, Need, Plan, plan
 from asrd.precision.strategies import TABLE
 from tests.fakes.worker import as_it_is
 from tests.helpers import ROOT
@@ -41,14 +42,27 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def engine(script: str, rungs: str = "half bfloat16 fp32", deadlines: Deadlines = SHORT, device: str = "cpu") -> Engine:
-    plan = Plan("half", tuple(Rung(TABLE[name], device) for name in rungs.split()), "test")
-    return Engine(plan, protocol.Start(script, TABLE["fp32"]), deadlines=deadlines, command=FAKE, fetch=as_it_is)
+def engine(
+    script: str,
+    candidates: str = "half bfloat16 fp32",
+    deadlines: Deadlines = SHORT,
+    device: str = "cpu",
+) -> Engine:
+    plan = Plan(
+        "half", tuple(Candidate(TABLE[name], device) for name in candidates.split()), "test"
+    )
+    return Engine(
+        plan,
+        protocol.Start(script, TABLE["fp32"]),
+        deadlines=deadlines,
+        command=FAKE,
+        fetch=as_it_is,
+    )
 
 
 @contextlib.asynccontextmanager
-async def running(script: str, rungs: str = "half bfloat16 fp32") -> AsyncIterator[Engine]:
-    async with engine(script, rungs) as held:
+async def running(script: str, candidates: str = "half bfloat16 fp32") -> AsyncIterator[Engine]:
+    async with engine(script, candidates) as held:
         yield held
 
 
@@ -76,8 +90,11 @@ def test_a_good_worker_answers_with_the_samples_and_positions_it_was_given() -> 
             first = await held.transcribe(SOUND, start=320)
             second = await held.transcribe(SOUND[:8000], start=16_320)
             assert (first.hypothesis.text, first.hypothesis.start) == (HEARD, 320)
-            assert (second.hypothesis.text, second.hypothesis.stop) == ("8000 samples sum 8000", 24_320)
-            assert held.rung.precision.name == "half"
+            assert (second.hypothesis.text, second.hypothesis.stop) == (
+                "8000 samples sum 8000",
+                24_320,
+            )
+            assert held.candidate.precision.name == "half"
             assert held.rejected == []
 
     asyncio.run(go())
@@ -106,20 +123,22 @@ def test_a_good_worker_answers_with_the_samples_and_positions_it_was_given() -> 
         ("old", "garbage"),
     ],
 )
-def test_each_wrong_costs_the_rung_and_not_the_buffer(act: str, kind: str) -> None:
+def test_each_wrong_costs_the_candidate_and_not_the_buffer(act: str, kind: str) -> None:
     async def go() -> None:
         deadlines = Deadlines(load=2.0, answer=1.0, per_second=0.0, stop=1.0)
         async with engine(f"half={act} *=ok", deadlines=deadlines) as held:
             answer = await held.transcribe(SOUND)
             assert answer.hypothesis.text == HEARD
             assert answer.hypothesis.precision == "bfloat16"
-            assert [(r.rung, r.kind) for r in held.rejected] == [("half on cpu", kind)]
+            assert [(r.candidate, r.kind) for r in held.rejected] == [("half on cpu", kind)]
 
     asyncio.run(go())
 
 
 @pytest.mark.parametrize("act", ["kill", "freeze"])
-def test_a_blow_from_outside_costs_one_restart_and_not_the_rung(act: str, at_root: Path) -> None:
+def test_a_blow_from_outside_costs_one_restart_and_not_the_candidate(
+    act: str, at_root: Path
+) -> None:
     async def go() -> None:
         async with running(f"*={act}@{at_root}/once") as held:
             answer = await held.transcribe(SOUND)
@@ -129,7 +148,7 @@ def test_a_blow_from_outside_costs_one_restart_and_not_the_rung(act: str, at_roo
     asyncio.run(go())
 
 
-def test_a_worker_killed_between_two_buffers_is_replaced_on_the_same_rung() -> None:
+def test_a_worker_killed_between_two_buffers_is_replaced_on_the_same_candidate() -> None:
     async def go() -> None:
         async with running("*=ok") as held:
             first = await held.start()
@@ -142,21 +161,23 @@ def test_a_worker_killed_between_two_buffers_is_replaced_on_the_same_rung() -> N
     asyncio.run(go())
 
 
-def test_when_no_rung_answers_the_error_names_each_and_why_and_each_is_there_for_the_next_sound() -> None:
+def test_when_no_candidate_answers_the_error_names_each_and_why_and_each_is_there_for_the_next_sound() -> (
+    None
+):
     async def go() -> None:
         async with running("half=nan bfloat16=oom fp32=die") as held:
             with pytest.raises(EngineError) as caught:
                 await held.transcribe(SOUND)
             for part in ("half on cpu", "put out nan", "CUDA out of memory", "exit code 9"):
                 assert part in caught.value.message
-            assert (held.rungs, held.rejected, held.left) == (held.plan.rungs, [], [])
+            assert (held.candidates, held.rejected, held.left) == (held.plan.candidates, [], [])
             assert (await held.start()).requested == "half"
 
     asyncio.run(go())
 
 
 @pytest.mark.parametrize(("act", "error"), [("model", ModelError), ("network", NetworkError)])
-def test_what_no_rung_can_cure_is_raised_at_once(act: str, error: type[Exception]) -> None:
+def test_what_no_candidate_can_cure_is_raised_at_once(act: str, error: type[Exception]) -> None:
     async def go() -> None:
         async with running(f"*={act}") as held:
             with pytest.raises(error):
@@ -166,14 +187,17 @@ def test_what_no_rung_can_cure_is_raised_at_once(act: str, error: type[Exception
     asyncio.run(go())
 
 
-def test_a_worker_that_is_not_what_its_rung_says_is_refused() -> None:
+def test_a_worker_that_is_not_what_its_candidate_says_is_refused() -> None:
     async def go() -> None:
         async with running("half=liar") as held:
             answer = await held.transcribe(SOUND)
             assert answer.hypothesis.precision == "bfloat16"
             [refused] = held.rejected
-            assert (refused.rung, refused.kind) == ("half on cpu", "dtypes")
-            assert refused.detail == "encoder is stored in float32 under half on cpu, which allows float16"
+            assert (refused.candidate, refused.kind) == ("half on cpu", "dtypes")
+            assert (
+                refused.detail
+                == "encoder is stored in float32 under half on cpu, which allows float16"
+            )
 
     asyncio.run(go())
 
@@ -185,21 +209,26 @@ def test_the_component_goes_up_before_the_model_and_the_same_sound_is_asked_agai
             assert (answer.hypothesis.text, answer.hypothesis.start) == (HEARD, 320)
             assert held.ready is not None
             assert held.ready.requested == answer.hypothesis.precision
-            assert [rung.name for rung in held.left] == [one.rung for one in held.rejected]
-            return answer.hypothesis.precision, [one.rung for one in held.rejected]
+            assert [candidate.name for candidate in held.left] == [
+                one.candidate for one in held.rejected
+            ]
+            return answer.hypothesis.precision, [one.candidate for one in held.rejected]
 
     layer, encoder = "half(encoder.layers.3:float32)", "half(encoder:float32)"
     assert asyncio.run(go("half=nan-in-layer")) == (layer, ["half on cpu"])
     assert asyncio.run(go(f"half=nan-in-layer {layer}=nan-in-layer"))[0] == encoder
     every = f"half=nan-in-layer {layer}=nan-in-layer {encoder}=nan-in-layer"
-    assert asyncio.run(go(every)) == ("bfloat16", [f"{name} on cpu" for name in ("half", layer, encoder)])
+    assert asyncio.run(go(every)) == (
+        "bfloat16",
+        [f"{name} on cpu" for name in ("half", layer, encoder)],
+    )
 
 
-def test_a_rung_that_answers_is_left_where_another_helps_and_only_then() -> None:
+def test_a_candidate_that_answers_is_left_where_another_helps_and_only_then() -> None:
     async def go() -> None:
         async with running("*=ok", "half fp32") as held:
             await held.transcribe(SOUND)
-            half, fp32 = held.rungs
+            half, fp32 = held.candidates
             assert await held.demote(half, "slow", "too slow", {"p50_ms": 5.0})
             assert held.pid is None
             assert await held.demote(half, "slow", "another caller thinks so too")
@@ -208,12 +237,18 @@ def test_a_rung_that_answers_is_left_where_another_helps_and_only_then() -> None
             assert not await held.demote(fp32, "slow", "it is the measure itself")
             assert held.pid == pid
             [left] = held.rejected
-            assert (left.rung, left.kind, left.figures) == ("half on cpu", "slow", {"p50_ms": 5.0})
+            assert (left.candidate, left.kind, left.figures) == (
+                "half on cpu",
+                "slow",
+                {"p50_ms": 5.0},
+            )
 
     asyncio.run(go())
 
 
-def test_every_answer_is_told_with_its_length_and_each_lost_worker_is_counted(at_root: Path) -> None:
+def test_every_answer_is_told_with_its_length_and_each_lost_worker_is_counted(
+    at_root: Path,
+) -> None:
     async def go() -> None:
         told: list[tuple[float, str]] = []
         held = engine(f"*=kill@{at_root}/once")
@@ -241,7 +276,9 @@ def test_no_child_and_no_scratch_folder_stays_behind(at_root: Path) -> None:
     assert list(at_root.iterdir()) == []
 
 
-def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(at_root: Path) -> None:
+def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(
+    at_root: Path,
+) -> None:
     held = Scratch()  # of a daemon that lives
     old, fresh = at_root / "asrd-worker-old", at_root / "asrd-worker-fresh"
     for folder in (old, fresh):
@@ -259,9 +296,13 @@ def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(at
 
 
 @pytest.mark.parametrize("moment", ["asked", "loading", "starting"])
-def test_halted_at_any_moment_it_asks_the_same_sound_again_once_it_may(at_root: Path, moment: str) -> None:
+def test_halted_at_any_moment_it_asks_the_same_sound_again_once_it_may(
+    at_root: Path, moment: str
+) -> None:
     async def go() -> None:
-        held = engine(f"*={'stall' if moment == 'asked' else 'stall-loading'}@{at_root}/once", "half")
+        held = engine(
+            f"*={'stall' if moment == 'asked' else 'stall-loading'}@{at_root}/once", "half"
+        )
         async with held:
             if moment == "asked":
                 await held.start()
@@ -283,7 +324,9 @@ def test_halted_at_any_moment_it_asks_the_same_sound_again_once_it_may(at_root: 
 
 def test_a_cancelled_caller_leaves_the_next_one_its_own_answer() -> None:
     async def go() -> None:
-        held = engine("*=stall@" + os.environ["TMPDIR"] + "/once", deadlines=Deadlines(5.0, 60.0, 0.0, 1.0))
+        held = engine(
+            "*=stall@" + os.environ["TMPDIR"] + "/once", deadlines=Deadlines(5.0, 60.0, 0.0, 1.0)
+        )
         async with held:
             await held.start()
             waiting = asyncio.create_task(held.transcribe(SOUND[:100]))
@@ -330,8 +373,11 @@ def test_a_start_cancelled_again_and_again_leaves_nothing(at_root: Path) -> None
             asyncio.run(go(delay, pause))
 
 
-def test_the_end_of_the_loop_at_any_moment_of_a_start_or_an_end_leaves_nothing(at_root: Path) -> None:
-    """What ends a loop cancels each task there is by itself; another process, as it may also wait for ever."""
+def test_the_end_of_the_loop_at_any_moment_of_a_start_or_an_end_leaves_nothing(
+    at_root: Path,
+) -> None:
+    """What ends a loop cancels each task there is by itself; another process, as it may also wait
+    for ever."""
     program = (
         "import asyncio\n"
         "from tests.engine.test_engine import children, engine, turns\n"
@@ -354,10 +400,16 @@ def test_the_end_of_the_loop_at_any_moment_of_a_start_or_an_end_leaves_nothing(a
 def test_callers_at_once_are_each_given_their_own(device: str, most: int) -> None:
     async def go() -> None:
         async with engine("*=ok", device=device) as held:
-            answers = await asyncio.gather(*(held.transcribe(SOUND[: 9_000 + n], start=n) for n in range(12)))
-            assert [a.hypothesis.text for a in answers] == [f"{9_000 + n} samples sum {9_000 + n}" for n in range(12)]
+            answers = await asyncio.gather(
+                *(held.transcribe(SOUND[: 9_000 + n], start=n) for n in range(12))
+            )
+            assert [a.hypothesis.text for a in answers] == [
+                f"{9_000 + n} samples sum {9_000 + n}" for n in range(12)
+            ]
             assert [a.hypothesis.start for a in answers] == list(range(12))
-            assert [a.headroom for a in answers] == ([1.0] * 12 if most == 1 else [8.0] * 8 + [4.0] * 4)
+            assert [a.headroom for a in answers] == (
+                [1.0] * 12 if most == 1 else [8.0] * 8 + [4.0] * 4
+            )
 
     asyncio.run(go())
 
@@ -366,10 +418,14 @@ def test_callers_at_once_are_each_given_their_own(device: str, most: int) -> Non
 def test_each_goes_on_from_what_was_said_before_it_alone(device: str) -> None:
     async def go() -> None:
         async with engine("*=ok", device=device) as held:
-            said = protocol.Said("open the", 70)
+            said = protocol.DecodingContext("open the", 70)
             asked = [held.transcribe(SOUND[:100], said=said if n == 1 else None) for n in range(3)]
             texts = [answer.hypothesis.text for answer in await asyncio.gather(*asked)]
-            assert texts == ["100 samples sum 100", "100 samples sum 100 behind open the 70", "100 samples sum 100"]
+            assert texts == [
+                "100 samples sum 100",
+                "100 samples sum 100 behind open the 70",
+                "100 samples sum 100",
+            ]
 
     asyncio.run(go())
 
@@ -377,8 +433,10 @@ def test_each_goes_on_from_what_was_said_before_it_alone(device: str) -> None:
 def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
     async def go() -> None:
         sounds = {n: memoryview(bytes(4 * n)) for n in (1_000, 1_100, 1_900, 10_000)}
-        draft = Waiting(sounds[1_000], 0, "draft")
-        finals = [Waiting(sounds[n], 0, "final") for n in (1_000, 10_000, 1_100, 1_900, 1_000)]
+        draft = WaitingBuffer(sounds[1_000], 0, "draft")
+        finals = [
+            WaitingBuffer(sounds[n], 0, "final") for n in (1_000, 10_000, 1_100, 1_900, 1_000)
+        ]
         assert together([draft], 8) == [draft]
         assert together([draft, *finals], 8) == [finals[0], finals[2], finals[4]]
         assert together([draft, *finals], 2) == [finals[0], finals[2]]
@@ -389,7 +447,8 @@ def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
 
 
 def test_callers_take_turns_however_many_ask() -> None:
-    """Eight that never stop asking are answered equally often, and a draft waits for one turn of each other."""
+    """Eight that never stop asking are answered equally often, and a draft waits for one turn of
+    each other."""
 
     async def go() -> None:
         order: list[int] = []
@@ -407,19 +466,21 @@ def test_callers_take_turns_however_many_ask() -> None:
 
 
 @pytest.mark.parametrize(("act", "kind"), [("die-between", "died"), ("nan-between", "non-finite")])
-def test_a_worker_lost_among_several_costs_the_rung_and_no_buffer(act: str, kind: str) -> None:
+def test_a_worker_lost_among_several_costs_the_candidate_and_no_buffer(act: str, kind: str) -> None:
     async def go() -> None:
         async with engine(f"half={act} *=ok", device="cuda:0") as held:
             answers = await asyncio.gather(*(held.transcribe(SOUND, start=n) for n in range(5)))
             assert [a.hypothesis.start for a in answers] == list(range(5))
             assert {a.hypothesis.precision for a in answers} == {"bfloat16"}
             assert {a.headroom for a in answers} == {5.0}
-            assert [(r.rung, r.kind) for r in held.rejected if r.rung != "CUDA graphs"] == [("half", kind)]
+            assert [
+                (r.candidate, r.kind) for r in held.rejected if r.candidate != "CUDA graphs"
+            ] == [("half", kind)]
 
     asyncio.run(go())
 
 
-def test_no_room_for_several_costs_their_number_and_not_the_rung() -> None:
+def test_no_room_for_several_costs_their_number_and_not_the_candidate() -> None:
     async def go() -> None:
         async with engine("*=crowded", device="cuda:0") as held:
             answers = await asyncio.gather(*(held.transcribe(SOUND, start=n) for n in range(5)))
@@ -434,22 +495,27 @@ def test_a_worker_that_died_is_told_by_what_it_said_and_not_by_remarks() -> None
     async def go() -> None:
         async with engine("half=die-remarking") as held:
             await held.transcribe(SOUND)
-            assert [one.detail for one in held.rejected] == ["the worker ended with exit code 9: Bus error"]
+            assert [one.detail for one in held.rejected] == [
+                "the worker ended with exit code 9: Bus error"
+            ]
 
     asyncio.run(go())
 
 
-def test_when_no_rung_answers_every_caller_is_told() -> None:
+def test_when_no_candidate_answers_every_caller_is_told() -> None:
     async def go() -> None:
         async with engine("*=nan", device="cuda:0") as held:
-            told = await asyncio.gather(*(held.transcribe(SOUND) for _ in range(3)), return_exceptions=True)
+            told = await asyncio.gather(
+                *(held.transcribe(SOUND) for _ in range(3)), return_exceptions=True
+            )
             assert [type(error) for error in told] == [AudioError] * 3
 
     asyncio.run(go())
 
 
 def test_a_caller_that_leaves_does_not_take_the_others_answers_along(at_root: Path) -> None:
-    """One of two that are asked together, and one of two that wait, are cancelled; nobody starts a worker again."""
+    """One of two that are asked together, and one of two that wait, are cancelled; nobody starts a
+    worker again."""
 
     async def go() -> None:
         async with engine("*=ok", device="cuda:0") as held:
@@ -464,7 +530,12 @@ def test_a_caller_that_leaves_does_not_take_the_others_answers_along(at_root: Pa
             await asyncio.sleep(0.05)
             os.kill(pid, signal.SIGCONT)
             left = await asyncio.gather(*asked, *waiting, return_exceptions=True)
-            assert [type(one).__name__ for one in left] == ["CancelledError", "Answer", "CancelledError", "Answer"]
+            assert [type(one).__name__ for one in left] == [
+                "CancelledError",
+                "Answer",
+                "CancelledError",
+                "Answer",
+            ]
             assert held.pid == pid
             assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
 
@@ -473,7 +544,9 @@ def test_a_caller_that_leaves_does_not_take_the_others_answers_along(at_root: Pa
 
 def test_callers_that_all_leave_take_the_worker_along_and_not_who_waits(at_root: Path) -> None:
     async def go() -> None:
-        async with engine(f"*=slow@{at_root}/once", deadlines=Deadlines(answer=60.0), device="cuda:0") as held:
+        async with engine(
+            f"*=slow@{at_root}/once", deadlines=Deadlines(answer=60.0), device="cuda:0"
+        ) as held:
             asked = [asyncio.create_task(held.transcribe(SOUND, start=n)) for n in range(2)]
             while held.ready is None or held._asked == []:
                 await asyncio.sleep(0.01)
@@ -522,7 +595,9 @@ def test_a_large_buffer_goes_through() -> None:
     asyncio.run(go())
 
 
-def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("asrd.worker.TAKEN", 0.5)
 
     async def go() -> None:
@@ -550,7 +625,9 @@ def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
     )
 
     async def go() -> None:
-        parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE
+        )
         assert parent.stdout is not None
         pid = int(await parent.stdout.readline())
         assert alive(pid)
@@ -566,7 +643,8 @@ def test_a_worker_ends_when_its_daemon_is_killed(at_root: Path) -> None:
 
 
 def test_a_worker_is_gone_when_its_caller_was_cancelled_twice() -> None:
-    """A signal can come while the loop is busy: then the second cancellation meets the end that the first began."""
+    """A signal can come while the loop is busy: then the second cancellation meets the end that the
+    first began."""
 
     async def go() -> None:
         one = engine("*=stall", deadlines=Deadlines(answer=30.0))
@@ -613,11 +691,15 @@ def test_a_worker_that_is_not_ended_in_time_is_overdue(
     asyncio.run(go())
 
 
-def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def go(**asked: object) -> list[str]:
         caplog.clear()
         start = msgspec.structs.replace(protocol.Start("*=ok", TABLE["fp32"]), **asked)
-        async with Engine(engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is) as held:
+        async with Engine(
+            engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is
+        ) as held:
             await held.start()
         return [record.message for record in caplog.records if "Canary" in record.message]
 
@@ -627,23 +709,33 @@ def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(capl
     assert "translation and pnc" in told
 
 
-# -- a card's memory --------------------------------------------------------------------------------------------------
+# -- a card's memory
+# --------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
 CARD = Gpu(0, "A card", (8, 6), 4096 * MIB, 4000 * MIB)
 NEEDS = {"int8": 900, "bfloat16": 1800, "selective": 2200, "tf32": 3600, "fp32": 3600}
 
 
-def on_a_card(script: str, name: str = "bfloat16", preset: str = "default", limit: int = 0) -> Engine:
+def on_a_card(
+    script: str, name: str = "bfloat16", preset: str = "default", limit: int = 0
+) -> Engine:
     made = plan(name, gpus=[CARD], preset=preset)
     needs = {strategy: Need(mib * MIB) for strategy, mib in NEEDS.items()}
     start = protocol.Start(script, TABLE["fp32"], vram_limit=limit)
-    return Engine(msgspec.structs.replace(made, needs=needs), start, deadlines=SHORT, command=FAKE, fetch=as_it_is)
+    return Engine(
+        msgspec.structs.replace(made, needs=needs),
+        start,
+        deadlines=SHORT,
+        command=FAKE,
+        fetch=as_it_is,
+    )
 
 
 @pytest.fixture
 def free(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
-    """What is free of the card, in MiB, start after start; the last one stays. None: NVML cannot tell."""
+    """What is free of the card, in MiB, start after start; the last one stays. None: NVML cannot
+    tell."""
     left: list[int | None] = [4000]
 
     def read(index: int) -> int | None:
@@ -670,28 +762,34 @@ def test_after_want_of_memory_only_what_needs_less_is_tried(
     free: list[int | None], name: str, preset: str, act: str, answers: str
 ) -> None:
     async def go() -> None:
-        async with on_a_card(f"{name}={act}@{os.environ['TMPDIR']}/once *=ok", name, preset) as held:
+        async with on_a_card(
+            f"{name}={act}@{os.environ['TMPDIR']}/once *=ok", name, preset
+        ) as held:
             answer = await held.transcribe(SOUND)
             assert answer.hypothesis.text == HEARD
-            assert held.rung.name == answers
-            assert [one.rung for one in held.rejected] == [name]
+            assert held.candidate.name == answers
+            assert [one.candidate for one in held.rejected] == [name]
 
     asyncio.run(go())
 
 
-def test_a_full_card_is_found_out_before_a_worker_is_started_and_no_sound_is_lost(free: list[int | None]) -> None:
+def test_a_full_card_is_found_out_before_a_worker_is_started_and_no_sound_is_lost(
+    free: list[int | None],
+) -> None:
     async def go() -> None:
         free[:] = [1000]
         async with on_a_card("*=ok", preset="aggressive") as held:
             assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
-            assert held.rung.name == "int8"
+            assert held.candidate.name == "int8"
             told = "would need 1800 MiB (estimated); 1000 MiB of the card are free"
-            assert [(one.rung, one.kind, one.detail) for one in held.rejected] == [("bfloat16", "no-room", told)]
+            assert [(one.candidate, one.kind, one.detail) for one in held.rejected] == [
+                ("bfloat16", "no-room", told)
+            ]
 
     asyncio.run(go())
 
 
-def test_a_neighbour_that_fills_the_card_in_mid_service_costs_the_rung_and_not_the_sound(
+def test_a_neighbour_that_fills_the_card_in_mid_service_costs_the_candidate_and_not_the_sound(
     free: list[int | None], at_root: Path
 ) -> None:
     async def go() -> None:
@@ -699,14 +797,16 @@ def test_a_neighbour_that_fills_the_card_in_mid_service_costs_the_rung_and_not_t
         async with on_a_card(f"bfloat16=oom@{at_root}/once *=ok", preset="aggressive") as held:
             assert (await held.start()).pid
             assert (await held.transcribe(SOUND)).hypothesis.text == HEARD
-            told = [(one.rung, one.kind) for one in held.rejected]
+            told = [(one.candidate, one.kind) for one in held.rejected]
             assert told == [("bfloat16", "out-of-memory"), ("int8", "no-room")]
-            assert held.rung.name == "fp32 on cpu"
+            assert held.candidate.name == "fp32 on cpu"
 
     asyncio.run(go())
 
 
-def test_a_neighbour_that_left_gives_the_rung_back_after_a_rest(free: list[int | None]) -> None:
+def test_a_neighbour_that_left_gives_the_candidate_back_after_a_rest(
+    free: list[int | None],
+) -> None:
     async def go() -> None:
         free[:] = [100]
         async with on_a_card("*=ok") as held:
@@ -714,7 +814,7 @@ def test_a_neighbour_that_left_gives_the_rung_back_after_a_rest(free: list[int |
             await held.stop()
             free[:] = [4000]
             assert (await held.start()).device == "cuda:0"
-            assert (held.rung.name, held.rejected) == ("bfloat16", [])
+            assert (held.candidate.name, held.rejected) == ("bfloat16", [])
 
     asyncio.run(go())
 
@@ -725,8 +825,8 @@ def test_what_failed_for_good_stays_out_after_a_rest(free: list[int | None]) -> 
             assert (await held.transcribe(SOUND)).hypothesis.precision == "fp32"
             await held.stop()
             await held.start()
-            assert held.rung.name == "fp32"
-            assert [one.rung for one in held.rejected] == ["bfloat16", "CUDA graphs", "tf32"]
+            assert held.candidate.name == "fp32"
+            assert [one.candidate for one in held.rejected] == ["bfloat16", "CUDA graphs", "tf32"]
 
     asyncio.run(go())
 
@@ -740,7 +840,7 @@ def test_a_card_that_vanished_is_not_tried_and_may_come_back(
         monkeypatch.setattr(gpus, "lost", lambda: lost)
         async with on_a_card("*=ok") as held:
             assert (await held.start()).device == "cpu"
-            assert [(one.rung, one.kind) for one in held.rejected] == [
+            assert [(one.candidate, one.kind) for one in held.rejected] == [
                 (name, "device-lost") for name in ("bfloat16", "tf32", "fp32")
             ]
             assert held.rejected[0].detail == lost[0]
@@ -753,16 +853,20 @@ def test_a_card_that_vanished_is_not_tried_and_may_come_back(
     asyncio.run(go())
 
 
-def test_a_card_lost_under_graphs_is_tried_without_them_before_the_rung_is_left(free: list[int | None]) -> None:
+def test_a_card_lost_under_graphs_is_tried_without_them_before_the_candidate_is_left(
+    free: list[int | None],
+) -> None:
     async def go() -> None:
         async with on_a_card("bfloat16=graphs *=ok") as held:
             answer = await held.transcribe(SOUND)
-            assert answer.hypothesis.precision == held.rung.name == "bfloat16"
-            assert [(one.rung, one.kind) for one in held.rejected] == [("CUDA graphs", "device-lost")]
+            assert answer.hypothesis.precision == held.candidate.name == "bfloat16"
+            assert [(one.candidate, one.kind) for one in held.rejected] == [
+                ("CUDA graphs", "device-lost")
+            ]
             assert "graphs = false" in held.rejected[0].hint
         async with on_a_card("bfloat16=lost *=ok") as held:
             assert (await held.transcribe(SOUND)).hypothesis.precision == "tf32"
-            assert [one.rung for one in held.rejected] == ["CUDA graphs", "bfloat16"]
+            assert [one.candidate for one in held.rejected] == ["CUDA graphs", "bfloat16"]
 
     asyncio.run(go())
 

@@ -1,4 +1,5 @@
-"""A worker's process: however it or what it started behaves, it ends when it is told to, and so does the caller."""
+"""A worker's process: however it or what it started behaves, it ends when it is told to, and so
+does the caller."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asrd import protocol
-from asrd.engine.process import Worker, kill_all
+from asrd.engine.process import WorkerProcess, kill_all
 from asrd.precision.strategies import TABLE
 from tests.engine.test_engine import FAKE, alive, children
 from tests.helpers import ROOT
@@ -27,9 +28,9 @@ def at_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def loaded(act: str) -> AsyncIterator[Worker]:
+async def loaded(act: str) -> AsyncIterator[WorkerProcess]:
     """Hold a worker that said that it is ready."""
-    worker = await Worker.spawn(FAKE)
+    worker = await WorkerProcess.spawn(FAKE)
     try:
         await worker.send(protocol.Start(f"*={act}", TABLE["fp32"]))
         while not isinstance(await worker.receive(10.0), protocol.Ready):
@@ -39,7 +40,7 @@ async def loaded(act: str) -> AsyncIterator[Worker]:
         await worker.end(0.0)
 
 
-async def child_of(worker: Worker) -> int:
+async def child_of(worker: WorkerProcess) -> int:
     """Return the number of what the worker started, once it was said."""
     while not (said := [line for line in worker.noise if line.startswith("child ")]):
         await asyncio.sleep(0.01)
@@ -51,14 +52,18 @@ def test_an_endless_line_of_noise_is_read_over_and_told_once() -> None:
         async with loaded("loud") as worker:
             await worker.end(5.0)
             assert worker.process.returncode == 0
-            assert [line for line in worker.noise if "too long" in line] == ["(a line too long to be shown)"]
+            assert [line for line in worker.noise if "too long" in line] == [
+                "(a line too long to be shown)"
+            ]
 
     asyncio.run(go())
 
 
 @pytest.mark.parametrize("patience", [0.0, 3.0])
 @pytest.mark.parametrize("blow", [None, signal.SIGSTOP, signal.SIGKILL])
-def test_the_end_takes_along_what_the_worker_started(patience: float, blow: signal.Signals | None) -> None:
+def test_the_end_takes_along_what_the_worker_started(
+    patience: float, blow: signal.Signals | None
+) -> None:
     async def go() -> None:
         async with loaded("parent") as worker:
             child = await child_of(worker)
@@ -74,7 +79,9 @@ def test_the_end_takes_along_what_the_worker_started(patience: float, blow: sign
 
 
 @pytest.mark.parametrize("patience", [0.0, 3.0])
-def test_the_end_does_not_wait_for_what_left_the_workers_group(at_root: Path, patience: float) -> None:
+def test_the_end_does_not_wait_for_what_left_the_workers_group(
+    at_root: Path, patience: float
+) -> None:
     async def go() -> None:
         async with loaded("parent-of-a-stranger") as worker:
             child = await child_of(worker)
@@ -111,10 +118,12 @@ def test_all_workers_are_killed_at_once_with_what_they_started() -> None:
             pids = [one.process.pid, two.process.pid, await child_of(one)]
             assert all(alive(pid) for pid in pids)
             kill_all()
-            assert all([await one._exit(2.0) == -signal.SIGKILL, await two._exit(2.0) == -signal.SIGKILL])
+            assert all(
+                [await one._exit(2.0) == -signal.SIGKILL, await two._exit(2.0) == -signal.SIGKILL]
+            )
             await asyncio.sleep(0.1)
             assert not any(alive(pid) for pid in pids)
-        assert Worker.live == set()
+        assert WorkerProcess.live == set()
         kill_all()
 
     asyncio.run(go())
@@ -122,6 +131,6 @@ def test_all_workers_are_killed_at_once_with_what_they_started() -> None:
 
 def test_a_program_that_is_not_there_leaves_nothing(at_root: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        asyncio.run(Worker.spawn([str(at_root / "missing")]))
+        asyncio.run(WorkerProcess.spawn([str(at_root / "missing")]))
     assert list(at_root.iterdir()) == []
-    assert Worker.live == set()
+    assert WorkerProcess.live == set()

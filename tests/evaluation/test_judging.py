@@ -13,7 +13,7 @@ from asrd import protocol
 from asrd.evaluation import judging, metrics
 from asrd.evaluation.metrics import Edits, edits, interval
 from asrd.evaluation.normalising import normaliser
-from asrd.evaluation.results import FEWEST, MEMORY_RESOLUTION, Measured
+from asrd.evaluation.results import FEWEST, MEMORY_RESOLUTION, Run
 from asrd.precision import memory
 from asrd.precision.strategies import BASELINE, TABLE, Precision
 from tests.fakes.engine import MIB, WEIGHTS, ready
@@ -59,7 +59,10 @@ def test_interval_of_equal_edits_is_nothing() -> None:
 def test_interval_of_few_utterances_is_unknown() -> None:
     few = FEWEST - 1
     assert interval(Edits((1,) * few, (9,) * few), Edits((0,) * few, (9,) * few)) is None
-    assert interval(Edits((1,) * FEWEST, (9,) * FEWEST), Edits((0,) * FEWEST, (9,) * FEWEST)) is not None
+    assert (
+        interval(Edits((1,) * FEWEST, (9,) * FEWEST), Edits((0,) * FEWEST, (9,) * FEWEST))
+        is not None
+    )
 
 
 def test_interval_of_a_constant_difference_is_a_point() -> None:
@@ -71,7 +74,9 @@ def test_interval_agrees_with_the_normal_approximation() -> None:
     """With words all alike, the bootstrap of a mean is known: mean +- 1.96 sd / sqrt(n)."""
     generator = np.random.default_rng(7)
     errors = generator.integers(0, 3, 400)
-    low, high = interval(Edits(tuple(map(int, errors)), (10,) * 400), Edits((0,) * 400, (10,) * 400)) or (0, 0)
+    low, high = interval(
+        Edits(tuple(map(int, errors)), (10,) * 400), Edits((0,) * 400, (10,) * 400)
+    ) or (0, 0)
     mean, half = 10 * errors.mean(), 10 * 1.96 * errors.std() / 20
     assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.05)
 
@@ -97,11 +102,20 @@ def test_interval_with_no_words_at_all() -> None:
     assert interval(Edits((1,) * 30, (0,) * 30), Edits((0,) * 30, (0,) * 30)) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 9)), min_size=FEWEST, max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(1, 9)),
+        min_size=FEWEST,
+        max_size=60,
+    )
+)
 @settings(max_examples=30)
 def test_swapping_sides_mirrors_the_interval(rows: list[tuple[int, int, int]]) -> None:
     words = tuple(w for *_, w in rows)
-    one, other = Edits(tuple(a for a, _, _ in rows), words), Edits(tuple(b for _, b, _ in rows), words)
+    one, other = (
+        Edits(tuple(a for a, _, _ in rows), words),
+        Edits(tuple(b for _, b, _ in rows), words),
+    )
     forth, back = interval(one, other), interval(other, one)
     assert forth is not None
     assert back == pytest.approx((-forth[1], -forth[0]), abs=1e-9)
@@ -157,7 +171,9 @@ def test_spread() -> None:
 def test_load_peak_by_its_two_definitions() -> None:
     cpu = ready(BASELINE)
     assert judging.load_peak_ratio(cpu) == pytest.approx(2.0)
-    card = msgspec.structs.replace(cpu, device="cuda:0", load_peak=memory.Memory(allocated=42 * MIB, process=900 * MIB))
+    card = msgspec.structs.replace(
+        cpu, device="cuda:0", load_peak=memory.Memory(allocated=42 * MIB, process=900 * MIB)
+    )
     assert judging.load_peak_ratio(card) == pytest.approx(42 / 40)
     blind = msgspec.structs.replace(card, load_peak=memory.Memory(process=80 * MIB))
     assert judging.load_peak_ratio(blind) == pytest.approx(2.0)
@@ -167,13 +183,17 @@ def test_load_peak_by_its_two_definitions() -> None:
 @pytest.mark.parametrize("precision", TABLE.values(), ids=lambda p: p.name)
 def test_describe_names_every_dtype_asked_for(precision: Precision) -> None:
     said = judging.describe(precision)
-    for dtype in {precision.weights, precision.autocast, *precision.parts.values(), *precision.phases.values()} - {
-        None
-    }:
+    for dtype in {
+        precision.weights,
+        precision.autocast,
+        *precision.parts.values(),
+        *precision.phases.values(),
+    } - {None}:
         assert str(dtype) in said
 
 
-# -- whole judgements -------------------------------------------------------------------------------------------------
+# -- whole judgements
+# -------------------------------------------------------------------------------------------------
 
 REFERENCES = [f"open the door number {i % 7} now please" for i in range(40)]
 
@@ -181,11 +201,11 @@ ENOUGH = 1.5
 """Points of WER under which so few words decide when none of them changes."""
 
 
-def measured(name: str = "fp32", role: str = "asked", **changes: object) -> Measured:
+def measured(name: str = "fp32", role: str = "asked", **changes: object) -> Run:
     """A complete run that heard everything right, but for `changes`."""
     chosen = TABLE[name]
     steady = memory.Memory(WEIGHTS, process=900 * MIB)
-    one = Measured(
+    one = Run(
         chosen,
         role,  # type: ignore[arg-type]
         ready=ready(chosen),
@@ -200,12 +220,19 @@ def measured(name: str = "fp32", role: str = "asked", **changes: object) -> Meas
 
 def spoiled(count: int) -> list[str | None]:
     """The references with one wrong word in each of the first `count`."""
-    return [text.replace("door", "store") if i < count else text for i, text in enumerate(REFERENCES)]
+    return [
+        text.replace("door", "store") if i < count else text for i, text in enumerate(REFERENCES)
+    ]
 
 
-def judged(*others: Measured, limit: float = 0.5, again: float = 0.1, mib: int = 900):
+def judged(*others: Run, limit: float = 0.5, again: float = 0.1, mib: int = 900):
     runs = [measured(role="baseline"), measured(role="again"), *others]
-    last = measured(role="again", latency=[again] * 15, ledger={"steady": memory.Memory(process=mib * MIB)}, texts=[])
+    last = measured(
+        role="again",
+        latency=[again] * 15,
+        ledger={"steady": memory.Memory(process=mib * MIB)},
+        texts=[],
+    )
     return judging.judge(runs, REFERENCES, 400.0, limit, "en", last)
 
 
@@ -218,14 +245,21 @@ def test_two_identical_runs_are_the_same() -> None:
         pytest.approx(MEMORY_RESOLUTION / MIB / 900),
     )
     for row in rows:
-        assert (row.verdict, row.passed, row.wer_delta, row.wer_delta_ci) == ("same", True, 0.0, (0.0, 0.0))
+        assert (row.verdict, row.passed, row.wer_delta, row.wer_delta_ci) == (
+            "same",
+            True,
+            0.0,
+            (0.0, 0.0),
+        )
         assert row.rtfx == pytest.approx(100)
         assert row.words == 280
 
 
 def test_the_same_few_words_under_a_narrow_limit_are_undecided() -> None:
     _, _, rows = judged(measured("tf32"))
-    assert {(row.verdict, row.passed, row.changed_per_100) for row in rows} == {("undecided", True, 0.0)}
+    assert {(row.verdict, row.passed, row.changed_per_100) for row in rows} == {
+        ("undecided", True, 0.0)
+    }
 
 
 def test_a_strategy_that_is_truly_worse_is_worse_and_fails() -> None:
@@ -241,7 +275,11 @@ def test_a_strategy_that_is_truly_worse_is_worse_and_fails() -> None:
 
 
 def test_a_strategy_that_is_truly_better_is_better() -> None:
-    runs = [measured(role="baseline", texts=spoiled(20)), measured(role="again", texts=spoiled(20)), measured("tf32")]
+    runs = [
+        measured(role="baseline", texts=spoiled(20)),
+        measured(role="again", texts=spoiled(20)),
+        measured("tf32"),
+    ]
     _, _, rows = judging.judge(runs, REFERENCES, 400.0, 0.5)
     assert (rows[-1].verdict, rows[-1].passed) == ("better", True)
 
@@ -249,20 +287,30 @@ def test_a_strategy_that_is_truly_better_is_better() -> None:
 def test_words_that_change_without_a_change_of_wer_are_seen() -> None:
     wrong = spoiled(20)
     other = [text and text.replace("store", "shore") for text in wrong]
-    runs = [measured(role="baseline", texts=wrong), measured(role="again", texts=wrong), measured("half", texts=other)]
+    runs = [
+        measured(role="baseline", texts=wrong),
+        measured(role="again", texts=wrong),
+        measured("half", texts=other),
+    ]
     _, _, rows = judging.judge(runs, REFERENCES, 400.0, ENOUGH)
     assert (rows[-1].wer_delta, rows[-1].verdict) == (0.0, "same")
     assert rows[-1].changed_per_100 == pytest.approx(100 * 20 / 280)
 
 
 def test_punctuation_and_case_are_no_change() -> None:
-    _, _, rows = judged(measured("half", texts=[text.capitalize() + "." for text in REFERENCES]), limit=ENOUGH)
+    _, _, rows = judged(
+        measured("half", texts=[text.capitalize() + "." for text in REFERENCES]), limit=ENOUGH
+    )
     assert rows[-1].verdict == "same"
     assert rows[-1].changes == []
 
 
 def test_fp32_that_differs_from_itself_raises_the_floor() -> None:
-    runs = [measured(role="baseline"), measured(role="again", texts=spoiled(10)), measured("half", texts=spoiled(10))]
+    runs = [
+        measured(role="baseline"),
+        measured(role="again", texts=spoiled(10)),
+        measured("half", texts=spoiled(10)),
+    ]
     floor, bounds, rows = judging.judge(runs, REFERENCES, 400.0, 0.5)
     assert floor.wer == pytest.approx(100 * 10 / 280)
     assert next(b.limit for b in bounds if b.name == "wer_delta") == floor.wer
@@ -292,13 +340,15 @@ def test_a_lost_worker_has_no_wer() -> None:
 
 
 def test_a_worker_that_never_started() -> None:
-    _, _, rows = judged(Measured(TABLE["16-mixed"], "asked", failure="unsupported"))
+    _, _, rows = judged(Run(TABLE["16-mixed"], "asked", failure="unsupported"))
     row = rows[-1]
     assert (row.errors, row.utterances, row.verdict, row.passed) == (40, 0, "undecided", False)
     assert (row.weights_bytes, row.latency_ms, row.effective, row.ledger) == (None, None, {}, {})
 
 
-@pytest.mark.parametrize(("seconds", "passed"), [(0.09, True), (0.1, True), (0.109, True), (0.111, False)])
+@pytest.mark.parametrize(
+    ("seconds", "passed"), [(0.09, True), (0.1, True), (0.109, True), (0.111, False)]
+)
 def test_latency_is_held_against_the_drift_of_fp32(seconds: float, passed: bool) -> None:
     _, bounds, rows = judged(measured("half", latency=[seconds] * 15), again=0.11)
     assert next(b.limit for b in bounds if b.name == "latency") == pytest.approx(1.1)
@@ -312,13 +362,17 @@ def test_memory_is_held_against_fp32(mib: int, passed: bool) -> None:
 
 
 def test_memory_is_held_against_the_drift_of_fp32() -> None:
-    floor, _, rows = judged(measured("half", ledger={"steady": memory.Memory(process=989 * MIB)}), mib=990)
+    floor, _, rows = judged(
+        measured("half", ledger={"steady": memory.Memory(process=989 * MIB)}), mib=990
+    )
     assert floor.memory == pytest.approx(0.1)
     assert rows[-1].passed
 
 
 def test_one_reason_is_said_once_for_all_its_components() -> None:
-    told = [protocol.Fallback(part, "tf32", "float32", "no CUDA.") for part in ("encoder", "decoder")]
+    told = [
+        protocol.Fallback(part, "tf32", "float32", "no CUDA.") for part in ("encoder", "decoder")
+    ]
     other = protocol.Fallback("joint", "float16", "float32", "no kernel")
     said = msgspec.structs.replace(ready(TABLE["tf32"]), fallbacks=[*told, other])
     _, _, rows = judged(measured("tf32", ready=said))
@@ -347,7 +401,9 @@ def test_weights_are_shown_where_fewer_bits_were_asked_for_and_do_not_decide() -
 
 def test_fallbacks_are_spelled_out() -> None:
     _, _, rows = judged(measured("int8"))
-    assert rows[-1].fallback_reason == "encoder: int8 asked, bfloat16 runs: torchao is not installed"
+    assert (
+        rows[-1].fallback_reason == "encoder: int8 asked, bfloat16 runs: torchao is not installed"
+    )
 
 
 def test_drafts_are_heard_by_themselves() -> None:
@@ -383,8 +439,14 @@ def test_the_interval_of_changed_words_needs_no_reference() -> None:
 def test_the_encoders_error_by_hand() -> None:
     fp32 = np.array([3.0, 4.0], np.float32)
     assert metrics.encoder_error(fp32.tobytes(), fp32.tobytes()) == 0.0
-    assert metrics.encoder_error(np.array([3.0, 4.5], np.float32).tobytes(), fp32.tobytes()) == pytest.approx(0.1)
-    for other in (b"", np.array([3.0], np.float32).tobytes(), np.array([3.0, np.nan], np.float32).tobytes()):
+    assert metrics.encoder_error(
+        np.array([3.0, 4.5], np.float32).tobytes(), fp32.tobytes()
+    ) == pytest.approx(0.1)
+    for other in (
+        b"",
+        np.array([3.0], np.float32).tobytes(),
+        np.array([3.0, np.nan], np.float32).tobytes(),
+    ):
         assert metrics.encoder_error(other, fp32.tobytes()) is None
     assert metrics.encoder_error(b"", b"") is None
 
@@ -394,8 +456,14 @@ def test_a_component_is_no_measure_of_the_noise_floor_and_is_not_judged_as_a_str
     runs = [measured(role="baseline"), measured(role="again"), other]
     floor, _, rows = judging.judge(runs, REFERENCES, 400.0, 0.5)
     assert (floor.wer, floor.changed_per_100) == (0.0, 0.0)
-    assert (rows[-1].component, rows[-1].dtype, rows[-1].role) == ("encoder", "float16", "component")
-    assert rows[-1].changed_per_100 == pytest.approx(100 * 20 / sum(len(text.split()) for text in REFERENCES))
+    assert (rows[-1].component, rows[-1].dtype, rows[-1].role) == (
+        "encoder",
+        "float16",
+        "component",
+    )
+    assert rows[-1].changed_per_100 == pytest.approx(
+        100 * 20 / sum(len(text.split()) for text in REFERENCES)
+    )
 
 
 def test_what_is_asked_of_a_family_is_told_of_that_family() -> None:

@@ -24,7 +24,9 @@ def folder(tmp_path: Path) -> Path:
 
 def write(folder: Path, *lines: object) -> Path:
     path = folder / "manifest.jsonl"
-    path.write_bytes(b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines))
+    path.write_bytes(
+        b"\n".join(x if isinstance(x, bytes) else json.dumps(x).encode() for x in lines)
+    )
     return path
 
 
@@ -39,7 +41,10 @@ def test_paths_are_relative_to_the_manifest_and_rates_are_converted(
             {"audio_filepath": str(folder / "slow.wav"), "text": "slow"},
         )
     )
-    assert [(clip.line, clip.text, len(clip.samples)) for clip in clips] == [(1, "hello", 32_000), (2, "slow", 16_000)]
+    assert [(clip.line, clip.text, len(clip.samples)) for clip in clips] == [
+        (1, "hello", 32_000),
+        (2, "slow", 16_000),
+    ]
     assert all(clip.samples.dtype == np.float32 for clip in clips)
     assert skipped == []
 
@@ -48,7 +53,11 @@ def test_offset_and_duration_cut(folder: Path) -> None:
     entry = {"audio_filepath": "two.flac", "text": "x"}
     clips, _ = manifest.read(
         write(
-            folder, entry, entry | {"offset": 0.5, "duration": 1.0}, entry | {"offset": 1.5}, entry | {"duration": 9.0}
+            folder,
+            entry,
+            entry | {"offset": 0.5, "duration": 1.0},
+            entry | {"offset": 1.5},
+            entry | {"duration": 9.0},
         )
     )
     whole, middle, end, longer = (clip.samples for clip in clips)
@@ -78,7 +87,9 @@ def test_offset_and_duration_cut(folder: Path) -> None:
         ({"audio_filepath": "two.flac", "text": "x", "offset": 1e300}, "outside"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number_and_the_rest_goes_on(folder: Path, bad: object, reason: str) -> None:
+def test_a_bad_line_is_told_by_its_number_and_the_rest_goes_on(
+    folder: Path, bad: object, reason: str
+) -> None:
     good = {"audio_filepath": "two.flac", "text": "hello"}
     clips, skipped = manifest.read(write(folder, good, b"", bad, good))
     assert [clip.line for clip in clips] == [1, 4]

@@ -74,9 +74,14 @@ PAIRS = [  # language, reference, hypothesis, edits
 
 
 @pytest.mark.parametrize(("language", "reference", "hypothesis", "count"), PAIRS)
-def test_words_are_counted_and_not_typography(language: str, reference: str, hypothesis: str, count: int) -> None:
+def test_words_are_counted_and_not_typography(
+    language: str, reference: str, hypothesis: str, count: int
+) -> None:
     clean = normaliser(language, metric([reference], language))
-    assert sum(edits([clean(reference)], [clean(hypothesis)]).errors) == count, (clean(reference), clean(hypothesis))
+    assert sum(edits([clean(reference)], [clean(hypothesis)]).errors) == count, (
+        clean(reference),
+        clean(hypothesis),
+    )
 
 
 WORDS = {
@@ -94,7 +99,9 @@ def typeset(word: str, dice: random.Random) -> str:
     word = word.replace("'", dice.choice("'\u2019\u02bc\uff07\u2018"))
     place = dice.randrange(len(word) + 1)
     word = word[:place] + dice.choice(["", *SIGNS]) + word[place:]
-    return unicodedata.normalize(dice.choice(["NFC", "NFD"]), word) + dice.choice(["", ",", "\u2026", " \u2013", "!"])
+    return unicodedata.normalize(dice.choice(["NFC", "NFD"]), word) + dice.choice(
+        ["", ",", "\u2026", " \u2013", "!"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -128,4 +135,12 @@ def test_most_letters_decide_what_is_counted(texts: list[str], language: str, ki
 
 def test_a_few_chinese_words_in_a_latin_text_are_counted_letter_by_letter() -> None:
     clean = normaliser("en", "WER")
-    assert clean("say 你好世界 now twice").split() == ["say", "你", "好", "世", "界", "now", "twice"]
+    assert clean("say 你好世界 now twice").split() == [
+        "say",
+        "你",
+        "好",
+        "世",
+        "界",
+        "now",
+        "twice",
+    ]

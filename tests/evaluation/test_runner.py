@@ -1,4 +1,5 @@
-"""The verb compare: the order of runs, failures, interruption, files and exit codes, against engines and programs."""
+"""The verb compare: the order of runs, failures, interruption, files and exit codes, against
+engines and programs."""
 
 from __future__ import annotations
 
@@ -70,7 +71,10 @@ def script(**changes: object) -> Script:
 
 
 def spoiled(count: int) -> dict[int, str]:
-    return {length: text.replace("door", "store") for length, text in list(zip(LENGTHS, TEXTS, strict=True))[:count]}
+    return {
+        length: text.replace("door", "store")
+        for length, text in list(zip(LENGTHS, TEXTS, strict=True))[:count]
+    }
 
 
 def arguments(*words: object) -> argparse.Namespace:
@@ -110,7 +114,9 @@ def test_every_clip_and_the_fixed_buffer_are_asked_of_each(speech: Path, tmp_pat
     acts = script()
     run(speech, tmp_path, acts, "--strategies", "half")
     asked = [(length, phase) for name, length, phase in acts.requests if name == "half"]
-    assert asked == [(160_000, "final")] * (runner.WARM_UP + 3) + [(length, "final") for length in LENGTHS]
+    assert asked == [(160_000, "final")] * (runner.WARM_UP + 3) + [
+        (length, "final") for length in LENGTHS
+    ]
 
 
 def test_a_phased_strategy_is_heard_in_its_draft_phase_too(speech: Path, tmp_path: Path) -> None:
@@ -140,14 +146,18 @@ def test_rows_carry_what_the_worker_said_of_itself(speech: Path, tmp_path: Path)
 
 def test_a_strategy_that_is_worse_makes_exit_code_3(speech: Path, tmp_path: Path) -> None:
     acts = script(heard={"half": spoiled(15)})
-    code, result = run(speech, tmp_path, acts, "--strategies", "half,tf32", settings=Settings(max_wer_delta=2.0))
+    code, result = run(
+        speech, tmp_path, acts, "--strategies", "half,tf32", settings=Settings(max_wer_delta=2.0)
+    )
     assert code == 3
     assert [(row.verdict, row.passed) for row in result.asked] == [("worse", False), ("same", True)]
 
 
 def test_the_bound_is_the_flags_then_the_presets(speech: Path, tmp_path: Path) -> None:
     acts = script(heard={"half": spoiled(15)})
-    code, result = run(speech, tmp_path, acts, "--strategies", "half", settings=Settings(max_wer_delta=20.0))
+    code, result = run(
+        speech, tmp_path, acts, "--strategies", "half", settings=Settings(max_wer_delta=20.0)
+    )
     assert code == 0
     assert result.rows[-1].verdict == "worse"
     _, result = run(speech, tmp_path, script(), settings=Settings(preset="conservative"))
@@ -155,7 +165,9 @@ def test_the_bound_is_the_flags_then_the_presets(speech: Path, tmp_path: Path) -
     assert next(bound.limit for bound in result.criteria if bound.name == "wer_delta") == 0.0
 
 
-def test_a_strategy_that_does_not_start_is_a_row_with_its_sentence(speech: Path, tmp_path: Path) -> None:
+def test_a_strategy_that_does_not_start_is_a_row_with_its_sentence(
+    speech: Path, tmp_path: Path
+) -> None:
     acts = script(broken={"half": EngineError("no kernel for float16")})
     code, result = run(speech, tmp_path, acts, "--strategies", "half,tf32")
     row = result.rows[2]
@@ -165,14 +177,18 @@ def test_a_strategy_that_does_not_start_is_a_row_with_its_sentence(speech: Path,
 
 
 def test_a_worker_lost_on_the_way_ends_its_row_and_says_where(speech: Path, tmp_path: Path) -> None:
-    _, result = run(speech, tmp_path, script(lost={"half": LENGTHS[9]}), "--strategies", "half,tf32")
+    _, result = run(
+        speech, tmp_path, script(lost={"half": LENGTHS[9]}), "--strategies", "half,tf32"
+    )
     row = result.rows[2]
     assert row.failure == "non-finite: the encoder's output is not finite at clip 10 of 30"
     assert (row.errors, row.utterances, row.wer) == (21, 9, None)
     assert row.latency_ms is not None
 
 
-def test_a_clip_that_is_refused_is_one_error_and_the_rest_goes_on(speech: Path, tmp_path: Path) -> None:
+def test_a_clip_that_is_refused_is_one_error_and_the_rest_goes_on(
+    speech: Path, tmp_path: Path
+) -> None:
     _, result = run(speech, tmp_path, script(refused={"half": LENGTHS[9]}), "--strategies", "half")
     row = result.rows[-1]
     assert (row.errors, row.utterances) == (1, 29)
@@ -181,13 +197,17 @@ def test_a_clip_that_is_refused_is_one_error_and_the_rest_goes_on(speech: Path, 
 
 
 @pytest.mark.parametrize("error", [ModelError("no such model"), EngineError("nothing starts")])
-def test_without_fp32_there_is_nothing_to_compare(speech: Path, tmp_path: Path, error: Exception) -> None:
+def test_without_fp32_there_is_nothing_to_compare(
+    speech: Path, tmp_path: Path, error: Exception
+) -> None:
     with pytest.raises(type(error)):
         run(speech, tmp_path, script(broken={"fp32": error}), "--strategies", "half")
     assert not (tmp_path / "out.json").exists()
 
 
-def test_ctrl_c_leaves_a_valid_partial_report(speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_ctrl_c_leaves_a_valid_partial_report(
+    speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     acts = script(interrupt=("tf32", LENGTHS[3]))
     page = tmp_path / "out.html"
     code, result = run(speech, tmp_path, acts, "--strategies", "half,tf32,int8", "--html", page)
@@ -209,7 +229,9 @@ def test_a_cancellation_that_the_engine_loses_is_heeded(speech: Path, tmp_path: 
 
 
 def test_ctrl_c_in_the_first_run_leaves_a_report_without_rows(speech: Path, tmp_path: Path) -> None:
-    code, result = run(speech, tmp_path, script(interrupt=("fp32", 160_000)), "--html", tmp_path / "out.html")
+    code, result = run(
+        speech, tmp_path, script(interrupt=("fp32", 160_000)), "--html", tmp_path / "out.html"
+    )
     assert (code, result.partial, result.rows) == (130, True, [])
     assert "partial" in (tmp_path / "out.html").read_text()
 
@@ -227,9 +249,13 @@ def test_each_complete_run_is_in_the_file_at_once(speech: Path, tmp_path: Path) 
     assert seen == [0, 1, 2, 3, 4]
 
 
-def test_bad_lines_are_told_and_kept_in_the_report(speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_bad_lines_are_told_and_kept_in_the_report(
+    speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     worse = speech.with_name("worse.jsonl")
-    worse.write_text('{"audio_filepath": "none.wav", "text": "x"}\n' + speech.read_text() + "\nnot json\n")
+    worse.write_text(
+        '{"audio_filepath": "none.wav", "text": "x"}\n' + speech.read_text() + "\nnot json\n"
+    )
     _, result = run(worse, tmp_path, script(), "--strategies", "tf32")
     assert [one.line for one in result.manifest.skipped] == [1, 32]
     told = capsys.readouterr().err
@@ -241,7 +267,9 @@ def test_bad_lines_are_told_and_kept_in_the_report(speech: Path, tmp_path: Path,
 def test_the_page_and_the_table_come_from_the_same_result(
     speech: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    _, result = run(speech, tmp_path, script(), "--strategies", "half", "--html", tmp_path / "out.html")
+    _, result = run(
+        speech, tmp_path, script(), "--strategies", "half", "--html", tmp_path / "out.html"
+    )
     assert (tmp_path / "out.html").read_text() == report_page.html(result)
     assert report_text.table(result, 120) in capsys.readouterr().out
 
@@ -250,7 +278,9 @@ def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
     speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(runner, "_check_writable", lambda path: None)
-    args = arguments("--manifest", speech, "--json", "/dev/full", "--repeats", 2, "--strategies", "tf32")
+    args = arguments(
+        "--manifest", speech, "--json", "/dev/full", "--repeats", 2, "--strategies", "tf32"
+    )
     with pytest.raises(DiskError, match="No space left"):
         runner.compare(args, Settings(), script().engine)
     assert "1 of 1 strategies meet every criterion" in capsys.readouterr().out
@@ -264,14 +294,25 @@ def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(report_text, "table", gone)
-    args = arguments("--manifest", speech, "--html", tmp_path / "out.html", "--repeats", 2, "--strategies", "tf32")
+    args = arguments(
+        "--manifest",
+        speech,
+        "--html",
+        tmp_path / "out.html",
+        "--repeats",
+        2,
+        "--strategies",
+        "tf32",
+    )
     with pytest.raises(BrokenPipeError):
         runner.compare(args, Settings(), script().engine)
     assert "tf32" in (tmp_path / "out.html").read_text()
-    assert baseline.known("demo", "cpu") is not None
+    assert baseline.find("demo", "cpu") is not None
 
 
-def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.CaptureFixture) -> None:
+def test_json_to_standard_output_is_only_json(
+    speech: Path, capfdbinary: pytest.CaptureFixture
+) -> None:
     args = arguments("--manifest", speech, "--json", "-", "--repeats", 2, "--strategies", "tf32")
     assert runner.compare(args, Settings(), script().engine) == 0
     assert report_text.from_json(capfdbinary.readouterr().out).rows[-1].strategy == "tf32"
@@ -290,7 +331,9 @@ def test_json_to_standard_output_is_only_json(speech: Path, capfdbinary: pytest.
         (["--html", "/"], DiskError),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_starts(speech: Path, words: list[str], error: type[Exception]) -> None:
+def test_what_is_wrong_is_said_before_anything_starts(
+    speech: Path, words: list[str], error: type[Exception]
+) -> None:
     acts = script()
     with pytest.raises(error):
         runner.compare(arguments("--manifest", speech, *words), Settings(), acts.engine)
@@ -359,7 +402,9 @@ def test_parts_of_the_users_own_are_what_selective_means(speech: Path, tmp_path:
     assert result.rows[-1].requested == "float32 weights, encoder float16"
 
 
-def test_a_clip_longer_than_the_window_is_heard_in_buffers_no_longer_than_it(tmp_path: Path) -> None:
+def test_a_clip_longer_than_the_window_is_heard_in_buffers_no_longer_than_it(
+    tmp_path: Path,
+) -> None:
     sound = np.concatenate([np.concatenate([voice(4.0, seed=i), silence(1.0)]) for i in range(5)])
     soundfile.write(tmp_path / "long.wav", sound, 16_000)
     (tmp_path / "m.jsonl").write_text(json.dumps({"audio_filepath": "long.wav", "text": "x"}))
@@ -371,7 +416,8 @@ def test_a_clip_longer_than_the_window_is_heard_in_buffers_no_longer_than_it(tmp
     assert sum(lengths) > 2 * 8 * 16_000, "most of each voice is heard, in both runs"
 
 
-# -- component by component -------------------------------------------------------------------------------------------
+# -- component by component
+# -------------------------------------------------------------------------------------------
 
 
 def test_components_go_down_one_by_one_and_no_strategy_unless_named(
@@ -381,9 +427,19 @@ def test_components_go_down_one_by_one_and_no_strategy_unless_named(
     page = tmp_path / "out.html"
     settings = Settings(model="demo-ctc")
     code, result = run(
-        speech, tmp_path, acts, "--components", "bfloat16,float16", "--html", page, settings=settings
+        speech,
+        tmp_path,
+        acts,
+        "--components",
+        "bfloat16,float16",
+        "--html",
+        page,
+        settings=settings,
     )
-    names = [one.precision.name for one in components.alone(checkpoint.header(SHIPPED["demo-ctc"]), "bfloat16,float16")]
+    names = [
+        one.precision.name
+        for one in components.sweep(checkpoint.header(SHIPPED["demo-ctc"]), "bfloat16,float16")
+    ]
     assert acts.started == ["fp32", "fp32", *names, "fp32"]
     assert code == 0, "a component is a price and not a failure"
     assert [row.strategy for row in result.components] == names
@@ -411,38 +467,54 @@ def test_without_components_no_encoder_output_is_asked_for(speech: Path, tmp_pat
     assert {row.encoder_error for row in result.rows} == {None}
 
 
-def test_components_do_not_replace_what_is_known_of_strategies(speech: Path, tmp_path: Path) -> None:
+def test_components_do_not_replace_what_is_known_of_strategies(
+    speech: Path, tmp_path: Path
+) -> None:
     settings = Settings(model="demo-ctc")
     run(speech, tmp_path, script(), "--strategies", "half", settings=settings)
     run(speech, tmp_path, script(), "--components", "int8", settings=settings)
-    known = baseline.known("demo-ctc", "cpu")
+    known = baseline.find("demo-ctc", "cpu")
     assert known is not None
     assert "half" in known.strategies
 
 
-# -- what the daemon goes by ------------------------------------------------------------------------------------------
+# -- what the daemon goes by
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_tiny_comparison_replaces_none_that_knows_more_unless_that_is_asked_for(
-    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    speech: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     run(speech, tmp_path, script(), "--strategies", "half,tf32")
-    whole = baseline.known("demo", "cpu")
+    whole = baseline.find("demo", "cpu")
     assert whole is not None
-    assert (list(whole.strategies), whole.utterances, whole.repeats) == (["fp32", "half", "tf32"], 30, 3)
+    assert (list(whole.strategies), whole.utterances, whole.repeats) == (
+        ["fp32", "half", "tf32"],
+        30,
+        3,
+    )
     assert "keeps its baseline" not in capsys.readouterr().err
     for words in (["--strategies", "fp32"], ["--strategies", "half,tf32", "--limit", "1"]):
         run(speech, tmp_path, script(), *words)
-        assert baseline.known("demo", "cpu") == whole
+        assert baseline.find("demo", "cpu") == whole
         said = f"keeps its baseline of {whole.measured} (3 strategies, 30 utterances, 3 repeats)"
         assert said in capsys.readouterr().err
-    run(speech, tmp_path, script(broken={"tf32": EngineError("nothing")}), "--strategies", "half,tf32")
-    known = baseline.known("demo", "cpu")
+    run(
+        speech,
+        tmp_path,
+        script(broken={"tf32": EngineError("nothing")}),
+        "--strategies",
+        "half,tf32",
+    )
+    known = baseline.find("demo", "cpu")
     assert known is not None
     assert list(known.strategies) == ["fp32", "half"], "what failed was tried"
     run(speech, tmp_path, script(), "--strategies", "fp32", "--limit", "1", "--replace")
-    known = baseline.known("demo", "cpu")
+    known = baseline.find("demo", "cpu")
     assert known is not None
     assert (list(known.strategies), known.utterances) == (["fp32"], 1)
 
@@ -455,12 +527,13 @@ def test_another_model_file_replaces_what_is_known_of_the_last(
     for content, strategies in ((b"weights", "half,tf32"), (b"other weights", "half")):
         Path(own.model).write_bytes(content)
         run(speech, tmp_path, script(), "--strategies", strategies, settings=own)
-    known = baseline.known(own.model, "cpu")
+    known = baseline.find(own.model, "cpu")
     assert known is not None
     assert list(known.strategies) == ["fp32", "half"]
 
 
-# -- the verb as a program, over the real engine and a worker that misbehaves -----------------------------------------
+# -- the verb as a program, over the real engine and a worker that misbehaves
+# -----------------------------------------
 
 PROGRAM = """
 import functools, sys
@@ -484,7 +557,16 @@ raise SystemExit(runner.compare(parser.parse_args(sys.argv[2:]), settings.Settin
 def start(speech: Path, tmp_path: Path, acts: str, *words: str) -> subprocess.Popen[str]:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    command = [sys.executable, "-c", PROGRAM, acts, "--manifest", os.fspath(speech), "--repeats", "2"]
+    command = [
+        sys.executable,
+        "-c",
+        PROGRAM,
+        acts,
+        "--manifest",
+        os.fspath(speech),
+        "--repeats",
+        "2",
+    ]
     return subprocess.Popen(
         [*command, "--json", os.fspath(tmp_path / "out.json"), *words],
         cwd=ROOT,
@@ -500,7 +582,10 @@ def test_workers_that_fail_each_in_their_way(speech: Path, tmp_path: Path) -> No
     program = start(speech, tmp_path, acts, "--strategies", "half,tf32,bfloat16,int8,selective")
     _, told = program.communicate(timeout=120)
     assert program.returncode == 3, told
-    rows = {row.strategy: row for row in report_text.from_json((tmp_path / "out.json").read_bytes()).rows}
+    rows = {
+        row.strategy: row
+        for row in report_text.from_json((tmp_path / "out.json").read_bytes()).rows
+    }
     assert rows["half"].failure == "non-finite: the encoder put out nan"
     assert rows["tf32"].failure == "unsupported: cannot do that here"
     assert rows["bfloat16"].failure.startswith("died: the worker ended with exit code 9")
@@ -526,7 +611,9 @@ def test_a_signal_ends_the_worker_and_leaves_a_partial_report(
     result = report_text.from_json((tmp_path / "out.json").read_bytes())
     assert result.partial
     assert [row.role for row in result.rows] == ["baseline", "again"]
-    assert list((tmp_path / "scratch").iterdir()) == [], "the worker's scratch folder goes with the worker"
+    assert list((tmp_path / "scratch").iterdir()) == [], (
+        "the worker's scratch folder goes with the worker"
+    )
 
 
 def test_measure_can_be_cancelled_by_its_caller(speech: Path) -> None:
@@ -534,7 +621,7 @@ def test_measure_can_be_cancelled_by_its_caller(speech: Path) -> None:
         acts = script()
         args = arguments("--manifest", speech)
         job = runner._job(args, Settings(model="demo"), acts.engine)
-        task = asyncio.create_task(runner.measure(job, runner.Found()))
+        task = asyncio.create_task(runner.measure(job, runner.ComparisonState()))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

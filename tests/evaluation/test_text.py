@@ -1,4 +1,5 @@
-"""The report as a pure function of a comparison: JSON that comes back, a table that fits, a page that needs nothing."""
+"""The report as a pure function of a comparison: JSON that comes back, a table that fits, a page
+that needs nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from asrd.evaluation import judging
 from asrd.evaluation.report import page as report_page
 from asrd.evaluation.report import plots
 from asrd.evaluation.report import text as report_text
-from asrd.evaluation.results import Comparison, Measured, Row, Skipped, Speech
+from asrd.evaluation.results import Comparison, Run, Skipped, Speech, StrategyResult
 from asrd.precision import memory
 from asrd.precision.strategies import TABLE, Precision
 from tests.fakes.engine import MIB, ready
@@ -25,13 +26,15 @@ REFERENCES = [f"open the door number {i % 7} now please" for i in range(40)]
 EVIL = '<script>alert("x")</script>'
 
 
-def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) -> Measured:
+def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) -> Run:
     texts = [text.replace("door", EVIL) if i < wrong else text for i, text in enumerate(REFERENCES)]
-    one = Measured(
+    one = Run(
         TABLE[name],
         role,  # type: ignore[arg-type]
         ready=ready(TABLE[name]),
-        ledger={phase: memory.Memory(process=900 * MIB) for phase in ("warm-up", "steady", "after")},
+        ledger={
+            phase: memory.Memory(process=900 * MIB) for phase in ("warm-up", "steady", "after")
+        },
         latency=[0.1 + i / 1000 for i in range(15)],
         round_trip=[0.11] * 15,
         texts=texts,  # type: ignore[arg-type]
@@ -40,7 +43,7 @@ def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) 
     return msgspec.structs.replace(one, **changes)
 
 
-def comparison(*others: Measured, limit: float = 1.5, **changes: object) -> Comparison:
+def comparison(*others: Run, limit: float = 1.5, **changes: object) -> Comparison:
     runs = [measured("fp32", "baseline"), measured("fp32", "again"), *others]
     floor, bounds, rows = judging.judge(runs, REFERENCES, 400.0, limit, "en")
     result = Comparison(
@@ -69,15 +72,18 @@ def full() -> Comparison:
     """Every strategy, with one of each fate."""
     fates = {
         "half-naive": measured("half-naive", wrong=20),
-        "16-mixed": Measured(TABLE["16-mixed"], "asked", failure=f"unsupported: no kernel {EVIL}"),
-        "autocast-fp16": measured("autocast-fp16", texts=REFERENCES[:3], failure="non-finite: nan at clip 4 of 40"),
+        "16-mixed": Run(TABLE["16-mixed"], "asked", failure=f"unsupported: no kernel {EVIL}"),
+        "autocast-fp16": measured(
+            "autocast-fp16", texts=REFERENCES[:3], failure="non-finite: nan at clip 4 of 40"
+        ),
         "phased": measured("phased", drafts=list(REFERENCES), draft_latency=[0.05] * 3),
         "half": measured("half", latency=[0.3] * 15),
     }
     return comparison(*(fates.get(name, measured(name)) for name in TABLE if name != "fp32"))
 
 
-# -- JSON -------------------------------------------------------------------------------------------------------------
+# -- JSON
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_json_comes_back_as_the_same_comparison(full: Comparison) -> None:
@@ -86,11 +92,38 @@ def test_json_comes_back_as_the_same_comparison(full: Comparison) -> None:
 
 def test_json_has_the_keys_that_scripts_rely_on(full: Comparison) -> None:
     said = json.loads(report_text.to_json(full))
-    assert {"model", "device", "versions", "noise_floor", "criteria", "rows", "partial", "definitions"} <= set(said)
+    assert {
+        "model",
+        "device",
+        "versions",
+        "noise_floor",
+        "criteria",
+        "rows",
+        "partial",
+        "definitions",
+    } <= set(said)
     row = next(row for row in said["rows"] if row["strategy"] == "half")
     assert {
-        *("strategy", "requested", "effective", "fallback_reason", "weights_bytes", "ledger", "load_peak_over_weights"),
-        *("latency_ms", "rtfx", "wer", "wer_delta", "wer_delta_ci", "changed_per_100", "utterances", "words", "errors"),
+        *(
+            "strategy",
+            "requested",
+            "effective",
+            "fallback_reason",
+            "weights_bytes",
+            "ledger",
+            "load_peak_over_weights",
+        ),
+        *(
+            "latency_ms",
+            "rtfx",
+            "wer",
+            "wer_delta",
+            "wer_delta_ci",
+            "changed_per_100",
+            "utterances",
+            "words",
+            "errors",
+        ),
         *("verdict", "passed"),
     } <= set(row)
     assert set(row["latency_ms"]) == {"p50", "p95"}
@@ -99,14 +132,25 @@ def test_json_has_the_keys_that_scripts_rely_on(full: Comparison) -> None:
 
 
 def test_every_key_of_a_row_that_needs_words_has_them(full: Comparison) -> None:
-    needed = {"wer", "wer_delta", "wer_delta_ci", "changed_per_100", "load_peak_over_weights", "latency_ms", "rtfx"}
+    needed = {
+        "wer",
+        "wer_delta",
+        "wer_delta_ci",
+        "changed_per_100",
+        "load_peak_over_weights",
+        "latency_ms",
+        "rtfx",
+    }
     assert needed | {"verdict", "passed", "ledger", "noise_floor"} <= set(full.definitions)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table
+# --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [40, 50, 60, 66, 70, 72, 76, 80, 85, 90, 99, 100, 110, 115, 116, 119, 120, 126, 200])
+@pytest.mark.parametrize(
+    "width", [40, 50, 60, 66, 70, 72, 76, 80, 85, 90, 99, 100, 110, 115, 116, 119, 120, 126, 200]
+)
 def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int) -> None:
     shown = report_text.table(msgspec.structs.replace(full, model="demo"), width)
     assert not [line for line in shown.splitlines() if len(line) > width and len(line.split()) > 1]
@@ -118,7 +162,7 @@ def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int)
     assert numbers[0] <= numbers[1], "no number is broken"
 
 
-def lacking(*names: str, missed: str = "") -> Row:
+def lacking(*names: str, missed: str = "") -> StrategyResult:
     """Return a row of which nobody could tell some criteria, and that does not meet another."""
     row = comparison(measured("half")).rows[-1]
     criteria = [
@@ -154,12 +198,17 @@ def test_the_table_says_what_happened(full: Comparison) -> None:
     shown = " ".join(report_text.table(full, 120).split())
     assert "bfloat16 bf16; fp32" in shown
     assert "worse FAIL" in shown
-    assert "Noise floor, FP32 against itself: 0.00 points of WER, 0.00 words in 100 changed" in shown
+    assert (
+        "Noise floor, FP32 against itself: 0.00 points of WER, 0.00 words in 100 changed" in shown
+    )
     assert "Words not distinguishable from FP32: tf32," in shown
     assert "int8: encoder: int8 asked, bfloat16 runs: torchao is not installed" in shown
     assert "autocast-fp16: non-finite: nan at clip 4 of 40" in shown
     assert "half: latency 2.804 × (limit ≤" in shown
-    assert "phased: partial results need 50.0 ms (FP32: 107/113) and change 0.00 words in 100 (WER 0.00 %)" in shown
+    assert (
+        "phased: partial results need 50.0 ms (FP32: 107/113) and change 0.00 words in 100 (WER 0.00 %)"
+        in shown
+    )
     assert "wer_delta ≤ 1.50 points" in shown
     assert "1 lines skipped" in shown
     assert "torch 2.13.0" in shown
@@ -178,7 +227,9 @@ def test_a_row_by_hand() -> None:
 
 
 def test_words_too_few_to_tell_are_not_called_indistinguishable() -> None:
-    assert "Words not distinguishable from FP32: half." in report_text.remarks(comparison(measured("half")))
+    assert "Words not distinguishable from FP32: half." in report_text.remarks(
+        comparison(measured("half"))
+    )
     few = comparison(measured("half"), limit=0.5)
     assert few.rows[-1].verdict == "undecided"
     assert not any("not distinguishable" in line for line in report_text.remarks(few))
@@ -206,21 +257,28 @@ def test_figures_have_true_signs_and_no_minus_zero() -> None:
 def test_effective_names_what_differs() -> None:
     row = comparison(measured("half")).rows[-1]
     assert report_text.effective(row) == "fp16; fp32 preprocessor"
-    mixed = msgspec.structs.replace(row, effective={"encoder": "float32 as bfloat16", "decoder": "float32 as bfloat16"})
+    mixed = msgspec.structs.replace(
+        row, effective={"encoder": "float32 as bfloat16", "decoder": "float32 as bfloat16"}
+    )
     assert report_text.effective(mixed) == "fp32 as bf16"
 
 
 @pytest.mark.parametrize("width", [60, 120])
 def test_an_empty_partial_comparison(width: int) -> None:
     nothing = comparison(
-        rows=[], partial=True, unfinished=["fp32", "half"], criteria=[], noise_floor=judging.NoiseFloor()
+        rows=[],
+        partial=True,
+        unfinished=["fp32", "half"],
+        criteria=[],
+        noise_floor=judging.NoiseFloor(),
     )
     shown = " ".join(report_text.table(nothing, width).split())
     assert "No strategy was measured. Interrupted: fp32, half not measured." in shown
     assert "partial" in report_page.html(nothing)
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------
+# -- the page
+# ---------------------------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
@@ -297,7 +355,8 @@ def test_the_page_is_the_same_every_time(full: Comparison) -> None:
     assert report_page.html(full) == report_page.html(full)
 
 
-# -- the plots --------------------------------------------------------------------------------------------------------
+# -- the plots
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_plots_are_well_formed_and_take_their_colours_from_the_page(full: Comparison) -> None:
@@ -314,31 +373,44 @@ def test_plots_are_well_formed_and_take_their_colours_from_the_page(full: Compar
         assert root.get("width") is None
         assert set(re.findall(r"#[0-9a-f]{6}", plot.svg)) <= {"#ffffff", "#000000"}
         assert "var(--ink)" in plot.svg
-        names = {"".join(element.itertext()).strip() for element in root.iter() if element.tag.endswith("text")}
+        names = {
+            "".join(element.itertext()).strip()
+            for element in root.iter()
+            if element.tag.endswith("text")
+        }
         assert {"half-naive", "tf32"} <= names
 
 
 def test_the_bars_of_the_weights_are_as_long_as_the_weights() -> None:
     svg = plots.draw(comparison(measured("half")))[0].svg
-    bars = re.findall(r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--(?:soft|mark)\)"', svg)
+    bars = re.findall(
+        r'd="M ([\d.]+) [\d.]+ \nL ([\d.]+) [^"]*"[^>]*style="fill: var\(--(?:soft|mark)\)"', svg
+    )
     lengths = [float(right) - float(left) for left, right in bars]
     assert [length / lengths[0] for length in lengths] == pytest.approx([1, 1, 0.5], abs=1e-4)
 
 
 def test_a_plot_without_figures_is_left_out() -> None:
-    lost = Measured(TABLE["half"], "asked", failure="x")
+    lost = Run(TABLE["half"], "asked", failure="x")
     runs = comparison(lost)
     titles = [plot.title for plot in plots.draw(msgspec.structs.replace(runs, rows=runs.rows[-1:]))]
     assert titles == []
 
 
-# -- components -------------------------------------------------------------------------------------------------------
+# -- components
+# -------------------------------------------------------------------------------------------------------
 
 
-def component(name: str, dtype: str, wrong: int = 0, error: float = 0.0) -> Measured:
+def component(name: str, dtype: str, wrong: int = 0, error: float = 0.0) -> Run:
     down = Precision(f"{name} {dtype}", parts={"encoder": dtype})  # type: ignore[dict-item]
     weights = msgspec.structs.replace(ready(TABLE["fp32"]), weights_bytes=30 * MIB)
-    changes = {"precision": down, "ready": weights, "component": name, "dtype": dtype, "encoded": output(error)}
+    changes = {
+        "precision": down,
+        "ready": weights,
+        "component": name,
+        "dtype": dtype,
+        "encoded": output(error),
+    }
     return measured("fp32", "component", wrong, **changes)
 
 
@@ -348,8 +420,14 @@ def output(error: float) -> bytes:
 
 @pytest.fixture
 def by_component() -> Comparison:
-    runs = [measured("fp32", "baseline", encoded=output(0.0)), measured("fp32", "again", encoded=output(0.0))]
-    runs += [component("attention", "bfloat16", 0, 0.01), component(f"attention {EVIL}", "int8", 20, 0.034)]
+    runs = [
+        measured("fp32", "baseline", encoded=output(0.0)),
+        measured("fp32", "again", encoded=output(0.0)),
+    ]
+    runs += [
+        component("attention", "bfloat16", 0, 0.01),
+        component(f"attention {EVIL}", "int8", 20, 0.034),
+    ]
     runs += [component("norms", "float16", 1)]
     floor, _, rows = judging.judge(runs, REFERENCES, 400.0, 0.5)
     return comparison(rows=rows, noise_floor=floor)

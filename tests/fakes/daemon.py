@@ -1,7 +1,9 @@
-"""A daemon that is a real program and keeps to systemd's protocols, but hears nothing and can do each wrong on demand.
+"""A daemon that is a real program and keeps to systemd's protocols, but hears nothing and can do
+each wrong on demand.
 
-It stands where `asrd` would: `run` is the daemon, other verbs are asrd's own. Over the control socket, a line each:
-"hang", "exit CODE", "take", "fields TEXT", "flood COUNT", "status", and ACTS; it answers with one line.
+It stands where `asrd` would: `run` is the daemon, other verbs are asrd's own. Over the control
+socket, a line each: "hang", "exit CODE", "take", "fields TEXT", "flood COUNT", "status", and ACTS;
+it answers with one line.
 """
 
 from __future__ import annotations
@@ -74,7 +76,9 @@ def act(line: str) -> str:
     elif word == "take":
         journal.event("take", "a take of 3.2 s", **TAKE)
     elif word == "fields":
-        logging.getLogger("asrd").warning("said %s", "less", extra={"ASRD_TEXT": rest, "lower": "dropped"})
+        logging.getLogger("asrd").warning(
+            "said %s", "less", extra={"ASRD_TEXT": rest, "lower": "dropped"}
+        )
     elif word == "flood":
         for number in range(int(rest)):
             journal.event("state", f"number {number}")

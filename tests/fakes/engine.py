@@ -1,7 +1,9 @@
-"""A stand-in for engine.Engine that keeps the same contract, asserts that its caller does, and hears what it is told.
+"""A stand-in for engine.Engine that keeps the same contract, asserts that its caller does, and
+hears what it is told.
 
-A clip is known by its length in samples: `Script.texts` maps lengths to what FP32 hears, `Script.heard` changes single
-clips per strategy. Latency, memory and failures are set per strategy; nothing sleeps.
+A clip is known by its length in samples: `Script.texts` maps lengths to what FP32 hears,
+`Script.heard` changes single clips per strategy. Latency, memory and failures are set per strategy;
+nothing sleeps.
 """
 
 from __future__ import annotations
@@ -58,9 +60,11 @@ class Script:
 class Engine:
     def __init__(self, script: Script, plan: Plan, start: protocol.Start, on_progress) -> None:
         assert isinstance(start, protocol.Start)
-        assert len(plan.rungs) == 1, "a comparison must not fall to another rung in silence"
-        self.script, self.rung, self.on_progress = script, plan.rungs[0], on_progress
-        self.name = self.rung.precision.name
+        assert len(plan.candidates) == 1, (
+            "a comparison must not fall to another candidate in silence"
+        )
+        self.script, self.candidate, self.on_progress = script, plan.candidates[0], on_progress
+        self.name = self.candidate.precision.name
         self.ready: protocol.Ready | None = None
         self.rejected: list[Rejected] = []
         self.entered = self.gone = False
@@ -71,15 +75,18 @@ class Engine:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         assert self.entered
         self.script.stopped.append(self.name)
 
     def _lose(self, kind: str, detail: str) -> EngineError:
         self.gone = True
-        self.rejected.append(Rejected(self.rung.name, kind, detail))
-        return EngineError("no rung is left that could answer")
+        self.rejected.append(Rejected(self.candidate.name, kind, detail))
+        return EngineError("no candidate is left that could answer")
 
     async def _interrupt(self) -> None:
         if not self.script.swallow:
@@ -97,11 +104,17 @@ class Engine:
         self.on_progress(protocol.Progress("import"))
         if self.name in self.script.broken:
             error = self.script.broken[self.name]
-            raise self._lose("unsupported", error.message) if isinstance(error, EngineError) else error
-        self.ready = ready(self.rung.precision, self.rung.device)
+            raise (
+                self._lose("unsupported", error.message)
+                if isinstance(error, EngineError)
+                else error
+            )
+        self.ready = ready(self.candidate.precision, self.candidate.device)
         return self.ready
 
-    async def transcribe(self, samples, start: int = 0, phase: str = "final", said=None) -> protocol.Answer:
+    async def transcribe(
+        self, samples, start: int = 0, phase: str = "final", said=None
+    ) -> protocol.Answer:
         assert self.ready is not None
         assert not self.gone
         assert isinstance(samples, np.ndarray)
@@ -119,7 +132,9 @@ class Engine:
         own = script.heard.get(self.name, {})
         text = own.get(length, script.texts.get(length, ""))
         seconds = script.seconds.get(self.name, 0.1) * (0.5 if phase == "draft" else 1)
-        return protocol.Answer(1, protocol.Hypothesis(text, [], start, start + length), seconds, seconds / 2, seconds)
+        return protocol.Answer(
+            1, protocol.Hypothesis(text, [], start, start + length), seconds, seconds / 2, seconds
+        )
 
     async def encode(self, samples) -> bytes:
         assert self.ready is not None
@@ -131,7 +146,9 @@ class Engine:
     async def measure(self, phase: str) -> memory.Memory:
         assert self.ready is not None
         assert not self.gone
-        return memory.Memory(self.ready.weights_bytes, process=self.script.steady.get(self.name, 900 * MIB))
+        return memory.Memory(
+            self.ready.weights_bytes, process=self.script.steady.get(self.name, 900 * MIB)
+        )
 
 
 def ready(precision: Precision, device: str = "cpu") -> protocol.Ready:
@@ -143,7 +160,9 @@ def ready(precision: Precision, device: str = "cpu") -> protocol.Ready:
     effective = {"preprocessor": features, "encoder": encoder, "decoder": decoder}
     fallbacks = []
     if precision.quantize:
-        fallbacks = [protocol.Fallback("encoder", "int8", precision.weights, "torchao is not installed")]
+        fallbacks = [
+            protocol.Fallback("encoder", "int8", precision.weights, "torchao is not installed")
+        ]
     phases = {"import": 700, "load": 800, "cast": 820, "ready": 840}
     return protocol.Ready(
         requested=precision.name,

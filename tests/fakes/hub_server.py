@@ -1,8 +1,9 @@
-"""A small hub as a real program: the Hugging Face hub's protocol on 127.0.0.1, with faults on demand and a log.
+"""A small hub as a real program: the Hugging Face hub's protocol on 127.0.0.1, with faults on
+demand and a log.
 
-A hub and a CDN on two ports. `resolve` answers with commit, ETag, X-Linked-ETag and X-Linked-Size and leads to the CDN,
-which sends files and parts of them. `python -m tests.fakes.hub_server FOLDER` serves FOLDER/OWNER/NAME/FILE and prints
-the endpoint, for trying by hand.
+A hub and a CDN on two ports. `resolve` answers with commit, ETag, X-Linked-ETag and X-Linked-Size
+and leads to the CDN, which sends files and parts of them. `python -m tests.fakes.hub_server FOLDER`
+serves FOLDER/OWNER/NAME/FILE and prints the endpoint, for trying by hand.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Hub:
         """What a client must send; "" for nothing."""
         self._servers = [Server(self, where) for where in ("hub", "cdn")]
         self._threads = [
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+            threading.Thread(
+                target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+            )
             for server in self._servers
         ]
         for thread in self._threads:
@@ -114,7 +117,8 @@ class Hub:
 
     @property
     def ranges(self) -> list[int]:
-        """First bytes of the requests without an end, in order: those that go on with a download."""
+        """First bytes of the requests without an end, in order: those that go on with a
+        download."""
         found = (re.fullmatch(r"bytes=(\d+)-", one.range) for one in self.asked)
         return [int(one[1]) for one in found if one]
 
@@ -147,7 +151,8 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers /OWNER/NAME/resolve/REVISION/FILE, the listing /api/models/OWNER/NAME/tree/REVISION, and CDN files."""
+    """Answers /OWNER/NAME/resolve/REVISION/FILE, the listing /api/models/OWNER/NAME/tree/REVISION,
+    and CDN files."""
 
     protocol_version = "HTTP/1.1"
     server: Server
@@ -161,7 +166,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, body: bool) -> None:
         hub, faults = self.server.hub, self.server.hub.faults
         authorised = bool(self.headers.get("Authorization"))
-        self.asked = Asked(self.command, self.path, self.server.where, self.headers.get("Range", ""), authorised)
+        self.asked = Asked(
+            self.command, self.path, self.server.where, self.headers.get("Range", ""), authorised
+        )
         hub.asked.append(self.asked)
         if self.server.where == "cdn":
             return self.send_file(self.path.removeprefix("/cdn/"), body)
@@ -193,7 +200,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.fail(404, "EntryNotFound")
         about = {"X-Repo-Commit": faults.commit} if faults.versions else {}
         content = hub.content(file)
-        digest = faults.tag or (hashlib.sha256(content).hexdigest() if faults.linked else f"{len(content):x}-tag")
+        digest = faults.tag or (
+            hashlib.sha256(content).hexdigest() if faults.linked else f"{len(content):x}-tag"
+        )
         if not faults.redirect:
             return self.send_file(file, body, about | {"ETag": f'"{digest}"'})
         about |= {"X-Linked-ETag": f'"{digest}"', "Location": f"{hub.cdn}/cdn/{file}"}
@@ -209,10 +218,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         content += bytes(faults.append)
-        about = {"ETag": '"of-the-cdn"', "Accept-Ranges": "bytes" if faults.ranges else "none"} | (about or {})
+        about = {"ETag": '"of-the-cdn"', "Accept-Ranges": "bytes" if faults.ranges else "none"} | (
+            about or {}
+        )
         first, stop, status = 0, len(content), 200
-        if faults.ranges and (found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
-            first, stop, status = int(found[1]), min(int(found[2] or len(content) - 1) + 1, len(content)), 206
+        if faults.ranges and (
+            found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        ):
+            first, stop, status = (
+                int(found[1]),
+                min(int(found[2] or len(content) - 1) + 1, len(content)),
+                206,
+            )
             if first >= len(content):
                 return self.fail(416, "")
             about["Content-Range"] = f"bytes {first}-{stop - 1}/{len(content)}"
@@ -237,7 +254,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         faults = self.server.hub.faults
         whole = not self.asked.range or self.asked.range.endswith("-")
         stops = [(faults.break_after, True), (faults.close_after, False)] if file and whole else []
-        stop, reset = next(((one.pop(0), hard) for one, hard in stops if one), (len(content), False))
+        stop, reset = next(
+            ((one.pop(0), hard) for one, hard in stops if one), (len(content), False)
+        )
         if faults.hang and file:
             faults.gate.wait(60)
         try:

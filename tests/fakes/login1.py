@@ -1,4 +1,5 @@
-"""A logind that is a real program on a real bus: grants inhibitors, sends its signals when told to on stdin.
+"""A logind that is a real program on a real bus: grants inhibitors, sends its signals when told to
+on stdin.
 
 Lines in: "sleep", "wake", "forged" (a stranger's signal, to everybody by name), "quit".
 Lines out: "ready", "inhibit WHAT WHO MODE", "released", "forged".
@@ -55,10 +56,14 @@ class Manager(ServiceInterface):
 async def forge(stranger: MessageBus) -> None:
     """Send logind's signal in a stranger's name straight to every connection there is."""
     names = await stranger.call(
-        Message("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames")
+        Message(
+            "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "ListNames"
+        )
     )
     for name in names.body[0]:
-        fake = Message.new_signal("/org/freedesktop/login1", MANAGER, "PrepareForSleep", "b", [True])
+        fake = Message.new_signal(
+            "/org/freedesktop/login1", MANAGER, "PrepareForSleep", "b", [True]
+        )
         fake.destination = name
         await stranger.send(fake)
 
@@ -70,7 +75,9 @@ async def main() -> None:
     await bus.request_name("org.freedesktop.login1")
     stranger = await MessageBus(bus_type=BusType.SYSTEM).connect()
     lines = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
+    )
     say("ready")
     while (line := (await lines.readline()).decode().strip()) not in ("", "quit"):
         if line == "forged":

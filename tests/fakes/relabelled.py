@@ -1,7 +1,9 @@
-"""The shipped models with other letters: every token stands for a Chinese one, so that real speech is known text.
+"""The shipped models with other letters: every token stands for a Chinese one, so that real speech
+is known text.
 
-A bijection of tokens changes nothing that a model computes. Its text, letter by letter, names the tokens of the plain
-model's text, without a space: a model of a script that has none, on speech that can be had.
+A bijection of tokens changes nothing that a model computes. Its text, letter by letter, names the
+tokens of the plain model's text, without a space: a model of a script that has none, on speech that
+can be had.
 """
 
 from __future__ import annotations
@@ -20,8 +22,12 @@ def relabelled(name: str, folder: Path) -> Path:
     """Write a shipped model with Chinese letters for its tokens; return the file."""
     path = folder / f"{name}-han.nemo"
     with tarfile.open(DATA / f"{name}.nemo") as old, tarfile.open(path, "w") as new:
-        contents = {member.name: old.extractfile(member) for member in old.getmembers() if member.isfile()}
-        data = {member: content.read() for member, content in contents.items() if content is not None}
+        contents = {
+            member.name: old.extractfile(member) for member in old.getmembers() if member.isfile()
+        }
+        data = {
+            member: content.read() for member, content in contents.items() if content is not None
+        }
         models = (member for member in data if member.endswith("tokenizer.model"))
         model = max(models, key=lambda member: len(_pieces(data[member])))
         table = _table(data[model])
@@ -36,20 +42,32 @@ def relabelled(name: str, folder: Path) -> Path:
 def plain(text: str, name: str) -> str:
     """Return the plain model's text for that of a relabelled one."""
     pieces = _pieces(_tokenizer(name))
-    return "".join(pieces[ord(char) - HAN] for char in text if not char.isspace()).replace("▁", " ").strip()
+    return (
+        "".join(pieces[ord(char) - HAN] for char in text if not char.isspace())
+        .replace("▁", " ")
+        .strip()
+    )
 
 
 def chinese(text: str, name: str) -> str:
-    """Return what the relabelled model writes for a text of the plain one, as its tokenizer has it."""
+    """Return what the relabelled model writes for a text of the plain one, as its tokenizer has
+    it."""
     from sentencepiece import SentencePieceProcessor
 
-    return "".join(chr(HAN + number) for number in SentencePieceProcessor(model_proto=_tokenizer(name)).encode(text))
+    return "".join(
+        chr(HAN + number)
+        for number in SentencePieceProcessor(model_proto=_tokenizer(name)).encode(text)
+    )
 
 
 def _tokenizer(name: str) -> bytes:
     with tarfile.open(DATA / f"{name}.nemo") as archive:
-        members = [member for member in archive.getmembers() if member.name.endswith("tokenizer.model")]
-        return max((_read(archive, member) for member in members), key=lambda model: len(_pieces(model)))
+        members = [
+            member for member in archive.getmembers() if member.name.endswith("tokenizer.model")
+        ]
+        return max(
+            (_read(archive, member) for member in members), key=lambda model: len(_pieces(model))
+        )
 
 
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -93,6 +111,8 @@ def _relabelled(member: str, content: bytes, table: dict[str, str], tokenizer: b
 def _line(line: str, table: dict[str, str]) -> str:
     """Return a line of a list of tokens, of the kinds that NeMo writes, with the new text."""
     token, tab, score = line.partition("\t")
-    bullet = token[: len(token) - len(token.lstrip())] + "- " if token.lstrip().startswith("- ") else ""
+    bullet = (
+        token[: len(token) - len(token.lstrip())] + "- " if token.lstrip().startswith("- ") else ""
+    )
     old = token.removeprefix(bullet).strip("'\"")
     return bullet + table[old] + tab + score if old in table else line

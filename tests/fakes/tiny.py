@@ -1,9 +1,10 @@
-"""Tiny NeMo models of every family with random weights: offline, seeded, a fraction of a second each.
+"""Tiny NeMo models of every family with random weights: offline, seeded, a fraction of a second
+each.
 
     python -m tests.fakes.tiny FAMILY OUT.nemo
 
-The weights are random but the output layers are scaled and biased until text comes out, so that a comparison of texts
-compares something. What they say means nothing.
+The weights are random but the output layers are scaled and biased until text comes out, so that a
+comparison of texts compares something. What they say means nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ FAMILIES = (
     "ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid", "canary1",
     "canary2", "ctc_char", "rnnt_char", "canary2_unified",
 )  # fmt: skip
-"""ca_: cache-aware (streaming) encoder; hybrid: TDT and CTC; ca_hybrid: RNNT and CTC; canary1, canary2: prompt formats
-of EncDecMultiTaskModel; _char: letters instead of a tokenizer; _unified: one tokenizer, special tokens and all."""
+"""ca_: cache-aware (streaming) encoder; hybrid: TDT and CTC; ca_hybrid: RNNT and CTC; canary1,
+canary2: prompt formats of EncDecMultiTaskModel; _char: letters instead of a tokenizer; _unified:
+one tokenizer, special tokens and all."""
 
 SEEDS = {"rnnt": 11, "tdt": 4, "hybrid": 4, "rnnt_char": 8, "canary1": 4, "canary2": 1}
 """Seeds whose models neither fall silent nor repeat one token only; 0 for the rest."""
@@ -71,8 +73,9 @@ def build(
         seed: of the weights; by default one that is known to say something.
         vocabulary: pieces of the text tokenizer; large ones need lexicon enough and get it.
         hidden, encoder_layers, heads: of the FastConformer.
-        decoder_layers, decoder_hidden, pre_ln, final_norm, learned_positions, activation: of Canary's decoder.
-        beam, strategy, generation_delta: Canary's decoding; strategy "" is beam, as NVIDIA ships it.
+        decoder_layers, decoder_hidden, pre_ln, final_norm, learned_positions, activation: of
+        Canary's decoder. beam, strategy, generation_delta: Canary's decoding; strategy "" is beam,
+        as NVIDIA ships it.
         overrides: dotted config keys with "__" for ".", as in `preprocessor__features=128`.
     """
     folder = Path(folder)
@@ -101,10 +104,11 @@ def build(
 
 
 def loosen(model: Any) -> None:
-    """Rescale the output layers so that random weights say something, and something else for another sound.
+    """Rescale the output layers so that random weights say something, and something else for
+    another sound.
 
-    The encoder's mean output over a seeded sound is taken out and what remains is amplified: random layers put out
-    nearly the same vector for every frame.
+    The encoder's mean output over a seeded sound is taken out and what remains is amplified: random
+    layers put out nearly the same vector for every frame.
     """
     import torch
 
@@ -135,7 +139,8 @@ def _encode_noise(model: Any) -> Any:
 
 
 def _centre(layer: Any, inputs: Any, weight: Any, spread: float) -> None:
-    """Give a linear layer outputs of mean 0 and standard deviation `spread` over these inputs [T, D]."""
+    """Give a linear layer outputs of mean 0 and standard deviation `spread` over these inputs [T,
+    D]."""
     outputs = inputs @ weight.T
     scale = spread / outputs.std(0).mean()
     layer.weight.mul_(scale)
@@ -149,7 +154,9 @@ def _loosen_attention(model: Any, encoded: Any) -> None:
     if isinstance(model.encoder_decoder_proj, torch.nn.Linear):
         _centre(model.encoder_decoder_proj, encoded, model.encoder_decoder_proj.weight, 2.0)
     embedding = model.transf_decoder.embedding
-    embedding.layer_norm.weight.mul_(0.3)  # the output layer shares its weight: what is read would be said again
+    embedding.layer_norm.weight.mul_(
+        0.3
+    )  # the output layer shares its weight: what is read would be said again
     positions = embedding.position_embedding
     (positions.weight if hasattr(positions, "weight") else positions.pos_enc).mul_(6.0)
     for layer in model.transf_decoder.decoder.layers:
@@ -167,7 +174,11 @@ def _special_tokens(tokenizer: Any) -> dict[str, int]:
     """Return piece -> id of a Canary tokenizer's special tokens."""
     if hasattr(tokenizer, "special_tokens"):
         return dict(tokenizer.special_tokens)
-    return {piece: number for number, piece in enumerate(tokenizer.vocab) if piece[:1] == "<" and piece[-1] == ">"}
+    return {
+        piece: number
+        for number, piece in enumerate(tokenizer.vocab)
+        if piece[:1] == "<" and piece[-1] == ">"
+    }
 
 
 @contextlib.contextmanager
@@ -186,12 +197,15 @@ def quiet() -> Iterator[None]:
         from nemo.utils import logging as nemo_logging
 
         nemo_logging.setLevel(logging.CRITICAL)
-        torch.set_num_threads(1)  # matrices this small only wait for each other, for minutes on a busy machine
+        torch.set_num_threads(
+            1
+        )  # matrices this small only wait for each other, for minutes on a busy machine
         yield
 
 
 def restore(path: str | os.PathLike[str]) -> Any:
-    """Return the model of a .nemo file, on the CPU in FP32, ready for inference, dither and padding off."""
+    """Return the model of a .nemo file, on the CPU in FP32, ready for inference, dither and padding
+    off."""
     with quiet():
         from nemo.collections.asr.models import ASRModel
 
@@ -202,7 +216,8 @@ def restore(path: str | os.PathLike[str]) -> Any:
 
 
 def noise(seconds: float, seed: int = 0) -> Any:
-    """Return float32 samples of noise in bursts of a tenth of a second: a different text for every seed."""
+    """Return float32 samples of noise in bursts of a tenth of a second: a different text for every
+    seed."""
     import numpy as np
 
     dice, count = np.random.default_rng(seed), int(16_000 * seconds)
@@ -211,19 +226,23 @@ def noise(seconds: float, seed: int = 0) -> Any:
 
 
 def encode(model: Any, samples: Any) -> tuple[Any, Any]:
-    """Return (encoded [1, D, T], length [1]) for samples, padded to a second on both sides as transcribe() does."""
+    """Return (encoded [1, D, T], length [1]) for samples, padded to a second on both sides as
+    transcribe() does."""
     import torch
 
     lack = max(0, 16_000 - len(samples))
     sound = torch.nn.functional.pad(torch.as_tensor(samples), (lack // 2, lack - lack // 2))[None]
     with torch.inference_mode():
-        features, frames = model.preprocessor(input_signal=sound, length=torch.tensor([sound.shape[1]]))
+        features, frames = model.preprocessor(
+            input_signal=sound, length=torch.tensor([sound.shape[1]])
+        )
         encoded, length = model.encoder(audio_signal=features, length=frames)[:2]
     return encoded, length
 
 
 def transcribe(model: Any, samples: Any, **words: Any) -> str:
-    """Return NeMo's own text. Canary is asked for English, whatever its defaults are, or for `words`."""
+    """Return NeMo's own text. Canary is asked for English, whatever its defaults are, or for
+    `words`."""
     if hasattr(model, "prompt"):
         words = {"source_lang": "en", "target_lang": "en", "pnc": "yes", **words}
         if "timestamp" in model.prompt.get_slots("user"):
@@ -249,7 +268,8 @@ def _class(family: str) -> Any:
     }.get(family, models.EncDecMultiTaskModel)
 
 
-# -- configurations ---------------------------------------------------------------------------------------------------
+# -- configurations
+# ---------------------------------------------------------------------------------------------------
 
 
 def _config(family: str, scratch: Path, size: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +291,9 @@ def _config(family: str, scratch: Path, size: dict[str, Any]) -> dict[str, Any]:
     if family.startswith("canary"):
         return config | _aed(family, scratch, size)
     if not family.endswith("_char"):
-        config["tokenizer"] = dict(dir=str(_pieces(scratch / "bpe", size["vocabulary"])), type="bpe")
+        config["tokenizer"] = dict(
+            dir=str(_pieces(scratch / "bpe", size["vocabulary"])), type="bpe"
+        )
     if family.endswith("ctc") or family == "ctc_char":
         return config | _ctc(family)
     return config | _transducer(family, size)
@@ -355,8 +377,15 @@ def _transducer(family: str, size: dict[str, Any]) -> dict[str, Any]:
 def _aed(family: str, scratch: Path, size: dict[str, Any]) -> dict[str, Any]:
     transformer = "nemo.collections.asr.modules.transformer"
     width = size["decoder_hidden"]
-    inner = dict(hidden_size=width, inner_size=2 * width, num_attention_heads=size["heads"], ffn_dropout=0.1)
-    inner |= dict(attn_score_dropout=0.1, attn_layer_dropout=0.1, hidden_act=size["activation"], pre_ln=size["pre_ln"])
+    inner = dict(
+        hidden_size=width, inner_size=2 * width, num_attention_heads=size["heads"], ffn_dropout=0.1
+    )
+    inner |= dict(
+        attn_score_dropout=0.1,
+        attn_layer_dropout=0.1,
+        hidden_act=size["activation"],
+        pre_ln=size["pre_ln"],
+    )
     inner |= dict(pre_ln_final_layer_norm=size["final_norm"])
     return dict(
         label_smoothing=0.0,
@@ -393,13 +422,16 @@ def _aed(family: str, scratch: Path, size: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-# -- tokenizers -------------------------------------------------------------------------------------------------------
+# -- tokenizers
+# -------------------------------------------------------------------------------------------------------
 
 
 def _text(words: int) -> str:
     """Return seeded sentences over a lexicon of `words` made-up words."""
     rng = random.Random(0)
-    syllables = [onset + vowel for onset in ["", *"bdfgklmnprstvwz", "sh", "th", "st"] for vowel in "aeiou"]
+    syllables = [
+        onset + vowel for onset in ["", *"bdfgklmnprstvwz", "sh", "th", "st"] for vowel in "aeiou"
+    ]
     lexicon = ["".join(rng.choices(syllables, k=rng.randint(1, 4))) for _ in range(words)]
     return "\n".join(" ".join(rng.choices(lexicon, k=8)) for _ in range(max(500, words)))
 
@@ -427,7 +459,9 @@ def _canary_tokenizer(family: str, scratch: Path, size: int) -> dict[str, Any]:
     if family == "canary2_unified":
         symbols = [*DEFAULTS, *(f"<|{token}|>" for token in tokens)]
         folder = str(_pieces(scratch / "unified", size + len(symbols), symbols))
-        return dict(dir=folder, type="bpe", custom_tokenizer=dict(_target_=f"{module}.CanaryBPETokenizer"))
+        return dict(
+            dir=folder, type="bpe", custom_tokenizer=dict(_target_=f"{module}.CanaryBPETokenizer")
+        )
     with _muted():
         CanaryTokenizer.build_special_tokenizer(tokens, scratch / "special")
     return dict(
@@ -459,7 +493,10 @@ def _muted() -> Iterator[None]:
 def main() -> int:
     """Build one model from the command line."""
     if len(sys.argv) != 3 or sys.argv[1] not in FAMILIES:
-        print(f"usage: python -m tests.fakes.tiny FAMILY OUT.nemo\nfamilies: {' '.join(FAMILIES)}", file=sys.stderr)
+        print(
+            f"usage: python -m tests.fakes.tiny FAMILY OUT.nemo\nfamilies: {' '.join(FAMILIES)}",
+            file=sys.stderr,
+        )
         return 2
     out = Path(sys.argv[2]).absolute()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,16 @@
-"""A worker that is a real program and speaks the real frames, but holds no model and can do each wrong on demand.
+"""A worker that is a real program and speaks the real frames, but holds no model and can do each
+wrong on demand.
 
-`Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end in "@FILE": it is
-then done once, by whichever worker creates FILE first; after that the worker behaves. The act "gate" loads only once
-the file FAKE_WORKER_GATE names is there. The act "hostile" says the words of the JSON list FAKE_WORKER_WORDS at times
-outside the buffer. The act "allergic:ACT" is ACT where a sample is MARK, or no finite number. The act
-"spoil:RATE:SEED" makes RATE words of a hundred other ones.
+`Start.model` is its script: "STRATEGY=ACT STRATEGY=ACT ...", "*" for every strategy. An act may end
+in "@FILE": it is then done once, by whichever worker creates FILE first; after that the worker
+behaves. The act "gate" loads only once the file FAKE_WORKER_GATE names is there. The act "hostile"
+says the words of the JSON list FAKE_WORKER_WORDS at times outside the buffer. The act
+"allergic:ACT" is ACT where a sample is MARK, or no finite number. The act "spoil:RATE:SEED" makes
+RATE words of a hundred other ones.
 
-Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a worker with half
-the bytes a weight says that it needs half the memory. The model is then any file, and FAKE_WORKER_ACTS the script.
+Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a
+worker with half the bytes a weight says that it needs half the memory. The model is then any file,
+and FAKE_WORKER_ACTS the script.
 """
 
 from __future__ import annotations
@@ -55,7 +58,8 @@ LARGE = {"large": "nvml", "large-by-meminfo": "meminfo"}
 
 
 def stored(start: protocol.Start, act: str) -> str:
-    """Return what the encoder says that it is stored in; the act "liar" says another than was asked for."""
+    """Return what the encoder says that it is stored in; the act "liar" says another than was asked
+    for."""
     precision = start.precision
     parts = {dtype for path, dtype in precision.parts.items() if path.startswith("encoder.")}
     whole = precision.parts.get("encoder", precision.weights)
@@ -105,13 +109,18 @@ def known(length: int, act: str) -> str:
     return " ".join("wrong" if draw.random() < float(rate) / 100 else word for word in text.split())
 
 
-def hear(message: protocol.Recognize, payload: bytes, name: str, act: str = "") -> Iterator[protocol.Answer]:
-    """Yield hypotheses that prove which samples arrived, at which position, and how many buffers with them."""
+def hear(
+    message: protocol.Recognize, payload: bytes, name: str, act: str = ""
+) -> Iterator[protocol.Answer]:
+    """Yield hypotheses that prove which samples arrived, at which position, and how many buffers
+    with them."""
     place = 0
     for buffer in message.buffers:
         samples = array.array("f", payload[place : place + buffer.size])
         place += buffer.size
-        text = known(len(samples), act) if TEXTS else f"{len(samples)} samples sum {sum(samples):.0f}"
+        text = (
+            known(len(samples), act) if TEXTS else f"{len(samples)} samples sum {sum(samples):.0f}"
+        )
         text += f" behind {buffer.said.text} {buffer.said.until}" if buffer.said else ""
         stop = buffer.start + len(samples)
         words = [protocol.Word(word, buffer.start, stop) for word in text.split()]
@@ -145,7 +154,9 @@ ON_LOAD: dict[str, Callable[[], object]] = {
     "no-room": lambda: say(protocol.Failed("out-of-memory", "CUDA out of memory")),
     "model": lambda: say(protocol.Failed("model", "no such checkpoint", "look elsewhere")),
     "network": lambda: say(protocol.Failed("network", "the hub cannot be reached")),
-    "no-device": lambda: say(protocol.Failed("no-device", "torch is built without CUDA", "install another")),
+    "no-device": lambda: say(
+        protocol.Failed("no-device", "torch is built without CUDA", "install another")
+    ),
     "oom-loading": lambda: say(protocol.Failed("out-of-memory", "CUDA out of memory")),
     "die-loading": lambda: die(3),
     "stall-loading": lambda: time.sleep(3600),
@@ -160,7 +171,10 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     "oom": lambda n: say(protocol.Failed("out-of-memory", "CUDA out of memory", id=n)),
     "die": lambda n: die(9),
     "die-remarking": lambda n: (print(REMARKS, file=sys.stderr, flush=True), die(9)),
-    "lost": lambda n: (say(protocol.Failed("device-lost", "CUDA error: an illegal memory access", id=n)), die(70)),
+    "lost": lambda n: (
+        say(protocol.Failed("device-lost", "CUDA error: an illegal memory access", id=n)),
+        die(70),
+    ),
     "abort": lambda n: os.abort(),
     "kill": lambda n: os.kill(os.getpid(), signal.SIGKILL),
     "freeze": lambda n: os.kill(os.getpid(), signal.SIGSTOP),
@@ -180,7 +194,8 @@ MARK = 0.123
 
 
 def allergen(payload: bytes) -> bool:
-    """Whether a sound holds what an allergic worker does not bear: MARK, or what overflows on its way."""
+    """Whether a sound holds what an allergic worker does not bear: MARK, or what overflows on its
+    way."""
     return any(abs(one - MARK) < 1e-6 or not abs(one) < 1e10 for one in array.array("f", payload))
 
 
@@ -191,10 +206,15 @@ def changed(act: str, answer: protocol.Answer) -> protocol.Answer:
         heard = msgspec.structs.replace(heard, text="", words=[])
     elif act == "garbled":
         words = [msgspec.structs.replace(heard.words[0], text="garbled"), *heard.words[1:]]
-        heard = msgspec.structs.replace(heard, text=" ".join(word.text for word in words), words=words)
+        heard = msgspec.structs.replace(
+            heard, text=" ".join(word.text for word in words), words=words
+        )
     elif act == "hostile":
         texts = json.loads(Path(os.environ["FAKE_WORKER_WORDS"]).read_text())
-        words = [protocol.Word(text, (-1) ** at * 10**18, (-2) ** 62, 1e300) for at, text in enumerate(texts)]
+        words = [
+            protocol.Word(text, (-1) ** at * 10**18, (-2) ** 62, 1e300)
+            for at, text in enumerate(texts)
+        ]
         heard = protocol.Hypothesis("\n".join(texts), words, -5, 10**18, heard.precision)
     seconds = 90.0 if act == "slow-answers" else answer.seconds
     return msgspec.structs.replace(answer, hypothesis=heard, seconds=seconds)
@@ -224,7 +244,9 @@ def main() -> int:
     start = frame[0]
     assert isinstance(start, protocol.Start)
     act = script(start)
-    if start.device != "cpu" and "FAKE_DEVICE" in os.environ:  # as CUDA does, for as long as the process lives
+    if (
+        start.device != "cpu" and "FAKE_DEVICE" in os.environ
+    ):  # as CUDA does, for as long as the process lives
         os.open(os.environ["FAKE_DEVICE"], os.O_RDONLY)
     if act == "graphs":  # of a worker whose graphs lose it its card
         act = "lost" if start.graphs else "ok"
@@ -249,7 +271,11 @@ def main() -> int:
             say(protocol.Reading(message.id, message.phase, read))
         elif isinstance(message, protocol.Encode):
             say(protocol.Encoded(message.id, payload[: protocol.ENCODED]))
-        elif isinstance(message, protocol.Recognize) and act.startswith("allergic:") and allergen(payload):
+        elif (
+            isinstance(message, protocol.Recognize)
+            and act.startswith("allergic:")
+            and allergen(payload)
+        ):
             ON_BUFFER[act.partition(":")[2]](message.id)
         elif isinstance(message, protocol.Recognize) and act in ON_BUFFER:
             ON_BUFFER[act](message.id)

@@ -31,8 +31,8 @@ FAKES = ("__init__.py", "deaf_daemon.py", "fake_worker.py")
 """Of the commit's tests: a microphone that plays speech, and a worker that holds no model."""
 
 PROGRAMS = Path(__file__).with_name("old_programs")
-"""Programs for the old code; no Python files, as what renames or checks today's code would take them
-for its own."""
+"""Programs for the old code; no Python files, as what renames or checks today's code would take
+them for its own."""
 
 WITH_JOURNAL = """
 import runpy, sys

@@ -1,8 +1,10 @@
-"""Real screens without a monitor: sway with foot, Xvfb with xterm, weston, a private bus with dunst.
+"""Real screens without a monitor: sway with foot, Xvfb with xterm, weston, a private bus with
+dunst.
 
-Each lives in a runtime directory of its own, puts its variables into this process's environment for the test, and is
-gone afterwards, also when the test fails or the test run is killed. Wayland compositors refuse to be root: run by root
-they become nobody. A missing program is a skip on a developer's machine and a failure in CI.
+Each lives in a runtime directory of its own, puts its variables into this process's environment for
+the test, and is gone afterwards, also when the test fails or the test run is killed. Wayland
+compositors refuse to be root: run by root they become nobody. A missing program is a skip on a
+developer's machine and a failure in CI.
 """
 
 from __future__ import annotations
@@ -124,9 +126,16 @@ class Nest:
         return process
 
     def say(self, *words: str, text: str = "") -> str:
-        """Run a short program to its end, `text` on its standard input, and return what it printed."""
+        """Run a short program to its end, `text` on its standard input, and return what it
+        printed."""
         done = subprocess.run(
-            words, cwd=self.root, env=self.environment, input=text, capture_output=True, text=True, timeout=20
+            words,
+            cwd=self.root,
+            env=self.environment,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=20,
         )
         assert done.returncode == 0, f"{words[0]}: {done.stderr}"
         return done.stdout
@@ -162,7 +171,11 @@ class Window:
     @property
     def text(self) -> str:
         """What arrived so far; Return is a newline."""
-        return self.file.read_bytes().decode(errors="replace").replace("\r", "\n") if self.file.exists() else ""
+        return (
+            self.file.read_bytes().decode(errors="replace").replace("\r", "\n")
+            if self.file.exists()
+            else ""
+        )
 
     def expect(self, text: str, seconds: float = 20.0) -> None:
         """Wait until as much has arrived as `text` is long, then compare exactly."""
@@ -183,11 +196,20 @@ class Sway(Nest):
 
     def __init__(self, keyboard: bool = True) -> None:
         super().__init__(unprivileged=True)
-        (self.root / "config").write_text("output HEADLESS-1 resolution 1280x720\nxwayland disable\n")
-        self.environment |= {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1", "WLR_RENDERER": "pixman"}
+        (self.root / "config").write_text(
+            "output HEADLESS-1 resolution 1280x720\nxwayland disable\n"
+        )
+        self.environment |= {
+            "WLR_BACKENDS": "headless",
+            "WLR_LIBINPUT_NO_DEVICES": "1",
+            "WLR_RENDERER": "pixman",
+        }
         self.start("sway", "-c", str(self.root / "config"))
         sockets = ("wayland-?", "sway-ipc.*.sock")
-        until(lambda: all(any(map(listening, self.root.glob(name))) for name in sockets), f"sway: {self.log('sway')}")
+        until(
+            lambda: all(any(map(listening, self.root.glob(name))) for name in sockets),
+            f"sway: {self.log('sway')}",
+        )
         self.environment |= {
             "WAYLAND_DISPLAY": next(self.root.glob("wayland-?")).name,
             "SWAYSOCK": str(next(self.root.glob("sway-ipc.*.sock"))),
@@ -203,7 +225,10 @@ class Sway(Nest):
         """Open foot with a reader in it and wait until it has the focus."""
         file = self.root / name
         self.start("foot", "--app-id", name, "sh", "-c", READER, "reader", str(file))
-        until(lambda: Path(f"{file}.ready").exists() and self.focused() == name, f"foot: {self.log('foot')}")
+        until(
+            lambda: Path(f"{file}.ready").exists() and self.focused() == name,
+            f"foot: {self.log('foot')}",
+        )
         return Window(file)
 
     def focused(self) -> str:
@@ -217,14 +242,16 @@ class Sway(Nest):
         return ""
 
     def bind(self, key: str, command: str) -> None:
-        """Bind a key, as "Mod4+d", to a command line, as sway's config does; it runs as sway's user."""
+        """Bind a key, as "Mod4+d", to a command line, as sway's config does; it runs as sway's
+        user."""
         self.say("swaymsg", f"bindsym {key} exec {command}")
 
     def bind_here(self, key: str, *words: str) -> None:
-        """Bind a key to a program that runs as this process does: its user, directory and environment of now.
+        """Bind a key to a program that runs as this process does: its user, directory and
+        environment of now.
 
-        Sway's own user may reach neither this Python nor a daemon's socket; so the key writes a line, and a shell of
-        this process's user that reads it starts the program.
+        Sway's own user may reach neither this Python nor a daemon's socket; so the key writes a
+        line, and a shell of this process's user that reads it starts the program.
         """
         fifo = self.root / f"{key}.fifo"
         os.mkfifo(fifo)
@@ -268,12 +295,17 @@ class Xorg(Nest):
         self.environment |= {"DISPLAY": f":{display}", "XDG_SESSION_TYPE": "x11"}
 
     def window(self, name: str = "typed", translations: str = "") -> Window:
-        """Open xterm with a reader in it and give it the focus; `translations` changes what its keys do."""
+        """Open xterm with a reader in it and give it the focus; `translations` changes what its
+        keys do."""
         file = self.root / name
         resources = ["-xrm", f"*VT100.translations: {translations}"] if translations else []
-        self.start("xterm", "-u8", "-T", name, *resources, "-e", "sh", "-c", READER, "reader", str(file))
+        self.start(
+            "xterm", "-u8", "-T", name, *resources, "-e", "sh", "-c", READER, "reader", str(file)
+        )
         until(lambda: Path(f"{file}.ready").exists(), f"xterm: {self.log('xterm')}")
-        identity = self.say("xdotool", "search", "--sync", "--onlyvisible", "--name", f"^{name}$").split()[-1]
+        identity = self.say(
+            "xdotool", "search", "--sync", "--onlyvisible", "--name", f"^{name}$"
+        ).split()[-1]
         self.say("xdotool", "windowfocus", "--sync", identity)
         return Window(file)
 
@@ -286,8 +318,8 @@ class Weston(Nest):
     """A weston: like GNOME and KDE it knows no virtual keyboard.
 
     Args:
-        xorg: the X server it is a window of, which gives it a keyboard, so that it has a clipboard; without one it is
-            headless and has neither.
+        xorg: the X server it is a window of, which gives it a keyboard, so that it has a clipboard;
+            without one it is headless and has neither.
     """
 
     name = "weston"
@@ -299,19 +331,29 @@ class Weston(Nest):
             self.environment["DISPLAY"] = xorg.environment["DISPLAY"]
             backend = ["--backend=x11-backend.so", "--use-pixman", "--width=1000", "--height=700"]
         # For as long as weston fades a closing window out, a second, the window below has no focus.
-        (self.root / "weston.ini").write_text("[shell]\nclose-animation=none\nstartup-animation=none\n")
+        (self.root / "weston.ini").write_text(
+            "[shell]\nclose-animation=none\nstartup-animation=none\n"
+        )
         config = f"--config={self.root}/weston.ini"
         self.start("weston", *backend, "--socket=wayland-9", "--idle-time=0", config)
         until(lambda: listening(self.root / "wayland-9"), f"weston: {self.log('weston')}")
         self.environment |= {"WAYLAND_DISPLAY": "wayland-9", "XDG_SESSION_TYPE": "wayland"}
         if xorg:
-            identity = until(lambda: re.search(r"window id (\d+)", self.log("weston")), "weston's window")[1]
+            identity = until(
+                lambda: re.search(r"window id (\d+)", self.log("weston")), "weston's window"
+            )[1]
             xorg.say("xdotool", "windowfocus", "--sync", identity)
 
     def window(self, name: str = "typed") -> Window:
-        """Open foot with a reader in it; weston gives a new window the focus. Shift+Insert pastes the clipboard."""
+        """Open foot with a reader in it; weston gives a new window the focus. Shift+Insert pastes
+        the clipboard."""
         file = self.root / name
-        keys = ["-o", "key-bindings.primary-paste=none", "-o", "key-bindings.clipboard-paste=Shift+Insert"]
+        keys = [
+            "-o",
+            "key-bindings.primary-paste=none",
+            "-o",
+            "key-bindings.clipboard-paste=Shift+Insert",
+        ]
         self.start("foot", *keys, "sh", "-c", READER, "reader", str(file))
         until(Path(f"{file}.ready").exists, f"foot: {self.log('foot')}")
         return Window(file)
@@ -339,11 +381,17 @@ class Bus(Nest):
         until(lambda: self._owned("org.freedesktop.Notifications"), f"dunst: {self.log('dunst')}")
 
     def _owned(self, name: str) -> bool:
-        words = ["--print-reply", "--dest=org.freedesktop.DBus", "/", "org.freedesktop.DBus.NameHasOwner"]
+        words = [
+            "--print-reply",
+            "--dest=org.freedesktop.DBus",
+            "/",
+            "org.freedesktop.DBus.NameHasOwner",
+        ]
         return "boolean true" in self.say("dbus-send", "--session", *words, f"string:{name}")
 
     def notifications(self) -> list[tuple[str, str]]:
-        """Return (summary, body) of every notification, the newest first; those still shown are closed."""
+        """Return (summary, body) of every notification, the newest first; those still shown are
+        closed."""
         self.say("dunstctl", "close-all")
         table = json.loads(self.say("dunstctl", "history"))
         return [(entry["summary"]["data"], entry["body"]["data"]) for entry in table["data"][0]]
@@ -353,7 +401,8 @@ class Bus(Nest):
 def no_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Take every variable of a graphical session away; XDG_RUNTIME_DIR is an empty directory.
 
-    What presses keys through the kernel would press them on the developer's own screen: those programs fail here.
+    What presses keys through the kernel would press them on the developer's own screen: those
+    programs fail here.
     """
     for name in SESSION:
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,5 @@
-"""A private PipeWire: its own bus, runtime directory and virtual microphones; gone afterwards, whatever happened."""
+"""A private PipeWire: its own bus, runtime directory and virtual microphones; gone afterwards,
+whatever happened."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ PACKAGES = {
     "pacat": "pulseaudio-utils",
     "setpriv": "util-linux",
 }
-"""Program -> the Debian package that brings it. `libportaudio2 libasound2-plugins` are needed to record from it."""
+"""Program -> the Debian package that brings it. `libportaudio2 libasound2-plugins` are needed to
+record from it."""
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
@@ -39,14 +41,19 @@ def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> 
 
 def need_sound_server() -> None:
     """Skip where a program is missing and say which package brings it; fail where CI is set."""
-    missing = sorted({package for program, package in PACKAGES.items() if not shutil.which(program)})
+    missing = sorted(
+        {package for program, package in PACKAGES.items() if not shutil.which(program)}
+    )
     if missing:
-        reason = f"no sound server to test with: apt-get install {' '.join(missing)} libasound2-plugins"
+        reason = (
+            f"no sound server to test with: apt-get install {' '.join(missing)} libasound2-plugins"
+        )
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
 
 
 class SoundServer:
-    """PipeWire, WirePlumber and pipewire-pulse in a directory of their own. `environment` leads a program to them.
+    """PipeWire, WirePlumber and pipewire-pulse in a directory of their own. `environment` leads a
+    program to them.
 
     A microphone is a null sink: what is played into it comes out of its monitor.
     """
@@ -77,7 +84,9 @@ class SoundServer:
         """Start every part and wait until the server answers."""
         bus = self.folder / "bus"
         try:
-            self._run("dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address=unix:path={bus}")
+            self._run(
+                "dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address=unix:path={bus}"
+            )
             until(bus.exists, "session bus")
             self._run("pipewire")
             until((self.folder / "pipewire-0").exists, "pipewire socket")
@@ -118,13 +127,18 @@ class SoundServer:
             for part in self._running:
                 part.send_signal(signal.SIGCONT)
 
-    def add_microphone(self, name: str, description: str = "", rate: int = 48_000, channels: int = 1) -> int:
+    def add_microphone(
+        self, name: str, description: str = "", rate: int = 48_000, channels: int = 1
+    ) -> int:
         """Add a virtual microphone; return its module, for `remove_microphone`."""
         words = [f"sink_name={name}", f"rate={rate}", f"channels={channels}"]
         if description:
             words.append(f"sink_properties='device.description=\"{description}\"'")
         module = int(self.pactl("load-module", "module-null-sink", *words))
-        until(lambda: f"{name}.monitor" in self.pactl("list", "short", "sources"), f"microphone {name}")
+        until(
+            lambda: f"{name}.monitor" in self.pactl("list", "short", "sources"),
+            f"microphone {name}",
+        )
         return module
 
     def remove_microphone(self, module: int) -> None:
@@ -135,16 +149,24 @@ class SoundServer:
         """Make a virtual microphone the default and wait until the server says so."""
         source = f"{name}.monitor"
         # Refused until WirePlumber has come up.
-        until(lambda: self._pactl("set-default-source", source).returncode == 0, f"right to make {name} the default")
+        until(
+            lambda: self._pactl("set-default-source", source).returncode == 0,
+            f"right to make {name} the default",
+        )
         until(lambda: self.pactl("get-default-source").strip() == source, f"default source {name}")
 
     @contextlib.contextmanager
-    def playing(self, name: str, samples: np.ndarray, rate: int = 16_000) -> Iterator[subprocess.Popen[bytes]]:
-        """Play samples into a virtual microphone while the block runs; wait on what it gives to hear the end."""
+    def playing(
+        self, name: str, samples: np.ndarray, rate: int = 16_000
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Play samples into a virtual microphone while the block runs; wait on what it gives to
+        hear the end."""
         path = self.folder / f"clip-{time.monotonic_ns()}.wav"
         soundfile.write(path, samples, rate)
         player = subprocess.Popen(
-            ["paplay", f"--device={name}", os.fspath(path)], env=os.environ | self.environment, stderr=subprocess.PIPE
+            ["paplay", f"--device={name}", os.fspath(path)],
+            env=os.environ | self.environment,
+            stderr=subprocess.PIPE,
         )
         try:
             yield player
@@ -153,7 +175,8 @@ class SoundServer:
             player.communicate()
 
     def pactl(self, *words: str) -> str:
-        """Run pactl and return what it prints. Raises RuntimeError with what it says when it fails."""
+        """Run pactl and return what it prints. Raises RuntimeError with what it says when it
+        fails."""
         done = self._pactl(*words)
         if done.returncode:
             raise RuntimeError(f"pactl {' '.join(words)}: {done.stderr.strip()}")
@@ -162,7 +185,12 @@ class SoundServer:
     def _pactl(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | self.environment | {"LC_ALL": "C.UTF-8"}
         return subprocess.run(
-            ["pactl", *words], env=environment, capture_output=True, text=True, check=False, timeout=20
+            ["pactl", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20,
         )
 
     def _run(self, *words: str) -> None:
@@ -181,8 +209,12 @@ class SoundServer:
 
 @contextlib.contextmanager
 def sound_server() -> Iterator[SoundServer]:
-    """Give a running server in a temporary directory of its own; skip where there is none to be had."""
+    """Give a running server in a temporary directory of its own; skip where there is none to be
+    had."""
     need_sound_server()
     # Not pytest's directory: the path of a socket may hold 107 characters.
-    with tempfile.TemporaryDirectory(prefix="asrd-sound-") as folder, SoundServer(Path(folder)) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="asrd-sound-") as folder,
+        SoundServer(Path(folder)) as server,
+    ):
         yield server

@@ -1,4 +1,5 @@
-"""Crowds and strangers at the door of the real daemon, and what a hostile model's words become on every way out."""
+"""Crowds and strangers at the door of the real daemon, and what a hostile model's words become on
+every way out."""
 
 from __future__ import annotations
 
@@ -57,7 +58,8 @@ def crowd(path: Path, count: int, data: bytes) -> Iterator[list[socket.socket]]:
 
 
 def first_answers(clients: list[socket.socket]) -> list[dict[str, Any] | None]:
-    """Return the first answer of each client; None where it was closed without one, or had none in time."""
+    """Return the first answer of each client; None where it was closed without one, or had none in
+    time."""
     got = dict.fromkeys(clients, b"")
     deadline = time.monotonic() + SECONDS
     with selectors.DefaultSelector() as waiting:
@@ -71,7 +73,9 @@ def first_answers(clients: list[socket.socket]) -> list[dict[str, Any] | None]:
                 got[client] += part
                 if not part or b"\n" in got[client]:
                     waiting.unregister(client)
-    return [json.loads(data.partition(b"\n")[0]) if b"\n" in data else None for data in got.values()]
+    return [
+        json.loads(data.partition(b"\n")[0]) if b"\n" in data else None for data in got.values()
+    ]
 
 
 def descriptors(one: Running) -> int:
@@ -82,7 +86,9 @@ def descriptors(one: Running) -> int:
 def resident(one: Running) -> int:
     """Return the bytes of memory that a daemon holds."""
     assert one.process is not None
-    return int(Path(f"/proc/{one.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    return (
+        int(Path(f"/proc/{one.process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    )
 
 
 def test_a_thousand_clients_at_once_are_answered_and_nothing_is_left_of_them(daemon: Start) -> None:
@@ -100,11 +106,15 @@ def test_a_thousand_clients_at_once_are_answered_and_nothing_is_left_of_them(dae
     assert one.end() == 0
 
 
-def test_a_key_is_obeyed_beside_a_hundred_followers_and_a_thousand_silent_clients(daemon: Start) -> None:
+def test_a_key_is_obeyed_beside_a_hundred_followers_and_a_thousand_silent_clients(
+    daemon: Start,
+) -> None:
     one = daemon()
     one.settled()
     with crowd(one.socket, 100, FOLLOW) as followers, crowd(one.socket, 900, b'{"verb'):
-        assert all(answer is not None and answer["state"] == "IDLE" for answer in first_answers(followers))
+        assert all(
+            answer is not None and answer["state"] == "IDLE" for answer in first_answers(followers)
+        )
         busy = one.ask(verb="status", follow=True)
         assert (busy["ok"], busy["code"], busy["busy"]) == (False, 75, True)
         assert one.ask(verb="toggle")["said"] == "recording"
@@ -147,8 +157,11 @@ def handed_over(one: Running, line: socket.socket, name: str) -> None:
 
 
 @pytest.mark.parametrize(("backlog", "name"), [(128, "control"), (1024, "asrd.socket")])
-def test_two_hundred_toggles_at_a_stopped_service_get_an_answer_each(daemon: Start, backlog: int, name: str) -> None:
-    """Where the unit is an older one, with the shorter queue, the rest of the clients waits in `connect`.
+def test_two_hundred_toggles_at_a_stopped_service_get_an_answer_each(
+    daemon: Start, backlog: int, name: str
+) -> None:
+    """Where the unit is an older one, with the shorter queue, the rest of the clients waits in
+    `connect`.
 
     A unit that a user wrote need not give the socket a name, and then it has the unit's.
     """
@@ -184,13 +197,19 @@ def test_who_asks_while_the_daemon_ends_is_told(daemon: Start) -> None:
     assert one.process.wait(20) == 0
 
 
-# -- a hostile model --------------------------------------------------------------------------------------------------
+# -- a hostile model
+# --------------------------------------------------------------------------------------------------
 
 
 def hostile_words() -> list[tuple[str, str]]:
-    """Return (what a model writes, what is left of it): the table and seeded members; JSON has no lone surrogates."""
+    """Return (what a model writes, what is left of it): the table and seeded members; JSON has no
+    lone surrogates."""
     found = [*TABLE, *((text, expected) for _, text, expected in members(6))]
-    pairs = [(text, expected) for text, expected in found if not any("\ud800" <= char <= "\udfff" for char in text)]
+    pairs = [
+        (text, expected)
+        for text, expected in found
+        if not any("\ud800" <= char <= "\udfff" for char in text)
+    ]
     random.Random(14).shuffle(pairs)
     assert len(pairs) > 80
     return pairs
@@ -228,4 +247,8 @@ def test_a_models_words_are_clean_on_every_way_out(daemon: Start, tmp_path: Path
     follower.terminate()
     seen = follower.communicate(timeout=20)[0]
     for shown in (text, last, out, seen, one.log.read_text()):
-        assert not [char for char in set(shown) - {"\n", "\t"} if without_controls(f"x{char}x") != f"x{char}x"]
+        assert not [
+            char
+            for char in set(shown) - {"\n", "\t"}
+            if without_controls(f"x{char}x") != f"x{char}x"
+        ]

@@ -37,7 +37,9 @@ def manifest(tmp_path: Path) -> Path:
     """Return a manifest of one clip."""
     line = json.loads((EVAL / "manifest.jsonl").read_text().splitlines()[0])
     file = tmp_path / "one clip.jsonl"
-    file.write_text(json.dumps(line | {"audio_filepath": str(EVAL / line["audio_filepath"])}) + "\n")
+    file.write_text(
+        json.dumps(line | {"audio_filepath": str(EVAL / line["audio_filepath"])}) + "\n"
+    )
     return file
 
 
@@ -57,8 +59,12 @@ def test_transcribe_downloads_the_model_and_writes_the_text(user: User, hub: Hub
 
 @pytest.mark.parametrize("verb", ["transcribe", "compare", "compare --components", "tune"])
 @pytest.mark.parametrize("trouble", ["gone", "other kind"])
-def test_each_verb_says_why_a_model_cannot_be_had(trouble: str, verb: str, user: User, hub: Hub) -> None:
-    hub.files = {FILE: b"not a model" * 1000} if trouble == "other kind" else {"someone/else/x": b""}
+def test_each_verb_says_why_a_model_cannot_be_had(
+    trouble: str, verb: str, user: User, hub: Hub
+) -> None:
+    hub.files = (
+        {FILE: b"not a model" * 1000} if trouble == "other kind" else {"someone/else/x": b""}
+    )
     done = user.verb(*verb.split(), "--model", NAME, *([CLIP] if verb == "transcribe" else []))
     assert (done.returncode, done.stdout) == (66, "")
     lines = done.stderr.splitlines()
@@ -71,7 +77,17 @@ def test_each_verb_says_why_a_model_cannot_be_had(trouble: str, verb: str, user:
 
 def test_compare_from_nothing_to_its_report(user: User, hub: Hub, manifest: Path) -> None:
     done = user.verb(
-        "compare", "--model", NAME, "--manifest", manifest, "--strategies", "fp32", "--repeats", "1", "--json", "-"
+        "compare",
+        "--model",
+        NAME,
+        "--manifest",
+        manifest,
+        "--strategies",
+        "fp32",
+        "--repeats",
+        "1",
+        "--json",
+        "-",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -81,7 +97,18 @@ def test_compare_from_nothing_to_its_report(user: User, hub: Hub, manifest: Path
 
 
 def test_tune_from_nothing_to_its_verdict(user: User, hub: Hub, manifest: Path) -> None:
-    done = user.verb("tune", "--model", NAME, "--manifest", manifest, "--repeats", "1", "--device", "cpu", "--json")
+    done = user.verb(
+        "tune",
+        "--model",
+        NAME,
+        "--manifest",
+        manifest,
+        "--repeats",
+        "1",
+        "--device",
+        "cpu",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["key"]["size"] == SIZE
     assert f"asrd: downloaded {NAME}" in done.stderr
@@ -93,7 +120,17 @@ class Daemon:
 
     def __init__(self, user: User, folder: Path) -> None:
         self.user, self.socket = user, folder / "asrd.sock"
-        words = ["-m", "asrd", "run", "--source", f"file:{CLIP}", "--sink", "stdout", "--model", NAME]
+        words = [
+            "-m",
+            "asrd",
+            "run",
+            "--source",
+            f"file:{CLIP}",
+            "--sink",
+            "stdout",
+            "--model",
+            NAME,
+        ]
         self.process = user.start([*words, "--socket", self.socket])
 
     def status(self) -> dict[str, object]:
@@ -111,7 +148,9 @@ class Daemon:
         return out, err
 
 
-def test_run_records_while_the_model_comes_is_killed_and_goes_on(user: User, hub: Hub, tmp_path: Path) -> None:
+def test_run_records_while_the_model_comes_is_killed_and_goes_on(
+    user: User, hub: Hub, tmp_path: Path
+) -> None:
     hub.faults.hold_at = 3 * MIB
     first = Daemon(user, tmp_path)
     try:
@@ -124,7 +163,15 @@ def test_run_records_while_the_model_comes_is_killed_and_goes_on(user: User, hub
     finally:
         first.process.send_signal(signal.SIGKILL)
         first.end()
-    wait_for(lambda: not [pid for pid in children("asrd.models.download") if str(user.hf_home) in variables(pid)])
+    wait_for(
+        lambda: (
+            not [
+                pid
+                for pid in children("asrd.models.download")
+                if str(user.hf_home) in variables(pid)
+            ]
+        )
+    )
     before = user.here
     assert before >= 2 * MIB
     hub.faults.gate.set()
@@ -157,7 +204,9 @@ def test_run_ends_in_a_moment_while_the_model_comes_and_keeps_what_was_said(
     assert "asrd ended while its model was downloaded" in kept
 
 
-def test_run_says_why_a_model_cannot_be_had_and_keeps_what_was_said(user: User, hub: Hub, tmp_path: Path) -> None:
+def test_run_says_why_a_model_cannot_be_had_and_keeps_what_was_said(
+    user: User, hub: Hub, tmp_path: Path
+) -> None:
     hub.files = {"someone/else/x": b""}
     daemon = Daemon(user, tmp_path)
     out, err = daemon.end()
@@ -183,11 +232,21 @@ print(json.dumps({"passed": [one.passed for one in heard], "asked": asked}))
 
 def test_a_worker_loads_the_shipped_models_without_any_network_and_asks_nobody(user: User) -> None:
     alone = [shutil.which("unshare") or "", "-n"]
-    if os.geteuid() or not alone[0] or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid()
+        or not alone[0]
+        or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode
+    ):
         pytest.skip("taking the network away needs root")
     command = [*alone, sys.executable, "-c", LOADS, "demo", "demo-ctc", "demo-tdt"]
     done = subprocess.run(
-        command, cwd=ROOT, env=user.environment | ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False
+        command,
+        cwd=ROOT,
+        env=user.environment | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == {"passed": [True] * 3, "asked": []}

@@ -73,7 +73,8 @@ READERS: list[tuple[str, str, str, str, object, object]] = [
         NAMED.format(name="b'LRU_CACHE_CAPACITY'", file="'libtorch_cpu.so'"), True, True,
     ),
 ]  # fmt: skip
-"""Variable, library, what it is about, what the library is asked, its answer with the variable and without."""
+"""Variable, library, what it is about, what the library is asked, its answer with the variable and
+without."""
 
 SEEN_OTHERWISE = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "test_onednn_keeps_as_many_primitives_as_it_is_told",
@@ -86,16 +87,24 @@ SEEN_OTHERWISE = {
 
 def ask(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program in an environment that has none of the variables but these."""
-    clean = {key: value for key, value in os.environ.items() if key not in ENVIRONMENT and "OFFLINE" not in key}
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ENVIRONMENT and "OFFLINE" not in key
+    }
     asked = f"{program}\nimport json; print('ANSWER', json.dumps(sorted(found) if isinstance(found, set) else found))"
     command = [sys.executable, "-c", asked]
-    return subprocess.run(command, env=clean | environment, capture_output=True, text=True, check=True)
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, check=True
+    )
 
 
 def answer(program: str, **environment: str) -> object:
     """Return what a program found."""
     lines = ask(program, **environment).stdout.splitlines()
-    return json.loads(next(line for line in lines if line.startswith("ANSWER ")).removeprefix("ANSWER "))
+    return json.loads(
+        next(line for line in lines if line.startswith("ANSWER ")).removeprefix("ANSWER ")
+    )
 
 
 def test_every_variable_has_a_test_with_a_library_that_reads_it() -> None:
@@ -104,7 +113,9 @@ def test_every_variable_has_a_test_with_a_library_that_reads_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "library", "about", "program", "with_it", "without"), READERS, ids=[f"{r[0]}-{r[1]}" for r in READERS]
+    ("variable", "library", "about", "program", "with_it", "without"),
+    READERS,
+    ids=[f"{r[0]}-{r[1]}" for r in READERS],
 )
 def test_a_variable_does_to_a_library_what_it_is_set_for(
     variable: str, library: str, about: str, program: str, with_it: object, without: object
@@ -119,7 +130,9 @@ def test_onednn_keeps_as_many_primitives_as_it_is_told() -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
     for capacity, last in ((ENVIRONMENT[name], "cache_miss"), ("1024", "cache_hit")):
         told = ask(CONVOLVE, ONEDNN_VERBOSE="profile_create", **{name: capacity}).stdout
-        assert [line for line in told.splitlines() if ",convolution," in line][-1].find(last) > 0, told[-400:]
+        assert [line for line in told.splitlines() if ",convolution," in line][-1].find(last) > 0, (
+            told[-400:]
+        )
 
 
 def test_threads_of_openmp_do_not_spin() -> None:

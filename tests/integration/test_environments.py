@@ -1,4 +1,5 @@
-"""asrd in other people's environments: locale, time zone, terminal, folders, rights. Each verb ends as it should."""
+"""asrd in other people's environments: locale, time zone, terminal, folders, rights. Each verb ends
+as it should."""
 
 from __future__ import annotations
 
@@ -39,7 +40,12 @@ HERE = "{home}"  # stands for a fresh folder
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "plain": {"HOME": HERE},
     "C": {"HOME": HERE, "LC_ALL": "C"},
-    "C without UTF-8 mode": {"HOME": HERE, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "C without UTF-8 mode": {
+        "HOME": HERE,
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+    },
     "ASCII": {"HOME": HERE, "PYTHONIOENCODING": "ascii"},
     "Latin-1": {"HOME": HERE, "PYTHONIOENCODING": "latin-1"},
     "German": {"HOME": HERE, "LC_ALL": "de_DE.UTF-8"},
@@ -55,9 +61,17 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     "HOME beyond ASCII": {"HOME": HERE + "/Jörg ✗"},
     "HOME beyond ASCII, ASCII out": {"HOME": HERE + "/Jörg ✗", "PYTHONIOENCODING": "ascii"},
     "HOME that is read-only": {"HOME": "/proc/1"},
-    "relative XDG folders": {"HOME": HERE, **{f"XDG_{name}": "rel" for name in ("CONFIG_HOME", "STATE_HOME")}},
+    "relative XDG folders": {
+        "HOME": HERE,
+        **{f"XDG_{name}": "rel" for name in ("CONFIG_HOME", "STATE_HOME")},
+    },
     "a relative runtime folder": {"HOME": HERE, "XDG_RUNTIME_DIR": "rel"},
-    "empty XDG folders": {"HOME": HERE, "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": "", "XDG_RUNTIME_DIR": ""},
+    "empty XDG folders": {
+        "HOME": HERE,
+        "XDG_CONFIG_HOME": "",
+        "XDG_STATE_HOME": "",
+        "XDG_RUNTIME_DIR": "",
+    },
     "a dumb terminal": {"HOME": HERE, "TERM": "dumb", "COLUMNS": "40"},
     "no colour": {"HOME": HERE, "NO_COLOR": "1", "COLUMNS": "1"},
     "nonsense for a width": {"HOME": HERE, "COLUMNS": "wide", "LINES": "many"},
@@ -100,7 +114,7 @@ def run(folder: Path, given: dict[str, str]) -> subprocess.CompletedProcess[str]
 
 def kept(folder: Path) -> None:
     """Put a recording there whose reason is beyond ASCII."""
-    spool = store.Spool(folder)
+    spool = store.RecordingStore(folder)
     take = spool.begin()
     take.append(bytes(64_000))
     assert spool.failed(take, "das Gerät fehlt ✗")
@@ -114,16 +128,26 @@ def test_every_verb_ends_as_it_should_in_every_environment(name: str, tmp_path: 
     assert done.returncode == 0, said
     assert "internal error" not in said
     assert "Traceback" not in said
-    ended = [line.rpartition("code ")[2] for line in done.stderr.splitlines() if line.rpartition("code ")[1]]
+    ended = [
+        line.rpartition("code ")[2]
+        for line in done.stderr.splitlines()
+        if line.rpartition("code ")[1]
+    ]
     begun = [line.partition(" -> ")[0] for line in done.stderr.splitlines() if " -> " in line]
     assert sorted(begun) == sorted(VERBS)
-    assert all(int(code) in VERBS[verb] for verb, code in zip(begun, ended, strict=True)), done.stderr
+    assert all(int(code) in VERBS[verb] for verb, code in zip(begun, ended, strict=True)), (
+        done.stderr
+    )
     if given.get("HOME", "").startswith(HERE) and "XDG_STATE_HOME" not in given:
         assert "das Ger" in done.stdout, "a recording is found whatever the locale"
-    assert list((tmp_path / "here").iterdir()) == [], "nothing is written where a relative path points"
+    assert list((tmp_path / "here").iterdir()) == [], (
+        "nothing is written where a relative path points"
+    )
 
 
-def test_a_relative_configuration_folder_gives_no_settings_of_the_current_one(tmp_path: Path) -> None:
+def test_a_relative_configuration_folder_gives_no_settings_of_the_current_one(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "rel" / "asrd").mkdir(parents=True)
     (tmp_path / "rel" / "asrd" / "config.toml").write_text('sinks = ["command:touch owned"]\n')
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": "rel"}
@@ -134,10 +158,16 @@ def test_a_relative_configuration_folder_gives_no_settings_of_the_current_one(tm
     assert "touch owned" not in done.stdout
 
 
-def test_the_socket_of_a_configuration_beyond_ascii_is_found_in_an_ascii_locale(tmp_path: Path) -> None:
+def test_the_socket_of_a_configuration_beyond_ascii_is_found_in_an_ascii_locale(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "c.toml"
     file.write_text(f'# für den Schreibtisch\nsocket = "{tmp_path}/own.sock"\n', "utf-8")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **ENVIRONMENTS["C without UTF-8 mode"]}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        **ENVIRONMENTS["C without UTF-8 mode"],
+    }
     done = subprocess.run(
         [sys.executable, "-m", "asrd", "toggle", "--config", str(file)],
         cwd=ROOT, env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True,
@@ -145,7 +175,8 @@ def test_the_socket_of_a_configuration_beyond_ascii_is_found_in_an_ascii_locale(
     assert f"{tmp_path}/own.sock" in done.stderr
 
 
-# -- time -------------------------------------------------------------------------------------------------------------
+# -- time
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -177,7 +208,7 @@ def test_recordings_keep_their_order_when_clocks_go_back(
     assert time.localtime(change - 1).tm_isdst == 1
     assert time.localtime(change).tm_isdst == 0
     moments = sorted(change + r.uniform(-3000, 3000) for _ in range(6))
-    spool, made = store.Spool(tmp_path), []
+    spool, made = store.RecordingStore(tmp_path), []
     for moment in moments:
         monkeypatch.setattr(store.time, "time", lambda moment=moment: moment)
         take = spool.begin()
@@ -189,7 +220,8 @@ def test_recordings_keep_their_order_when_clocks_go_back(
     assert spool.find("").id == made[-1], "the newest"
 
 
-# -- rights -----------------------------------------------------------------------------------------------------------
+# -- rights
+# -----------------------------------------------------------------------------------------------------------
 
 WRITE = """
 import sys; sys.path.insert(0, sys.argv[1])
@@ -220,12 +252,19 @@ def test_what_asrd_writes_is_the_users_alone_whatever_the_umask(umask: int, tmp_
         cwd=ROOT, env=environment, umask=umask, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    modes = {path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    modes = {
+        path.relative_to(tmp_path): stat.S_IMODE(path.stat().st_mode)
+        for path in tmp_path.rglob("*")
+    }
     files = {path for path in modes if (tmp_path / path).is_file()}
     written = {"baselines.json", "tuning.lock", "report.html", "asrd.service", "asrd.socket"}
     assert {path.name for path in files} >= written
     assert {path.suffix for path in files} >= {".wav", ".json"}
-    assert {str(path): oct(mode) for path, mode in modes.items() if mode != (0o600 if path in files else 0o700)} == {}
+    assert {
+        str(path): oct(mode)
+        for path, mode in modes.items()
+        if mode != (0o600 if path in files else 0o700)
+    } == {}
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
@@ -242,6 +281,8 @@ def test_a_daemon_leaves_nothing_that_others_may_read(umask: int, tmp_path: Path
         assert stat.S_IMODE(one.socket.stat().st_mode) == 0o600
         for path in (tmp_path / "state").rglob("*"):
             assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
-        assert json.loads(next(one.takes.glob("*.json")).read_text())["reason"] == "no model is chosen"
+        assert (
+            json.loads(next(one.takes.glob("*.json")).read_text())["reason"] == "no model is chosen"
+        )
     finally:
         one.end()

@@ -1,4 +1,5 @@
-"""Lengths: a worker keeps nothing for each that it has heard, and convolutions over few of them change no number."""
+"""Lengths: a worker keeps nothing for each that it has heard, and convolutions over few of them
+change no number."""
 
 from __future__ import annotations
 
@@ -25,20 +26,25 @@ STRATEGIES = ("fp32", "half", "bfloat16", "autocast-bf16", "selective")
 
 
 def put_out(strategy: str, folder: Path, lengths: list[int]) -> list[torch.Tensor]:
-    """Return what an encoder puts out for buffers of these lengths: FP32 by modules and as a straight program."""
+    """Return what an encoder puts out for buffers of these lengths: FP32 by modules and as a
+    straight program."""
     model = tiny.restore(tiny.built("ctc", folder))
     assert conformer.whole(model, CPU)
     applied = cast.apply(model, TABLE[strategy], CPU)
     runs: list[Any] = [lambda features: model.encoder(audio_signal=features)[0]]
     if strategy == "fp32":
-        runs.append(functional.Straight(model.encoder))
+        runs.append(functional.FunctionalEncoder(model.encoder))
     with torch.inference_mode(), applied.context("final"):
-        features = [model.preprocessor(input_signal=sound(length), length=None)[0] for length in lengths]
+        features = [
+            model.preprocessor(input_signal=sound(length), length=None)[0] for length in lengths
+        ]
         return [run(one) for run in runs for one in features]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_few_lengths_change_no_bit(strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_lengths_change_no_bit(
+    strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stepped = put_out(strategy, folder, LENGTHS)
     monkeypatch.setattr(conformer, "SUBSAMPLING_STEP_FRAMES", 1)
     monkeypatch.setattr(conformer, "DEPTHWISE_STEP_FRAMES", 1)
@@ -48,11 +54,15 @@ def test_few_lengths_change_no_bit(strategy: str, folder: Path, monkeypatch: pyt
         assert torch.equal(now, before), (length, float((now - before).abs().max()))
 
 
-def test_lengths_computed_together_on_nemos_way_change_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lengths_computed_together_on_nemos_way_change_no_bit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = tiny.restore(tiny.built("rnnt", folder))
     assert conformer.whole(model, CPU)
     counts = torch.tensor(LENGTHS[:6])
-    sounds = torch.nn.utils.rnn.pad_sequence([sound(length)[0] for length in LENGTHS[:6]], batch_first=True)
+    sounds = torch.nn.utils.rnn.pad_sequence(
+        [sound(length)[0] for length in LENGTHS[:6]], batch_first=True
+    )
     found = []
     for steps in ((64, 16), (1, 1)):
         monkeypatch.setattr(conformer, "SUBSAMPLING_STEP_FRAMES", steps[0])
@@ -64,7 +74,8 @@ def test_lengths_computed_together_on_nemos_way_change_no_bit(folder: Path, monk
 
 
 @pytest.mark.parametrize(
-    ("strategy", "capacity", "bound"), [("fp32", "", 4.0), ("half", "", 6.0), ("half", "4096", None)]
+    ("strategy", "capacity", "bound"),
+    [("fp32", "", 4.0), ("half", "", 6.0), ("half", "4096", None)],
 )
 def test_a_worker_gains_little_from_new_lengths(
     strategy: str, capacity: str, bound: float | None, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,5 @@
-"""No single sound takes the engine down: kept recordings of every damage, and sounds that no worker survives."""
+"""No single sound takes the engine down: kept recordings of every damage, and sounds that no worker
+survives."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from asrd.engine.planner import plan_for
 from asrd.errors import AudioError, SoundError
 from asrd.paths import DATA
 from asrd.recordings.deliveries import Deliveries
-from asrd.recordings.files import HEADER, Note
-from asrd.recordings.store import Spool
+from asrd.recordings.files import HEADER, RecordingInfo
+from asrd.recordings.store import RecordingStore
 from tests.dictation.test_transcriber import FAKE, SAID, at_root, at_work, case, rested, until  # noqa: F401 - a fixture
 from tests.fakes.worker import MARK, as_it_is
 from tests.recordings.test_deliveries import kept
@@ -86,7 +87,10 @@ HOSTILE: dict[str, tuple[str, Make]] = {
     "sizes of nothing": ("text", sizes(0, 0)),
     "sizes without end": ("text", sizes(0xFFFF_FFFF, 0xFFFF_FFFF)),
     "sizes that lie": ("text", sizes(1 << 31, 7)),
-    "another format": ("text", headed(b"RIFF", 1, b"WAVE", b"fmt ", 16, 1, 2, 8000, 9, 1, 8, b"data", 9)),
+    "another format": (
+        "text",
+        headed(b"RIFF", 1, b"WAVE", b"fmt ", 16, 1, 2, 8000, 9, 1, 8, b"data", 9),
+    ),
     "a header of noise": ("text", lambda draw: recording(SAID, draw.bytes(HEADER.size))),
     "a header of zeros": ("text", lambda draw: recording(SAID, bytes(HEADER.size))),
     "cut within a sample": ("text", cut(-3)),
@@ -98,7 +102,7 @@ HOSTILE: dict[str, tuple[str, Make]] = {
 """Damage -> what a retry makes of it, and the file."""
 
 
-def put(spool: Spool, data: bytes, name: str) -> Note:
+def put(spool: RecordingStore, data: bytes, name: str) -> RecordingInfo:
     """Put a file there as a recording."""
     note = kept(spool, SAID, name)
     spool.path(note).write_bytes(data)
@@ -117,16 +121,21 @@ async def outcome(rewriting: Awaitable[str]) -> str:
 async def test_a_retry_of_any_kept_file_leaves_the_engine_as_it_was(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=allergic:nan") as one:
         good = kept(one.spool, SAID)
-        usual = await one.scribe.rewrite(good)
-        pid, rungs = one.scribe.engine.pid, one.scribe.engine.rungs
+        usual = await one.transcriber.rewrite(good)
+        pid, candidates = one.transcriber.engine.pid, one.transcriber.engine.candidates
         assert pid
         for number, (name, (wanted, make)) in enumerate(HOSTILE.items()):
-            note = put(one.spool, make(np.random.default_rng(number)), f"20260102-000000-{number:04x}")
-            found = await outcome(one.scribe.rewrite(note))
+            note = put(
+                one.spool, make(np.random.default_rng(number)), f"20260102-000000-{number:04x}"
+            )
+            found = await outcome(one.transcriber.rewrite(note))
             assert found == wanted or wanted == "any", name
-            assert (one.scribe.engine.pid, one.scribe.engine.rungs) == (pid, rungs), name
-            assert one.scribe.trouble == "", name
-        assert await one.scribe.rewrite(good) == usual
+            assert (one.transcriber.engine.pid, one.transcriber.engine.candidates) == (
+                pid,
+                candidates,
+            ), name
+            assert one.transcriber.trouble == "", name
+        assert await one.transcriber.rewrite(good) == usual
 
 
 @pytest.mark.parametrize("size", [1, 320, 4001])
@@ -138,13 +147,16 @@ def test_what_is_no_sound_becomes_silence_wherever_sound_enters(size: int) -> No
         assert np.isfinite(samples).all(), number
         assert np.abs(samples).max() <= blocks.LOUDEST
         assert 0 <= bad <= size
-        assert np.isfinite(np.square(samples.astype(np.float32) * 256).sum(dtype=np.float32)), "a spectrum is finite"
+        assert np.isfinite(np.square(samples.astype(np.float32) * 256).sum(dtype=np.float32)), (
+            "a spectrum is finite"
+        )
         again, none = blocks.clean(samples)
         assert (again == samples).all()
         assert none == 0
 
 
-# -- sounds that no worker survives -----------------------------------------------------------------------------------
+# -- sounds that no worker survives
+# -----------------------------------------------------------------------------------
 
 
 def marked(draw: np.random.Generator) -> Any:
@@ -155,40 +167,58 @@ def marked(draw: np.random.Generator) -> Any:
 
 
 ACTS = ("nan", "nan-in-layer", "oom", "die", "abort", "garbage", "half", "wrong-id", "lost")
-FATAL = {f"{strategy} {act}": (strategy, act) for strategy in ("half", "fp32", "bfloat16") for act in ACTS}
+FATAL = {
+    f"{strategy} {act}": (strategy, act)
+    for strategy in ("half", "fp32", "bfloat16")
+    for act in ACTS
+}
 
 
 @pytest.mark.parametrize("name", FATAL)
 @case
-async def test_a_sound_that_no_rung_answers_costs_no_rung(name: str) -> None:
+async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -> None:
     strategy, act = FATAL[name]
     settings = Settings(model=f"*=allergic:{act}", strategy=strategy)
-    start = protocol.Start(settings.model, plan_for(settings).rungs[0].precision)
+    start = protocol.Start(settings.model, plan_for(settings).candidates[0].precision)
     deadlines = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
     draw = np.random.default_rng(sorted(FATAL).index(name))
-    async with Engine(plan_for(settings), start, deadlines=deadlines, command=FAKE, fetch=as_it_is) as engine:
+    async with Engine(
+        plan_for(settings), start, deadlines=deadlines, command=FAKE, fetch=as_it_is
+    ) as engine:
         before = await engine.transcribe(SAID)
-        rungs = engine.rungs
-        with pytest.raises(AudioError if act.startswith("nan") else SoundError, match="this sound") as caught:
+        candidates = engine.candidates
+        with pytest.raises(
+            AudioError if act.startswith("nan") else SoundError, match="this sound"
+        ) as caught:
             await engine.transcribe(marked(draw))
-        assert rungs[-1].name in caught.value.message
-        assert (engine.rungs, engine.left, engine.rejected, engine.told()) == (rungs, [], [], [])
+        assert candidates[-1].name in caught.value.message
+        assert (engine.candidates, engine.left, engine.rejected, engine.told()) == (
+            candidates,
+            [],
+            [],
+            [],
+        )
         after = await engine.transcribe(SAID)
-        assert (after.hypothesis.text, after.hypothesis.precision) == (before.hypothesis.text, strategy)
+        assert (after.hypothesis.text, after.hypothesis.precision) == (
+            before.hypothesis.text,
+            strategy,
+        )
 
 
 @case
-async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(batching.TOGETHER, "cpu", 8)
     settings = Settings(model="*=allergic:nan", strategy="half")
-    start = protocol.Start(settings.model, plan_for(settings).rungs[0].precision)
+    start = protocol.Start(settings.model, plan_for(settings).candidates[0].precision)
     async with Engine(plan_for(settings), start, command=FAKE, fetch=as_it_is) as one:
         await one.transcribe(SAID)
         sounds = [SAID, SAID, marked(np.random.default_rng(1)), SAID]
         asked = [one.transcribe(samples) for samples in sounds]
         found = await asyncio.gather(*asked, return_exceptions=True)
         assert [isinstance(each, AudioError) for each in found] == [False, False, True, False]
-        assert one.rung.precision.name == "half"
+        assert one.candidate.precision.name == "half"
 
 
 @case
@@ -198,11 +228,11 @@ async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path
         assert told.outcome == "kept"
         assert "no precision makes text of this sound" in told.detail
         await rested(one)
-        await until(lambda: one.scribe.engine.ready is not None)
-        await until(lambda: one.scribe.trouble == "")
+        await until(lambda: one.transcriber.engine.ready is not None)
+        await until(lambda: one.transcriber.trouble == "")
         told = await one.say().told
         assert (told.outcome, told.strategy) == ("delivered", "half")
-        assert one.scribe.engine.rejected == []
+        assert one.transcriber.engine.rejected == []
 
 
 @case
@@ -214,15 +244,17 @@ async def test_a_real_worker_answers_what_is_left_of_damaged_recordings(tmp_path
             one.engines.append(Engine(plan, start, command=WORKER, **more))
             return one.engines[-1]
 
-        one.scribe._hold = hold
-        one.scribe._serve(one.scribe.engine_for(plan_for(one.settings), one.settings), one.settings)
-        usual = await one.scribe.rewrite(kept(one.spool, clip))
+        one.transcriber._hold = hold
+        one.transcriber._serve(
+            one.transcriber.engine_for(plan_for(one.settings), one.settings), one.settings
+        )
+        usual = await one.transcriber.rewrite(kept(one.spool, clip))
         assert len(usual.split()) > 3
         for number, value in enumerate((np.nan, np.inf, 1e30)):
             samples = clip.copy()
             samples[number * 1000] = value
             note = put(one.spool, recording(samples), f"20260103-000000-{number:04x}")
-            assert await one.scribe.rewrite(note, Deliveries()) == usual
+            assert await one.transcriber.rewrite(note, Deliveries()) == usual
         loud = put(one.spool, recording(clip * 2.0**31), "20260104-000000-0000")
-        assert await one.scribe.rewrite(loud) == usual
+        assert await one.transcriber.rewrite(loud) == usual
         assert one.engines[-1].failures == 0

@@ -1,4 +1,5 @@
-"""Speech without a pause, by real models whose text has no spaces: none of it is lost at the edges of the window."""
+"""Speech without a pause, by real models whose text has no spaces: none of it is lost at the edges
+of the window."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def glued() -> Any:
 
 
 @pytest.mark.parametrize("name", ["demo-ctc", "demo-tdt", "demo"])
-def test_a_model_without_spaces_says_what_it_says_with_them(name: str, glued: Any, tmp_path: Path) -> None:
+def test_a_model_without_spaces_says_what_it_says_with_them(
+    name: str, glued: Any, tmp_path: Path
+) -> None:
     path = relabelled(name, tmp_path)
     with_spaces = asyncio.run(tool.stream(glued, tool.Ear(name)))
     without = asyncio.run(tool.stream(glued, tool.Ear(str(path))))
@@ -49,7 +52,9 @@ def test_the_verb_gives_all_of_it_with_its_times(glued: Any, tmp_path: Path) -> 
     assert "".join(word["text"] for word in found["words"]) == found["text"]
     assert edits([glued.text], [plain(found["text"], "demo-tdt")]).rate <= 25
     starts = [word["start"] for word in found["words"]]
-    assert max(b - a for a, b in pairwise([0.0, *starts, found["duration"]])) < 3, "no window lost its speech"
+    assert max(b - a for a, b in pairwise([0.0, *starts, found["duration"]])) < 3, (
+        "no window lost its speech"
+    )
 
 
 def test_a_manifest_of_such_a_script_is_counted_in_characters(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ MANAGERS = {"none": "", "polls": POLLS, "keeps": KEEPS}
 
 
 class Case(NamedTuple):
-    """A paste: the manager that runs, and how long the window answers nothing; None: it ignores the chord."""
+    """A paste: the manager that runs, and how long the window answers nothing; None: it ignores the
+    chord."""
 
     manager: str
     period: float
@@ -39,7 +40,8 @@ class Case(NamedTuple):
 
 
 def cases() -> dict[str, Case]:
-    """Return the members by name; a window that takes the chord gets the text, and the clipboard is as before."""
+    """Return the members by name; a window that takes the chord gets the text, and the clipboard is
+    as before."""
     chance, made = random.Random(6), {}
     for number in range(24):
         manager = ("none", "polls", "keeps")[number % 3]
@@ -88,7 +90,10 @@ class Desk:
     async def paste(self, text: str, case: Case) -> Outcome:
         """Paste a text, with the window stopped for as long as the case says."""
         await asyncio.to_thread(
-            self.xorg.say, "sh", "-c", f"printf %s '{FORMER}' | xclip -selection clipboard >log 2>&1"
+            self.xorg.say,
+            "sh",
+            "-c",
+            f"printf %s '{FORMER}' | xclip -selection clipboard >log 2>&1",
         )
         before, loop = self.window.text, asyncio.get_running_loop()
         with self.manager(case):
@@ -113,7 +118,10 @@ class Desk:
 
 async def paste_all(desk: Desk, names: list[str]) -> dict[str, Outcome]:
     """Paste one after the other at one desk."""
-    return {name: await desk.paste(f"Grüße {number}, 你好 ", CASES[name]) for number, name in enumerate(names)}
+    return {
+        name: await desk.paste(f"Grüße {number}, 你好 ", CASES[name])
+        for number, name in enumerate(names)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +143,9 @@ def outcomes() -> dict[str, Outcome]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_text_is_in_the_window_or_in_the_clipboard(name: str, outcomes: dict[str, Outcome]) -> None:
+def test_the_text_is_in_the_window_or_in_the_clipboard(
+    name: str, outcomes: dict[str, Outcome]
+) -> None:
     found = outcomes[name]
     if CASES[name].late_seconds is None:
         assert found == Outcome(False, found.text, "", found.text, found.text)

@@ -1,6 +1,7 @@
 """What hangs on the processor's instructions holds on one with AVX2 alone, too.
 
-oneDNN is told to use no later instructions (ONEDNN_MAX_CPU_ISA). By hand it may be any other of its names, older or
+oneDNN is told to use no later instructions (ONEDNN_MAX_CPU_ISA). By hand it may be any other of its
+names, older or
 newer: `ONEDNN_MAX_CPU_ISA=SSE41 pytest -m processor`.
 """
 
@@ -23,14 +24,21 @@ SAID = "remind me to open a teacher before i start my meeting"
 MIN_SELECTED = 20
 """Tests that are marked at least: an empty selection would pass."""
 
-pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="oneDNN's limits are those of x86-64")
+pytestmark = pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="oneDNN's limits are those of x86-64"
+)
 
 
 def limited(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a Python program under the limit."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", **more}
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
 
 
@@ -56,4 +64,7 @@ def test_the_product_says_so_and_goes_on_in_float32(strategy: str, tmp_path: Pat
     )
     assert (done.returncode, done.stdout.strip()) == (0, SAID)
     assert f"demo-tdt runs as {strategy} on" in done.stderr
-    assert re.search(r"but decoder: bfloat16 asked, float32 runs: LSTM cannot run under bfloat16 autocast", done.stderr)
+    assert re.search(
+        r"but decoder: bfloat16 asked, float32 runs: LSTM cannot run under bfloat16 autocast",
+        done.stderr,
+    )

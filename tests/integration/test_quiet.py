@@ -1,4 +1,5 @@
-"""Quiet speech stays heard: talks that no model was trained on, at -61 dBFS as at -21, through the real verb."""
+"""Quiet speech stays heard: talks that no model was trained on, at -61 dBFS as at -21, through the
+real verb."""
 
 from __future__ import annotations
 
@@ -32,7 +33,12 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], li
     for dbfs, noisy in MEMBERS:
         for number, talk in enumerate(tool.talks(TALKS, whispered=False)):
             names.append(f"talk{dbfs}-{noisy}-{number}.wav")
-            soundfile.write(folder / names[-1], tool.recorded(talk, dbfs, noisy, number).samples, 16_000, "PCM_16")
+            soundfile.write(
+                folder / names[-1],
+                tool.recorded(talk, dbfs, noisy, number).samples,
+                16_000,
+                "PCM_16",
+            )
     done = subprocess.run(
         [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo", *names],
         cwd=folder, env=os.environ | {"PYTHONPATH": os.fspath(ROOT)}, capture_output=True, text=True, check=True,
@@ -42,7 +48,9 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], li
 
 
 @pytest.mark.parametrize(("dbfs", "noisy"), MEMBERS)
-def test_quiet_speech_is_heard(dbfs: int, noisy: bool, heard: dict[tuple[int, bool], list[str]]) -> None:
+def test_quiet_speech_is_heard(
+    dbfs: int, noisy: bool, heard: dict[tuple[int, bool], list[str]]
+) -> None:
     references = [" ".join(talk.texts) for talk in tool.talks(TALKS, whispered=False)]
     assert edits(references, heard[dbfs, noisy]).rate <= LIMIT_PERCENT
 

@@ -1,4 +1,5 @@
-"""While no model is on a card nothing holds one: by the device files that are open, and NVML's openings."""
+"""While no model is on a card nothing holds one: by the device files that are open, and NVML's
+openings."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ import pytest
 from asrd.config.settings import Settings
 from asrd.dictation import metrics
 from asrd.dictation.fallback_monitor import _budget
-from asrd.dictation.idle_tasks import Rest
-from asrd.dictation.transcriber import Scribe
+from asrd.dictation.idle_tasks import IdleTasks
+from asrd.dictation.transcriber import Transcriber
 from asrd.engine import capacity, planner
 from asrd.engine.process import NO_CARD
 from asrd.precision import gpu_power, gpus
@@ -34,7 +35,8 @@ CARD = "RTX A1000:8.6:4096:3900"
 
 
 class Laptop:
-    """A daemon on a machine with a card, whose device file is a stand-in in a folder of the test."""
+    """A daemon on a machine with a card, whose device file is a stand-in in a folder of the
+    test."""
 
     def __init__(self, start: Start, driver: Path, tmp_path: Path, **more: str) -> None:
         self.device, self.calls = tmp_path / "dev" / "nvidia0", tmp_path / "calls"
@@ -58,7 +60,9 @@ class Laptop:
 
     def holds(self, pid: int) -> list[str]:
         """Return the device files that a process has open."""
-        links = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir() if os.path.islink(one)]
+        links = [
+            os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir() if os.path.islink(one)
+        ]
         return [link for link in links if link.startswith(os.fspath(self.device.parent))]
 
     def openings(self) -> int:
@@ -93,7 +97,8 @@ class Laptop:
             process.terminate()
 
     def dictate(self, end: str = "stop", meanwhile: Callable[[], Any] = lambda: None) -> None:
-        """Speak; while a worker is on the card it holds the card's file, and the daemon does not."""
+        """Speak; while a worker is on the card it holds the card's file, and the daemon does
+        not."""
         one = self.daemon
         one.speak()
         one.until(lambda: bool(one.worker and self.holds(one.worker[0])))
@@ -116,7 +121,8 @@ class Laptop:
         return lambda: self.daemon.ask(**request)
 
     def acts(self) -> dict[str, tuple[bool, Callable[[], Any]]]:
-        """Return what a user may do while no model is loaded, and whether a card may be asked for it."""
+        """Return what a user may do while no model is loaded, and whether a card may be asked for
+        it."""
         verb = self.verb
         return {
             "status": (False, self.ask(verb="status")),
@@ -178,7 +184,9 @@ def test_at_every_moment_without_a_model_the_daemon_holds_nothing_of_a_card(
     assert laptop.daemon.end() == 0
 
 
-@pytest.mark.parametrize("model", ["half=oom *=ok", "half=die *=ok", "half=lost *=ok", "half=nan *=ok", "*=die"])
+@pytest.mark.parametrize(
+    "model", ["half=oom *=ok", "half=die *=ok", "half=lost *=ok", "half=nan *=ok", "*=die"]
+)
 def test_a_worker_that_fails_leaves_nothing_open_behind_it(
     daemon: Start, driver: Path, tmp_path: Path, model: str
 ) -> None:
@@ -200,7 +208,9 @@ def test_a_forgotten_shutdown_is_seen(daemon: Start, driver: Path, tmp_path: Pat
         laptop.check()
 
 
-@pytest.mark.parametrize("more", [{"ASRD_MODEL": ""}, {"ASRD_DEVICE": "cpu"}], ids=["no model", "on the CPU"])
+@pytest.mark.parametrize(
+    "more", [{"ASRD_MODEL": ""}, {"ASRD_DEVICE": "cpu"}], ids=["no model", "on the CPU"]
+)
 def test_where_no_card_is_meant_none_is_asked_and_its_library_is_not_mapped(
     daemon: Start, driver: Path, tmp_path: Path, more: dict[str, str]
 ) -> None:
@@ -216,10 +226,20 @@ def test_where_no_card_is_meant_none_is_asked_and_its_library_is_not_mapped(
 
 
 def test_a_real_worker_on_the_cpu_asks_no_card(driver: Path, tmp_path: Path) -> None:
-    calls, words = tmp_path / "calls", ["transcribe", "--alone", "--model", "demo", "--device", "cpu", CLIP]
-    more = {"LD_LIBRARY_PATH": os.fspath(driver), "FAKE_GPUS": CARD, "FAKE_CUDA": "12080", "FAKE_CALLS": str(calls)}
+    calls, words = (
+        tmp_path / "calls",
+        ["transcribe", "--alone", "--model", "demo", "--device", "cpu", CLIP],
+    )
+    more = {
+        "LD_LIBRARY_PATH": os.fspath(driver),
+        "FAKE_GPUS": CARD,
+        "FAKE_CUDA": "12080",
+        "FAKE_CALLS": str(calls),
+    }
     command = [sys.executable, "-m", "asrd", *words]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip()
     assert not calls.exists()
 
@@ -230,22 +250,36 @@ torch._C._cuda_getDeviceCount = lambda: looked.append(1) or 1
 torch.cuda._is_compiled, looked = lambda: True, []
 print(torch.cuda.is_available(), torch.cuda.device_count(), looked)
 """
-"""What NeMo's modules ask as they are imported, under a torch that takes itself for one that was built for CUDA."""
+"""What NeMo's modules ask as they are imported, under a torch that takes itself for one that was
+built for CUDA."""
 
 
-@pytest.mark.parametrize(("more", "said"), [(NO_CARD, "False 0 []"), ({}, "True 1 [1, 1]")], ids=["CPU", "card"])
+@pytest.mark.parametrize(
+    ("more", "said"), [(NO_CARD, "False 0 []"), ({}, "True 1 [1, 1]")], ids=["CPU", "card"]
+)
 def test_what_a_worker_on_the_cpu_imports_looks_for_no_card(
     driver: Path, tmp_path: Path, more: dict[str, str], said: str
 ) -> None:
     calls = tmp_path / "calls"
     clean = {key: value for key, value in os.environ.items() if key not in NO_CARD}
-    clean |= {"LD_LIBRARY_PATH": os.fspath(driver), "FAKE_GPUS": CARD, "FAKE_CALLS": os.fspath(calls)}
-    done = subprocess.run([sys.executable, "-c", LOOKING], env=clean | more, capture_output=True, text=True, check=True)
+    clean |= {
+        "LD_LIBRARY_PATH": os.fspath(driver),
+        "FAKE_GPUS": CARD,
+        "FAKE_CALLS": os.fspath(calls),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKING],
+        env=clean | more,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == said
     assert not (more and calls.exists())
 
 
-# -- what waits for quiet ---------------------------------------------------------------------------------------------
+# -- what waits for quiet
+# ---------------------------------------------------------------------------------------------
 
 ON_CARD = Gpu(0, "A card", (8, 6), 8192 << 20, 8000 << 20)
 
@@ -265,19 +299,26 @@ def never() -> list[Gpu]:
     ],
 )
 def test_a_better_candidate_does_not_wake_a_card_that_sleeps(
-    monkeypatch: pytest.MonkeyPatch, on_card: bool, loaded: bool, idle: str, sleeps: bool, waits: bool
+    monkeypatch: pytest.MonkeyPatch,
+    on_card: bool,
+    loaded: bool,
+    idle: str,
+    sleeps: bool,
+    waits: bool,
 ) -> None:
     class Engine:
         ready = object() if loaded else None
 
     Engine.on_card = on_card
-    scribe = Scribe.__new__(Scribe)
-    scribe.engine, scribe.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]  # a stand-in with what is asked of an engine
+    transcriber = Transcriber.__new__(Transcriber)
+    transcriber.engine, transcriber.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]  # a stand-in with what is asked of an engine
     monkeypatch.setattr(gpu_power, "asleep", lambda: sleeps)
-    assert Rest(scribe)._would_wake() is waits
+    assert IdleTasks(transcriber)._would_wake() is waits
 
 
-def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(gpus, "gpus", never)
     demo = Settings(model="demo", vram_budget="50%", vram_alert="90%", device="cuda")
     assert capacity.place_beside(demo, 0, crowded=True) == "cpu"
@@ -287,7 +328,7 @@ def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(monke
     on_cpu = msgspec.structs.replace(demo, device="cpu")
     assert capacity.fits_beside(on_cpu, None)
     assert planner.start_for(on_cpu).vram_limit == 0
-    assert {rung.device for rung in planner.plan_for(on_cpu).rungs} == {"cpu"}
+    assert {candidate.device for candidate in planner.plan_for(on_cpu).candidates} == {"cpu"}
 
 
 def test_scopes_of_several_threads_open_the_library_once(driver: Path, tmp_path: Path) -> None:

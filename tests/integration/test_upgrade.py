@@ -69,10 +69,10 @@ def test_kept_recordings_are_listed_with_why_they_wait(world: World) -> None:
 
 def test_a_verdict_and_its_baseline_hold(state: World) -> None:
     for model in (os.fspath(state.bench.model), "demo-ctc"):
-        record, stale = tuned.known(Settings(model=model), None)
+        record, stale = tuned.find(Settings(model=model), None)
         assert record is not None
         assert (record.chosen, stale) == ("bfloat16", "")
-        measured = baseline.known(model, "cpu")
+        measured = baseline.find(model, "cpu")
         assert measured is not None
         assert {name: one.process for name, one in measured.strategies.items()} == {
             "fp32": 900 << 20, "bfloat16": 450 << 20,
@@ -325,7 +325,9 @@ def test_a_bar_is_told_the_same_of_every_state(world: World) -> None:
         for _ in range(8)
     ]
     for reply, before in zip(replies, world.release.ask("bars", replies), strict=True):
-        now = status_page.waybar({RENAMED_KEYS.get(key, key): value for key, value in reply.items()})
+        now = status_page.waybar(
+            {RENAMED_KEYS.get(key, key): value for key, value in reply.items()}
+        )
         assert {key: now[key] for key in ("text", "alt", "class")} == {
             key: before[key] for key in ("text", "alt", "class")
         }, reply["state"]

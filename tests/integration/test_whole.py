@@ -1,7 +1,8 @@
-"""The product as a person has it: a user's systemd and journal, a sound server, a compositor, a real model, a key.
+"""The product as a person has it: a user's systemd and journal, a sound server, a compositor, a
+real model, a key.
 
-A clip is played into a virtual microphone while the service listens; what was said has to be in the focused window, its
-figures in the journal, and its words nowhere else.
+A clip is played into a virtual microphone while the service listens; what was said has to be in the
+focused window, its figures in the journal, and its words nowhere else.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ READER = "stty raw -echo; touch $HOME/ready; exec cat >$HOME/typed"
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[UserSession]:
-    if missing := [package for program, package in PROGRAMS.items() if shutil.which(program) is None]:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"apt-get install {' '.join(missing)}")
+    if missing := [
+        package for program, package in PROGRAMS.items() if shutil.which(program) is None
+    ]:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(
+            f"apt-get install {' '.join(missing)}"
+        )
     with user_session("--pipewire") as one:
         one.write(".config/asrd/config.toml", CONFIG)
         asrd(one, "service", "install", "--now")
@@ -59,11 +64,29 @@ def takes(session: UserSession) -> list[dict[str, Any]]:
 def desktop(session: UserSession) -> UserSession:
     """A compositor that came after the daemon, with a terminal that has the focus."""
     session.write("sway", SWAY.format(asrd=f"{sys.executable} -m asrd"))
-    headless = {"WLR_BACKENDS": "headless", "WLR_LIBINPUT_NO_DEVICES": "1", "WLR_RENDERER": "pixman"}
+    headless = {
+        "WLR_BACKENDS": "headless",
+        "WLR_LIBINPUT_NO_DEVICES": "1",
+        "WLR_RENDERER": "pixman",
+    }
     unit(session, "sway", "sway", "-c", str(session.home / "sway"), **headless)
-    found = until(lambda: session.run("sh", "-c", "ls $XDG_RUNTIME_DIR/wayland-? $XDG_RUNTIME_DIR/sway-ipc.*"), "sway")
-    until(lambda: session.run("sh", "-c", "ls $XDG_RUNTIME_DIR/sway-ipc.*").returncode == 0, f"sway: {found.stderr}")
-    session.ok("systemctl", "--user", "set-environment", "WAYLAND_DISPLAY=wayland-1", "XDG_SESSION_TYPE=wayland")
+    found = until(
+        lambda: session.run(
+            "sh", "-c", "ls $XDG_RUNTIME_DIR/wayland-? $XDG_RUNTIME_DIR/sway-ipc.*"
+        ),
+        "sway",
+    )
+    until(
+        lambda: session.run("sh", "-c", "ls $XDG_RUNTIME_DIR/sway-ipc.*").returncode == 0,
+        f"sway: {found.stderr}",
+    )
+    session.ok(
+        "systemctl",
+        "--user",
+        "set-environment",
+        "WAYLAND_DISPLAY=wayland-1",
+        "XDG_SESSION_TYPE=wayland",
+    )
     unit(session, "foot", "foot", "sh", "-c", READER)
     until(session.inside(session.home / "ready").exists, "foot")
     return session
@@ -83,13 +106,19 @@ def loaded(session: UserSession) -> None:
     """Wait until the model is in memory; a machine in use takes its time over importing NeMo."""
     limit = time.monotonic() + 240
     while not (text := session.show("asrd.service", "StatusText")["StatusText"]).startswith("idle"):
-        assert time.monotonic() < limit, text + json.dumps(session.journal("-u", "asrd.service", "-o", "cat"))
+        assert time.monotonic() < limit, text + json.dumps(
+            session.journal("-u", "asrd.service", "-o", "cat")
+        )
         time.sleep(0.5)
 
 
 def test_the_service_is_ready_before_the_model_and_says_what_it_is(session: UserSession) -> None:
     shown = session.show("asrd.service", "ActiveState", "SubState", "StatusText", "NRestarts")
-    assert (shown["ActiveState"], shown["SubState"], shown["NRestarts"]) == ("active", "running", "0")
+    assert (shown["ActiveState"], shown["SubState"], shown["NRestarts"]) == (
+        "active",
+        "running",
+        "0",
+    )
     loaded(session)
     text = session.show("asrd.service", "StatusText")["StatusText"]
     assert text.startswith("idle, demo-ctc, fp32 on cpu, ")
@@ -104,7 +133,10 @@ def test_press_speak_press_and_the_words_are_in_the_window(desktop: UserSession)
     for clip in CLIPS:
         before, known = typed.read_text(), len(takes(desktop))
         press(desktop)
-        until(lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.1, "sound from the microphone")
+        until(
+            lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.1,
+            "sound from the microphone",
+        )
         play(desktop, clip)
         press(desktop)
         until(lambda known=known: len(takes(desktop)) > known, "the take in the journal")
@@ -135,11 +167,24 @@ def test_the_journal_has_the_figures_and_never_the_words(desktop: UserSession) -
     assert f'"takes":{len(CLIPS)}' in json.dumps(day).replace(" ", "")
 
 
-def test_a_microphone_that_goes_while_it_listens_is_told_and_the_take_survives(desktop: UserSession) -> None:
+def test_a_microphone_that_goes_while_it_listens_is_told_and_the_take_survives(
+    desktop: UserSession,
+) -> None:
     press(desktop)
-    until(lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.3, "sound from the microphone")
+    until(
+        lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.3,
+        "sound from the microphone",
+    )
     play(desktop, CLIPS[1])
-    desktop.ok("systemctl", "--user", "stop", "pipewire.socket", "pipewire-pulse.socket", "wireplumber", "pipewire")
+    desktop.ok(
+        "systemctl",
+        "--user",
+        "stop",
+        "pipewire.socket",
+        "pipewire-pulse.socket",
+        "wireplumber",
+        "pipewire",
+    )
     until(lambda: status(desktop)["capture"], "the loss to be noticed")
     (lost,) = desktop.journal("ASRD_EVENT=device-lost")
     assert lost["PRIORITY"] == "4"

@@ -1,4 +1,5 @@
-"""A user's session with its own systemd and journal (`session` beside this file), held open for a test to act in."""
+"""A user's session with its own systemd and journal (`session` beside this file), held open for a
+test to act in."""
 
 from __future__ import annotations
 
@@ -27,11 +28,18 @@ class UserSession:
     def __init__(self, process: subprocess.Popen[str], pid: int) -> None:
         self.process, self.pid = process, pid
 
-    def run(self, *words: str | Path, timeout: float = TIMEOUT, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *words: str | Path, timeout: float = TIMEOUT, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; its failure is for the caller to judge."""
         names = [f"{key}={value}" for key, value in environment.items()]
         command = [PROGRAM, "--join", str(self.pid), *(["env", *names] if names else []), *words]
-        options = {"capture_output": True, "text": True, "stdin": subprocess.DEVNULL, "timeout": timeout}
+        options = {
+            "capture_output": True,
+            "text": True,
+            "stdin": subprocess.DEVNULL,
+            "timeout": timeout,
+        }
         return subprocess.run(list(map(str, command)), **options, check=False)
 
     def ok(self, *words: str | Path, **environment: str) -> str:
@@ -63,13 +71,17 @@ class UserSession:
 
     def journal(self, *matches: str) -> list[dict[str, Any]]:
         """Return the entries of the user's journal that match."""
-        text = self.ok("journalctl", "--user", "--quiet", "--no-pager", "--all", "--output=json", *matches)
+        text = self.ok(
+            "journalctl", "--user", "--quiet", "--no-pager", "--all", "--output=json", *matches
+        )
         return [json.loads(line) for line in text.splitlines()]
 
     def journald(self) -> int:
         """Return journald's process, numbered as in this process's world."""
         wanted = int(self.inside("/run/session/journald").read_text())
-        return next(pid for pid in descendants(self.process.pid) if namespace_numbers(pid)[-1] == wanted)
+        return next(
+            pid for pid in descendants(self.process.pid) if namespace_numbers(pid)[-1] == wanted
+        )
 
 
 def until(true: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
@@ -97,7 +109,8 @@ def namespace_numbers(pid: int) -> list[int]:
 
 @contextlib.contextmanager
 def user_session(*options: str) -> Iterator[UserSession]:
-    """Open a session for as long as the block; skip the test, or in CI fail it, where this machine cannot."""
+    """Open a session for as long as the block; skip the test, or in CI fail it, where this machine
+    cannot."""
     process = subprocess.Popen(
         [PROGRAM, *options, "sh", "-c", "echo up; exec cat"],
         stdin=subprocess.PIPE,

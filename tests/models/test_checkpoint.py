@@ -1,4 +1,5 @@
-"""What a .nemo file says of itself, against what NeMo says of it; and files that lie, break off or attack."""
+"""What a .nemo file says of itself, against what NeMo says of it; and files that lie, break off or
+attack."""
 
 from __future__ import annotations
 
@@ -21,14 +22,19 @@ from asrd.errors import ModelError
 from asrd.models import checkpoint
 from tests.fakes import tiny
 
-CTC = {"target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE", "sample_rate": 16000}
+CTC = {
+    "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
+    "sample_rate": 16000,
+}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that builds a tiny model of a family, once."""
     folder = tmp_path_factory.mktemp("built")
-    return lambda family: path if (path := folder / f"{family}.nemo").exists() else tiny.build(family, folder)
+    return lambda family: (
+        path if (path := folder / f"{family}.nemo").exists() else tiny.build(family, folder)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +59,24 @@ def members_of(path: Path) -> dict[str, bytes]:
         return {m.name.removeprefix("./"): tar.extractfile(m).read() for m in files}  # type: ignore[union-attr]
 
 
-def with_weights(path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED, config: object = CTC) -> Path:
+def with_weights(
+    path: Path, pickled: bytes, compression: int = zipfile.ZIP_STORED, config: object = CTC
+) -> Path:
     """Write a .nemo whose weights are a torch zip around this pickle."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", compression) as ckpt:
         ckpt.writestr("model_weights/data.pkl", pickled)
-    members = {"model_config.yaml": yaml.safe_dump(config).encode(), "model_weights.ckpt": content.getvalue()}
+    members = {
+        "model_config.yaml": yaml.safe_dump(config).encode(),
+        "model_weights.ckpt": content.getvalue(),
+    }
     return archive(path, members)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_header_says_what_the_restored_model_is(family: str, built: Callable[[str], Path]) -> None:
+def test_a_header_says_what_the_restored_model_is(
+    family: str, built: Callable[[str], Path]
+) -> None:
     path = built(family)
     header = checkpoint.header(path)
     model = tiny.restore(path)
@@ -76,7 +89,8 @@ def test_a_header_says_what_the_restored_model_is(family: str, built: Callable[[
     }
     assert header.parameters == sum(p.numel() for p in model.parameters())
     assert header.components == {
-        name: n - (model.log_softmax.mlp.layer0.weight.numel() if name == "log_softmax" else 0)  # tied
+        name: n
+        - (model.log_softmax.mlp.layer0.weight.numel() if name == "log_softmax" else 0)  # tied
         for name, child in model.named_children()
         if (n := sum(p.numel() for p in child.parameters()))
     }
@@ -112,7 +126,9 @@ def test_a_half_checkpoint_tells_its_dtype(ctc: Path, tmp_path: Path) -> None:
     assert header.parameters == checkpoint.header(ctc).parameters
 
 
-def test_a_gzipped_file_reads_the_same_without_its_weights_being_unpacked(ctc: Path, tmp_path: Path) -> None:
+def test_a_gzipped_file_reads_the_same_without_its_weights_being_unpacked(
+    ctc: Path, tmp_path: Path
+) -> None:
     plain = checkpoint.header(ctc)
     members = {f"./{name}": content for name, content in sorted(members_of(ctc).items())}
     zipped = archive(tmp_path / "old.nemo", members, "w:gz")
@@ -132,34 +148,48 @@ def test_other_ways_torch_and_others_wrote_weights(legacy: bool, ctc: Path, tmp_
     if legacy:
         torch.save(state, content, _use_new_zipfile_serialization=False)
     else:  # a zip packed again by another program: compressed, its entries in another order
-        with zipfile.ZipFile(io.BytesIO(members["model_weights.ckpt"])) as old, zipfile.ZipFile(content, "w", 8) as new:
+        with (
+            zipfile.ZipFile(io.BytesIO(members["model_weights.ckpt"])) as old,
+            zipfile.ZipFile(content, "w", 8) as new,
+        ):
             for name in reversed(old.namelist()):
                 new.writestr(name, old.read(name))
     again = archive(tmp_path / "again.nemo", members | {"model_weights.ckpt": content.getvalue()})
     found, expected = checkpoint.header(again).tensors, checkpoint.header(ctc).tensors
-    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
+    assert {n: (t.shape, t.dtype) for n, t in found.items()} == {
+        n: (t.shape, t.dtype) for n, t in expected.items()
+    }
 
 
-def test_weights_that_share_memory_count_once_and_views_of_one_block_count_each(tmp_path: Path) -> None:
+def test_weights_that_share_memory_count_once_and_views_of_one_block_count_each(
+    tmp_path: Path,
+) -> None:
     import torch
 
     block, shared = torch.zeros(2, 6), torch.zeros(5)
     state = {"encoder.a": shared, "encoder.b": shared, "encoder.c": block[0], "encoder.d": block[1]}
     content = io.BytesIO()
     torch.save(state, content)
-    members = {"model_config.yaml": yaml.safe_dump(CTC).encode(), "model_weights.ckpt": content.getvalue()}
+    members = {
+        "model_config.yaml": yaml.safe_dump(CTC).encode(),
+        "model_weights.ckpt": content.getvalue(),
+    }
     header = checkpoint.header(archive(tmp_path / "x.nemo", members))
     assert header.parameters == 5 + 6 + 6
     assert list(header.unique) == ["encoder.a", "encoder.c", "encoder.d"]
 
 
 def test_the_hidden_timestamps_model_is_seen(ctc: Path, tmp_path: Path) -> None:
-    hidden = {"timestamps_asr_model_config.yaml": b"target: x\n", "timestamps_asr_model_weights.ckpt": b"x" * 4321}
+    hidden = {
+        "timestamps_asr_model_config.yaml": b"target: x\n",
+        "timestamps_asr_model_weights.ckpt": b"x" * 4321,
+    }
     path = archive(tmp_path / "canary.nemo", members_of(ctc) | hidden)
     assert checkpoint.header(path).hidden_bytes == 4321
 
 
-# -- files that are not what they should be ---------------------------------------------------------------------------
+# -- files that are not what they should be
+# ---------------------------------------------------------------------------
 
 
 def refused(path: Path | str) -> ModelError:
@@ -196,7 +226,9 @@ def test_a_file_cut_short(part: float, ctc: Path, tmp_path: Path) -> None:
     assert refused(tmp_path / "cut.nemo").message.endswith("cut.nemo is cut short")
 
 
-@pytest.mark.parametrize("content", [b"hello", os.urandom(5000), b"RIFF" + bytes(2000), b"\x1f\x8b" + bytes(600)])
+@pytest.mark.parametrize(
+    "content", [b"hello", os.urandom(5000), b"RIFF" + bytes(2000), b"\x1f\x8b" + bytes(600)]
+)
 def test_a_file_that_is_no_archive(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x.nemo").write_bytes(content)
     refused(tmp_path / "x.nemo")
@@ -225,7 +257,11 @@ def test_another_kind_of_model_is_named_with_what_is_supported(ctc: Path, tmp_pa
     error = refused(archive(tmp_path / "x.nemo", members_of(ctc) | {"model_config.yaml": config}))
     assert "FastPitchModel" in error.message
     assert "EncDecMultiTaskModel" in error.hint
-    error = refused(archive(tmp_path / "x.nemo", members_of(ctc) | {"model_config.yaml": b"sample_rate: 16000\n"}))
+    error = refused(
+        archive(
+            tmp_path / "x.nemo", members_of(ctc) | {"model_config.yaml": b"sample_rate: 16000\n"}
+        )
+    )
     assert "target not named" in error.message
 
 
@@ -240,9 +276,13 @@ class Bomb:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_pickle_that_runs_a_command_is_refused_and_not_run(compression: int, tmp_path: Path) -> None:
+def test_a_pickle_that_runs_a_command_is_refused_and_not_run(
+    compression: int, tmp_path: Path
+) -> None:
     command = f"touch {tmp_path / 'ran'}"
-    path = with_weights(tmp_path / "x.nemo", pickle.dumps({"encoder.a": Bomb(command)}), compression)
+    path = with_weights(
+        tmp_path / "x.nemo", pickle.dumps({"encoder.a": Bomb(command)}), compression
+    )
     error = refused(path)
     assert "posix.system" in error.message
     assert not (tmp_path / "ran").exists()
@@ -252,7 +292,9 @@ def test_a_pickle_that_runs_a_command_is_refused_and_not_run(compression: int, t
 
 def test_a_bomb_in_front_of_the_old_format_is_refused_too(ctc: Path, tmp_path: Path) -> None:
     command = f"touch {tmp_path / 'ran'}"
-    path = archive(tmp_path / "x.nemo", members_of(ctc) | {"model_weights.ckpt": pickle.dumps(Bomb(command))})
+    path = archive(
+        tmp_path / "x.nemo", members_of(ctc) | {"model_weights.ckpt": pickle.dumps(Bomb(command))}
+    )
     assert "posix.system" in refused(path).message
     assert not (tmp_path / "ran").exists()
 
@@ -280,16 +322,22 @@ def test_pickles_that_try_something_else_end_as_an_error(attack: bytes, tmp_path
 
 def test_a_number_that_asks_for_all_memory_gets_none(ctc: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(members_of(ctc)["model_weights.ckpt"])) as ckpt:
-        description = ckpt.read(next(name for name in ckpt.namelist() if name.endswith("/data.pkl")))
+        description = ckpt.read(
+            next(name for name in ckpt.namelist() if name.endswith("/data.pkl"))
+        )
     assert description.count(b"OrderedDict\nq\x00)") == 1
     # The first object is remembered under the number 2^31 - 1 too.
-    description = description.replace(b"OrderedDict\nq\x00)", b"OrderedDict\nq\x00r\xff\xff\xff\x7f)")
+    description = description.replace(
+        b"OrderedDict\nq\x00)", b"OrderedDict\nq\x00r\xff\xff\xff\x7f)"
+    )
     path = with_weights(tmp_path / "x.nemo", description)
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         f"from asrd.models import checkpoint; print(checkpoint.header({str(path)!r}).parameters)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == str(checkpoint.header(ctc).parameters), done.stderr
 
 
@@ -304,5 +352,7 @@ def test_nothing_heavy_is_imported(ctc: Path) -> None:
         f"checkpoint.header({str(ctc)!r})\n"
         "print([m for m in ('torch', 'nemo', 'numpy', 'huggingface_hub') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

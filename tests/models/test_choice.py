@@ -1,4 +1,5 @@
-"""A model is chosen or it is not, and every door says the same of it; no demo listens to a person unasked."""
+"""A model is chosen or it is not, and every door says the same of it; no demo listens to a person
+unasked."""
 
 from __future__ import annotations
 
@@ -31,11 +32,13 @@ LINE = 'put the line model = "nvidia/parakeet-tdt-0.6b-v3" at the top of ~/.conf
 SENTENCE = "no model is chosen: asrd records and keeps the audio, but writes no text"
 
 
-# -- where a choice comes from ----------------------------------------------------------------------------------------
+# -- where a choice comes from
+# ----------------------------------------------------------------------------------------
 
 
 class Given(NamedTuple):
-    """What names a model, and to what a daemon listens. None: not there at all; "": there, and empty."""
+    """What names a model, and to what a daemon listens. None: not there at all; "": there, and
+    empty."""
 
     file: str | None
     variable: str | None
@@ -62,7 +65,10 @@ EXPECTED = {
     Given("demo", "own/model", None, "mic"): ("own/model", ""),
     Given("demo", "demo", "own/model", "mic"): ("own/model", ""),
     Given("own/model", "", "", "mic"): ("own/model", ""),
-    Given(str(names.SHIPPED["demo"]), None, None, "mic"): (str(names.SHIPPED["demo"]), "synthetic voices"),
+    Given(str(names.SHIPPED["demo"]), None, None, "mic"): (
+        str(names.SHIPPED["demo"]),
+        "synthetic voices",
+    ),
     Given(None, None, None, "pipe"): ("demo", "synthetic voices"),
     Given("", "", "", "pipe"): ("demo", "synthetic voices"),
     Given(None, None, None, "file:talk.flac"): ("demo", "synthetic voices"),
@@ -72,12 +78,19 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("given", EXPECTED, ids=lambda given: "-".join(map(str, given)).replace("/", "_")[-60:])
+@pytest.mark.parametrize(
+    "given", EXPECTED, ids=lambda given: "-".join(map(str, given)).replace("/", "_")[-60:]
+)
 def test_a_model_runs_on_a_microphone_only_where_it_was_named(given: Given, tmp_path: Path) -> None:
-    lines = [f'source = "{given.source}"', *([] if given.file is None else [f'model = "{given.file}"'])]
+    lines = [
+        f'source = "{given.source}"',
+        *([] if given.file is None else [f'model = "{given.file}"']),
+    ]
     random.Random(str(given)).shuffle(lines)
     (tmp_path / "config.toml").write_text("\n".join(lines))
-    environment = {"HOME": str(tmp_path)} | ({} if given.variable is None else {"ASRD_MODEL": given.variable})
+    environment = {"HOME": str(tmp_path)} | (
+        {} if given.variable is None else {"ASRD_MODEL": given.variable}
+    )
     loaded = loading.load(tmp_path / "config.toml", {"model": given.flag}, environment)
     model, said = EXPECTED[given]
     settings = choice.for_source(loaded, given.source).settings
@@ -96,14 +109,21 @@ def test_a_hint_names_the_very_file_that_is_read(tmp_path: Path) -> None:
     assert choice.hint(None, home).startswith(LINE)
     assert "at the top of ~/own.toml, then" in choice.hint(tmp_path / "own.toml", home)
     assert "top of /etc/asrd.toml, then" in choice.hint(Path("/etc/asrd.toml"), home)
-    assert f"top of {tmp_path}/x/asrd/config.toml" in choice.hint(None, {"XDG_CONFIG_HOME": f"{tmp_path}/x"})
-    assert choice.hint(None, {**home, "ASRD_CONFIG": "/c.toml"}).endswith("/c.toml, then run: asrd reload")
+    assert f"top of {tmp_path}/x/asrd/config.toml" in choice.hint(
+        None, {"XDG_CONFIG_HOME": f"{tmp_path}/x"}
+    )
+    assert choice.hint(None, {**home, "ASRD_CONFIG": "/c.toml"}).endswith(
+        "/c.toml, then run: asrd reload"
+    )
 
 
-# -- the daemon -------------------------------------------------------------------------------------------------------
+# -- the daemon
+# -------------------------------------------------------------------------------------------------------
 
 
-def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(daemon: Start) -> None:
+def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(
+    daemon: Start,
+) -> None:
     one = daemon(ASRD_MODEL="")
     started = one.ask(verb="toggle")
     assert SENTENCE in started["said"]
@@ -112,7 +132,11 @@ def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(
     take = started["take"]
     one.until(lambda: one.recorded(take) > 1.0)
     status = one.ask(verb="status")
-    assert (status["model"], status["trouble"], status["state"]) == ("", "no model is chosen", "LISTENING")
+    assert (status["model"], status["trouble"], status["state"]) == (
+        "",
+        "no model is chosen",
+        "LISTENING",
+    )
     assert status["model_note"] == f"{SENTENCE}; {LINE}, then run: asrd reload"
     assert "are kept, as no model is chosen" in one.ask(verb="toggle")["said"]
     assert one.settled() == ""
@@ -161,7 +185,10 @@ def test_a_model_that_is_chosen_later_makes_text_of_what_was_kept(daemon: Start)
     place = one.home / ".config" / "asrd"
     place.mkdir(parents=True)
     (place / "config.toml").write_text('model = "ok"\n')
-    assert one.ask(verb="reload")["said"] == "model; 2 recordings wait: asrd retry --all makes text of them"
+    assert (
+        one.ask(verb="reload")["said"]
+        == "model; 2 recordings wait: asrd retry --all makes text of them"
+    )
     assert one.state == "IDLE"
     asked = one.verb("retry", "--all")
     assert len(asked.communicate(timeout=20)[0].splitlines()) == 2
@@ -181,14 +208,16 @@ async def test_a_model_that_is_chosen_while_somebody_speaks_writes_it_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Inside(tmp_path, monkeypatch, model="") as one:
-        await one.daemon.scribe.load()
+        await one.daemon.transcriber.load()
         recording = one.begin()
-        one.wanted = Settings(model="*=ok", strategy="half", suffix="", sinks=("none",), notify=False)
+        one.wanted = Settings(
+            model="*=ok", strategy="half", suffix="", sinks=("none",), notify=False
+        )
         await one.daemon._do_reload(None)  # type: ignore[arg-type]
         await one.daemon.recorder.stop()
         await until(lambda: bool(one.arrived))
         assert (await recording.told).outcome == "delivered"
-        assert one.daemon.scribe.trouble == ""
+        assert one.daemon.transcriber.trouble == ""
 
 
 @case
@@ -226,13 +255,24 @@ async def test_silence_and_tones_are_kept_too_where_nobody_could_listen(
             assert (await recording.told).outcome == "kept"
 
 
-# -- the other doors --------------------------------------------------------------------------------------------------
+# -- the other doors
+# --------------------------------------------------------------------------------------------------
 
 
 def asrd(home: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home), **more}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home),
+        **more,
+    }
     return subprocess.run(
-        [sys.executable, "-m", "asrd", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "asrd", *words],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -255,7 +295,9 @@ def test_the_demo_that_nobody_named_says_what_it_knows(tmp_path: Path, words: li
 def test_a_daemon_on_a_file_takes_the_demo_and_says_so(daemon: Start, tmp_path: Path) -> None:
     one = daemon("--source", f"file:{tmp_path / 'none.wav'}", up=False, ASRD_MODEL="")
     done = one.verb("run", "--source", f"file:{tmp_path / 'none.wav'}")
-    assert done.communicate(timeout=30)[1].endswith("none.wav: there is no such file\n"), "said alone"
+    assert done.communicate(timeout=30)[1].endswith("none.wav: there is no such file\n"), (
+        "said alone"
+    )
     done = one.verb("run", "--source", f"file:{tmp_path}")
     assert "is a directory\n  hint: name one file in it" in done.communicate(timeout=30)[1]
     soundfile.write(tmp_path / "some.wav", np.zeros(3_200), 16_000)
@@ -269,11 +311,17 @@ def test_a_daemon_on_a_file_takes_the_demo_and_says_so(daemon: Start, tmp_path: 
     ("model", "mark", "said"),
     [
         ("", "WARNING model", SENTENCE),
-        ("demo", "WARNING demo ", "demo is a demo model: it knows only synthetic voices and 179 words"),
+        (
+            "demo",
+            "WARNING demo ",
+            "demo is a demo model: it knows only synthetic voices and 179 words",
+        ),
         ("demo-ctc", "WARNING demo ", "demo-ctc is a demo model: it knows only synthetic voices"),
     ],
 )
-def test_doctor_warns_of_no_model_and_of_a_demo(tmp_path: Path, model: str, mark: str, said: str) -> None:
+def test_doctor_warns_of_no_model_and_of_a_demo(
+    tmp_path: Path, model: str, mark: str, said: str
+) -> None:
     done = asrd(tmp_path, "doctor", ASRD_MODEL=model)
     lines = done.stdout.splitlines()
     [line] = [line for line in lines if line.startswith("WARNING")]
@@ -284,7 +332,10 @@ def test_doctor_warns_of_no_model_and_of_a_demo(tmp_path: Path, model: str, mark
     if not model:
         assert done.returncode == 3
         assert LINE in lines[lines.index(line) + 1]
-    found = [json.loads(line) for line in asrd(tmp_path, "doctor", "--json", ASRD_MODEL=model).stdout.splitlines()]
+    found = [
+        json.loads(line)
+        for line in asrd(tmp_path, "doctor", "--json", ASRD_MODEL=model).stdout.splitlines()
+    ]
     assert [one["name"] for one in found if one["warning"]] == ["model" if not model else "demo"]
 
 
@@ -308,7 +359,9 @@ def test_install_says_what_the_service_will_have(
     if file:
         (tmp_path / ".config" / "asrd").mkdir(parents=True)
         (tmp_path / ".config" / "asrd" / "config.toml").write_text(file)
-    settings = loading.load(environment={"HOME": str(tmp_path)} | ({"ASRD_MODEL": variable} if variable else {}))
+    settings = loading.load(
+        environment={"HOME": str(tmp_path)} | ({"ASRD_MODEL": variable} if variable else {})
+    )
     args = type("Args", (), {"act": "install", "unit": None, "now": False})()
     assert service.service(args, settings.settings) == 0
     out = capsys.readouterr().out
@@ -316,10 +369,14 @@ def test_install_says_what_the_service_will_have(
     assert unsaid not in out
 
 
-def test_a_named_demo_is_told_in_the_log_of_a_microphone(daemon: Start, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_named_demo_is_told_in_the_log_of_a_microphone(
+    daemon: Start, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.WARNING)
     one = daemon(ASRD_MODEL="demo")
     status = one.ask(verb="status")
-    assert status["model_note"].startswith("demo is a demo model: it knows only synthetic voices and 179 words")
+    assert status["model_note"].startswith(
+        "demo is a demo model: it knows only synthetic voices and 179 words"
+    )
     assert "demo is a demo model" in one.log.read_text()
     assert "synthetic voices" in one.verb("status").communicate(timeout=20)[0]

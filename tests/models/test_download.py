@@ -1,4 +1,5 @@
-"""Downloads by the real process, from a hub with faults: what arrives, what goes on, and what a user is told."""
+"""Downloads by the real process, from a hub with faults: what arrives, what goes on, and what a
+user is told."""
 
 from __future__ import annotations
 
@@ -35,10 +36,13 @@ def whole(path: Path, content: bytes | None = None) -> bool:
     return path.read_bytes() == (MODEL.read_bytes() if content is None else content)
 
 
-# -- a download that succeeds -----------------------------------------------------------------------------------------
+# -- a download that succeeds
+# -----------------------------------------------------------------------------------------
 
 
-def test_a_file_lands_in_the_cache_as_the_hubs_own_library_would_put_it(user: User, hub: Hub) -> None:
+def test_a_file_lands_in_the_cache_as_the_hubs_own_library_would_put_it(
+    user: User, hub: Hub
+) -> None:
     done = user.download(quick=False)
     assert whole(done.path)
     assert not user.parts
@@ -50,7 +54,9 @@ def test_a_file_lands_in_the_cache_as_the_hubs_own_library_would_put_it(user: Us
         f"print(h.hf_hub_download('{NAME}', 'tiny.nemo'), h.try_to_load_from_cache('{NAME}', 'tiny.nemo'))"
     )
     offline = user.environment | {"HF_HUB_OFFLINE": "1"}
-    found = subprocess.run([sys.executable, "-c", program], env=offline, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], env=offline, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == f"{done.path} {done.path}"
 
 
@@ -69,12 +75,19 @@ Check = Callable[[User, Hub], None]
 
 
 def goes_on(*least: int, reset: bool = False) -> Check:
-    """Return a check that each new attempt asked for what was not here, and that little came twice."""
+    """Return a check that each new attempt asked for what was not here, and that little came
+    twice."""
 
     def check(user: User, hub: Hub) -> None:
-        cdn = [one for one in hub.asked if one.where == "cdn" and re.fullmatch(r"bytes=[1-9]\d*-", one.range)]
+        cdn = [
+            one
+            for one in hub.asked
+            if one.where == "cdn" and re.fullmatch(r"bytes=[1-9]\d*-", one.range)
+        ]
         assert len(cdn) == len(least), hub.ranges
-        assert all(int(one.range[6:-1]) >= few for one, few in zip(cdn, least, strict=True)), hub.ranges
+        assert all(int(one.range[6:-1]) >= few for one, few in zip(cdn, least, strict=True)), (
+            hub.ranges
+        )
         if not reset:  # which throws away what had been sent and was not read
             assert hub.sent < SIZE + 2 * MIB
 
@@ -119,7 +132,8 @@ def test_a_download_that_succeeds_in_spite_of(name: str, user: User, hub: Hub) -
     check(user, hub)
 
 
-# -- a download that fails --------------------------------------------------------------------------------------------
+# -- a download that fails
+# --------------------------------------------------------------------------------------------
 
 CODES = {"config": 78, "model": 66, "network": 69, "disk": 73}
 """Kind of failure -> exit code."""
@@ -241,7 +255,8 @@ def test_a_name_that_is_mistyped_has_its_neighbour_named(user: User) -> None:
     assert "nvidia/canary-1b-flash" in failed.hint
 
 
-# -- the header first -------------------------------------------------------------------------------------------------
+# -- the header first
+# -------------------------------------------------------------------------------------------------
 
 OTHER = "nemo.collections.tts.models.fastpitch.FastPitchModel"
 
@@ -263,8 +278,11 @@ SEEN = {
 
 
 def variant(place: str, gz: bool, wrong: str, generator: random.Random) -> bytes:
-    """Return a model file: members in some order, of other sizes each time, with one thing wrong or nothing."""
-    content = members() | {f"{generator.getrandbits(32):x}_extra": generator.randbytes(generator.randrange(50_000))}
+    """Return a model file: members in some order, of other sizes each time, with one thing wrong or
+    nothing."""
+    content = members() | {
+        f"{generator.getrandbits(32):x}_extra": generator.randbytes(generator.randrange(50_000))
+    }
     if wrong == "no archive":
         return generator.randbytes(SIZE)
     if wrong == "other kind":
@@ -272,7 +290,9 @@ def variant(place: str, gz: bool, wrong: str, generator: random.Random) -> bytes
         content["model_config.yaml"] = re.sub(r"(?m)^target: .*$", f"target: {OTHER}", was).encode()
     if wrong == "code":
         weights = content["model_weights.ckpt"]
-        content["model_weights.ckpt"] = weights.replace(b"_rebuild_tensor_v2\n", b"_rebuild_tensor_v9\n")
+        content["model_weights.ckpt"] = weights.replace(
+            b"_rebuild_tensor_v2\n", b"_rebuild_tensor_v9\n"
+        )
     order = arranged(content, place, generator)
     if wrong == "no config":
         order.remove("model_config.yaml")
@@ -283,13 +303,17 @@ def decided(place: str, gz: bool, ranges: bool, wrong: str) -> str:
     """Return when a model is judged, as the message says it."""
     if ranges and not gz:
         return "this was known before the download, by its header"
-    because = "because the file is gzipped" if gz else "because the server does not send parts of files"
+    because = (
+        "because the file is gzipped" if gz else "because the server does not send parts of files"
+    )
     if place == "last":
         return f"this was known only from the whole file, {because}"
     return rf"this was known after \d+\.\d MB of the download, {because}"
 
 
-@pytest.mark.parametrize(("number", "which"), list(enumerate(VARIANTS)), ids=["-".join(map(str, v)) for v in VARIANTS])
+@pytest.mark.parametrize(
+    ("number", "which"), list(enumerate(VARIANTS)), ids=["-".join(map(str, v)) for v in VARIANTS]
+)
 def test_a_model_is_judged_by_its_header_as_early_as_it_can_be(
     number: int, which: Variant, user: User, hub: Hub
 ) -> None:
@@ -310,10 +334,13 @@ def test_a_model_is_judged_by_its_header_as_early_as_it_can_be(
     else:
         assert arrived == 0
         assert max(one.bytes for one in done.reports) < 2 * MIB
-        assert hub.sent < 2 * MIB or not ranges or gz  # a stream is ahead of its reader by what sockets hold
+        assert (
+            hub.sent < 2 * MIB or not ranges or gz
+        )  # a stream is ahead of its reader by what sockets hold
 
 
-# -- killed, crowded, moved -------------------------------------------------------------------------------------------
+# -- killed, crowded, moved
+# -------------------------------------------------------------------------------------------
 
 
 PROCESS = ("-P", "-m", "asrd.models.download", NAME)
@@ -362,7 +389,9 @@ def test_the_process_ends_with_the_one_that_started_it(user: User, hub: Hub) -> 
     wait_for(lambda: not [pid for pid in children(own) if pid in mine])
 
 
-def test_two_downloads_of_one_model_fetch_it_once_and_the_second_says_what_it_waits_for(user: User, hub: Hub) -> None:
+def test_two_downloads_of_one_model_fetch_it_once_and_the_second_says_what_it_waits_for(
+    user: User, hub: Hub
+) -> None:
     with held(user, hub) as first:
         second: list[Outcome] = []
         thread = threading.Thread(target=lambda: second.append(user.download(quick=False)))
@@ -392,8 +421,11 @@ def test_a_model_that_was_renewed_meanwhile_is_downloaded_anew(user: User, hub: 
     assert not user.parts
 
 
-def test_a_model_that_is_renewed_while_it_arrives_stays_of_one_version(user: User, hub: Hub) -> None:
-    # The commit is part of the address, so a hub sends the old content on; one that does not is found out.
+def test_a_model_that_is_renewed_while_it_arrives_stays_of_one_version(
+    user: User, hub: Hub
+) -> None:
+    # The commit is part of the address, so a hub sends the old content on; one that does not is
+    # found out.
     with held(user, hub) as process:
         hub.files = {FILE: bytes(SIZE)}
         hub.faults.gate.set()
@@ -414,7 +446,8 @@ def test_a_part_that_is_longer_than_the_file_starts_anew(user: User, hub: Hub) -
     assert whole(user.download().path)
 
 
-# -- room -------------------------------------------------------------------------------------------------------------
+# -- room
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -452,7 +485,9 @@ def fill(path: Path) -> None:
 
 
 def test_a_disk_that_somebody_else_fills_meanwhile(user: User, hub: Hub, small_disk: Path) -> None:
-    content = packed(members() | {"model_weights.ckpt": members()["model_weights.ckpt"][:MIB]}, list(members()))
+    content = packed(
+        members() | {"model_weights.ckpt": members()["model_weights.ckpt"][:MIB]}, list(members())
+    )
     hub.files, user.hf_home = {FILE: content}, small_disk
     hub.faults.hold_at = MIB // 2
     with user.start(("-P", "-m", "asrd.models.download", NAME)) as process:
@@ -465,7 +500,8 @@ def test_a_disk_that_somebody_else_fills_meanwhile(user: User, hub: Hub, small_d
     assert not user.parts
 
 
-# -- names and the cache ----------------------------------------------------------------------------------------------
+# -- names and the cache
+# ----------------------------------------------------------------------------------------------
 
 
 def test_a_cached_model_is_found_with_no_request_at_all(user: User, hub: Hub) -> None:

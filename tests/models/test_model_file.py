@@ -1,6 +1,8 @@
-"""A model file is data: what its config, its archive and its weights may not do, and what goes on loading.
+"""A model file is data: what its config, its archive and its weights may not do, and what goes on
+loading.
 
-Every kind has a seeded generator or a table. Each member is named by what it tries, and gives what is expected.
+Every kind has a seeded generator or a table. Each member is named by what it tries, and gives what
+is expected.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def refusal(text: bytes, base: tuple[Config, dict[str, tuple[int, ...]], frozens
 
 
 def at(config: Config, place: str, value: object) -> None:
-    """Put a value at a dotted place; sections that are missing are made, and a number goes into a list."""
+    """Put a value at a dotted place; sections that are missing are made, and a number goes into a
+    list."""
     *words, last = place.split(".")
     node: Any = config
     for word in words:
@@ -71,7 +74,8 @@ def at(config: Config, place: str, value: object) -> None:
         node[last] = value
 
 
-# -- what is called ---------------------------------------------------------------------------------------------------
+# -- what is called
+# ---------------------------------------------------------------------------------------------------
 
 GADGETS = (
     "nemo.collections.asr.parts.utils.diarization_utils.write_txt", "os.system", "builtins.exec", "builtins.eval",
@@ -83,7 +87,8 @@ GADGETS = (
     "nemo.collections.asr.modules", "", "nemo.collections.asr.modules.conformer_encoder.torch.load",
     "nemo.collections.asr.parts.submodules.ngram_lm.NGramGPULanguageModel.from_file",
 )  # fmt: skip
-"""Functions, classes that are not a part of a speech model, and names that only look like one that is."""
+"""Functions, classes that are not a part of a speech model, and names that only look like one that
+is."""
 
 HIDING_PLACES = {
     "demo": ("encoder.reduction", "transf_decoder.config_dict.hidden_act", "head.num_layers", "loss", "optim",
@@ -93,7 +98,17 @@ HIDING_PLACES = {
     "demo-tdt": ("joint.jointnet.x", "decoder.prednet.x", "loss.tdt_kwargs.x", "model_defaults.x", "exp_manager.x",
                  "test_ds.x", "decoding.beam.x", "encoder.x.y.z.w", "interctc.x", "adapters.x"),
 }  # fmt: skip
-WAYS = ("_target_", "target", "cls", "cls and params", "params", "list", "list of lists", "reference", "pieces")
+WAYS = (
+    "_target_",
+    "target",
+    "cls",
+    "cls and params",
+    "params",
+    "list",
+    "list of lists",
+    "reference",
+    "pieces",
+)
 
 
 def hidden(config: Config, way: str, place: str, gadget: str) -> None:
@@ -129,7 +144,9 @@ def calls() -> Iterator[tuple[str, str, str, str]]:
 
 
 @pytest.mark.parametrize(("model", "way", "place", "gadget"), list(calls()))
-def test_a_call_is_refused_wherever_it_hides(model: str, way: str, place: str, gadget: str, bases: Any) -> None:
+def test_a_call_is_refused_wherever_it_hides(
+    model: str, way: str, place: str, gadget: str, bases: Any
+) -> None:
     config = copy.deepcopy(bases[model][0])
     hidden(config, way, place, gadget)
     message = refusal(yaml.safe_dump(config).encode(), bases[model])
@@ -137,13 +154,17 @@ def test_a_call_is_refused_wherever_it_hides(model: str, way: str, place: str, g
     assert message.endswith("which is not admitted there")
 
 
-@pytest.mark.parametrize("section", ["preprocessor", "encoder", "decoder", "joint", "loss", "head", "transf_decoder"])
+@pytest.mark.parametrize(
+    "section", ["preprocessor", "encoder", "decoder", "joint", "loss", "head", "transf_decoder"]
+)
 @pytest.mark.parametrize("gadget", GADGETS[:6])
 def test_a_class_of_a_section_is_one_of_a_few(section: str, gadget: str, bases: Any) -> None:
     model = "demo" if section in ("head", "transf_decoder", "loss") else "demo-tdt"
     config = copy.deepcopy(bases[model][0])
     config[section]["_target_"] = gadget
-    assert f"names {gadget} in {section}._target_" in refusal(yaml.safe_dump(config).encode(), bases[model])
+    assert f"names {gadget} in {section}._target_" in refusal(
+        yaml.safe_dump(config).encode(), bases[model]
+    )
 
 
 @pytest.mark.parametrize("key", ["_args_", "_recursive_", "_convert_", "_partial_", "_anything_"])
@@ -152,7 +173,9 @@ def test_an_instruction_of_hydras_is_refused(key: str, place: str, bases: Any) -
     config = copy.deepcopy(bases["demo-ctc"][0])
     where = f"{place}.{key}".lstrip(".")
     at(config, where, ["/etc/passwd"])
-    assert f"has {where}, an instruction" in refusal(yaml.safe_dump(config).encode(), bases["demo-ctc"])
+    assert f"has {where}, an instruction" in refusal(
+        yaml.safe_dump(config).encode(), bases["demo-ctc"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +212,8 @@ def rewritten(source: Path, path: Path, change: Callable[[Config], object]) -> P
     return packed(path, members | {"model_config.yaml": yaml.safe_dump(config).encode()})
 
 
-# -- references -------------------------------------------------------------------------------------------------------
+# -- references
+# -------------------------------------------------------------------------------------------------------
 
 RESOLVERS = (
     "${oc.env:HOME}", "${oc.env:HOME,/tmp}", "${oc.decode:1}", "${oc.create:{a:1}}", "${oc.select:encoder}",
@@ -240,7 +264,11 @@ def references() -> Iterator[tuple[str, Config]]:
     dice = random.Random(15)
     for number in range(40):
         numbers = {f"n{i}": dice.randint(0, 99) for i in range(4)}
-        config: Config = {"a": {"b": numbers, "list": [1, [2, "x"], {"k": "v"}], "name": "n1"}, "s": "text", "t": "b"}
+        config: Config = {
+            "a": {"b": numbers, "list": [1, [2, "x"], {"k": "v"}], "name": "n1"},
+            "s": "text",
+            "t": "b",
+        }
         for index in range(6):
             key = f"r{index}"
             at(
@@ -248,7 +276,10 @@ def references() -> Iterator[tuple[str, Config]]:
                 dice.choice((key, f"a.{key}", f"a.b.{key}")),
                 dice.choice(PLAIN_REFERENCES),
             )
-        config["deep"] = {"down": {"one": "${.two}", "two": "${..up}", "three": "${...s}"}, "up": "${s}-${a.b.n0}"}
+        config["deep"] = {
+            "down": {"one": "${.two}", "two": "${..up}", "three": "${...s}"},
+            "up": "${s}-${a.b.n0}",
+        }
         config["to"] = "${deep.down.three}"
         yield str(number), config
 
@@ -274,7 +305,8 @@ def test_values_are_what_omegaconf_reads(text: bytes, tmp_path: Path) -> None:
     assert untrusted_yaml.read(text) == OmegaConf.to_container(OmegaConf.load(tmp_path / "x.yaml"))
 
 
-# -- bombs ------------------------------------------------------------------------------------------------------------
+# -- bombs
+# ------------------------------------------------------------------------------------------------------------
 
 
 TAGS = (
@@ -284,7 +316,8 @@ TAGS = (
 
 
 def bombs() -> Iterator[tuple[str, bytes, str]]:
-    """Yield texts that cost a reader without bounds its memory, its stack or minutes: name, text, what is said."""
+    """Yield texts that cost a reader without bounds its memory, its stack or minutes: name, text,
+    what is said."""
     deep = "nested more than 32 levels deep"
     for levels in (33, 1000, 100_000):
         yield f"flow sequences {levels}", b"[" * levels + b"]" * levels, deep
@@ -299,13 +332,17 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
         lines = ["a0: &a0 {x: 1}"]
         lines += [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 4)}]}}" for i in range(1, 24)]
         yield f"merges {letters}", "\n".join(lines).encode(), "more than 500000 values"
-        lines = [f"r{i}: '${{r{i + 1}}}${{r{i + 1}}}'" for i in range(letters)] + [f"r{letters}: {'x' * 9000}"]
+        lines = [f"r{i}: '${{r{i + 1}}}${{r{i + 1}}}'" for i in range(letters)] + [
+            f"r{letters}: {'x' * 9000}"
+        ]
         yield (
             f"references in texts {letters}",
             "\n".join(lines).encode(),
             "resolved" if letters < 16 else "in a circle",
         )
-        lines = [f"r{i}: ['${{r{i + 1}}}', '${{r{i + 1}}}', '${{r{i + 1}}}']" for i in range(15)] + ["r15: [1, 2, 3]"]
+        lines = [
+            f"r{i}: ['${{r{i + 1}}}', '${{r{i + 1}}}', '${{r{i + 1}}}']" for i in range(15)
+        ] + ["r15: [1, 2, 3]"]
         yield f"references in lists {letters}", "\n".join(lines).encode(), "more than 500000 values"
     yield "an alias to itself", b"a: &a [*a]", "what is not complete"
     yield "many values", b"a: [" + b"1," * 600_000 + b"1]", "more than 500000 values"
@@ -333,7 +370,8 @@ def test_a_bomb_is_refused_in_a_moment(name: str, text: bytes, said: str) -> Non
     assert time.process_time() - began < 5, name
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------
+# -- sizes
+# ------------------------------------------------------------------------------------------------------------
 
 LIES = (
     ("demo-ctc", "encoder.d_model", 2**20, ""),
@@ -397,26 +435,47 @@ def test_a_size_that_the_weights_do_not_have_is_refused(
     assert place.partition(".")[0] in message or "tokenizers" in message
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
+# -- files
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_tokenizer_is_read_from_the_archive_alone(bases: Any) -> None:
-    for value in ("nemo:../../etc/passwd", "nemo:/etc/passwd", "nemo:", "nemo:..", "nemo:a/b.model", "nemo:./../x"):
+    for value in (
+        "nemo:../../etc/passwd",
+        "nemo:/etc/passwd",
+        "nemo:",
+        "nemo:..",
+        "nemo:a/b.model",
+        "nemo:./../x",
+    ):
         for model, place in (("demo-ctc", "tokenizer"), ("demo", "tokenizer.langs.en")):
             for key in model_config.TOKENIZER_FILES:
                 config = copy.deepcopy(bases[model][0])
                 at(config, f"{place}.{key}", value)
                 message = refusal(yaml.safe_dump(config).encode(), bases[model])
                 assert f"in {place}.{key}, which is outside the model file" in message
-    config = copy.deepcopy(bases["demo"][0])  # NeMo takes any case, and the files of one tokenizer are never skipped
+    config = copy.deepcopy(
+        bases["demo"][0]
+    )  # NeMo takes any case, and the files of one tokenizer are never skipped
     at(config, "tokenizer.type", "AgG")
     at(config, "tokenizer.langs.en.model_path", "/etc/passwd")
-    assert "needs the tokenizer file passwd" in refusal(yaml.safe_dump(config).encode(), bases["demo"])
-    for value in ("/etc/passwd", "https://example.com/t.model", "elsewhere.model", "nemo:elsewhere.model", 3, ["x"]):
+    assert "needs the tokenizer file passwd" in refusal(
+        yaml.safe_dump(config).encode(), bases["demo"]
+    )
+    for value in (
+        "/etc/passwd",
+        "https://example.com/t.model",
+        "elsewhere.model",
+        "nemo:elsewhere.model",
+        3,
+        ["x"],
+    ):
         config = copy.deepcopy(bases["demo-ctc"][0])
         at(config, "tokenizer.model_path", value)
         message = refusal(yaml.safe_dump(config).encode(), bases["demo-ctc"])
-        assert "which the model file does not hold" in message or "which is no file's name" in message
+        assert (
+            "which the model file does not hold" in message or "which is no file's name" in message
+        )
 
 
 OTHER_FILES = (
@@ -433,7 +492,9 @@ OTHER_FILES = (
 
 
 @pytest.mark.parametrize(("place", "value"), OTHER_FILES)
-def test_an_entry_that_names_another_file_is_left_empty_and_named(place: str, value: object, bases: Any) -> None:
+def test_an_entry_that_names_another_file_is_left_empty_and_named(
+    place: str, value: object, bases: Any
+) -> None:
     config = copy.deepcopy(bases["demo-ctc"][0])
     at(config, place, value)
     found = model_config.checked(config, bases["demo-ctc"][1], Path("x.nemo"))
@@ -467,25 +528,48 @@ def test_a_plain_entry_is_passed_on_and_named_where_unknown(
 
 
 def test_what_inference_does_not_need_is_left_out(bases: Any) -> None:
-    training = ("optim", "train_ds", "validation_ds", "test_ds", "spec_augment", "interctc", "exp_manager", "trainer")
+    training = (
+        "optim",
+        "train_ds",
+        "validation_ds",
+        "test_ds",
+        "spec_augment",
+        "interctc",
+        "exp_manager",
+        "trainer",
+    )
     for config, shapes, names in bases.values():
-        more = {name: {"x": 1} for name in (*training, "multitask_metrics_cfg", "unheard_of", "nsys_profile", "model")}
+        more = {
+            name: {"x": 1}
+            for name in (*training, "multitask_metrics_cfg", "unheard_of", "nsys_profile", "model")
+        }
         found = model_config.checked(config | more, shapes, Path("x.nemo"), names)
         assert not set(more) & set(found.config)
-        assert "_target_" not in found.config.get("loss", {}) or found.config["loss"] == model_config.LOSS
+        assert (
+            "_target_" not in found.config.get("loss", {})
+            or found.config["loss"] == model_config.LOSS
+        )
         assert found.unknown == found.emptied == ()
 
 
 @pytest.mark.parametrize("optimizer", ["nemo.core.optim.optimizers.Novograd", "torch.optim.AdamW"])
 @pytest.mark.parametrize("key", ["cls", "_target_"])
-def test_an_optimizer_of_its_training_is_no_reason_to_refuse_a_model(key: str, optimizer: str, bases: Any) -> None:
+def test_an_optimizer_of_its_training_is_no_reason_to_refuse_a_model(
+    key: str, optimizer: str, bases: Any
+) -> None:
     config, shapes, names = bases["demo-ctc"]
-    text = yaml.safe_dump(config | {"optim": {key: optimizer, "params": {"lr": "${nowhere}"}}}).encode()
+    text = yaml.safe_dump(
+        config | {"optim": {key: optimizer, "params": {"lr": "${nowhere}"}}}
+    ).encode()
     path = Path("x.nemo")
-    assert "optim" not in model_config.checked(model_config.read(text, path), shapes, path, names).config
+    assert (
+        "optim"
+        not in model_config.checked(model_config.read(text, path), shapes, path, names).config
+    )
 
 
-# -- archives ---------------------------------------------------------------------------------------------------------
+# -- archives
+# ---------------------------------------------------------------------------------------------------------
 
 
 def member(name: str, content: bytes = b"", **facts: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -503,21 +587,48 @@ TRICKS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
     "upwards behind dot": ([member("./../evil", b"x")], "leads out of the archive"),
     "upwards in between": ([member("a/../../evil", b"x")], "leads out of the archive"),
     "upwards at the end": ([member("a/..", type=tarfile.DIRTYPE)], "leads out of the archive"),
-    "a link": ([member("x", type=tarfile.SYMTYPE, linkname="/etc/passwd")], "is a link or a device"),
-    "a link inside": ([member("x", type=tarfile.SYMTYPE, linkname="model_config.yaml")], "is a link or a device"),
-    "a hard link": ([member("x", type=tarfile.LNKTYPE, linkname="model_config.yaml")], "is a link or a device"),
-    "a hard link out": ([member("x", type=tarfile.LNKTYPE, linkname="/etc/passwd")], "is a link or a device"),
+    "a link": (
+        [member("x", type=tarfile.SYMTYPE, linkname="/etc/passwd")],
+        "is a link or a device",
+    ),
+    "a link inside": (
+        [member("x", type=tarfile.SYMTYPE, linkname="model_config.yaml")],
+        "is a link or a device",
+    ),
+    "a hard link": (
+        [member("x", type=tarfile.LNKTYPE, linkname="model_config.yaml")],
+        "is a link or a device",
+    ),
+    "a hard link out": (
+        [member("x", type=tarfile.LNKTYPE, linkname="/etc/passwd")],
+        "is a link or a device",
+    ),
     "a pipe": ([member("x", type=tarfile.FIFOTYPE)], "is a link or a device"),
-    "a character device": ([member("x", type=tarfile.CHRTYPE, devmajor=1, devminor=5)], "is a link or a device"),
+    "a character device": (
+        [member("x", type=tarfile.CHRTYPE, devmajor=1, devminor=5)],
+        "is a link or a device",
+    ),
     "a block device": ([member("x", type=tarfile.BLKTYPE, devmajor=8)], "is a link or a device"),
     "the config twice": ([member("model_config.yaml", b"a: 1")], "holds model_config.yaml twice"),
     "the config as ./": ([member("./model_config.yaml", b"a: 1")], "holds model_config.yaml twice"),
     "the weights twice": ([member("./model_weights.ckpt", b"x")], "holds model_weights.ckpt twice"),
-    "a tokenizer twice": ([member("t.model", b"x"), member("./t.model", b"y")], "holds t.model twice"),
-    "a folder as config": ([member("./model_config.yaml", type=tarfile.DIRTYPE)], "holds model_config.yaml twice"),
+    "a tokenizer twice": (
+        [member("t.model", b"x"), member("./t.model", b"y")],
+        "holds t.model twice",
+    ),
+    "a folder as config": (
+        [member("./model_config.yaml", type=tarfile.DIRTYPE)],
+        "holds model_config.yaml twice",
+    ),
     "many members": ([member(f"m{number}") for number in range(1001)], "more than 1000 files"),
-    "a large tokenizer": ([member("t.model", bytes(17 << 20))], "has 17825792 bytes; at most 16 MiB are allowed"),
-    "control characters": ([member("\x1b[2Jx", type=tarfile.SYMTYPE, linkname="x")], "is a link or a device"),
+    "a large tokenizer": (
+        [member("t.model", bytes(17 << 20))],
+        "has 17825792 bytes; at most 16 MiB are allowed",
+    ),
+    "control characters": (
+        [member("\x1b[2Jx", type=tarfile.SYMTYPE, linkname="x")],
+        "is a link or a device",
+    ),
     "a sparse file": ([member("x", type=tarfile.GNUTYPE_SPARSE)], "is a sparse file"),
 }
 """What is added to a model's archive, and what is said."""
@@ -528,8 +639,14 @@ TRICKS: dict[str, tuple[list[tuple[tarfile.TarInfo, bytes]], str]] = {
 def test_a_trick_with_the_archive_is_refused(name: str, zipped: bool, tmp_path: Path) -> None:
     added, said = TRICKS[name]
     path = tmp_path / "evil.nemo"
-    with tarfile.open(path, "w:gz" if zipped else "w:", compresslevel=1) if zipped else tarfile.open(path, "w:") as tar:
-        for info, content in [member(n, c) for n, c in members_of(SHIPPED["demo-ctc"]).items()] + added:
+    with (
+        tarfile.open(path, "w:gz" if zipped else "w:", compresslevel=1)
+        if zipped
+        else tarfile.open(path, "w:") as tar
+    ):
+        for info, content in [
+            member(n, c) for n, c in members_of(SHIPPED["demo-ctc"]).items()
+        ] + added:
             tar.addfile(info, io.BytesIO(content))
     assert said in worker_refuses(path, tmp_path)
     if not zipped:  # of a gzipped file the weights are not passed to look at what is behind them
@@ -538,11 +655,12 @@ def test_a_trick_with_the_archive_is_refused(name: str, zipped: bool, tmp_path: 
 
 
 def worker_refuses(path: Path, folder: Path) -> str:
-    """Return what the worker's own check says, which runs before NeMo builds anything; nothing else is written."""
+    """Return what the worker's own check says, which runs before NeMo builds anything; nothing else
+    is written."""
     from asrd.worker.loading import restore
 
     before = sorted(folder.rglob("*"))
-    with restore.Checkpoint(path) as opened, pytest.raises(ModelError) as caught:
+    with restore.CheckpointReader(path) as opened, pytest.raises(ModelError) as caught:
         opened._unpack()
     assert sorted(folder.rglob("*")) == before
     return caught.value.message
@@ -557,8 +675,13 @@ def headers(kind: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("kind", archive.HEADERS)
 @pytest.mark.parametrize("size", [8 << 30, -(8 << 20), 2 << 20])
-def test_a_header_that_asks_for_all_memory_gets_none(kind: bytes, size: int, tmp_path: Path) -> None:
-    for name, content in {"x.nemo": headers(kind, size), "z.nemo": gzip.compress(headers(kind, size))}.items():
+def test_a_header_that_asks_for_all_memory_gets_none(
+    kind: bytes, size: int, tmp_path: Path
+) -> None:
+    for name, content in {
+        "x.nemo": headers(kind, size),
+        "z.nemo": gzip.compress(headers(kind, size)),
+    }.items():
         (tmp_path / name).write_bytes(content + bytes(10240))
         with pytest.raises(ModelError):
             checkpoint.header(tmp_path / name)
@@ -594,13 +717,17 @@ def test_weights_that_inflate_or_describe_more_than_they_are(tmp_path: Path) -> 
     assert "its weights inflate to" in worker_refuses(path, tmp_path)
     small = io.BytesIO()
     with zipfile.ZipFile(small, "w") as new:
-        new.writestr("archive/data.pkl", names[next(name for name in names if name.endswith("data.pkl"))] + b"")
+        new.writestr(
+            "archive/data.pkl",
+            names[next(name for name in names if name.endswith("data.pkl"))] + b"",
+        )
     tensors = {"a": checkpoint.Tensor((2**20, 2**20), "float32", "0+0")}
     with pytest.raises(ModelError, match="describe 4398046511104 bytes of tensors in 1000 bytes"):
         checkpoint._check_bytes(tensors, path, 1000)
 
 
-# -- what goes on loading ---------------------------------------------------------------------------------------------
+# -- what goes on loading
+# ---------------------------------------------------------------------------------------------
 
 
 def saved(members: dict[str, bytes], how: str, path: Path) -> Path:
@@ -609,10 +736,16 @@ def saved(members: dict[str, bytes], how: str, path: Path) -> Path:
 
     members = dict(sorted(members.items(), reverse="last" in how))
     if "legacy" in how:
-        content, state = io.BytesIO(), torch.load(io.BytesIO(members["model_weights.ckpt"]), weights_only=True)
+        content, state = (
+            io.BytesIO(),
+            torch.load(io.BytesIO(members["model_weights.ckpt"]), weights_only=True),
+        )
         torch.save(state, content, _use_new_zipfile_serialization=False)
         members["model_weights.ckpt"] = content.getvalue()
-    if "names" in how:  # before 1.0 tokenizers kept their names, and the config had the paths of the training machine
+    if (
+        "names" in how
+        # before 1.0 tokenizers kept their names, and the config had the paths of the training machine
+    ):
         config = yaml.safe_load(members["model_config.yaml"])
         for key, usual in model_config.TOKENIZER_FILES.items():
             if key in config["tokenizer"]:
@@ -622,7 +755,11 @@ def saved(members: dict[str, bytes], how: str, path: Path) -> Path:
         config["optim"] = {"name": "novograd", "lr": "${optim.sched.lr}", "sched": {"lr": 0.1}}
         members["model_config.yaml"] = yaml.safe_dump(config).encode()
     prefix = "./" if "dot" in how else ""
-    return packed(path, {prefix + name: content for name, content in members.items()}, "w:gz" if "gz" in how else "w:")
+    return packed(
+        path,
+        {prefix + name: content for name, content in members.items()},
+        "w:gz" if "gz" in how else "w:",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -637,16 +774,20 @@ def spoken(model: Any) -> str:
     return tiny.transcribe(model, soundfile.read(CLIP, dtype="float32")[0])
 
 
-@pytest.mark.parametrize("how", ["dot", "plain", "gz", "gz dot", "gz last", "legacy", "gz legacy", "names", "gz names"])
+@pytest.mark.parametrize(
+    "how", ["dot", "plain", "gz", "gz dot", "gz last", "legacy", "gz legacy", "names", "gz names"]
+)
 @pytest.mark.parametrize("name", ["demo", "demo-ctc", "demo-tdt"])
-def test_a_file_of_any_age_loads_and_says_the_same(name: str, how: str, texts: dict[str, str], tmp_path: Path) -> None:
+def test_a_file_of_any_age_loads_and_says_the_same(
+    name: str, how: str, texts: dict[str, str], tmp_path: Path
+) -> None:
     from asrd.worker.loading import restore
 
     if "names" in how and name == "demo":
         pytest.skip("Canary is younger than that")
     path = saved(members_of(SHIPPED[name]), how, tmp_path / "old.nemo")
     assert checkpoint.header(path).parameters == checkpoint.header(SHIPPED[name]).parameters
-    with tiny.quiet(), restore.Checkpoint(path) as opened:
+    with tiny.quiet(), restore.CheckpointReader(path) as opened:
         opened.prepare()
         model = opened.restore().eval().requires_grad_(False)
     model.preprocessor.featurizer.dither, model.preprocessor.featurizer.pad_to = 0.0, 0
@@ -659,32 +800,52 @@ def test_a_config_that_would_build_more_than_the_file_holds_is_stopped() -> None
 
     from asrd.worker.loading import restore
 
-    with pytest.raises(ValueError, match="more parameters than its weights have"), restore.at_most(1000):
+    with (
+        pytest.raises(ValueError, match="more parameters than its weights have"),
+        restore.at_most(1000),
+    ):
         torch.nn.Linear(5000, 10_000)
     with restore.at_most(1000):
         torch.nn.Linear(100, 100)
     assert torch.nn.Module.register_parameter.__name__ == "register_parameter"
 
 
-# -- through the door -------------------------------------------------------------------------------------------------
+# -- through the door
+# -------------------------------------------------------------------------------------------------
 
 
 def run(words: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run asrd with a fresh home, from an empty folder; what it leaves in any of them is seen by the caller."""
+    """Run asrd with a fresh home, from an empty folder; what it leaves in any of them is seen by
+    the caller."""
     for name in ("home", "here", "tmp", "run"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ASRD_", "XDG_"))}
-    clean |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"), "XDG_RUNTIME_DIR": str(folder / "run")}
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith(("ASRD_", "XDG_"))
+    }
+    clean |= {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
+    }
     command = [sys.executable, "-P", "-m", "asrd", *words]
     return subprocess.run(
-        command, cwd=folder / "here", env=clean | environment, capture_output=True, text=True, check=False, timeout=120
+        command,
+        cwd=folder / "here",
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
 
 
 def left(folder: Path) -> list[str]:
     """Return the files that lie in a run's folders."""
     return [
-        str(path) for name in ("home", "here", "tmp", "run") for path in (folder / name).rglob("*") if path.is_file()
+        str(path)
+        for name in ("home", "here", "tmp", "run")
+        for path in (folder / name).rglob("*")
+        if path.is_file()
     ]
 
 
@@ -696,7 +857,9 @@ DOORS = (
 )
 
 
-BY_VERB = [(verb, *door) for verb in ("transcribe", "plan") for door in DOORS] + [("run", *DOORS[0])]
+BY_VERB = [(verb, *door) for verb in ("transcribe", "plan") for door in DOORS] + [
+    ("run", *DOORS[0])
+]
 
 
 @pytest.mark.parametrize(("verb", "name", "change"), BY_VERB)
@@ -715,15 +878,23 @@ def test_a_hostile_file_does_nothing_and_one_sentence_says_why(
     said = [line for line in done.stderr.splitlines() if "is refused: its config" in line]
     assert said
     assert len(said) == 1 or verb == "run"
-    assert {"preprocessor": "preprocessor.x", "optim": "optim.x.1", "env": "${oc.env:HOME}", "layers": "n_layers"}[
-        name
-    ] in said[0]
-    kept = tmp_path / "home" / ".local" / "state" / "asrd" / "takes"  # where a daemon keeps what was said
+    assert {
+        "preprocessor": "preprocessor.x",
+        "optim": "optim.x.1",
+        "env": "${oc.env:HOME}",
+        "layers": "n_layers",
+    }[name] in said[0]
+    kept = (
+        tmp_path / "home" / ".local" / "state" / "asrd" / "takes"
+    )  # where a daemon keeps what was said
     assert [name for name in left(tmp_path) if verb != "run" or Path(name).parent != kept] == []
 
 
 def test_the_worker_refuses_before_nemo_is_there(tmp_path: Path) -> None:
-    paths = [str(rewritten(SHIPPED["demo-ctc"], tmp_path / f"{name}.nemo", change)) for name, change in DOORS]
+    paths = [
+        str(rewritten(SHIPPED["demo-ctc"], tmp_path / f"{name}.nemo", change))
+        for name, change in DOORS
+    ]
     program = (
         "import sys, json\n"
         "from asrd.worker.loading import restore\n"
@@ -752,14 +923,24 @@ def test_the_second_model_of_a_file_is_looked_at_too(
     from asrd.worker.loading import restore
 
     evil = members_of(rewritten(SHIPPED["demo-ctc"], tmp_path / "evil.nemo", change))
-    hidden = {f"timestamps_asr_{key}": content for key, content in evil.items() if key.startswith("model_")}
+    hidden = {
+        f"timestamps_asr_{key}": content
+        for key, content in evil.items()
+        if key.startswith("model_")
+    }
     members = members_of(SHIPPED["demo"]) | hidden
     path = packed(tmp_path / "x.nemo", members, "w:gz" if zipped else "w:")
-    with restore.Checkpoint(path, hidden=True) as opened, pytest.raises(ModelError, match="is refused: its config"):
+    with (
+        restore.CheckpointReader(path, hidden=True) as opened,
+        pytest.raises(ModelError, match="is refused: its config"),
+    ):
         opened._unpack()
     bomb = {"timestamps_asr_model_weights.ckpt": b"cposix\nsystem\n(S'touch written'\ntR."}
     path = packed(tmp_path / "y.nemo", members | bomb, "w:gz" if zipped else "w:")
-    with restore.Checkpoint(path, hidden=True) as opened, pytest.raises(ModelError, match=r"names? posix\.system"):
+    with (
+        restore.CheckpointReader(path, hidden=True) as opened,
+        pytest.raises(ModelError, match=r"names? posix\.system"),
+    ):
         opened._unpack()
 
 
@@ -767,9 +948,14 @@ def test_what_is_passed_on_unknown_is_in_the_log(tmp_path: Path) -> None:
     path = rewritten(
         SHIPPED["demo-ctc"],
         tmp_path / "odd.nemo",
-        lambda config: (at(config, "new_option", 3), at(config, "decoding.beam.kenlm_path", "/x/y")),
+        lambda config: (
+            at(config, "new_option", 3),
+            at(config, "decoding.beam.kenlm_path", "/x/y"),
+        ),
     )
-    done = run(["run", "--model", str(path), "--source", f"file:{CLIP}", "--sink", "stdout"], tmp_path)
+    done = run(
+        ["run", "--model", str(path), "--source", f"file:{CLIP}", "--sink", "stdout"], tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("unknown and passed on: new_option\n") == 1
     assert done.stderr.count("names of files, left out: decoding.beam.kenlm_path\n") == 1
@@ -810,7 +996,9 @@ PARTS: dict[str, tuple[str, Config]] = {
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_part_that_no_shipped_model_has_loads(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_no_shipped_model_has_loads(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     from asrd.worker.loading import restore
@@ -822,7 +1010,7 @@ def test_a_part_that_no_shipped_model_has_loads(name: str, tmp_path: Path, monke
         monkeypatch.setattr(tiny, "loosen", lambda _: None)
     path = tiny.build(family, tmp_path)
     assert checkpoint.header(path).tensors
-    with tiny.quiet(), restore.Checkpoint(path) as opened:
+    with tiny.quiet(), restore.CheckpointReader(path) as opened:
         opened.prepare()
         found = opened.restore()
     expected = tiny.restore(path)

@@ -42,17 +42,36 @@ def configs() -> Iterator[tuple[str, Callable[[], str], str]]:
     """Yield a name, a config, and what is said of it."""
     many, most = "more than 500000 values", "more than 16 million characters"
     names = [f"k{number}" for number in range(100_000)]
-    yield "the last key twice", lambda: ": 1\n".join([*names, names[-1]]) + ": 1\n", "has the entry k99999 twice"
-    yield "keys that hash alike", lambda: "".join(f"{n}: 1\n" for n in numbers(40_000)), "that is no name"
-    yield "keys of a merge", lambda: "<<: {" + ", ".join(f"{n}: 1" for n in numbers(40_000)) + "}", "that is no name"
+    yield (
+        "the last key twice",
+        lambda: ": 1\n".join([*names, names[-1]]) + ": 1\n",
+        "has the entry k99999 twice",
+    )
+    yield (
+        "keys that hash alike",
+        lambda: "".join(f"{n}: 1\n" for n in numbers(40_000)),
+        "that is no name",
+    )
+    yield (
+        "keys of a merge",
+        lambda: "<<: {" + ", ".join(f"{n}: 1" for n in numbers(40_000)) + "}",
+        "that is no name",
+    )
     yield (
         "a list in many entries",
-        lambda: "big: [" + "1," * 300_000 + "1]\n" + "".join(f"x{n}: ${{big}}\n" for n in range(100)),
+        lambda: (
+            "big: [" + "1," * 300_000 + "1]\n" + "".join(f"x{n}: ${{big}}\n" for n in range(100))
+        ),
         many,
     )
     yield (
         "a way through a list",
-        lambda: "a: {b: ['${c}']}\nc: [" + "1," * 100_000 + "1]\n" + "".join(f"x{n}: ${{a.b}}\n" for n in range(99)),
+        lambda: (
+            "a: {b: ['${c}']}\nc: ["
+            + "1," * 100_000
+            + "1]\n"
+            + "".join(f"x{n}: ${{a.b}}\n" for n in range(99))
+        ),
         many,
     )
     yield (
@@ -65,9 +84,24 @@ def configs() -> Iterator[tuple[str, Callable[[], str], str]]:
         lambda: "a: 1\n" + "".join(f"k{n}: '{'${a}' * 4000}'\n" for n in range(200)),
         most,
     )
-    yield "declared tags", lambda: "".join(f"%TAG !a{n}! t\n" for n in range(50_000)) + "---\na: 1\n", "directives"
-    yield "base 60", lambda: "".join(f"k{n}: {'1:' * 8000}1\n" for n in range(40)), "more than 64 bits"
-    for text in ("1:" * 2000 + "1.5", "!!bool maybe", "!!int ''", "!!float ''", "!!int {=: ''}", "!!bool {=: x}"):
+    yield (
+        "declared tags",
+        lambda: "".join(f"%TAG !a{n}! t\n" for n in range(50_000)) + "---\na: 1\n",
+        "directives",
+    )
+    yield (
+        "base 60",
+        lambda: "".join(f"k{n}: {'1:' * 8000}1\n" for n in range(40)),
+        "more than 64 bits",
+    )
+    for text in (
+        "1:" * 2000 + "1.5",
+        "!!bool maybe",
+        "!!int ''",
+        "!!float ''",
+        "!!int {=: ''}",
+        "!!bool {=: x}",
+    ):
         yield text[:16], lambda text=text: f"a: {text}\n", "not of the type that it is given"  # type: ignore[misc]
 
 
@@ -79,12 +113,28 @@ def pickles() -> Iterator[tuple[str, Callable[[], bytes], str]]:
     pair = b"]" + b"".join(b"]\x8a\x0c" + number.to_bytes(12, "little") + b"aNaa" for number in few)
     yield "lists", lambda: b"\x80\x02" + b"]" * (16 << 20) + b".", long
     yield "sets", lambda: b"\x80\x04" + b"\x8f" * (3 << 20) + b".", foreign
-    yield "a set", lambda: b"\x80\x04\x8f(" + b"".join(item[:-1] for item in items) + b"\x90.", foreign
-    yield "a frozen set", lambda: b"\x80\x04(" + b"".join(item[:-1] for item in items) + b"\x91.", foreign
-    yield "remembered", lambda: b"\x80\x02N" + b"".join(b"p%d\n" % number for number in few) + b".", foreign
+    yield (
+        "a set",
+        lambda: b"\x80\x04\x8f(" + b"".join(item[:-1] for item in items) + b"\x90.",
+        foreign,
+    )
+    yield (
+        "a frozen set",
+        lambda: b"\x80\x04(" + b"".join(item[:-1] for item in items) + b"\x91.",
+        foreign,
+    )
+    yield (
+        "remembered",
+        lambda: b"\x80\x02N" + b"".join(b"p%d\n" % number for number in few) + b".",
+        foreign,
+    )
     yield "bytes", lambda: b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b".", foreign
     yield "items", lambda: b"\x80\x02}(" + b"".join(items) + b"u.", key
-    yield "one item each", lambda: b"\x80\x02}" + b"".join(item + b"s" for item in items) + b".", key
+    yield (
+        "one item each",
+        lambda: b"\x80\x02}" + b"".join(item + b"s" for item in items) + b".",
+        key,
+    )
     yield "a mapping", lambda: b"\x80\x02(" + b"".join(items) + b"d.", key
     yield "pairs", lambda: b"\x80\x02ccollections\nOrderedDict\n" + pair + b"\x85R.", key
 
@@ -130,7 +180,11 @@ def judged(name: str) -> tuple[str, float]:
         text = next(make() for known, make, _ in configs() if known == which).encode()
         act: Callable[[], object] = lambda: model_config.read(text, path)  # noqa: E731  # one of four
     elif kind == "weights":
-        data = directory() if which == "directory" else zipped(next(m() for k, m, _ in pickles() if k == which))
+        data = (
+            directory()
+            if which == "directory"
+            else zipped(next(m() for k, m, _ in pickles() if k == which))
+        )
         act = lambda: checkpoint.tensors_of(io.BytesIO(data), path, len(data))  # noqa: E731  # one of four
     else:
         archive = sparse(which)
@@ -157,7 +211,8 @@ def members() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Judge the members that the command line names, within the memory, and print what came of it."""
+    """Judge the members that the command line names, within the memory, and print what came of
+    it."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for name in json.loads(sys.argv[1]):
         print(json.dumps([name, *judged(name)]), flush=True)
@@ -169,7 +224,9 @@ def verdicts() -> dict[str, tuple[str, float]]:
     names = json.dumps([name for name, _ in members()])
     command = [sys.executable, "-m", "tests.models.test_model_file_cost", names]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    found = {name: (said, seconds) for name, said, seconds in map(json.loads, done.stdout.splitlines())}
+    found = {
+        name: (said, seconds) for name, said, seconds in map(json.loads, done.stdout.splitlines())
+    }
     assert len(found) == len(list(members())), done.stderr
     return found
 

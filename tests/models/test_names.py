@@ -9,7 +9,8 @@ import pytest
 from asrd.errors import ModelError
 from asrd.models import architectures, checkpoint, names
 
-# -- names ------------------------------------------------------------------------------------------------------------
+# -- names
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_path_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,11 +33,15 @@ def test_a_path_that_is_not_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", names.SHIPPED)
 def test_shipped_models_come_with_the_package(name: str) -> None:
-    assert checkpoint.header(names.resolve(name)).family == {"demo": "aed", "demo-ctc": "ctc", "demo-tdt": "tdt"}[name]
+    assert (
+        checkpoint.header(names.resolve(name)).family
+        == {"demo": "aed", "demo-ctc": "ctc", "demo-tdt": "tdt"}[name]
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("dmeo", "demo"), ("parakeet-tdt-0.6-v3", "parakeet-tdt-0.6b-v3"), ("", ""), ("a b/c", "")]
+    ("name", "nearest"),
+    [("dmeo", "demo"), ("parakeet-tdt-0.6-v3", "parakeet-tdt-0.6b-v3"), ("", ""), ("a b/c", "")],
 )
 def test_an_unknown_name_is_an_error_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(ModelError, match="unknown model") as caught:
@@ -47,5 +52,5 @@ def test_an_unknown_name_is_an_error_with_the_nearest(name: str, nearest: str) -
 def test_a_short_name_is_known_by_its_owner() -> None:
     assert names.hub_name("canary-1b-flash") == "nvidia/canary-1b-flash"
     assert names.hub_name("someone/else.v2") == "someone/else.v2"
-    shorts = [name.partition("/")[2] for name in architectures.KNOWN]
+    shorts = [name.partition("/")[2] for name in architectures.ARCHITECTURES]
     assert len(set(shorts)) == len(shorts)

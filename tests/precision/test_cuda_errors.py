@@ -1,4 +1,5 @@
-"""What torch says when it fails, by the texts that torch 2.11 to 2.13 and CUDA print, and what asrd makes of it."""
+"""What torch says when it fails, by the texts that torch 2.11 to 2.13 and CUDA print, and what asrd
+makes of it."""
 
 from __future__ import annotations
 
@@ -105,7 +106,10 @@ def test_the_installed_torch_is_known_without_its_import() -> None:
 def test_a_torch_without_cuda_beside_a_card_is_named_with_the_command() -> None:
     why, fix = cuda_errors.mismatch(cuda_errors.Build("2.13.0+cpu", ""), A1000, "13.0")
     assert why == "torch 2.13.0+cpu is built without CUDA and cannot use RTX A1000"
-    assert fix == "pip install --force-reinstall -i https://download.pytorch.org/whl/cu130 torch==2.13.0"
+    assert (
+        fix
+        == "pip install --force-reinstall -i https://download.pytorch.org/whl/cu130 torch==2.13.0"
+    )
 
 
 def test_a_driver_that_is_too_old_is_named_with_both_versions() -> None:
@@ -116,26 +120,49 @@ def test_a_driver_that_is_too_old_is_named_with_both_versions() -> None:
     assert cuda_errors.mismatch(NEW, A1000, "11.4")[1].count("update the NVIDIA driver") >= 1
     for driver in ("13.0", "13.2", ""):
         assert cuda_errors.mismatch(NEW, A1000, driver) == ("", "")
-    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == ("", "")
+    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == (
+        "",
+        "",
+    )
 
 
 def test_a_card_that_is_too_old_for_a_torch_is_known_before_it_is_tried() -> None:
     why, fix = cuda_errors.mismatch(NEW, PASCAL, "13.0")
     assert why == "torch 2.13.0+cu130 has no kernels for GTX 1080, compute capability 6.1"
     assert "whl/cu126 torch==2.13.0" in fix
-    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == ("", "")
+    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == (
+        "",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "card", "said", "helps"),
     [
-        ("CUDA error: no kernel image is available for execution on the device", PASCAL, "capability 6.1", "whl/cu126"),
-        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", A1000, "no further process", "nvidia-smi"),
-        ("Error 803: system has unsupported display driver / cuda driver combination", A1000, "not fit", "restart"),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            PASCAL,
+            "capability 6.1",
+            "whl/cu126",
+        ),
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            A1000,
+            "no further process",
+            "nvidia-smi",
+        ),
+        (
+            "Error 803: system has unsupported display driver / cuda driver combination",
+            A1000,
+            "not fit",
+            "restart",
+        ),
         ("No CUDA GPUs are available", A1000, "No CUDA GPUs are available", "asrd doctor"),
     ],
 )
-def test_a_card_that_torch_cannot_use_is_one_sentence_and_a_hint(text: str, card: Gpu, said: str, helps: str) -> None:
+def test_a_card_that_torch_cannot_use_is_one_sentence_and_a_hint(
+    text: str, card: Gpu, said: str, helps: str
+) -> None:
     why, fix = cuda_errors.explain(RuntimeError(text + MORE), NEW, card, "13.0")
     assert said in why
     assert helps in fix
@@ -145,5 +172,7 @@ def test_a_card_that_torch_cannot_use_is_one_sentence_and_a_hint(text: str, card
 
 def test_a_card_in_exclusive_mode_is_told_as_such() -> None:
     taken = Gpu(0, "A100", (8, 0), 1, 1, mode="exclusive")
-    why, _ = cuda_errors.explain(RuntimeError("CUDA-capable device(s) is/are busy or unavailable"), NEW, taken, "13.0")
+    why, _ = cuda_errors.explain(
+        RuntimeError("CUDA-capable device(s) is/are busy or unavailable"), NEW, taken, "13.0"
+    )
     assert why == "A100 takes no further process in the compute mode exclusive"

@@ -1,4 +1,4 @@
-"""Which rung follows, what a worker must be, and when a better one may return."""
+"""Which candidate follows, what a worker must be, and when a better one may return."""
 
 from __future__ import annotations
 
@@ -11,53 +11,67 @@ from hypothesis import strategies as st
 
 from asrd.engine.verify import mismatch
 from asrd.precision import fallback
-from asrd.precision.fallback import Calm, again, plain, restored
-from asrd.precision.plan import Gpu, Plan, Rejected, Rung, plan
+from asrd.precision.fallback import RetryBackoff, again, plain, restored
+from asrd.precision.plan import Candidate, Gpu, Plan, Rejected, plan
 from asrd.precision.strategies import BASELINE, MEMORY, TABLE, Precision, with_parts
 from asrd.protocol import Fallback, Ready
 from tests.fakes.engine import ready as introduced
 
 CARD = Gpu(0, "A card", (8, 6), 1 << 33, 1 << 33)
-KINDS = ["non-finite", "out-of-memory", "budget", "slow", "memory", "changed", "empty", "failures", "died", "dtypes"]
+KINDS = [
+    "non-finite",
+    "out-of-memory",
+    "budget",
+    "slow",
+    "memory",
+    "changed",
+    "empty",
+    "failures",
+    "died",
+    "dtypes",
+]
 
 
-def rungs(strategy: str, device: str = "auto") -> tuple[Rung, ...]:
-    return plan(strategy, device, [CARD]).rungs
+def candidates(strategy: str, device: str = "auto") -> tuple[Candidate, ...]:
+    return plan(strategy, device, [CARD]).candidates
 
 
-def after(found: Sequence[Rung], kind: str, component: str = "") -> tuple[Rung, ...]:
-    """Return what is left of rungs that are a plan by themselves."""
+def after(found: Sequence[Candidate], kind: str, component: str = "") -> tuple[Candidate, ...]:
+    """Return what is left of candidates that are a plan by themselves."""
     return fallback.after(Plan("", tuple(found), ""), found, kind, component)
 
 
-def names(found: tuple[Rung, ...]) -> list[str]:
-    return [rung.name for rung in found]
+def names(found: tuple[Candidate, ...]) -> list[str]:
+    return [candidate.name for candidate in found]
 
 
-# -- which follows ----------------------------------------------------------------------------------------------------
+# -- which follows
+# ----------------------------------------------------------------------------------------------------
 
 
-def test_one_rung_down_and_never_to_float16() -> None:
-    assert names(rungs("bfloat16")) == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
-    assert names(after(rungs("bfloat16"), "died")) == ["tf32", "fp32", "fp32 on cpu"]
+def test_one_candidate_down_and_never_to_float16() -> None:
+    assert names(candidates("bfloat16")) == ["bfloat16", "tf32", "fp32", "fp32 on cpu"]
+    assert names(after(candidates("bfloat16"), "died")) == ["tf32", "fp32", "fp32 on cpu"]
 
 
 def test_what_had_no_room_is_followed_by_what_needs_less() -> None:
     for kind in MEMORY:
-        assert names(after(rungs("bfloat16"), kind)) == ["fp32 on cpu"]
-        assert names(after(rungs("int8"), kind)) == ["fp32 on cpu"]
-        assert names(after(rungs("fp32", "cpu"), kind)) == [], "there is nothing smaller"
+        assert names(after(candidates("bfloat16"), kind)) == ["fp32 on cpu"]
+        assert names(after(candidates("int8"), kind)) == ["fp32 on cpu"]
+        assert names(after(candidates("fp32", "cpu"), kind)) == [], "there is nothing smaller"
 
 
 def test_what_is_measured_against_fp32_never_leaves_the_device_or_fp32() -> None:
     for kind in fallback.COMPARED:
-        assert names(after(rungs("bfloat16"), kind)) == ["tf32", "fp32", "fp32 on cpu"]
-        assert after(rungs("bfloat16", "cpu")[:1] + rungs("fp32")[-1:], kind), "the same device is left"
-        assert after(rungs("fp32"), kind) == ()
+        assert names(after(candidates("bfloat16"), kind)) == ["tf32", "fp32", "fp32 on cpu"]
+        assert after(candidates("bfloat16", "cpu")[:1] + candidates("fp32")[-1:], kind), (
+            "the same device is left"
+        )
+        assert after(candidates("fp32"), kind) == ()
 
 
 def test_the_component_goes_first_then_the_whole_of_it_then_the_model() -> None:
-    left = rungs("half", "cpu")
+    left = candidates("half", "cpu")
     seen = []
     while len(left) > 1:
         left = after(left, "non-finite", "encoder.layers.3")
@@ -65,12 +79,14 @@ def test_the_component_goes_first_then_the_whole_of_it_then_the_model() -> None:
     assert seen == [
         "half(encoder.layers.3:float32) on cpu", "half(encoder:float32) on cpu", "fp32 on cpu"
     ]  # fmt: skip
-    assert after(rungs("half", "cpu"), "non-finite")[0].name == "fp32 on cpu", "nobody knows where it began"
+    assert after(candidates("half", "cpu"), "non-finite")[0].name == "fp32 on cpu", (
+        "nobody knows where it began"
+    )
 
 
-def test_a_plan_of_one_rung_is_a_wish_for_that_one() -> None:
+def test_a_plan_of_one_candidate_is_a_wish_for_that_one() -> None:
     for kind in KINDS:
-        assert after([Rung(TABLE["half"], "cpu")], kind, "encoder") == ()
+        assert after([Candidate(TABLE["half"], "cpu")], kind, "encoder") == ()
 
 
 @pytest.mark.parametrize("name", ["fp32", "tf32", "int8", "autocast-bf16", "16-mixed", "phased"])
@@ -95,7 +111,7 @@ def test_every_way_down_ends_and_only_ever_gains_range(
     name: str, device: str, trouble: list[tuple[str, str]]
 ) -> None:
     whole = plan(name, device, [CARD])
-    left: Sequence[Rung] = whole.rungs
+    left: Sequence[Candidate] = whole.candidates
     seen = {left[0].name}
     for kind, component in trouble:
         after_it = fallback.after(whole, left, kind, component, seen)
@@ -107,29 +123,34 @@ def test_every_way_down_ends_and_only_ever_gains_range(
         seen.add(there.name)
         low = {"float16"} & (fallback.dtypes(there.precision) - fallback.dtypes(here.precision))
         assert not low, f"{here.name} -> {there.name} goes to float16"
-        assert all(rung in (*left[1:], *whole.smaller) for rung in after_it[1:])
+        assert all(candidate in (*left[1:], *whole.smaller) for candidate in after_it[1:])
         left = after_it
     assert left[-1].precision == BASELINE
 
 
-# -- what a worker must be --------------------------------------------------------------------------------------------
+# -- what a worker must be
+# --------------------------------------------------------------------------------------------
 
 
-def said(precision: Precision, effective: dict[str, str], fallbacks: tuple[Fallback, ...] = ()) -> str:
+def said(
+    precision: Precision, effective: dict[str, str], fallbacks: tuple[Fallback, ...] = ()
+) -> str:
     told = introduced(precision)
-    told = msgspec.structs.replace(told, effective=effective, fallbacks=list(fallbacks), family="ctc")
-    return mismatch(Rung(precision, "cpu"), told)
+    told = msgspec.structs.replace(
+        told, effective=effective, fallbacks=list(fallbacks), family="ctc"
+    )
+    return mismatch(Candidate(precision, "cpu"), told)
 
 
 @pytest.mark.parametrize("name", sorted(TABLE))
 def test_what_the_worker_double_says_is_right(name: str) -> None:
-    assert mismatch(Rung(TABLE[name], "cpu"), introduced(TABLE[name])) == ""
+    assert mismatch(Candidate(TABLE[name], "cpu"), introduced(TABLE[name])) == ""
 
 
-def test_a_worker_of_another_rung_is_refused() -> None:
+def test_a_worker_of_another_candidate_is_refused() -> None:
     told: Ready = introduced(TABLE["half"])
-    assert "says that it is half on cpu" in mismatch(Rung(TABLE["fp32"], "cpu"), told)
-    assert "half on cpu" in mismatch(Rung(TABLE["half"], "cuda:0"), told)
+    assert "says that it is half on cpu" in mismatch(Candidate(TABLE["fp32"], "cpu"), told)
+    assert "half on cpu" in mismatch(Candidate(TABLE["half"], "cuda:0"), told)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +175,7 @@ def test_a_worker_of_another_rung_is_refused() -> None:
         ("int8", "float16", True),
     ],
 )
-def test_dtypes_are_those_of_the_rung(name: str, effective: str, wrong: bool) -> None:
+def test_dtypes_are_those_of_the_candidate(name: str, effective: str, wrong: bool) -> None:
     assert bool(said(TABLE[name], {"preprocessor": "float32", "encoder": effective})) is wrong
     assert said(TABLE[name], {"preprocessor": "float32", "timestamps_asr_model": "float32"}) == ""
 
@@ -186,33 +207,41 @@ def test_only_fp32_is_plain() -> None:
     assert [name for name, one in TABLE.items() if plain(one)] == ["fp32"]
 
 
-# -- the way back -----------------------------------------------------------------------------------------------------
+# -- the way back
+# -----------------------------------------------------------------------------------------------------
 
 
-def test_what_may_be_over_returns_and_what_is_the_rungs_own_does_not() -> None:
-    bf16, tf32, fp32, cpu = rungs("bfloat16")
+def test_what_may_be_over_returns_and_what_is_the_candidates_own_does_not() -> None:
+    bf16, tf32, fp32, cpu = candidates("bfloat16")
     start = Plan("bfloat16", (bf16, tf32, fp32, cpu), "asked")
     why = [Rejected("bfloat16", "non-finite", "nan"), Rejected("tf32", "slow", "slow")]
     found = again(start, [bf16, tf32], [fp32, cpu], why)
     assert found is not None
-    assert names(found.rungs) == ["tf32", "fp32", "fp32 on cpu"]
-    assert [one.rung for one in found.rejected] == ["bfloat16"]
+    assert names(found.candidates) == ["tf32", "fp32", "fp32 on cpu"]
+    assert [one.candidate for one in found.rejected] == ["bfloat16"]
     assert again(start, [bf16], [tf32], why) is None
     assert again(start, [], [bf16], []) is None
 
 
 def test_what_returns_does_so_in_the_order_of_the_plan() -> None:
-    half, bf16, tf32, fp32, cpu = rungs("half")
+    half, bf16, tf32, fp32, cpu = candidates("half")
     layer = restored(TABLE["half"], "encoder.layers.3")
     assert layer is not None
     start = Plan("half", (half, bf16, tf32, fp32, cpu), "asked")
-    found = again(start, [half, tf32, fp32, Rung(layer, half.device), bf16], [cpu], [])
+    found = again(start, [half, tf32, fp32, Candidate(layer, half.device), bf16], [cpu], [])
     assert found is not None
-    assert names(found.rungs) == ["half", layer.name, "bfloat16", "tf32", "fp32", "fp32 on cpu"]
+    assert names(found.candidates) == [
+        "half",
+        layer.name,
+        "bfloat16",
+        "tf32",
+        "fp32",
+        "fp32 on cpu",
+    ]
 
 
 def test_each_try_in_vain_doubles_the_wait() -> None:
-    calm = Calm(30)
+    calm = RetryBackoff(30)
     assert calm.left(0) is None
     calm.trouble(100)
     assert calm.left(100) == 1800
@@ -231,14 +260,19 @@ def test_each_try_in_vain_doubles_the_wait() -> None:
 
 
 def test_it_can_be_told_never_to_return() -> None:
-    calm = Calm(0)
+    calm = RetryBackoff(0)
     calm.trouble(5)
     assert calm.left(10**9) is None
 
 
-@given(st.floats(0.1, 1000), st.lists(st.tuples(st.floats(0, 10**6), st.sampled_from(["t", "y", "n"])), max_size=40))
-def test_a_wait_is_as_long_as_asked_and_a_day_at_most(minutes: float, acts: list[tuple[float, str]]) -> None:
-    calm, now = Calm(minutes), 0.0
+@given(
+    st.floats(0.1, 1000),
+    st.lists(st.tuples(st.floats(0, 10**6), st.sampled_from(["t", "y", "n"])), max_size=40),
+)
+def test_a_wait_is_as_long_as_asked_and_a_day_at_most(
+    minutes: float, acts: list[tuple[float, str]]
+) -> None:
+    calm, now = RetryBackoff(minutes), 0.0
     for step, act in acts:
         now += step
         if act == "t":
@@ -248,4 +282,8 @@ def test_a_wait_is_as_long_as_asked_and_a_day_at_most(minutes: float, acts: list
         left = calm.left(now)
         if left is not None:
             rounding = 1e-6 * max(1, now)
-            assert min(60 * minutes, fallback.LONGEST) - rounding <= left <= fallback.LONGEST + rounding
+            assert (
+                min(60 * minutes, fallback.LONGEST) - rounding
+                <= left
+                <= fallback.LONGEST + rounding
+            )

@@ -12,11 +12,29 @@ from asrd.config.settings import Settings
 from asrd.precision import gpu_power, gpus
 
 GPU = "0000:01:00.0"
-ACTIVE = {"vendor": "0x10de", "class": "0x030200", "driver": "nvidia", "control": "auto", "status": "active"}
+ACTIVE = {
+    "vendor": "0x10de",
+    "class": "0x030200",
+    "driver": "nvidia",
+    "control": "auto",
+    "status": "active",
+}
 ASLEEP = {**ACTIVE, "status": "suspended", "time": "7200000"}
 ON = {**ACTIVE, "control": "on"}
-INTEL = {"vendor": "0x8086", "class": "0x030000", "driver": "i915", "control": "auto", "status": "active"}
-SOUND = {"vendor": "0x10de", "class": "0x040300", "driver": "snd_hda_intel", "control": "on", "status": "active"}
+INTEL = {
+    "vendor": "0x8086",
+    "class": "0x030000",
+    "driver": "i915",
+    "control": "auto",
+    "status": "active",
+}
+SOUND = {
+    "vendor": "0x10de",
+    "class": "0x040300",
+    "driver": "snd_hda_intel",
+    "control": "on",
+    "status": "active",
+}
 USB, TYPE_C = {**SOUND, "class": "0x0c0330"}, {**SOUND, "class": "0x0c8000"}
 QUIET = {**SOUND, "control": "auto", "status": "suspended"}
 D3 = "Runtime D3 status:          {}\nVideo Memory:               Active\n"
@@ -77,8 +95,8 @@ TABLE: dict[str, tuple[dict[str, Facts], list[tuple[str, bool, str, str]], bool]
         False,
     ),
 }  # fmt: skip
-"""What the machine has -> for each card: state, whether it can sleep, words of the clause, words of the fix; and
-whether opening NVML would wake one."""
+"""What the machine has -> for each card: state, whether it can sleep, words of the clause, words of
+the fix; and whether opening NVML would wake one."""
 
 
 def write(path: Path, text: str) -> None:
@@ -90,7 +108,12 @@ def build(root: Path, machine: dict[str, Facts]) -> None:
     """Write the files that the kernel shows of these functions."""
     for address, facts in machine.items():
         folder = root / "pci" / address
-        names = {"vendor": "vendor", "class": "class", "control": "power/control", "status": "power/runtime_status"}
+        names = {
+            "vendor": "vendor",
+            "class": "class",
+            "control": "power/control",
+            "status": "power/runtime_status",
+        }
         names |= {"time": "power/runtime_suspended_time", "cold": "d3cold_allowed"}
         for key, name in names.items():
             if key in facts:
@@ -118,7 +141,9 @@ def test_how_a_card_stands_with_sleep(machine: Path, name: str) -> None:
     functions, expected, wakes = TABLE[name]
     build(machine, functions)
     found = gpu_power.survey()
-    assert [(one.state, one.can_sleep) for one in found] == [(state, can) for state, can, _, _ in expected]
+    assert [(one.state, one.can_sleep) for one in found] == [
+        (state, can) for state, can, _, _ in expected
+    ]
     for one, (_, _, said, fix) in zip(found, expected, strict=True):
         assert said in one.detail
         assert fix in one.fix
@@ -128,7 +153,12 @@ def test_how_a_card_stands_with_sleep(machine: Path, name: str) -> None:
 
 def test_processes_that_hold_a_card_are_named(machine: Path) -> None:
     assert gpu_power.holders() == []
-    open_files = {"30": "/dev/nvidia0", "4": "/dev/nvidiactl", "5": "/tmp/nvidia0", "self": "/dev/nvidia0"}
+    open_files = {
+        "30": "/dev/nvidia0",
+        "4": "/dev/nvidiactl",
+        "5": "/tmp/nvidia0",
+        "self": "/dev/nvidia0",
+    }
     for number, file in open_files.items():
         write(machine / "proc" / number / "comm", f"program {number}")
         (machine / "proc" / number / "fd").mkdir()
@@ -145,14 +175,21 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return what grows whenever a card is asked."""
     calls: list[Any] = []
     monkeypatch.setattr(doctor, "survey", list)
-    monkeypatch.setattr(gpus, "_open", lambda: (calls.append(1), (None, ("no NVIDIA driver", "")))[1])
+    monkeypatch.setattr(
+        gpus, "_open", lambda: (calls.append(1), (None, ("no NVIDIA driver", "")))[1]
+    )
     return calls
 
 
-def test_doctor_asks_no_card_that_sleeps_unless_it_is_told_to(machine: Path, asked: list[Any]) -> None:
+def test_doctor_asks_no_card_that_sleeps_unless_it_is_told_to(
+    machine: Path, asked: list[Any]
+) -> None:
     build(machine, {GPU: ASLEEP})
     here = of_gpu(Settings(model="demo", device="cuda"))
-    assert (here["gpu sleep"].works, here["gpu sleep"].detail) == (True, f"{GPU} is {gpu_power.survey()[0].detail}")
+    assert (here["gpu sleep"].works, here["gpu sleep"].detail) == (
+        True,
+        f"{GPU} is {gpu_power.survey()[0].detail}",
+    )
     assert "is not asked" in here["gpu asked"].detail
     assert here["gpu asked"].fix == "asrd doctor --wake"
     assert "gpu" not in here
@@ -164,7 +201,9 @@ def test_doctor_asks_no_card_that_sleeps_unless_it_is_told_to(machine: Path, ask
     assert asked
 
 
-def test_doctor_asks_a_card_that_is_awake_and_says_what_holds_it(machine: Path, asked: list[Any]) -> None:
+def test_doctor_asks_a_card_that_is_awake_and_says_what_holds_it(
+    machine: Path, asked: list[Any]
+) -> None:
     build(machine, {GPU: ON})
     write(machine / "proc" / "7" / "comm", "Xorg")
     (machine / "proc" / "7" / "fd").mkdir()

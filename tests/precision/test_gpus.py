@@ -1,4 +1,5 @@
-"""The ledger's instruments, through the real pynvml over a library that stands in for the driver."""
+"""The ledger's instruments, through the real pynvml over a library that stands in for the
+driver."""
 
 from __future__ import annotations
 
@@ -24,7 +25,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that holds the stand-in library."""
     folder = tmp_path_factory.mktemp("nvml")
     library = folder / "libnvidia-ml.so.1"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-o", library, ROOT / "tests" / "fakes" / "nvml.c"], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-Wall", "-o", library, ROOT / "tests" / "fakes" / "nvml.c"],
+        check=True,
+    )
     return folder
 
 
@@ -32,7 +36,11 @@ def under(driver: Path | None, program: str, **environment: str) -> Any:
     """Run a line of Python that prints JSON, under the stand-in driver (None: without any)."""
     path = {"LD_LIBRARY_PATH": str(driver)} if driver else {}
     done = subprocess.run(
-        [sys.executable, "-c", f"import json, os, msgspec\nfrom asrd.precision import gpus\n{program}"],
+        [
+            sys.executable,
+            "-c",
+            f"import json, os, msgspec\nfrom asrd.precision import gpus\n{program}",
+        ],
         cwd=ROOT,
         env={**os.environ, **path, **environment},
         capture_output=True,
@@ -61,9 +69,12 @@ def test_cards_are_told_with_the_facts_that_a_plan_needs(driver: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visible", "names"), [("1", [A1000]), ("GPU-0001,0", [A1000, "Tesla T4"]), ("", []), ("-1", []), ("9,0", [])]
+    ("visible", "names"),
+    [("1", [A1000]), ("GPU-0001,0", [A1000, "Tesla T4"]), ("", []), ("-1", []), ("9,0", [])],
 )
-def test_cards_are_numbered_as_cuda_will_number_them(driver: Path, visible: str, names: list[str]) -> None:
+def test_cards_are_numbered_as_cuda_will_number_them(
+    driver: Path, visible: str, names: list[str]
+) -> None:
     cards = under(driver, CARDS, FAKE_GPUS=TWO, CUDA_VISIBLE_DEVICES=visible)
     assert [card["name"] for card in cards] == names
     assert [card["index"] for card in cards] == list(range(len(cards)))
@@ -75,12 +86,19 @@ READ = "print(msgspec.json.encode(gpus.read(os.getpid(), 'cuda:0', device_at_sta
 def test_a_process_that_nvml_knows_is_read_from_nvml(driver: Path) -> None:
     program = "os.environ['FAKE_PROCESS'] = f'{os.getpid()}:777'\n" + READ.format(0)
     memory = under(driver, program, FAKE_GPUS=TWO)
-    assert (memory["process"], memory["device"], memory["source"]) == (777 << 20, 1000 << 20, "nvml")
+    assert (memory["process"], memory["device"], memory["source"]) == (
+        777 << 20,
+        1000 << 20,
+        "nvml",
+    )
 
 
 @pytest.mark.parametrize("process", ["1:777", "0:-1"])
 def test_where_nvml_cannot_tell_a_delta_is_labelled_as_one(driver: Path, process: str) -> None:
-    program = f"os.environ['FAKE_PROCESS'] = '{process}'.replace('0:', f'{{os.getpid()}}:')\n" + READ.format(600 << 20)
+    program = (
+        f"os.environ['FAKE_PROCESS'] = '{process}'.replace('0:', f'{{os.getpid()}}:')\n"
+        + READ.format(600 << 20)
+    )
     memory = under(driver, program, FAKE_GPUS=TWO)
     assert (memory["process"], memory["source"]) == (400 << 20, "meminfo")
 
@@ -100,7 +118,8 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
     assert readings.resident_bytes(2**22 + 1) is None
 
 
-# -- drivers and cards that are not as they should be -----------------------------------------------------------------
+# -- drivers and cards that are not as they should be
+# -----------------------------------------------------------------
 
 WHY = "print(json.dumps([gpus.silence(), msgspec.to_builtins(gpus.gpus())]))"
 
@@ -114,7 +133,9 @@ WHY = "print(json.dumps([gpus.silence(), msgspec.to_builtins(gpus.gpus())]))"
         ("999", "cannot be opened", "nvidia-smi"),
     ],
 )
-def test_a_driver_that_does_not_answer_is_named_with_what_helps(driver: Path, code: str, said: str, helps: str) -> None:
+def test_a_driver_that_does_not_answer_is_named_with_what_helps(
+    driver: Path, code: str, said: str, helps: str
+) -> None:
     (why, fix), cards = under(driver, WHY, FAKE_GPUS=TWO, FAKE_INIT=code)
     assert said in why
     assert helps in fix
@@ -174,11 +195,15 @@ def test_of_a_divided_card_cuda_shows_one_instance_and_nothing_beside_it(
     driver: Path, visible: str | None, names: list[str]
 ) -> None:
     more = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    cards = under(driver, CARDS, FAKE_GPUS=f"{A100};Tesla T4:7.5:16000:15000", FAKE_MIG=PARTS, **more)
+    cards = under(
+        driver, CARDS, FAKE_GPUS=f"{A100};Tesla T4:7.5:16000:15000", FAKE_MIG=PARTS, **more
+    )
     assert [card["name"] for card in cards] == names
 
 
-def test_an_instance_has_its_own_memory_and_processes_and_its_cards_capability(driver: Path) -> None:
+def test_an_instance_has_its_own_memory_and_processes_and_its_cards_capability(
+    driver: Path,
+) -> None:
     program = (
         "os.environ['FAKE_PROCESS'] = f'{os.getpid()}:777'\n"
         "print(json.dumps([msgspec.to_builtins(gpus.gpus()), gpus.process_bytes(os.getpid(), 0), gpus.free_bytes(0)]))"
@@ -189,13 +214,23 @@ def test_an_instance_has_its_own_memory_and_processes_and_its_cards_capability(d
 
 
 def test_a_card_that_is_divided_into_nothing_is_named(driver: Path) -> None:
-    found = under(driver, "print(json.dumps([len(gpus.gpus()), gpus.divided()]))", FAKE_GPUS=A100, FAKE_MIG="0:")
+    found = under(
+        driver,
+        "print(json.dumps([len(gpus.gpus()), gpus.divided()]))",
+        FAKE_GPUS=A100,
+        FAKE_MIG="0:",
+    )
     assert found == [0, ["NVIDIA A100"]]
 
 
-@pytest.mark.parametrize(("code", "mode"), [("0", ""), ("1", "exclusive"), ("2", "prohibited"), ("3", "exclusive")])
+@pytest.mark.parametrize(
+    ("code", "mode"), [("0", ""), ("1", "exclusive"), ("2", "prohibited"), ("3", "exclusive")]
+)
 def test_the_compute_mode_is_told(driver: Path, code: str, mode: str) -> None:
-    assert [card["mode"] for card in under(driver, CARDS, FAKE_GPUS=TWO, FAKE_MODE=code)] == [mode, mode]
+    assert [card["mode"] for card in under(driver, CARDS, FAKE_GPUS=TWO, FAKE_MODE=code)] == [
+        mode,
+        mode,
+    ]
 
 
 def test_the_drivers_own_cuda_is_told(driver: Path) -> None:
@@ -244,7 +279,9 @@ def test_the_peak_is_seen_even_when_it_is_over() -> None:
         ({"FAKE_GPUS": A100, "CUDA_VISIBLE_DEVICES": "7"}, "'7' hides every card"),
     ],
 )
-def test_why_no_card_is_seen_is_told_with_what_helps(driver: Path, environment: dict[str, str], said: str) -> None:
+def test_why_no_card_is_seen_is_told_with_what_helps(
+    driver: Path, environment: dict[str, str], said: str
+) -> None:
     why, fix = under(driver, "print(json.dumps(gpus.absence()))", **environment)
     assert said in why
     assert fix
@@ -253,13 +290,33 @@ def test_why_no_card_is_seen_is_told_with_what_helps(driver: Path, environment: 
 @pytest.mark.parametrize(
     ("environment", "device", "said", "helps"),
     [
-        ({"FAKE_GPUS": A100, "CUDA_VISIBLE_DEVICES": ""}, "cuda", "'' hides every card", "unset CUDA_VISIBLE_DEVICES"),
+        (
+            {"FAKE_GPUS": A100, "CUDA_VISIBLE_DEVICES": ""},
+            "cuda",
+            "'' hides every card",
+            "unset CUDA_VISIBLE_DEVICES",
+        ),
         ({"FAKE_GPUS": A100, "FAKE_LOST": "0"}, "cuda:0", "does not answer", "nvidia-smi"),
         ({"FAKE_GPUS": A100, "FAKE_MIG": "0:"}, "cuda", "divided (MIG)", "mig -cgi"),
         ({"FAKE_GPUS": A100, "FAKE_INIT": "18"}, "cuda", "was upgraded", "restart the machine"),
-        ({"FAKE_GPUS": TWO}, "cuda:7", "no GPU matches device 'cuda:7'", "visible GPUs: cuda:0 (Tesla T4)"),
-        ({"FAKE_GPUS": A100, "FAKE_MIG": PARTS}, "MIG-0001", "one instance", "CUDA_VISIBLE_DEVICES=MIG-0001"),
-        ({"FAKE_GPUS": A100, "FAKE_MIG": PARTS}, "MIG-7", "no GPU matches device 'MIG-7'", "visible GPUs: cuda:0"),
+        (
+            {"FAKE_GPUS": TWO},
+            "cuda:7",
+            "no GPU matches device 'cuda:7'",
+            "visible GPUs: cuda:0 (Tesla T4)",
+        ),
+        (
+            {"FAKE_GPUS": A100, "FAKE_MIG": PARTS},
+            "MIG-0001",
+            "one instance",
+            "CUDA_VISIBLE_DEVICES=MIG-0001",
+        ),
+        (
+            {"FAKE_GPUS": A100, "FAKE_MIG": PARTS},
+            "MIG-7",
+            "no GPU matches device 'MIG-7'",
+            "visible GPUs: cuda:0",
+        ),
         ({"FAKE_GPUS": TWO, "FAKE_CUDA": "9000"}, "cuda:1", "torch ", "pip install"),
     ],
 )

@@ -1,4 +1,5 @@
-"""Memory: every figure says what it is wherever it is shown, and growth after the steady state is shown and judged."""
+"""Memory: every figure says what it is wherever it is shown, and growth after the steady state is
+shown and judged."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from asrd.cli import report, status_page
 from asrd.dictation import fallback_triggers, metrics
-from asrd.engine.baseline import Measure
+from asrd.engine.baseline import BaselineFigures
 from asrd.evaluation import judging, selection
 from asrd.evaluation.report import page, plots
 from asrd.evaluation.report import text as report_text
@@ -46,8 +47,14 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
     shown = {
         "status": status_page.page(status),
         "waybar": str(status_page.waybar(status)["tooltip"]),
-        "trigger": str(fallback_triggers.heavy(memory, Measure(500 * MIB, source, None, None, None), 10.0, None)),
-        "report": "\n".join(report.described(report.history([take(process_bytes=9, memory_source=source)]))),
+        "trigger": str(
+            fallback_triggers.heavy(
+                memory, BaselineFigures(500 * MIB, source, None, None, None), 10.0, None
+            )
+        ),
+        "report": "\n".join(
+            report.described(report.history([take(process_bytes=9, memory_source=source)]))
+        ),
         "tune": selection.ledger.words(source),
     }
     for where, text in shown.items():
@@ -57,7 +64,9 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
     found = compared(source)
     for told in (report_text.table(found, 160), page.html(found)):
         assert part in " ".join(told.split())
-    assert words in plots._memory_caption(found).replace(" or anonymous", "").replace("anonymous or ", "")
+    assert words in plots._memory_caption(found).replace(" or anonymous", "").replace(
+        "anonymous or ", ""
+    )
 
 
 def test_a_reading_of_this_process_is_anonymous_and_smaller_than_what_is_resident() -> None:
@@ -66,11 +75,14 @@ def test_a_reading_of_this_process_is_anonymous_and_smaller_than_what_is_residen
     assert memory.process is not None
     assert memory.resident is not None
     assert 0 < memory.process < memory.resident
-    assert "with the libraries and files that it shares" in ledger.told(msgspec.structs.asdict(memory))
+    assert "with the libraries and files that it shares" in ledger.told(
+        msgspec.structs.asdict(memory)
+    )
 
 
 def growths() -> list[tuple[int, int, bool]]:
-    """Return (MiB that FP32 gains, MiB that half gains, whether that is within the bound), from a seed."""
+    """Return (MiB that FP32 gains, MiB that half gains, whether that is within the bound), from a
+    seed."""
     draw = random.Random(15)
     pairs = [(draw.randrange(-20, 90), draw.randrange(-30, 320)) for _ in range(22)]
     edges = [(0, 64), (0, 65), (30, 94), (30, 95), (-5, 64), (-5, 65)]
@@ -82,9 +94,14 @@ def test_growth_is_shown_and_judged(whole: int, half: int, within: bool) -> None
     def gaining(mib: int) -> dict[str, Memory]:
         return {"steady": Memory(process=900 * MIB), "after": Memory(process=(900 + mib) * MIB)}
 
-    runs = [measured("fp32", "baseline", ledger=gaining(whole)), measured("fp32", "again", ledger=gaining(whole))]
+    runs = [
+        measured("fp32", "baseline", ledger=gaining(whole)),
+        measured("fp32", "again", ledger=gaining(whole)),
+    ]
     references = [str(text) for text in runs[0].texts]
-    floor, bounds, rows = judging.judge([*runs, measured("half", ledger=gaining(half))], references, 400.0, 1.5, "en")
+    floor, bounds, rows = judging.judge(
+        [*runs, measured("half", ledger=gaining(half))], references, 400.0, 1.5, "en"
+    )
     row = rows[-1]
     judged = next(one for one in row.criteria if one.name == "growth")
     assert row.growth_bytes == half * MIB
@@ -102,7 +119,9 @@ def test_growth_is_shown_and_judged(whole: int, half: int, within: bool) -> None
 def test_memory_is_judged_at_its_largest() -> None:
     late = {"steady": Memory(process=900 * MIB), "after": Memory(process=960 * MIB)}
     row = comparison(measured("half", ledger=late)).rows[-1]
-    assert next(one for one in row.criteria if one.name == "memory").value == pytest.approx(960 / 900)
+    assert next(one for one in row.criteria if one.name == "memory").value == pytest.approx(
+        960 / 900
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,5 +134,7 @@ def test_memory_is_judged_at_its_largest() -> None:
         (Memory(), Memory(), None),
     ],
 )
-def test_two_instruments_are_never_subtracted(steady: Memory, after: Memory, grew: int | None) -> None:
+def test_two_instruments_are_never_subtracted(
+    steady: Memory, after: Memory, grew: int | None
+) -> None:
     assert ledger.growth_bytes({"steady": steady, "after": after}) == grew

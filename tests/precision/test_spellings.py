@@ -1,4 +1,5 @@
-"""What people call strategies, dtypes, devices and settings, at every place where they may write it."""
+"""What people call strategies, dtypes, devices and settings, at every place where they may write
+it."""
 
 from __future__ import annotations
 
@@ -36,12 +37,19 @@ DEVICES = {
 
 
 def disguised(seed: int = 15) -> list[tuple[str, str]]:
-    """Return every spelling once more with other letters' case, spaces around it and `_` for `-`, seeded."""
+    """Return every spelling once more with other letters' case, spaces around it and `_` for `-`,
+    seeded."""
     draw = random.Random(seed)
     found = []
     for word, meant in STRATEGIES.items():
         cased = "".join(draw.choice((char.lower(), char.upper())) for char in word)
-        found.append((" " * draw.randint(0, 2) + (cased.replace("-", "_") if draw.random() < 0.5 else cased), meant))
+        found.append(
+            (
+                " " * draw.randint(0, 2)
+                + (cased.replace("-", "_") if draw.random() < 0.5 else cased),
+                meant,
+            )
+        )
     return found
 
 
@@ -59,7 +67,11 @@ def values(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("word", "meant"), [*STRATEGIES.items(), *disguised()])
 def test_a_strategy_may_be_spelled_as_elsewhere_in_flags_variables_and_file(
-    word: str, meant: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    word: str,
+    meant: str,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert values(capsys, "--strategy", word)["strategy"] == meant
     monkeypatch.setenv("ASRD_STRATEGY", word)
@@ -71,13 +83,17 @@ def test_a_strategy_may_be_spelled_as_elsewhere_in_flags_variables_and_file(
 
 @pytest.mark.parametrize(("word", "meant"), [pair for pair in disguised(16) if pair[1] != "auto"])
 def test_a_comparison_and_a_running_daemon_take_the_same_spellings(word: str, meant: str) -> None:
-    assert [one.name for one in strategies.select(f"fp32,{word}")] == list(dict.fromkeys(["fp32", meant]))
+    assert [one.name for one in strategies.select(f"fp32,{word}")] == list(
+        dict.fromkeys(["fp32", meant])
+    )
     assert strategies.canonical(word) == meant, "as the daemon reads asrd use"
     assert strategies.find(word).name == meant
 
 
 @pytest.mark.parametrize(("word", "meant"), DEVICES.items())
-def test_a_device_may_be_called_gpu(word: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_device_may_be_called_gpu(
+    word: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert values(capsys, "--device", word)["device"] == meant
 
 
@@ -113,7 +129,12 @@ DOORS = (
 @pytest.mark.parametrize(("word", "hint"), WRONG.items())
 @pytest.mark.parametrize(("name", "door"), DOORS)
 def test_a_wrong_strategy_has_one_exit_code_and_a_short_hint(
-    word: str, hint: str, name: str, door: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    word: str,
+    hint: str,
+    name: str,
+    door: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words, environment = door(word)
     for key, value in environment.items():

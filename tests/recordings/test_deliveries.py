@@ -1,6 +1,8 @@
-"""What was delivered is known whatever ends the daemon: a retry goes on behind it, without a word lost or doubled.
+"""What was delivered is known whatever ends the daemon: a retry goes on behind it, without a word
+lost or doubled.
 
-Daemons are real processes that kill themselves around a line of the record, or are killed while a sink has the text.
+Daemons are real processes that kill themselves around a line of the record, or are killed while a
+sink has the text.
 """
 
 from __future__ import annotations
@@ -31,17 +33,32 @@ from asrd.desktop import sinks as desktop_sinks
 from asrd.errors import ClaimedError, SinkError, UncertainError
 from asrd.recordings import deliveries
 from asrd.recordings.deliveries import Deliveries, forget, send
-from asrd.recordings.files import Note, Take
-from asrd.recordings.store import Spool
+from asrd.recordings.files import RecordingInfo, RecordingWriter
+from asrd.recordings.store import RecordingStore
 from tests import sound
 from tests.daemon.test_daemon import Running
 from tests.dictation.test_transcriber import TWICE, at_root, at_work, case  # noqa: F401 - a fixture
 
 HALF = SAMPLE_RATE // 2
 
-# -- text goes on behind what is on disk ------------------------------------------------------------------------------
+# -- text goes on behind what is on disk
+# ------------------------------------------------------------------------------
 
-SPOKEN = ("red", "green", "blue.", "comma", "new", "line", "scratch", "that", "cap", "all", "caps", "literal", "one?")
+SPOKEN = (
+    "red",
+    "green",
+    "blue.",
+    "comma",
+    "new",
+    "line",
+    "scratch",
+    "that",
+    "cap",
+    "all",
+    "caps",
+    "literal",
+    "one?",
+)
 
 
 class Script:
@@ -51,7 +68,9 @@ class Script:
         draw = random.Random(seed)
         self.words = [draw.choice(SPOKEN) for _ in range(200)]
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Any = None) -> protocol.Answer:
+    async def transcribe(
+        self, samples: Any, start: int = 0, phase: str = "final", said: Any = None
+    ) -> protocol.Answer:
         stop = start + len(samples)
         words = [
             protocol.Word(self.words[place // HALF], place, place + HALF - 1600)
@@ -67,7 +86,10 @@ def talk(seed: int) -> Any:
     draw = random.Random(1000 + seed)
     parts = [sound.silence(0.4)]
     for number in range(draw.randint(2, 4)):
-        parts += [sound.speech(draw.choice((1.0, 2.5, 6.0, 13.0)), seed=number), sound.silence(draw.choice((0.7, 1.5)))]
+        parts += [
+            sound.speech(draw.choice((1.0, 2.5, 6.0, 13.0)), seed=number),
+            sound.silence(draw.choice((0.7, 1.5))),
+        ]
     return np.concatenate(parts)
 
 
@@ -88,11 +110,13 @@ def test_a_retry_gives_the_very_parts_that_an_undisturbed_run_gives(
     @case
     async def go() -> None:
         async with at_work(tmp_path, deliver="segment") as one:
-            one.scribe.settings = Settings(model="*=ok", strategy="half", deliver="segment", **TALKS[seed])
-            monkeypatch.setattr(one.scribe.engine, "transcribe", Script(seed).transcribe)
+            one.transcriber.settings = Settings(
+                model="*=ok", strategy="half", deliver="segment", **TALKS[seed]
+            )
+            monkeypatch.setattr(one.transcriber.engine, "transcribe", Script(seed).transcribe)
             note = kept(one.spool, talk(seed))
             record = Deliveries(tmp_path / "whole.deliveries")
-            whole = await one.scribe.rewrite(note, record)
+            whole = await one.transcriber.rewrite(note, record)
             wanted = [part.text for part in record.parts]
             lines = (tmp_path / "whole.deliveries").read_bytes().splitlines(keepends=True)
             assert len(lines) >= 2
@@ -101,25 +125,30 @@ def test_a_retry_gives_the_very_parts_that_an_undisturbed_run_gives(
                 beside.write_bytes(b"".join(lines[:count]))
                 again = Deliveries.of(beside)
                 assert len(again.parts) <= count
-                assert await one.scribe.rewrite(note, again) == whole
-                assert [part.text for part in again.parts] == wanted, f"killed after {count} of {len(lines)} parts"
-                assert [part.text for part in Deliveries.of(beside).parts] == wanted, "and so it is on disk"
+                assert await one.transcriber.rewrite(note, again) == whole
+                assert [part.text for part in again.parts] == wanted, (
+                    f"killed after {count} of {len(lines)} parts"
+                )
+                assert [part.text for part in Deliveries.of(beside).parts] == wanted, (
+                    "and so it is on disk"
+                )
 
     go()
 
 
-def kept(spool: Spool, samples: Any, name: str = "20260101-000000-aaaa") -> Note:
+def kept(spool: RecordingStore, samples: Any, name: str = "20260101-000000-aaaa") -> RecordingInfo:
     """Put a recording there that was killed before it was text."""
     spool.where.mkdir(mode=0o700, parents=True, exist_ok=True)
-    note = Note(name, time.time())
-    take = Take(note, spool.where / f"{name}.wav")
+    note = RecordingInfo(name, time.time())
+    take = RecordingWriter(note, spool.where / f"{name}.wav")
     take.append(samples)
     take.finish()
     take.release()
     return note
 
 
-# -- killed around every line of the record ---------------------------------------------------------------------------
+# -- killed around every line of the record
+# ---------------------------------------------------------------------------
 
 SINK = """
 folder="$1"; name="$2"
@@ -131,7 +160,8 @@ if [ "$(cat "$folder/$name.hangs" 2>/dev/null)" = "$(tr -cd '\\037' < "$folder/$
 fi
 exit 0
 """
-"""A command that notes each text it gets; it can refuse, or go on with its Nth for as long as a file is there."""
+"""A command that notes each text it gets; it can refuse, or go on with its Nth for as long as a
+file is there."""
 
 
 class Kill(NamedTuple):
@@ -141,7 +171,8 @@ class Kill(NamedTuple):
     sinks: str
     """A letter each; a capital refuses until the daemon is started again."""
     moment: str
-    """before, torn or after a line of the record; in a sink that has the text; or removing the recording."""
+    """before, torn or after a line of the record; in a sink that has the text; or removing the
+    recording."""
     at: int
     """Which line, or which delivery, from 1."""
     live: bool = False
@@ -153,7 +184,8 @@ class Kill(NamedTuple):
 
 
 def steps(one: Kill, parts: int) -> list[tuple[str, int, str]]:
-    """Return what a run does in order: lines of the record, and (in a "sink" step) what a sink gets."""
+    """Return what a run does in order: lines of the record, and (in a "sink" step) what a sink
+    gets."""
     found: list[tuple[str, int, str]] = []
     interleaved = one.live or one.deliver == "take"
     found += [] if interleaved else [*(("part", part, "") for part in range(parts)), ("end", 0, "")]
@@ -193,13 +225,24 @@ def table(seed: int, count: int) -> list[Kill]:
     found += [Kill("segment", "ab", "removing", 1), Kill("take", "ab", "removing", 1)]
     while len(found) < count:
         deliver = draw.choice(("segment", "take"))
-        letters = "".join(draw.choice((letter, letter, letter.upper())) for letter in "abc"[: draw.randint(1, 3)])
+        letters = "".join(
+            draw.choice((letter, letter, letter.upper())) for letter in "abc"[: draw.randint(1, 3)]
+        )
         moment = draw.choice(("before", "torn", "after", "after", "in"))
         live = draw.random() < 0.3
-        made = [kind for kind, _, _ in steps(Kill(deliver, letters, moment, 1, live), 2 if deliver == "segment" else 1)]
-        at = draw.randint(1, made.count("sink") if moment == "in" else len(made) - made.count("sink"))
+        made = [
+            kind
+            for kind, _, _ in steps(
+                Kill(deliver, letters, moment, 1, live), 2 if deliver == "segment" else 1
+            )
+        ]
+        at = draw.randint(
+            1, made.count("sink") if moment == "in" else len(made) - made.count("sink")
+        )
         one = Kill(deliver, letters, moment, at, live)
-        hanging = moment == "in" and (letters * 2)[at - 1].isupper()  # one that refuses does not hang
+        hanging = (
+            moment == "in" and (letters * 2)[at - 1].isupper()
+        )  # one that refuses does not hang
         found += [] if hanging or one in found else [one]
     return found
 
@@ -227,16 +270,20 @@ class Rehearsal:
 
     def killed(self) -> None:
         """Run until the daemon is dead."""
-        moment = {} if self.kill.moment == "in" else {"DIE_AT": f"{self.kill.moment}:{self.kill.at}"}
+        moment = (
+            {} if self.kill.moment == "in" else {"DIE_AT": f"{self.kill.moment}:{self.kill.at}"}
+        )
         for name in self.kill.sinks:
             if name.isupper():
                 (self.folder / f"{name.lower()}.refuses").touch()
         hanging = self.hang() if self.kill.moment == "in" else None
         if self.kill.live:
             soundfile.write(self.folder / "clip.wav", TWICE, 16_000, subtype="FLOAT")
-            waiting = ThreadPoolExecutor(1).submit(self.up, f"--source=file:{self.folder}/clip.wav", **moment)
+            waiting = ThreadPoolExecutor(1).submit(
+                self.up, f"--source=file:{self.folder}/clip.wav", **moment
+            )
         else:
-            kept(Spool(self.one.takes), TWICE)
+            kept(RecordingStore(self.one.takes), TWICE)
             daemon = self.up(**moment)
             self.retrying = daemon.verb("retry", "--all", "--deliver")
             waiting = None
@@ -251,13 +298,19 @@ class Rehearsal:
             waiting.result()
         if self.retrying is not None:
             self.retrying.communicate(timeout=30)
-        for file in (*self.folder.glob("*.refuses"), *self.folder.glob("*.hangs"), *self.folder.glob("*.sock")):
+        for file in (
+            *self.folder.glob("*.refuses"),
+            *self.folder.glob("*.hangs"),
+            *self.folder.glob("*.sock"),
+        ):
             file.unlink()  # with the socket: only one that answers is there then
 
     def hang(self) -> Path:
         """Have the sink of the delivery that is meant go on with it; return its file."""
         parts = 2 if self.kill.deliver == "segment" else 1
-        asked = [sink for kind, _, sink in steps(self.kill, parts) if kind == "sink"][: self.kill.at]
+        asked = [sink for kind, _, sink in steps(self.kill, parts) if kind == "sink"][
+            : self.kill.at
+        ]
         file = self.folder / f"{asked[-1]}.hangs"
         file.write_text(str(asked.count(asked[-1])))
         return file
@@ -265,7 +318,10 @@ class Rehearsal:
     def got(self) -> dict[str, list[str]]:
         """Return every text that each sink has."""
         logs = {name: self.folder / f"{name}.log" for name in self.names}
-        return {name: log.read_text().split("\x1f")[:-1] if log.exists() else [] for name, log in logs.items()}
+        return {
+            name: log.read_text().split("\x1f")[:-1] if log.exists() else []
+            for name, log in logs.items()
+        }
 
     def retry(self, *words: str) -> tuple[int, str]:
         """Try again as a user does; return the exit code and what was said on the side."""
@@ -307,8 +363,21 @@ def rehearse(folder: Path, kill: Kill) -> Seen:
         waiting = [note for note in map(json.loads, out.splitlines()) if not note["delivered"]]
         retried = one.retry("--all", "--deliver")
         second = one.got()
-        again = one.retry("--all", "--again") if expected(kill, 2 if kill.deliver == "segment" else 1)[1] else (0, "")
-        return Seen(wanted, first, waiting, retried, second, again, one.got(), sorted(os.listdir(one.one.takes)))
+        again = (
+            one.retry("--all", "--again")
+            if expected(kill, 2 if kill.deliver == "segment" else 1)[1]
+            else (0, "")
+        )
+        return Seen(
+            wanted,
+            first,
+            waiting,
+            retried,
+            second,
+            again,
+            one.got(),
+            sorted(os.listdir(one.one.takes)),
+        )
     finally:
         one.end()
 
@@ -321,10 +390,10 @@ def undisturbed(takes: Path, copy: Path, deliver: str) -> list[str]:
     @case
     async def go() -> None:
         async with at_work(copy, deliver=deliver) as one:
-            one.scribe.settings = Settings(model="ok", deliver=deliver)
+            one.transcriber.settings = Settings(model="ok", deliver=deliver)
             samples, _ = soundfile.read(file, dtype="float32")
             record = Deliveries()
-            await one.scribe.rewrite(kept(one.spool, samples), record)
+            await one.transcriber.rewrite(kept(one.spool, samples), record)
             texts.extend(part.text for part in record.parts)
 
     go()
@@ -332,12 +401,22 @@ def undisturbed(takes: Path, copy: Path, deliver: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Any]]:
     """Every run of KILLS that is asked for, some at a time: they mostly wait."""
     folder = tmp_path_factory.mktemp("kills")
-    asked = [item.callspec.params.get("kill") for item in request.session.items if hasattr(item, "callspec")]
+    asked = [
+        item.callspec.params.get("kill")
+        for item in request.session.items
+        if hasattr(item, "callspec")
+    ]
     with ThreadPoolExecutor(6) as pool:
-        yield {kill.name: pool.submit(rehearse, folder / kill.name, kill) for kill in KILLS if kill in asked}
+        yield {
+            kill.name: pool.submit(rehearse, folder / kill.name, kill)
+            for kill in KILLS
+            if kill in asked
+        }
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=[kill.name for kill in KILLS])
@@ -352,14 +431,22 @@ def test_after_a_kill_every_sink_has_each_word_once(runs: dict[str, Any], kill: 
         ), "as it was when the daemon died"
         if unknown is not None and unknown[0] == sink:
             text = seen.wanted[unknown[1]]
-            assert Counter(seen.second[name]) == once - Counter([text]) + Counter([text] * got[unknown])
-            assert Counter(seen.third[name]) == once - Counter([text]) + Counter([text] * (1 + got[unknown]))
+            assert Counter(seen.second[name]) == once - Counter([text]) + Counter(
+                [text] * got[unknown]
+            )
+            assert Counter(seen.third[name]) == once - Counter([text]) + Counter(
+                [text] * (1 + got[unknown])
+            )
         else:
             assert Counter(seen.second[name]) == Counter(seen.third[name]) == once
             assert "".join(seen.third[name]) == "".join(seen.wanted) or sink.isupper(), "in order"
     if unknown is not None:
         (note,) = seen.waiting
-        name = f"command:sh#{kill.sinks.index(unknown[0]) + 1}" if len(kill.sinks) > 1 else "command:sh"
+        name = (
+            f"command:sh#{kill.sinks.index(unknown[0]) + 1}"
+            if len(kill.sinks) > 1
+            else "command:sh"
+        )
         assert note["uncertain"] == [name]
         assert seen.retried[0] == 75
         assert f"{note['id']} may have been delivered to {name};" in seen.retried[1]
@@ -372,14 +459,15 @@ def test_after_a_kill_every_sink_has_each_word_once(runs: dict[str, Any], kill: 
     assert seen.left == []
 
 
-# -- two retries at once ----------------------------------------------------------------------------------------------
+# -- two retries at once
+# ----------------------------------------------------------------------------------------------
 
 
 def test_two_retries_of_all_deliver_each_recording_once(tmp_path: Path) -> None:
     one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
     try:
         for number in range(8):
-            kept(Spool(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
+            kept(RecordingStore(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
         up = one.up()
         both = [up.verb("retry", "--all", "--deliver") for _ in range(2)]
         said = [process.communicate(timeout=60) for process in both]
@@ -397,7 +485,7 @@ def test_a_recording_that_is_retried_is_told_to_the_second_who_asks(tmp_path: Pa
     hangs = one.folder / "a.hangs"
     try:
         for number in range(3):
-            kept(Spool(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
+            kept(RecordingStore(one.one.takes), TWICE, f"20260101-000000-{number:04x}")
         hangs.write_text("1")
         up = one.up()
         first = up.verb("retry", "20260101-000000-0000", "--deliver")
@@ -427,7 +515,8 @@ case " $(cat "$1/refused" 2>/dev/null) " in *" $number "*) exit 1;; esac
 
 
 def mixed(seed: int) -> dict[str, str]:
-    """Return 24 recordings and what becomes of each: delivered, refused by the second sink, or holds no sound."""
+    """Return 24 recordings and what becomes of each: delivered, refused by the second sink, or
+    holds no sound."""
     draw = random.Random(seed)
     names = [f"20260101-000000-{number:04x}" for number in range(24)]
     return {name: draw.choice(("delivered", "delivered", "refused", "no sound")) for name in names}
@@ -441,7 +530,11 @@ def test_of_all_recordings_one_that_fails_costs_the_others_nothing_and_is_told_a
     fates = mixed(14) | {"20260101-000000-ffff": last}
     try:
         for name, fate in fates.items():
-            kept(Spool(one.one.takes), np.full(9000, np.nan, np.float32) if fate == "no sound" else TWICE, name)
+            kept(
+                RecordingStore(one.one.takes),
+                np.full(9000, np.nan, np.float32) if fate == "no sound" else TWICE,
+                name,
+            )
         heard = [fate for fate in fates.values() if fate != "no sound"]
         (one.folder / "choosy").write_text(CHOOSY)
         numbers = [str(number) for number, fate in enumerate(heard, 1) if fate == "refused"]
@@ -451,7 +544,9 @@ def test_of_all_recordings_one_that_fails_costs_the_others_nothing_and_is_told_a
         out, errors = process.communicate(timeout=60)
         failed = [fate for fate in fates.values() if fate != "delivered"]
         assert process.returncode == (75 if failed[0] == "refused" else 65)
-        assert out.splitlines() == [f"{name} was delivered" for name in fates if fates[name] == "delivered"]
+        assert out.splitlines() == [
+            f"{name} was delivered" for name in fates if fates[name] == "delivered"
+        ]
         assert f"{len(failed)} of {len(fates)} recordings could not be finished, and stay" in errors
         assert all(name in errors for name in fates if fates[name] != "delivered")
         assert len(one.got()["a"]) == len(heard), "the first sink has each text"
@@ -478,7 +573,7 @@ with spool.claim(spool.find("")):
 
 
 def test_a_claim_holds_against_other_processes_and_dies_with_its_own(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "takes")
+    spool = RecordingStore(tmp_path / "takes")
     note = kept(spool, TWICE)
     command = [sys.executable, "-c", CLAIMER, os.fspath(spool.where)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -489,14 +584,22 @@ def test_a_claim_holds_against_other_processes_and_dies_with_its_own(tmp_path: P
         assert spool.all() == []
         assert spool.prune() == 0
         process.kill()
-    with spool.claim(note), pytest.raises(ClaimedError, match="is being retried already"), spool.claim(note):
+    with (
+        spool.claim(note),
+        pytest.raises(ClaimedError, match="is being retried already"),
+        spool.claim(note),
+    ):
         pass
-    with spool.claim(note), pytest.raises(ClaimedError, match=f"{note.id} is being retried already"):
+    with (
+        spool.claim(note),
+        pytest.raises(ClaimedError, match=f"{note.id} is being retried already"),
+    ):
         spool.find("")
     assert [one.id for one in spool.waiting()] == [note.id]
 
 
-# -- the record by itself ---------------------------------------------------------------------------------------------
+# -- the record by itself
+# ---------------------------------------------------------------------------------------------
 
 
 class Place:
@@ -516,7 +619,8 @@ class Place:
 
 
 def history(path: Path, seed: int) -> list[tuple[int, dict[str, list[str]]]]:
-    """Write a record of several parts and sinks; return its length and what each sink said it had, line by line."""
+    """Write a record of several parts and sinks; return its length and what each sink said it had,
+    line by line."""
     draw = random.Random(seed)
     record, had = Deliveries(path), []
     names = ["stdout", "clipboard", "command:a b"][: draw.randint(1, 3)]
@@ -542,7 +646,9 @@ def history(path: Path, seed: int) -> list[tuple[int, dict[str, list[str]]]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_record_cut_at_any_byte_tells_what_its_whole_lines_told(tmp_path: Path, seed: int) -> None:
+def test_a_record_cut_at_any_byte_tells_what_its_whole_lines_told(
+    tmp_path: Path, seed: int
+) -> None:
     had = history(tmp_path / "whole.deliveries", seed)
     data = (tmp_path / "whole.deliveries").read_bytes()
     assert (tmp_path / "whole.deliveries").stat().st_mode & 0o777 == 0o600
@@ -551,11 +657,17 @@ def test_a_record_cut_at_any_byte_tells_what_its_whole_lines_told(tmp_path: Path
         record = Deliveries.of(tmp_path / "cut.wav")
         known = [accepted for size, accepted in had if size - 1 <= length]  # a line's end may lack
         for name, texts in (known[-1] if known else {}).items():
-            taken = [part.text for number, part in enumerate(record.parts) if record.fate(number, name) == "accepted"]
+            taken = [
+                part.text
+                for number, part in enumerate(record.parts)
+                if record.fate(number, name) == "accepted"
+            ]
             assert taken == texts
         assert not record.delivered or record.whole == "whole"
         again = record.add("next", whole="whole")
-        assert [part.text for part in Deliveries.of(tmp_path / "cut.wav").parts][again] == "next", "after a torn line"
+        assert [part.text for part in Deliveries.of(tmp_path / "cut.wav").parts][again] == "next", (
+            "after a torn line"
+        )
 
 
 GARBAGE = [b"", b"\n\n", b"{", b"null\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000, b'{"type":"attempt"}\n',
@@ -565,7 +677,7 @@ GARBAGE = [b"", b"\n\n", b"{", b"null\n", b"[]\n", b"\xff\xfe\n", b"[" * 100_000
 
 @pytest.mark.parametrize("data", GARBAGE, ids=range(len(GARBAGE)))
 def test_a_damaged_record_costs_nothing_else(tmp_path: Path, data: bytes) -> None:
-    spool = Spool(tmp_path / "takes")
+    spool = RecordingStore(tmp_path / "takes")
     note = kept(spool, TWICE)
     spool.path(note).with_suffix(".deliveries").write_bytes(data)
     (found,) = spool.waiting()
@@ -587,23 +699,35 @@ async def test_a_disk_that_is_full_costs_one_warning_and_no_text(
         await send(record, number, places, lambda sink, error: None)
     assert places[0].got == ["text 0", "text 1", "text 2"]
     assert places[1].got == ["text 1", "text 2"]
-    assert [message for message in caplog.messages if "cannot be written down" in message] == caplog.messages[:1]
+    assert [
+        message for message in caplog.messages if "cannot be written down" in message
+    ] == caplog.messages[:1]
     same = Deliveries.of(tmp_path / "no" / "folder.wav")
     assert await send(same, 0, places, lambda sink, error: None) == []
-    assert places[0].got == ["text 0", "text 1", "text 2"], "this process knows what the disk does not"
+    assert places[0].got == ["text 0", "text 1", "text 2"], (
+        "this process knows what the disk does not"
+    )
     assert places[1].got == ["text 1", "text 2", "text 0"]
     (tmp_path / "no").mkdir()
     record.end("all")
     forget(tmp_path / "no" / "folder.wav")
-    assert Deliveries.of(tmp_path / "no" / "folder.wav").whole == "all", "with room, all of it is written after all"
+    assert Deliveries.of(tmp_path / "no" / "folder.wav").whole == "all", (
+        "with room, all of it is written after all"
+    )
     assert len(Deliveries.of(tmp_path / "no" / "folder.wav").parts) == 3
 
 
 @case
-async def test_what_may_have_arrived_is_sent_again_only_where_that_is_asked_for(tmp_path: Path) -> None:
+async def test_what_may_have_arrived_is_sent_again_only_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
     record = Deliveries(tmp_path / "a.deliveries")
     record.add("text", whole="text")
-    places = [Place("sure"), Place("slow", UncertainError("did not end")), Place("shut", SinkError("no"))]
+    places = [
+        Place("sure"),
+        Place("slow", UncertainError("did not end")),
+        Place("shut", SinkError("no")),
+    ]
     told: list[str] = []
     failed = await send(record, 0, places, lambda sink, error: told.append(sink.name))
     assert failed == ["slow: did not end", "shut: no"]
@@ -612,13 +736,18 @@ async def test_what_may_have_arrived_is_sent_again_only_where_that_is_asked_for(
     assert await send(Deliveries.of(tmp_path / "a.wav"), 0, places, lambda sink, error: None) == []
     assert [place.got for place in places] == [["text"], ["text"], ["text"]]
     assert Deliveries.of(tmp_path / "a.wav").uncertain == ["slow"]
-    assert await send(Deliveries.of(tmp_path / "a.wav"), 0, places, lambda sink, error: None, again=True) == []
+    assert (
+        await send(
+            Deliveries.of(tmp_path / "a.wav"), 0, places, lambda sink, error: None, again=True
+        )
+        == []
+    )
     assert [place.got for place in places] == [["text"], ["text", "text"], ["text"]]
     assert Deliveries.of(tmp_path / "a.wav").delivered
 
 
 def test_files_without_their_sound_go_once_nobody_can_be_writing_them(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     old, young = (tmp_path / f"20260101-000000-{name}.deliveries" for name in ("aaaa", "bbbb"))
     for file in (old, young, old.with_suffix(".json"), old.with_suffix(".new")):
         file.write_bytes(b"x")
@@ -628,14 +757,15 @@ def test_files_without_their_sound_go_once_nobody_can_be_writing_them(tmp_path: 
     assert list(tmp_path.iterdir()) == [young]
 
 
-# -- other settings than before ---------------------------------------------------------------------------------------
+# -- other settings than before
+# ---------------------------------------------------------------------------------------
 
 
 def test_a_retry_goes_to_the_sinks_in_force_and_names_one_that_is_gone(tmp_path: Path) -> None:
     one = Rehearsal(tmp_path / "run", Kill("take", "aB", "", 0))
     (one.folder / "b.refuses").touch()
     try:
-        kept(Spool(one.one.takes), TWICE)
+        kept(RecordingStore(one.one.takes), TWICE)
         one.up()
         code, errors = one.retry("--deliver")
         assert code == 75
@@ -646,7 +776,10 @@ def test_a_retry_goes_to_the_sinks_in_force_and_names_one_that_is_gone(tmp_path:
         one.up()
         code, errors = one.retry("--deliver")
         assert code == 0
-        assert "the settings do not name command:sh as it was then, so it may lack the text of recording 2026" in errors
+        assert (
+            "the settings do not name command:sh as it was then, so it may lack the text of recording 2026"
+            in errors
+        )
         assert {name: len(texts) for name, texts in one.got().items()} == {"a": 1, "b": 0, "c": 1}
         assert os.listdir(one.one.takes) == []
     finally:
@@ -656,14 +789,20 @@ def test_a_retry_goes_to_the_sinks_in_force_and_names_one_that_is_gone(tmp_path:
 def test_what_is_kept_and_was_delivered_is_sent_once_more_only_with_again(tmp_path: Path) -> None:
     one = Rehearsal(tmp_path / "run", Kill("take", "a", "", 0))
     try:
-        kept(Spool(one.one.takes), TWICE)
+        kept(RecordingStore(one.one.takes), TWICE)
         one.up(ASRD_KEEP_AUDIO="always")
         assert one.retry("--all", "--deliver")[0] == 0
-        assert sorted(os.listdir(one.one.takes)) == ["20260101-000000-aaaa.json", "20260101-000000-aaaa.wav"]
+        assert sorted(os.listdir(one.one.takes)) == [
+            "20260101-000000-aaaa.json",
+            "20260101-000000-aaaa.wav",
+        ]
         code, errors = one.retry("2026", "--deliver")
         assert (code, len(one.got()["a"])) == (2, 1)
         assert "recording 20260101-000000-aaaa was delivered" in errors
-        assert one.daemons[-1].verb("retry", "2026").communicate(timeout=30)[0].strip() == one.got()["a"][0].strip()
+        assert (
+            one.daemons[-1].verb("retry", "2026").communicate(timeout=30)[0].strip()
+            == one.got()["a"][0].strip()
+        )
         assert one.retry("2026", "--again")[0] == 0
         assert len(one.got()["a"]) == 2
     finally:
@@ -674,7 +813,7 @@ def test_the_list_of_recordings_names_who_may_have_the_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path))
-    note = kept(Spool(tmp_path / "asrd" / "takes"), TWICE)
+    note = kept(RecordingStore(tmp_path / "asrd" / "takes"), TWICE)
     record = Deliveries(tmp_path / "asrd" / "takes" / f"{note.id}.deliveries")
     record.aim(record.add("text", whole="text"), ["stdout", "command:notes --token secret"])
     record.outcome(0, "stdout", "accepted")
@@ -724,16 +863,22 @@ def test_no_two_sinks_have_one_name(keys: tuple[str, ...]) -> None:
 
 def test_two_commands_of_one_program_are_told_apart_wherever_they_are_named(tmp_path: Path) -> None:
     first, second = "command:false one", "command:false two"
-    spool = Spool(tmp_path / "takes")
+    spool = RecordingStore(tmp_path / "takes")
     take = spool.begin()
     take.append(bytes(4 * 16_000))
     record = Deliveries(take.path.with_suffix(deliveries.SUFFIX))
     both = desktop_sinks.sinks(Settings(sinks=(first, second)))
     told: list[str] = []
-    asyncio.run(deliveries.send(record, record.add("x", whole="x"), both, lambda sink, error: told.append(sink.name)))
+    asyncio.run(
+        deliveries.send(
+            record, record.add("x", whole="x"), both, lambda sink, error: told.append(sink.name)
+        )
+    )
     assert told == ["command:false#1", "command:false#2"]
     record.attempt(0, second)
     spool.failed(take, "no")
     assert spool.all()[0].uncertain == ["command:false#2"]
     old = Deliveries.of(take.path)
-    assert (old.fate(0, first), old.fate(0, second)) == ("refused", "attempted"), "the file names whole settings"
+    assert (old.fate(0, first), old.fate(0, second)) == ("refused", "attempted"), (
+        "the file names whole settings"
+    )

@@ -1,4 +1,5 @@
-"""How many recordings wait: always as many as the folder holds, and at the same price for thousands as for none."""
+"""How many recordings wait: always as many as the folder holds, and at the same price for thousands
+as for none."""
 
 from __future__ import annotations
 
@@ -18,27 +19,27 @@ import pytest
 
 from asrd.daemon.control_server import Request
 from asrd.recordings import index as recordings_index
-from asrd.recordings.files import Note, Take, pages
+from asrd.recordings.files import RecordingInfo, RecordingWriter, pages
 from asrd.recordings.index import RecordingIndex
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 from tests.daemon.test_daemon import Inside
 from tests.dictation.test_transcriber import SAID, case, until
 
 KEPT = 5000
 
 
-def keep(spool: Spool, count: int, **given: Any) -> None:
+def keep(spool: RecordingStore, count: int, **given: Any) -> None:
     """Have recordings kept as an earlier run left them."""
     spool.where.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         name = f"20260101-{number:06d}-0000"
         (spool.where / f"{name}.wav").write_bytes(b"\0" * 44)
-        note = Note(name, time.time(), **{"reason": "the disk was full"} | given)
+        note = RecordingInfo(name, time.time(), **{"reason": "the disk was full"} | given)
         (spool.where / f"{name}.json").write_bytes(msgspec.json.encode(note))
     aged(spool)
 
 
-def aged(spool: Spool) -> None:
+def aged(spool: RecordingStore) -> None:
     """Let the folder's last change lie so far back that the next one shows."""
     os.utime(spool.where, ns=(time.time_ns() - 10**9,) * 2)
 
@@ -52,7 +53,11 @@ class Opened:
         sys.addaudithook(self.heard)
 
     def heard(self, event: str, args: tuple[Any, ...]) -> None:
-        if not self.folder or event not in ("open", "os.listdir", "os.scandir") or not isinstance(args[0], str | Path):
+        if (
+            not self.folder
+            or event not in ("open", "os.listdir", "os.scandir")
+            or not isinstance(args[0], str | Path)
+        ):
             return
         if os.fspath(args[0]).startswith(self.folder):
             if threading.current_thread() is threading.main_thread():
@@ -75,7 +80,7 @@ def opened() -> Opened:
 
 
 def test_what_is_opened_is_counted(opened: Opened, tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     keep(spool, 3)
     with opened.below(tmp_path):
         assert len(spool.waiting()) == 3
@@ -86,28 +91,34 @@ async def one_answer(one: Inside, verb: str) -> dict[str, Any]:
     return await anext(one.daemon.answer(Request(verb)))
 
 
-async def price(one: Inside, opened: Opened, act: Callable[[], Any], times: int = 1) -> tuple[int, int]:
+async def price(
+    one: Inside, opened: Opened, act: Callable[[], Any], times: int = 1
+) -> tuple[int, int]:
     """Return what an act opens in the loop's thread, and elsewhere."""
-    with opened.below(one.daemon.scribe.spool.where):
+    with opened.below(one.daemon.transcriber.spool.where):
         for _ in range(times):
             await act()
     return opened.loop_thread, opened.elsewhere
 
 
-async def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Opened, count: int) -> dict[str, Any]:
+async def prices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Opened, count: int
+) -> dict[str, Any]:
     """Return what acts open with so many recordings kept."""
     found: dict[str, Any] = {}
     async with Inside(tmp_path, monkeypatch) as one:
-        spool = one.daemon.scribe.spool
+        spool = one.daemon.transcriber.spool
         keep(spool, count)
-        await one.daemon.scribe.load()
+        await one.daemon.transcriber.load()
         assert (await one_answer(one, "status"))["waiting"] == count
         found["status"] = await price(one, opened, lambda: one_answer(one, "status"), 20)
         found["key"] = (await price(one, opened, lambda: one_answer(one, "toggle")))[0]
         one.microphones[-1].give(SAID)
-        found["status while recording"] = await price(one, opened, lambda: one_answer(one, "status"), 20)
+        found["status while recording"] = await price(
+            one, opened, lambda: one_answer(one, "status"), 20
+        )
         found["stop"] = (await price(one, opened, lambda: one_answer(one, "stop")))[0]
-        await until(lambda: not one.daemon.scribe.busy)
+        await until(lambda: not one.daemon.transcriber.busy)
         aged(spool)
         found["status after it"] = await price(one, opened, lambda: one_answer(one, "status"))
         found["takes"] = (await price(one, opened, lambda: one_answer(one, "takes")))[0]
@@ -129,7 +140,7 @@ async def test_nothing_costs_the_loop_more_with_thousands_of_recordings_kept(
     assert many["key"] < 10
 
 
-ACTS: dict[str, Callable[[Spool, list[Take], random.Random], None]] = {
+ACTS: dict[str, Callable[[RecordingStore, list[RecordingWriter], random.Random], None]] = {
     "begin": lambda spool, takes, draw: takes.append(spool.begin()),
     "begin and say": lambda spool, takes, draw: takes.append(spool.begin()) or takes[-1].append(b"\0" * 4000),
     "deliver": lambda spool, takes, draw: spool.delivered(takes.pop(), "text") if takes else None,
@@ -161,7 +172,10 @@ ACTS: dict[str, Callable[[Spool, list[Take], random.Random], None]] = {
 def test_it_says_what_the_folder_holds_after_any_act_of_anybody(tmp_path: Path, seed: int) -> None:
     """The acts are the spool's own, of another daemon, of a crash and of strangers."""
     draw = random.Random(seed)
-    spool, takes = Spool(tmp_path, keep=draw.choice(["on-failure", "always", "never"])), list[Take]()
+    spool, takes = (
+        RecordingStore(tmp_path, keep=draw.choice(["on-failure", "always", "never"])),
+        list[RecordingWriter](),
+    )
     index = RecordingIndex()
 
     async def go() -> None:
@@ -177,11 +191,11 @@ def test_it_says_what_the_folder_holds_after_any_act_of_anybody(tmp_path: Path, 
 
 @case
 async def test_a_folder_that_is_not_there_or_comes_later_is_no_trouble(tmp_path: Path) -> None:
-    index, spool = RecordingIndex(), Spool(tmp_path / "later")
+    index, spool = RecordingIndex(), RecordingStore(tmp_path / "later")
     assert await index.waiting(spool) == 0
     keep(spool, 3)
     assert await index.waiting(spool) == 3
-    keep(other := Spool(tmp_path / "other"), 2)
+    keep(other := RecordingStore(tmp_path / "other"), 2)
     assert await index.waiting(other) == 2
     for file in spool.where.iterdir():
         file.unlink()
@@ -190,11 +204,13 @@ async def test_a_folder_that_is_not_there_or_comes_later_is_no_trouble(tmp_path:
 
 
 @case
-async def test_many_who_ask_at_once_have_it_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool, read, count = Spool(tmp_path), RecordingIndex._read, 0
+async def test_many_who_ask_at_once_have_it_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool, read, count = RecordingStore(tmp_path), RecordingIndex._read, 0
     keep(spool, 50)
 
-    def counted(index: RecordingIndex, spool: Spool) -> None:
+    def counted(index: RecordingIndex, spool: RecordingStore) -> None:
         nonlocal count
         count += 1
         read(index, spool)
@@ -210,7 +226,7 @@ async def test_thousands_of_recordings_are_listed_in_replies_of_a_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        keep(one.daemon.scribe.spool, 700, text="some words " * 10)
+        keep(one.daemon.transcriber.spool, 700, text="some words " * 10)
         replies = [reply async for reply in one.daemon.answer(Request("takes"))]
     assert [reply["more"] for reply in replies] == [*[True] * (len(replies) - 1), False]
     assert max(len(msgspec.json.encode(reply)) for reply in replies) < 1 << 16
@@ -220,7 +236,10 @@ async def test_thousands_of_recordings_are_listed_in_replies_of_a_bounded_size(
 @pytest.mark.parametrize("seed", range(20))
 def test_pages_hold_every_note_once_and_no_more_than_they_may(seed: int) -> None:
     draw = random.Random(seed)
-    notes = [Note(str(at), 0.0, text="x" * draw.choice((0, 10, 300, 2000))) for at in range(draw.randint(0, 60))]
+    notes = [
+        RecordingInfo(str(at), 0.0, text="x" * draw.choice((0, 10, 300, 2000)))
+        for at in range(draw.randint(0, 60))
+    ]
     parts = pages(notes, 1000)
     assert [note for part in parts for note in part] == notes
     assert parts
@@ -233,7 +252,7 @@ async def test_a_change_that_the_folders_time_is_too_coarse_to_show_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recordings_index, "RACY_SECONDS", 60.0)
-    index, spool = RecordingIndex(), Spool(tmp_path)
+    index, spool = RecordingIndex(), RecordingStore(tmp_path)
     keep(spool, 2)
     before = tmp_path.stat().st_mtime_ns
     assert await index.waiting(spool) == 2

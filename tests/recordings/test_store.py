@@ -1,4 +1,5 @@
-"""Takes on real disks: killed while recording, full, read-only; what is found afterwards, and what goes."""
+"""Takes on real disks: killed while recording, full, read-only; what is found afterwards, and what
+goes."""
 
 from __future__ import annotations
 
@@ -22,14 +23,14 @@ import pytest
 import soundfile
 
 from asrd.errors import NothingError, UsageError
-from asrd.recordings.files import Note, Take, blocks
-from asrd.recordings.store import Spool, folder
+from asrd.recordings.files import RecordingInfo, RecordingWriter, blocks
+from asrd.recordings.store import RecordingStore, folder
 from tests.helpers import ROOT
 
 BLOCK = np.full(320, 0.25, np.float32)
 
 
-def recorded(spool: Spool, seconds: float = 1.0) -> Take:
+def recorded(spool: RecordingStore, seconds: float = 1.0) -> RecordingWriter:
     """Return a take of so many seconds, still in hand."""
     take = spool.begin()
     for _ in range(round(seconds * 50)):
@@ -37,11 +38,11 @@ def recorded(spool: Spool, seconds: float = 1.0) -> Take:
     return take
 
 
-def kept(spool: Spool, stamp: str, seconds: float = 1.0, age: float = 0.0) -> str:
+def kept(spool: RecordingStore, stamp: str, seconds: float = 1.0, age: float = 0.0) -> str:
     """Put a kept take of this name there, that began `age` days ago."""
     spool.where.mkdir(mode=0o700, parents=True, exist_ok=True)
-    note = Note(stamp, time.time() - 86_400 * age)
-    take = Take(note, spool.where / f"{stamp}.wav")
+    note = RecordingInfo(stamp, time.time() - 86_400 * age)
+    take = RecordingWriter(note, spool.where / f"{stamp}.wav")
     take.append(np.zeros(round(seconds * 16_000), np.float32))
     assert spool.failed(take, "because")
     return stamp
@@ -55,18 +56,29 @@ def mode(path: Path) -> int:
 def small_disk(where: Path, kilobytes: int) -> Iterator[Path]:
     """Mount a tmpfs of that size; skip where that is not allowed."""
     where.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k,mode=700", "asrd-test", os.fspath(where)]
+    words = [
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={kilobytes}k,mode=700",
+        "asrd-test",
+        os.fspath(where),
+    ]
     program = shutil.which("mount")
     done = subprocess.run(words, capture_output=True, text=True, check=False) if program else None
     if done is None or done.returncode:
-        pytest.skip(f"a small tmpfs cannot be mounted here: {done.stderr.strip() if done else 'no mount program'}")
+        pytest.skip(
+            f"a small tmpfs cannot be mounted here: {done.stderr.strip() if done else 'no mount program'}"
+        )
     try:
         yield where
     finally:
         subprocess.run(["umount", "--lazy", os.fspath(where)], check=True)
 
 
-# -- the files --------------------------------------------------------------------------------------------------------
+# -- the files
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_the_folder_follows_the_state_directory() -> None:
@@ -77,7 +89,7 @@ def test_the_folder_follows_the_state_directory() -> None:
 def test_sound_and_note_belong_to_the_user_alone_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        spool = Spool(tmp_path / "state" / "takes")
+        spool = RecordingStore(tmp_path / "state" / "takes")
         take = recorded(spool)
         assert mode(spool.where) == 0o700
         assert mode(take.path) == 0o600
@@ -90,7 +102,7 @@ def test_sound_and_note_belong_to_the_user_alone_whatever_the_umask(tmp_path: Pa
 
 
 def test_a_finished_take_is_a_wav_file_of_exactly_its_samples(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     take = spool.begin()
     sound = np.random.default_rng(1).uniform(-1, 1, 5000).astype(np.float32)
     for start in range(0, 5000, 320):
@@ -103,7 +115,7 @@ def test_a_finished_take_is_a_wav_file_of_exactly_its_samples(tmp_path: Path) ->
 
 
 def test_no_samples_are_no_trouble(tmp_path: Path) -> None:
-    take = Spool(tmp_path).begin()
+    take = RecordingStore(tmp_path).begin()
     take.append(np.zeros(0, np.float32))
     take.append(BLOCK)
     assert (take.problem, take.samples) == ("", 320)
@@ -111,8 +123,10 @@ def test_no_samples_are_no_trouble(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rest", [0, 1, 2, 3])
-def test_blocks_give_every_whole_sample_of_a_take_that_was_cut_off(tmp_path: Path, rest: int) -> None:
-    spool = Spool(tmp_path)
+def test_blocks_give_every_whole_sample_of_a_take_that_was_cut_off(
+    tmp_path: Path, rest: int
+) -> None:
+    spool = RecordingStore(tmp_path)
     take = recorded(spool, 0.5)
     take.release()
     with take.path.open("ab") as file:
@@ -123,7 +137,8 @@ def test_blocks_give_every_whole_sample_of_a_take_that_was_cut_off(tmp_path: Pat
     assert spool.all()[0].seconds == 0.5
 
 
-# -- kill -9 ----------------------------------------------------------------------------------------------------------
+# -- kill -9
+# ----------------------------------------------------------------------------------------------------------
 
 RECORDER = """
 import sys, time
@@ -142,13 +157,15 @@ while True:
 
 
 @pytest.mark.parametrize("least", [1, 7, 40])
-def test_a_process_killed_while_it_records_loses_nothing_it_had_taken_in(tmp_path: Path, least: int) -> None:
+def test_a_process_killed_while_it_records_loses_nothing_it_had_taken_in(
+    tmp_path: Path, least: int
+) -> None:
     words = [sys.executable, "-c", RECORDER, os.fspath(tmp_path)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as recorder:
         assert recorder.stdout is not None
         while int(recorder.stdout.readline()) < least:
             pass
-        spool = Spool(tmp_path)
+        spool = RecordingStore(tmp_path)
         assert spool.all() == [], "a take in the hand of a living process is nobody else's"
         assert spool.prune() == 0
         recorder.send_signal(signal.SIGKILL)
@@ -157,7 +174,8 @@ def test_a_process_killed_while_it_records_loses_nothing_it_had_taken_in(tmp_pat
     (note,) = spool.waiting()
     assert note.reason == "the daemon ended before it became text"
     heard, _ = soundfile.read(spool.path(note), dtype="float32")
-    # At most the block that was being written is torn; the last number said may be cut, never one block on disk.
+    # At most the block that was being written is torn; the last number said may be cut, never one
+    # block on disk.
     assert len(heard) // 320 >= told - 1
     assert note.seconds == len(heard) / 16_000
     spoken = np.repeat(np.arange(1, len(heard) // 320 + 2, dtype=np.float32), 320)
@@ -167,7 +185,7 @@ def test_a_process_killed_while_it_records_loses_nothing_it_had_taken_in(tmp_pat
 
 
 def test_a_take_whose_note_was_never_written_is_found_and_can_be_settled(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     take = recorded(spool)
     take.release()
     take.path.with_suffix(".json").unlink()
@@ -199,10 +217,12 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("note", DAMAGED, ids=range(len(DAMAGED)))
-def test_a_damaged_note_costs_neither_the_take_nor_anything_else(tmp_path: Path, note: bytes) -> None:
+def test_a_damaged_note_costs_neither_the_take_nor_anything_else(
+    tmp_path: Path, note: bytes
+) -> None:
     precious = tmp_path / "precious.wav"
     precious.write_bytes(b"of another")
-    spool = Spool(tmp_path / "takes")
+    spool = RecordingStore(tmp_path / "takes")
     take = recorded(spool)
     take.release()
     take.path.with_suffix(".json").write_bytes(note)
@@ -215,12 +235,13 @@ def test_a_damaged_note_costs_neither_the_take_nor_anything_else(tmp_path: Path,
     assert not take.path.exists()
 
 
-# -- disks that refuse ------------------------------------------------------------------------------------------------
+# -- disks that refuse
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_disk_that_fills_up_costs_one_problem_and_keeps_what_it_took(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 128) as disk:
-        spool = Spool(disk / "takes")
+        spool = RecordingStore(disk / "takes")
         take = spool.begin()
         assert take.problem == ""
         told = set()
@@ -242,7 +263,7 @@ def test_a_disk_that_fills_up_costs_one_problem_and_keeps_what_it_took(tmp_path:
 def test_a_full_disk_takes_no_new_take_and_leaves_no_crumbs(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 64) as disk:
         (disk / "ballast").write_bytes(b"")
-        spool = Spool(disk / "takes")
+        spool = RecordingStore(disk / "takes")
         spool.where.mkdir()
         with contextlib.suppress(OSError), (disk / "ballast").open("ab", buffering=0) as ballast:
             while ballast.write(b"x" * 4096):
@@ -262,7 +283,7 @@ def test_a_folder_that_may_not_be_written_costs_one_problem(tmp_path: Path) -> N
     with small_disk(tmp_path / "disk", 64) as disk:
         subprocess.run(["mount", "-o", "remount,ro", os.fspath(disk)], check=True)
         for where in (disk, disk / "deeper"):
-            spool = Spool(where)
+            spool = RecordingStore(where)
             take = recorded(spool)
             assert take.problem.startswith("this recording is not kept on disk: ")
             assert take.seconds == 1.0
@@ -277,7 +298,7 @@ def test_a_folder_that_became_read_only_says_that_the_sound_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
-        spool = Spool(disk)
+        spool = RecordingStore(disk)
         name = kept(spool, "20260101-000000-aaaa")
         subprocess.run(["mount", "-o", "remount,ro", os.fspath(disk)], check=True)
         logging.getLogger("asrd").propagate = True
@@ -291,7 +312,7 @@ def test_a_folder_that_became_read_only_says_that_the_sound_stays(
 
 def test_something_else_where_the_folder_should_be_costs_one_problem(tmp_path: Path) -> None:
     (tmp_path / "takes").write_text("a file")
-    spool = Spool(tmp_path / "takes")
+    spool = RecordingStore(tmp_path / "takes")
     take = recorded(spool)
     assert take.problem
     spool.dropped(take)
@@ -299,27 +320,32 @@ def test_something_else_where_the_folder_should_be_costs_one_problem(tmp_path: P
     assert (tmp_path / "takes").read_text() == "a file"
 
 
-def test_a_file_system_without_locks_still_keeps_the_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_locks_still_keeps_the_sound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     take = recorded(spool)
     assert take.problem == ""
     assert spool.failed(take, "because")
     assert spool.waiting()[0].seconds == 1.0
 
 
-# -- what becomes of it -----------------------------------------------------------------------------------------------
+# -- what becomes of it
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("keep", "delivered", "failed"), [("never", 0, 0), ("on-failure", 0, 1), ("always", 1, 1)]
 )
-def test_what_is_kept_is_what_was_asked_for(tmp_path: Path, keep: str, delivered: int, failed: int) -> None:
+def test_what_is_kept_is_what_was_asked_for(
+    tmp_path: Path, keep: str, delivered: int, failed: int
+) -> None:
     for fate, count in (("delivered", delivered), ("failed", failed), ("dropped", 0)):
-        spool = Spool(tmp_path / fate, keep)
+        spool = RecordingStore(tmp_path / fate, keep)
         take = recorded(spool)
         if fate == "delivered":
             spool.delivered(take, "some words")
@@ -337,22 +363,26 @@ def test_what_is_kept_is_what_was_asked_for(tmp_path: Path, keep: str, delivered
 
 
 @pytest.mark.parametrize(("keep", "left"), [("on-failure", 0), ("always", 1)])
-def test_a_take_that_became_text_after_all_no_longer_waits(tmp_path: Path, keep: str, left: int) -> None:
-    spool = Spool(tmp_path, keep)
+def test_a_take_that_became_text_after_all_no_longer_waits(
+    tmp_path: Path, keep: str, left: int
+) -> None:
+    spool = RecordingStore(tmp_path, keep)
     kept(spool, "20260101-000000-aaaa")
     spool.settle(spool.find(""), "text")
     assert spool.waiting() == []
-    assert [(note.text, note.delivered, note.reason) for note in spool.all()] == [("text", True, "")] * left
+    assert [(note.text, note.delivered, note.reason) for note in spool.all()] == [
+        ("text", True, "")
+    ] * left
 
 
 def test_a_take_without_sound_is_not_worth_keeping(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     assert not spool.failed(spool.begin(), "no sound came")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_takes_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     with pytest.raises(NothingError, match="no recording waits"):
         spool.find("")
     first, second = kept(spool, "20260101-000000-aaaa"), kept(spool, "20260102-000000-bbbb")
@@ -367,7 +397,7 @@ def test_takes_are_found_by_the_beginning_of_their_names(tmp_path: Path) -> None
 
 
 def test_names_sort_by_time_and_never_meet(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     takes = [spool.begin() for _ in range(20)]
     assert len({take.id for take in takes}) == 20
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", take.id) for take in takes)
@@ -378,7 +408,7 @@ def test_names_sort_by_time_and_never_meet(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_goes_and_the_rest_stays(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, days=10)
+    spool = RecordingStore(tmp_path, days=10)
     kept(spool, "20260101-000000-aaaa", age=11)
     kept(spool, "20260102-000000-bbbb", age=10.5)
     young = kept(spool, "20260103-000000-cccc", age=9.5)
@@ -388,7 +418,7 @@ def test_what_is_too_old_goes_and_the_rest_stays(tmp_path: Path) -> None:
 
 
 def test_the_oldest_go_while_all_are_too_large(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, megabytes=0.2)  # a second is 64 kB
+    spool = RecordingStore(tmp_path, megabytes=0.2)  # a second is 64 kB
     names = [kept(spool, f"2026010{day}-000000-aaaa") for day in range(1, 6)]
     held = recorded(spool, 5.0)
     assert spool.prune() == 2
@@ -397,9 +427,16 @@ def test_the_oldest_go_while_all_are_too_large(tmp_path: Path) -> None:
     spool.dropped(held)
 
 
-def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(tmp_path, days=14)
-    for now in (2e9, 2e9, 2e9, 1000.0):  # put back twice, and a machine that does not know the date yet
+def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = RecordingStore(tmp_path, days=14)
+    for now in (
+        2e9,
+        2e9,
+        2e9,
+        1000.0,
+    ):  # put back twice, and a machine that does not know the date yet
         monkeypatch.setattr(time, "time", lambda now=now: now)
         take = spool.begin()
         take.append(np.ones(160, np.float32))
@@ -411,9 +448,11 @@ def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(tmp_path: Path, mon
     assert spool.prune() == 3
 
 
-def test_what_is_not_text_yet_goes_last_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_not_text_yet_goes_last_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "asrd")
-    spool = Spool(tmp_path, "always", megabytes=0.2)
+    spool = RecordingStore(tmp_path, "always", megabytes=0.2)
     names = []
     for kept in (True, False, False, False):
         take = spool.begin()
@@ -431,7 +470,7 @@ def test_what_is_not_text_yet_goes_last_and_is_told(tmp_path: Path, caplog: pyte
 
 @pytest.mark.parametrize("size", [0, 1, 12, 43, 44, 45, 46, 47, 48, 49, 52, 44 + 640, 44 + 64_000])
 def test_what_a_killed_daemon_left_without_one_sample_goes(tmp_path: Path, size: int) -> None:
-    spool = Spool(tmp_path)
+    spool = RecordingStore(tmp_path)
     take = spool.begin()
     take.append(np.ones(16_000, np.float32))
     take.release()

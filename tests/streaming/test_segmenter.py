@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrd.audio.blocks import AudioBlock
-from asrd.audio.vad import Event, Vad
-from asrd.streaming.segmenter import GRID, Buffer, Window
+from asrd.audio.vad import Vad, VadEvent
+from asrd.streaming.segmenter import GRID, SegmentBuffer, Segmenter
 from tests.sound import RATE, noise, silence, speech
 
 Script = list[tuple[int, int, list[tuple[int, int]]]]
@@ -26,22 +26,26 @@ def drive(
     block: int = 4000,
     delay: int = 3000,
     start: int = 0,
-    until: Callable[[Buffer], int] = lambda buffer: buffer.stop - RATE,
-    window: Window | None = None,
-) -> list[tuple[Buffer, int]]:
-    """Feed a ramp (so that every sample tells its place) with scripted events; return buffers with what was committed.
+    until: Callable[[SegmentBuffer], int] = lambda buffer: buffer.stop - RATE,
+    window: Segmenter | None = None,
+) -> list[tuple[SegmentBuffer, int]]:
+    """Feed a ramp (so that every sample tells its place) with scripted events; return buffers with
+    what was committed.
 
     An event is told `delay` samples after the place that it names, as a detector would.
     """
-    window = window or Window()
+    window = window or Segmenter()
     told = []
     for begin, end, pauses in script:
-        told.append(Event("open", begin, begin + delay))
+        told.append(VadEvent("open", begin, begin + delay))
         for left, right in pauses:
-            told += [Event("pause", left, min(left + delay, right)), Event("resume", right, right + 512)]
-        told += [Event("pause", end, end + delay), Event("close", end, end + delay)]
+            told += [
+                VadEvent("pause", left, min(left + delay, right)),
+                VadEvent("resume", right, right + 512),
+            ]
+        told += [VadEvent("pause", end, end + delay), VadEvent("close", end, end + delay)]
     told.sort(key=lambda event: event.heard)
-    out: list[tuple[Buffer, int]] = []
+    out: list[tuple[SegmentBuffer, int]] = []
 
     def drain() -> None:
         while (buffer := window.take()) is not None:
@@ -52,16 +56,18 @@ def drive(
     for position in range(0, length, block):
         stop = min(position + block, length)
         events = [e for e in told if position < e.heard <= stop]
-        shifted = [Event(e.kind, e.at + start, e.heard + start) for e in events]
-        window.push(AudioBlock(start + position, np.arange(position, stop, dtype=np.float32)), shifted)
+        shifted = [VadEvent(e.kind, e.at + start, e.heard + start) for e in events]
+        window.push(
+            AudioBlock(start + position, np.arange(position, stop, dtype=np.float32)), shifted
+        )
         drain()
     rest = [e for e in told if e.heard > length]
-    window.note([Event(e.kind, min(e.at, length) + start, length + start) for e in rest])
+    window.note([VadEvent(e.kind, min(e.at, length) + start, length + start) for e in rest])
     drain()
     return out
 
 
-def spans(out: list[tuple[Buffer, int]], start: int = 0) -> list[tuple[float, float, bool]]:
+def spans(out: list[tuple[SegmentBuffer, int]], start: int = 0) -> list[tuple[float, float, bool]]:
     return [((b.start - start) / RATE, (b.stop - start) / RATE, b.sealed) for b, _ in out]
 
 
@@ -90,12 +96,14 @@ def test_buffers_hold_the_samples_they_claim() -> None:
     script: Script = [(RATE + 7, 41 * RATE + 3, []), (60 * RATE, 62 * RATE, [])]
     for buffer, _ in drive(script, 70 * RATE, start=10**9):
         offset = buffer.start - 10**9
-        np.testing.assert_array_equal(buffer.samples, np.arange(offset, offset + len(buffer.samples), dtype=np.float32))
+        np.testing.assert_array_equal(
+            buffer.samples, np.arange(offset, offset + len(buffer.samples), dtype=np.float32)
+        )
         assert buffer.samples.flags.c_contiguous
 
 
 def test_speech_without_a_pause_overlaps_by_the_left_context() -> None:
-    out = drive([(0, 35 * RATE, [])], 40 * RATE, window=Window(left=2.0))
+    out = drive([(0, 35 * RATE, [])], 40 * RATE, window=Segmenter(left=2.0))
     assert [buffer.sealed for buffer, _ in out] == [False] * (len(out) - 1) + [True]
     assert 5 <= len(out) <= 7
     for (_, committed), (following, _) in pairwise(out):
@@ -109,13 +117,16 @@ def test_a_full_window_is_sealed_at_its_last_pause() -> None:
 
 
 def test_a_pause_that_is_still_going_on_seals_a_full_window() -> None:
-    window = Window()
-    window.push(AudioBlock(0, np.zeros(9 * RATE, np.float32)), [Event("open", 0, 3000)])
-    window.push(AudioBlock(9 * RATE, np.zeros(RATE + 4000, np.float32)), [Event("pause", 152_000, 160_000)])
+    window = Segmenter()
+    window.push(AudioBlock(0, np.zeros(9 * RATE, np.float32)), [VadEvent("open", 0, 3000)])
+    window.push(
+        AudioBlock(9 * RATE, np.zeros(RATE + 4000, np.float32)),
+        [VadEvent("pause", 152_000, 160_000)],
+    )
     first = window.take()
     assert first is not None
     assert (first.start, first.stop, first.sealed) == (0, 156_000, True)
-    window.note([Event("close", 155_000, 164_000)])
+    window.note([VadEvent("close", 155_000, 164_000)])
     assert window.take() is None, "what is left of the segment is silence"
 
 
@@ -123,8 +134,8 @@ def test_the_edge_of_an_open_buffer_lies_where_it_is_quiet() -> None:
     sound = noise(12, 0.3)
     quiet = slice(round(9.5 * RATE), round(9.56 * RATE))
     sound[quiet] = 0
-    window = Window()
-    window.push(AudioBlock(0, sound), [Event("open", 0, 3000)])
+    window = Segmenter()
+    window.push(AudioBlock(0, sound), [VadEvent("open", 0, 3000)])
     buffer = window.take()
     assert buffer is not None
     assert not buffer.sealed
@@ -132,9 +143,9 @@ def test_the_edge_of_an_open_buffer_lies_where_it_is_quiet() -> None:
 
 
 def test_nothing_comes_until_the_open_buffer_is_committed() -> None:
-    window = Window()
+    window = Segmenter()
     for start in range(0, 40 * RATE, RATE):
-        window.push(AudioBlock(start, noise(1)), [Event("open", 0, 3000)] if not start else [])
+        window.push(AudioBlock(start, noise(1)), [VadEvent("open", 0, 3000)] if not start else [])
     first = window.take()
     assert first is not None
     assert window.take() is None
@@ -147,25 +158,27 @@ def test_nothing_comes_until_the_open_buffer_is_committed() -> None:
 def test_a_window_that_commits_nothing_moves_on_all_the_same() -> None:
     out = drive([(0, 60 * RATE, [])], 61 * RATE, until=lambda buffer: 0)
     assert len(out) < 30
-    covered(out, [(0, 60 * RATE, [])], Window())
+    covered(out, [(0, 60 * RATE, [])], Segmenter())
 
 
 def test_a_little_too_much_is_one_sealed_buffer_with_less_context() -> None:
-    window = Window(left=3.0)
-    window.push(AudioBlock(0, noise(20)), [Event("open", 0, 3000)])
+    window = Segmenter(left=3.0)
+    window.push(AudioBlock(0, noise(20)), [VadEvent("open", 0, 3000)])
     assert window.take() is not None
     window.commit(9 * RATE)
-    window.note([Event("close", 17 * RATE, 20 * RATE)])
+    window.note([VadEvent("close", 17 * RATE, 20 * RATE)])
     last = window.take()
     assert last is not None
     assert (last.start, last.stop, last.sealed) == (on_grid(7 * RATE) + GRID, 17 * RATE, True)
 
 
 def test_a_sealed_buffer_that_the_model_gave_up_on_goes_out_again() -> None:
-    window = Window(left=2.0)
-    window.push(AudioBlock(0, np.arange(20 * RATE, dtype=np.float32)), [Event("open", RATE, 2 * RATE)])
-    window.note([Event("close", 9 * RATE, 10 * RATE), Event("open", 12 * RATE, 13 * RATE)])
-    window.note([Event("close", 14 * RATE, 15 * RATE)])
+    window = Segmenter(left=2.0)
+    window.push(
+        AudioBlock(0, np.arange(20 * RATE, dtype=np.float32)), [VadEvent("open", RATE, 2 * RATE)]
+    )
+    window.note([VadEvent("close", 9 * RATE, 10 * RATE), VadEvent("open", 12 * RATE, 13 * RATE)])
+    window.note([VadEvent("close", 14 * RATE, 15 * RATE)])
     out = []
     while (buffer := window.take()) is not None:
         out.append(buffer)
@@ -175,8 +188,11 @@ def test_a_sealed_buffer_that_the_model_gave_up_on_goes_out_again() -> None:
 
 
 def test_a_model_that_always_gives_up_is_not_asked_for_ever() -> None:
-    window = Window()
-    window.push(AudioBlock(0, noise(20)), [Event("open", 0, 3000), Event("close", 9 * RATE, 10 * RATE)])
+    window = Segmenter()
+    window.push(
+        AudioBlock(0, noise(20)),
+        [VadEvent("open", 0, 3000), VadEvent("close", 9 * RATE, 10 * RATE)],
+    )
     asked = 0
     while (buffer := window.take()) is not None:
         asked += 1
@@ -185,18 +201,20 @@ def test_a_model_that_always_gives_up_is_not_asked_for_ever() -> None:
 
 
 def test_speech_before_the_held_sound_is_refused() -> None:
-    window = Window(lookback=1000)
+    window = Segmenter(lookback=1000)
     for start in range(0, 10 * RATE, RATE):
         window.push(AudioBlock(start, noise(1)), [])
-        window.note([Event("open", start, start + RATE), Event("close", start + 9, start + RATE)])
+        window.note(
+            [VadEvent("open", start, start + RATE), VadEvent("close", start + 9, start + RATE)]
+        )
         while window.take():
             pass
     with pytest.raises(ValueError, match="lookback"):
-        window.note([Event("open", 0, 10 * RATE)])
+        window.note([VadEvent("open", 0, 10 * RATE)])
 
 
 def test_silence_is_not_kept() -> None:
-    window, vad = Window(), Vad()
+    window, vad = Segmenter(), Vad()
     for start in range(0, 120 * RATE, 4000):
         block = AudioBlock(start, silence(0.25))
         window.push(block, vad.push(block))
@@ -204,8 +222,9 @@ def test_silence_is_not_kept() -> None:
         assert window.held < RATE
 
 
-def covered(out: list[tuple[Buffer, int]], script: Script, window: Window) -> None:
-    """Assert that buffers tile all speech: sealed ones meet, open ones overlap where they must, none strays.
+def covered(out: list[tuple[SegmentBuffer, int]], script: Script, window: Segmenter) -> None:
+    """Assert that buffers tile all speech: sealed ones meet, open ones overlap where they must,
+    none strays.
 
     And that all begin on the grid, for which they may reach back by less than a frame.
     """
@@ -220,14 +239,17 @@ def covered(out: list[tuple[Buffer, int]], script: Script, window: Window) -> No
             if buffer.sealed:
                 assert following.start == on_grid(buffer.stop)
             else:
-                assert following.start <= max(committed, buffer.start + window.left + window.size // 4)
+                assert following.start <= max(
+                    committed, buffer.start + window.left + window.size // 4
+                )
                 assert buffer.start + window.size // 8 < following.start < buffer.stop
     assert len(out) == sum(any(begin <= b.start < end for begin, end, _ in script) for b, _ in out)
 
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
-    """Return segments of 0.3 to 40 s with pauses inside, with silences of 0.5 s and more between them."""
+    """Return segments of 0.3 to 40 s with pauses inside, with silences of 0.5 s and more between
+    them."""
     script: Script = []
     position = draw(st.integers(0, RATE))
     for _ in range(draw(st.integers(1, 4))):
@@ -249,16 +271,16 @@ def scripts(draw: st.DrawFn) -> Script:
 def test_speech_is_tiled_whatever_is_said(script: Script, block: int, seed: int) -> None:
     random = np.random.default_rng(seed)
 
-    def until(buffer: Buffer) -> int:
+    def until(buffer: SegmentBuffer) -> int:
         return int(random.integers(buffer.start, buffer.stop + 1))
 
     out = drive(script, script[-1][1] + RATE, block=block, until=until)
-    covered(out, script, Window())
+    covered(out, script, Segmenter())
 
 
 def test_a_detector_and_a_window_together() -> None:
     sound = np.concatenate([silence(2), speech(1.5), silence(20), speech(14), silence(2)])
-    vad, window, out = Vad(), Window(), []
+    vad, window, out = Vad(), Segmenter(), []
 
     def drain() -> None:
         while (buffer := window.take()) is not None:

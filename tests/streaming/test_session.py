@@ -1,4 +1,5 @@
-"""One recording on its way to text: what looking ahead saves, and that neither it nor a draft changes a word."""
+"""One recording on its way to text: what looking ahead saves, and that neither it nor a draft
+changes a word."""
 
 from __future__ import annotations
 
@@ -15,27 +16,34 @@ from hypothesis import strategies as st
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import TABLE
-from asrd.protocol import Answer, Hypothesis, Said, Word
+from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from asrd.streaming.segmenter import GRID
-from asrd.streaming.session import Dictation
+from asrd.streaming.session import StreamingSession
 from tests.sound import silence, speech
 
 BLOCK = 320
 
 
 class Listener:
-    """An engine that hears a word in every half second of the clock that is loud, named by its place."""
+    """An engine that hears a word in every half second of the clock that is loud, named by its
+    place."""
 
-    rung = Rung(TABLE["fp32"], "cpu")
+    candidate = Candidate(TABLE["fp32"], "cpu")
     ready: Any = None
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
-        self.told: list[Said | None] = []
+        self.told: list[DecodingContext | None] = []
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Said | None = None) -> Answer:
+    async def transcribe(
+        self,
+        samples: Any,
+        start: int = 0,
+        phase: str = "final",
+        said: DecodingContext | None = None,
+    ) -> Answer:
         self.asked.append((phase, start, start + len(samples)))
         self.told.append(said)
         half = SAMPLE_RATE // 2
@@ -49,7 +57,7 @@ class Listener:
         return Answer(0, Hypothesis(text, words, start, stop), 0.01, 0.01, 0.01)
 
 
-def feed(dictation: Dictation, sound: Any, start: int = 0) -> Any:
+def feed(dictation: StreamingSession, sound: Any, start: int = 0) -> Any:
     """Push sound block by block, giving control after each."""
     for at in range(0, len(sound), BLOCK):
         dictation.push(AudioBlock(start + at, sound[at : at + BLOCK]))
@@ -58,7 +66,7 @@ def feed(dictation: Dictation, sound: Any, start: int = 0) -> Any:
 
 def test_when_speech_rests_before_the_key_nothing_is_left_to_ask() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         for _ in feed(dictation, np.concatenate([silence(0.5), speech(2.0), silence(0.3)])):
             assert await dictation.decode(engine) == []
             await dictation.look_ahead(engine)
@@ -77,8 +85,11 @@ def test_when_speech_rests_before_the_key_nothing_is_left_to_ask() -> None:
 
 def test_a_pause_that_lasts_is_sealed_by_what_was_foreseen() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
-        for _ in feed(dictation, np.concatenate([speech(2.0), silence(1.0), speech(2.0, seed=5), silence(1.0)])):
+        engine, dictation = Listener(), StreamingSession(Settings())
+        for _ in feed(
+            dictation,
+            np.concatenate([speech(2.0), silence(1.0), speech(2.0, seed=5), silence(1.0)]),
+        ):
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
         assert [phase for phase, _, _ in engine.asked] == ["final", "final"]
@@ -89,19 +100,22 @@ def test_a_pause_that_lasts_is_sealed_by_what_was_foreseen() -> None:
 
 def test_speech_that_goes_on_after_all_is_heard_as_one() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         sound = np.concatenate([speech(2.0), silence(0.3), speech(2.0, seed=5), silence(1.0)])
         for _ in feed(dictation, sound):
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
-        assert [(start, stop > 4 * SAMPLE_RATE) for _, start, stop in engine.asked] == [(0, False), (0, True)]
+        assert [(start, stop > 4 * SAMPLE_RATE) for _, start, stop in engine.asked] == [
+            (0, False),
+            (0, True),
+        ]
 
     asyncio.run(go())
 
 
 def test_a_draft_is_what_was_said_so_far_and_is_no_text() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         assert not await dictation.draft(engine), "nobody speaks"
         for at in feed(dictation, speech(3.0)):
             if at == 32_000:
@@ -119,11 +133,13 @@ ONWARD = np.concatenate([speech(11.6), silence(1.5), speech(3.0, seed=5), silenc
 
 def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         for _ in feed(dictation, ONWARD):
             await dictation.decode(engine)
         first = " ".join(f"w{number}" for number in range(15))
-        assert engine.told == [None, Said(first, 15 * SAMPLE_RATE // 2), None], "a pause lies before the last"
+        assert engine.told == [None, DecodingContext(first, 15 * SAMPLE_RATE // 2), None], (
+            "a pause lies before the last"
+        )
         assert engine.asked[1][1] < 15 * SAMPLE_RATE // 2 < engine.asked[1][2]
         assert [each.said for each in dictation.heard] == engine.told, "a shadow asks the same"
 
@@ -133,14 +149,16 @@ def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
 @pytest.mark.parametrize("resumed", [True, False])
 def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resumed: bool) -> None:
     class Deaf(Listener):
-        rung = Rung(TABLE["half"], "cpu")
+        candidate = Candidate(TABLE["half"], "cpu")
         left = 0
 
         async def transcribe(self, *asked: Any) -> Answer:
             answer = await super().transcribe(*asked)
             if self.told[-1] is None:
                 return answer
-            heard = msgspec.structs.replace(answer.hypothesis, text="", words=[], precision="half", resumed=resumed)
+            heard = msgspec.structs.replace(
+                answer.hypothesis, text="", words=[], precision="half", resumed=resumed
+            )
             return msgspec.structs.replace(answer, hypothesis=heard)
 
         async def demote(self, *_: Any) -> bool:
@@ -150,7 +168,7 @@ def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resu
         def pardon(self, kind: str, names: Any) -> None: ...
 
     async def go() -> None:
-        engine, dictation = Deaf(), Dictation(Settings(demote_empty=0.8))
+        engine, dictation = Deaf(), StreamingSession(Settings(demote_empty=0.8))
         for _ in feed(dictation, ONWARD):
             await dictation.decode(engine)
         assert engine.left == (not resumed)
@@ -159,41 +177,47 @@ def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resu
 
 
 class Hard(Listener):
-    """Hears nothing under half until so many buffers were asked for, or until it is left for FP32."""
+    """Hears nothing under half until so many buffers were asked for, or until it is left for
+    FP32."""
 
     def __init__(self, deaf: int) -> None:
         super().__init__()
-        self.rung, self._deaf = Rung(TABLE["half"], "cpu"), deaf
+        self.candidate, self._deaf = Candidate(TABLE["half"], "cpu"), deaf
 
     async def transcribe(self, *asked: Any) -> Answer:
         answer = await super().transcribe(*asked)
-        heard = msgspec.structs.replace(answer.hypothesis, precision=self.rung.precision.name)
-        if self.rung.precision.name == "half" and len(self.asked) <= self._deaf:
+        heard = msgspec.structs.replace(answer.hypothesis, precision=self.candidate.precision.name)
+        if self.candidate.precision.name == "half" and len(self.asked) <= self._deaf:
             heard = msgspec.structs.replace(heard, text="", words=[])
         return msgspec.structs.replace(answer, hypothesis=heard)
 
-    async def demote(self, rung: Rung, *_: Any) -> bool:
-        assert rung == self.rung
-        self.rung = Rung(TABLE["fp32"], "cpu")
+    async def demote(self, candidate: Candidate, *_: Any) -> bool:
+        assert candidate == self.candidate
+        self.candidate = Candidate(TABLE["fp32"], "cpu")
         return True
 
     def pardon(self, kind: str, names: Any) -> None: ...
 
 
-SENTENCES = np.concatenate([part for seed in range(1, 6) for part in (speech(0.9, seed=seed), silence(1.1))])
+SENTENCES = np.concatenate(
+    [part for seed in range(1, 6) for part in (speech(0.9, seed=seed), silence(1.1))]
+)
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.tuples(st.floats(0.7, 12.0), st.floats(0.5, 1.5)), min_size=2, max_size=5), st.floats(0.3, 6.0))
-def test_what_a_deaf_rung_missed_is_heard_again_from_its_first_buffer_on(
+@given(
+    st.lists(st.tuples(st.floats(0.7, 12.0), st.floats(0.5, 1.5)), min_size=2, max_size=5),
+    st.floats(0.3, 6.0),
+)
+def test_what_a_deaf_candidate_missed_is_heard_again_from_its_first_buffer_on(
     parts: list[tuple[float, float]], limit: float
 ) -> None:
-    """Whatever it takes until a rung is left, and wherever buffers were cut."""
+    """Whatever it takes until a candidate is left, and wherever buffers were cut."""
     spoken = [(speech(said, seed=seed), silence(rest)) for seed, (said, rest) in enumerate(parts)]
     sound = np.concatenate([silence(0.3), *(part for both in spoken for part in both)])
 
     async def said(engine: Listener) -> tuple[str, float]:
-        dictation = Dictation(Settings(demote_empty=limit))
+        dictation = StreamingSession(Settings(demote_empty=limit))
         for _ in feed(dictation, sound):
             await dictation.decode(engine)
         dictation.finish()
@@ -202,7 +226,7 @@ def test_what_a_deaf_rung_missed_is_heard_again_from_its_first_buffer_on(
 
     async def go() -> None:
         (expected, _), (text, unheard) = await said(Listener()), await said(hard := Hard(10**6))
-        if hard.rung.precision.name == "fp32":
+        if hard.candidate.precision.name == "fp32":
             assert text == expected
         else:
             assert text == ""
@@ -216,23 +240,23 @@ def test_fp32_that_came_for_another_reason_hears_what_was_missed_before_it() -> 
         plain, engine = Listener(), Hard(10**6)
         texts = []
         for one in (plain, engine):
-            dictation = Dictation(Settings(demote_empty=60.0))
+            dictation = StreamingSession(Settings(demote_empty=60.0))
             for at in feed(dictation, SENTENCES):
                 await dictation.decode(one)
                 if at >= 4 * SAMPLE_RATE:
-                    one.rung = Rung(TABLE["fp32"], "cpu")
+                    one.candidate = Candidate(TABLE["fp32"], "cpu")
             texts.append(dictation.transcript.text)
         assert texts[0] == texts[1] != ""
 
     asyncio.run(go())
 
 
-def test_a_rung_that_hears_a_word_after_all_is_believed() -> None:
+def test_a_candidate_that_hears_a_word_after_all_is_believed() -> None:
     async def go() -> None:
-        engine, dictation = Hard(2), Dictation(Settings(demote_empty=2.5))
+        engine, dictation = Hard(2), StreamingSession(Settings(demote_empty=2.5))
         for _ in feed(dictation, SENTENCES):
             await dictation.decode(engine)
-        assert engine.rung.precision.name == "half"
+        assert engine.candidate.precision.name == "half"
         assert dictation.unheard == 0.0
         assert dictation.transcript.text
 
@@ -241,7 +265,7 @@ def test_a_rung_that_hears_a_word_after_all_is_believed() -> None:
 
 def test_how_far_the_machine_is_behind_is_told() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         for _ in feed(dictation, np.concatenate([speech(3.0), silence(1.0)] * 3 + [speech(14.0)])):
             pass
         assert 20 < dictation.behind < 27
@@ -258,7 +282,7 @@ def test_how_far_the_machine_is_behind_is_told() -> None:
 @pytest.mark.parametrize("family", ["aed", "ctc", "rnnt"])
 def test_canary_alone_is_asked_twice_at_an_edge_within_speech(family: str) -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         engine.ready = SimpleNamespace(family=family)
         for _ in feed(dictation, speech(25.0)):
             await dictation.decode(engine)
@@ -267,7 +291,9 @@ def test_canary_alone_is_asked_twice_at_an_edge_within_speech(family: str) -> No
         (start, stop), second, *_ = [(start, stop) for _, start, stop in engine.asked]
         assert (second == (start, stop - 12_000)) == (family == "aed")
         starts = [start for _, start, _ in engine.asked]
-        assert len(set(starts)) == len(starts) - (family == "aed"), "what ends in a pause is asked once"
+        assert len(set(starts)) == len(starts) - (family == "aed"), (
+            "what ends in a pause is asked once"
+        )
         said = dictation.transcript.text.split()
         assert len(said) > 20
         assert said == [f"w{number}" for number in range(len(said))]
@@ -278,17 +304,25 @@ def test_canary_alone_is_asked_twice_at_an_edge_within_speech(family: str) -> No
 @settings(max_examples=40, deadline=None)
 @given(
     spans=st.lists(st.tuples(st.floats(0.3, 14.0), st.floats(0.05, 1.5)), min_size=1, max_size=4),
-    looks=st.lists(st.tuples(st.integers(1, 60), st.sampled_from(["look_ahead", "draft"])), min_size=1, max_size=9),
+    looks=st.lists(
+        st.tuples(st.integers(1, 60), st.sampled_from(["look_ahead", "draft"])),
+        min_size=1,
+        max_size=9,
+    ),
     stop=st.floats(0.0, 1.0),
 )
 def test_neither_looking_ahead_nor_drafts_change_a_word(
     spans: list[tuple[float, float]], looks: list[tuple[int, str]], stop: float
 ) -> None:
-    parts = [part for n, (said, rest) in enumerate(spans) for part in (speech(said, seed=n + 2), silence(rest))]
+    parts = [
+        part
+        for n, (said, rest) in enumerate(spans)
+        for part in (speech(said, seed=n + 2), silence(rest))
+    ]
     sound = np.concatenate(parts)[: max(BLOCK, round(stop * sum(map(len, parts))))]
 
     async def plain() -> str:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         for _ in feed(dictation, sound):
             await dictation.decode(engine)
         dictation.finish()
@@ -296,7 +330,7 @@ def test_neither_looking_ahead_nor_drafts_change_a_word(
         return dictation.transcript.text
 
     async def watched() -> str:
-        engine, dictation = Listener(), Dictation(Settings())
+        engine, dictation = Listener(), StreamingSession(Settings())
         told = ""
         for number, _ in enumerate(feed(dictation, sound)):
             await dictation.decode(engine)
@@ -315,8 +349,10 @@ def test_neither_looking_ahead_nor_drafts_change_a_word(
 
 def test_everything_is_asked_on_one_grid_of_frames() -> None:
     async def go() -> None:
-        engine, dictation = Listener(), Dictation(Settings())
-        for at in feed(dictation, np.concatenate([silence(0.53), speech(23.0), silence(0.9), speech(1.2)])):
+        engine, dictation = Listener(), StreamingSession(Settings())
+        for at in feed(
+            dictation, np.concatenate([silence(0.53), speech(23.0), silence(0.9), speech(1.2)])
+        ):
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
             if at % SAMPLE_RATE == 0:

@@ -1,4 +1,5 @@
-"""Commands in the text: what each does, what is a command and what is not, and that pieces make the same whole."""
+"""Commands in the text: what each does, what is a command and what is not, and that pieces make the
+same whole."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.config.voice_commands import ACTIONS, TABLE, bare, table
 from asrd.protocol import Word
 from asrd.streaming import voice_commands
-from asrd.streaming.voice_commands import PAUSE, Writing, write
+from asrd.streaming.voice_commands import PAUSE, CommandWriter, write
 
 REST = round(PAUSE * SAMPLE_RATE)
 SHIPPED = table({})
@@ -64,7 +65,9 @@ def test_marks_and_breaks_are_written_where_and_as_they_belong(heard: str, text:
         ("any, no space, where", "any,where"),
     ],
 )
-def test_a_mark_that_is_said_takes_the_place_of_what_the_model_put_there(heard: str, text: str) -> None:
+def test_a_mark_that_is_said_takes_the_place_of_what_the_model_put_there(
+    heard: str, text: str
+) -> None:
     assert written(heard) == text
 
 
@@ -83,7 +86,9 @@ def test_a_mark_that_is_said_takes_the_place_of_what_the_model_put_there(heard: 
         ("cap scratch that one", "one"),
     ],
 )
-def test_what_was_said_since_the_last_rest_or_sentence_can_be_dropped(heard: str, text: str) -> None:
+def test_what_was_said_since_the_last_rest_or_sentence_can_be_dropped(
+    heard: str, text: str
+) -> None:
     assert written(heard) == text
 
 
@@ -116,7 +121,8 @@ def test_literal_before_a_command_writes_it_as_words(heard: str, text: str) -> N
 
 
 @pytest.mark.parametrize(
-    "heard", ["a new deal on line two", "new | line", "commas", "full of stop signs", "question | mark"]
+    "heard",
+    ["a new deal on line two", "new | line", "commas", "full of stop signs", "question | mark"],
 )
 def test_words_that_are_no_command_stay(heard: str) -> None:
     assert written(heard) == heard.replace(" | ", " ")
@@ -130,30 +136,41 @@ def test_capitals_begin_sentences_and_lines_where_they_are_asked_for() -> None:
 
 
 def test_a_users_phrases_go_over_the_shipped_ones() -> None:
-    own = {"my address": "12 Main Street", "comma": "", "punkt": "^.", "Full Stop": "STOP", "new": "^,"}
+    own = {
+        "my address": "12 Main Street",
+        "comma": "",
+        "punkt": "^.",
+        "Full Stop": "STOP",
+        "new": "^,",
+    }
     assert written("send it to my address comma punkt", own) == "send it to 12 Main Street comma."
     assert written("end full stop", own) == "end STOP"
     assert written("new line new car", own) == "\n, car", "the longer phrase goes first"
 
 
-@pytest.mark.parametrize(("phrase", "text", "word"), [("...", "x", "no word"), ("go back", "{undo}", "{undo}")])
+@pytest.mark.parametrize(
+    ("phrase", "text", "word"), [("...", "x", "no word"), ("go back", "{undo}", "{undo}")]
+)
 def test_a_phrase_that_cannot_be_is_refused(phrase: str, text: str, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         table({phrase: text})
 
 
-@pytest.mark.parametrize("phrase", [phrase for phrase, text in TABLE.items() if text not in ACTIONS])
+@pytest.mark.parametrize(
+    "phrase", [phrase for phrase, text in TABLE.items() if text not in ACTIONS]
+)
 def test_every_shipped_phrase_writes_its_text_and_its_spaces(phrase: str) -> None:
     text = TABLE[phrase]
     left, right = "" if text[0] == "^" else " ", "" if text[-1] == "^" else " "
     assert written(f"two {phrase} three") == f"two{left}{text.strip('^')}{right}three"
 
 
-# -- in pieces --------------------------------------------------------------------------------------------------------
+# -- in pieces
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_a_command_over_two_pieces_is_one_and_waits_for_its_end() -> None:
-    writing = Writing(SHIPPED)
+    writing = CommandWriter(SHIPPED)
     one, new, line, two = said("one new line two")
     writing.push([one, new])
     assert writing.send() == "one"
@@ -166,7 +183,7 @@ def test_a_command_over_two_pieces_is_one_and_waits_for_its_end() -> None:
 
 
 def test_what_was_sent_stays_and_that_is_counted() -> None:
-    writing = Writing(SHIPPED)
+    writing = CommandWriter(SHIPPED)
     words = said("one two | three scratch that scratch that comma")
     writing.push(words[:2])
     assert writing.send() == "one two"
@@ -176,17 +193,25 @@ def test_what_was_sent_stays_and_that_is_counted() -> None:
 
 
 def test_the_beginning_of_a_command_at_the_very_end_is_a_word() -> None:
-    writing = Writing(SHIPPED)
+    writing = CommandWriter(SHIPPED)
     writing.push(said("that is new"))
     assert writing.send() == "that is"
     writing.finish()
     assert writing.send() == "new"
 
 
-SAYABLE = [*sorted({word for phrase in TABLE for word in phrase.split()}), "alice", "New,", "Line.", "5", "—", "no."]
-SPEECH = st.lists(st.tuples(st.sampled_from(SAYABLE), st.sampled_from([0, 0, 0, 1])), max_size=24).map(
-    lambda pairs: said(" ".join(word + " |" * rest for word, rest in pairs))
-)
+SAYABLE = [
+    *sorted({word for phrase in TABLE for word in phrase.split()}),
+    "alice",
+    "New,",
+    "Line.",
+    "5",
+    "—",
+    "no.",
+]
+SPEECH = st.lists(
+    st.tuples(st.sampled_from(SAYABLE), st.sampled_from([0, 0, 0, 1])), max_size=24
+).map(lambda pairs: said(" ".join(word + " |" * rest for word, rest in pairs)))
 
 
 def cut(words: Sequence[Word], places: set[int]) -> list[Sequence[Word]]:
@@ -195,8 +220,10 @@ def cut(words: Sequence[Word], places: set[int]) -> list[Sequence[Word]]:
 
 
 @given(SPEECH, st.sets(st.integers(1, 23)), st.booleans())
-def test_however_words_come_in_pieces_the_text_is_the_same(words: list[Word], places: set[int], capitals: bool) -> None:
-    writing = Writing(SHIPPED, capitals)
+def test_however_words_come_in_pieces_the_text_is_the_same(
+    words: list[Word], places: set[int], capitals: bool
+) -> None:
+    writing = CommandWriter(SHIPPED, capitals)
     for piece in cut(words, places):
         writing.push(piece)
     writing.finish()
@@ -204,15 +231,19 @@ def test_however_words_come_in_pieces_the_text_is_the_same(words: list[Word], pl
 
 
 @given(SPEECH, st.sets(st.integers(1, 23)))
-def test_sent_parts_are_the_text_and_sent_text_never_changes(words: list[Word], places: set[int]) -> None:
-    writing, sent = Writing(SHIPPED), ""
+def test_sent_parts_are_the_text_and_sent_text_never_changes(
+    words: list[Word], places: set[int]
+) -> None:
+    writing, sent = CommandWriter(SHIPPED), ""
     for piece in [*cut(words, places), []]:
         writing.push(piece)
         if not piece:
             writing.finish()
         sent += writing.send()
         assert "".join(writing.text.split()).startswith("".join(sent.split()))
-    assert "".join(writing.text.split()) == "".join(sent.split()), "spaces between two parts are the sinks'"
+    assert "".join(writing.text.split()) == "".join(sent.split()), (
+        "spaces between two parts are the sinks'"
+    )
 
 
 @given(SPEECH)
@@ -242,7 +273,8 @@ def test_bare_words_have_no_edges_and_no_case(word: str) -> None:
 
 
 def heights() -> dict[str, tuple[int, int]]:
-    """Return by name how many texts are put down, around every edge, and how many of them are taken away again."""
+    """Return by name how many texts are put down, around every edge, and how many of them are taken
+    away again."""
     dice, size = random.Random(15), voice_commands.TEXTS_AT_ONCE
     found = {}
     for count in [times * size + more for times in range(1, 6) for more in (-1, 0, 1, 2)]:

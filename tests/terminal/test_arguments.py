@@ -86,13 +86,17 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert len(lines) == 2
     assert lines[0].startswith("asrd: ")
     assert lines[1].startswith("  hint: ")
-    assert not re.search(r"invalid|choose from|usage:|unrecognized|argument -", said.err), "argparse's words"
+    assert not re.search(r"invalid|choose from|usage:|unrecognized|argument -", said.err), (
+        "argparse's words"
+    )
     assert max(map(len, lines)) < 200
     return lines
 
 
 @pytest.mark.parametrize(("verb", "hint"), VERBS.items())
-def test_a_wrong_verb_is_told_the_right_one(verb: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_verb_is_told_the_right_one(
+    verb: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = refused([verb, "x"], capsys)
     assert f"unknown verb {verb!r}" in said[0]
     assert hint in said[1]
@@ -108,7 +112,8 @@ def test_a_wrong_word_is_named_and_hinted_at(
 
 
 def slips(seed: int = 15) -> list[tuple[str, str, str]]:
-    """Return a verb, one of its flags with one letter changed, and the flag; one for each verb, seeded."""
+    """Return a verb, one of its flags with one letter changed, and the flag; one for each verb,
+    seeded."""
     draw, found = random.Random(seed), []
     for verb in main.VERBS:
         parser, _ = main.parser_for(verb)
@@ -166,8 +171,14 @@ TOOLS = ("bench", "bench-canary-cache", "bench-encoder", "bench-invented", "benc
 
 def tool(name: str, *words: str) -> subprocess.CompletedProcess[str]:
     path = ROOT / "tools" / name
-    program = [str(path)] if path.read_bytes().startswith(b"#!/usr/bin/env bash") else [sys.executable, str(path)]
-    return subprocess.run([*program, *words], capture_output=True, text=True, check=False, timeout=60, cwd="/")
+    program = (
+        [str(path)]
+        if path.read_bytes().startswith(b"#!/usr/bin/env bash")
+        else [sys.executable, str(path)]
+    )
+    return subprocess.run(
+        [*program, *words], capture_output=True, text=True, check=False, timeout=60, cwd="/"
+    )
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -179,7 +190,9 @@ def test_every_tool_shows_its_help_and_does_nothing_else(name: str, flag: str) -
     assert "==" not in done.stdout, "nothing is installed or begun"
 
 
-@pytest.mark.parametrize("name", [name for name in TOOLS if name not in ("bench", "gpu-bench", "test", "torture")])
+@pytest.mark.parametrize(
+    "name", [name for name in TOOLS if name not in ("bench", "gpu-bench", "test", "torture")]
+)
 def test_every_tool_refuses_a_wrong_flag(name: str) -> None:
     done = tool(name, "--helf")
     assert done.returncode == 2
@@ -190,7 +203,9 @@ def test_every_tool_refuses_a_wrong_flag(name: str) -> None:
 @pytest.mark.parametrize("module", ["benchmark", "gpubench", "torturing"])
 def test_a_wrong_flag_of_a_larger_tool_is_refused(module: str) -> None:
     words = [sys.executable, "-P", "-m", f"tools.{module}", "--quik"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT, env=None)
+    done = subprocess.run(
+        words, capture_output=True, text=True, check=False, timeout=60, cwd=ROOT, env=None
+    )
     assert done.returncode == 2, done.stderr
     assert "did you mean --quick?" in done.stderr
 

@@ -18,7 +18,7 @@ from asrd.config import settings
 from asrd.models import architectures
 from asrd.models.names import SHIPPED
 from asrd.precision.strategies import TABLE
-from asrd.recordings.store import Spool, folder
+from asrd.recordings.store import RecordingStore, folder
 from asrd.terminal import listing
 from tests.helpers import have_own_folders
 
@@ -62,7 +62,10 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (("models",), [*SHIPPED, *(name.partition("/")[2] for name in architectures.KNOWN)]),
+        (
+            ("models",),
+            [*SHIPPED, *(name.partition("/")[2] for name in architectures.ARCHITECTURES)],
+        ),
         (("plan", "--model", "demo"), list(TABLE)),
         (("config",), list(settings.FIELDS)),
     ],
@@ -73,7 +76,11 @@ def test_each_name_stands_once_and_whole_at_every_width(
     text = shown(width, monkeypatch, *words)
     table = text.split("\n\n")[1 if words[0] == "plan" else 0]
     for name in names:
-        found = [line for line in table.splitlines() if re.match(rf"(> +| *)({re.escape(name)})( |$)", line)]
+        found = [
+            line
+            for line in table.splitlines()
+            if re.match(rf"(> +| *)({re.escape(name)})( |$)", line)
+        ]
         named = [line for line in found if not line.startswith("    ")]
         assert len(named) == 1, (name, found)
     if width:
@@ -93,7 +100,9 @@ def made_up(seed: int) -> list[list[str]]:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("width", WIDTHS)
-def test_names_of_any_kind_stay_whole(seed: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_any_kind_stay_whole(
+    seed: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, stream = made_up(seed), Terminal()
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setenv("COLUMNS", str(width or 100))
@@ -107,7 +116,13 @@ def test_names_of_any_kind_stay_whole(seed: int, width: int, monkeypatch: pytest
 def test_microphones_are_listed_by_their_whole_names(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "alsa_input.usb-Blue_Microphones_Yeti_Stereo_Microphone_REV8-00.analog-stereo"
     device = SimpleNamespace(
-        name=name, through="PipeWire", rate=48000, channels=2, default=True, muted=False, monitor=False,
+        name=name,
+        through="PipeWire",
+        rate=48000,
+        channels=2,
+        default=True,
+        muted=False,
+        monitor=False,
         volume_percent=None,
     )
     monkeypatch.setattr(sources, "survey", lambda: [device])
@@ -119,27 +134,38 @@ def test_microphones_are_listed_by_their_whole_names(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("width", [0, *WIDTHS])
-def test_kept_recordings_are_listed_by_their_whole_names(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw, spool, names = random.Random(width), Spool(folder()), []
+def test_kept_recordings_are_listed_by_their_whole_names(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, spool, names = random.Random(width), RecordingStore(folder()), []
     for number in range(20):
         take = spool.begin()
         take.append(bytes(4 * draw.randrange(16_000, 99_000)))
         names.append(take.id)
-        spool.failed(take, " ".join(draw.choices(["command:curl-x#1 ended", "no-room", "grüße"], k=number % 7 + 1)))
+        spool.failed(
+            take,
+            " ".join(
+                draw.choices(["command:curl-x#1 ended", "no-room", "grüße"], k=number % 7 + 1)
+            ),
+        )
     text = shown(width, monkeypatch, "takes")
     rows = [line for line in text.splitlines() if not line.startswith("    ")]
     assert [line.split()[0] for line in rows if line.split()[0] in names] == names
     assert len(re.findall(r"\b\d+\.\d s\b", text.replace("\n    ", " "))) == len(names)
     if width:
-        assert not [line for line in text.splitlines() if len(line) > width and len(line.split()) > 1]
+        assert not [
+            line for line in text.splitlines() if len(line) > width and len(line.split()) > 1
+        ]
 
 
 def test_json_has_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(json.loads(shown(0, monkeypatch, "config", "--json"))) == set(settings.FIELDS)
     found = json.loads(shown(0, monkeypatch, "plan", "--model", "demo", "--json"))
     assert [line["strategy"] for line in found["strategies"]] == list(TABLE)
-    known = {entry["name"]: entry for entry in json.loads(shown(0, monkeypatch, "models", "--json"))}
-    assert {*SHIPPED, *architectures.KNOWN} <= set(known)
+    known = {
+        entry["name"]: entry for entry in json.loads(shown(0, monkeypatch, "models", "--json"))
+    }
+    assert {*SHIPPED, *architectures.ARCHITECTURES} <= set(known)
     assert known["nvidia/canary-1b"]["unconfirmed"] == "vocabulary"
 
 
@@ -154,7 +180,12 @@ FIGURES = {
 @pytest.mark.parametrize(("values", "text"), FIGURES.items(), ids=lambda value: str(value)[:30])
 def test_a_report_has_human_figures(values: tuple[float, ...], text: str) -> None:
     takes = [
-        {"__REALTIME_TIMESTAMP": "1", "ASRD_EVENT": "take", "ASRD_STOP_TO_TEXT_MS": str(value), "ASRD_OUTCOME": "kept"}
+        {
+            "__REALTIME_TIMESTAMP": "1",
+            "ASRD_EVENT": "take",
+            "ASRD_STOP_TO_TEXT_MS": str(value),
+            "ASRD_OUTCOME": "kept",
+        }
         for value in values
     ]
     lines = report.described(report.history(takes, "today"))

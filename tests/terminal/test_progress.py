@@ -51,7 +51,9 @@ def test_a_line_in_a_pipe_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) ->
         ("", "restore"),
     ],
 )
-def test_of_a_path_only_the_name_is_shown(detail: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_path_only_the_name_is_shown(
+    detail: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     stream = io.StringIO()
     with progress.Progress(2, stream) as one:

@@ -1,4 +1,5 @@
-"""What leaves a model's words, what stays, what a terminal is shown instead: a table, and seeded members of kinds."""
+"""What leaves a model's words, what stays, what a terminal is shown instead: a table, and seeded
+members of kinds."""
 
 from __future__ import annotations
 
@@ -99,10 +100,16 @@ KINDS: dict[str, tuple[list[int], str]] = {
     "bidirectional": ([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C], ""),
     "annotation": ([0xFFF9, 0xFFFA, 0xFFFB], ""),
     "tags": ([0xE0001, *range(0xE0020, 0xE0080)], ""),
-    "zero width": ([0x200B, 0x2060, 0xFEFF, 0x00AD, *range(0x2061, 0x2065), *range(0x206A, 0x2070)], ""),
+    "zero width": (
+        [0x200B, 0x2060, 0xFEFF, 0x00AD, *range(0x2061, 0x2065), *range(0x206A, 0x2070)],
+        "",
+    ),
     "surrogates": ([*range(0xD800, 0xE000)], ""),
     "noncharacters": (
-        [*range(0xFDD0, 0xFDF0), *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF))],
+        [
+            *range(0xFDD0, 0xFDF0),
+            *(plane << 16 | low for plane in range(17) for low in (0xFFFE, 0xFFFF)),
+        ],
         "",
     ),
 }
@@ -110,9 +117,22 @@ KINDS: dict[str, tuple[list[int], str]] = {
 
 
 def members(count: int = 24) -> list[tuple[str, str, str]]:
-    """Return (kind, text, expected) for seeded members of each kind at seeded places in words of many scripts."""
+    """Return (kind, text, expected) for seeded members of each kind at seeded places in words of
+    many scripts."""
     draw = random.Random(SEED)
-    words = ["word", "Größe", "слово", "שלום", "مرحبا", "हिन्दी", "日本語", "ไทย", "한국어", "naïve", "👍"]
+    words = [
+        "word",
+        "Größe",
+        "слово",
+        "שלום",
+        "مرحبا",
+        "हिन्दी",
+        "日本語",
+        "ไทย",
+        "한국어",
+        "naïve",
+        "👍",
+    ]
     found = []
     for kind, (codes, stays) in KINDS.items():
         for number in range(count):
@@ -133,18 +153,23 @@ def test_members_of_each_kind(kind: str, text: str, expected: str) -> None:
 
 
 def test_no_category_that_commands_is_left_of_any_character() -> None:
-    kept = {char for char in map(chr, range(0x110000)) if without_controls(f"a{char}b") == f"a{char}b"}
+    kept = {
+        char for char in map(chr, range(0x110000)) if without_controls(f"a{char}b") == f"a{char}b"
+    }
     assert not {char for char in kept if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")}
     formats = sorted(char for char in kept if unicodedata.category(char) == "Cf")
     assert len(formats) == 16
     assert not {
-        char for char in formats if unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI")
+        char
+        for char in formats
+        if unicodedata.bidirectional(char) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI")
     }
     gone = {char for char in map(chr, range(0x110000)) if char not in kept}
     assert not {char for char in gone if unicodedata.category(char)[0] in "LMNPS"}
 
 
-# -- on a terminal ----------------------------------------------------------------------------------------------------
+# -- on a terminal
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "text", "expected"), members(8))
@@ -159,7 +184,9 @@ def test_a_terminal_is_shown_escapes_and_json_stays_what_it_was(
     assert json.loads(document) == {"text": readable(text)}
     assert kind == "surrogates" or readable(text) == text
     for line in (out, err):
-        assert without_controls(line.replace("\n", "").replace("\t", "")) == line.replace("\n", "").replace("\t", "")
+        assert without_controls(line.replace("\n", "").replace("\t", "")) == line.replace(
+            "\n", ""
+        ).replace("\t", "")
     assert len(err.splitlines()) == 2
     assert shown or not text
 
@@ -173,7 +200,8 @@ def test_lines_and_tabs_stay_where_text_has_them() -> None:
     assert stream.getvalue() == "\\u001b[2J\n"
 
 
-# -- from a worker ----------------------------------------------------------------------------------------------------
+# -- from a worker
+# ----------------------------------------------------------------------------------------------------
 
 
 def answer(words: list[Word], text: str = "") -> Answer:
@@ -257,6 +285,8 @@ def test_committed_text_ends_with_its_buffer_whatever_the_times_were(seed: int) 
 
 def test_a_good_answer_is_left_as_it_is() -> None:
     words = [Word("one", 10, 20, 0.5), Word("two", 20, 40, None)]
-    good = msgspec.structs.replace(answer(words, "one two"), hypothesis=Hypothesis("one two", words, 0, 100, "fp32"))
+    good = msgspec.structs.replace(
+        answer(words, "one two"), hypothesis=Hypothesis("one two", words, 0, 100, "fp32")
+    )
     assert bounded(good, 0, 100) == good
     assert received(good) == good

@@ -26,7 +26,11 @@ NO_SPANS = ["", "soon", "1h 30", "h", "-5", "5 parsecs", "nan", "inf", "1e3 min"
 
 @pytest.mark.parametrize(("text", "minutes"), SPANS.items())
 def test_a_span_may_have_a_unit_in_every_setting_that_is_one(
-    text: str, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str,
+    minutes: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
@@ -58,7 +62,9 @@ def test_a_span_is_the_sum_of_its_parts(seed: int) -> None:
     draw = random.Random(seed)
     chosen = draw.sample(sorted(durations.SPELLINGS), draw.randint(1, 4))
     parts = [(draw.randint(1, 60), unit, draw.choice(durations.SPELLINGS[unit])) for unit in chosen]
-    text = draw.choice(("", " ")).join(f"{count}{draw.choice(('', ' '))}{spelling}" for count, _, spelling in parts)
+    text = draw.choice(("", " ")).join(
+        f"{count}{draw.choice(('', ' '))}{spelling}" for count, _, spelling in parts
+    )
     expected = sum(count * durations.SECONDS[unit] for count, unit, _ in parts)
     assert durations.parse(text, "s") == pytest.approx(expected), text
 
@@ -71,9 +77,13 @@ UNITS = [
 
 
 @pytest.mark.parametrize(("key", "text", "value"), UNITS)
-def test_each_setting_counts_in_its_own_unit(key: str, text: str, value: float, tmp_path: Path) -> None:
+def test_each_setting_counts_in_its_own_unit(
+    key: str, text: str, value: float, tmp_path: Path
+) -> None:
     (tmp_path / "c.toml").write_text(f'{key} = "{text}"')
-    assert getattr(loading.load(tmp_path / "c.toml", environment={}).settings, key) == pytest.approx(value)
+    assert getattr(
+        loading.load(tmp_path / "c.toml", environment={}).settings, key
+    ) == pytest.approx(value)
 
 
 MOMENTS = {

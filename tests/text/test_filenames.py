@@ -63,12 +63,16 @@ NAMES: dict[str, tuple[bytes, str]] = {
 
 
 def members(seed: int = 15) -> Iterator[tuple[str, bytes, str]]:
-    """Yield (kind, name, the same in JSON): each of NAMES among letters, and the longest names there are."""
+    """Yield (kind, name, the same in JSON): each of NAMES among letters, and the longest names
+    there are."""
     letters = random.Random(seed)
     for kind, (raw, shown) in NAMES.items():
         word = "".join(letters.choices("abcdefgh", k=3))
         yield kind, raw + b" " + word.encode() + raw + b".flac", f"{shown} {word}{shown}.flac"
-    for kind, raw, shown in (("255 bytes", b"\xe9", "\\xe9"), ("255 bytes of UTF-8", "é".encode(), "é")):
+    for kind, raw, shown in (
+        ("255 bytes", b"\xe9", "\\xe9"),
+        ("255 bytes of UTF-8", "é".encode(), "é"),
+    ):
         count = 250 // len(raw)
         yield kind, raw * count + b".flac", shown * count + ".flac"
 
@@ -92,12 +96,24 @@ def asked(*words: bytes | str, cwd: bytes, **variables: str) -> subprocess.Compl
 
 def opened(told: dict[str, Any]) -> bytes:
     """Return the name's bytes, as a reader of our JSON finds them."""
-    return base64.b64decode(told["path_bytes"]) if "path_bytes" in told else str(told["path"]).encode()
+    return (
+        base64.b64decode(told["path_bytes"]) if "path_bytes" in told else str(told["path"]).encode()
+    )
 
 
 def test_every_name_is_opened_and_shown_by_the_real_worker(clips: bytes) -> None:
     names = [name for _, name, _ in members()]
-    done = asked("transcribe", "--json", "--model", "demo-ctc", "--alone", "--", *names, b"\xe9absent\n", cwd=clips)
+    done = asked(
+        "transcribe",
+        "--json",
+        "--model",
+        "demo-ctc",
+        "--alone",
+        "--",
+        *names,
+        b"\xe9absent\n",
+        cwd=clips,
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert not {"\u202e", "\x1b", "\x9b"} & set(done.stdout.decode())
     assert [opened(one) for one in lines] == names, done.stderr
@@ -112,24 +128,32 @@ def test_every_name_is_the_same_with_a_daemon(clips: bytes, daemon: Start) -> No
     one = daemon()
     one.settled()
     names = [name for _, name, _ in members()]
-    variables = {key: value for key, value in one.environment.items() if key.startswith(("ASRD_", "XDG_"))}
+    variables = {
+        key: value for key, value in one.environment.items() if key.startswith(("ASRD_", "XDG_"))
+    }
     done = asked("transcribe", "--json", "--", *names, cwd=clips, **variables)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [opened(each) for each in lines] == names, done.stderr
     assert all("samples" in each["text"] and each["complete"] for each in lines)
     plain = asked("transcribe", "--", *names[:16], cwd=clips, **variables).stdout.decode()
     shown = [printable(shown, breaks=False) for _, _, shown in members()][:16]
-    assert [line for line in plain.splitlines() if line.startswith("==>")] == [f"==> {each} <==" for each in shown]
+    assert [line for line in plain.splitlines() if line.startswith("==>")] == [
+        f"==> {each} <==" for each in shown
+    ]
     absent = asked("transcribe", b"\xe9.wav", "--words", cwd=clips, **variables)
     assert (absent.returncode, absent.stdout) == (65, b"")
     assert absent.stderr.startswith(b"asrd: \\xe9.wav: there is no such file")
     for locale in locales(one.home):
         done = asked("transcribe", "--json", "--", *names, cwd=clips, **variables, **locale)
-        assert [opened(each) for each in map(json.loads, done.stdout.splitlines())] == names, (locale, done.stderr)
+        assert [opened(each) for each in map(json.loads, done.stdout.splitlines())] == names, (
+            locale,
+            done.stderr,
+        )
 
 
 def locales(folder: Path) -> list[dict[str, str]]:
-    """Return variables of locales: the plain one, with and without Python's help, and one in which é is one byte."""
+    """Return variables of locales: the plain one, with and without Python's help, and one in which
+    é is one byte."""
     name = "de_DE.ISO-8859-1"
     words = ["localedef", "-i", "de_DE", "-f", "ISO-8859-1", os.fspath(folder / name)]
     made = subprocess.run(words, capture_output=True, check=False)
@@ -148,7 +172,9 @@ def test_a_name_survives_every_border(name: bytes, shown: str) -> None:
     assert protocol.unpack_request(protocol.pack(start)[0]) == start
     arrived = protocol.Downloaded(held)
     assert protocol.unpack_reply(protocol.pack(arrived)[0]) == arrived
-    failed = protocol.unpack_reply(protocol.pack(protocol.Failed("model", f"cannot read {held}"))[0])
+    failed = protocol.unpack_reply(
+        protocol.pack(protocol.Failed("model", f"cannot read {held}"))[0]
+    )
     assert isinstance(failed, protocol.Failed)
     assert failed.detail == f"cannot read {shown}"
     assert json.loads(filenames.to_json({"a": [held], held: (1,)})) == {"a": [shown], shown: [1]}
@@ -176,9 +202,13 @@ def test_a_manifest_names_files_by_their_bytes_or_by_pythons_escapes(clips: byte
     names = [name for _, name, _ in members()]
     raw = b"".join(line(name) + b"\n" for name in names if escaped(name) == name)
     python = b"".join(
-        json.dumps({"audio_filepath": os.fsdecode(name), "text": "x"}).encode() + b"\r\n" for name in names
+        json.dumps({"audio_filepath": os.fsdecode(name), "text": "x"}).encode() + b"\r\n"
+        for name in names
     )
-    for content, count in ((raw, sum(escaped(name) == name for name in names)), (python, len(names))):
+    for content, count in (
+        (raw, sum(escaped(name) == name for name in names)),
+        (python, len(names)),
+    ):
         path = Path(os.fsdecode(clips + b"/man\xe9.jsonl"))
         path.write_bytes(content)
         found, skipped = manifest.read(path)
@@ -202,29 +232,49 @@ def test_a_comparison_takes_odd_names_for_all_it_opens(clips: bytes) -> None:
     folder = os.path.dirname(clips) + b"/all \xe9"
     os.mkdir(folder)
     shutil.copy(os.fsencode(ROOT / "asrd/data/demo-ctc.nemo"), folder + b"/m\xe9\nx.nemo")
-    (Path(os.fsdecode(folder)) / "list").write_bytes(line(b"../f\xe9/" + next(iter(members()))[1]) + b"\n")
-    words = [b"--manifest", b"list", b"--strategies", b"fp32", b"--repeats", b"1", b"--model", b"./m\xe9\nx.nemo"]
+    (Path(os.fsdecode(folder)) / "list").write_bytes(
+        line(b"../f\xe9/" + next(iter(members()))[1]) + b"\n"
+    )
+    words = [
+        b"--manifest",
+        b"list",
+        b"--strategies",
+        b"fp32",
+        b"--repeats",
+        b"1",
+        b"--model",
+        b"./m\xe9\nx.nemo",
+    ]
     longest = b"\xe9" * 250 + b".json"
     home = {"HOME": os.fsdecode(folder + b"/own"), "XDG_CACHE_HOME": "", "XDG_CONFIG_HOME": ""}
     os.mkdir(folder + b"/own")
-    done = asked("compare", *words, b"--json", longest, b"--html", b"\xe9\n.html", cwd=folder, **home)
+    done = asked(
+        "compare", *words, b"--json", longest, b"--html", b"\xe9\n.html", cwd=folder, **home
+    )
     assert done.returncode in (0, 3), done.stderr
     found = json.loads(Path(os.fsdecode(folder + b"/" + longest)).read_bytes())
     assert found["model"] == "./m\\xe9\nx.nemo"
     assert "m\\xe9" in Path(os.fsdecode(folder + b"/\xe9\n.html")).read_text("utf-8")
     assert b"wrote \\xe9\\u000a.html" in done.stderr
     assert os.path.exists(os.fsencode(paths.state()) + b"/baselines.json")
-    assert made_in(folder + b"/own") == {b".cache/asrd"}, "a library made something of its own in the home"
+    assert made_in(folder + b"/own") == {b".cache/asrd"}, (
+        "a library made something of its own in the home"
+    )
     assert {b"matplotlib"} <= set(os.listdir(folder + b"/own/.cache/asrd"))
 
 
 def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
     home = os.fsencode(tmp_path) + b"/h\xe9 me"
     os.makedirs(home + b"/cfg/asrd")
-    Path(os.fsdecode(home + b"/cfg/asrd/config.toml")).write_text('model = "demo-ctc"\nvocabulary = ["@n.txt"]\n')
+    Path(os.fsdecode(home + b"/cfg/asrd/config.toml")).write_text(
+        'model = "demo-ctc"\nvocabulary = ["@n.txt"]\n'
+    )
     Path(os.fsdecode(home + b"/cfg/asrd/n.txt")).write_text("peter\n")
     where = {"XDG_CONFIG_HOME": b"/cfg", "XDG_STATE_HOME": b"/state"}
-    variables = {key: os.fsdecode(home + value) for key, value in (where | {"HOME": b"", "TMPDIR": b""}).items()}
+    variables = {
+        key: os.fsdecode(home + value)
+        for key, value in (where | {"HOME": b"", "TMPDIR": b""}).items()
+    }
     (tmp_path / "run").mkdir(0o700)
     variables |= {"XDG_RUNTIME_DIR": os.fspath(tmp_path / "run"), "XDG_CACHE_HOME": ""}
     source = os.fsdecode(home + b"/\xe9.flac")
@@ -246,13 +296,16 @@ def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
 
 
 def made_in(home: bytes) -> set[bytes]:
-    """Return what is in a home; of its cache the folders of programs, without those that programs share."""
+    """Return what is in a home; of its cache the folders of programs, without those that programs
+    share."""
     entries = set(os.listdir(home)) - {b".cache"}
     cached = set(os.listdir(home + b"/.cache")) if os.path.exists(home + b"/.cache") else set()
     return entries | {b".cache/" + name for name in cached - {b"huggingface"}}
 
 
-def test_scratch_and_units_know_what_the_libraries_and_systemd_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_and_units_know_what_the_libraries_and_systemd_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert paths.scratch({}) == paths.scratch({"TMPDIR": "/t\udce9"}) == "/var/tmp"
     assert paths.scratch({"TMPDIR": "/té mp"}) == "/té mp"
     assert '"/h é/asrd" run' in units(["/h é/asrd"], 255)["asrd.service"]
@@ -264,16 +317,28 @@ def test_scratch_and_units_know_what_the_libraries_and_systemd_take(monkeypatch:
 def test_a_setting_that_is_no_name_has_to_be_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from asrd.config import loading
 
-    for key in ("suffix", "vocabulary", "strategy", "preset", "device", "vram_budget", "source_lang", "keep_audio"):
+    for key in (
+        "suffix",
+        "vocabulary",
+        "strategy",
+        "preset",
+        "device",
+        "vram_budget",
+        "source_lang",
+        "keep_audio",
+    ):
         with pytest.raises(ConfigError):
             loading.load(environment={f"ASRD_{key.upper()}": "caf\udce9"})
     for key in ("model", "socket", "microphone"):
-        assert getattr(loading.load(environment={f"ASRD_{key.upper()}": "caf\udce9"}).settings, key) == "caf\udce9"
+        assert (
+            getattr(loading.load(environment={f"ASRD_{key.upper()}": "caf\udce9"}).settings, key)
+            == "caf\udce9"
+        )
 
 
 def test_evidence_and_baselines_are_found_again_for_a_model_of_such_a_name(tmp_path: Path) -> None:
     from asrd.engine import baseline
 
-    baseline.keep("m\udce9.nemo", "cpu", baseline.Known("2026-01-01", {}))
-    assert baseline.known("m\udce9.nemo", "cpu") is not None
+    baseline.keep("m\udce9.nemo", "cpu", baseline.Baseline("2026-01-01", {}))
+    assert baseline.find("m\udce9.nemo", "cpu") is not None
     assert runner.readable("m\udce9") == r"m\xe9"

@@ -1,4 +1,5 @@
-"""Words of every script: parted and joined again, and each heard once however long speech goes on without a pause."""
+"""Words of every script: parted and joined again, and each heard once however long speech goes on
+without a pause."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.vad import Event
+from asrd.audio.vad import VadEvent
 from asrd.cli.transcribe import CUE_LETTERS, cues, subtitles, whole_words
 from asrd.config.settings import Settings
 from asrd.config.voice_commands import table
@@ -23,21 +24,52 @@ from asrd.dictation.recording import as_part
 from asrd.evaluation.metrics import edits
 from asrd.protocol import Hypothesis, Word
 from asrd.recordings.deliveries import Deliveries
-from asrd.streaming.segmenter import Buffer, Window
-from asrd.streaming.session import Dictation
+from asrd.streaming.segmenter import SegmentBuffer, Segmenter
+from asrd.streaming.session import StreamingSession
 from asrd.streaming.transcript import Transcript
-from asrd.streaming.voice_commands import Writing, write
+from asrd.streaming.voice_commands import CommandWriter, write
 from asrd.text.spacing import Part, join, joined_texts, parted, width
 from asrd.worker.decoding.word_times import Decoded, Token, words
 
 FRAME = 1280
 
-SCRIPTS = {  # name -> tokens that a model of it writes; a space is a token's first letter, as in SentencePiece
+# name -> tokens that a model of it writes; a space is a token's first letter, as in SentencePiece
+SCRIPTS = {
     "Han": list("今天天氣很好我們一起去公園散步吧的是了"),
-    "Han with marks": ["今", "天", "，", "很", "好", "。", "我", "们", "“", "去", "”", "、", "吧", "？"],
+    "Han with marks": [
+        "今",
+        "天",
+        "，",
+        "很",
+        "好",
+        "。",
+        "我",
+        "们",
+        "“",
+        "去",
+        "”",
+        "、",
+        "吧",
+        "？",
+    ],
     "Han, several a token": ["今天", "天气", "很好", "我", "们", "一起", "公园"],
     "Han with spaces that the model wrote": ["今天", " 天气", "很", "好", " 我们", "去"],
-    "Han and Latin": ["我", "用", "i", "Pho", "ne", "打", "电话", " hello", " wor", "ld", "吧", "3", ".5", "元"],
+    "Han and Latin": [
+        "我",
+        "用",
+        "i",
+        "Pho",
+        "ne",
+        "打",
+        "电话",
+        " hello",
+        " wor",
+        "ld",
+        "吧",
+        "3",
+        ".5",
+        "元",
+    ],
     "Hiragana": list("きょうはいいてんきですねあるいてこうえんへ"),
     "Katakana": ["コー", "ヒー", "ラ", "ー", "メン", "ッ", "ト"],
     "half-width Katakana": ["ｺ", "ｰ", "ﾋ", "ﾀﾞ", "ﾊﾟ", "ﾝ"],
@@ -50,7 +82,17 @@ SCRIPTS = {  # name -> tokens that a model of it writes; a space is a token's fi
     "Javanese": ["ꦲ", "ꦤ", "ꦕ", "ꦫ", "ꦏ", "ꦢ"],
     "Korean": [" 오늘", "은", " 날씨", "가", " 좋", "아", "요"],
     "English": [" the", " qu", "ick", " brown", " fox", " jump", "s,", " do", "n't", " a"],
-    "German compounds": [" Donau", "dampf", "schiff", "fahrts", "gesell", "schafts", "kapitän", " die", " Mütze"],
+    "German compounds": [
+        " Donau",
+        "dampf",
+        "schiff",
+        "fahrts",
+        "gesell",
+        "schafts",
+        "kapitän",
+        " die",
+        " Mütze",
+    ],
     "one very long word": list("donaudampfschifffahrt"),
     "an address": ["https", "://", "exa", "mple", ".com", "/a", "?b", "=", "c", "&d", "-", "e"],
     "Cyrillic without a space": ["при", "вет", "мир", "это", "слово"],
@@ -81,21 +123,30 @@ class Ear:
     """A model that hears tokens where they are, or `jitter` frames later in every second buffer.
 
     Args:
-        resumes: go on behind what is committed, as a transducer does, rather than hear the overlap again.
+        resumes: go on behind what is committed, as a transducer does, rather than hear the overlap
+            again.
     """
 
-    def __init__(self, texts: list[str], tokens: list[Token], resumes: bool, jitter: int = 0) -> None:
+    def __init__(
+        self, texts: list[str], tokens: list[Token], resumes: bool, jitter: int = 0
+    ) -> None:
         self.model, self.tokens, self.resumes, self.jitter = model(texts), tokens, resumes, jitter
         self.asked = 0
 
-    def hear(self, buffer: Buffer, transcript: Transcript) -> Hypothesis:
+    def hear(self, buffer: SegmentBuffer, transcript: Transcript) -> Hypothesis:
         first, last = buffer.start / FRAME, buffer.stop / FRAME
         said = transcript.said(buffer.start) if self.resumes else None
-        begin = first if said is None else max(first, round((said.until - buffer.start) / FRAME) + first)
+        begin = (
+            first
+            if said is None
+            else max(first, round((said.until - buffer.start) / FRAME) + first)
+        )
         shift = self.jitter * (self.asked % 2)
         self.asked += 1
         inside = [t for t in self.tokens if t.start >= begin and (t.stop <= last or buffer.sealed)]
-        moved = [t._replace(start=t.start - first + shift, stop=t.stop - first + shift) for t in inside]
+        moved = [
+            t._replace(start=t.start - first + shift, stop=t.stop - first + shift) for t in inside
+        ]
         text = self.model.decoding.decode_ids_to_str([token.id for token in inside])
         decoded = Decoded(text.strip(), moved, False, resumed=said is not None)
         found = words(decoded, self.model, FRAME, buffer.start, buffer.stop)
@@ -104,13 +155,13 @@ class Ear:
 
 def streamed(ear: Ear, seconds: float, window: float = 10.0) -> Transcript:
     """Return what speech without a pause comes to through the window."""
-    held, transcript = Window(window, left=0.25 * window), Transcript(guard=0.2 * window)
+    held, transcript = Segmenter(window, left=0.25 * window), Transcript(guard=0.2 * window)
     end, step = round(seconds * SAMPLE_RATE), SAMPLE_RATE // 2
     noise = np.random.default_rng(1).normal(size=end).astype(np.float32)
     for start in range(0, end, step):
-        events = [Event("open", 0, step)] if start == 0 else []
+        events = [VadEvent("open", 0, step)] if start == 0 else []
         if start + step >= end:
-            events += [Event("pause", end, end), Event("close", end, end)]
+            events += [VadEvent("pause", end, end), VadEvent("close", end, end)]
         held.push(AudioBlock(start, noise[start : start + step]), events)
         while (buffer := held.take()) is not None:
             transcript.push(ear.hear(buffer, transcript), buffer.sealed)
@@ -147,7 +198,9 @@ def test_every_token_is_committed_exactly_once(
     texts = SCRIPTS[name]
     tokens = spoken(texts, seconds, seed, pace)
     ear = Ear(texts, tokens, resumes)
-    assert streamed(ear, seconds, window).text == ear.model.decoding.decode_ids_to_str([t.id for t in tokens])
+    assert streamed(ear, seconds, window).text == ear.model.decoding.decode_ids_to_str(
+        [t.id for t in tokens]
+    )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -163,7 +216,8 @@ def test_words_that_are_heard_a_frame_later_the_next_time_are_still_one(name: st
     assert wrong <= count / 100, "letters"
 
 
-# -- parted and joined ------------------------------------------------------------------------------------------------
+# -- parted and joined
+# ------------------------------------------------------------------------------------------------
 
 PARTED = {
     "the quick, brown fox": "the|quick,|brown|fox",
@@ -223,12 +277,15 @@ SEGMENTS = {
 def at_once(parts: list[Part], start: int = 0) -> list[Word]:
     """Return words a tenth of a second long each."""
     edges = [start + number * 1600 for number in range(len(parts) + 1)]
-    return [Word(part.text, *edge, None, part.joined) for part, edge in zip(parts, pairwise(edges), strict=True)]
+    return [
+        Word(part.text, *edge, None, part.joined)
+        for part, edge in zip(parts, pairwise(edges), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("segments", SEGMENTS)
 def test_segments_reach_a_sink_with_what_belongs_between_them(segments: tuple[str, ...]) -> None:
-    dictation, writing, record = Dictation(Settings()), Writing({}), Deliveries()
+    dictation, writing, record = StreamingSession(Settings()), CommandWriter({}), Deliveries()
     transcript = dictation.transcript
     for number, text in enumerate(segments):
         start, parts = number * 5 * SAMPLE_RATE, parted(text)
@@ -263,7 +320,9 @@ def test_subtitles_of_a_script_without_spaces_break_by_characters() -> None:
 
 
 def test_a_long_word_is_shown_as_one() -> None:
-    letters_ = [Word(c, i * 4000, i * 4000 + 4000, 0.5 + i / 100, i > 0) for i, c in enumerate("donaudampf")]
+    letters_ = [
+        Word(c, i * 4000, i * 4000 + 4000, 0.5 + i / 100, i > 0) for i, c in enumerate("donaudampf")
+    ]
     other = Word("schiff", 50_000, 60_000, None)
     assert whole_words([*letters_, other]) == [Word("donaudampf", 0, 40_000, 0.5), other]
     assert shadow.words("Donaudampf, 今天。") == ["donaudampf", "今", "天"]

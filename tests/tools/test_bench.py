@@ -1,4 +1,5 @@
-"""The bench: statistics by hand, verdicts on series with and without a fault, the report, a small real run."""
+"""The bench: statistics by hand, verdicts on series with and without a fault, the report, a small
+real run."""
 
 from __future__ import annotations
 
@@ -24,7 +25,18 @@ from asrd.evaluation.metrics import Edits
 from asrd.worker import __main__, recognizer
 from tests.helpers import ROOT
 from tools.benchmark import __main__ as bench
-from tools.benchmark import figures, page, player, processes, ratios, service, sounds, speed, stopping, words
+from tools.benchmark import (
+    figures,
+    page,
+    player,
+    processes,
+    ratios,
+    service,
+    sounds,
+    speed,
+    stopping,
+    words,
+)
 from tools.benchmark.figures import MIB, Block, Result, Run
 from tools.benchmark.ratios import Case, Crowd, Reading, StartUp, Stop
 from tools.benchmark.service import Sent
@@ -34,8 +46,11 @@ CLIPS = {"0001, 9.9 s": 9.9, "0002, 9.8 s": 9.8, "0003, 1.4 s": 1.4}
 TEXT = "call helen at noon"
 
 
-def blocks(factor: float, added: float = 0.0, count: int = 15, text: str = TEXT, canary: float = 0.01) -> list[Block]:
-    """Return blocks in which asrd takes `factor` of the bare model's time and `added` seconds, on a noisy machine."""
+def blocks(
+    factor: float, added: float = 0.0, count: int = 15, text: str = TEXT, canary: float = 0.01
+) -> list[Block]:
+    """Return blocks in which asrd takes `factor` of the bare model's time and `added` seconds, on a
+    noisy machine."""
     dice, found = random.Random(1), []
     for _ in range(count):
         runs: dict[str, dict[str, Run]] = {who: {} for who in "ABG"}
@@ -43,13 +58,16 @@ def blocks(factor: float, added: float = 0.0, count: int = 15, text: str = TEXT,
         for clip, seconds in CLIPS.items():
             bare = 0.005 * seconds * busy
             for who, time_ in {"A": bare, "B": 1.4 * bare, "G": factor * bare + added}.items():
-                runs[who][clip] = Run(time_ * dice.uniform(0.998, 1.002), time_, text if who == "G" else TEXT)
+                runs[who][clip] = Run(
+                    time_ * dice.uniform(0.998, 1.002), time_, text if who == "G" else TEXT
+                )
         found.append(Block((canary, canary), runs))
     return found
 
 
 def readings(per_utterance: float = 0.0, fds: float = 0.0, count: int = 250) -> list[Reading]:
-    """Return what is held every fourth utterance: warm-up, noise of 40 KiB, and so many bytes kept of each."""
+    """Return what is held every fourth utterance: warm-up, noise of 40 KiB, and so many bytes kept
+    of each."""
     dice, found = random.Random(2), []
     for n in range(4, 4 * count + 1, 4):
         warm = 30 * MIB * (1 - 0.98 ** min(n, 200))
@@ -58,7 +76,8 @@ def readings(per_utterance: float = 0.0, fds: float = 0.0, count: int = 250) -> 
     return found
 
 
-# -- statistics -------------------------------------------------------------------------------------------------------
+# -- statistics
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_the_median_and_its_interval() -> None:
@@ -67,7 +86,9 @@ def test_the_median_and_its_interval() -> None:
     assert middle == 1.0
     assert ci is not None
     assert min(values) <= ci[0] < 1.0 < ci[1] <= max(values)
-    assert figures.median_interval(values) == (middle, ci), "the same figures give the same interval"
+    assert figures.median_interval(values) == (middle, ci), (
+        "the same figures give the same interval"
+    )
     assert figures.median_interval([2.0]) == (2.0, None)
     assert figures.median_interval([]) == (None, None)
     assert figures.median_interval([3.0, 3.0]) == (3.0, (3.0, 3.0))
@@ -99,20 +120,30 @@ def test_blocks_are_dropped_where_the_canary_moved() -> None:
     calm, loud = blocks(1.0), blocks(1.0, count=3, canary=0.0115)
     kept, dropped = figures.quiet([*calm, *loud])
     assert (len(kept), dropped) == (15, 3)
-    assert figures.quiet([*calm[:2], Block((0.01, 0.02), calm[0].runs), Block((0.02, 0.01), calm[0].runs)])[1] == 2
-    kept, dropped = figures.quiet([Block((0.01 * 2**n, 0.01 * 2**n), calm[0].runs) for n in range(8)])
+    assert (
+        figures.quiet(
+            [*calm[:2], Block((0.01, 0.02), calm[0].runs), Block((0.02, 0.01), calm[0].runs)]
+        )[1]
+        == 2
+    )
+    kept, dropped = figures.quiet(
+        [Block((0.01 * 2**n, 0.01 * 2**n), calm[0].runs) for n in range(8)]
+    )
     assert (len(kept), dropped) == (8, 8), "with too few quiet blocks all count, and it is said"
 
 
 def test_one_long_text_is_judged_clip_by_clip() -> None:
     said = ["one two three", "four five", "six"]
     assert figures.by_clip(said, "one two three four five six", str) == Edits((0, 0, 0), (3, 2, 1))
-    assert figures.by_clip(said, "one too three four five six seven eight", str) == Edits((1, 0, 2), (3, 2, 1))
+    assert figures.by_clip(said, "one too three four five six seven eight", str) == Edits(
+        (1, 0, 2), (3, 2, 1)
+    )
     assert figures.by_clip(said, "one two three six", str) == Edits((0, 2, 0), (3, 2, 1))
     assert figures.by_clip(said, "", str) == Edits((3, 2, 1), (3, 2, 1))
 
 
-# -- verdicts ---------------------------------------------------------------------------------------------------------
+# -- verdicts
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_small_overhead_meets_the_goal_on_a_noisy_machine() -> None:
@@ -124,7 +155,8 @@ def test_a_small_overhead_meets_the_goal_on_a_noisy_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "added", "text"), [(1 + player.SLOW, 0.0, TEXT), (1.0, 0.0011, TEXT), (1.0, 0.0, "call helen at one")]
+    ("factor", "added", "text"),
+    [(1 + player.SLOW, 0.0, TEXT), (1.0, 0.0011, TEXT), (1.0, 0.0, "call helen at one")],
 )
 def test_a_slow_down_and_other_words_are_told(factor: float, added: float, text: str) -> None:
     assert not ratios.overhead(blocks(factor, added, text=text), CLIPS).met
@@ -134,7 +166,11 @@ def test_of_what_the_time_for_a_short_clip_consists_is_told() -> None:
     whole = blocks(1.0)
     for block in whole:
         for clip, run in block.runs["G"].items():
-            parts = {"encoder": 0.7 * run.seconds, "decoder": 0.2 * run.seconds, "between": 0.1 * run.seconds}
+            parts = {
+                "encoder": 0.7 * run.seconds,
+                "decoder": 0.2 * run.seconds,
+                "between": 0.1 * run.seconds,
+            }
             block.runs["G"][clip] = msgspec.structs.replace(run, parts=parts)
     ratio = ratios.overhead(whole, CLIPS)
     short = ratio.detail["parts_ms"]["0003, 1.4 s"]
@@ -165,14 +201,20 @@ def stop(length: float, seconds: float, whole: float) -> Stop:
 
 
 def test_stops_are_held_against_the_goal_of_their_length() -> None:
-    flat = [stop(length, 0.03, whole) for length, whole in ((10, 0.08), (60, 0.5), (120, 1.2)) for _ in range(3)]
+    flat = [
+        stop(length, 0.03, whole)
+        for length, whole in ((10, 0.08), (60, 0.5), (120, 1.2))
+        for _ in range(3)
+    ]
     ratio = ratios.stops(flat)
     assert ratio.met
     assert ratio.value == pytest.approx(0.025)
     assert isinstance(ratio.lengths, dict)
     assert set(ratio.lengths) == {"10", "60", "120"}
     assert ratio.lengths["60"]["goal"] == 0.10
-    rising = [stop(length, length / 1000, whole) for length, whole in ((10, 0.08), (60, 1.0), (120, 4.0))] * 3
+    rising = [
+        stop(length, length / 1000, whole) for length, whole in ((10, 0.08), (60, 1.0), (120, 4.0))
+    ] * 3
     assert ratios.stops(rising).detail["slope_ms_per_s"] == pytest.approx(1.0)
     assert not ratios.stops(rising).met
     assert not ratios.stops([*flat, stop(10, 0.05, 0.08), stop(10, 0.2, 0.08)]).met
@@ -183,7 +225,8 @@ def ending(length: float, seconds: float) -> Ending:
 
 
 class Timed:
-    """A daemon by whose clock a dictation's end takes so long: a time for each face, times what its length adds."""
+    """A daemon by whose clock a dictation's end takes so long: a time for each face, times what its
+    length adds."""
 
     interrupted = 0
 
@@ -193,13 +236,17 @@ class Timed:
     def _seconds(self, face: str, sound: Path) -> float:
         long = len(np.load(sound, mmap_mode="r")) / sounds.SAMPLE_RATE > max(LENGTHS) - 1
         usual = 0.001 * (1 + list(FACES).index(face))
-        return usual * self._dice.uniform(0.95, 1.05) * (self._grows.get(face, 1.0) if long else 1.0)
+        return (
+            usual * self._dice.uniform(0.95, 1.05) * (self._grows.get(face, 1.0) if long else 1.0)
+        )
 
     def dictate(self, sound: Path, lead: int = 0, pace: float = 1.0) -> tuple[float, str]:
         return self._seconds("client", sound), TEXT
 
     def send(self, sound: Path, lead: int = 0, pace: float = 1.0) -> Sent:
-        return Sent(*(self._seconds(face, sound) for face in ("sink", "reply", "journal")), f"{TEXT} ")
+        return Sent(
+            *(self._seconds(face, sound) for face in ("sink", "reply", "journal")), f"{TEXT} "
+        )
 
     def settle(self) -> None: ...
 
@@ -208,11 +255,17 @@ LENGTHS = (10, 12, 14)
 
 
 def growing() -> dict[str, tuple[dict[str, float], bool]]:
-    """Return by name what the longest dictation takes over the shortest, face by face, and whether that is allowed."""
+    """Return by name what the longest dictation takes over the shortest, face by face, and whether
+    that is allowed."""
     dice = random.Random(10)
     found: dict[str, tuple[dict[str, float], bool]] = {"nothing grows": ({}, True)}
     for face in FACES:
-        for low, high, met in ((0.6, 1.0, True), (1.0, 1.3, True), (1.75, 3.0, False), (3.0, 25.0, False)):
+        for low, high, met in (
+            (0.6, 1.0, True),
+            (1.0, 1.3, True),
+            (1.75, 3.0, False),
+            (3.0, 25.0, False),
+        ):
             factor = dice.uniform(low, high)
             found[f"{face} takes {factor:.2f}"] = {face: factor}, met
     for factor, met in ((1.3, True), (1.75, False), (22.0, False)):  # 4 ms became 89 after an hour
@@ -221,9 +274,13 @@ def growing() -> dict[str, tuple[dict[str, float], bool]]:
 
 
 @pytest.mark.parametrize("name", growing())
-def test_what_grows_with_the_dictation_misses_the_goal_wherever_it_shows(name: str, tmp_path: Path) -> None:
+def test_what_grows_with_the_dictation_misses_the_goal_wherever_it_shows(
+    name: str, tmp_path: Path
+) -> None:
     factors, met = growing()[name]
-    found = stopping.endings(Timed(factors, random.Random(name)), tmp_path, LENGTHS * 3, lambda _: None)
+    found = stopping.endings(
+        Timed(factors, random.Random(name)), tmp_path, LENGTHS * 3, lambda _: None
+    )
     ratio = stopping.lengths(found)
     assert ratio.met is met
     assert ratio.value == pytest.approx(max([1.0, *factors.values()]), rel=0.11)
@@ -254,7 +311,9 @@ def test_dictations_of_every_length_end_with_the_same_sound(tmp_path: Path) -> N
     stopping.endings(Hears({}, random.Random(1)), tmp_path, LENGTHS, lambda _: None)
     asked = [(length - stopping.TAIL_SECONDS) * sounds.SAMPLE_RATE for length in LENGTHS]
     assert leads == pytest.approx(asked, abs=stopping.FRAME / 2)
-    assert not any(lead % stopping.FRAME for lead in leads), "the detector is at the same place of a frame"
+    assert not any(lead % stopping.FRAME for lead in leads), (
+        "the detector is at the same place of a frame"
+    )
     assert all(np.array_equal(end, ends[0]) for end in ends)
     rest = round(stopping.REST_SECONDS * sounds.SAMPLE_RATE)
     assert not ends[0][-rest:].any()
@@ -265,12 +324,14 @@ def test_a_daemon_that_rereads_reads_all_of_a_recording_before_its_last_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    monkeypatch.setattr(recording.Recording, "write", lambda self, whole: done.append(f"write {whole}"))
+    monkeypatch.setattr(
+        recording.Dictation, "write", lambda self, whole: done.append(f"write {whole}")
+    )
     monkeypatch.setattr(Path, "read_bytes", lambda self: done.append(f"read {self.name}"))
     player.reread()
     one = SimpleNamespace(take=SimpleNamespace(path=tmp_path / "one.wav"))
     for whole in (False, True):
-        recording.Recording.write(one, whole)  # type: ignore[arg-type]  # of a recording it looks at the file alone
+        recording.Dictation.write(one, whole)  # type: ignore[arg-type]  # of a recording it looks at the file alone
     assert done == ["write False", "read one.wav", "write True"]
 
 
@@ -283,7 +344,10 @@ def test_what_decides_beside_the_ratio_itself() -> None:
     assert ratios.concurrency([Crowd(100, 97, (1.0,) * 8)] * 3).met
     assert not ratios.concurrency([Crowd(100, 97, (4.0, *(1.0,) * 7))] * 3).met
     assert not ratios.concurrency([Crowd(100, 90, (1.0,) * 8)] * 3).met
-    ahead, behind = (ratios.concurrency([Crowd(100, 97, (1.0,) * 8, nemo)] * 3, "batches of 8") for nemo in (90, 98))
+    ahead, behind = (
+        ratios.concurrency([Crowd(100, 97, (1.0,) * 8, nemo)] * 3, "batches of 8")
+        for nemo in (90, 98)
+    )
     assert (ahead.met, behind.met) == (True, False)
     assert ahead.detail["over_nemo"] == pytest.approx(97 / 90)
     assert ratios.weights(5027, 10_000).met
@@ -300,10 +364,16 @@ def test_streaming_is_judged_by_its_worst_case() -> None:
     assert ratio.value == pytest.approx(0.75)
     assert not ratio.met
     for changed, floor, met in ((5, 3, False), (5, 5, False), (4, 3, True), (0, 0, True)):
-        assert ratios.streaming([Case("30 s", right, right, "whole", "whole", changed, floor, 400)]).met is met
+        assert (
+            ratios.streaming(
+                [Case("30 s", right, right, "whole", "whole", changed, floor, 400)]
+            ).met
+            is met
+        )
 
 
-# -- the report -------------------------------------------------------------------------------------------------------
+# -- the report
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -321,8 +391,22 @@ def result() -> Result:
         "R9": ratios.streaming([Case("30 s", right, right, "whole", "whole", 2, 3, 400)]),
         "R10": stopping.lengths([ending(10, 0.004), ending(600, 0.004), ending(3600, 0.005)] * 3),
     }
-    machine = {"cpu": "A CPU", "cores": 2, "threads": 2, "mode": "full", "seconds": 1.0, "load": 0.1, "blocks": 15}
-    machine |= {"dropped": 0, "noisy": False, "seeded": "", "command": "tools/bench", "started": "2026-11-26"}
+    machine = {
+        "cpu": "A CPU",
+        "cores": 2,
+        "threads": 2,
+        "mode": "full",
+        "seconds": 1.0,
+        "load": 0.1,
+        "blocks": 15,
+    }
+    machine |= {
+        "dropped": 0,
+        "noisy": False,
+        "seeded": "",
+        "command": "tools/bench",
+        "started": "2026-11-26",
+    }
     contenders = {"demo-ctc": figures.table(blocks(1.1, text="<b>"), CLIPS, bench.NAMES)}
     return Result(found, contenders, machine, {"asrd": "0.1.0"})
 
@@ -369,7 +453,9 @@ class Links(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag not in ("script", "link", "img", "iframe", "b"), "nothing active, nothing foreign, nothing unescaped"
+        assert tag not in ("script", "link", "img", "iframe", "b"), (
+            "nothing active, nothing foreign, nothing unescaped"
+        )
         self.found += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href")]
 
 
@@ -387,7 +473,8 @@ def test_a_goal_is_used_up_in_both_directions(result: Result) -> None:
     assert page.of_goal(result.ratios["R3"]) == pytest.approx(0.5 / 0.505)
 
 
-# -- the instruments --------------------------------------------------------------------------------------------------
+# -- the instruments
+# --------------------------------------------------------------------------------------------------
 
 
 def test_joined_sounds_are_the_same_every_time_and_know_their_joins() -> None:
@@ -407,14 +494,18 @@ def test_one_voice_speaks_sentences_through() -> None:
     assert np.array_equal(sound.samples, again.samples)
     assert len(sound.samples) >= 40 * sounds.SAMPLE_RATE
     assert len(sound.texts) == len(sound.cuts) + 1 > 8
-    frames = np.abs(sound.samples[: len(sound.samples) // 4000 * 4000]).reshape(-1, 4000).max(axis=1)
+    frames = (
+        np.abs(sound.samples[: len(sound.samples) // 4000 * 4000]).reshape(-1, 4000).max(axis=1)
+    )
     assert frames.min() > 0.02  # of 0.25 s, no one is silent
 
 
 def test_where_there_are_pauses_streaming_is_one_offline_pass() -> None:
     ours = speed.Ours("demo-ctc", 1)
     try:
-        (paused, through) = words.cases(ours, [words.Plan(60, True, 1), words.Plan(30, False, 1)], lambda _: None)
+        (paused, through) = words.cases(
+            ours, [words.Plan(60, True, 1), words.Plan(30, False, 1)], lambda _: None
+        )
     finally:
         ours.close()
     assert (paused.against, paused.changed) == ("cut at the pauses", 0)
@@ -428,7 +519,9 @@ def test_processor_time_is_that_of_the_process() -> None:
     before = processes.cpu_seconds([os.getpid()])
     own = time.process_time()
     sum(range(300_000))
-    assert processes.cpu_seconds([os.getpid()]) - before == pytest.approx(time.process_time() - own, abs=0.005)
+    assert processes.cpu_seconds([os.getpid()]) - before == pytest.approx(
+        time.process_time() - own, abs=0.005
+    )
     with subprocess.Popen(["sleep", "20"]) as child:
         assert child.pid in processes.children(os.getpid())
         assert processes.cpu_seconds([child.pid]) < 1.0
@@ -436,7 +529,9 @@ def test_processor_time_is_that_of_the_process() -> None:
         child.kill()
 
 
-def test_a_slow_worker_is_slower_than_the_real_one_by_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_worker_is_slower_than_the_real_one_by_what_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inside: list[float] = []
 
     def recognize(*_: Any) -> str:
@@ -455,7 +550,8 @@ def test_a_slow_worker_is_slower_than_the_real_one_by_what_is_said(monkeypatch: 
 
 @pytest.mark.parametrize("faults", [(), ("leak",)])
 def test_growth_of_a_real_worker_is_its_leak(faults: tuple[str, ...]) -> None:
-    """One and the same utterance leaves the allocator nothing to grow for: what grows is what is kept."""
+    """One and the same utterance leaves the allocator nothing to grow for: what grows is what is
+    kept."""
     ours = speed.Ours("demo-ctc", 1, "tidy", *faults)
     sound = sounds.near(sounds.clips(), 1, 1)[0].samples
     found = []
@@ -509,9 +605,23 @@ def test_the_daemon_is_heard_through_its_socket(tmp_path: Path) -> None:
 
 
 def test_a_small_run_measures_judges_and_writes(tmp_path: Path) -> None:
-    words = ["--quick", "--only", "R7", "--threads", "1", "--json", tmp_path / "b.json", "--html", tmp_path / "b.html"]
+    words = [
+        "--quick",
+        "--only",
+        "R7",
+        "--threads",
+        "1",
+        "--json",
+        tmp_path / "b.json",
+        "--html",
+        tmp_path / "b.html",
+    ]
     done = subprocess.run(
-        [sys.executable, "-m", "tools.benchmark", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tools.benchmark", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode in (0, 3), done.stderr
     told = json.loads((tmp_path / "b.json").read_text())

@@ -1,4 +1,5 @@
-"""The GPU bench: its models are as large as the checkpoints and speak at a speaker's pace; its tables tell no more."""
+"""The GPU bench: its models are as large as the checkpoints and speak at a speaker's pace; its
+tables tell no more."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import pytest
 
 from asrd.audio.format import SAMPLE_RATE
 from asrd.evaluation import manifest
-from asrd.models.architectures import KNOWN, Known, describe
+from asrd.models.architectures import ARCHITECTURES, Architecture, describe
 from asrd.models.checkpoint import is_buffer
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import TABLE
@@ -20,9 +21,13 @@ from tools.gpubench import architectures, cells, measuring, tables
 from tools.gpubench.cells import Cell, Found, Result, Times
 
 SMALL = {
-    "aed": Known("aed", "en", 2, 64, vocabulary=256, decoder_width=64, inner=128, channels=32, heads=4),
-    "tdt": Known("tdt", "en", 2, 64, vocabulary=128, decoder_width=32, durations=5, channels=32, heads=4),
-    "ctc": Known("ctc", "en", 2, 64, vocabulary=128, channels=32, heads=4),
+    "aed": Architecture(
+        "aed", "en", 2, 64, vocabulary=256, decoder_width=64, inner=128, channels=32, heads=4
+    ),
+    "tdt": Architecture(
+        "tdt", "en", 2, 64, vocabulary=128, decoder_width=32, durations=5, channels=32, heads=4
+    ),
+    "ctc": Architecture("ctc", "en", 2, 64, vocabulary=128, channels=32, heads=4),
 }
 """Architectures of the same kinds, of which a test can afford to run one."""
 
@@ -30,7 +35,7 @@ SMALL = {
 @pytest.mark.parametrize("name", architectures.NAMES)
 def test_a_random_model_has_as_many_parameters_as_the_checkpoint(name: str, tmp_path: Path) -> None:
     hub = architectures.NAMES[name]
-    model = architectures.empty(KNOWN[hub], tmp_path)
+    model = architectures.empty(ARCHITECTURES[hub], tmp_path)
     expected = {
         "canary-1b-flash": 883.6, "canary-1b": 1016.7, "canary-180m-flash": 182.6, "parakeet-tdt-0.6b-v3": 627.0,
         "parakeet-ctc-1.1b": 1062.5,
@@ -48,7 +53,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     paths = {}
     with pytest.MonkeyPatch.context() as patch:
         for family, known in SMALL.items():
-            patch.setitem(KNOWN, f"test/{family}", known)
+            patch.setitem(ARCHITECTURES, f"test/{family}", known)
             patch.setitem(architectures.NAMES, family, f"test/{family}")
             paths[family] = str(architectures.build(family, folder / f"{family}.nemo"))
     return paths
@@ -56,7 +61,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def sounds() -> measuring.Sounds:
     clips, _ = manifest.read(bench.MANIFEST, 3)
-    buffers = {seconds: manifest.joined(clips, int(seconds * SAMPLE_RATE)) for seconds in cells.LENGTHS}
+    buffers = {
+        seconds: manifest.joined(clips, int(seconds * SAMPLE_RATE)) for seconds in cells.LENGTHS
+    }
     return measuring.Sounds([clip.samples for clip in clips], buffers)
 
 
@@ -74,19 +81,31 @@ def run(paths: dict[str, str], *wanted: Cell) -> list[Found]:
     return asyncio.run(all_of_them())
 
 
-def test_canary_says_forty_tokens_in_ten_seconds_and_the_card_is_one_worker_s_at_a_time(small: dict[str, str]) -> None:
+def test_canary_says_forty_tokens_in_ten_seconds_and_the_card_is_one_worker_s_at_a_time(
+    small: dict[str, str],
+) -> None:
     found, lower = run(small, Cell("aed", "fp32"), Cell("aed", "bfloat16"))
     assert found.failure == lower.failure == ""
     assert found.times["10"].tokens == lower.times["10"].tokens == [architectures.TOKENS] * 2
     assert lower.weights < 0.6 * found.weights
-    assert {"import", "load", "cast", "ready", "warm-up", "steady", "batches"} <= found.ledger.keys()
+    assert {
+        "import",
+        "load",
+        "cast",
+        "ready",
+        "warm-up",
+        "steady",
+        "batches",
+    } <= found.ledger.keys()
     assert list(found.batches) == [str(size) for size in cells.BATCHES]
     assert all(len(took) == 2 and took[0] > 0 for took in found.batches.values())
     assert all(found.alike.values())
     assert found.mismatch == lower.mismatch == ""
 
 
-def test_a_transducer_says_something_in_half_of_its_steps_and_growth_is_read_on_the_way(small: dict[str, str]) -> None:
+def test_a_transducer_says_something_in_half_of_its_steps_and_growth_is_read_on_the_way(
+    small: dict[str, str],
+) -> None:
     found, growing = run(small, Cell("tdt", "fp32"), Cell("ctc", "fp32", "growth"))
     assert 20 <= found.times["10"].tokens[0] <= 80
     assert [count for count, _ in growing.growth] == [2, 4, 6, 8, 10]
@@ -98,7 +117,10 @@ def test_nemo_by_itself_says_what_asrd_says(small: dict[str, str]) -> None:
     assert theirs.failure == ""
     assert theirs.text.strip() == ours.text != ""
     assert theirs.parameters == ours.parameters
-    assert theirs.times["10"].tokens[0] in (architectures.TOKENS, architectures.TOKENS + 1)  # the end counts or not
+    assert theirs.times["10"].tokens[0] in (
+        architectures.TOKENS,
+        architectures.TOKENS + 1,
+    )  # the end counts or not
     assert set(theirs.peaks) >= {"preprocessor", "encoder", "transf_decoder"}
 
 
@@ -116,13 +138,19 @@ def test_a_worker_that_cannot_load_is_a_result_too(tmp_path: Path) -> None:
     assert found.failure.startswith("model: ")
 
 
-# -- results ----------------------------------------------------------------------------------------------------------
+# -- results
+# ----------------------------------------------------------------------------------------------------------
 
 MIB = 1 << 20
 
 
 def shown(
-    strategy: str, weights: int, process: int, ms: float, model: str = "canary-1b", kind: cells.Kind = "strategy"
+    strategy: str,
+    weights: int,
+    process: int,
+    ms: float,
+    model: str = "canary-1b",
+    kind: cells.Kind = "strategy",
 ) -> Found:
     """Return a cell's results, made up."""
     found = Found(Cell(model, strategy, kind), weights=weights * MIB, parameters=weights * MIB // 4)
@@ -136,7 +164,9 @@ def shown(
 
 def result(*found: Found) -> Result:
     named = {one.cell.name: one for one in found}
-    return Result({"gpu": "A card"}, {"torch": "2"}, "tools/gpu-bench", "now", ["hello there"], 1.0, named)
+    return Result(
+        {"gpu": "A card"}, {"torch": "2"}, "tools/gpu-bench", "now", ["hello there"], 1.0, named
+    )
 
 
 def test_the_claims_stand_beside_what_was_measured() -> None:
@@ -180,14 +210,18 @@ def asked(made: Result, monkeypatch: pytest.MonkeyPatch, *words: str) -> list[Ce
     return found
 
 
-def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     one, other = (shown("fp32", 16, 600, 10.0, model, "words") for model in ("demo", "demo-ctc"))
     one.checkpoint, other.checkpoint = cells.digest("demo"), "0123456789ab"
     made = result(one, other)
     said = tables.strategies(made)
     assert "demo, 4.2 M parameters\n" in said
     assert "demo-ctc, 4.2 M parameters, of an earlier file" in said
-    todo = asked(made, monkeypatch, "--models", "demo,demo-ctc", "--strategies", "fp32", "--cells", "words")
+    todo = asked(
+        made, monkeypatch, "--models", "demo,demo-ctc", "--strategies", "fp32", "--cells", "words"
+    )
     assert Cell("demo-ctc", "fp32", "words") in todo
     assert Cell("demo", "fp32", "words") not in todo
 
@@ -195,7 +229,9 @@ def test_what_was_heard_by_an_earlier_file_says_so_and_is_heard_anew(monkeypatch
 def test_what_was_measured_of_another_program_stands_until_it_is_asked_for_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, other = (shown(strategy, 16, 600, 10.0, "parakeet-ctc-1.1b") for strategy in ("fp32", "half"))
+    one, other = (
+        shown(strategy, 16, 600, 10.0, "parakeet-ctc-1.1b") for strategy in ("fp32", "half")
+    )
     one.code, other.code = bench._digest(), "0123456789ab"
     words = ["--models", "parakeet-ctc-1.1b", "--strategies", "fp32,half", "--cells", "strategy"]
     assert Cell("parakeet-ctc-1.1b", "half") not in asked(result(one, other), monkeypatch, *words)
@@ -207,15 +243,23 @@ def test_what_was_measured_of_another_program_stands_until_it_is_asked_for_anew(
 def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:
     found = cells.cells(list(bench.MODELS), None)
     assert len(found) == len(set(found))
-    whole = {cell.strategy for cell in found if (cell.model, cell.kind) == ("canary-1b-flash", "strategy")}
+    whole = {
+        cell.strategy
+        for cell in found
+        if (cell.model, cell.kind) == ("canary-1b-flash", "strategy")
+    }
     assert whole >= set(TABLE)
     assert found[0] == Cell("demo", "fp32", "words")
-    assert next(cell for cell in found if cell.kind == "strategy") == Cell("canary-1b-flash", "fp32")
+    assert next(cell for cell in found if cell.kind == "strategy") == Cell(
+        "canary-1b-flash", "fp32"
+    )
     assert {cell.kind for cell in found} == set(get_args(cells.Kind))
 
 
 def test_the_command_that_is_kept_has_no_path_of_one_machine() -> None:
-    told = bench._told(["--json", "/srv/out/gpu.json", "--folder=/tmp/m", "--minutes", "5", "--models", "demo"])
+    told = bench._told(
+        ["--json", "/srv/out/gpu.json", "--folder=/tmp/m", "--minutes", "5", "--models", "demo"]
+    )
     assert told == ["--minutes", "5", "--models", "demo"]
 
 

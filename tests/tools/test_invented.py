@@ -1,4 +1,5 @@
-"""Nobody speaks, and no word comes out: the detector, the window and the shipped models on sounds that are no speech.
+"""Nobody speaks, and no word comes out: the detector, the window and the shipped models on sounds
+that are no speech.
 
 A few minutes of what `tools/bench-invented` does for hours.
 """
@@ -20,10 +21,10 @@ from asrd import protocol
 from asrd.audio.blocks import AudioBlock
 from asrd.config.settings import Settings
 from asrd.models.names import SHIPPED
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import TABLE
-from asrd.protocol import Answer, Hypothesis, Said, Word
-from asrd.streaming.session import Dictation
+from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
+from asrd.streaming.session import StreamingSession
 from asrd.streaming.transcript import credible
 from asrd.worker.recognizer import Recognizer
 from tests import sound
@@ -35,15 +36,22 @@ CHORD = (10 ** (-50 / 20) * sound.music(60.0, 1)).astype(np.float32)
 
 
 class Ear:
-    """A model in this process, asked as the engine is; or one that hears one word in whatever it is given."""
+    """A model in this process, asked as the engine is; or one that hears one word in whatever it is
+    given."""
 
-    rung = Rung(TABLE["fp32"], "cpu")
+    candidate = Candidate(TABLE["fp32"], "cpu")
     ready = None
 
     def __init__(self, model: str = "", confidence: float | None = None) -> None:
         self.model, self.confidence, self.asked = model, confidence, 0
 
-    async def transcribe(self, samples: Any, start: int = 0, phase: str = "final", said: Said | None = None) -> Answer:
+    async def transcribe(
+        self,
+        samples: Any,
+        start: int = 0,
+        phase: str = "final",
+        said: DecodingContext | None = None,
+    ) -> Answer:
         self.asked += 1
         if self.model:
             return worker(self.model).recognize(samples.tobytes(), start, phase, said)
@@ -53,12 +61,14 @@ class Ear:
 
 @cache
 def worker(model: str) -> Recognizer:
-    return Recognizer(protocol.Start(model, TABLE["fp32"], threads=1, self_test=False), lambda _: None)
+    return Recognizer(
+        protocol.Start(model, TABLE["fp32"], threads=1, self_test=False), lambda _: None
+    )
 
 
 def heard(ear: Ear, samples: np.ndarray) -> list[str]:
     async def go() -> list[str]:
-        dictation = Dictation(Settings())
+        dictation = StreamingSession(Settings())
         words: list[Word] = []
         for start in range(0, len(samples), 1600):
             dictation.push(AudioBlock(start, samples[start : start + 1600]))
@@ -84,7 +94,18 @@ def heard(ear: Ear, samples: np.ndarray) -> list[str]:
         CHORD,
         0.01 * sound.music(60, 2),
     ],
-    ids=["silence", "white", "pink", "brown", "hum", "fan", "keyboard", "coughs", "chords", "music"],
+    ids=[
+        "silence",
+        "white",
+        "pink",
+        "brown",
+        "hum",
+        "fan",
+        "keyboard",
+        "coughs",
+        "chords",
+        "music",
+    ],
 )
 def test_no_word_comes_out(samples: np.ndarray, model: str) -> None:
     assert heard(Ear(model), samples.astype(np.float32)) == []
@@ -99,7 +120,13 @@ def test_what_the_detector_doubts_must_be_heard_clearly() -> None:
 
 @pytest.mark.parametrize(
     ("confidences", "spoken", "believed"),
-    [([0.9], 0.28, False), ([0.9], 0.3, True), ([0.9, 0.8], 0.1, True), ([0.9, 0.3], 0.2, False), ([], 9.0, False)],
+    [
+        ([0.9], 0.28, False),
+        ([0.9], 0.3, True),
+        ([0.9, 0.8], 0.1, True),
+        ([0.9, 0.3], 0.2, False),
+        ([], 9.0, False),
+    ],
 )
 def test_in_a_burst_of_doubtful_speech_it_takes_two_clear_words(
     confidences: list[float], spoken: float, believed: bool

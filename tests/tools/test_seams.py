@@ -1,4 +1,5 @@
-"""tools/bench-seams: it runs, its stream is dictation's, and a transducer goes on from what was committed."""
+"""tools/bench-seams: it runs, its stream is dictation's, and a transducer goes on from what was
+committed."""
 
 from __future__ import annotations
 
@@ -38,7 +39,9 @@ def test_a_transducer_goes_on_as_dictation_has_it(glued: tool.Sound, ear: tool.T
 
 
 @pytest.mark.parametrize("way", ["anew", "across pauses"])
-def test_every_way_says_about_what_was_said(glued: tool.Sound, ear: tool.Transducer, way: str) -> None:
+def test_every_way_says_about_what_was_said(
+    glued: tool.Sound, ear: tool.Transducer, way: str
+) -> None:
     ear.way = way
     heard = asyncio.run(tool.stream(glued, ear))
     ear.way = "carried"

@@ -1,4 +1,5 @@
-"""The torture: its instruments by hand, each blind one named, planted faults in a real run, and a quick run of all."""
+"""The torture: its instruments by hand, each blind one named, planted faults in a real run, and a
+quick run of all."""
 
 from __future__ import annotations
 
@@ -21,18 +22,40 @@ from tools.torturing import __main__ as torture
 from tools.torturing import delivery, findings, home, microphone, page, planted
 from tools.torturing.findings import Round, Words
 
-WORDS = ("remind", "me", "to", "open", "a", "teacher", "before", "i", "start", "my", "meeting", "we", "went", "from")
+WORDS = (
+    "remind",
+    "me",
+    "to",
+    "open",
+    "a",
+    "teacher",
+    "before",
+    "i",
+    "start",
+    "my",
+    "meeting",
+    "we",
+    "went",
+    "from",
+)
 
 
 def run(*words: str | Path, limit: float = 900.0) -> tuple[int, str, dict[str, Any]]:
     """Run the program; return its exit code, what it said, and its JSON."""
     file = Path(str(words[-1]))
     command = [sys.executable, "-m", "tools.torturing", *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit)
-    return done.returncode, done.stdout + done.stderr, json.loads(file.read_text()) if file.exists() else {}
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit
+    )
+    return (
+        done.returncode,
+        done.stdout + done.stderr,
+        json.loads(file.read_text()) if file.exists() else {},
+    )
 
 
-# -- instruments ------------------------------------------------------------------------------------------------------
+# -- instruments
+# ------------------------------------------------------------------------------------------------------
 
 
 def spoilt(draw: random.Random) -> tuple[str, str, Words]:
@@ -54,12 +77,36 @@ def test_every_word_lost_or_doubled_is_counted(seed: int) -> None:
 
 
 AGAIN = (
-    ("call helen at noon", "", "call helen at noon", True, Words(0, 0)),  # it had not been delivered
+    (
+        "call helen at noon",
+        "",
+        "call helen at noon",
+        True,
+        Words(0, 0),
+    ),  # it had not been delivered
     ("call helen at noon", "call helen at noon", "call helen at noon", True, Words(0, 0)),  # it had
-    ("call helen at noon", "call helen at noon", "call helen at noon", False, Words(0, 4)),  # nobody had said so
+    (
+        "call helen at noon",
+        "call helen at noon",
+        "call helen at noon",
+        False,
+        Words(0, 4),
+    ),  # nobody had said so
     ("call helen at noon", "call helen", "at noon", False, Words(0, 0)),  # what was missing
-    ("call helen at noon", "call helen", "", True, Words(2, 0)),  # sent again, and yet it did not come
-    ("call helen at noon", "call helen at noon call", "", True, Words(0, 1)),  # before anybody asked for it
+    (
+        "call helen at noon",
+        "call helen",
+        "",
+        True,
+        Words(2, 0),
+    ),  # sent again, and yet it did not come
+    (
+        "call helen at noon",
+        "call helen at noon call",
+        "",
+        True,
+        Words(0, 1),
+    ),  # before anybody asked for it
 )
 
 
@@ -83,7 +130,9 @@ def test_the_end_of_a_recording_is_found_in_what_the_microphone_gave(seed: int) 
     dice, draw = np.random.default_rng(seed), random.Random(seed)
     given = dice.normal(0, 60 if seed % 2 else 3000, 16_000 * draw.randint(2, 9)).astype(np.int16)
     end = draw.randint(8_000, len(given))
-    kept = given[draw.randint(0, end - 6_000) : end].astype(np.float32) / 32768 + dice.normal(0, 1e-4, 1)
+    kept = given[draw.randint(0, end - 6_000) : end].astype(np.float32) / 32768 + dice.normal(
+        0, 1e-4, 1
+    )
     place, quality = microphone.place_of_the_end(given, kept.astype(np.float32))
     assert (place, quality > microphone.QUALITY) == (end, True)
     stranger = dice.normal(0, 60, 8_000).astype(np.float32)
@@ -101,12 +150,23 @@ def test_sound_that_a_busy_server_leaves_out_does_not_count_as_lost() -> None:
     assert reference.given(now) - given == pytest.approx(0.0, abs=0.06)
 
 
-# -- blind instruments ------------------------------------------------------------------------------------------------
+# -- blind instruments
+# ------------------------------------------------------------------------------------------------
 
 
 def reported(fault: str, number: int = 1) -> Round:
     """Return a round in which a fault was planted, as instruments that see report it."""
-    one = Round(number, "recording", "daemon", "20260101-120000-0000", 1.0, 2.0, 1.98, True, "call helen at noon")
+    one = Round(
+        number,
+        "recording",
+        "daemon",
+        "20260101-120000-0000",
+        1.0,
+        2.0,
+        1.98,
+        True,
+        "call helen at noon",
+    )
     one.delivered = {"one": one.expected}
     if fault == "delete":
         one.delivered, one.kept = {"one": ""}, None
@@ -138,7 +198,8 @@ BLIND = [(fault, seed) for fault in planted.FAULTS for seed in range(4)]
 
 @pytest.mark.parametrize(("fault", "seed"), BLIND)
 def test_an_instrument_that_does_not_see_is_named(fault: str, seed: int) -> None:
-    """A fault whose round looks like one without, or like one with two, or that another instrument reports as well."""
+    """A fault whose round looks like one without, or like one with two, or that another instrument
+    reports as well."""
     rounds, others = all_reported(), [reported("none")]
     name = planted.INSTRUMENTS[fault].name
     if seed == 0:
@@ -154,7 +215,9 @@ def test_an_instrument_that_does_not_see_is_named(fault: str, seed: int) -> None
     assert any(name in sentence for sentence in found), found
 
 
-def test_a_blind_instrument_gives_no_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_blind_instrument_gives_no_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def prove(folder: Path, seed: int) -> None:
         raise torture.BlindError("orphans: 0 instead of 1 with fault orphan")
 
@@ -175,13 +238,17 @@ def test_the_table_has_a_row_a_moment_and_one_for_all() -> None:
     assert all(len(line) <= 120 for line in lines)
 
 
-# -- the real thing ---------------------------------------------------------------------------------------------------
+# -- the real thing
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_each_fault_planted_in_a_run_ends_it_with_3(tmp_path: Path) -> None:
     plants = [word for fault in planted.FAULTS for word in ("--plant", fault)]
     code, said, found = run(
-        *("kills", "--quick", "--moments", "recording", "--jobs", "1", "--seed", "3"), *plants, "--json", tmp_path / "x"
+        *("kills", "--quick", "--moments", "recording", "--jobs", "1", "--seed", "3"),
+        *plants,
+        "--json",
+        tmp_path / "x",
     )
     assert code == 3, said
     row = next(row for row in found["parts"][0]["rows"] if row["moment"] == "recording")
@@ -194,7 +261,10 @@ def test_a_quick_run_finds_nothing(tmp_path: Path) -> None:
     code, said, found = run("kills", "delivery", "--quick", "--json", tmp_path / "quick.json")
     assert code == 0, said
     kills, deliveries = found["parts"]
-    assert (kills["planted"], deliveries["planted"]) == (list(planted.FAULTS), list(planted.DELIVERIES))
+    assert (kills["planted"], deliveries["planted"]) == (
+        list(planted.FAULTS),
+        list(planted.DELIVERIES),
+    )
     assert {row["moment"] for row in kills["rows"]} >= set(torture.QUICK), said
     assert {row["moment"] for row in deliveries["rows"]} >= set(delivery.MOMENTS), said
     assert all((found["commit"], found["machine"]["cpu"], found["versions"]["torch"]))
@@ -203,7 +273,9 @@ def test_a_quick_run_finds_nothing(tmp_path: Path) -> None:
 def test_a_run_that_is_ended_leaves_no_process_and_no_folder() -> None:
     folder = tempfile.mkdtemp(prefix="asrd-", dir="/tmp")
     command = [sys.executable, "-m", "tools.torturing", "kills", "--quick"]
-    one = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"TMPDIR": folder}, stderr=subprocess.DEVNULL)
+    one = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"TMPDIR": folder}, stderr=subprocess.DEVNULL
+    )
     try:
         limit = time.monotonic() + 120
         while len(home.marked(f"{one.pid}-")) < 2:
@@ -216,7 +288,8 @@ def test_a_run_that_is_ended_leaves_no_process_and_no_folder() -> None:
     os.rmdir(folder)  # which it refuses where anything is in it
 
 
-# -- what it found ----------------------------------------------------------------------------------------------------
+# -- what it found
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_pactl_does_not_outlive_a_daemon_that_is_killed(tmp_path: Path) -> None:
@@ -236,6 +309,9 @@ def test_pactl_does_not_outlive_a_daemon_that_is_killed(tmp_path: Path) -> None:
     pactl = int((tmp_path / "pid").read_text())
     daemon.send_signal(signal.SIGKILL)
     daemon.wait()
-    while Path(f"/proc/{pactl}").exists() and Path(f"/proc/{pactl}/stat").read_text().split()[2] != "Z":
+    while (
+        Path(f"/proc/{pactl}").exists()
+        and Path(f"/proc/{pactl}/stat").read_text().split()[2] != "Z"
+    ):
         assert time.monotonic() < limit, "pactl lives on"
         time.sleep(0.01)

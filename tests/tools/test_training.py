@@ -1,4 +1,5 @@
 """The speech that trains the demo models, its split, and the evaluation set that ships."""
+
 from __future__ import annotations
 
 import argparse
@@ -38,7 +39,11 @@ def test_no_held_out_sentence_is_ever_drawn_for_training(draws: list[speech.Clip
 
 def test_held_out_voices_are_never_drawn_for_training(draws: list[speech.Clip]) -> None:
     voices = {(who.engine, who.voice) for clip in draws for who in clip.speakers}
-    heard = {name for engine, voice in voices for name in (voice.split("+") if engine == "espeak-ng" else [voice])}
+    heard = {
+        name
+        for engine, voice in voices
+        for name in (voice.split("+") if engine == "espeak-ng" else [voice])
+    }
     assert not heard & {*speech.HELD_OUT_VARIANTS, *(voice for _, voice in speech.NEVER.values())}
     assert heard >= {*speech.TRAINED_VARIANTS, *speech.ACCENTS}
     assert heard >= {"kal", "kal16", "rms", "slt", "kal_diphone", "ked_diphone"}
@@ -99,12 +104,15 @@ def test_a_shorter_tract_keeps_the_tempo() -> None:
     if not shutil.which("espeak-ng"):
         pytest.skip("espeak-ng is not installed")
     speakers = [speech.Speaker("espeak-ng", "en-us", tract=tract) for tract in (0.85, 1.18)]
-    low, high = speech.speak([("please open the kitchen window this evening", who) for who in speakers])
+    low, high = speech.speak(
+        [("please open the kitchen window this evening", who) for who in speakers]
+    )
     assert len(low) == pytest.approx(len(high), rel=0.05)
 
 
 def test_missing_engines_are_named_with_the_command_that_helps(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(speech.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit) as stop:
         speech.require_engines()
@@ -127,10 +135,12 @@ def test_warp_by_one_changes_nothing_and_by_more_shortens() -> None:
 
 @pytest.mark.parametrize("by", [-7, -3, 0, 3, 7])
 def test_a_shifted_clip_begins_elsewhere_and_says_the_same(by: int) -> None:
-    mel = np.concatenate([np.full((20, 80), -1), np.random.default_rng(0).standard_normal((50, 80)) + 1])
+    mel = np.concatenate(
+        [np.full((20, 80), -1), np.random.default_rng(0).standard_normal((50, 80)) + 1]
+    )
     moved = tool.shifted(mel.astype(np.float16), by)
     assert len(moved) == len(mel) + by
-    assert np.array_equal(moved[20 + by:], mel[20:].astype(np.float16))
+    assert np.array_equal(moved[20 + by :], mel[20:].astype(np.float16))
 
 
 def test_no_sound_is_lost_by_an_earlier_beginning() -> None:
@@ -150,7 +160,9 @@ def test_the_transducers_loss_is_nemos(monkeypatch: pytest.MonkeyPatch) -> None:
     targets, lengths = torch.randint(0, 6, (3, 3), generator=dice), torch.tensor([7, 5, 4])
     counts = torch.tensor([3, 2, 0])
     words, jumps = logits[..., :-5].log_softmax(-1) - 0.05, logits[..., -5:].log_softmax(-1)
-    theirs = -TDTLossPytorch(6, tool.DURATIONS).compute_forward_prob(words, jumps, targets, lengths, counts)[0]
+    theirs = -TDTLossPytorch(6, tool.DURATIONS).compute_forward_prob(
+        words, jumps, targets, lengths, counts
+    )[0]
     ours = loss.tdt_loss(logits, targets, lengths, counts, tool.DURATIONS, 0.05)
     weights = torch.tensor([1.0, 0.5, 2.0])
     gradients = [torch.autograd.grad((each * weights).sum(), logits)[0] for each in (ours, theirs)]
@@ -164,19 +176,28 @@ def test_a_text_too_long_for_its_sound_teaches_nothing() -> None:
     loss = importlib.import_module("tdt_loss")
     logits = torch.randn(1, 1, 3, 12, requires_grad=True)
     counts = torch.tensor([2])
-    found = loss.tdt_loss(logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([1]), counts, [1, 2], 0.0)
+    found = loss.tdt_loss(
+        logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([1]), counts, [1, 2], 0.0
+    )
     found.sum().backward()
     assert float(found.detach()) == float(logits.grad.abs().sum()) == 0
 
 
 @pytest.mark.processor
 def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: tool.Corpus) -> None:
-    """Two stretches of it: while the encoder settles it stays as it is, then it moves; the loss falls."""
+    """Two stretches of it: while the encoder settles it stays as it is, then it moves; the loss
+    falls."""
     import torch
 
     (tmp_path / "tdt").mkdir()
-    args = argparse.Namespace(work=tmp_path / "tdt", seed=1, init_tdt=None, minutes_tdt=1.0, rate=1e-3,
-                              init_ctc=DATA / "demo-ctc.nemo")
+    args = argparse.Namespace(
+        work=tmp_path / "tdt",
+        seed=1,
+        init_tdt=None,
+        minutes_tdt=1.0,
+        rate=1e-3,
+        init_ctc=DATA / "demo-ctc.nemo",
+    )
     for name in ("train", "dev"):
         for kind in ("json", "frames.json", "mel"):
             shutil.copy(tmp_path / f"train.{kind}", args.work / f"{name}.{kind}")
@@ -192,7 +213,10 @@ def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: t
     assert not all(map(torch.equal, encoder, training.model.encoder.state_dict().values()))
     assert losses[-1] < losses[0]
     log = args.work / "train.log"
-    told = log.exists() and "the prediction network trains in float32: no bfloat16 LSTM" in log.read_text()
+    told = (
+        log.exists()
+        and "the prediction network trains in float32: no bfloat16 LSTM" in log.read_text()
+    )
     assert told == bool(tool.lstm_lacks_bfloat16())
 
 
@@ -214,7 +238,9 @@ def test_batches_hold_every_clip_once_and_are_not_too_wide(corpus: tool.Corpus) 
     assert sum(len(corpus.mel(i)) for i in range(300)) == sum(corpus.frames)
 
 
-def test_joined_clips_are_six_seconds_or_more_and_never_a_held_out_sentence(corpus: tool.Corpus) -> None:
+def test_joined_clips_are_six_seconds_or_more_and_never_a_held_out_sentence(
+    corpus: tool.Corpus,
+) -> None:
     r = random.Random(0)
     joined = [clips for _ in range(50) for clips in corpus.joined(6000, r)]
     assert {speech.split_of(corpus.text(clips)) for clips in joined} == {"train"}
@@ -222,14 +248,25 @@ def test_joined_clips_are_six_seconds_or_more_and_never_a_held_out_sentence(corp
 
 
 def test_error_rates_are_by_group_and_count_words_for_no_speech() -> None:
-    rows = [{"text": "a b", "group": "x", "kind": "sentence"}, {"text": "c d", "group": "x", "kind": "long"},
-            {"text": "", "group": "x", "kind": "empty"}]
+    rows = [
+        {"text": "a b", "group": "x", "kind": "sentence"},
+        {"text": "c d", "group": "x", "kind": "long"},
+        {"text": "", "group": "x", "kind": "empty"},
+    ]
     rates = tool.error_rates(rows, ["a b", "c", "the the"])
     assert rates == {"x": 0, "long": 50, "all": 25, "no speech": 2}
 
 
-@pytest.mark.parametrize(("hypothesis", "reference", "count"), [
-    ("a b c", "a b c", 0), ("", "a b", 2), ("a x c", "a b c", 1), ("a b", "", 2), ("b c d", "a b c", 2)])
+@pytest.mark.parametrize(
+    ("hypothesis", "reference", "count"),
+    [
+        ("a b c", "a b c", 0),
+        ("", "a b", 2),
+        ("a x c", "a b c", 1),
+        ("a b", "", 2),
+        ("b c d", "a b c", 2),
+    ],
+)
 def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> None:
     assert tool.errors(hypothesis, reference) == count
 
@@ -242,7 +279,9 @@ def test_the_shipped_models_can_write_every_word() -> None:
             models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]
             config = archive.extractfile("model_config.yaml").read().decode()  # type: ignore[union-attr]
         pieces = [sentencepiece.SentencePieceProcessor(model_proto=model) for model in models]
-        assert any(all(p.unk_id() not in p.encode(word) for word in speech.vocabulary()) for p in pieces)
+        assert any(
+            all(p.unk_id() not in p.encode(word) for word in speech.vocabulary()) for p in pieces
+        )
         assert not re.search(r": ['\"]?/", config), "a path of the machine that made it"
 
 

@@ -1,4 +1,5 @@
-"""Drafts of cache-aware models: what any cutting gives is one streaming pass, and only what is new is encoded."""
+"""Drafts of cache-aware models: what any cutting gives is one streaming pass, and only what is new
+is encoded."""
 
 from __future__ import annotations
 
@@ -31,10 +32,14 @@ SOUND = tiny.noise(9.0, 5)
 def worker(family: str, folder: Path, strategy: str = "fp32") -> Recognizer:
     path = folder / f"{family}.nemo"
     path = path if path.exists() else tiny.build(family, folder)
-    return Recognizer(protocol.Start(str(path), TABLE[strategy], threads=1, self_test=False), lambda _: None)
+    return Recognizer(
+        protocol.Start(str(path), TABLE[strategy], threads=1, self_test=False), lambda _: None
+    )
 
 
-def ask(held: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "draft") -> protocol.Hypothesis:
+def ask(
+    held: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "draft"
+) -> protocol.Hypothesis:
     return held.recognize(samples.tobytes(), start, phase).hypothesis
 
 
@@ -44,9 +49,11 @@ def forget(held: Recognizer) -> None:
 
 
 def one_pass(held: Recognizer, samples: np.ndarray) -> list[int]:
-    """Return the tokens of NeMo's own streaming over a whole sound: its buffer, its steps, its decoding.
+    """Return the tokens of NeMo's own streaming over a whole sound: its buffer, its steps, its
+    decoding.
 
-    The buffer is given the features that hold sound; left to itself it takes one frame of padding for sound.
+    The buffer is given the features that hold sound; left to itself it takes one frame of padding
+    for sound.
     """
     from nemo.collections.asr.parts.utils.streaming_utils import CacheAwareStreamingAudioBuffer
 
@@ -69,7 +76,9 @@ def one_pass(held: Recognizer, samples: np.ndarray) -> list[int]:
                 keep_all_outputs=buffer.is_buffer_empty(),
                 previous_hypotheses=said if held._decode.family != "ctc" else None,
                 previous_pred_out=said if held._decode.family == "ctc" else None,
-                drop_extra_pre_encoded=model.encoder.streaming_cfg.drop_extra_pre_encoded if step else 0,
+                drop_extra_pre_encoded=model.encoder.streaming_cfg.drop_extra_pre_encoded
+                if step
+                else 0,
                 return_transcription=True,
             )
         caches = found[2:5]
@@ -115,7 +124,9 @@ def counting(held: Recognizer) -> Iterator[list[int]]:
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_any_cutting_gives_the_tokens_of_one_streaming_pass(family: str, folder: Path, data: st.DataObject) -> None:
+def test_any_cutting_gives_the_tokens_of_one_streaming_pass(
+    family: str, folder: Path, data: st.DataObject
+) -> None:
     held = worker(family, folder)
     stop = data.draw(st.integers(RATE, len(SOUND)))
     cuts = data.draw(st.lists(st.integers(1, stop), max_size=8))
@@ -129,7 +140,9 @@ def test_any_cutting_gives_the_tokens_of_one_streaming_pass(family: str, folder:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(family: str, folder: Path) -> None:
+def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(
+    family: str, folder: Path
+) -> None:
     """The full pass hears the same chunks; it only hears one more, half-empty frame at the end."""
     held = worker(family, folder)
     sound = SOUND[: 7 * CHUNK - 7 * 160]
@@ -137,7 +150,9 @@ def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(family
     draft = ask(held, sound, 1234)
     final = ask(held, sound, 1234, "final")
     assert draft.words
-    assert [(w.text, w.start, w.stop) for w in draft.words] == [(w.text, w.start, w.stop) for w in final.words]
+    assert [(w.text, w.start, w.stop) for w in draft.words] == [
+        (w.text, w.start, w.stop) for w in final.words
+    ]
     assert draft.text == final.text
     for one, other in zip(draft.words, final.words, strict=True):
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
@@ -145,7 +160,9 @@ def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(family
 
 def test_the_encoder_hears_what_is_new_and_less_than_a_chunk_of_what_is_not(folder: Path) -> None:
     held = worker("ca_rnnt", folder)
-    steps = [round(RATE * seconds) for seconds in (1.2, 2.0, 2.9, 3.4, 4.4, 5.0, 5.8, 6.7, 7.7, 8.4, 9.0)]
+    steps = [
+        round(RATE * seconds) for seconds in (1.2, 2.0, 2.9, 3.4, 4.4, 5.0, 5.8, 6.7, 7.7, 8.4, 9.0)
+    ]
     forget(held)
     before = 0
     with counting(held) as frames:
@@ -170,7 +187,9 @@ def test_the_same_draft_again_encodes_only_its_rest(folder: Path) -> None:
     assert sum(frames) <= 121
 
 
-@pytest.mark.parametrize("change", ["start", "early sample", "shorter", "final between", "short draft between"])
+@pytest.mark.parametrize(
+    "change", ["start", "early sample", "shorter", "final between", "short draft between"]
+)
 def test_a_draft_that_does_not_go_on_from_the_last_begins_anew(change: str, folder: Path) -> None:
     held = worker("ca_rnnt", folder)
     forget(held)
@@ -205,7 +224,9 @@ def test_nothing_survives_an_error_or_a_final(folder: Path) -> None:
     for part in (held.model.encoder, held.model.joint.enc):
         forget(held)
         ask(held, SOUND[: 4 * RATE])
-        broken = part.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("struck")))
+        broken = part.register_forward_pre_hook(
+            lambda *_: (_ for _ in ()).throw(RuntimeError("struck"))
+        )
         with pytest.raises(RuntimeError, match="struck"):
             ask(held, SOUND)
         broken.remove()
@@ -236,9 +257,13 @@ def test_what_is_kept_does_not_grow(folder: Path) -> None:
     assert size(2) == size(40)
 
 
-@pytest.mark.parametrize("strategy", ["half", "bfloat16", "selective", "phased", "autocast-bf16", "16-mixed", "int8"])
+@pytest.mark.parametrize(
+    "strategy", ["half", "bfloat16", "selective", "phased", "autocast-bf16", "16-mixed", "int8"]
+)
 @pytest.mark.parametrize("family", ["ca_ctc", "ca_rnnt"])
-def test_cuts_change_nothing_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
+def test_cuts_change_nothing_under_reduced_precision(
+    family: str, strategy: str, folder: Path
+) -> None:
     held = worker(family, folder, strategy)
     with listening(held) as heard:
         forget(held)
@@ -254,7 +279,9 @@ def test_cuts_change_nothing_under_reduced_precision(family: str, strategy: str,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Path) -> None:
     worker(family, folder)
-    start = protocol.Start(str(folder / f"{family}.nemo"), TABLE["fp32"], threads=1, self_test=False)
+    start = protocol.Start(
+        str(folder / f"{family}.nemo"), TABLE["fp32"], threads=1, self_test=False
+    )
     held = Recognizer(start, lambda _: None)
     with listening(held) as heard:
         ask(held, SOUND)
@@ -274,7 +301,9 @@ def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Pa
 def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
     name = f"ahead{context[1]}"
     path = tiny.build("ca_rnnt", folder, name=name, encoder__att_context_size=[context, [70, 13]])
-    held = Recognizer(protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None)
+    held = Recognizer(
+        protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None
+    )
     with listening(held) as heard:
         for cut in (RATE, 2 * RATE, round(3.3 * RATE), 5 * RATE, len(SOUND)):
             ask(held, SOUND[:cut])
@@ -292,9 +321,13 @@ def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
         ("ca_rnnt", {"encoder__conv_context_size": None}),
     ],
 )
-def test_other_models_hear_the_whole_buffer(family: str, overrides: dict[str, Any], folder: Path) -> None:
+def test_other_models_hear_the_whole_buffer(
+    family: str, overrides: dict[str, Any], folder: Path
+) -> None:
     path = tiny.build(family, folder, name=f"other-{family}-{len(str(overrides))}", **overrides)
-    held = Recognizer(protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None)
+    held = Recognizer(
+        protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None
+    )
     assert held.introduce().streaming == "buffer"
     ask(held, SOUND[: 3 * RATE])
     with counting(held) as frames:

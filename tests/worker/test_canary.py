@@ -1,4 +1,5 @@
-"""Canary: its text is NeMo's, its guard cuts loops and nothing else, its prompt says what was asked."""
+"""Canary: its text is NeMo's, its guard cuts loops and nothing else, its prompt says what was
+asked."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def restored(tmp_path_factory: pytest.TempPathFactory) -> Restore:
 
 
 def free(model: Any, **words: Any) -> aed.Aed:
-    """Return a decoder without a guard: what random weights say is mostly a loop, and NeMo says it too."""
+    """Return a decoder without a guard: what random weights say is mostly a loop, and NeMo says it
+    too."""
     decoder = factory.decoder_for(model, **words)
     assert isinstance(decoder, aed.Aed)
     decoder.canary.guard = None
@@ -45,7 +47,10 @@ SIZES: list[tuple[str, dict[str, Any]]] = [  # seeds that say different things
     ("canary1", {"seed": 6, "strategy": "greedy", "generation_delta": 5}),
     ("canary2", {"seed": 1, "decoder_layers": 4}),
     ("canary2", {"seed": 4, "pre_ln": False}),
-    ("canary2", {"seed": 4, "decoder_hidden": 64, "activation": "gelu"}),  # no projection from encoder to decoder
+    (
+        "canary2",
+        {"seed": 4, "decoder_hidden": 64, "activation": "gelu"},
+    ),  # no projection from encoder to decoder
     ("canary2", {"seed": 4, "learned_positions": True, "generation_delta": 20}),
     ("canary2", {"seed": 4, "transf_encoder__num_layers": 1, "generation_delta": 5}),
     ("canary2", {"seed": 0, "beam": 3, "generation_delta": 20}),
@@ -69,7 +74,9 @@ def test_an_end_at_once_is_the_end_though_nemo_goes_on(restored: Restore) -> Non
     sizes = {"seed": 2, "learned_positions": True, "generation_delta": -1}
     oracle, ours = restored("canary2", **sizes), restored("canary2", **sizes)
     sound = tiny.noise(3.3, 2)
-    assert tiny.transcribe(oracle, sound).startswith("<|endoftext|>"), "NeMo's beam now looks at its first token"
+    assert tiny.transcribe(oracle, sound).startswith("<|endoftext|>"), (
+        "NeMo's beam now looks at its first token"
+    )
     assert free(ours)(*tiny.encode(ours, sound)) == Decoded("", [], False)
 
 
@@ -85,14 +92,18 @@ def test_what_is_asked_for_reaches_the_model(restored: Restore, family: str) -> 
         texts.append(decoder(*tiny.encode(ours, sound)).text)
         assert texts[-1] == tiny.transcribe(oracle, sound, **asked, **task, pnc="no")
     english = free(restored(family))
-    assert texts != [english(*tiny.encode(ours, tiny.noise(2.0, number))).text for number in range(3)]
+    assert texts != [
+        english(*tiny.encode(ours, tiny.noise(2.0, number))).text for number in range(3)
+    ]
 
 
 def test_a_beam_gives_confidence_and_times_too(restored: Restore) -> None:
     model = restored("canary2", beam=3, generation_delta=20)
     decoded = free(model)(*tiny.encode(model, tiny.noise(3.3)))
     assert decoded.tokens
-    assert all(0 < token.confidence <= 1 for token in decoded.tokens if token.confidence is not None)
+    assert all(
+        0 < token.confidence <= 1 for token in decoded.tokens if token.confidence is not None
+    )
     assert None not in [token.confidence for token in decoded.tokens]
     assert not model.transf_decoder.training
 
@@ -106,7 +117,8 @@ def test_ids_beyond_the_tokenizer_are_never_said(restored: Restore) -> None:
     assert max((token.id for token in decoded.tokens), default=0) < model.tokenizer.vocab_size
 
 
-# -- the prompt -------------------------------------------------------------------------------------------------------
+# -- the prompt
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_prompts_spell_what_was_asked(restored: Restore) -> None:
@@ -122,7 +134,9 @@ def test_prompts_spell_what_was_asked(restored: Restore) -> None:
 
 
 @pytest.mark.parametrize("family", ["canary1", "canary2", "canary2_unified"])
-def test_a_language_that_is_not_there_is_named_with_those_that_are(restored: Restore, family: str) -> None:
+def test_a_language_that_is_not_there_is_named_with_those_that_are(
+    restored: Restore, family: str
+) -> None:
     model = restored(family)
     for words in ({"source_lang": "xx"}, {"target_lang": "xx"}):
         with pytest.raises(ConfigError, match="'xx'") as caught:
@@ -145,7 +159,8 @@ def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(restored: Restore)
         factory.decoder_for(model)
 
 
-# -- the guard --------------------------------------------------------------------------------------------------------
+# -- the guard
+# --------------------------------------------------------------------------------------------------------
 
 
 class Scripted:
@@ -157,10 +172,10 @@ class Scripted:
         self.script, self.end, self.frames, self.said = script, end, frames, 0
 
     def listen(self, sound: torch.Tensor, room: int) -> Any:
-        from asrd.worker.decoding.kv_cache import Memory
+        from asrd.worker.decoding.kv_cache import KVCache
 
         self.said = 0
-        return Memory([], room)
+        return KVCache([], room)
 
     def step(self, memory: Any, ids: torch.Tensor) -> torch.Tensor:
         token, frame = self.script[self.said % len(self.script)]
@@ -176,11 +191,13 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def guarded(restored: Restore) -> Callable[..., canary.Heard]:
+def guarded(restored: Restore) -> Callable[..., canary.CanaryOutput]:
     model = restored("canary2", generation_delta=-1)
     heard = canary.Canary(model, "en", "en", True)
 
-    def run(script: list[tuple[int, int]], ends: bool = True, frames: int = 126) -> canary.Heard:
+    def run(
+        script: list[tuple[int, int]], ends: bool = True, frames: int = 126
+    ) -> canary.CanaryOutput:
         heard._decoder = Scripted(script, model.tokenizer.eos if ends else None, frames)  # type: ignore[assignment]
         return heard(torch.zeros(1, model.cfg.encoder.d_model, frames), frames)
 
@@ -210,7 +227,7 @@ def test_a_loop_that_stands_still_is_cut_to_its_phrase_once(guarded: Any, size: 
 def test_running_on_without_a_loop_ends_at_so_many_tokens_a_second(guarded: Any) -> None:
     heard = guarded([(20 + n * n % 101, n % 126) for n in range(300)], ends=False)
     assert heard.truncated
-    assert len(heard.ids) == canary.Guard().limit(126 * 0.08) == 24 + 120
+    assert len(heard.ids) == canary.RepetitionGuard().limit(126 * 0.08) == 24 + 120
 
 
 def test_any_sound_may_have_a_few_tokens(guarded: Any) -> None:
@@ -228,7 +245,8 @@ def test_a_real_decoder_forced_into_a_loop_is_cut(restored: Restore) -> None:
     assert [token.id for token in decoded.tokens] == [30]
 
 
-# -- the shipped model ------------------------------------------------------------------------------------------------
+# -- the shipped model
+# ------------------------------------------------------------------------------------------------
 
 
 def test_every_shipped_clip_gets_the_tokens_of_nemo_and_the_guard_never_fires() -> None:
@@ -242,7 +260,9 @@ def test_every_shipped_clip_gets_the_tokens_of_nemo_and_the_guard_never_fires() 
     prompt = decoder.canary._prompt
     lines = (DATA / "eval" / "manifest.jsonl").read_text().splitlines()
     for line in lines:
-        encoded, length = tiny.encode(model, files.read(DATA / "eval" / json.loads(line)["audio_filepath"]))
+        encoded, length = tiny.encode(
+            model, files.read(DATA / "eval" / json.loads(line)["audio_filepath"])
+        )
         decoded = decoder(encoded, length)
         with torch.inference_mode():
             sound = model.encoder_decoder_proj(encoded.transpose(1, 2))
@@ -250,6 +270,8 @@ def test_every_shipped_clip_gets_the_tokens_of_nemo_and_the_guard_never_fires() 
                 sound, torch.ones(sound.shape[:2]), prompt, return_hypotheses=True
             )[0]
         model.eval()
-        assert [token.id for token in decoded.tokens] == [n for n in theirs.y_sequence.tolist() if n != 3], line
+        assert [token.id for token in decoded.tokens] == [
+            n for n in theirs.y_sequence.tolist() if n != 3
+        ], line
         assert not decoded.truncated, line
     assert len(lines) >= 150

@@ -1,4 +1,5 @@
-"""Every strategy on tiny models of every family: what it stores, runs in, leaves alone and admits to."""
+"""Every strategy on tiny models of every family: what it stores, runs in, leaves alone and admits
+to."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from torch import nn
 from asrd.engine.verify import mismatch
 from asrd.errors import ConfigError, ModelError, PrecisionError
 from asrd.precision.fallback import restored
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import BASELINE, TABLE, Precision
 from asrd.worker.casting import cast, components, quantize
 from tests.fakes import tiny
@@ -50,7 +51,9 @@ def restore(family: str, folder: Path) -> Any:
 
         connector = SaveRestoreConnector()
         connector.model_extracted_dir = str(unpacked(family, folder))
-        model = ASRModel.restore_from(f"{family}.nemo", map_location=CPU, save_restore_connector=connector)
+        model = ASRModel.restore_from(
+            f"{family}.nemo", map_location=CPU, save_restore_connector=connector
+        )
     model.preprocessor.featurizer.dither, model.preprocessor.featurizer.pad_to = 0.0, 0
     return model.eval().requires_grad_(False)
 
@@ -72,15 +75,19 @@ def sound() -> torch.Tensor:
     return torch.randn(32_000, generator=seeded) * 0.1 * level
 
 
-def encode(model: Any, applied: cast.Applied, phase: str = "final") -> tuple[torch.Tensor, torch.Tensor]:
+def encode(
+    model: Any, applied: cast.CastModel, phase: str = "final"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (features, encoded), in whatever dtype they come."""
     with torch.inference_mode(), applied.context(phase):
-        features, frames = model.preprocessor(input_signal=sound()[None], length=torch.tensor([len(sound())]))
+        features, frames = model.preprocessor(
+            input_signal=sound()[None], length=torch.tensor([len(sound())])
+        )
         encoded, _ = model.encoder(audio_signal=features, length=frames)
     return features, encoded
 
 
-def transcribe(model: Any, applied: cast.Applied, phase: str = "final") -> str:
+def transcribe(model: Any, applied: cast.CastModel, phase: str = "final") -> str:
     """Return what NeMo itself makes of the sound, inside the precision's context."""
     canary2 = getattr(getattr(model, "prompt", None), "NAME", "") == "canary2"
     words = {"source_lang": "en", "target_lang": "en", "pnc": "no"} if canary2 else {}
@@ -90,7 +97,7 @@ def transcribe(model: Any, applied: cast.Applied, phase: str = "final") -> str:
     return str(getattr(first, "text", first))
 
 
-def apply(model: Any, precision: Precision | str) -> cast.Applied:
+def apply(model: Any, precision: Precision | str) -> cast.CastModel:
     with tiny.quiet():
         return cast.apply(model, TABLE[precision] if isinstance(precision, str) else precision, CPU)
 
@@ -107,7 +114,7 @@ def hooks(model: nn.Module) -> int:
 def baseline(family: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return (features, encoded, text) of a model that nothing was applied to."""
     model = restore(family, folder)
-    untouched = cast.Applied(model, BASELINE, CPU, None)
+    untouched = cast.CastModel(model, BASELINE, CPU, None)
     cast.set_flags(BASELINE, CPU)
     return *encode(model, untouched), transcribe(model, untouched)
 
@@ -121,7 +128,8 @@ def arithmetic(precision: Precision) -> str:
     return precision.autocast or next(iter(precision.parts.values()), precision.weights)
 
 
-# -- every strategy on every family -----------------------------------------------------------------------------------
+# -- every strategy on every family
+# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
@@ -145,20 +153,25 @@ def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: P
     assert read_back(applied) == ""
 
 
-def read_back(applied: cast.Applied) -> str:
-    """Return where the daemon would say that this is not what its rung says."""
+def read_back(applied: cast.CastModel) -> str:
+    """Return where the daemon would say that this is not what its candidate says."""
     told = introduced(applied.precision)
     told = msgspec.structs.replace(told, effective=applied.effective(), fallbacks=applied.fallbacks)
-    return mismatch(Rung(applied.precision, "cpu"), told)
+    return mismatch(Candidate(applied.precision, "cpu"), told)
 
 
 def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(folder: Path) -> None:
-    """Weights that float32 carries with ease and float16 does not: up by 1e5 in one matrix, down in the next."""
+    """Weights that float32 carries with ease and float16 does not: up by 1e5 in one matrix, down in
+    the next."""
     model, twin = (restore("ctc", folder) for _ in range(2))
     for each in (model, twin):
         layer = each.encoder.layers[1].feed_forward1
         layer.activation = nn.ReLU()
-        for tensor, factor in ((layer.linear1.weight, 1e5), (layer.linear1.bias, 1e5), (layer.linear2.weight, 1e-5)):
+        for tensor, factor in (
+            (layer.linear1.weight, 1e5),
+            (layer.linear1.bias, 1e5),
+            (layer.linear2.weight, 1e-5),
+        ):
             tensor *= factor
     applied = apply(model, "half")
     assert not encode(model, applied)[1].isfinite().all()
@@ -176,7 +189,9 @@ def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(fold
 
 @pytest.mark.parametrize("family", ["ctc", "tdt", "canary2"])
 @pytest.mark.parametrize("component", ["encoder.pre_encode", "encoder.layers.0", "encoder"])
-def test_every_component_that_can_be_restored_is_what_its_rung_says(family: str, component: str, folder: Path) -> None:
+def test_every_component_that_can_be_restored_is_what_its_candidate_says(
+    family: str, component: str, folder: Path
+) -> None:
     softer = restored(TABLE["bfloat16"], component)
     assert softer is not None
     model = restore(family, folder)
@@ -236,13 +251,16 @@ def test_observing_leaves_no_hook_even_when_the_step_fails(folder: Path) -> None
     assert hooks(model) == 0
 
 
-# -- the front end ----------------------------------------------------------------------------------------------------
+# -- the front end
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in TABLE if name != "half-naive"])
 def test_the_front_end_stays_float32_to_the_bit(name: str, folder: Path) -> None:
     model = restore("canary2", folder)
-    before = {key: buffer.clone() for key, buffer in model.preprocessor.named_buffers() if buffer.numel()}
+    before = {
+        key: buffer.clone() for key, buffer in model.preprocessor.named_buffers() if buffer.numel()
+    }
     applied = apply(model, name)
     after = dict(model.preprocessor.named_buffers())
     assert before
@@ -260,8 +278,12 @@ def test_the_naive_cast_is_a_bare_half(folder: Path) -> None:
     applied = apply(naive, "half-naive")
     mine, theirs = naive.state_dict(), bare.state_dict()
     assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine)
-    assert torch.equal(encode(naive, applied)[1], encode(bare, cast.Applied(bare, BASELINE, CPU, None))[1])
+    assert all(
+        torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine
+    )
+    assert torch.equal(
+        encode(naive, applied)[1], encode(bare, cast.CastModel(bare, BASELINE, CPU, None))[1]
+    )
 
 
 def test_casting_the_front_end_costs_features(folder: Path) -> None:
@@ -274,7 +296,8 @@ def test_casting_the_front_end_costs_features(folder: Path) -> None:
     assert errors["half-naive"] > 2 * errors["half"] > 0
 
 
-# -- components, islands and boundaries -------------------------------------------------------------------------------
+# -- components, islands and boundaries
+# -------------------------------------------------------------------------------
 
 
 @pytest.mark.processor
@@ -292,10 +315,16 @@ def test_casting_the_front_end_costs_features(folder: Path) -> None:
         ("canary2", {"encoder": "float32"}, "float16"),
         ("canary2", {"transf_decoder._decoder.layers.0": "float32"}, "bfloat16"),
         ("canary2", {"*norm*": "float32"}, "bfloat16"),
-        ("canary2", {"encoder": "bfloat16", "encoder.layers.1": "float32", "norms": "bfloat16"}, "float32"),
+        (
+            "canary2",
+            {"encoder": "bfloat16", "encoder.layers.1": "float32", "norms": "bfloat16"},
+            "float32",
+        ),
     ],
 )
-def test_any_map_of_components_runs(family: str, parts: dict[str, Any], weights: str, folder: Path) -> None:
+def test_any_map_of_components_runs(
+    family: str, parts: dict[str, Any], weights: str, folder: Path
+) -> None:
     model = restore(family, folder)
     applied = apply(model, parted(parts, weights))
     assert not applied.fallbacks
@@ -322,13 +351,23 @@ def test_selective_keeps_what_blocks_add_up_to_and_differs_by_family(folder: Pat
         model = restore(family, folder)
         applied = apply(model, "selective")
         summed = []
-        model.encoder.layers[0].register_forward_hook(lambda *call, kept=summed: kept.append(call[2].dtype))
+        model.encoder.layers[0].register_forward_hook(
+            lambda *call, kept=summed: kept.append(call[2].dtype)
+        )
         encode(model, applied)
         assert summed == [torch.float32]
         layer = model.encoder.layers[1]
-        assert layer.self_attn.linear_q.weight.dtype == layer.conv.depthwise_conv.weight.dtype == torch.bfloat16
+        assert (
+            layer.self_attn.linear_q.weight.dtype
+            == layer.conv.depthwise_conv.weight.dtype
+            == torch.bfloat16
+        )
         assert layer.self_attn.pos_bias_u.dtype == layer.norm_out.weight.dtype == torch.float32
-        after = [told for name, told in applied.effective().items() if name not in ("preprocessor", "encoder")]
+        after = [
+            told
+            for name, told in applied.effective().items()
+            if name not in ("preprocessor", "encoder")
+        ]
         assert set(after) == decoder
 
 
@@ -350,10 +389,16 @@ def test_attention_that_is_an_island_still_sees_that_it_looks_at_itself(folder: 
 
 def test_an_island_computes_in_its_own_dtype(folder: Path) -> None:
     model = restore("ctc", folder)
-    applied = apply(model, parted({"encoder": "bfloat16", "encoder.layers.0.feed_forward1": "float32"}))
+    applied = apply(
+        model, parted({"encoder": "bfloat16", "encoder.layers.0.feed_forward1": "float32"})
+    )
     seen = []
-    model.encoder.layers[0].feed_forward1.linear1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
-    model.encoder.layers[0].feed_forward1.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    model.encoder.layers[0].feed_forward1.linear1.register_forward_hook(
+        lambda *call: seen.append(call[2].dtype)
+    )
+    model.encoder.layers[0].feed_forward1.register_forward_hook(
+        lambda *call: seen.append(call[2].dtype)
+    )
     _, encoded = encode(model, applied)
     assert seen == [torch.float32, torch.bfloat16]
     assert encoded.dtype == torch.float32
@@ -371,7 +416,9 @@ def test_an_island_computes_in_its_own_dtype(folder: Path) -> None:
         ("ctc", "zzz", "known: preprocessor, encoder, decoder, norms"),
     ],
 )
-def test_an_unknown_component_is_named_with_the_nearest(family: str, name: str, hint: str, folder: Path) -> None:
+def test_an_unknown_component_is_named_with_the_nearest(
+    family: str, name: str, hint: str, folder: Path
+) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
         apply(restore(family, folder), parted({name: "float32"}))
     assert caught.value.hint.startswith(hint)
@@ -381,7 +428,9 @@ def test_an_unknown_component_is_named_with_the_nearest(family: str, name: str, 
 def test_the_head_stays_tied_to_the_embedding(name: str, folder: Path) -> None:
     model = restore("canary2", folder)
     apply(model, name)
-    assert model.log_softmax.mlp.layer0.weight is model.transf_decoder.embedding.token_embedding.weight
+    assert (
+        model.log_softmax.mlp.layer0.weight is model.transf_decoder.embedding.token_embedding.weight
+    )
 
 
 @pytest.mark.parametrize("named", ["transf_decoder", "log_softmax"])
@@ -391,7 +440,9 @@ def test_a_shared_weight_has_one_dtype_and_it_is_said(named: str, folder: Path) 
     head, embedding = model.log_softmax.mlp.layer0, model.transf_decoder.embedding.token_embedding
     assert head.weight is embedding.weight
     assert head.weight.dtype == head.bias.dtype == torch.float32
-    assert [(f.component, f.wanted, f.got) for f in applied.fallbacks] == [(named, "bfloat16", "float32")]
+    assert [(f.component, f.wanted, f.got) for f in applied.fallbacks] == [
+        (named, "bfloat16", "float32")
+    ]
     assert isinstance(transcribe(model, applied), str)
 
 
@@ -400,11 +451,16 @@ def test_a_model_without_an_encoder_is_refused() -> None:
         cast.apply(nn.Sequential(nn.Linear(2, 2)), BASELINE, CPU)
 
 
-# -- contexts ---------------------------------------------------------------------------------------------------------
+# -- contexts
+# ---------------------------------------------------------------------------------------------------------
 
 
 def autocast_now() -> tuple[bool, torch.dtype, bool]:
-    return torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled()
+    return (
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_cache_enabled(),
+    )
 
 
 @pytest.mark.parametrize("name", ["16-mixed", "bf16-mixed"])
@@ -417,7 +473,11 @@ def test_the_trainers_own_plugin_is_entered(name: str, folder: Path) -> None:
     assert isinstance(applied.trainer.precision_plugin, MixedPrecision)
     assert applied.trainer.precision == "bf16-mixed"
     with applied.context("final"):
-        assert autocast_now() == (True, torch.bfloat16, True)  # Lightning keeps the cache that asrd's own leaves off
+        assert autocast_now() == (
+            True,
+            torch.bfloat16,
+            True,
+        )  # Lightning keeps the cache that asrd's own leaves off
     assert not torch.is_autocast_enabled("cpu")
 
 
@@ -446,7 +506,8 @@ def test_only_the_named_phase_runs_under_autocast(phase: str, on: bool, folder: 
     assert torch.equal(encoded, baseline("ctc", folder)[1]) is not on
 
 
-# -- what a device cannot do ------------------------------------------------------------------------------------------
+# -- what a device cannot do
+# ------------------------------------------------------------------------------------------
 
 
 def test_tf32_on_a_cpu_is_a_fallback(folder: Path) -> None:
@@ -499,7 +560,11 @@ def test_a_component_that_cannot_run_under_autocast_runs_outside_it(
         transcribe(model, applied)
     assert torch.equal(encoded, baseline("tdt", folder)[1])
     told = applied.effective()
-    assert (told["encoder"], told["decoder"], told["joint"]) == ("float32", "float32", "float32 as float16")
+    assert (told["encoder"], told["decoder"], told["joint"]) == (
+        "float32",
+        "float32",
+        "float32 as float16",
+    )
 
 
 def test_the_probe_leaves_the_model_as_it_was(folder: Path) -> None:
@@ -512,7 +577,9 @@ def test_the_probe_leaves_the_model_as_it_was(folder: Path) -> None:
     assert set(reasons) <= {"decoder"}  # oneDNN's LSTM, where it is missing
 
 
-def test_a_cast_that_did_not_happen_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cast_that_did_not_happen_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cast, "_cast", lambda *_: None)
     with pytest.raises(PrecisionError, match="is stored as float32, not as float16"):
         apply(restore("ctc", folder), "half")
@@ -528,7 +595,8 @@ def test_emulated_bfloat16_is_refused(folder: Path, monkeypatch: pytest.MonkeyPa
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-# -- flags ------------------------------------------------------------------------------------------------------------
+# -- flags
+# ------------------------------------------------------------------------------------------------------------
 
 
 def switches() -> set[str]:
@@ -556,11 +624,15 @@ def test_the_newer_switches_cannot_turn_it_on_behind_the_older() -> None:
     torch.backends.cudnn.rnn.fp32_precision = "tf32"
     cast.set_flags(BASELINE, CPU)
     assert switches() == {"ieee"}
-    assert not torch.backends.cudnn.allow_tf32  # torch raises here when the two kinds of switches disagree
+    assert (
+        not torch.backends.cudnn.allow_tf32
+    )  # torch raises here when the two kinds of switches disagree
 
 
 @pytest.mark.parametrize(("capability", "on"), [((8, 6), True), ((7, 5), False)])
-def test_tf32_follows_the_card(capability: tuple[int, int], on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tf32_follows_the_card(
+    capability: tuple[int, int], on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     for _ in range(2):
         cast.set_flags(BASELINE, torch.device("cuda:0"))
@@ -570,7 +642,8 @@ def test_tf32_follows_the_card(capability: tuple[int, int], on: bool, monkeypatc
     assert torch.backends.cuda.matmul.allow_tf32 is on
 
 
-# -- bytes ------------------------------------------------------------------------------------------------------------
+# -- bytes
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["fp32", "half", "bfloat16", "selective", "half-naive"])
@@ -579,13 +652,18 @@ def test_weights_bytes_are_those_of_the_storages(family: str, name: str, folder:
     model = restore(family, folder)
     apply(model, name)
     tensors = [*model.parameters(), *model.buffers()]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()
+    }
     assert components.weights_bytes(model) == sum(storages.values())
 
 
 def test_half_is_half_of_all_but_the_front_end(folder: Path) -> None:
     model = restore("ctc", folder)
-    whole, counters = components.weights_bytes(model), sum(b.nbytes for b in model.buffers() if b.dtype == torch.int64)
+    whole, counters = (
+        components.weights_bytes(model),
+        sum(b.nbytes for b in model.buffers() if b.dtype == torch.int64),
+    )
     front = components.weights_bytes(model.preprocessor)
     apply(model, "half")
     assert components.weights_bytes(model) == (whole - front - counters) // 2 + front + counters
@@ -599,7 +677,8 @@ def test_canarys_hidden_model_is_counted_and_told(folder: Path) -> None:
     assert apply(model, "half").effective()["timestamps_asr_model"] == "float32"
 
 
-# -- int8 -------------------------------------------------------------------------------------------------------------
+# -- int8
+# -------------------------------------------------------------------------------------------------------------
 
 
 def quantised(model: nn.Module) -> dict[str, nn.Linear]:
@@ -655,7 +734,9 @@ def test_an_int8_embedding_is_the_output_layers_own_rows(learned: bool, tmp_path
     rows, before = lookup(ids)[0], plain.transf_decoder.embedding.token_embedding(ids)[0]
     assert rows.dtype == torch.bfloat16
     step = before.abs().amax(1, keepdim=True) / 127.5
-    assert ((rows.float() - before).abs() <= 1.5 * step).all()  # half of one, and twice bfloat16's own rounding
+    assert (
+        (rows.float() - before).abs() <= 1.5 * step
+    ).all()  # half of one, and twice bfloat16's own rounding
     model.to("meta")  # as a model moves to a card
     assert head.weight is lookup.weight
     assert lookup.weight.qdata.device.type == "meta"
@@ -694,14 +775,23 @@ def test_int8_is_symmetric_per_output_channel_and_half_a_step_off(folder: Path) 
         assert not weight.zero_point.any()
         step = original.abs().amax(1, keepdim=True) / 127.5
         assert ((weight.qdata * weight.scale - original).abs() <= step * 1.01).all()
-        stored = [weight.qdata, weight.scale, weight.zero_point, *([] if layer.bias is None else [layer.bias])]
+        stored = [
+            weight.qdata,
+            weight.scale,
+            weight.zero_point,
+            *([] if layer.bias is None else [layer.bias]),
+        ]
         assert components.weights_bytes(layer) == sum(tensor.nbytes for tensor in stored)
 
 
 def test_a_pointwise_convolution_is_the_same_as_a_linear(folder: Path) -> None:
     model, same = restore("ctc", folder).double(), restore("ctc", folder).double()
     quantize.open_up(dict.fromkeys(same.modules(), "int8"))
-    rewritten = [name for name, module in same.named_modules() if isinstance(module, quantize.Pointwise)]
+    rewritten = [
+        name
+        for name, module in same.named_modules()
+        if isinstance(module, quantize.QuantizedPointwise)
+    ]
     assert len(rewritten) == 2 * 2 + 1
     for name in rewritten:
         conv, linear = model.get_submodule(name), same.get_submodule(name)
@@ -709,7 +799,9 @@ def test_a_pointwise_convolution_is_the_same_as_a_linear(folder: Path) -> None:
         torch.testing.assert_close(linear(frames), conv(frames), rtol=1e-12, atol=1e-12)
 
 
-def test_without_torchao_int8_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchao_int8_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(PrecisionError, match="torchao") as caught:
         cast.apply(restore("ctc", folder), TABLE["int8"], CPU)

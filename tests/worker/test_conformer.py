@@ -1,4 +1,5 @@
-"""The encoder without padding against NeMo's own, on every family: the same numbers to rounding, the same way back."""
+"""The encoder without padding against NeMo's own, on every family: the same numbers to rounding,
+the same way back."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def sound(samples: int, seed: int = 0) -> torch.Tensor:
 
 
 def nemo(model: Any, samples: torch.Tensor) -> torch.Tensor:
-    """Return what a model puts out on NeMo's own way [1, D, T], without the frame that is masked at the end."""
+    """Return what a model puts out on NeMo's own way [1, D, T], without the frame that is masked at
+    the end."""
     length = torch.tensor([samples.shape[1]])
     with torch.inference_mode():
         features, frames = model.preprocessor(input_signal=samples, length=length)
@@ -40,7 +42,9 @@ def unpadded(model: Any, samples: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         features, none = model.preprocessor.featurizer(samples, None)
         assert none is None
-        encoded, frames = model.encoder(audio_signal=features.to(model.preprocessor.dtype_sentinel_tensor.dtype))
+        encoded, frames = model.encoder(
+            audio_signal=features.to(model.preprocessor.dtype_sentinel_tensor.dtype)
+        )
     assert frames.tolist() == [encoded.shape[2]] * len(samples)
     return encoded
 
@@ -57,7 +61,10 @@ def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None
     assert conformer.whole(ours, CPU)
     for name, value in ours.state_dict().items():
         assert torch.equal(value, weights[name]), name
-    for samples in (*LENGTHS, 16_000):  # the first again, from positions that were kept for a longer one
+    for samples in (
+        *LENGTHS,
+        16_000,
+    ):  # the first again, from positions that were kept for a longer one
         assert_same(unpadded(ours, sound(samples)), nemo(theirs, sound(samples)))
 
 
@@ -90,10 +97,14 @@ def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
     conformer.whole(ours, CPU)
     found = []
     with torch.inference_mode():
-        features, frames = theirs.preprocessor(input_signal=sound(32_000), length=torch.tensor([32_000]))
+        features, frames = theirs.preprocessor(
+            input_signal=sound(32_000), length=torch.tensor([32_000])
+        )
         for model in (theirs, ours):
             channel, time, length = model.encoder.get_initial_cache_state(batch_size=1)
-            found.append(model.encoder.cache_aware_stream_step(features, frames, channel, time, length))
+            found.append(
+                model.encoder.cache_aware_stream_step(features, frames, channel, time, length)
+            )
     for one, other in zip(*found, strict=True):
         assert_same(one.float(), other.float())
 
@@ -103,7 +114,8 @@ def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
 def test_what_runs_in_what_is_told_as_without_it(
     family: str, strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Casting reads what is effective from the model: our classes must leave it the same layers to read from."""
+    """Casting reads what is effective from the model: our classes must leave it the same layers to
+    read from."""
     start = protocol.Start(str(tiny.built(family, folder)), TABLE[strategy])
     ours = Recognizer(start, lambda _: None)
     monkeypatch.setattr(conformer, "whole", lambda *_, **__: False)
@@ -115,7 +127,9 @@ def test_what_runs_in_what_is_told_as_without_it(
 
 
 @pytest.mark.parametrize("strategy", ["half", "bfloat16", "autocast-bf16", "selective", "int8"])
-def test_reduced_precision_is_no_further_from_float32_than_nemos(strategy: str, folder: Path) -> None:
+def test_reduced_precision_is_no_further_from_float32_than_nemos(
+    strategy: str, folder: Path
+) -> None:
     exact = nemo(tiny.restore(tiny.built("ctc", folder)), sound(64_000))
     apart = {}
     for name, run in (("nemo", nemo), ("ours", unpadded)):
@@ -132,7 +146,10 @@ def test_reduced_precision_is_no_further_from_float32_than_nemos(strategy: str, 
     "change",
     [
         {"encoder__subsampling": "stacking", "encoder__subsampling_factor": 4},
-        {"encoder__self_attention_model": "rel_pos_local_attn", "encoder__att_context_size": [16, 16]},
+        {
+            "encoder__self_attention_model": "rel_pos_local_attn",
+            "encoder__att_context_size": [16, 16],
+        },
         {"encoder__conv_norm_type": "group_norm4"},
         {"encoder__use_pytorch_sdpa": True},
         {"preprocessor__mag_power": 1.0},

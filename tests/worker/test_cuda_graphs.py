@@ -1,4 +1,5 @@
-"""Replayed work gives what the same model gives without: its tensors of one size on a CPU, the graphs on a card."""
+"""Replayed work gives what the same model gives without: its tensors of one size on a CPU, the
+graphs on a card."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ from asrd.worker.decoding import decoder as decoding_decoder
 from asrd.worker.decoding import factory, transducer
 from asrd.worker.decoding.aed import Aed
 from asrd.worker.decoding.kv_cache import CachedDecoder
-from asrd.worker.decoding.static_decoder import Steps
+from asrd.worker.decoding.static_decoder import StaticCacheDecoder
 from asrd.worker.decoding.word_times import Decoded
 from asrd.worker.encoder import conformer, cuda_graphs
-from asrd.worker.encoder.cuda_graphs import EncoderReplay, Recorder
+from asrd.worker.encoder.cuda_graphs import EncoderReplay, GraphCapture
 from asrd.worker.recognizer import EVALUATION, Recognizer
 from tests.fakes import tiny
 
@@ -42,12 +43,18 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 
 def path_of(folder: Path, family: str, **sizes: Any) -> Path:
     name = f"{family}-{abs(hash(json.dumps(sizes, sort_keys=True)))}"
-    return path if (path := folder / f"{name}.nemo").exists() else tiny.build(family, folder, name=name, **sizes)
+    return (
+        path
+        if (path := folder / f"{name}.nemo").exists()
+        else tiny.build(family, folder, name=name, **sizes)
+    )
 
 
 def features_of(model: Any, samples: int, seed: int = 0) -> torch.Tensor:
     with torch.inference_mode():
-        features, _ = model.preprocessor.featurizer(torch.as_tensor(tiny.noise(samples / 16_000, seed))[None], None)
+        features, _ = model.preprocessor.featurizer(
+            torch.as_tensor(tiny.noise(samples / 16_000, seed))[None], None
+        )
     return features
 
 
@@ -60,7 +67,9 @@ def worker(model: Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     words = {"threads": 1, "self_test": False, **options}
     made = Recognizer(protocol.Start(str(model), TABLE[strategy], **words), lambda _: None)
     if made.start.device == "cpu":
-        made._replay = None  # the straight program, which rounds otherwise than the modules replayed here
+        made._replay = (
+            None  # the straight program, which rounds otherwise than the modules replayed here
+        )
     return made
 
 
@@ -68,14 +77,15 @@ def heard(held: Recognizer, samples: np.ndarray) -> protocol.Hypothesis:
     return held.recognize(samples.tobytes()).hypothesis
 
 
-# -- the encoder ------------------------------------------------------------------------------------------------------
+# -- the encoder
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["ctc", "ca_ctc", "ca_rnnt", "canary2"])
 def test_padded_features_give_what_they_give_unpadded(family: str, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family))
     assert conformer.whole(model, CPU)
-    replayed = EncoderReplay(model.encoder, Recorder(CPU))
+    replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     with torch.inference_mode():
         replayed.prepare(features_of(model, max(LENGTHS)))
         for samples in (*LENGTHS, *LENGTHS[::-1]):
@@ -85,7 +95,9 @@ def test_padded_features_give_what_they_give_unpadded(family: str, folder: Path)
             near(found, model.encoder(audio_signal=features)[0])
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(100, 1000))
 def test_any_number_of_frames_is_padded_in_vain(folder: Path, frames: int) -> None:
     held = _kept(folder)
@@ -97,18 +109,21 @@ def test_any_number_of_frames_is_padded_in_vain(folder: Path, frames: int) -> No
         near(found, held[0].encoder(audio_signal=features)[0])
 
 
-def _kept(folder: Path, made: dict[Path, tuple[Any, EncoderReplay]] = {}) -> tuple[Any, EncoderReplay]:  # noqa: B006
+def _kept(
+    folder: Path,
+    made: dict[Path, tuple[Any, EncoderReplay]] = {},  # noqa: B006 - the tests share one
+) -> tuple[Any, EncoderReplay]:
     if folder not in made:
         model = tiny.restore(path_of(folder, "ctc"))
         conformer.whole(model, CPU)
-        made[folder] = model, EncoderReplay(model.encoder, Recorder(CPU))
+        made[folder] = model, EncoderReplay(model.encoder, GraphCapture(CPU))
     return made[folder]
 
 
 def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.whole(model, CPU)
-    replayed = EncoderReplay(model.encoder, Recorder(CPU))
+    replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     with torch.inference_mode():
         replayed.prepare(features_of(model, 20_000))
         replayed(torch.full((1, 80, 128), torch.nan))
@@ -119,7 +134,7 @@ def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path)
 def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.whole(model, CPU)
-    recorder = Recorder(CPU)
+    recorder = GraphCapture(CPU)
     replayed = EncoderReplay(model.encoder, recorder)
     with torch.inference_mode():
         features = features_of(model, 30_000)
@@ -133,7 +148,7 @@ def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
     }
 
 
-class Wrong(Recorder):
+class Wrong(GraphCapture):
     """Replays something else, as a graph would whose memory somebody freed."""
 
     def record(self, part: str, work: cuda_graphs.Work) -> cuda_graphs.Work | None:
@@ -142,7 +157,11 @@ class Wrong(Recorder):
 
 def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> None:
     for family, part in (("ctc", "encoder"), ("canary2", "decoder")):
-        plain, held, recorder = worker(path_of(folder, family)), worker(path_of(folder, family)), Wrong(CPU)
+        plain, held, recorder = (
+            worker(path_of(folder, family)),
+            worker(path_of(folder, family)),
+            Wrong(CPU),
+        )
         sound = tiny.noise(2.0)
         held.replay(recorder, sound.tobytes())
         assert "no more: a replay" in recorder.told[part]
@@ -151,7 +170,10 @@ def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> No
 
 
 def test_what_cannot_be_captured_runs_as_before(folder: Path) -> None:
-    plain, held, recorder = (*(worker(path_of(folder, "canary2")) for _ in range(2)), Recorder(CPU))
+    plain, held, recorder = (
+        *(worker(path_of(folder, "canary2")) for _ in range(2)),
+        GraphCapture(CPU),
+    )
     recorder.refuse("encoder", "operation not permitted when stream is capturing\nand a long trace")
     recorder.refuse("decoder", "out of memory")
     sound = tiny.noise(2.0)
@@ -163,7 +185,8 @@ def test_what_cannot_be_captured_runs_as_before(folder: Path) -> None:
     }
 
 
-# -- several buffers --------------------------------------------------------------------------------------------------
+# -- several buffers
+# --------------------------------------------------------------------------------------------------
 
 
 def encoded_of(held: Recognizer, sounds: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,19 +208,29 @@ def test_parts_of_a_batch_are_nearly_full(batch: int) -> None:
         assert size >= cuda_graphs.FULL * min(rows for rows in cuda_graphs.ROWS if rows >= size)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["ctc", "ca_rnnt", "canary2"]), st.lists(st.integers(16_000, 60_000), min_size=1, max_size=10))
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(["ctc", "ca_rnnt", "canary2"]),
+    st.lists(st.integers(16_000, 60_000), min_size=1, max_size=10),
+)
 def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths: list[int]) -> None:
     if family not in _made:
-        _made[family] = plain, held = worker(path_of(folder, family)), worker(path_of(folder, family))
-        held.replay(Recorder(CPU))
+        _made[family] = plain, held = (
+            worker(path_of(folder, family)),
+            worker(path_of(folder, family)),
+        )
+        held.replay(GraphCapture(CPU))
     plain, held = _made[family]
     sounds = noises(lengths)
     encoded_of(held, sounds)  # what is asked for a second time is captured
     asked = sum(held._replay._asked.values())
     encoded, counts = encoded_of(held, sounds)
     assert sum(held._replay._asked.values()) > asked
-    assert all(shape in held._replay._ready for shape, times in held._replay._asked.items() if times > 1)
+    assert all(
+        shape in held._replay._ready for shape, times in held._replay._asked.items() if times > 1
+    )
     assert len(encoded) == len(counts) == len(sounds)
     for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
         alone, length = encoded_of(plain, [sound])
@@ -207,7 +240,7 @@ def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths:
 
 def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> None:
     held = worker(path_of(folder, "ctc"))
-    held.replay(recorder := Recorder(CPU), tiny.noise(1.0).tobytes())
+    held.replay(recorder := GraphCapture(CPU), tiny.noise(1.0).tobytes())
     assert recorder.told["encoder"] == "1 lengths up to 128 feature frames"
     sounds = noises([16_000 + 400 * n for n in range(7)])
     for _ in range(2):
@@ -224,7 +257,7 @@ def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> Non
 def test_what_is_in_rows_that_nobody_asked_for_is_never_heard(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.whole(model, CPU)
-    replayed = EncoderReplay(model.encoder, Recorder(CPU))
+    replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     many = features_of(model, 16_000).expand(8, -1, -1)
     with torch.inference_mode():
         for _ in range(2):
@@ -255,13 +288,17 @@ def sounding(model: Any, samples: np.ndarray) -> tuple[torch.Tensor, torch.Tenso
 def stacked(given: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return encoder outputs as one batch; what stands behind the shorter ones is loud."""
     longest = max(each.shape[2] for each, _ in given)
-    padded = [torch.nn.functional.pad(each, (0, longest - each.shape[2]), value=9.0) for each, _ in given]
+    padded = [
+        torch.nn.functional.pad(each, (0, longest - each.shape[2]), value=9.0) for each, _ in given
+    ]
     return torch.cat(padded), torch.cat([length for _, length in given])
 
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("family", "sizes"), TALKERS, ids=str)
-def test_texts_in_step_say_the_same_as_alone(family: str, sizes: dict[str, Any], guarded: bool, folder: Path) -> None:
+def test_texts_in_step_say_the_same_as_alone(
+    family: str, sizes: dict[str, Any], guarded: bool, folder: Path
+) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
     plain, replayed, recorder = both(model)
     for each in (plain, replayed) if not guarded else ():
@@ -280,16 +317,23 @@ def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
     family, sizes = TALKERS[0]
     model = tiny.restore(path_of(folder, family, **sizes))
     plain, replayed, _ = both(model)
-    given = [sounding(model, tiny.noise(seconds, seed)) for seed, seconds in ((0, 1.0), (7, 10.0), (5, 3.3))]
+    given = [
+        sounding(model, tiny.noise(seconds, seed))
+        for seed, seconds in ((0, 1.0), (7, 10.0), (5, 3.3))
+    ]
     found = replayed.several(*stacked(given))
     assert [text.truncated for text in found] == [True, False, False]
     for one, each in zip(found, given, strict=True):
         same(one, plain(*each))
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.tuples(st.integers(0, 125), st.integers(0, 20)), min_size=2, max_size=9))
-def test_texts_of_any_lengths_say_what_each_says_alone(folder: Path, rows: list[tuple[int, int]]) -> None:
+def test_texts_of_any_lengths_say_what_each_says_alone(
+    folder: Path, rows: list[tuple[int, int]]
+) -> None:
     if "texts" not in _made:
         family, sizes = TALKERS[1]
         model = tiny.restore(path_of(folder, family, **sizes))
@@ -297,7 +341,10 @@ def test_texts_of_any_lengths_say_what_each_says_alone(folder: Path, rows: list[
     model, plain, replayed, _, heard = _made["texts"]
     for _, seed in rows:
         heard.setdefault(seed, tiny.encode(model, tiny.noise(10.0, seed))[0])
-    encoded, lengths = torch.cat([heard[seed] for _, seed in rows]), torch.tensor([frames for frames, _ in rows])
+    encoded, lengths = (
+        torch.cat([heard[seed] for _, seed in rows]),
+        torch.tensor([frames for frames, _ in rows]),
+    )
     found = replayed.several(encoded, lengths)
     for row, (one, (frames, _)) in enumerate(zip(found, rows, strict=True)):
         same(one, plain(encoded[row : row + 1, :, :frames], lengths[row : row + 1]))
@@ -306,7 +353,9 @@ def test_texts_of_any_lengths_say_what_each_says_alone(folder: Path, rows: list[
 def test_a_text_that_is_not_finite_leaves_the_others_alone(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "canary2"))
     _, replayed, _ = both(model)
-    sounds = [replayed.canary._project(tiny.encode(model, tiny.noise(3.0, seed))[0]) for seed in range(3)]
+    sounds = [
+        replayed.canary._project(tiny.encode(model, tiny.noise(3.0, seed))[0]) for seed in range(3)
+    ]
     steps = replayed.canary._steps(sounds, [20] * 3)
     assert steps is not None
     with torch.inference_mode():
@@ -329,7 +378,10 @@ def behind(decoder: transducer.Transducer, encoded: torch.Tensor, length: torch.
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "ca_rnnt", "ca_tdt", "hybrid"])
 def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family))
-    plain, held = factory.decoder_for(model), factory.decoder_for(tiny.restore(path_of(folder, family)))
+    plain, held = (
+        factory.decoder_for(model),
+        factory.decoder_for(tiny.restore(path_of(folder, family))),
+    )
     assert isinstance(held, transducer.Transducer)
     uncaptured(held)
     loop = held._model.decoding.decoding.decoding_computer
@@ -350,7 +402,10 @@ def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: P
     assert loop.state is kept, "captured anew"
     longer = torch.cat([given[0][0]] * 4, 2)
     assert longer.shape[2] > loop.INITIAL_MAX_TIME
-    same(held(longer, torch.tensor([longer.shape[2]])), plain(longer, torch.tensor([longer.shape[2]])))
+    same(
+        held(longer, torch.tensor([longer.shape[2]])),
+        plain(longer, torch.tensor([longer.shape[2]])),
+    )
     assert loop.state is kept
     assert loop.cuda_graphs_mode is not None
 
@@ -360,18 +415,21 @@ def uncaptured(held: transducer.Transducer) -> None:
     loop = held._model.decoding.decoding.decoding_computer
     loop.force_cuda_graphs_mode("no_graphs")
     eager, replayed = loop.torch_impl, loop.cuda_graphs_impl
-    loop.torch_impl = lambda *args, **words: (replayed if loop.cuda_graphs_mode else eager)(*args, **words)
-    held._recorder = Recorder(CPU)
+    loop.torch_impl = lambda *args, **words: (replayed if loop.cuda_graphs_mode else eager)(
+        *args, **words
+    )
+    held._recorder = GraphCapture(CPU)
 
 
-def halved(decoder: Any, encoded: torch.Tensor, _: torch.Tensor) -> decoding_decoder.Path:
+def halved(decoder: Any, encoded: torch.Tensor, _: torch.Tensor) -> decoding_decoder.DecoderState:
     """Return the path over an encoder output that came in two halves."""
     half = encoded.shape[2] // 2
-    path = decoder.resume(decoding_decoder.Path(), encoded[:, :, :half])
+    path = decoder.resume(decoding_decoder.DecoderState(), encoded[:, :, :half])
     return decoder.resume(path, encoded[:, :, half:])
 
 
-# -- Canary's steps ---------------------------------------------------------------------------------------------------
+# -- Canary's steps
+# ---------------------------------------------------------------------------------------------------
 
 SIZES: list[tuple[str, dict[str, Any]]] = [
     ("canary1", {"seed": 4}),
@@ -386,12 +444,12 @@ SIZES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def both(model: Any) -> tuple[Aed, Aed, Recorder]:
+def both(model: Any) -> tuple[Aed, Aed, GraphCapture]:
     """Return a model's decoder step by step, and one by steps of one size."""
     plain, replayed = factory.decoder_for(model), factory.decoder_for(model)
     assert isinstance(plain, Aed)
     assert isinstance(replayed, Aed)
-    recorder = Recorder(CPU)
+    recorder = GraphCapture(CPU)
     replayed.settle()
     replayed.replay(recorder)
     return plain, replayed, recorder
@@ -406,7 +464,9 @@ def same(found: Decoded, expected: Decoded, apart: float = 1e-4) -> None:
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("family", "sizes"), SIZES, ids=str)
-def test_steps_of_one_size_say_the_same(family: str, sizes: dict[str, Any], guarded: bool, folder: Path) -> None:
+def test_steps_of_one_size_say_the_same(
+    family: str, sizes: dict[str, Any], guarded: bool, folder: Path
+) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
     plain, replayed, recorder = both(model)
     said = 0
@@ -420,7 +480,9 @@ def test_steps_of_one_size_say_the_same(family: str, sizes: dict[str, Any], guar
     assert recorder.told["decoder"].startswith("texts for up to")
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(1, 125), st.integers(0, 3))
 def test_steps_say_the_same_of_any_length(folder: Path, frames: int, seed: int) -> None:
     if "steps" not in _made:
@@ -447,12 +509,16 @@ def test_numbers_that_were_not_finite_do_not_stay(folder: Path) -> None:
 
 
 class Kernels(TorchDispatchMode):
-    """Counts what a card would launch a kernel for: all but views and tensors that are not filled."""
+    """Counts what a card would launch a kernel for: all but views and tensors that are not
+    filled."""
 
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        views = any(one.alias_info is not None and not one.alias_info.is_write for one in func._schema.returns)
+        views = any(
+            one.alias_info is not None and not one.alias_info.is_write
+            for one in func._schema.returns
+        )
         self.count += not (views or "empty" in func.__name__ or "_unsafe_view" in func.__name__)
         return func(*args, **kwargs or {})
 
@@ -464,7 +530,7 @@ def kernels(folder: Path, layers: int, dtype: torch.dtype) -> int:
     reader.join()
     with torch.no_grad():  # within inference_mode a linear would be one call whatever it is made of
         sound = torch.zeros(1, 128, 32, dtype=dtype)
-        steps = Steps(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
+        steps = StaticCacheDecoder(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
         steps.listen([sound])
         steps.begin()
         with Kernels() as launched:
@@ -495,9 +561,19 @@ def test_a_beam_and_a_vocabulary_keep_their_search(folder: Path) -> None:
     same(replayed(*given), plain(*given))
 
 
-# -- what may be captured ---------------------------------------------------------------------------------------------
+# -- what may be captured
+# ---------------------------------------------------------------------------------------------
 
-WAITS = {"item", "_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "lift_fresh"}
+WAITS = {
+    "item",
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+    "lift_fresh",
+}
 """Operations for whose result the host waits, or that begin with numbers of the host's."""
 
 
@@ -506,13 +582,15 @@ class Capturing(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
-        chosen = name in ("index", "index_put_") and any(i is not None and i.dtype == torch.bool for i in args[1])
+        chosen = name in ("index", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
         if name in WAITS or chosen:
             raise RuntimeError(f"{name} is not permitted when the stream is capturing")
         return func(*args, **kwargs or {})
 
 
-class Strict(Recorder):
+class Strict(GraphCapture):
     def record(self, part: str, work: cuda_graphs.Work) -> cuda_graphs.Work | None:
         def replay() -> torch.Tensor:
             with Capturing():
@@ -521,8 +599,12 @@ class Strict(Recorder):
         return replay if super().record(part, work) else None
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0])])
-def test_work_that_no_card_would_capture_is_told_on_a_cpu(wrong: Callable[[torch.Tensor], torch.Tensor]) -> None:
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0])]
+)
+def test_work_that_no_card_would_capture_is_told_on_a_cpu(
+    wrong: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
     recorder = Strict(CPU)
     replay = recorder.record("encoder", lambda: wrong(torch.ones(3)))
     assert replay is not None
@@ -530,7 +612,9 @@ def test_work_that_no_card_would_capture_is_told_on_a_cpu(wrong: Callable[[torch
         replay()
 
 
-@pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"])
+@pytest.mark.parametrize(
+    "strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"]
+)
 @pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary1", "canary2"])
 def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: Path) -> None:
     if strategy == "int8":
@@ -545,16 +629,19 @@ def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: 
     assert "canary" not in family or recorder.told["decoder"].endswith("encoder frames, 8 at once")
 
 
-# -- whole workers ----------------------------------------------------------------------------------------------------
+# -- whole workers
+# ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"])
+@pytest.mark.parametrize(
+    "strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"]
+)
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1"])
 def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
-    held.replay(Recorder(CPU), tiny.noise(4.0).tobytes())
+    held.replay(GraphCapture(CPU), tiny.noise(4.0).tobytes())
     assert held._recorder.told["encoder"] == "4 lengths up to 512 feature frames"
     close = 0
     for number, seconds in enumerate((0.3, 1.0, 2.5, 4.0)):
@@ -566,10 +653,12 @@ def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None
 @pytest.mark.parametrize("words", ["bfloat16", "layers,bfloat16"])
 def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder: Path) -> None:
     path, sound, alike = path_of(folder, "canary2"), tiny.noise(3.0), []
-    for one in components.alone(header(path), words):
-        held = Recognizer(protocol.Start(str(path), one.precision, threads=1, self_test=False), lambda _: None)
+    for one in components.sweep(header(path), words):
+        held = Recognizer(
+            protocol.Start(str(path), one.precision, threads=1, self_test=False), lambda _: None
+        )
         held._replay, before = None, heard(held, sound).text
-        held.replay(Recorder(CPU), sound.tobytes())
+        held.replay(GraphCapture(CPU), sound.tobytes())
         assert "no more" not in str(held._recorder.told), one.component
         alike.append(heard(held, sound).text == before)
     assert sum(alike) >= 0.7 * len(alike)  # rounding turns random weights' texts
@@ -577,14 +666,19 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
 
 @pytest.mark.parametrize("model", SHIPPED)
 def test_the_shipped_models_hear_the_same(model: str) -> None:
-    plain, held = (Recognizer(protocol.Start(model, TABLE["fp32"], self_test=False), lambda _: None) for _ in range(2))
+    plain, held = (
+        Recognizer(protocol.Start(model, TABLE["fp32"], self_test=False), lambda _: None)
+        for _ in range(2)
+    )
     lines = (json.loads(line) for line in EVALUATION.read_text().splitlines()[:12])
     clips = [files.read(EVALUATION.parent / line["audio_filepath"]) for line in lines]
-    held.replay(Recorder(CPU), clips[0].tobytes())
+    held.replay(GraphCapture(CPU), clips[0].tobytes())
     for clip in clips:
         found, expected = heard(held, clip), heard(plain, clip)
         assert found.text == expected.text
-        assert [(word.start, word.stop) for word in found.words] == [(w.start, w.stop) for w in expected.words]
+        assert [(word.start, word.stop) for word in found.words] == [
+            (w.start, w.stop) for w in expected.words
+        ]
         for one, other in zip(found.words, expected.words, strict=True):
             assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
@@ -592,16 +686,25 @@ def test_the_shipped_models_hear_the_same(model: str) -> None:
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1", "canary2"])
 def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
     plain, held = (worker(path_of(folder, family)) for _ in range(2))
-    held.replay(Recorder(CPU))
-    sounds = [sound.tobytes() for sound in noises([50_000, 4_000, 16_000, 0, 64_000, 33_333, 16_001, 47_000])]
+    held.replay(GraphCapture(CPU))
+    sounds = [
+        sound.tobytes()
+        for sound in noises([50_000, 4_000, 16_000, 0, 64_000, 33_333, 16_001, 47_000])
+    ]
     starts = [1_000 * n for n in range(len(sounds))]
     for _ in range(2):
         answers = held.recognize_together(sounds, starts, "final")
     assert (8, 512, None) in held._replay._ready
     for answer, sound, start in zip(answers, sounds, starts, strict=True):
         found, expected = answer.hypothesis, plain.recognize(sound, start).hypothesis
-        assert (found.text, found.start, found.stop) == (expected.text, expected.start, expected.stop)
-        assert [(word.start, word.stop) for word in found.words] == [(w.start, w.stop) for w in expected.words]
+        assert (found.text, found.start, found.stop) == (
+            expected.text,
+            expected.start,
+            expected.stop,
+        )
+        assert [(word.start, word.stop) for word in found.words] == [
+            (w.start, w.stop) for w in expected.words
+        ]
 
 
 @pytest.mark.parametrize("strategy", ["bfloat16", "half", "autocast-bf16", "selective", "int8"])
@@ -609,7 +712,7 @@ def test_encoders_of_every_arithmetic_take_several(strategy: str, folder: Path) 
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, "tdt"), strategy) for _ in range(2))
-    held.replay(Recorder(CPU))
+    held.replay(GraphCapture(CPU))
     sounds = noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])
     for _ in range(2):
         encoded, counts = encoded_of(held, sounds)
@@ -627,10 +730,12 @@ def test_answers_count_tokens_and_a_cpu_has_no_graphs(folder: Path) -> None:
     assert held.introduce().graphs == {}
 
 
-# -- on a card --------------------------------------------------------------------------------------------------------
+# -- on a card
+# --------------------------------------------------------------------------------------------------------
 
 STRATEGIES = {"fp32": 1e-4, "bfloat16": 0.1, "half": 0.02, "autocast-bf16": 0.1, "int8": 0.1}
-"""Strategy -> how far the encoder's output may be from that without graphs, as a part of its largest value."""
+"""Strategy -> how far the encoder's output may be from that without graphs, as a part of its
+largest value."""
 
 CARD_FAMILIES = ("ctc", "rnnt", "tdt", "ca_hybrid", "canary1", "canary2")
 
@@ -657,7 +762,9 @@ def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: P
         with torch.inference_mode():
             pair = []
             for each in (plain, held):
-                samples = torch.nn.functional.pad(torch.as_tensor(sound), (0, max(0, 16_000 - len(sound))))
+                samples = torch.nn.functional.pad(
+                    torch.as_tensor(sound), (0, max(0, 16_000 - len(sound)))
+                )
                 with each._applied.context("final"):
                     pair.append(each._encode([samples])[0].float())
         near(pair[1], pair[0], STRATEGIES[strategy])
@@ -668,14 +775,18 @@ def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: P
 @cuda
 @pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "half", "autocast-bf16"])
 @pytest.mark.parametrize("family", ["canary1", "canary2"])
-def test_a_cards_steps_say_what_one_step_after_the_other_says(family: str, strategy: str, folder: Path) -> None:
+def test_a_cards_steps_say_what_one_step_after_the_other_says(
+    family: str, strategy: str, folder: Path
+) -> None:
     held = on_card(folder, family, strategy)
     aed = held._decode
     assert "no more" not in held.introduce().graphs["decoder"]
     alike = 0
     for number in range(12):
         with torch.inference_mode(), held._applied.context("final"):
-            encoded, lengths = held._encode([torch.as_tensor(tiny.noise(1.0 + number * 0.7, number))])
+            encoded, lengths = held._encode(
+                [torch.as_tensor(tiny.noise(1.0 + number * 0.7, number))]
+            )
             found = aed(encoded, lengths)
             replay, aed.canary._replay = aed.canary._replay, None
             expected = aed(encoded, lengths)
@@ -704,7 +815,7 @@ def test_memory_does_not_grow_once_every_length_is_captured(family: str, folder:
 
 @cuda
 def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
-    recorder, numbers = Recorder(torch.device("cuda:0")), torch.ones(8, device="cuda")
+    recorder, numbers = GraphCapture(torch.device("cuda:0")), torch.ones(8, device="cuda")
     assert recorder.record("encoder", lambda: numbers * float(numbers.sum().item())) is None
     assert recorder.told["encoder"].startswith("not replayed; no more: ")
     assert float((numbers + 1).sum()) == 16.0
@@ -726,7 +837,9 @@ def test_a_buffer_longer_than_every_length_is_heard_too_and_harms_none(folder: P
 @cuda
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", CARD_FAMILIES)
-def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, folder: Path) -> None:
+def test_several_on_a_card_are_heard_as_each_alone(
+    family: str, strategy: str, folder: Path
+) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
@@ -736,9 +849,18 @@ def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, f
         sounds = noises([dice.randrange(16_000, 60_000) for _ in range(batch)])
         encoded, counts = encoded_of(held, sounds)
         for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
-            near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), STRATEGIES[strategy])
-        answers = held.recognize_together([sound.tobytes() for sound in sounds], [0] * batch, "final")
-        alike += sum(answer.hypothesis.text == heard(plain, s).text for answer, s in zip(answers, sounds, strict=True))
+            near(
+                encoded[row : row + 1, :, :count].float(),
+                encoded_of(plain, [sound])[0].float(),
+                STRATEGIES[strategy],
+            )
+        answers = held.recognize_together(
+            [sound.tobytes() for sound in sounds], [0] * batch, "final"
+        )
+        alike += sum(
+            answer.hypothesis.text == heard(plain, s).text
+            for answer, s in zip(answers, sounds, strict=True)
+        )
         total += batch
     told = held.introduce().graphs
     print(f"\n{family} {strategy}: {told}, {alike} of {total} alike")
@@ -751,14 +873,16 @@ def test_several_on_a_card_are_heard_as_each_alone(family: str, strategy: str, f
 @cuda
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", ["rnnt", "tdt"])
-def test_a_transducer_goes_on_behind_a_text_on_a_card(family: str, strategy: str, folder: Path) -> None:
+def test_a_transducer_goes_on_behind_a_text_on_a_card(
+    family: str, strategy: str, folder: Path
+) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
     text = held.model.tokenizer.ids_to_text([5, 9, 7])
     alike = 0
     for sound in noises([40_000, 90_000, 160_000] * 3):
-        asked = sound.tobytes(), 0, "final", protocol.Said(text, 20_480)
+        asked = sound.tobytes(), 0, "final", protocol.DecodingContext(text, 20_480)
         one, other = (each.recognize(*asked).hypothesis for each in (held, plain))
         assert one.resumed
         assert all(word.start >= 20_480 for word in one.words)
@@ -787,7 +911,10 @@ def test_memory_does_not_grow_once_several_are_captured(family: str, folder: Pat
     held, dice = on_card(folder, family, "bfloat16"), random.Random(1)
 
     def together(batch: int, most: int) -> None:
-        sounds = [sound.tobytes() for sound in noises([dice.randrange(most // 2, most) for _ in range(batch)])]
+        sounds = [
+            sound.tobytes()
+            for sound in noises([dice.randrange(most // 2, most) for _ in range(batch)])
+        ]
         held.recognize_together(sounds, [0] * batch, "final")
 
     for most in range(20_000, 160_001, 20_000):

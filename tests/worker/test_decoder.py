@@ -1,4 +1,5 @@
-"""Every family's text is NeMo's, in every dtype it can run in, and its words lie where they must."""
+"""Every family's text is NeMo's, in every dtype it can run in, and its words lie where they
+must."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def sounds() -> Iterator[Any]:
 
 
 def decoder_for(model: Any) -> Any:
-    """Return the decoder of a random model; Canary's without its guard, as random weights do loop."""
+    """Return the decoder of a random model; Canary's without its guard, as random weights do
+    loop."""
     decoder = factory.decoder_for(model)
     if isinstance(decoder, aed.Aed):
         decoder.canary.guard = None
@@ -62,7 +64,12 @@ def check(decoded: Decoded, model: Any, frames: int) -> None:
     assert all(0 <= token.start <= token.stop <= frames for token in decoded.tokens)
     assert all(a.stop <= b.start for a, b in pairwise(decoded.tokens))
     assert all(token.confidence is None or 0 <= token.confidence <= 1 for token in decoded.tokens)
-    check_words(words(decoded, model, 1280, 5000, 5000 + frames * 1280), decoded.text, 5000, 5000 + frames * 1280)
+    check_words(
+        words(decoded, model, 1280, 5000, 5000 + frames * 1280),
+        decoded.text,
+        5000,
+        5000 + frames * 1280,
+    )
 
 
 def check_words(found: list[Any], text: str, start: int, stop: int) -> None:
@@ -95,12 +102,16 @@ def test_frames_beyond_the_length_are_not_heard(model: Model, family: str) -> No
     heard = decoder(encoded, length)
     longer = decoder(torch.cat([encoded, 9 * torch.randn(1, encoded.shape[1], 20)], 2), length)
     assert longer.text.startswith(heard.text)
-    assert longer == heard or heard.truncated, "only NeMo's limit on Canary's tokens counts all frames"
+    assert longer == heard or heard.truncated, (
+        "only NeMo's limit on Canary's tokens counts all frames"
+    )
     assert decoder(encoded, torch.tensor([0])) == Decoded("", [], False)
 
 
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "hybrid"])
-def test_a_path_behind_a_text_is_where_nemo_stands_when_it_has_said_it(model: Model, family: str) -> None:
+def test_a_path_behind_a_text_is_where_nemo_stands_when_it_has_said_it(
+    model: Model, family: str
+) -> None:
     """NeMo's loop reads token by token from the blank on; here all are read at once."""
     ours = model(family)
     decoder, text = decoder_for(ours), ours.tokenizer.ids_to_text([5, 9, 7])
@@ -126,24 +137,31 @@ def test_a_prediction_network_that_nemo_cannot_put_down_is_not_taken_up(model: M
     assert decoder_for(model("rnnt_char")).after("a", 3) is None, "letters without a tokenizer"
 
 
-# -- precision --------------------------------------------------------------------------------------------------------
+# -- precision
+# --------------------------------------------------------------------------------------------------------
 
 FLOAT16, BFLOAT16 = torch.float16, torch.bfloat16
 
 
 def after_the_encoder(model: Any) -> list[Any]:
-    return [child for name, child in model.named_children() if name not in ("preprocessor", "encoder")]
+    return [
+        child for name, child in model.named_children() if name not in ("preprocessor", "encoder")
+    ]
 
 
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid", "canary1", "canary2"])
-def test_any_dtype_of_the_encoder_meets_any_dtype_of_the_decoder(model: Model, family: str, dtype: torch.dtype) -> None:
+def test_any_dtype_of_the_encoder_meets_any_dtype_of_the_decoder(
+    model: Model, family: str, dtype: torch.dtype
+) -> None:
     ours = model(family)
     decoder = decoder_for(ours)
     encoded, length = tiny.encode(ours, tiny.noise(2.0))
     plain = decoder(encoded, length)
     rounded = decoder(encoded.to(dtype), length)
-    assert rounded == decoder(encoded.to(dtype).float(), length), "only the encoder's output was rounded"
+    assert rounded == decoder(encoded.to(dtype).float(), length), (
+        "only the encoder's output was rounded"
+    )
     for child in after_the_encoder(ours):
         child.to(dtype)
     for entered in (encoded, encoded.to(dtype)):
@@ -153,7 +171,9 @@ def test_any_dtype_of_the_encoder_meets_any_dtype_of_the_decoder(model: Model, f
 
 
 @pytest.mark.processor
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # what torch says when oneDNN is switched off around the LSTM
+@pytest.mark.filterwarnings(
+    "ignore:TF32 acceleration"
+)  # what torch says when oneDNN is switched off around the LSTM
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "hybrid", "canary1", "canary2"])
 def test_decoding_runs_under_autocast(model: Model, family: str, dtype: torch.dtype) -> None:
@@ -172,7 +192,9 @@ def test_ctc_chooses_among_float32_probabilities(model: Model) -> None:
     for child in after_the_encoder(ours):
         child.to(BFLOAT16)
     with torch.inference_mode():
-        assert ours.decoder(encoder_output=torch.randn(1, 64, 9).to(BFLOAT16)).dtype == torch.float32
+        assert (
+            ours.decoder(encoder_output=torch.randn(1, 64, 9).to(BFLOAT16)).dtype == torch.float32
+        )
     assert decoder(*tiny.encode(ours, tiny.noise(2.0))).tokens
 
 
@@ -203,12 +225,15 @@ def test_a_model_of_another_class_is_refused_and_so_are_subclasses(model: Model)
         assert "Canary" in caught.value.hint
 
 
-# -- words ------------------------------------------------------------------------------------------------------------
+# -- words
+# ------------------------------------------------------------------------------------------------------------
 
 
 def pieces(*texts: str) -> Any:
     """Return a model whose token n is the n-th text."""
-    return SimpleNamespace(decoding=SimpleNamespace(decode_ids_to_str=lambda ids: "".join(texts[n] for n in ids)))
+    return SimpleNamespace(
+        decoding=SimpleNamespace(decode_ids_to_str=lambda ids: "".join(texts[n] for n in ids))
+    )
 
 
 def at(*places: tuple[float, float], sure: float | None = 0.5) -> list[Token]:
@@ -253,7 +278,9 @@ def test_nothing_said_is_no_word() -> None:
     assert words(Decoded("", [], False), pieces(), 1280, 0, 16_000) == []
 
 
-TEXTS = st.lists(st.sampled_from(["a", "bc", " d", " ef", " ", "", " g h", "i j", "�"]), max_size=12)
+TEXTS = st.lists(
+    st.sampled_from(["a", "bc", " d", " ef", " ", "", " g h", "i j", "�"]), max_size=12
+)
 
 
 @given(
@@ -266,7 +293,13 @@ TEXTS = st.lists(st.sampled_from(["a", "bc", " d", " ef", " ", "", " g h", "i j"
     st.integers(0, 30_000),
 )
 def test_words_are_in_order_inside_and_spell_the_text(
-    texts: list[str], starts: list[float], lengths: list[float], extra: str, frame: int, start: int, size: int
+    texts: list[str],
+    starts: list[float],
+    lengths: list[float],
+    extra: str,
+    frame: int,
+    start: int,
+    size: int,
 ) -> None:
     order = sorted(starts)
     tokens = [Token(n, order[n], order[n] + lengths[n], 0.5) for n in range(len(texts))]
@@ -275,7 +308,8 @@ def test_words_are_in_order_inside_and_spell_the_text(
     check_words(found, text, start, start + size)
 
 
-# -- the shipped models -----------------------------------------------------------------------------------------------
+# -- the shipped models
+# -----------------------------------------------------------------------------------------------
 
 
 def clips(count: int) -> Iterator[Any]:
@@ -297,7 +331,8 @@ def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
         encoded, length = tiny.encode(ours, sound)
         decoded = decoder(encoded, length)
         said = tiny.transcribe(oracle, sound)
-        # NeMo's beam never looks at its first token: silence is "<|endoftext|>" and whatever comes to its mind.
+        # NeMo's beam never looks at its first token: silence is "<|endoftext|>" and whatever comes
+        # to its mind.
         assert decoded.text.strip() == said.partition("<|endoftext|>")[0].strip()
         assert decoded.text or "<|endoftext|>" in said or not said
         check(decoded, ours, int(length))

@@ -29,7 +29,8 @@ A1000 = Gpu(0, "RTX A1000", (8, 6), 4096 * MIB, 3500 * MIB, "570.00")
 
 
 class Cuda:
-    """As much of torch.cuda as the worker's card needs: what it is told is kept, what it is to raise is raised."""
+    """As much of torch.cuda as the worker's card needs: what it is told is kept, what it is to
+    raise is raised."""
 
     def __init__(self, error: Exception | None = None, at: str = "init") -> None:
         self.error, self.at = error, at
@@ -62,7 +63,9 @@ def torch_with(cuda: Cuda) -> types.SimpleNamespace:
         return types.SimpleNamespace(add_=lambda more: one)
 
     version = types.SimpleNamespace(cuda="13.0")
-    return types.SimpleNamespace(cuda=cuda, zeros=zeros, __version__="2.13.0+cu130", version=version)
+    return types.SimpleNamespace(
+        cuda=cuda, zeros=zeros, __version__="2.13.0+cu130", version=version
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,16 +88,35 @@ def test_the_allocator_is_bounded_so_that_the_process_is(
 
 
 def test_a_limit_below_what_cuda_itself_takes_is_refused_with_the_figures() -> None:
-    with pytest.raises(BudgetError, match="hold 510 MiB beside the model; vram_budget allows 500 MiB"):
-        worker_device.hold_to_limit(torch_with(Cuda()), 0, 500 * MIB, Memory(process=512 * MIB, reserved=2 * MIB))
+    with pytest.raises(
+        BudgetError, match="hold 510 MiB beside the model; vram_budget allows 500 MiB"
+    ):
+        worker_device.hold_to_limit(
+            torch_with(Cuda()), 0, 500 * MIB, Memory(process=512 * MIB, reserved=2 * MIB)
+        )
 
 
 @pytest.mark.parametrize(
     ("text", "at", "said", "helps"),
     [
-        ("The NVIDIA driver on your system is too old (found version 12080).", "init", "knows 12.8 at most", "cu126"),
-        ("CUDA error: no kernel image is available for execution on the device", "kernel", "2.13.0+cu130", "pip"),
-        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "kernel", "2.13.0+cu130", "pip"),
+        (
+            "The NVIDIA driver on your system is too old (found version 12080).",
+            "init",
+            "knows 12.8 at most",
+            "cu126",
+        ),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            "kernel",
+            "2.13.0+cu130",
+            "pip",
+        ),
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
+            "kernel",
+            "2.13.0+cu130",
+            "pip",
+        ),
     ],
 )
 def test_a_card_that_torch_cannot_use_is_refused_in_one_sentence(
@@ -108,7 +130,9 @@ def test_a_card_that_torch_cannot_use_is_refused_in_one_sentence(
     assert helps in caught.value.hint
 
 
-@pytest.mark.parametrize("text", ["CUDA out of memory. Tried to allocate 2.00 MiB.", "CUDA error: unknown error"])
+@pytest.mark.parametrize(
+    "text", ["CUDA out of memory. Tried to allocate 2.00 MiB.", "CUDA error: unknown error"]
+)
 def test_other_failures_keep_their_kind(text: str) -> None:
     with pytest.raises(RuntimeError, match=text[:10]):
         worker_device.open_device(torch_with(Cuda(RuntimeError(text), "kernel")), 0)
@@ -118,7 +142,8 @@ def test_a_good_card_is_opened() -> None:
     worker_device.open_device(torch_with(Cuda()), 0)
 
 
-# -- the real worker --------------------------------------------------------------------------------------------------
+# -- the real worker
+# --------------------------------------------------------------------------------------------------
 
 CARDS = "RTX A1000:8.6:4096:3500"
 
@@ -131,10 +156,15 @@ def without_cuda() -> bool:
 
 @pytest.mark.skipif(not without_cuda(), reason="this torch is built for CUDA")
 def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -> None:
-    start = b"".join(bytes(part) for part in protocol.pack(protocol.Start("demo-ctc", TABLE["bfloat16"], "cuda:0")))
+    start = b"".join(
+        bytes(part)
+        for part in protocol.pack(protocol.Start("demo-ctc", TABLE["bfloat16"], "cuda:0"))
+    )
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "FAKE_CUDA": "12080"}
     words = [sys.executable, "-m", "asrd.worker"]
-    done = subprocess.run(words, input=start, cwd=ROOT, env={**os.environ, **more}, capture_output=True, timeout=300)
+    done = subprocess.run(
+        words, input=start, cwd=ROOT, env={**os.environ, **more}, capture_output=True, timeout=300
+    )
     last = protocol.unpack_reply(done.stdout.splitlines()[-1])
     assert isinstance(last, protocol.Failed)
     assert last.kind == "no-device"
@@ -143,12 +173,30 @@ def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -
 
 
 @pytest.mark.skipif(not without_cuda(), reason="this torch is built for CUDA")
-def test_a_file_becomes_text_on_the_cpu_where_torch_cannot_use_the_card(driver: Path, tmp_path: Path) -> None:
+def test_a_file_becomes_text_on_the_cpu_where_torch_cannot_use_the_card(
+    driver: Path, tmp_path: Path
+) -> None:
     clip = DATA / "eval" / "0001.flac"
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "XDG_CONFIG_HOME": str(tmp_path)}
-    words = [sys.executable, "-m", "asrd", "transcribe", "--model", "demo-ctc", "--strategy", "bfloat16", str(clip)]
+    words = [
+        sys.executable,
+        "-m",
+        "asrd",
+        "transcribe",
+        "--model",
+        "demo-ctc",
+        "--strategy",
+        "bfloat16",
+        str(clip),
+    ]
     done = subprocess.run(
-        words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, timeout=300, check=False
+        words,
+        cwd=ROOT,
+        env={**os.environ, **more},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()
@@ -165,7 +213,9 @@ def test_a_budget_in_percent_is_of_the_card_that_is_meant(monkeypatch: pytest.Mo
     assert start_for(Settings(vram_budget="50%", device="cuda:1")).vram_limit == 40_000 * MIB
     assert start_for(Settings(vram_budget="50%", device="cpu")).vram_limit == 0
     assert start_for(Settings(device="cuda:1")).vram_limit == 0
-    assert start_for(Settings(vram_budget="0", device="cuda:1")).vram_limit == 1  # 0 would be no limit
+    assert (
+        start_for(Settings(vram_budget="0", device="cuda:1")).vram_limit == 1
+    )  # 0 would be no limit
 
 
 def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
@@ -178,11 +228,13 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
     monkeypatch.setattr(gpus, "gpus", list)
     monkeypatch.setattr(gpus, "silence", lambda: ("its library is not found", "install it"))
     made = plan_for(Settings())
-    assert [rung.name for rung in made.rungs] == ["fp32 on cpu"]
+    assert [candidate.name for candidate in made.candidates] == ["fp32 on cpu"]
     assert made.reason.startswith("no usable GPU, so FP32 on the CPU")
     assert made.reason.endswith("; its library is not found (install it)")
     assert "not found" not in plan_for(Settings(device="cpu")).reason
-    with pytest.raises(PrecisionError, match="no GPU matches device 'cuda': its library is not found") as caught:
+    with pytest.raises(
+        PrecisionError, match="no GPU matches device 'cuda': its library is not found"
+    ) as caught:
         plan_for(Settings(device="cuda"))
     assert caught.value.hint == "install it"
     assert "its library is not found: the plan is for the CPU (install it)" in caplog.text
@@ -199,8 +251,10 @@ def test_a_card_that_torch_cannot_use_is_not_planned_with(
 
     old = Gpu(1, "GTX 1080", (6, 1), 8192 * MIB, 8000 * MIB)
     monkeypatch.setattr(gpus, "gpus", lambda: [A1000, old])
-    monkeypatch.setattr(gpus, "unfit", lambda card: ("it is too old", "another torch") if card == old else ("", ""))
-    assert {rung.device for rung in plan_for(Settings()).rungs} == {"cuda:0", "cpu"}
+    monkeypatch.setattr(
+        gpus, "unfit", lambda card: ("it is too old", "another torch") if card == old else ("", "")
+    )
+    assert {candidate.device for candidate in plan_for(Settings()).candidates} == {"cuda:0", "cpu"}
     assert start_for(Settings(vram_budget="50%")).vram_limit == 2048 * MIB
     for device in ("cuda:1", "1080"):
         with pytest.raises(PrecisionError, match=r"^it is too old$") as caught:
@@ -209,21 +263,32 @@ def test_a_card_that_torch_cannot_use_is_not_planned_with(
     assert caplog.text == ""
     monkeypatch.setattr(gpus, "gpus", lambda: [old])
     made = plan_for(Settings(strategy="bfloat16"))
-    assert [rung.name for rung in made.rungs] == ["bfloat16 on cpu", "fp32 on cpu"]
+    assert [candidate.name for candidate in made.candidates] == ["bfloat16 on cpu", "fp32 on cpu"]
     assert made.reason == "bfloat16 was asked for; it is too old (another torch)"
     assert "it is too old: the plan is for the CPU (another torch)" in caplog.text
     assert plan_for(Settings(strategy="bfloat16", device="cpu")).reason == "bfloat16 was asked for"
 
 
 @pytest.mark.parametrize("verb", ["tune", "compare"])
-def test_what_is_measured_is_never_a_card_that_torch_cannot_use(verb: str, driver: Path, tmp_path: Path) -> None:
-    more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "XDG_CONFIG_HOME": str(tmp_path), "FAKE_CUDA": "9000"}
+def test_what_is_measured_is_never_a_card_that_torch_cannot_use(
+    verb: str, driver: Path, tmp_path: Path
+) -> None:
+    more = {
+        "LD_LIBRARY_PATH": str(driver),
+        "FAKE_GPUS": CARDS,
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "FAKE_CUDA": "9000",
+    }
     words = [sys.executable, "-m", "asrd", verb, "--device", "cuda"]
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 69, done.stderr
     assert "pip install" in done.stderr
     words = [sys.executable, "-m", "asrd", verb, "--manifest", "/nowhere/m.jsonl"]
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, cwd=ROOT, env={**os.environ, **more}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 65
     assert "the CPU is measured" in done.stderr
 
@@ -238,14 +303,20 @@ def test_what_is_measured_is_never_a_card_that_torch_cannot_use(verb: str, drive
     ],
 )
 def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
-    strategy: str, budget: str, said: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    strategy: str,
+    budget: str,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     from asrd.config.settings import Settings
     from asrd.engine.planner import plan_for
 
     monkeypatch.setattr(gpus, "gpus", lambda: [Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)])
     plan_for(Settings(model="demo", strategy=strategy, vram_budget=budget))
-    assert [record.message for record in caplog.records] == ([] if said is None else [caplog.records[0].message])
+    assert [record.message for record in caplog.records] == (
+        [] if said is None else [caplog.records[0].message]
+    )
     assert said is None or said in caplog.text
 
 
@@ -257,11 +328,14 @@ def test_tf32_without_a_card_is_told_to_be_fp32(
 
     monkeypatch.setattr(gpus, "gpus", list)
     monkeypatch.setattr(gpus, "absence", lambda: ("", ""))
-    assert [rung.name for rung in plan_for(Settings(strategy="tf32")).rungs] == ["fp32 on cpu"]
+    assert [candidate.name for candidate in plan_for(Settings(strategy="tf32")).candidates] == [
+        "fp32 on cpu"
+    ]
     assert "a CPU has none; fp32 on cpu instead" in caplog.text
 
 
-# -- a real card ------------------------------------------------------------------------------------------------------
+# -- a real card
+# ------------------------------------------------------------------------------------------------------
 
 
 def has_card() -> bool:
@@ -276,18 +350,22 @@ def test_on_a_real_card_the_whole_process_stays_within_its_budget() -> None:
     import asyncio
 
     from asrd.engine.engine import Engine
-    from asrd.precision.plan import Plan, Rung
+    from asrd.precision.plan import Candidate, Plan
 
-    rungs = (Rung(TABLE["fp32"], "cuda:0"), Rung(TABLE["fp32"], "cpu"))
+    candidates = (Candidate(TABLE["fp32"], "cuda:0"), Candidate(TABLE["fp32"], "cpu"))
     sound = memoryview(bytes(4 * 16_000 * 10)).cast("f")
 
     async def held(limit: int) -> tuple[str, int, list[str]]:
         start = protocol.Start("demo", TABLE["fp32"], vram_limit=limit)
-        async with Engine(Plan("fp32", rungs, "test"), start) as engine:
+        async with Engine(Plan("fp32", candidates, "test"), start) as engine:
             for _ in range(20):
                 await engine.transcribe(sound)
             memory = await engine.measure("steady")
-            return engine.rung.device, memory.process or 0, [one.kind for one in engine.rejected]
+            return (
+                engine.candidate.device,
+                memory.process or 0,
+                [one.kind for one in engine.rejected],
+            )
 
     device, free, rejected = asyncio.run(held(0))
     assert (device, rejected) == ("cuda:0", [])

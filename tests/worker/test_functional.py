@@ -1,4 +1,5 @@
-"""The encoder as one straight program: NeMo's numbers, its own weights still, and no hook passed over."""
+"""The encoder as one straight program: NeMo's numbers, its own weights still, and no hook passed
+over."""
 
 from __future__ import annotations
 
@@ -20,26 +21,34 @@ WITH_CACHES = ("ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid")
 
 
 def restored(family: str, folder: Path, **change: Any) -> Any:
-    changed = tiny.build(family, folder, name=f"{family}-changed", **change) if change else tiny.built(family, folder)
+    changed = (
+        tiny.build(family, folder, name=f"{family}-changed", **change)
+        if change
+        else tiny.built(family, folder)
+    )
     model = tiny.restore(changed)
     assert conformer.whole(model, CPU)
     return model
 
 
-def put_out(model: Any, program: functional.Straight, samples: torch.Tensor) -> torch.Tensor:
+def put_out(
+    model: Any, program: functional.FunctionalEncoder, samples: torch.Tensor
+) -> torch.Tensor:
     with torch.inference_mode():
         found = program(model.preprocessor.featurizer(samples, None)[0])
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("family", [family for family in tiny.FAMILIES if family not in WITH_CACHES])
+@pytest.mark.parametrize(
+    "family", [family for family in tiny.FAMILIES if family not in WITH_CACHES]
+)
 def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None:
     theirs, ours = tiny.restore(tiny.built(family, folder)), restored(family, folder)
     weights = {name: value.clone() for name, value in ours.state_dict().items()}
     stored = components.weights_bytes(ours)
     assert functional.refusal(ours.encoder) == ""
-    program = functional.Straight(ours.encoder)
+    program = functional.FunctionalEncoder(ours.encoder)
     for samples in (*LENGTHS, 16_000):
         assert_same(put_out(ours, program, sound(samples)), nemo(theirs, sound(samples)))
     assert components.weights_bytes(ours) == stored
@@ -49,7 +58,7 @@ def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None
 
 def test_several_of_one_length_are_each_what_they_are_alone(folder: Path) -> None:
     ours = restored("ctc", folder)
-    program = functional.Straight(ours.encoder)
+    program = functional.FunctionalEncoder(ours.encoder)
     sounds = torch.cat([sound(40_000, seed) for seed in range(3)])
     alone = torch.cat([put_out(ours, program, one[None]) for one in sounds])
     assert_same(put_out(ours, program, sounds), alone)
@@ -59,7 +68,10 @@ def test_layers_without_biases_do_without(folder: Path) -> None:
     ours = restored("ctc", folder, encoder__use_bias=False)
     assert ours.encoder.layers[0].feed_forward1.linear1.bias is None
     theirs = tiny.restore(tiny.build("ctc", folder, name="ctc-changed", encoder__use_bias=False))
-    assert_same(put_out(ours, functional.Straight(ours.encoder), sound(40_000)), nemo(theirs, sound(40_000)))
+    assert_same(
+        put_out(ours, functional.FunctionalEncoder(ours.encoder), sound(40_000)),
+        nemo(theirs, sound(40_000)),
+    )
 
 
 def test_modules_still_do_the_same_after_their_weights_were_joined(folder: Path) -> None:
@@ -67,13 +79,13 @@ def test_modules_still_do_the_same_after_their_weights_were_joined(folder: Path)
     with torch.inference_mode():
         features, _ = ours.preprocessor.featurizer(sound(40_000), None)
         before = ours.encoder(audio_signal=features)[0].clone()
-        functional.Straight(ours.encoder)
+        functional.FunctionalEncoder(ours.encoder)
         assert_same(ours.encoder(audio_signal=features)[0], before)
 
 
 def test_what_it_cannot_do_is_left_to_the_modules(folder: Path) -> None:
     ours = restored("ctc", folder)
-    program = functional.Straight(ours.encoder)
+    program = functional.FunctionalEncoder(ours.encoder)
     features = torch.zeros(2, 80, 200)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert program(features) is None
@@ -89,7 +101,9 @@ def test_what_it_cannot_do_is_left_to_the_modules(folder: Path) -> None:
 
 @pytest.mark.parametrize("strategy", TABLE)
 def test_only_a_plain_float32_encoder_is_run_so(strategy: str, folder: Path) -> None:
-    held = Recognizer(protocol.Start(str(tiny.built("ctc", folder)), TABLE[strategy]), lambda _: None)
+    held = Recognizer(
+        protocol.Start(str(tiny.built("ctc", folder)), TABLE[strategy]), lambda _: None
+    )
     lowered = {"half", "half-naive", "bfloat16", "selective", "int8"}
     assert (held._replay is None) == (strategy in lowered), functional.refusal(held.model.encoder)
 

@@ -28,7 +28,13 @@ def decoder(**sizes: Any) -> tuple[Any, Any]:
         from nemo.collections.asr.parts.submodules.token_classifier import TokenClassifier
 
         torch.manual_seed(1)
-        shape = {"num_layers": 2, "num_attention_heads": 4, "inner_size": 64, "num_token_types": 0, "pre_ln": True}
+        shape = {
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "inner_size": 64,
+            "num_token_types": 0,
+            "pre_ln": True,
+        }
         body = TransformerDecoderNM(VOCABULARY, WIDTH, **shape | sizes)
         head = TokenClassifier(WIDTH, VOCABULARY)
     with torch.no_grad():
@@ -38,7 +44,8 @@ def decoder(**sizes: Any) -> tuple[Any, Any]:
 
 
 def both(body: Any, head: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
-    """Return (logits [n, V], attention [layers, heads, tokens, frames]) of NeMo's generator and of the cache."""
+    """Return (logits [n, V], attention [layers, heads, tokens, frames]) of NeMo's generator and of
+    the cache."""
     from nemo.collections.asr.modules.transformer import GreedySequenceGenerator
 
     torch.manual_seed(2)
@@ -56,7 +63,10 @@ def both(body: Any, head: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
             theirs.append(logits[0, -1])
             paid.append(torch.stack(rows)[:, 0])
             ours.append(reader.step(memory, ids[:, start:stop])[-1])
-    return (torch.stack(theirs), torch.cat(paid, 2)), (torch.stack(ours), torch.cat(memory.attention, 2))
+    return (torch.stack(theirs), torch.cat(paid, 2)), (
+        torch.stack(ours),
+        torch.cat(memory.attention, 2),
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +98,9 @@ def test_reading_all_tokens_at_once_gives_what_reading_them_one_by_one_gives() -
     with torch.inference_mode():
         at_once = reader.step(reader.listen(sound, 11), ids)
         memory = reader.listen(sound, 11)
-        parts = torch.cat([reader.step(memory, ids[:, a:b]) for a, b in ((0, 4), (4, 7), (7, 8), (8, 11))])
+        parts = torch.cat(
+            [reader.step(memory, ids[:, a:b]) for a, b in ((0, 4), (4, 7), (7, 8), (8, 11))]
+        )
     torch.testing.assert_close(parts, at_once, rtol=1e-4, atol=1e-4)
 
 
@@ -96,9 +108,14 @@ def test_the_sound_is_projected_once_and_every_token_once() -> None:
     body, head = decoder()
     rows = {"sound": 0, "tokens": 0}
     for layer in body.decoder.layers:
-        for name, net in (("sound", layer.second_sub_layer.key_net), ("tokens", layer.first_sub_layer.out_projection)):
+        for name, net in (
+            ("sound", layer.second_sub_layer.key_net),
+            ("tokens", layer.first_sub_layer.out_projection),
+        ):
 
-            def count(_: Any, args: tuple[torch.Tensor], output: torch.Tensor, name: str = name) -> None:
+            def count(
+                _: Any, args: tuple[torch.Tensor], output: torch.Tensor, name: str = name
+            ) -> None:
                 rows[name] += args[0].shape[1]
 
             net.register_forward_hook(count)
@@ -159,9 +176,12 @@ def test_another_kind_of_decoder_is_refused() -> None:
         CachedDecoder(torch.nn.Sequential(), head)
 
 
-# -- the path ---------------------------------------------------------------------------------------------------------
+# -- the path
+# ---------------------------------------------------------------------------------------------------------
 
-COSTS = arrays.arrays(np.float32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(-9, 9))
+COSTS = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 7), st.integers(1, 7)), elements=st.integers(-9, 9)
+)
 
 
 def cheapest(cost: np.ndarray) -> float:
@@ -190,7 +210,8 @@ def test_paths_of_several_are_those_of_each(costs: list[np.ndarray]) -> None:
 
 
 def spoken(heard: list[int], frames: int, prompt: int, ended: bool = True) -> np.ndarray:
-    """Return attention as a decoder pays it: a row per token read, each half on its own word and half on the next."""
+    """Return attention as a decoder pays it: a row per token read, each half on its own word and
+    half on the next."""
     peaks = [0, *heard, frames - 1]
     read = len(heard) + 1 if ended else len(heard)
     rows = np.full((prompt - 1 + read, frames), 1e-3, np.float32)
@@ -216,7 +237,9 @@ def test_tokens_are_found_where_they_were_heard(ended: bool) -> None:
             st.just(prompt),
             st.integers(1, 12),
             arrays.arrays(
-                np.float32, st.tuples(st.integers(17, 17), st.integers(1, 20)), elements=st.floats(0, 1, width=32)
+                np.float32,
+                st.tuples(st.integers(17, 17), st.integers(1, 20)),
+                elements=st.floats(0, 1, width=32),
             ),
         )
     )

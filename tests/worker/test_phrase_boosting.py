@@ -1,6 +1,8 @@
-"""A vocabulary: what is confused is heard right, what nobody said stays unsaid, and the search is NeMo's.
+"""A vocabulary: what is confused is heard right, what nobody said stays unsaid, and the search is
+NeMo's.
 
-    python -m tests.worker.test_phrase_boosting  what several weights do on the shipped clips, two minutes on one core
+python -m tests.worker.test_phrase_boosting  what several weights do on the shipped clips, two
+minutes on one core
 """
 
 from __future__ import annotations
@@ -24,7 +26,17 @@ from tests.fakes import tiny
 
 CLIPS = [json.loads(line) for line in (DATA / "eval" / "manifest.jsonl").read_text().splitlines()]
 SHIPPED = ("demo-ctc", "demo-tdt", "demo")
-FAMILIES = ("ctc", "ca_ctc", "rnnt", "tdt", "hybrid", "ca_rnnt", "canary1", "canary2", "canary2_unified")
+FAMILIES = (
+    "ctc",
+    "ca_ctc",
+    "rnnt",
+    "tdt",
+    "hybrid",
+    "ca_rnnt",
+    "canary1",
+    "canary2",
+    "canary2_unified",
+)
 
 FOREIGN = """
     kubernetes postgres grafana ansible nvidia parakeet terraform wireguard debian systemd pipewire lightning yaml
@@ -73,7 +85,8 @@ def errors(heard: list[str]) -> int:
     return counted.substitutions + counted.insertions + counted.deletions
 
 
-# -- the shipped models -----------------------------------------------------------------------------------------------
+# -- the shipped models
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -89,7 +102,9 @@ def errors(heard: list[str]) -> int:
         ("demo", 177, "fifty"),
     ],
 )
-def test_a_word_that_was_confused_is_heard_right(shipped: Any, name: str, number: int, word: str) -> None:
+def test_a_word_that_was_confused_is_heard_right(
+    shipped: Any, name: str, number: int, word: str
+) -> None:
     model, encoded = shipped(name)
     decoder, text = factory.decoder_for(model), CLIPS[number - 1]["text"]
     assert decoder(*encoded[number - 1]).text.strip() != text
@@ -121,7 +136,9 @@ def no_speech() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_nothing_is_invented_where_nobody_speaks_however_much_it_is_wanted(shipped: Any, name: str) -> None:
+def test_nothing_is_invented_where_nobody_speaks_however_much_it_is_wanted(
+    shipped: Any, name: str
+) -> None:
     model, _ = shipped(name)
     decoder = factory.decoder_for(model)
     decoder.prefer(["peter", "the market", "kubernetes"], 5.0)
@@ -130,7 +147,9 @@ def test_nothing_is_invented_where_nobody_speaks_however_much_it_is_wanted(shipp
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_word_that_is_wanted_too_much_is_still_not_repeated_without_end(shipped: Any, name: str) -> None:
+def test_a_word_that_is_wanted_too_much_is_still_not_repeated_without_end(
+    shipped: Any, name: str
+) -> None:
     model, encoded = shipped(name)
     decoder = factory.decoder_for(model)
     decoder.prefer(["peter"], 5.0)
@@ -138,11 +157,13 @@ def test_a_word_that_is_wanted_too_much_is_still_not_repeated_without_end(shippe
         assert decoder(*one).text.split().count("peter") <= len(clip["text"].split())
 
 
-# -- every family -----------------------------------------------------------------------------------------------------
+# -- every family
+# -----------------------------------------------------------------------------------------------------
 
 
 def free(model: Any) -> Any:
-    """Return the decoder of a random model; Canary's without its guard, as random weights do loop."""
+    """Return the decoder of a random model; Canary's without its guard, as random weights do
+    loop."""
     decoder = factory.decoder_for(model)
     if isinstance(decoder, aed.Aed):
         decoder.canary.guard = None
@@ -156,7 +177,9 @@ def spoken_by(model: Any) -> str:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_preference_changes_tokens_and_makes_none_of_silence(restored: Restore, family: str) -> None:
+def test_a_preference_changes_tokens_and_makes_none_of_silence(
+    restored: Restore, family: str
+) -> None:
     model = restored(family)
     plain, decoder = free(model), free(restored(family))
     decoder.prefer([spoken_by(model)], 5.0)
@@ -166,13 +189,17 @@ def test_a_preference_changes_tokens_and_makes_none_of_silence(restored: Restore
         before, after = plain(encoded, length), decoder(encoded, length)
         assert bool(after.tokens) == bool(before.tokens)
         assert all(token.confidence is None or 0 <= token.confidence <= 1 for token in after.tokens)
-        assert [token.id for token in after.tokens].count(word) >= [token.id for token in before.tokens].count(word)
+        assert [token.id for token in after.tokens].count(word) >= [
+            token.id for token in before.tokens
+        ].count(word)
         changed += after.text != before.text
     assert changed, "a preference that changes nothing shows nothing"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_that_hears_nothing_hears_nothing_that_is_wanted_either(restored: Restore, family: str) -> None:
+def test_a_model_that_hears_nothing_hears_nothing_that_is_wanted_either(
+    restored: Restore, family: str
+) -> None:
     model = restored(family)
     with torch.no_grad():
         if hasattr(model, "joint"):
@@ -200,15 +227,23 @@ def test_a_preference_of_nothing_changes_nothing(restored: Restore, family: str)
             assert one.confidence == pytest.approx(other.confidence)
 
 
-@pytest.mark.filterwarnings("ignore:TF32 acceleration")  # what torch says when oneDNN is switched off
+@pytest.mark.filterwarnings(
+    "ignore:TF32 acceleration"
+)  # what torch says when oneDNN is switched off
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("family", ["ctc", "tdt", "canary2"])
-def test_preferences_work_in_every_dtype(restored: Restore, family: str, dtype: torch.dtype) -> None:
+def test_preferences_work_in_every_dtype(
+    restored: Restore, family: str, dtype: torch.dtype
+) -> None:
     model, other = restored(family), restored(family)
     decoder, plain = free(model), free(other)
     decoder.prefer([spoken_by(model)], 2.0)
     encoded, length = tiny.encode(model, tiny.noise(2.0))
-    with torch.inference_mode(), torch.autocast("cpu", dtype), torch.backends.mkldnn.flags(enabled=False):
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype),
+        torch.backends.mkldnn.flags(enabled=False),
+    ):
         assert decoder(encoded, length).tokens
     for name, child in [*model.named_children(), *other.named_children()]:
         if name not in ("preprocessor", "encoder"):
@@ -228,22 +263,31 @@ def test_ctc_chooses_as_nemo_does(restored: Restore) -> None:
     for number in range(5):
         encoded, length = tiny.encode(model, tiny.noise(3.0, number))
         with torch.inference_mode():
-            scores = model.decoder(encoder_output=encoded).clone()  # without the type that NeMo gave it
+            scores = model.decoder(
+                encoder_output=encoded
+            ).clone()  # without the type that NeMo gave it
             theirs = oracle(decoder_output=scores, decoder_lengths=length)[0][0]
         path = theirs.y_sequence.tolist()
-        collapsed = [t for i, t in enumerate(path) if t != model.decoding.blank_id and path[i - 1 : i] != [t]]
+        collapsed = [
+            t for i, t in enumerate(path) if t != model.decoding.blank_id and path[i - 1 : i] != [t]
+        ]
         assert [token.id for token in decoder(encoded, length).tokens] == collapsed
 
 
 @pytest.mark.parametrize("family", ["rnnt", "tdt"])
-def test_transducers_choose_as_nemo_does_by_its_own_configuration(restored: Restore, family: str) -> None:
+def test_transducers_choose_as_nemo_does_by_its_own_configuration(
+    restored: Restore, family: str
+) -> None:
     from omegaconf import OmegaConf
 
     ours, theirs = restored(family), restored(family)
     phrases = [spoken_by(ours), "sha"]
     decoder = free(ours)
     decoder.prefer(phrases, 3.0)
-    greedy = {"boosting_tree": {"key_phrases_list": phrases, "use_triton": False}, "boosting_tree_alpha": 3.0}
+    greedy = {
+        "boosting_tree": {"key_phrases_list": phrases, "use_triton": False},
+        "boosting_tree_alpha": 3.0,
+    }
     greedy |= {"use_cuda_graph_decoder": False}
     config = OmegaConf.create(OmegaConf.to_container(theirs.cfg.decoding, resolve=True))
     theirs.change_decoding_strategy(OmegaConf.merge(config, {"greedy": greedy}), verbose=False)
@@ -270,11 +314,14 @@ def test_a_phrase_that_was_begun_can_be_left_for_nothing(restored: Restore) -> N
     assert min(bonuses[1:]) > 2.0
 
 
-# -- what cannot be ---------------------------------------------------------------------------------------------------
+# -- what cannot be
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["ctc", "tdt", "canary1", "canary2_unified"])
-def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(restored: Restore, family: str) -> None:
+def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(
+    restored: Restore, family: str
+) -> None:
     with pytest.raises(ConfigError, match="'Ωmega Q9'") as caught:
         free(restored(family)).prefer(["sha", "Ωmega Q9"], 1.0)
     assert "Ω" in caught.value.hint
@@ -302,12 +349,15 @@ def test_a_canary_writes_phrases_in_the_language_it_writes(restored: Restore) ->
     ("family", "sizes", "why"),
     [("ctc_char", {}, "letters"), ("rnnt_char", {}, "letters"), ("canary2", {"beam": 3}, "beam")],
 )
-def test_a_model_that_prefers_nothing_says_so(restored: Restore, family: str, sizes: Any, why: str) -> None:
+def test_a_model_that_prefers_nothing_says_so(
+    restored: Restore, family: str, sizes: Any, why: str
+) -> None:
     with pytest.raises(ConfigError, match=why):
         free(restored(family, **sizes)).prefer(["sha"], 1.0)
 
 
-# -- the figures ------------------------------------------------------------------------------------------------------
+# -- the figures
+# ------------------------------------------------------------------------------------------------------
 
 
 def as_nemo_has_it(decoder: Any, model: Any, phrases: list[str]) -> None:
@@ -315,9 +365,13 @@ def as_nemo_has_it(decoder: Any, model: Any, phrases: list[str]) -> None:
     from nemo.collections.asr.parts.context_biasing import boosting_graph_batched as nemo
 
     depth = 1.0 if isinstance(decoder, aed.Aed) else 2.0
-    config = nemo.BoostingTreeModelConfig(key_phrases_list=phrases, depth_scaling=depth, use_triton=False)
+    config = nemo.BoostingTreeModelConfig(
+        key_phrases_list=phrases, depth_scaling=depth, use_triton=False
+    )
     boost = decoder.canary._boost if isinstance(decoder, aed.Aed) else decoder._boost
-    boost.tree = nemo.GPUBoostingTreeModel.from_config(config, model.tokenizer).requires_grad_(False)
+    boost.tree = nemo.GPUBoostingTreeModel.from_config(config, model.tokenizer).requires_grad_(
+        False
+    )
     boost._advance = boost._bonuses  # nothing of the other tree is remembered
 
 
@@ -338,18 +392,26 @@ def wrong(number: int, text: str) -> int:
 
 
 def main() -> int:
-    """Print, for each shipped model and several weights, how many confused words are mended and what strangers cost."""
-    print("model     weight  mended  harmed  of  errors: plain  50 never said  the same, NeMo's penalty")
+    """Print, for each shipped model and several weights, how many confused words are mended and
+    what strangers cost."""
+    print(
+        "model     weight  mended  harmed  of  errors: plain  50 never said  the same, NeMo's penalty"
+    )
     for name in SHIPPED:
         model = tiny.restore(DATA / f"{name}.nemo")
-        encoded = [tiny.encode(model, files.read(DATA / "eval" / clip["audio_filepath"])) for clip in CLIPS]
+        encoded = [
+            tiny.encode(model, files.read(DATA / "eval" / clip["audio_filepath"])) for clip in CLIPS
+        ]
         decoder = factory.decoder_for(model)
         plain = [decoder(*one).text.strip() for one in encoded]
         for weight in (0.5, 1.0, 1.5, 2.0):
             change = []
             for number, word in confused(plain):
                 decoder.prefer([word], weight)
-                change.append(wrong(number, decoder(*encoded[number]).text.strip()) - wrong(number, plain[number]))
+                change.append(
+                    wrong(number, decoder(*encoded[number]).text.strip())
+                    - wrong(number, plain[number])
+                )
             decoder.prefer(NEVER_SAID, weight)
             free_to_leave = errors([decoder(*one).text.strip() for one in encoded])
             as_nemo_has_it(decoder, model, NEVER_SAID)

@@ -1,4 +1,5 @@
-"""The real worker: every family and strategy on real speech, and what happens when it is killed in mid-sentence."""
+"""The real worker: every family and strategy on real speech, and what happens when it is killed in
+mid-sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ from asrd.errors import ConfigError, ModelError
 from asrd.models import checkpoint, memory_estimate
 from asrd.models.names import SHIPPED
 from asrd.paths import DATA
-from asrd.precision.plan import Plan, Rung
+from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import TABLE
 from asrd.text.spacing import join
 from asrd.worker.__main__ import _serve
@@ -53,7 +54,9 @@ def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Rec
     return made
 
 
-def hear(worker: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "final") -> protocol.Hypothesis:
+def hear(
+    worker: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "final"
+) -> protocol.Hypothesis:
     return worker.recognize(samples.tobytes(), start, phase).hypothesis
 
 
@@ -79,7 +82,8 @@ def test_the_text_is_that_of_transcribe(model: str) -> None:
     everything = clips(10_000)
     oracle = ASRModel.restore_from(str(SHIPPED[model]), map_location="cpu").eval()
     expected = [
-        oracle.transcribe([samples], batch_size=1, verbose=False, num_workers=0)[0].text for samples, _ in everything
+        oracle.transcribe([samples], batch_size=1, verbose=False, num_workers=0)[0].text
+        for samples, _ in everything
     ]
     worker = recognizer(model)
     heard = [hear(worker, samples).text for samples, _ in everything]
@@ -97,7 +101,9 @@ def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) ->
     assert ready.weights_bytes > 4 * 0.9 * ready.parameters
     assert set(ready.effective.values()) == {"float32"}
     for seconds in (0.0, 0.05, 0.3, 1.0, 10.0):
-        samples = np.random.default_rng(1).normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
+        samples = (
+            np.random.default_rng(1).normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
+        )
         heard = hear(worker, samples, start=1_000)
         assert (heard.start, heard.stop) == (1_000, 1_000 + len(samples))
         assert join(heard.words).split() == heard.text.split()
@@ -125,7 +131,13 @@ def spoken(words: list[protocol.Word]) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(
     ("strategy", "vocabulary"),
-    [("fp32", ()), ("fp32", ("alabaster", "mercury")), ("half", ()), ("16-mixed", ()), ("autocast-fp16", ())],
+    [
+        ("fp32", ()),
+        ("fp32", ("alabaster", "mercury")),
+        ("half", ()),
+        ("16-mixed", ()),
+        ("autocast-fp16", ()),
+    ],
 )
 def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(
     strategy: str, vocabulary: tuple[str, ...]
@@ -137,7 +149,9 @@ def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(
         assert not whole.resumed
         for count in range(1, len(whole.words) + 1):
             before = whole.words[:count]
-            behind = protocol.Said(" ".join(word.text for word in before), before[-1].stop)
+            behind = protocol.DecodingContext(
+                " ".join(word.text for word in before), before[-1].stop
+            )
             rest = worker.recognize(samples.tobytes(), 4_000, said=behind).hypothesis
             assert rest.resumed
             assert strategy != "fp32" or spoken(rest.words) == spoken(whole.words[count:])
@@ -150,10 +164,12 @@ def test_buffers_go_on_each_from_its_own_words_when_they_are_computed_together()
     worker = recognizer("demo-tdt", self_test=False)
     sounds = [samples.tobytes() for samples, _ in clips(3)]
     words = worker.recognize(sounds[1]).hypothesis.words
-    behind = protocol.Said(" ".join(word.text for word in words[:2]), words[1].stop)
+    behind = protocol.DecodingContext(" ".join(word.text for word in words[:2]), words[1].stop)
     answers = worker.recognize_together(sounds, [0] * 3, "final", [None, behind, None])
     assert [answer.hypothesis.resumed for answer in answers] == [False, True, False]
-    assert [said(answer)[0] for answer in answers[::2]] == [said(worker.recognize(sounds[n]))[0] for n in (0, 2)]
+    assert [said(answer)[0] for answer in answers[::2]] == [
+        said(worker.recognize(sounds[n]))[0] for n in (0, 2)
+    ]
     assert spoken(answers[1].hypothesis.words) == spoken(words[2:])
 
 
@@ -164,10 +180,13 @@ def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> 
     plain = worker.recognize(sound, 100)
     transducer = worker.introduce().family in ("rnnt", "tdt", "hybrid")
     letters = "".join(sorted({c for c in plain.hypothesis.text.lower() if c.isalpha()}))[:3]
-    told = worker.recognize(sound, 100, said=protocol.Said(letters, 32_100))
+    told = worker.recognize(sound, 100, said=protocol.DecodingContext(letters, 32_100))
     assert told.hypothesis.resumed == transducer
     assert all(word.start >= 32_100 - 1_280 for word in told.hypothesis.words) or not transducer
-    for unheard in (told, worker.recognize(sound, 100, said=protocol.Said("漢字", 32_100))):
+    for unheard in (
+        told,
+        worker.recognize(sound, 100, said=protocol.DecodingContext("漢字", 32_100)),
+    ):
         assert unheard.hypothesis.resumed or said(unheard) == said(plain)
 
 
@@ -194,7 +213,9 @@ def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -
 
 def test_loading_holds_no_more_than_the_weights_as_they_will_be(tmp_path: Path) -> None:
     path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=16)
-    recognizer(path, "bfloat16", self_test=False)  # what a first model brings into memory beside itself
+    recognizer(
+        path, "bfloat16", self_test=False
+    )  # what a first model brings into memory beside itself
     worker = recognizer(path, "bfloat16", self_test=False)
     before, peak = worker.ledger["import"].process, worker.load_peak.process
     assert before is not None
@@ -206,16 +227,22 @@ def test_loading_holds_no_more_than_the_weights_as_they_will_be(tmp_path: Path) 
 def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
     path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=4)
     worker = recognizer(path, "int8", self_test=False)
-    freed = memory_estimate.weights_bytes(checkpoint.header(path), TABLE["fp32"]) - worker.weights_bytes
+    freed = (
+        memory_estimate.weights_bytes(checkpoint.header(path), TABLE["fp32"]) - worker.weights_bytes
+    )
     before, after = worker.ledger["load"].process, worker.ledger["cast"].process
     assert before is not None
     assert after is not None
     assert before - after > 0.6 * freed
 
 
-@pytest.mark.parametrize("strategy", [name for name in TABLE if TABLE[name].weights != "float32" or TABLE[name].parts])
+@pytest.mark.parametrize(
+    "strategy", [name for name in TABLE if TABLE[name].weights != "float32" or TABLE[name].parts]
+)
 @pytest.mark.parametrize("family", ["tdt", "ca_hybrid", "canary2"])
-def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(family: str, strategy: str, folder: Path) -> None:
+def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(
+    family: str, strategy: str, folder: Path
+) -> None:
     import torch
 
     from asrd.worker.casting import cast
@@ -235,20 +262,26 @@ def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(family: str, 
 
 
 def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: Path) -> None:
-    told = recognizer(tiny.built("ctc", folder), self_test=False).encode(tiny.noise(240.0).tobytes())
+    told = recognizer(tiny.built("ctc", folder), self_test=False).encode(
+        tiny.noise(240.0).tobytes()
+    )
     assert protocol.ENCODED - 64 * 4 < len(told) <= protocol.ENCODED
     assert len(told) % (64 * 4) == 0
 
 
 @pytest.mark.parametrize("strategy", TABLE)
 @pytest.mark.parametrize("model", SHIPPED)
-def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str, strategy: str) -> None:
+def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
+    model: str, strategy: str
+) -> None:
     ready = recognizer(model, strategy).introduce()
     assert ready.requested == strategy
-    assert mismatch(Rung(TABLE[strategy], "cpu"), ready) == ""
+    assert mismatch(Candidate(TABLE[strategy], "cpu"), ready) == ""
     assert ready.self_test is not None
     assert ready.self_test.text == ready.self_test.expected
-    stored = {dtype.split(" as ")[0] for name, dtype in ready.effective.items() if name != "preprocessor"}
+    stored = {
+        dtype.split(" as ")[0] for name, dtype in ready.effective.items() if name != "preprocessor"
+    }
     precision = TABLE[strategy]
     if precision.weights == "float16":
         assert stored == {"float16"}
@@ -261,7 +294,9 @@ def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(model: str
 
 
 @pytest.mark.parametrize("family", ["rnnt", "hybrid", "canary1"])
-@pytest.mark.parametrize("strategy", ["half", "autocast-fp16", "bf16-mixed", "selective", "phased", "int8"])
+@pytest.mark.parametrize(
+    "strategy", ["half", "autocast-fp16", "bf16-mixed", "selective", "phased", "int8"]
+)
 def test_families_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), strategy)
     for phase in ("draft", "final"):
@@ -294,11 +329,14 @@ def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None
     assert _threads(msgspec.structs.replace(start, device="cuda:0"), small) == 0
 
 
-# -- as a process -----------------------------------------------------------------------------------------------------
+# -- as a process
+# -----------------------------------------------------------------------------------------------------
 
 
 def engine(model: str, deadlines: Deadlines) -> Engine:
-    plan = Plan("fp32", (Rung(TABLE["bfloat16"], "cpu"), Rung(TABLE["fp32"], "cpu")), "test")
+    plan = Plan(
+        "fp32", (Candidate(TABLE["bfloat16"], "cpu"), Candidate(TABLE["fp32"], "cpu")), "test"
+    )
     return Engine(plan, protocol.Start(model, TABLE["fp32"]), deadlines=deadlines)
 
 
@@ -313,8 +351,11 @@ def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals
     long = np.tile(np.concatenate([samples, np.zeros(8_000, np.float32)]), 60)
 
     async def go() -> None:
-        # A frozen worker is found by the deadline, so it is short; the second worker must fit into it too.
-        async with engine("demo-ctc", Deadlines(load=120.0, answer=30.0, per_second=0.0, stop=3.0)) as held:
+        # A frozen worker is found by the deadline, so it is short; the second worker must fit into
+        # it too.
+        async with engine(
+            "demo-ctc", Deadlines(load=120.0, answer=30.0, per_second=0.0, stop=3.0)
+        ) as held:
             first = await held.start()
             before = cpu_seconds(first.pid)
             waiting = asyncio.create_task(held.transcribe(long))
@@ -333,9 +374,14 @@ def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals
 def test_stdout_carries_frames_and_nothing_else() -> None:
     start = b"".join(bytes(p) for p in protocol.pack(protocol.Start("demo", TABLE["16-mixed"])))
     samples = clips(1)[0][0].tobytes()
-    ask = b"".join(bytes(p) for p in protocol.pack(protocol.Recognize(1, [protocol.Buffer(0, len(samples))]), samples))
+    ask = b"".join(
+        bytes(p)
+        for p in protocol.pack(protocol.Recognize(1, [protocol.Buffer(0, len(samples))]), samples)
+    )
     words = [sys.executable, "-m", "asrd.worker"]
-    done = subprocess.run(words, input=start + ask, cwd=ROOT, capture_output=True, check=True, timeout=300)
+    done = subprocess.run(
+        words, input=start + ask, cwd=ROOT, capture_output=True, check=True, timeout=300
+    )
     replies = [protocol.unpack_reply(line) for line in done.stdout.splitlines()]
     assert [type(reply).__name__ for reply in replies][-2:] == ["Ready", "Answer"]
 
@@ -343,13 +389,19 @@ def test_stdout_carries_frames_and_nothing_else() -> None:
 @pytest.mark.parametrize("noise", [b"hello\n", b'{"type":"stop"}\n', b"\xff\xff\n", b""])
 def test_a_first_message_that_is_none_ends_the_worker(noise: bytes) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "asrd.worker"], input=noise, cwd=ROOT, capture_output=True, check=False, timeout=60
+        [sys.executable, "-m", "asrd.worker"],
+        input=noise,
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+        timeout=60,
     )
     assert b"Traceback" not in done.stderr
     assert done.returncode in (0, 76)
 
 
-# -- checkpoints that cannot be ---------------------------------------------------------------------------------------
+# -- checkpoints that cannot be
+# ---------------------------------------------------------------------------------------
 
 
 def broken(kind: str, where: Path, folder: Path) -> Path:
@@ -390,7 +442,9 @@ def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
 
 def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -> None:
     said: list[protocol.Reply] = []
-    start = protocol.Start(str(tiny.built("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0)
+    start = protocol.Start(
+        str(tiny.built("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0
+    )
     assert _serve(iter([(start, b"")]), said.append) == 70
     assert isinstance(said[-1], protocol.Failed)
     assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("config", True)

@@ -1,4 +1,5 @@
-"""Starting without the compiler: gone after the import, there for whoever asks; and weights that are the file's."""
+"""Starting without the compiler: gone after the import, there for whoever asks; and weights that
+are the file's."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ import torch
 
 from asrd.engine.process import ENVIRONMENT
 from asrd.errors import DiskError, ModelError
-from asrd.models.checkpoint import WEIGHTS, Place, places, unpacked_bytes
+from asrd.models.checkpoint import WEIGHTS, TensorLocation, places, unpacked_bytes
 from asrd.models.names import SHIPPED
 from asrd.worker.loading import nemo_import, restore
 from tests.fakes import tiny
@@ -108,7 +109,8 @@ def test_a_function_given_to_the_compiler_is_compiled_once_and_when_it_is_called
     assert asked == [{"dynamic": True}]
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
+# -- checkpoints
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -124,10 +126,14 @@ class Restored:
     """A model, and what was unpacked for it: name -> bytes."""
 
     def __init__(self, path: Path) -> None:
-        with restore.Checkpoint(path) as checkpoint:
+        with restore.CheckpointReader(path) as checkpoint:
             checkpoint.prepare()
             self.model = checkpoint.restore()
-            self.unpacked = {one.name: one.stat().st_size for one in checkpoint.folder.rglob("*") if one.is_file()}
+            self.unpacked = {
+                one.name: one.stat().st_size
+                for one in checkpoint.folder.rglob("*")
+                if one.is_file()
+            }
         assert not checkpoint.folder.exists()
 
     def is_that_of(self, path: Path) -> None:
@@ -185,7 +191,11 @@ def test_a_restored_model_holds_the_checkpoints_numbers_and_none_of_its_own(
 
 def strided(state: Any) -> Any:
     """Return the same numbers, one matrix of them by columns."""
-    name = next(name for name, value in state.items() if value.dim() == 2 and value.shape[0] != value.shape[1])
+    name = next(
+        name
+        for name, value in state.items()
+        if value.dim() == 2 and value.shape[0] != value.shape[1]
+    )
     turned = state[name].T.contiguous().T
     assert not turned.is_contiguous()
     return OrderedDict(state, **{name: turned})
@@ -200,7 +210,8 @@ ODD: dict[str, tuple[bool, Callable[[Any], bytes]]] = {
 
 
 def in_one_block(state: Any) -> Any:
-    """Return the same numbers, all of one dtype in one storage, and not each at a multiple of anything."""
+    """Return the same numbers, all of one dtype in one storage, and not each at a multiple of
+    anything."""
     floats = {name: value for name, value in state.items() if value.is_floating_point()}
     block = torch.cat([torch.zeros(1), *(value.reshape(-1) for value in floats.values())])
     edges = itertools.accumulate((value.numel() for value in floats.values()), initial=1)
@@ -212,7 +223,9 @@ def in_one_block(state: Any) -> Any:
 
 
 @pytest.mark.parametrize("way", ODD)
-def test_weights_written_another_way_are_the_same(way: str, folder: Path, tmp_path: Path, scratch: Path) -> None:
+def test_weights_written_another_way_are_the_same(
+    way: str, folder: Path, tmp_path: Path, scratch: Path
+) -> None:
     path = tiny.built("ctc", folder)
     in_place, write = ODD[way]
     odd = rewritten(path, tmp_path / "odd.nemo", model_weights=write(weights_of(path)))
@@ -233,17 +246,24 @@ def test_other_dtypes_become_float32_as_with_nemo(
     dtype: torch.dtype, folder: Path, tmp_path: Path, scratch: Path
 ) -> None:
     path = tiny.built("tdt", folder)
-    cast = OrderedDict((n, v.to(dtype) if v.is_floating_point() else v) for n, v in weights_of(path).items())
+    cast = OrderedDict(
+        (n, v.to(dtype) if v.is_floating_point() else v) for n, v in weights_of(path).items()
+    )
     other = rewritten(path, tmp_path / "cast.nemo", model_weights=saved(cast))
     restored = Restored(other)
     restored.is_that_of(other)
     assert WEIGHTS not in restored.unpacked
 
 
-def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(folder: Path, tmp_path: Path, scratch: Path) -> None:
+def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(
+    folder: Path, tmp_path: Path, scratch: Path
+) -> None:
     path = tiny.built("ctc", folder)
     packed = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(saved(weights_of(path)))) as old, zipfile.ZipFile(packed, "w") as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(saved(weights_of(path)))) as old,
+        zipfile.ZipFile(packed, "w") as new,
+    ):
         for entry in old.infolist():
             new.writestr(entry.filename, old.read(entry))  # without torch's padding
     odd = rewritten(path, tmp_path / "odd.nemo", model_weights=packed.getvalue())
@@ -266,7 +286,7 @@ def test_the_second_model_is_unpacked_and_restored_only_where_it_is_wanted(
             if content is not None:
                 member.name = f"timestamps_asr_{name}" if name.startswith("model_") else name
                 ours.addfile(member, content)
-    with restore.Checkpoint(path, hidden) as checkpoint:
+    with restore.CheckpointReader(path, hidden) as checkpoint:
         checkpoint.prepare()
         model = checkpoint.restore()
         assert (checkpoint.folder / "timestamps_asr_model_weights.ckpt").exists() == hidden
@@ -300,15 +320,15 @@ def test_a_file_cut_short_meanwhile_is_one_sentence_or_no_matter(
     good = tiny.built("ctc", folder)
     path = tmp_path / "short.nemo"
     shutil.copy(good, path)
-    read, reads = restore.Checkpoint._read, itertools.count()
+    read, reads = restore.CheckpointReader._read, itertools.count()
 
-    def cutting(self: restore.Checkpoint, place: Place, into: Any) -> None:
+    def cutting(self: restore.CheckpointReader, place: TensorLocation, into: Any) -> None:
         if moment == "while" and next(reads) == 5:
             os.truncate(path, place.offset + 1)
         read(self, place, into)
 
-    monkeypatch.setattr(restore.Checkpoint, "_read", cutting)
-    with restore.Checkpoint(path) as checkpoint:
+    monkeypatch.setattr(restore.CheckpointReader, "_read", cutting)
+    with restore.CheckpointReader(path) as checkpoint:
         checkpoint.prepare()
         if moment == "before":
             os.truncate(path, path.stat().st_size // 2)
@@ -329,7 +349,7 @@ def test_a_file_written_to_meanwhile_is_refused_and_one_put_in_its_place_is_no_m
     good = tiny.built("ctc", folder)
     path = tmp_path / "changing.nemo"
     shutil.copy(good, path)
-    with restore.Checkpoint(path) as checkpoint:
+    with restore.CheckpointReader(path) as checkpoint:
         checkpoint.prepare()
         with path.open("r+b") as file:
             file.seek(-1, os.SEEK_END)
@@ -337,7 +357,7 @@ def test_a_file_written_to_meanwhile_is_refused_and_one_put_in_its_place_is_no_m
         with pytest.raises(ModelError, match="was changed while it was read"):
             checkpoint.restore()
     shutil.copy(good, path)
-    with restore.Checkpoint(path) as checkpoint:
+    with restore.CheckpointReader(path) as checkpoint:
         checkpoint.prepare()
         (tmp_path / "new").write_bytes(b"another model")
         (tmp_path / "new").replace(path)
@@ -358,12 +378,12 @@ def test_room_is_asked_for_what_is_unpacked_and_no_more(
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=room, f_frsize=1))
     Restored(path)
     room = need - 1
-    with pytest.raises(DiskError, match="needs"), restore.Checkpoint(path) as checkpoint:
+    with pytest.raises(DiskError, match="needs"), restore.CheckpointReader(path) as checkpoint:
         checkpoint.prepare()  # and not after the import
     old = rewritten(path, tmp_path / "old.nemo", model_weights=ODD["old"][1](weights_of(path)))
     room = old.stat().st_size - 1
     assert unpacked_bytes(old) == room + 1
-    with pytest.raises(DiskError, match="needs"), restore.Checkpoint(old) as checkpoint:
+    with pytest.raises(DiskError, match="needs"), restore.CheckpointReader(old) as checkpoint:
         checkpoint.prepare()
 
 
@@ -374,19 +394,26 @@ def test_layers_are_initialised_again_afterwards() -> None:
     assert float(torch.nn.init.ones_(torch.empty(3)).sum()) == 3.0
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="the extra bench brings it")
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime") is None, reason="the extra bench brings it"
+)
 def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() -> None:
     # Its thread comes a moment after the import.
     threads = "import os, time, {}; time.sleep(1); print(len(os.listdir('/proc/self/task')))".format
     alone = run(threads("numpy"))  # which it needs, and which has threads of its own
-    assert run(threads("onnxruntime"), ORT_DISABLE_TELEMETRY="0") > alone, "its telemetry has changed: look at it anew"
+    assert run(threads("onnxruntime"), ORT_DISABLE_TELEMETRY="0") > alone, (
+        "its telemetry has changed: look at it anew"
+    )
     assert run(threads("onnxruntime"), **ENVIRONMENT) == alone
 
 
 def test_a_tokenizer_that_nemo_would_fetch_is_refused_in_a_sentence() -> None:
     said = "Unable to instantiate HuggingFace AUTOTOKENIZER for bert-base-cased. Exception: We couldn't connect to 'x'"
-    with restore.Checkpoint(SHIPPED["demo-ctc"]) as opened:
+    with restore.CheckpointReader(SHIPPED["demo-ctc"]) as opened:
         told = opened._translated(ValueError(said))
     assert isinstance(told, ModelError)
-    assert "has a word-piece tokenizer, which NeMo makes from bert-base-cased, and that is not here" in str(told)
+    assert (
+        "has a word-piece tokenizer, which NeMo makes from bert-base-cased, and that is not here"
+        in str(told)
+    )
     assert "hf download bert-base-cased" in told.hint

@@ -17,7 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of the canary and the detector, both in this process
+os.environ.setdefault(
+    "OPENBLAS_NUM_THREADS", "1"
+)  # of the canary and the detector, both in this process
 
 import asrd
 from asrd.audio.format import SAMPLE_RATE
@@ -87,7 +89,9 @@ FULL = Size(
     crowds=(8, 2.0),
     utterances=1500,
     words=tuple(
-        Plan(seconds, pauses, joins) for seconds, joins in ((30, 16), (120, 6), (1200, 1)) for pauses in (True, False)
+        Plan(seconds, pauses, joins)
+        for seconds, joins in ((30, 16), (120, 6), (1200, 1))
+        for pauses in (True, False)
     ),
     lengths=(10, 600, 3600, 10) * 3 + (10, 3600) * 2,
     whole=True,
@@ -107,14 +111,23 @@ class Bench:
     """
 
     def __init__(
-        self, size: Size, only: set[str], threads: int, faults: Sequence[str], folder: Path, progress: Progress
+        self,
+        size: Size,
+        only: set[str],
+        threads: int,
+        faults: Sequence[str],
+        folder: Path,
+        progress: Progress,
     ) -> None:
         self.size, self.only, self.threads, self.faults = size, only, threads, faults
         self.folder, self._progress = folder, progress
         self.ratios: dict[str, Ratio] = {}
         self.contenders: dict[str, Any] = {}
         self.machine: dict[str, Any] = {}
-        self.versions: dict[str, str] = {"asrd": asrd.__version__, "python": platform.python_version()}
+        self.versions: dict[str, str] = {
+            "asrd": asrd.__version__,
+            "python": platform.python_version(),
+        }
         self._part = 0
 
     def run(self) -> None:
@@ -164,11 +177,15 @@ class Bench:
         try:
             if "R5" in self.only:
                 self._tell("R5, a daemon that does nothing")
-                self.ratios["R5"] = ratios.idleness(**service.idleness(daemon, self.folder, self.size.idle))
+                self.ratios["R5"] = ratios.idleness(
+                    **service.idleness(daemon, self.folder, self.size.idle)
+                )
             if "R2" in self.only:
                 tell = self._tell("R2, from the key to the text", len(self.size.stops))
                 nemo = self._host("torch")
-                self.ratios["R2"] = ratios.stops(service.stops(daemon, nemo, self.folder, self.size.stops, tell))
+                self.ratios["R2"] = ratios.stops(
+                    service.stops(daemon, nemo, self.folder, self.size.stops, tell)
+                )
                 nemo.close()
         finally:
             daemon.down()
@@ -179,7 +196,9 @@ class Bench:
         daemon = service.Service(self.folder, MODEL, self.threads, *self.faults, sinks="stdout")
         daemon.up()
         try:
-            self.ratios["R10"] = stopping.lengths(stopping.endings(daemon, self.folder, self.size.lengths, tell))
+            self.ratios["R10"] = stopping.lengths(
+                stopping.endings(daemon, self.folder, self.size.lengths, tell)
+            )
         finally:
             daemon.down()
 
@@ -189,7 +208,9 @@ class Bench:
         daemon = service.Service(self.folder, MODEL, self.threads, "tidy", *self.faults)
         daemon.up()
         try:
-            self.ratios["R8"] = ratios.growth(service.endurance(daemon, self.folder, self.size.utterances, tell))
+            self.ratios["R8"] = ratios.growth(
+                service.endurance(daemon, self.folder, self.size.utterances, tell)
+            )
         finally:
             daemon.down()
 
@@ -208,21 +229,27 @@ class Bench:
             if self.size.whole:
                 canary = speed.Ours("demo", self.threads, *self.faults)
                 kept = self._blocks(canary, ["torch"], "demo", clips)
-                self.contenders["demo"] = figures.table(kept, seconds, NAMES | {"A": "bare forward, NeMo's decoder"})
+                self.contenders["demo"] = figures.table(
+                    kept, seconds, NAMES | {"A": "bare forward, NeMo's decoder"}
+                )
                 canary.close()
         if "R7" in self.only:
             self._tell("R7, eight callers")
             some = sounds.near(sounds.clips(), 5, 16)
             many = self._host("many")
             way, nemo = speed.best_of_many(many, some, self.folder)
-            self.ratios["R7"] = ratios.concurrency(speed.crowds(ours, some, *self.size.crowds, nemo), way)
+            self.ratios["R7"] = ratios.concurrency(
+                speed.crowds(ours, some, *self.size.crowds, nemo), way
+            )
             many.close()
         if "R9" in self.only:
             tell = self._tell("R9, words", len(self.size.words))
             self.ratios["R9"] = ratios.streaming(words.cases(ours, self.size.words, tell))
         ours.close()
 
-    def _blocks(self, ours: speed.Ours, kinds: list[str], model: str, clips: dict[str, Clip]) -> list[Block]:
+    def _blocks(
+        self, ours: speed.Ours, kinds: list[str], model: str, clips: dict[str, Clip]
+    ) -> list[Block]:
         """Return the blocks that count; how many do not is told of the first model's."""
         count = self.size.blocks if model == MODEL else self.size.blocks // 2
         tell = self._tell(f"R1, {model} by everything that runs it", count)
@@ -232,8 +259,14 @@ class Bench:
             host.close()
         kept, dropped = figures.quiet(made)
         if model == MODEL:
-            self.machine |= {"blocks": len(made), "dropped": dropped, "noisy": dropped > 0 and len(kept) == len(made)}
-            self.machine["canary_ms"] = [round(1000 * one, 3) for block in made for one in block.canaries[1:]]
+            self.machine |= {
+                "blocks": len(made),
+                "dropped": dropped,
+                "noisy": dropped > 0 and len(kept) == len(made),
+            }
+            self.machine["canary_ms"] = [
+                round(1000 * one, 3) for block in made for one in block.canaries[1:]
+            ]
         return kept
 
     def _sizes(self) -> None:
@@ -244,7 +277,9 @@ class Bench:
         if self.size.whole and "R4" in self.only:
             file = speed.large(self.folder)
             *large, peak = speed.sizes(str(file), self.threads, self_test=False)
-            self.ratios["R4"] = ratios.load_peak(peak, large[1], "a FastConformer of 108 million random weights")
+            self.ratios["R4"] = ratios.load_peak(
+                peak, large[1], "a FastConformer of 108 million random weights"
+            )
         if "R3" in self.only:
             self.ratios["R3"] = ratios.weights(half, full, large)
 
@@ -264,12 +299,16 @@ def arguments() -> ProgramParser:
     """Return what the command line takes."""
     cores = len(os.sched_getaffinity(0))
     parser = ProgramParser("tools/bench", description=str(__doc__).splitlines()[0], epilog=EPILOG)
-    parser.add_argument("--quick", action="store_true", help="three minutes instead of twenty; leaves R4 out")
+    parser.add_argument(
+        "--quick", action="store_true", help="three minutes instead of twenty; leaves R4 out"
+    )
     parser.add_argument("--only", metavar="R1,R8", help="these ratios alone")
     parser.add_argument("--threads", type=int, default=cores,
                         help=f"of every contender; asrd may take fewer (default {cores}, the cores)")  # fmt: skip
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures there")
-    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page with plots there")
+    parser.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write a page with plots there"
+    )
     fault = parser.add_mutually_exclusive_group()
     fault.add_argument("--seed-leak", dest="fault", action="store_const", const="leak", default="",
                        help="let asrd's worker keep 10 KiB of each utterance: R8 has to notice")  # fmt: skip
@@ -287,7 +326,11 @@ def main() -> int:
     wanted = set(filter(None, (args.only or "").upper().split(","))) or set(page.NAMES)
     if unknown := wanted - set(page.NAMES):
         wrong = ", ".join(sorted(unknown))
-        parser.stop(UsageError(f"there is no ratio {wrong}", "name some of R1 to R10: tools/bench --only R1,R8"))
+        parser.stop(
+            UsageError(
+                f"there is no ratio {wrong}", "name some of R1 to R10: tools/bench --only R1,R8"
+            )
+        )
     size = QUICK if args.quick else FULL
     if args.quick and (shows := {"leak": "R8", "reread": "R10"}.get(args.fault)):
         wrong = f"--seed-{args.fault} shows in {shows} alone, which --quick cannot decide"
@@ -304,8 +347,13 @@ def main() -> int:
         "command": shlex.join(["tools/bench", *sys.argv[1:]]),
     }
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="asrd-bench-") as folder, Progress(parts(size, wanted)) as progress:
-        bench = Bench(size, wanted, args.threads, [args.fault] if args.fault else [], Path(folder), progress)
+    with (
+        tempfile.TemporaryDirectory(prefix="asrd-bench-") as folder,
+        Progress(parts(size, wanted)) as progress,
+    ):
+        bench = Bench(
+            size, wanted, args.threads, [args.fault] if args.fault else [], Path(folder), progress
+        )
         bench.run()
     machine |= bench.machine | {"seconds": round(time.monotonic() - began, 1)}
     found = {name: bench.ratios[name] for name in page.NAMES if name in bench.ratios}
@@ -322,7 +370,11 @@ def main() -> int:
 def parts(size: Size, wanted: set[str]) -> int:
     """Return how many parts a run has, for its bars."""
     daemon = len(wanted & {"R2", "R5", "R8", "R10"}) + bool(wanted & {"R2", "R5", "R6"})
-    engine = len(wanted & {"R1", "R7", "R9"}) + bool(wanted & {"R1", "R7", "R9"}) + (size.whole and "R1" in wanted)
+    engine = (
+        len(wanted & {"R1", "R7", "R9"})
+        + bool(wanted & {"R1", "R7", "R9"})
+        + (size.whole and "R1" in wanted)
+    )
     return daemon + engine + bool(wanted & {"R3", "R4"})
 
 

@@ -2,10 +2,11 @@
 
     python -m tools.benchmark.contenders torch|onnx|many FOLDER MODEL THREADS
 
-A host is a process of its own, so that one library's threads never stand in the way of another's. It reads a JSON
-line {"who", "sound"} on standard input and answers with {"text", "seconds", "cpu"}: wall and processor time of that
-call, all threads together. `torch` also writes what `onnx` reads: NeMo's own export of the model, with its vocabulary
-and filters, into FOLDER. `many` hears a whole .npz of sounds at once.
+A host is a process of its own, so that one library's threads never stand in the way of another's.
+It reads a JSON line {"who", "sound"} on standard input and answers with {"text", "seconds", "cpu"}:
+wall and processor time of that call, all threads together. `torch` also writes what `onnx` reads:
+NeMo's own export of the model, with its vocabulary and filters, into FOLDER. `many` hears a whole
+.npz of sounds at once.
 """
 
 from __future__ import annotations
@@ -37,20 +38,27 @@ BATCHES = (4, 8, 16)
 """Sounds that NeMo's transcribe() is given at once, where it is asked for many."""
 
 
-# -- NeMo -------------------------------------------------------------------------------------------------------------
+# -- NeMo
+# -------------------------------------------------------------------------------------------------------------
 
 
 def restore(model: str) -> Any:
-    """Return a shipped model in FP32 on the CPU, without dither and padding, as every contender has it."""
+    """Return a shipped model in FP32 on the CPU, without dither and padding, as every contender has
+    it."""
     from nemo.collections.asr.models import ASRModel
 
-    restored = ASRModel.restore_from(str(DATA / f"{model}.nemo"), map_location="cpu").eval().requires_grad_(False)
+    restored = (
+        ASRModel.restore_from(str(DATA / f"{model}.nemo"), map_location="cpu")
+        .eval()
+        .requires_grad_(False)
+    )
     restored.preprocessor.featurizer.dither, restored.preprocessor.featurizer.pad_to = 0.0, 0
     return restored
 
 
 def bare(model: Any) -> Contender:
-    """A: the forward pass and the best token of each frame, runs and blanks collapsed; nothing else."""
+    """A: the forward pass and the best token of each frame, runs and blanks collapsed; nothing
+    else."""
     import torch
 
     def hear(samples: Samples) -> str:
@@ -58,7 +66,11 @@ def bare(model: Any) -> Contender:
             sound, length = torch.from_numpy(samples)[None], torch.tensor([len(samples)])
             _, count, best = model(input_signal=sound, input_signal_length=length)
             path = torch.unique_consecutive(best[0, : int(count[0])])
-            return str(model.tokenizer.ids_to_text([i for i in path.tolist() if i != model.decoding.blank_id]))
+            return str(
+                model.tokenizer.ids_to_text(
+                    [i for i in path.tolist() if i != model.decoding.blank_id]
+                )
+            )
 
     return hear
 
@@ -89,18 +101,23 @@ def bare_canary(model: Any) -> Contender:
 def transcribe(model: Any) -> Contender:
     """B: NeMo's transcribe() of an array, as its documentation has it."""
     more = {"source_lang": "en", "target_lang": "en"} if hasattr(model, "prompt") else {}
-    return lambda samples: str(model.transcribe([samples], batch_size=1, verbose=False, **more)[0].text)
+    return lambda samples: str(
+        model.transcribe([samples], batch_size=1, verbose=False, **more)[0].text
+    )
 
 
 def together(model: Any, batch: int, threads: int) -> Callable[[Any], str]:
-    """Return NeMo's transcribe() of many sounds at once, in batches, with so many threads; its texts line by line."""
+    """Return NeMo's transcribe() of many sounds at once, in batches, with so many threads; its
+    texts line by line."""
     import torch
 
     more = {"source_lang": "en", "target_lang": "en"} if hasattr(model, "prompt") else {}
 
     def hear(kept: Any) -> str:
         torch.set_num_threads(threads)
-        heard = model.transcribe([kept[name] for name in kept.files], batch_size=batch, verbose=False, **more)
+        heard = model.transcribe(
+            [kept[name] for name in kept.files], batch_size=batch, verbose=False, **more
+        )
         return "\n".join(str(one.text) for one in heard)
 
     return hear
@@ -141,8 +158,18 @@ def pipeline(model: str) -> Contender:
 def _pipeline_config(model: str) -> dict[str, Any]:
     """Return NeMo's buffered_ctc.yaml for one stream on the CPU, in full FP32."""
     method = {"name": "entropy", "entropy_type": "tsallis", "alpha": 0.5, "entropy_norm": "exp"}
-    padding = {"left_padding_size": LEFT, "right_padding_size": RIGHT, "chunk_size": CHUNK, "padding_mode": "right"}
-    itn = {"input_case": "lower_cased", "whitelist": None, "overwrite_cache": False, "left_padding_size": 4}
+    padding = {
+        "left_padding_size": LEFT,
+        "right_padding_size": RIGHT,
+        "chunk_size": CHUNK,
+        "padding_mode": "right",
+    }
+    itn = {
+        "input_case": "lower_cased",
+        "whitelist": None,
+        "overwrite_cache": False,
+        "left_padding_size": 4,
+    }
     return {
         "asr": {
             "model_name": str(DATA / f"{model}.nemo"),
@@ -177,13 +204,23 @@ def _pipeline_config(model: str) -> dict[str, Any]:
 
 
 def export(model: Any, folder: Path) -> None:
-    """Write NeMo's ONNX export, with what sherpa-onnx reads from its metadata, vocabulary, window and mel filters."""
+    """Write NeMo's ONNX export, with what sherpa-onnx reads from its metadata, vocabulary, window
+    and mel filters."""
     import onnx
 
     model.export(str(folder / ONNX))
     graph = onnx.load(str(folder / ONNX))
-    about = {"vocab_size": model.tokenizer.vocab_size, "normalize_type": "per_feature", "subsampling_factor": 8}
-    about |= {"model_type": "EncDecCTCModelBPE", "version": "1", "model_author": "asrd", "comment": "bench"}
+    about = {
+        "vocab_size": model.tokenizer.vocab_size,
+        "normalize_type": "per_feature",
+        "subsampling_factor": 8,
+    }
+    about |= {
+        "model_type": "EncDecCTCModelBPE",
+        "version": "1",
+        "model_author": "asrd",
+        "comment": "bench",
+    }
     onnx.helper.set_model_props(graph, {key: str(value) for key, value in about.items()})
     onnx.save(graph, str(folder / ONNX))
     tokens = [*model.tokenizer.ids_to_tokens(list(range(model.tokenizer.vocab_size))), "<blk>"]
@@ -191,11 +228,14 @@ def export(model: Any, folder: Path) -> None:
     for name in ("vocab.txt", "tokens.txt"):
         (folder / name).write_text(lines)
     featurizer = model.preprocessor.featurizer
-    np.savez(folder / "features.npz", window=featurizer.window.numpy(), filters=featurizer.fb[0].numpy())
+    np.savez(
+        folder / "features.npz", window=featurizer.window.numpy(), filters=featurizer.fb[0].numpy()
+    )
 
 
 def grow(file: str) -> None:
-    """Write a checkpoint with the demo's tokenizer and the encoder of NeMo's "large" models: 108 M random weights."""
+    """Write a checkpoint with the demo's tokenizer and the encoder of NeMo's "large" models: 108 M
+    random weights."""
     from nemo.collections.asr.models import EncDecCTCModelBPE
     from nemo.collections.asr.modules import ConformerEncoder, ConvASRDecoder
     from omegaconf import OmegaConf, open_dict
@@ -204,13 +244,16 @@ def grow(file: str) -> None:
     with open_dict(model.cfg):
         model.cfg.encoder.update(n_layers=17, d_model=512, n_heads=8, subsampling_conv_channels=256)
         model.cfg.decoder.feat_in = 512
-    encoder, decoder = (OmegaConf.to_container(part) for part in (model.cfg.encoder, model.cfg.decoder))
+    encoder, decoder = (
+        OmegaConf.to_container(part) for part in (model.cfg.encoder, model.cfg.decoder)
+    )
     encoder.pop("_target_"), decoder.pop("_target_")
     model.encoder, model.decoder = ConformerEncoder(**encoder), ConvASRDecoder(**decoder)
     model.save_to(file)
 
 
-# -- ONNX -------------------------------------------------------------------------------------------------------------
+# -- ONNX
+# -------------------------------------------------------------------------------------------------------------
 
 
 def onnx_asr(folder: Path, threads: int) -> Contender:
@@ -218,7 +261,10 @@ def onnx_asr(folder: Path, threads: int) -> Contender:
     import onnx_asr as library
 
     model = library.load_model(
-        "nemo-conformer-ctc", folder, sess_options=_options(threads), providers=["CPUExecutionProvider"]
+        "nemo-conformer-ctc",
+        folder,
+        sess_options=_options(threads),
+        providers=["CPUExecutionProvider"],
     )
     return lambda samples: str(model.recognize(samples, sample_rate=16_000))
 
@@ -228,7 +274,9 @@ def sherpa(folder: Path, threads: int) -> Contender:
     import sherpa_onnx
 
     files = {"model": str(folder / ONNX), "tokens": str(folder / "tokens.txt")}
-    recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(**files, num_threads=threads, feature_dim=80)
+    recognizer = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+        **files, num_threads=threads, feature_dim=80
+    )
 
     def hear(samples: Samples) -> str:
         stream = recognizer.create_stream()
@@ -272,10 +320,13 @@ def _options(threads: int) -> Any:
     return options
 
 
-# -- the host ---------------------------------------------------------------------------------------------------------
+# -- the host
+# ---------------------------------------------------------------------------------------------------------
 
 
-def torch_host(folder: Path, model: str, threads: int) -> tuple[dict[str, Contender], dict[str, str]]:
+def torch_host(
+    folder: Path, model: str, threads: int
+) -> tuple[dict[str, Contender], dict[str, str]]:
     """Return the contenders that run in torch, and the versions of their libraries."""
     import nemo
     import torch
@@ -283,7 +334,8 @@ def torch_host(folder: Path, model: str, threads: int) -> tuple[dict[str, Conten
 
     nemo_logging.setLevel(40)
     torch.set_num_threads(threads)
-    # Each its own model: transcribe() leaves encoder and decoder of the one it was called on in training mode.
+    # Each its own model: transcribe() leaves encoder and decoder of the one it was called on in
+    # training mode.
     if model == "demo":
         found = {"A": bare_canary(restore(model)), "B": transcribe(restore(model))}
     else:
@@ -303,7 +355,11 @@ def onnx_host(folder: Path, threads: int) -> tuple[dict[str, Contender], dict[st
     """Return the contenders that read the export, and the versions of their libraries."""
     from importlib.metadata import version
 
-    found = {"D": onnx_asr(folder, threads), "E": sherpa(folder, threads), "F": runtime(folder, threads)}
+    found = {
+        "D": onnx_asr(folder, threads),
+        "E": sherpa(folder, threads),
+        "F": runtime(folder, threads),
+    }
     return found, {name: version(name) for name in ("onnxruntime", "onnx-asr", "sherpa-onnx")}
 
 

@@ -1,7 +1,7 @@
 """Values of the bench and its statistics. Pure: starts nothing, reads no clock, prints nothing.
 
-Times are seconds unless a name says otherwise. Intervals are 95 % bootstrap intervals over the units that were repeated
-(blocks, recordings, clips); the same input gives the same interval.
+Times are seconds unless a name says otherwise. Intervals are 95 % bootstrap intervals over the
+units that were repeated (blocks, recordings, clips); the same input gives the same interval.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Ratio(msgspec.Struct, kw_only=True, omit_defaults=True):
     at_least: bool = False
     """True where more is better."""
     enough: bool = True
-    """False: too few repetitions to be held against the goal; `met` is what they come to all the same."""
+    """False: too few repetitions to be held against the goal; `met` is what they come to all the
+    same."""
     lengths: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     detail: dict[str, Any] = {}
     """What else was measured on the way, and what of it decides."""
@@ -70,7 +71,8 @@ class Run(msgspec.Struct, frozen=True):
     """Processor seconds of every process that took part."""
     text: str
     parts: dict[str, float] = {}
-    """Of asrd: seconds until the encoder's output, in its decoder, and between the two processes."""
+    """Of asrd: seconds until the encoder's output, in its decoder, and between the two
+    processes."""
 
 
 class Block(msgspec.Struct):
@@ -81,7 +83,8 @@ class Block(msgspec.Struct):
     """Contender -> clip -> its run."""
 
 
-# -- statistics -------------------------------------------------------------------------------------------------------
+# -- statistics
+# -------------------------------------------------------------------------------------------------------
 
 
 def median_interval(values: Sequence[float]) -> tuple[float | None, Interval | None]:
@@ -94,12 +97,15 @@ def median_interval(values: Sequence[float]) -> tuple[float | None, Interval | N
     middle = float(np.median(values))
     if min(values) == max(values):
         return middle, (middle, middle)
-    found = bootstrap((values,), np.median, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    found = bootstrap(
+        (values,), np.median, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
     return middle, (float(found.low), float(found.high))
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Return ratios of what was measured side by side. Raises ValueError where a side is missing one."""
+    """Return ratios of what was measured side by side. Raises ValueError where a side is missing
+    one."""
     return [one / other for one, other in zip(ours, theirs, strict=True)]
 
 
@@ -120,12 +126,18 @@ def jain(shares: Sequence[float]) -> float:
 
 
 def quiet(blocks: Sequence[Block]) -> tuple[list[Block], int]:
-    """Return the blocks between whose canaries the machine was as fast as in the median, and how many were dropped.
+    """Return the blocks between whose canaries the machine was as fast as in the median, and how
+    many were dropped.
 
-    With fewer than FEWEST of them nothing is dropped, and the number is that of the blocks that should have been.
+    With fewer than FEWEST of them nothing is dropped, and the number is that of the blocks that
+    should have been.
     """
     usual = statistics.median(canary for block in blocks for canary in block.canaries)
-    kept = [block for block in blocks if all(abs(canary / usual - 1) <= MOVED for canary in block.canaries)]
+    kept = [
+        block
+        for block in blocks
+        if all(abs(canary / usual - 1) <= MOVED for canary in block.canaries)
+    ]
     dropped = len(blocks) - len(kept)
     return (list(blocks) if len(kept) < min(FEWEST, len(blocks)) else kept), dropped
 
@@ -135,13 +147,16 @@ def blockwise(
 ) -> list[float]:
     """Return for each block the median over clips of one contender's figure over another's."""
     return [
-        statistics.median(getattr(b.runs[one][c], field) / getattr(b.runs[other][c], field) for c in clips)
+        statistics.median(
+            getattr(b.runs[one][c], field) / getattr(b.runs[other][c], field) for c in clips
+        )
         for b in blocks
     ]
 
 
 def by_clip(references: Sequence[str], text: str, clean: Callable[[str], str]) -> Edits:
-    """Return the edits of one long text for each of the clips it was joined from, by one alignment of all of it."""
+    """Return the edits of one long text for each of the clips it was joined from, by one alignment
+    of all of it."""
     import jiwer
 
     said = [clean(reference).split() for reference in references]
@@ -159,7 +174,8 @@ def by_clip(references: Sequence[str], text: str, clean: Callable[[str], str]) -
     return Edits(tuple(errors), tuple(len(words) for words in said))
 
 
-# -- contenders -------------------------------------------------------------------------------------------------------
+# -- contenders
+# -------------------------------------------------------------------------------------------------------
 
 
 def table(
@@ -180,8 +196,14 @@ def table(
         ours_over, ours_ci = median_interval(blockwise(blocks, ours, who, long))
         found[who] = {
             "name": names[who],
-            "ms": {clip: 1000 * statistics.median(b.runs[who][clip].seconds for b in blocks) for clip in clips},
-            "cpu_ms": {clip: 1000 * statistics.median(b.runs[who][clip].cpu for b in blocks) for clip in clips},
+            "ms": {
+                clip: 1000 * statistics.median(b.runs[who][clip].seconds for b in blocks)
+                for clip in clips
+            },
+            "cpu_ms": {
+                clip: 1000 * statistics.median(b.runs[who][clip].cpu for b in blocks)
+                for clip in clips
+            },
             "over_bare": over,
             "over_bare_ci": ci,
             "cpu_over_bare": median_interval(blockwise(blocks, who, "A", long, "cpu"))[0],

@@ -1,9 +1,12 @@
-"""P7: what a worker gains over utterances that each have another length, under every precision, nothing given back.
+"""P7: what a worker gains over utterances that each have another length, under every precision,
+nothing given back.
 
-    python -m tools.benchmark.growth [--model demo] [--strategies a,b] [--utterances N] [--json FILE]
+    python -m tools.benchmark.growth [--model demo] [--strategies a,b] [--utterances N] [--json
+    FILE]
 
-The real worker runs on the CPU. Its anonymous memory is read after each hundred utterances; free memory stays where
-the allocator keeps it. Growth counts after the first two hundred. Exit code 3: some strategy gains more than 1 MiB.
+The real worker runs on the CPU. Its anonymous memory is read after each hundred utterances; free
+memory stays where the allocator keeps it. Growth counts after the first two hundred. Exit code 3:
+some strategy gains more than 1 MiB.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.engine import engine, planner
 from asrd.precision import gpus, readings
-from asrd.precision.plan import Plan, Rung
+from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import TABLE
 
 from . import sounds
@@ -49,18 +52,26 @@ class Growth(msgspec.Struct, frozen=True):
 
     @property
     def gained(self) -> float:
-        """MiB gained after the first `SETTLED_UTTERANCES`; of a shorter run after its first reading."""
-        settled = [held for count, held in self.series if count >= SETTLED_UTTERANCES] or [self.series[0][1]]
+        """MiB gained after the first `SETTLED_UTTERANCES`; of a shorter run after its first
+        reading."""
+        settled = [held for count, held in self.series if count >= SETTLED_UTTERANCES] or [
+            self.series[0][1]
+        ]
         return self.series[-1][1] - settled[0]
 
 
 async def measure(strategy: str, model: str, count: int, every: int = EVERY_UTTERANCES) -> Growth:
-    """Return what the worker of a strategy holds after each `every` of `count` utterances, no two of one length."""
+    """Return what the worker of a strategy holds after each `every` of `count` utterances, no two
+    of one length."""
     chosen = TABLE[strategy]
     sound = np.concatenate([clip.samples for clip in sounds.clips()])
     draw = random.Random(0)
     lengths = draw.sample(range(SHORTEST_SAMPLES, LONGEST_SAMPLES), count)
-    plan, series, spent = Plan(strategy, (Rung(chosen, "cpu"),), "measured by itself"), list[tuple[int, float]](), 0.0
+    plan, series, spent = (
+        Plan(strategy, (Candidate(chosen, "cpu"),), "measured by itself"),
+        list[tuple[int, float]](),
+        0.0,
+    )
     async with engine.Engine(plan, planner.start_for(Settings(model=model, device="cpu"))) as one:
         await one.start()
         ready = _anonymous_mib(one)
@@ -79,7 +90,8 @@ def _anonymous_mib(one: engine.Engine) -> float:
 
 
 def table(found: Sequence[Growth]) -> str:
-    """Return one line a strategy: MiB when ready, after the first utterances, at the end, gained; CPU time."""
+    """Return one line a strategy: MiB when ready, after the first utterances, at the end, gained;
+    CPU time."""
     lines = ["strategy        ready    200th     last   gained   CPU ms"]
     for one in found:
         settled, last = one.series[-1][1] - one.gained, one.series[-1][1]
@@ -102,7 +114,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(found[-1].strategy, f"{found[-1].gained:+.2f} MiB", file=sys.stderr)
     print(table(found))
     if args.json:
-        told: dict[str, Any] = {"model": args.model, "processor": gpus.processor(), "utterances": args.utterances}
+        told: dict[str, Any] = {
+            "model": args.model,
+            "processor": gpus.processor(),
+            "utterances": args.utterances,
+        }
         rows = [msgspec.to_builtins(one) | {"gained_mib": round(one.gained, 2)} for one in found]
         args.json.write_text(json.dumps(told | {"strategies": rows}, indent=1) + "\n")
     return 0 if all(one.gained <= GOAL_MIB for one in found) else 3

@@ -40,7 +40,8 @@ def to_json(result: Result) -> bytes:
     return msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
 
 
-# -- figures as text --------------------------------------------------------------------------------------------------
+# -- figures as text
+# --------------------------------------------------------------------------------------------------
 
 
 def figure(value: float | None) -> str:
@@ -77,24 +78,33 @@ def beside(name: str, ratio: Ratio) -> str:
             later = d["key_after_a_rest"]
             if later is not None:
                 each += f"; with the key half a second later {later['ms']:.0f} ms"
-            return f"{each}; {figure(d['slope_ms_per_s'])} ms/s, p99/p50 {figure(d['p99_over_p50'])}"
+            return (
+                f"{each}; {figure(d['slope_ms_per_s'])} ms/s, p99/p50 {figure(d['p99_over_p50'])}"
+            )
         case "R4":
             return str(d["model"])
         case "R5":
             listening = 100 * d["recording_silence_of_a_core"]
             return f"recording silence {listening:.2f} % of a core (goal 1); over {d['idle_span_s']:.0f} s each"
         case "R6":
-            return (
-                f"{d['text_s']:.1f} of {d['floor_s']:.1f} s; ready to record after {figure(d['record_s'])} s (goal 0.3)"
-            )
+            recording = f"ready to record after {figure(d['record_s'])} s (goal 0.3)"
+            return f"{d['text_s']:.1f} of {d['floor_s']:.1f} s; {recording}"
         case "R7":
-            rates = f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            rates = (
+                f"Jain {figure(d['jain'])} (goal 0.98), {d['rtfx_together']:.0f} times real time"
+            )
             if d.get("over_nemo") is None:
                 return rates
             return f"{rates}, {figure(d['over_nemo'])} (goal 1) of transcribe() of many at once ({d['nemo']})"
         case "R8":
-            rises = [f"{key.replace('_', ' of ')} +{rise:g}" for key, rise in d.items() if _risen(key, rise)]
-            return ", ".join([f"{d['utterances']} utterances", *(rises or ["no descriptor, no thread"])])
+            rises = [
+                f"{key.replace('_', ' of ')} +{rise:g}"
+                for key, rise in d.items()
+                if _risen(key, rise)
+            ]
+            return ", ".join(
+                [f"{d['utterances']} utterances", *(rises or ["no descriptor, no thread"])]
+            )
         case "R9":
             return "; ".join(
                 f"{case}: {figure(one['wer_delta'])}, {one['changed_per_100']:.1f}/100 changed"
@@ -129,11 +139,15 @@ def _risen(key: str, rise: Any) -> bool:
 def remarks(result: Result) -> list[str]:
     """Return sentences on the run itself."""
     machine = result.machine
-    said = [f"{machine['cpu']}, {machine['cores']} cores; {machine['threads']} threads each, asrd as many of them"]
+    said = [
+        f"{machine['cpu']}, {machine['cores']} cores; {machine['threads']} threads each, asrd as many of them"
+    ]
     said[0] += f" as are worth it; {machine['mode']} run"
     said[0] += f" of {machine['seconds']:.0f} s, load {machine['load']:.2f} when it began."
     if "blocks" in machine:
-        said.append(f"{machine['dropped']} of {machine['blocks']} blocks were dropped: their canary had moved by 10 %.")
+        said.append(
+            f"{machine['dropped']} of {machine['blocks']} blocks were dropped: their canary had moved by 10 %."
+        )
         if machine["noisy"]:
             said.append(
                 "TOO FEW BLOCKS WERE QUIET, so all of them count: measure again on a machine that does nothing else."
@@ -145,7 +159,8 @@ def remarks(result: Result) -> list[str]:
     return said
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table
+# --------------------------------------------------------------------------------------------------------
 
 
 def table(result: Result, width: int = 120, colour: bool = False) -> str:
@@ -153,7 +168,9 @@ def table(result: Result, width: int = 120, colour: bool = False) -> str:
     from rich.console import Console
 
     stream = io.StringIO()
-    console = Console(file=stream, width=max(80, width), force_terminal=colour, legacy_windows=False)
+    console = Console(
+        file=stream, width=max(80, width), force_terminal=colour, legacy_windows=False
+    )
     console.print(_ratios(result), highlight=False)
     for model, rows in result.contenders.items():
         console.print()
@@ -168,7 +185,12 @@ def _grid(title: str, *columns: tuple[str, Any]) -> Any:
     from rich import box
     from rich.table import Table
 
-    shape: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
+    shape: dict[str, Any] = {
+        "box": box.SIMPLE_HEAD,
+        "padding": (0, 1, 0, 0),
+        "pad_edge": False,
+        "show_edge": False,
+    }
     grid = Table(title=title, title_justify="left", title_style="bold", **shape)
     for heading, justify in columns:
         grid.add_column(heading, justify=justify, no_wrap=heading not in ("ratio", "beside it"))
@@ -185,7 +207,15 @@ def _ratios(result: Result) -> Any:
     )  # fmt: skip
     for name, ratio in result.ratios.items():
         verdict = ratio.verdict.upper() if ratio.verdict == "not met" else ratio.verdict
-        cells = (name, NAMES[name], figure(ratio.value), span(ratio.ci), goal(ratio), verdict, beside(name, ratio))
+        cells = (
+            name,
+            NAMES[name],
+            figure(ratio.value),
+            span(ratio.ci),
+            goal(ratio),
+            verdict,
+            beside(name, ratio),
+        )
         grid.add_row(*cells, style=STYLES[ratio.verdict])
     return grid
 
@@ -193,12 +223,24 @@ def _ratios(result: Result) -> Any:
 def _contenders(model: str, rows: dict[str, Any], wide: bool) -> Any:
     every = list(next(iter(rows.values()))["ms"])
     clips = [every[0], every[-1]]
-    headings = ["", "contender", *(f"{clip.partition(', ')[2]}: ms" for clip in clips), "over bare", "asrd over it"]
-    grid = _grid(f"{model} (in brackets: CPU)", *zip([*headings, "words"], ["left"] * 7, strict=True))
+    headings = [
+        "",
+        "contender",
+        *(f"{clip.partition(', ')[2]}: ms" for clip in clips),
+        "over bare",
+        "asrd over it",
+    ]
+    grid = _grid(
+        f"{model} (in brackets: CPU)", *zip([*headings, "words"], ["left"] * 7, strict=True)
+    )
     for who, row in rows.items():
         times = [f"{row['ms'][clip]:.1f} ({row['cpu_ms'][clip]:.1f})" for clip in clips]
         over = [
-            " ".join(filter(None, [figure(row[key]), span(row[f"{key}_ci"]) * wide, f"({figure(row[cpu])})"]))
+            " ".join(
+                filter(
+                    None, [figure(row[key]), span(row[f"{key}_ci"]) * wide, f"({figure(row[cpu])})"]
+                )
+            )
             for key, cpu in (("over_bare", "cpu_over_bare"), ("asrd_over_it", "asrd_cpu_over_it"))
         ]
         flips = f"{len(row['flips'])} clips differ" if row["flips"] else "the same"
@@ -206,17 +248,27 @@ def _contenders(model: str, rows: dict[str, Any], wide: bool) -> Any:
     return grid
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------
+# -- the page
+# ---------------------------------------------------------------------------------------------------------
 
 
 def html(result: Result) -> str:
-    """Return one self-contained page: no script, no network, readable on a telephone and in the dark."""
+    """Return one self-contained page: no script, no network, readable on a telephone and in the
+    dark."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(figure=figure, span=span, goal=goal)
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
-    style = files("asrd").joinpath("report.html.j2").read_text("utf-8").partition("<style>")[2].partition("</style>")[0]
+    style = (
+        files("asrd")
+        .joinpath("report.html.j2")
+        .read_text("utf-8")
+        .partition("<style>")[2]
+        .partition("</style>")[0]
+    )
     return template.render(
         style=style,
         result=result,
@@ -235,12 +287,19 @@ def plots(result: Result) -> list[Plot]:
         if names:
             drawn.append(Plot(title, caption, svg(title, names, paint)))
 
-    against = {name: part for name, ratio in result.ratios.items() if (part := of_goal(ratio)) is not None}
+    against = {
+        name: part for name, ratio in result.ratios.items() if (part := of_goal(ratio)) is not None
+    }
     add(
-        "Part of the goal that was used", "1 is the goal, left of it is better", list(against), partial(_goals, against)
+        "Part of the goal that was used",
+        "1 is the goal, left of it is better",
+        list(against),
+        partial(_goals, against),
     )
     for model, rows in result.contenders.items():
-        long = max(next(iter(rows.values()))["ms"], key=lambda clip: next(iter(rows.values()))["ms"][clip])
+        long = max(
+            next(iter(rows.values()))["ms"], key=lambda clip: next(iter(rows.values()))["ms"][clip]
+        )
         names = [f"{who} {row['name']}" for who, row in rows.items()]
         caption = f"ms for {long}; bar: wall time, diamond: CPU time of all threads"
         add(f"The same model, {model}", caption, names, partial(_times, [*rows.values()], long))
@@ -260,12 +319,18 @@ def of_goal(ratio: Ratio) -> float | None:
     """Return which part of its goal a ratio uses up: above 1 it is missed."""
     if ratio.value is None:
         return None
-    return ratio.goal / ratio.value if ratio.at_least and ratio.value else max(0.0, ratio.value / ratio.goal)
+    return (
+        ratio.goal / ratio.value
+        if ratio.at_least and ratio.value
+        else max(0.0, ratio.value / ratio.goal)
+    )
 
 
 def _goals(parts: dict[str, float], axes: Any) -> None:
     colours = [COLOURS["bad"] if part > 1 else COLOURS["good"] for part in parts.values()]
-    axes.barh(range(len(parts)), [min(part, 2.0) for part in parts.values()], height=0.62, color=colours)
+    axes.barh(
+        range(len(parts)), [min(part, 2.0) for part in parts.values()], height=0.62, color=colours
+    )
     axes.axvline(1, color=COLOURS["ink"], linewidth=1, linestyle=":")
     for place, part in enumerate(parts.values()):
         _write(axes, f"{part:.2f}", min(part, 2.0), place)
@@ -276,7 +341,9 @@ def _times(rows: list[dict[str, Any]], clip: str, axes: Any) -> None:
     for place, row in enumerate(rows):
         ours = row["asrd_over_it"] == 1
         axes.barh(place, row["ms"][clip], height=0.62, color=COLOURS["mark" if ours else "soft"])
-        axes.plot(row["cpu_ms"][clip], place, "D", color=COLOURS["ink"], markersize=4, fillstyle="none")
+        axes.plot(
+            row["cpu_ms"][clip], place, "D", color=COLOURS["ink"], markersize=4, fillstyle="none"
+        )
         _write(axes, f"{row['ms'][clip]:.1f}", max(row["ms"][clip], row["cpu_ms"][clip]), place)
     axes.set_xlim(0, 1.15 * max(max(row["ms"][clip], row["cpu_ms"][clip]) for row in rows))
 
@@ -285,7 +352,9 @@ def _stops(rows: list[dict[str, Any]], axes: Any) -> None:
     for place, row in enumerate(rows):
         axes.barh(place, row["ms"], height=0.62, color=COLOURS["mark"])
         axes.plot(row["nemo_ms"], place, "D", color=COLOURS["ink"], markersize=5, fillstyle="none")
-        _write(axes, f"{row['ms']:.0f} of {row['nemo_ms']:.0f}", max(row["ms"], row["nemo_ms"]), place)
+        _write(
+            axes, f"{row['ms']:.0f} of {row['nemo_ms']:.0f}", max(row["ms"], row["nemo_ms"]), place
+        )
     axes.set_xlim(0, 1.25 * max(max(row["ms"], row["nemo_ms"]) for row in rows))
 
 
@@ -294,7 +363,13 @@ def _growth(series: list[list[float]], axes: Any) -> None:
 
     x, *both = zip(*series, strict=True)
     for name, values, colour in zip(("daemon", "worker"), both, ("soft", "mark"), strict=True):
-        axes.plot(x, [value - values[0] for value in values], label=name, color=COLOURS[colour], linewidth=1.6)
+        axes.plot(
+            x,
+            [value - values[0] for value in values],
+            label=name,
+            color=COLOURS[colour],
+            linewidth=1.6,
+        )
     heights = [value - values[0] for values in both for value in values]
     ticks = MaxNLocator(5).tick_values(min(heights), max(heights))
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])

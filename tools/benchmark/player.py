@@ -1,16 +1,19 @@
-"""The real daemon, with a microphone that plays what it is told to, and what is done to its worker on purpose.
+"""The real daemon, with a microphone that plays what it is told to, and what is done to its worker
+on purpose.
 
     python -m tools.benchmark.player run [WHAT...]     verbs and variables as for asrd
     python -m tools.benchmark.player worker WHAT...    the real worker, and: leak, slow, tidy
 
-leak and slow are the faults that the bench has to notice; so is reread, of the daemon, which then reads all of a
-recording between stop and text. tidy collects garbage and gives free memory back to the system before each reading of
-the ledger, in the daemon after each recording: else the room that loading left in the heap hides any leak that fits,
-and what the allocator keeps for later looks like one.
+leak and slow are the faults that the bench has to notice; so is reread, of the daemon, which then
+reads all of a recording between stop and text. tidy collects garbage and gives free memory back to
+the system before each reading of the ledger, in the daemon after each recording: else the room that
+loading left in the heap hides any leak that fits, and what the allocator keeps for later looks like
+one.
 
-Before each recording one JSON line on standard input says what is heard: {"sound": FILE.npy, "lead": N, "pace": P}. The
-first N samples are played P times as fast as they were spoken, the rest in real time; then it is still, as a
-microphone is in a quiet room. When the last sample of the sound was delivered, one line is printed.
+Before each recording one JSON line on standard input says what is heard: {"sound": FILE.npy,
+"lead": N, "pace": P}. The first N samples are played P times as fast as they were spoken, the rest
+in real time; then it is still, as a microphone is in a quiet room. When the last sample of the
+sound was delivered, one line is printed.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from asrd.audio import microphone as audio_microphone
 from asrd.audio import resampling
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.sources import Capture
+from asrd.audio.sources import AudioSource
 from asrd.cli import main as cli_main
 from asrd.cli import run
 from asrd.dictation import recording
@@ -104,18 +107,25 @@ class Player:
         lead: int,
         pace: float,
     ) -> None:
-        """Have the loop deliver sound as it comes; in a thread, so that what that costs is counted, too."""
+        """Have the loop deliver sound as it comes; in a thread, so that what that costs is counted,
+        too."""
         due, start, fast = time.monotonic(), 0, False
         kept: list[Samples] = []
         for sound in pieces(path):
             played = not len(sound)
-            if played:  # the silence behind is never faster: how much comes before the key would be chance
+            if (
+                played
+            ):  # the silence behind is never faster: how much comes before the key would be chance
                 lead = 0
-            if fast and start >= lead:  # a machine that could not play so fast is behind, and is not to catch up
+            if (
+                fast and start >= lead
+            ):  # a machine that could not play so fast is behind, and is not to catch up
                 due = max(due, time.monotonic())
             fast = start < lead
             due += len(sound) / SAMPLE_RATE / (pace if fast else 1.0)
-            time.sleep(max(0.0, due - time.monotonic()))  # no event's wait, which costs more than a callback
+            time.sleep(
+                max(0.0, due - time.monotonic())
+            )  # no event's wait, which costs more than a callback
             if closed.is_set():
                 return
             kept.append(sound)
@@ -123,7 +133,9 @@ class Player:
             if fast or played or count >= LULL or not self._patient():
                 taken = threading.Event()
                 try:
-                    self._loop.call_soon_threadsafe(deliver, start, np.concatenate(kept), played, taken)
+                    self._loop.call_soon_threadsafe(
+                        deliver, start, np.concatenate(kept), played, taken
+                    )
                 except RuntimeError:  # a loop that has ended
                     return
                 if fast:  # what is faster than speech waits until it is wanted
@@ -159,7 +171,9 @@ def worker(*what: str) -> int:
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
     introduced, kept = recognizer.Recognizer.introduce, []
 
-    def recognize(self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, said: Any = ()) -> Any:
+    def recognize(
+        self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, said: Any = ()
+    ) -> Any:
         began = time.perf_counter()
         answers = real(self, sounds, starts, phase, said)
         if "leak" in what:
@@ -176,7 +190,9 @@ def worker(*what: str) -> int:
         return measure(self)
 
     def introduce(self: Any) -> Any:
-        gc.freeze()  # the million objects of NeMo stay; looking through them for each reading would take a second
+        # the million objects of NeMo stay; looking through them for each reading would take a
+        # second
+        gc.freeze()
         return introduced(self)
 
     recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]  # in this process alone
@@ -187,19 +203,23 @@ def worker(*what: str) -> int:
 
 def reread() -> None:
     """Have the daemon read all of a recording between stop and text."""
-    real = recording.Recording.write
+    real = recording.Dictation.write
 
-    def write(self: recording.Recording, whole: bool) -> None:
+    def write(self: recording.Dictation, whole: bool) -> None:
         if whole:
             self.take.path.read_bytes()
         real(self, whole)
 
-    recording.Recording.write = write  # type: ignore[method-assign]  # in this process alone
+    recording.Dictation.write = write  # type: ignore[method-assign]  # in this process alone
 
 
 def command(*what: str) -> tuple[str, ...]:
     """Return how a worker is started: as ever, or with what is done to it on purpose."""
-    return (sys.executable, "-P", "-m", "tools.benchmark.player", "worker", *what) if what else engine.WORKER
+    return (
+        (sys.executable, "-P", "-m", "tools.benchmark.player", "worker", *what)
+        if what
+        else engine.WORKER
+    )
 
 
 def main(verb: str, *words: str) -> int:
@@ -209,9 +229,11 @@ def main(verb: str, *words: str) -> int:
     journal.JOURNAL = ""  # these takes are not the user's
     if "reread" in words:
         reread()
-    hold = functools.partial(engine.Engine, command=command(*(word for word in words if word != "reread")))
+    hold = functools.partial(
+        engine.Engine, command=command(*(word for word in words if word != "reread"))
+    )
 
-    def listen(spec: str, microphone: str) -> Capture:
+    def listen(spec: str, microphone: str) -> AudioSource:
         return Player("tidy" in words)
 
     run.run = functools.partial(run.run, hold=hold, listen=listen)

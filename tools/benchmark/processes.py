@@ -31,7 +31,8 @@ class Holding(NamedTuple):
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Return the processor seconds of these processes with all their threads, to the nanosecond.
 
-    Linux makes a clock for each process out of its number: see CPUCLOCK_SCHED in its posix-timers.h.
+    Linux makes a clock for each process out of its number: see CPUCLOCK_SCHED in its
+    posix-timers.h.
     """
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
@@ -59,7 +60,10 @@ def interruptions(pid: int) -> int:
 
 
 def _status(path: Path) -> dict[str, str]:
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in path.read_text().splitlines())}
+    return {
+        key: value.strip()
+        for key, _, value in (line.partition(":") for line in path.read_text().splitlines())
+    }
 
 
 def children(pid: int) -> list[int]:
@@ -74,13 +78,15 @@ def children(pid: int) -> list[int]:
 
 
 def environment(threads: int, **more: str) -> dict[str, str]:
-    """Return the environment that everything is measured in: asrd's own worker's, with so many threads."""
+    """Return the environment that everything is measured in: asrd's own worker's, with so many
+    threads."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("ASRD_")}
     return {**ours, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), **more}
 
 
 class Host:
-    """Contenders in a process of their own. Raises SystemExit with what it said where it does not come up.
+    """Contenders in a process of their own. Raises SystemExit with what it said where it does not
+    come up.
 
     Args:
         kind: torch, onnx or many.
@@ -91,10 +97,26 @@ class Host:
 
     def __init__(self, kind: str, folder: Path, model: str, threads: int) -> None:
         self._log = folder / f"{kind}-{model}.log"
-        command = [sys.executable, "-P", "-m", "tools.benchmark.contenders", kind, str(folder), model, str(threads)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "tools.benchmark.contenders",
+            kind,
+            str(folder),
+            model,
+            str(threads),
+        ]
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(threads), stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1
+                command,
+                cwd=ROOT,
+                env=environment(threads),
+                stdin=-1,
+                stdout=-1,
+                stderr=log,
+                text=True,
+                bufsize=1,
             )
         told = self._answer()
         self.contenders: list[str] = told["contenders"]

@@ -1,6 +1,8 @@
-"""Every ratio but R10 (`stopping`): what was measured -> a value, its interval, its goal, whether it was met. Pure.
+"""Every ratio but R10 (`stopping`): what was measured -> a value, its interval, its goal, whether
+it was met. Pure.
 
-Each function is one of them; its `definition` is what the report shows. Times are seconds unless a name says otherwise.
+Each function is one of them; its `definition` is what the report shows. Times are seconds unless a
+name says otherwise.
 """
 
 from __future__ import annotations
@@ -13,14 +15,28 @@ import msgspec
 
 from asrd.evaluation.metrics import Edits, interval
 
-from .figures import MIB, Block, Interval, Ratio, blockwise, flips, jain, median_interval, paired, slope
+from .figures import (
+    MIB,
+    Block,
+    Interval,
+    Ratio,
+    blockwise,
+    flips,
+    jain,
+    median_interval,
+    paired,
+    slope,
+)
 
 
 def overhead(blocks: Sequence[Block], clips: Mapping[str, float]) -> Ratio:
     """R1."""
     long = [clip for clip, seconds in clips.items() if seconds > 8]
     value, ci = median_interval(blockwise(blocks, "G", "A", long))
-    added = [statistics.median(1000 * (b.runs["G"][c].seconds - b.runs["A"][c].seconds) for c in long) for b in blocks]
+    added = [
+        statistics.median(1000 * (b.runs["G"][c].seconds - b.runs["A"][c].seconds) for c in long)
+        for b in blocks
+    ]
     more, more_ci = median_interval(added)
     same = not flips(blocks, "G")
     return Ratio(
@@ -85,7 +101,9 @@ def stops(recordings: Sequence[Stop]) -> Ratio:
             "nemo_ms": 1000 * statistics.median(s.whole for s in some),
             "recordings": len(some),
             "in_real_time": sum(s.real_time for s in some),
-            "changed_words_per_100": 100 * sum(s.changed for s in some) / max(1, sum(s.words for s in some)),
+            "changed_words_per_100": 100
+            * sum(s.changed for s in some)
+            / max(1, sum(s.words for s in some)),
         }
     longest = lengths[max(lengths, key=float)]
     rise, rise_ci = _rise(found)
@@ -107,7 +125,9 @@ def stops(recordings: Sequence[Stop]) -> Ratio:
             "p99_goal": 2.0,
             "key_after_a_rest": {
                 "ms": 1000 * statistics.median(s.seconds for s in rested),
-                "value": statistics.median(paired([s.seconds for s in rested], [s.whole for s in rested])),
+                "value": statistics.median(
+                    paired([s.seconds for s in rested], [s.whole for s in rested])
+                ),
                 "rest_s": rested[0].rest,
                 "recordings": len(rested),
             }
@@ -118,7 +138,8 @@ def stops(recordings: Sequence[Stop]) -> Ratio:
 
 
 def _rise(found: Sequence[Stop]) -> tuple[float, Interval | None]:
-    """Return by how many milliseconds the time rises for each second of dictation; 0 where all are of one length."""
+    """Return by how many milliseconds the time rises for each second of dictation; 0 where all are
+    of one length."""
     if len({stop.length for stop in found}) < 2:
         return 0.0, None
     return slope([stop.length for stop in found], [1000 * stop.seconds for stop in found])
@@ -131,7 +152,8 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def weights(half: int, full: int, large: Sequence[int] | None = None) -> Ratio:
-    """R3: bytes of the weights under half and under fp32; `large` the same of a model of the usual size, or None."""
+    """R3: bytes of the weights under half and under fp32; `large` the same of a model of the usual
+    size, or None."""
     value = half / full if large is None else large[0] / large[1]
     return Ratio(
         value=value,
@@ -159,12 +181,14 @@ def load_peak(value: float | None, weights_bytes: int, model: str) -> Ratio:
     )
 
 
-def idleness(idle_cpu: float, idle: float, silence_cpu: float, silence: float, wakeups: float | None) -> Ratio:
+def idleness(
+    idle_cpu: float, idle: float, silence_cpu: float, silence: float, wakeups: float | None
+) -> Ratio:
     """R5.
 
     Args:
-        idle_cpu, idle: processor seconds of daemon and worker, and over how many seconds, with nothing to do.
-        silence_cpu, silence: the same while silence is recorded.
+        idle_cpu, idle: processor seconds of daemon and worker, and over how many seconds, with
+        nothing to do. silence_cpu, silence: the same while silence is recorded.
         wakeups: voluntary context switches a second while idle.
     """
     value, listening = 3600 * idle_cpu / idle, silence_cpu / silence
@@ -193,7 +217,8 @@ class StartUp(msgspec.Struct, frozen=True):
     text: float
     """From exec until it could be text."""
     floor: float
-    """From exec of a bare interpreter until torch and NeMo are imported and the checkpoint is read."""
+    """From exec of a bare interpreter until torch and NeMo are imported and the checkpoint is
+    read."""
 
 
 def start_up(found: Sequence[StartUp]) -> Ratio:
@@ -241,7 +266,10 @@ def concurrency(found: Sequence[Crowd], way: str = "") -> Ratio:
         ci=ci,
         goal=0.95,
         at_least=True,
-        met=value is not None and value >= 0.95 and fairness >= 0.98 and (over is None or over >= 1.0),
+        met=value is not None
+        and value >= 0.95
+        and fairness >= 0.98
+        and (over is None or over >= 1.0),
         definition="audio seconds a second that one engine gives to eight callers at once over what it gives to one; "
         "and Jain's fairness between the eight of at least 0.98. On a CPU the limit is 1. And no fewer than NeMo's "
         "transcribe() gives for the same sounds at once, in the batches and with the threads that suit it best",
@@ -297,7 +325,9 @@ def growth(readings: Sequence[Reading]) -> Ratio:
             "utterances": readings[-1].utterances,
             **memory,
             **rises,
-            "series": [[one.utterances, *(round(part / MIB, 2) for part in one.rss)] for one in readings],
+            "series": [
+                [one.utterances, *(round(part / MIB, 2) for part in one.rss)] for one in readings
+            ],
         },
     )
 
@@ -316,7 +346,8 @@ class Case(msgspec.Struct, frozen=True):
     changed: int
     """Word edits between that one and streaming."""
     floor: int
-    """Word edits between that offline decode and the same of the sound begun half a frame earlier."""
+    """Word edits between that offline decode and the same of the sound begun half a frame
+    earlier."""
     words: int
     """Of the offline text."""
 

@@ -1,6 +1,8 @@
-"""The daemon over its socket: how fast it starts, how soon text comes, what it costs to leave it running.
+"""The daemon over its socket: how fast it starts, how soon text comes, what it costs to leave it
+running.
 
-R2, R5, R6 and R8 are measured here, on the real daemon in a process of its own; only its microphone is ours.
+R2, R5, R6 and R8 are measured here, on the real daemon in a process of its own; only its microphone
+is ours.
 """
 
 from __future__ import annotations
@@ -27,7 +29,16 @@ from asrd.engine.process import ENVIRONMENT
 from asrd.evaluation.metrics import edits
 
 from . import sounds
-from .processes import ROOT, Host, children, cpu_seconds, environment, holding, interruptions, switches
+from .processes import (
+    ROOT,
+    Host,
+    children,
+    cpu_seconds,
+    environment,
+    holding,
+    interruptions,
+    switches,
+)
 from .ratios import Reading, StartUp, Stop
 from .sounds import Samples
 
@@ -38,7 +49,8 @@ TAIL = 10.0
 """Seconds before the key that are always in real time."""
 
 GLANCE = 0.15
-"""Seconds within which the daemon has let go of a recording that ended: it looks at one with a limit each tenth."""
+"""Seconds within which the daemon has let go of a recording that ended: it looks at one with a
+limit each tenth."""
 
 FASTER = 16.0
 """How much faster what lies before them is played, where not all is in real time."""
@@ -69,14 +81,25 @@ class Service:
         sinks: where text goes for which no client waits.
     """
 
-    def __init__(self, folder: Path, model: str, threads: int, *what: str, sinks: str = "none") -> None:
+    def __init__(
+        self, folder: Path, model: str, threads: int, *what: str, sinks: str = "none"
+    ) -> None:
         self.folder = folder
         self.interrupted = 0
-        """Times that others took the processor from the daemon between the last stop request and its text."""
+        """Times that others took the processor from the daemon between the last stop request and
+        its text."""
         self.socket = folder / "asrd.sock"
         self._command = [sys.executable, "-P", "-m", "tools.benchmark.player", "run", *what]
-        places = {name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")}
-        settings = {"MODEL": model, "STRATEGY": "fp32", "DEVICE": "cpu", "THREADS": "0", "IDLE": "never"}
+        places = {
+            name: str(folder) for name in ("XDG_STATE_HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME")
+        }
+        settings = {
+            "MODEL": model,
+            "STRATEGY": "fp32",
+            "DEVICE": "cpu",
+            "THREADS": "0",
+            "IDLE": "never",
+        }
         settings |= {"SINKS": sinks, "NOTIFY": "false", "SOCKET": str(self.socket)}
         self._environment = environment(
             threads,
@@ -86,13 +109,24 @@ class Service:
         )
 
     def up(self) -> tuple[float, float]:
-        """Start it; return the seconds from exec until it is ready to record, and until it is ready for text."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, (self.folder / "log").open("a") as log:
+        """Start it; return the seconds from exec until it is ready to record, and until it is ready
+        for text."""
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+            (self.folder / "log").open("a") as log,
+        ):
             manager.bind(self._environment["NOTIFY_SOCKET"])
             manager.settimeout(PATIENCE)
             began = time.perf_counter()
             self.process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdin=-1, stdout=-1, stderr=log, text=True, bufsize=1
+                self._command,
+                cwd=ROOT,
+                env=self._environment,
+                stdin=-1,
+                stdout=-1,
+                stderr=log,
+                text=True,
+                bufsize=1,
             )
             while b"READY=1" not in manager.recv(1 << 16).split(b"\n"):
                 pass
@@ -117,8 +151,11 @@ class Service:
         """The daemon and its worker."""
         return self.process.pid, children(self.process.pid)[0]
 
-    def dictate(self, sound: Path, lead: int = 0, pace: float = 1.0, **more: Any) -> tuple[float, str]:
-        """Speak a sound and press the key at its very end; return the seconds until the text is there, and the text.
+    def dictate(
+        self, sound: Path, lead: int = 0, pace: float = 1.0, **more: Any
+    ) -> tuple[float, str]:
+        """Speak a sound and press the key at its very end; return the seconds until the text is
+        there, and the text.
 
         Args:
             sound: a .npy file.
@@ -138,7 +175,8 @@ class Service:
                 return spent, str(told["text"])
 
     def send(self, sound: Path, lead: int = 0, pace: float = 1.0) -> Sent:
-        """Speak a sound for the sink `stdout` and press the key at its very end; as `dictate` does."""
+        """Speak a sound for the sink `stdout` and press the key at its very end; as `dictate`
+        does."""
         assert self.process.stdout is not None
         self._say(sound, lead, pace)
         self.ask(verb="start")
@@ -178,11 +216,16 @@ class Service:
 
     def _say(self, sound: Path, lead: int, pace: float) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"sound": str(sound), "lead": lead, "pace": pace}) + "\n")
+        self.process.stdin.write(
+            json.dumps({"sound": str(sound), "lead": lead, "pace": pace}) + "\n"
+        )
 
     def _wait_until_played(self) -> None:
         assert self.process.stdout is not None
-        if not select.select([self.process.stdout], [], [], 3 * PATIENCE)[0] or not self.process.stdout.readline():
+        if (
+            not select.select([self.process.stdout], [], [], 3 * PATIENCE)[0]
+            or not self.process.stdout.readline()
+        ):
             raise SystemExit(f"asrd: the daemon ended: {(self.folder / 'log').read_text()[-800:]}")
 
     def _line(self) -> socket.socket:
@@ -204,11 +247,15 @@ class Service:
         return reply
 
 
-# -- R6 ---------------------------------------------------------------------------------------------------------------
+# -- R6
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def start_ups(make: Callable[[], Service], checkpoint: Path, count: int) -> tuple[list[StartUp], Service]:
-    """Start the daemon so many times, each after what no program on NeMo can do without; leave the last one running.
+def start_ups(
+    make: Callable[[], Service], checkpoint: Path, count: int
+) -> tuple[list[StartUp], Service]:
+    """Start the daemon so many times, each after what no program on NeMo can do without; leave the
+    last one running.
 
     With a count of 0 it is only started.
     """
@@ -227,25 +274,35 @@ def start_ups(make: Callable[[], Service], checkpoint: Path, count: int) -> tupl
 
 
 def _floor(checkpoint: Path) -> float:
-    """Return the seconds from exec of an interpreter until torch and NeMo are imported and a file is read."""
+    """Return the seconds from exec of an interpreter until torch and NeMo are imported and a file
+    is read."""
     command = [sys.executable, "-c", IMPORTS, str(checkpoint)]
     began = time.perf_counter()
-    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=-1, stderr=-3, text=True) as process:
+    with subprocess.Popen(
+        command, env={**os.environ, **ENVIRONMENT}, stdout=-1, stderr=-3, text=True
+    ) as process:
         assert process.stdout is not None
         if not any(line == "read\n" for line in process.stdout):
             raise SystemExit("asrd: torch and NeMo cannot be imported")
         return time.perf_counter() - began
 
 
-# -- R2 ---------------------------------------------------------------------------------------------------------------
+# -- R2
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def stops(
-    service: Service, nemo: Host, folder: Path, plan: Sequence[tuple[float, bool, float]], tell: Callable[[int], None]
+    service: Service,
+    nemo: Host,
+    folder: Path,
+    plan: Sequence[tuple[float, bool, float]],
+    tell: Callable[[int], None],
 ) -> list[Stop]:
-    """Dictate as planned, each time other clips, and ask NeMo the same; a plan is a list of (seconds, real_time, rest).
+    """Dictate as planned, each time other clips, and ask NeMo the same; a plan is a list of
+    (seconds, real_time, rest).
 
-    Not real time is faster up to the last ten seconds; a rest is silence between the last sound and the key.
+    Not real time is faster up to the last ten seconds; a rest is silence between the last sound and
+    the key.
     """
     clips, found = sounds.clips(), []
     for number, (length, real_time, rest) in enumerate(plan):
@@ -257,7 +314,9 @@ def stops(
         nemo.run("B", file)
         whole = nemo.run("B", file)
         changed = sum(edits([whole.text or "-"], [text or "-"]).errors)
-        found.append(Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time, rest))
+        found.append(
+            Stop(length, seconds, whole.seconds, changed, len(whole.text.split()), real_time, rest)
+        )
         tell(number + 1)
     return found
 
@@ -269,11 +328,13 @@ def save(folder: Path, name: str, sound: Samples) -> Path:
     return file
 
 
-# -- R5 ---------------------------------------------------------------------------------------------------------------
+# -- R5
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
-    """Watch the daemon for so many seconds of nothing and so many of silence recorded; as `figures.idleness` has it."""
+    """Watch the daemon for so many seconds of nothing and so many of silence recorded; as
+    `figures.idleness` has it."""
     pids = service.pids
 
     def watch() -> tuple[float, float, float]:
@@ -295,13 +356,18 @@ def idleness(service: Service, folder: Path, span: float) -> dict[str, float]:
     }
 
 
-# -- R8 ---------------------------------------------------------------------------------------------------------------
+# -- R8
+# ---------------------------------------------------------------------------------------------------------------
 
 
-def endurance(service: Service, folder: Path, count: int, tell: Callable[[int], None]) -> list[Reading]:
-    """Dictate so many clips, one after the other and faster than they were spoken; return what was held on the way.
+def endurance(
+    service: Service, folder: Path, count: int, tell: Callable[[int], None]
+) -> list[Reading]:
+    """Dictate so many clips, one after the other and faster than they were spoken; return what was
+    held on the way.
 
-    Each begins somewhere in its first half second, so that nearly every utterance has a length of its own, as a user's
+    Each begins somewhere in its first half second, so that nearly every utterance has a length of
+    its own, as a user's
     have: what is kept for each length shows.
     """
     clips, draw = sounds.clips(), random.Random(0)

@@ -1,4 +1,5 @@
-"""The sounds that everything is measured on: shipped clips, alone and joined, the same in every run."""
+"""The sounds that everything is measured on: shipped clips, alone and joined, the same in every
+run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from asrd.audio import files
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.vad import Event
+from asrd.audio.vad import VadEvent
 from asrd.evaluation import manifest
 from asrd.evaluation.manifest import Clip
 from asrd.streaming.segmenter import on_grid
@@ -39,6 +40,7 @@ class Joined:
     cuts: list[int]
     """Where each after the first begins, in samples."""
 
+
 def clips() -> list[Clip]:
     """Return the shipped evaluation clips. Raises ManifestError where they cannot be read."""
     found, skipped = manifest.read(EVAL)
@@ -53,7 +55,8 @@ def near(found: list[Clip], seconds: float, count: int) -> list[Clip]:
 
 
 def joined(found: list[Clip], seconds: float, seed: int = 0) -> Joined:
-    """Return so many seconds at least of clips, in an order drawn anew for each seed, and again from the first."""
+    """Return so many seconds at least of clips, in an order drawn anew for each seed, and again
+    from the first."""
     order = random.Random(seed).sample(found, len(found))
     gap = np.zeros(round(PAUSE * SAMPLE_RATE), np.float32)
     parts: list[Samples] = []
@@ -62,7 +65,9 @@ def joined(found: list[Clip], seconds: float, seed: int = 0) -> Joined:
         clip = order[len(texts) % len(order)]
         parts.append(np.concatenate([clip.samples, gap]))
         texts.append(clip.text)
-    return Joined(np.concatenate(parts), texts, np.cumsum([len(part) for part in parts])[:-1].tolist())
+    return Joined(
+        np.concatenate(parts), texts, np.cumsum([len(part) for part in parts])[:-1].tolist()
+    )
 
 
 class Sentence(NamedTuple):
@@ -73,7 +78,8 @@ class Sentence(NamedTuple):
 
 
 def spoken(seconds: float, seed: int = 0) -> Joined:
-    """Return so many seconds at least of sentences that one voice speaks through, without any pause."""
+    """Return so many seconds at least of sentences that one voice speaks through, without any
+    pause."""
     parts: list[Sentence] = []
     for number in itertools.count(1000 * seed):
         if sum(len(part.samples) for part in parts) >= seconds * SAMPLE_RATE:
@@ -81,12 +87,15 @@ def spoken(seconds: float, seed: int = 0) -> Joined:
         parts += breath(number)
     lengths = [len(part.samples) for part in parts]
     cuts = np.cumsum(lengths)[:-1].tolist()
-    return Joined(np.concatenate([part.samples for part in parts]), [part.text for part in parts], cuts)
+    return Joined(
+        np.concatenate([part.samples for part in parts]), [part.text for part in parts], cuts
+    )
 
 
 @cache
 def breath(number: int) -> list[Sentence]:
-    """Return the sentences of one breath, some 25 s, cut where they meet; none where that cannot be told."""
+    """Return the sentences of one breath, some 25 s, cut where they meet; none where that cannot be
+    told."""
     from tools import demo_speech
 
     dice = random.Random(number)
@@ -100,11 +109,14 @@ def breath(number: int) -> list[Sentence]:
         return []
     firsts = [said[sum(counts[:n])][0] for n in range(len(texts))]
     edges = [round(SAMPLE_RATE * at) for at in (*firsts, said[-1][1])]
-    return [Sentence(samples[a:b], text) for a, b, text in zip(edges, edges[1:], texts, strict=False)]
+    return [
+        Sentence(samples[a:b], text) for a, b, text in zip(edges, edges[1:], texts, strict=False)
+    ]
 
 
 def phones(text: str, file: Path, voice: str = "rms") -> list[tuple[float, float]]:
-    """Have flite speak a text into a file and return when each of its phones was, in seconds, pauses left out."""
+    """Have flite speak a text into a file and return when each of its phones was, in seconds,
+    pauses left out."""
     words = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", str(file)]
     printed = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
     ends = [float(part.rpartition(":")[2]) for part in printed]
@@ -112,8 +124,9 @@ def phones(text: str, file: Path, voice: str = "rms") -> list[tuple[float, float
     return [(a, b) for name, a, b in zip(names, [0.0, *ends], ends, strict=False) if name != "pau"]
 
 
-def stretches(samples: Samples, events: list[Event]) -> list[Samples]:
-    """Return what the detector takes for speech, each stretch from its opening to its end, however long it is.
+def stretches(samples: Samples, events: list[VadEvent]) -> list[Samples]:
+    """Return what the detector takes for speech, each stretch from its opening to its end, however
+    long it is.
 
     From the frame, of a decode of all the sound, in which it opens.
     """

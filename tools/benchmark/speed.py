@@ -1,4 +1,5 @@
-"""asrd's engine beside everything else that runs the same model: what it adds, how it shares, what it weighs.
+"""asrd's engine beside everything else that runs the same model: what it adds, how it shares, what
+it weighs.
 
 R1, R3, R4 and R7 are measured here, on `asrd.engine.Engine` as the daemon uses it.
 """
@@ -49,13 +50,16 @@ class Ours:
 
     Args:
         model: a shipped name, or a .nemo file.
-        threads: that it may take, as every contender; how many it does is its own choice, as it is for a user.
+        threads: that it may take, as every contender; how many it does is its own choice, as it is
+            for a user.
         strategy: its precision.
         what: is done to its worker on purpose: leak, slow, tidy.
         self_test: leave out where the model was never trained.
     """
 
-    def __init__(self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True) -> None:
+    def __init__(
+        self, model: str, threads: int, *what: str, strategy: str = "fp32", self_test: bool = True
+    ) -> None:
         import msgspec
 
         settings = Settings(model=model, strategy=strategy, device="cpu", threads=0)
@@ -79,14 +83,23 @@ class Ours:
         answer = await self.engine.transcribe(samples)
         seconds = time.perf_counter() - wall
         decoding = answer.seconds - answer.encoder_seconds
-        parts = {"encoder": answer.encoder_seconds, "decoder": decoding, "between": seconds - answer.seconds}
+        parts = {
+            "encoder": answer.encoder_seconds,
+            "decoder": decoding,
+            "between": seconds - answer.seconds,
+        }
         return Run(seconds, cpu_seconds(pids) - cpu, answer.hypothesis.text, parts)
 
-    def shares(self, sounds: Sequence[Any], callers: int, seconds: float) -> tuple[float, list[float]]:
-        """Have so many callers ask for so long; return what all took in seconds, and each one's audio seconds."""
+    def shares(
+        self, sounds: Sequence[Any], callers: int, seconds: float
+    ) -> tuple[float, list[float]]:
+        """Have so many callers ask for so long; return what all took in seconds, and each one's
+        audio seconds."""
         return self._runner.run(self._shared(sounds, callers, seconds))
 
-    async def _shared(self, sounds: Sequence[Any], callers: int, seconds: float) -> tuple[float, list[float]]:
+    async def _shared(
+        self, sounds: Sequence[Any], callers: int, seconds: float
+    ) -> tuple[float, list[float]]:
         heard = [0.0] * callers
         began = time.perf_counter()
 
@@ -107,7 +120,13 @@ class Ours:
         self._runner.close()
 
 
-# -- R1 ---------------------------------------------------------------------------------------------------------------
+# -- R1
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _asked_of(host: Host, name: str, files: Mapping[str, Path]) -> Callable[[str], Run]:
+    """Return what has one contender of a host recognise a clip."""
+    return lambda clip: host.run(name, files[clip])
 
 
 def blocks(
@@ -118,11 +137,13 @@ def blocks(
     count: int,
     tell: Callable[[int], None],
 ) -> list[Block]:
-    """Return so many blocks: every contender hears every clip once, in an order drawn anew for each block."""
+    """Return so many blocks: every contender hears every clip once, in an order drawn anew for each
+    block."""
     files = {name: save(folder, name, clip.samples) for name, clip in clips.items()}
     asked: dict[str, Callable[[str], Run]] = {"G": lambda clip: ours.run(clips[clip].samples)}
     for host in hosts:
-        asked |= {who: (lambda clip, h=host, w=who: h.run(w, files[clip])) for who in host.contenders}  # type: ignore[misc]
+        for who in host.contenders:
+            asked[who] = _asked_of(host, who, files)
     dice = random.Random(0)
     for who in list(asked) * WARM:
         for clip in clips:
@@ -154,13 +175,19 @@ def canary() -> float:
     return float(np.median(times))
 
 
-# -- R7 ---------------------------------------------------------------------------------------------------------------
+# -- R7
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def crowds(
-    ours: Ours, clips: Sequence[Clip], count: int, seconds: float, nemo: Callable[[], float] | None = None
+    ours: Ours,
+    clips: Sequence[Clip],
+    count: int,
+    seconds: float,
+    nemo: Callable[[], float] | None = None,
 ) -> list[Crowd]:
-    """Ask so many times with one caller and with eight, which of them first drawn anew, each for so long.
+    """Ask so many times with one caller and with eight, which of them first drawn anew, each for so
+    long.
 
     And each time NeMo, which returns its audio seconds a second.
     """
@@ -176,8 +203,11 @@ def crowds(
     return found
 
 
-def best_of_many(host: Host, clips: Sequence[Clip], folder: Path) -> tuple[str, Callable[[], float]]:
-    """Return the way in which NeMo hears many clips fastest, and what has it do so: audio seconds a second."""
+def best_of_many(
+    host: Host, clips: Sequence[Clip], folder: Path
+) -> tuple[str, Callable[[], float]]:
+    """Return the way in which NeMo hears many clips fastest, and what has it do so: audio seconds a
+    second."""
     file = folder / "many.npz"
     np.savez(file, *[clip.samples for clip in clips])
     length = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
@@ -188,11 +218,13 @@ def best_of_many(host: Host, clips: Sequence[Clip], folder: Path) -> tuple[str, 
     return best, lambda: length / host.run(best, file).seconds
 
 
-# -- R3 and R4 --------------------------------------------------------------------------------------------------------
+# -- R3 and R4
+# --------------------------------------------------------------------------------------------------------
 
 
 def sizes(model: str, threads: int, self_test: bool = True) -> tuple[int, int, float | None]:
-    """Return the bytes of a model's weights under half and under fp32, and the load peak over them under fp32."""
+    """Return the bytes of a model's weights under half and under fp32, and the load peak over them
+    under fp32."""
     found = []
     for strategy in ("half", "fp32"):
         ours = Ours(model, threads, strategy=strategy, self_test=self_test)
@@ -202,11 +234,14 @@ def sizes(model: str, threads: int, self_test: bool = True) -> tuple[int, int, f
 
 
 def large(folder: Path) -> Path:
-    """Make a checkpoint of the usual size with random weights, in a process of its own; return the file."""
+    """Make a checkpoint of the usual size with random weights, in a process of its own; return the
+    file."""
     program = "from tools.benchmark.contenders import grow; import sys; grow(sys.argv[1])"
     file = folder / LARGE
     command = [sys.executable, "-c", program, str(file)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(1), capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"asrd: cannot make {file}: {done.stderr[-800:]}")
     return file

@@ -1,7 +1,9 @@
-"""R10: the time from the stop request to text and replies, after dictations of very different lengths.
+"""R10: the time from the stop request to text and replies, after dictations of very different
+lengths.
 
-Every dictation ends alike: the same ten seconds in real time, with a pause before the key, so the text is there when
-the key comes. What lies before them is fed as fast as the daemon wants it. So only what grows with the length differs.
+Every dictation ends alike: the same ten seconds in real time, with a pause before the key, so the
+text is there when the key comes. What lies before them is fed as fast as the daemon wants it. So
+only what grows with the length differs.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ FRAME = 512
 """Samples that the detector hears at once: every dictation ends at the same place of one."""
 
 PACE = 100.0
-"""How much faster what lies before the tail is played at most: the microphone waits while the daemon is behind."""
+"""How much faster what lies before the tail is played at most: the microphone waits while the
+daemon is behind."""
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -55,7 +58,8 @@ class Ending(msgspec.Struct, frozen=True):
     seconds: dict[str, float]
     """From the stop request, by FACES."""
     interrupted: tuple[int, int]
-    """Times that others took the processor from the daemon meanwhile: with a client, with a sink."""
+    """Times that others took the processor from the daemon meanwhile: with a client, with a
+    sink."""
     load: float
     """Processes that wanted to run, over the minute before."""
 
@@ -76,7 +80,9 @@ class Dictating(Protocol):
         """Return when the recording was put away."""
 
 
-def endings(service: Dictating, folder: Path, lengths: Sequence[float], tell: Callable[[int], None]) -> list[Ending]:
+def endings(
+    service: Dictating, folder: Path, lengths: Sequence[float], tell: Callable[[int], None]
+) -> list[Ending]:
     """Dictate so many seconds, one length after the other, each twice.
 
     Raises: SystemExit where the text of a dictation differs between the client and the sink.
@@ -87,7 +93,11 @@ def endings(service: Dictating, folder: Path, lengths: Sequence[float], tell: Ca
         tail = sounds.joined(clips, TAIL_SECONDS, seed=0).samples[-last:]
         tail = tail[: round(TAIL_SECONDS * SAMPLE_RATE)]
         lead = round((length - TAIL_SECONDS) * SAMPLE_RATE / FRAME) * FRAME
-        before = sounds.joined(clips, lead / SAMPLE_RATE, seed=number + 1).samples[:lead] if lead else tail[:0]
+        before = (
+            sounds.joined(clips, lead / SAMPLE_RATE, seed=number + 1).samples[:lead]
+            if lead
+            else tail[:0]
+        )
         file = save(folder, "dictation", np.concatenate([before, tail]))
         seconds, heard = service.dictate(file, lead, PACE)
         interrupted = service.interrupted
@@ -111,7 +121,9 @@ def lengths(found: Sequence[Ending]) -> Ratio:
     shortest, longest = of_length[every[0]], of_length[every[-1]]
     faces: dict[str, dict[str, Any]] = {}
     for face in FACES:
-        value, ci = _over([one.seconds[face] for one in longest], [one.seconds[face] for one in shortest])
+        value, ci = _over(
+            [one.seconds[face] for one in longest], [one.seconds[face] for one in shortest]
+        )
         middle = {
             f"{length:g}": 1000 * statistics.median(one.seconds[face] for one in some)
             for length, some in of_length.items()
@@ -134,13 +146,17 @@ def lengths(found: Sequence[Ending]) -> Ratio:
             "faces": faces,
             "interrupted": [one.interrupted for one in found],
             "loads": [round(one.load, 2) for one in found],
-            "all_ms": [[one.length, *(round(1000 * one.seconds[face], 3) for face in FACES)] for one in found],
+            "all_ms": [
+                [one.length, *(round(1000 * one.seconds[face], 3) for face in FACES)]
+                for one in found
+            ],
         },
     )
 
 
 def _over(long: Sequence[float], short: Sequence[float]) -> tuple[float, Interval | None]:
-    """Return one median over another and its interval; no interval for fewer than two values of either."""
+    """Return one median over another and its interval; no interval for fewer than two values of
+    either."""
     value = statistics.median(long) / statistics.median(short)
     if min(len(long), len(short)) < 2:
         return value, None

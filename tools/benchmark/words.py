@@ -1,6 +1,8 @@
-"""What streaming costs in words: long dictations block by block against the best offline decode of the same sound.
+"""What streaming costs in words: long dictations block by block against the best offline decode of
+the same sound.
 
-R9 is measured here, on `asrd.dictation.Dictation` fed as the daemon feeds it, only not in real time.
+R9 is measured here, on `asrd.dictation.Dictation` fed as the daemon feeds it, only not in real
+time.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ import numpy as np
 
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.vad import Event
+from asrd.audio.vad import VadEvent
 from asrd.config.settings import Settings
 from asrd.dictation.recording import FILM
 from asrd.engine.engine import Engine
 from asrd.evaluation.metrics import Edits, edits, interval
 from asrd.evaluation.normalising import normaliser
 from asrd.streaming.segmenter import GRID
-from asrd.streaming.session import Dictation
+from asrd.streaming.session import StreamingSession
 
 from . import sounds
 from .figures import by_clip
@@ -32,11 +34,13 @@ WHOLE = 125 * SAMPLE_RATE
 """Samples that are decoded in one piece; the memory of attention over more of them has no end."""
 
 SHIFT = SAMPLE_RATE // 25
-"""Samples, half a frame of the encoder: begun so much earlier, an offline decode says what the model is sure of."""
+"""Samples, half a frame of the encoder: begun so much earlier, an offline decode says what the
+model is sure of."""
 
 
 class Plan(NamedTuple):
-    """Sounds of one kind: shipped clips with a pause after each, or one voice that speaks through."""
+    """Sounds of one kind: shipped clips with a pause after each, or one voice that speaks
+    through."""
 
     seconds: float
     pauses: bool
@@ -50,7 +54,9 @@ def cases(ours: Ours, plan: Sequence[Plan], tell: Callable[[str], None]) -> list
     for kind in plan:
         seeds = range(kind.joins)
         joins = [
-            sounds.joined(clips, kind.seconds, seed=seed) if kind.pauses else sounds.spoken(kind.seconds, seed)
+            sounds.joined(clips, kind.seconds, seed=seed)
+            if kind.pauses
+            else sounds.spoken(kind.seconds, seed)
             for seed in seeds
         ]
         name = f"{kind.seconds:g} s, {'with' if kind.pauses else 'without'} pauses"
@@ -67,10 +73,17 @@ async def _case(engine: Engine, joins: Sequence[Joined], name: str) -> Case:
         streamed.append(clean(text))
         for how, pieces in _cuts(join, events).items():
             offline.setdefault(how, []).append(pieces)
-    texts = {how: [clean(await _offline(engine, one)) for one in pieces] for how, pieces in offline.items()}
+    texts = {
+        how: [clean(await _offline(engine, one)) for one in pieces]
+        for how, pieces in offline.items()
+    }
     score = {how: _score(joins, heard) for how, heard in texts.items()}
     best = min(score, key=lambda how: sum(score[how].errors))
-    changed = {how: sum(edits(texts[how], streamed).errors) for how in score if _as_good(score[how], score[best])}
+    changed = {
+        how: sum(edits(texts[how], streamed).errors)
+        for how in score
+        if _as_good(score[how], score[best])
+    }
     nearest = min(changed, key=lambda how: changed[how])
     earlier = [[np.pad(piece, (SHIFT, 0)) for piece in pieces] for pieces in offline[nearest]]
     again = [clean(await _offline(engine, one)) for one in earlier]
@@ -92,8 +105,9 @@ def _as_good(decode: Edits, best: Edits) -> bool:
     return between is None or between[0] <= 0
 
 
-def _cuts(join: Joined, events: list[Event]) -> dict[str, list[Samples]]:
-    """Return the pieces of each offline decode: of the whole sound, and of each stretch between two pauses."""
+def _cuts(join: Joined, events: list[VadEvent]) -> dict[str, list[Samples]]:
+    """Return the pieces of each offline decode: of the whole sound, and of each stretch between two
+    pauses."""
     ways = {"whole": _whole(join)}
     heard = sounds.stretches(join.samples, events)
     if len(heard) > 1:
@@ -103,14 +117,20 @@ def _cuts(join: Joined, events: list[Event]) -> dict[str, list[Samples]]:
 
 def _score(joins: Sequence[Joined], texts: Sequence[str]) -> Edits:
     """Return the edits of each clip of each sound."""
-    found = [by_clip(join.texts, text, normaliser("en")) for join, text in zip(joins, texts, strict=True)]
-    return Edits(tuple(e for one in found for e in one.errors), tuple(w for one in found for w in one.words))
+    found = [
+        by_clip(join.texts, text, normaliser("en")) for join, text in zip(joins, texts, strict=True)
+    ]
+    return Edits(
+        tuple(e for one in found for e in one.errors), tuple(w for one in found for w in one.words)
+    )
 
 
 def _whole(join: Joined) -> list[Samples]:
-    """Return a sound in one piece, or, where it is too long for that, cut at joins into pieces as long as can be.
+    """Return a sound in one piece, or, where it is too long for that, cut at joins into pieces as
+    long as can be.
 
-    To the nearest frame, so that each piece has the frames that it would have in a decode of all of it.
+    To the nearest frame, so that each piece has the frames that it would have in a decode of all of
+    it.
     """
     cuts, last = [], 0
     for cut, after in zip(join.cuts, [*join.cuts[1:], len(join.samples)], strict=True):
@@ -120,9 +140,10 @@ def _whole(join: Joined) -> list[Samples]:
     return np.split(join.samples, cuts)
 
 
-async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[Event]]:
-    """Return the text of a sound that comes in blocks, asked for as `scribe` asks, and what the detector said of it."""
-    dictation, told, looked = Dictation(Settings(model="demo-ctc")), list[Event](), 0
+async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[VadEvent]]:
+    """Return the text of a sound that comes in blocks, asked for as `transcriber` asks, and what
+    the detector said of it."""
+    dictation, told, looked = StreamingSession(Settings(model="demo-ctc")), list[VadEvent](), 0
     for first in range(0, len(samples), PERIOD):
         block = AudioBlock(first, samples[first : first + PERIOD])
         events = dictation.push(block)
@@ -137,5 +158,7 @@ async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[Event]]:
 
 
 async def _offline(engine: Engine, pieces: Any) -> str:
-    texts = [(await engine.transcribe(np.ascontiguousarray(piece))).hypothesis.text for piece in pieces]
+    texts = [
+        (await engine.transcribe(np.ascontiguousarray(piece))).hypothesis.text for piece in pieces
+    ]
     return " ".join(filter(None, texts))

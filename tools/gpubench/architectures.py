@@ -1,10 +1,12 @@
-"""Random-weight models of the true architectures: as large, as deep and as fast as the checkpoints, and as ignorant.
+"""Random-weight models of the true architectures: as large, as deep and as fast as the checkpoints,
+and as ignorant.
 
     python -m tools.gpubench.architectures NAME OUT.nemo
 
-Sizes are those of `asrd.models.architectures`. The weights are drawn so that activations stay near one, and what comes
-last is set until text comes out at a speaker's pace, as what a decoder costs depends on how much it says: Canary ends
-after TOKENS tokens whatever it hears, a transducer says something in half of its steps. What they say means nothing.
+Sizes are those of `asrd.models.architectures`. The weights are drawn so that activations stay near
+one, and what comes last is set until text comes out at a speaker's pace, as what a decoder costs
+depends on how much it says: Canary ends after TOKENS tokens whatever it hears, a transducer says
+something in half of its steps. What they say means nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asrd.evaluation import manifest
-from asrd.models.architectures import KNOWN, Known
+from asrd.models.architectures import ARCHITECTURES, Architecture
 
 NAMES = {
     "canary-1b-flash": "nvidia/canary-1b-flash",
@@ -38,7 +40,14 @@ HEADS = 8
 
 DURATIONS = [0, 1, 2, 3, 4]
 
-DEFAULTS = ["<|nospeech|>", "<pad>", "<|endoftext|>", "<|startoftranscript|>", "<|pnc|>", "<|nopnc|>"]
+DEFAULTS = [
+    "<|nospeech|>",
+    "<pad>",
+    "<|endoftext|>",
+    "<|startoftranscript|>",
+    "<|pnc|>",
+    "<|nopnc|>",
+]
 LANGUAGES = ["en", "de", "es", "fr"]
 SPECIAL = {
     "canary": ["translate", "transcribe", *LANGUAGES],
@@ -51,14 +60,15 @@ SPECIAL = {
 
 
 def build(name: str, path: Path, seed: int = 0) -> Path:
-    """Write a model of NAMES as a .nemo file and return its path; needs twice the file's size in the temporary folder.
+    """Write a model of NAMES as a .nemo file and return its path; needs twice the file's size in
+    the temporary folder.
 
     Raises:
         KeyError: a name that is not in NAMES.
     """
     import torch
 
-    known = KNOWN[NAMES[name]]
+    known = ARCHITECTURES[NAMES[name]]
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode():
         model = empty(known, Path(scratch))
         fill(model, seed)
@@ -68,7 +78,7 @@ def build(name: str, path: Path, seed: int = 0) -> Path:
     return path
 
 
-def empty(known: Known, scratch: Path) -> Any:
+def empty(known: Architecture, scratch: Path) -> Any:
     """Return NeMo's model of an architecture, its weights whatever was in memory."""
     from asrd.worker.loading import nemo_import, restore
 
@@ -77,13 +87,22 @@ def empty(known: Known, scratch: Path) -> Any:
     from omegaconf import OmegaConf
 
     logging.setLevel(logging.CRITICAL)
-    kinds = {"aed": models.EncDecMultiTaskModel, "ctc": models.EncDecCTCModelBPE, "tdt": models.EncDecRNNTBPEModel}
+    kinds = {
+        "aed": models.EncDecMultiTaskModel,
+        "ctc": models.EncDecCTCModelBPE,
+        "tdt": models.EncDecRNNTBPEModel,
+    }
     with restore.uninitialised():
-        return kinds[known.family](cfg=OmegaConf.create(config(known, scratch))).eval().requires_grad_(False)
+        return (
+            kinds[known.family](cfg=OmegaConf.create(config(known, scratch)))
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def fill(model: Any, seed: int) -> None:
-    """Draw every weight: matrices normal with the variance that keeps activations near one, norms 1, biases 0."""
+    """Draw every weight: matrices normal with the variance that keeps activations near one, norms
+    1, biases 0."""
     import torch
 
     pool = torch.randn(POOL, generator=torch.Generator().manual_seed(seed))
@@ -103,7 +122,7 @@ def fill(model: Any, seed: int) -> None:
             module.reset_running_stats()
 
 
-def settle(model: Any, known: Known, seed: int) -> None:
+def settle(model: Any, known: Architecture, seed: int) -> None:
     """Set what comes last until text comes out at a speaker's pace."""
     import torch
 
@@ -120,7 +139,8 @@ def settle(model: Any, known: Known, seed: int) -> None:
 
 
 def _say_every_other(model: Any, encoded: Any) -> None:
-    """Take out of the joint what all frames have in common, bias the blank so that half of the steps say something.
+    """Take out of the joint what all frames have in common, bias the blank so that half of the
+    steps say something.
 
     And never step by 0 frames, where a random transducer would stay for ever.
     """
@@ -131,7 +151,9 @@ def _say_every_other(model: Any, encoded: Any) -> None:
     joint.enc.bias.copy_((joint.enc.bias - heard.mean(0)) * scale)
     before = joint.project_prednet(decoder.predict(None, None, add_sos=False, batch_size=1)[0])
     out = joint.joint_net[-1]
-    logits = joint.joint_after_projection(joint.project_encoder(encoded.transpose(1, 2)), before)[0, :, 0]
+    logits = joint.joint_after_projection(joint.project_encoder(encoded.transpose(1, 2)), before)[
+        0, :, 0
+    ]
     labels = logits[:, : -len(DURATIONS)]
     out.bias[-1 - len(DURATIONS)] += float((labels[:, :-1].amax(-1) - labels[:, -1]).median())
     out.bias[-len(DURATIONS)] -= 30.0
@@ -140,8 +162,9 @@ def _say_every_other(model: Any, encoded: Any) -> None:
 def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     """Have Canary say something else at every place, and end after so many tokens.
 
-    Random places instead of the sines make the decoder's states differ from place to place. What they have in common is
-    taken out of the head, and the head's row for the end is turned towards what is special at the last place.
+    Random places instead of the sines make the decoder's states differ from place to place. What
+    they have in common is taken out of the head, and the head's row for the end is turned towards
+    what is special at the last place.
     """
     import torch
 
@@ -157,11 +180,15 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     ids = torch.cat([begin, torch.randint(len(LANGUAGES), head.out_features, (1, 2 * tokens))], 1)
     sound = model.encoder_decoder_proj(encoded.transpose(1, 2))
     states: list[Any] = []
-    hook = head.register_forward_hook(lambda _, given, __: states.append(given[0].reshape(-1, head.in_features)))
+    hook = head.register_forward_hook(
+        lambda _, given, __: states.append(given[0].reshape(-1, head.in_features))
+    )
     reader = CachedDecoder(model.transf_decoder, model.log_softmax)
     reader.step(reader.listen(sound, ids.shape[1]), ids)
     hook.remove()
-    state = torch.cat(states)[begin.shape[1] - 1 :]  # [n] is what the token after n others is read from
+    state = torch.cat(states)[
+        begin.shape[1] - 1 :
+    ]  # [n] is what the token after n others is read from
     common = state.mean(0)
     head.bias.copy_(-(head.weight @ common))
     row = state[tokens] - common
@@ -177,11 +204,13 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     head.bias[int(model.tokenizer.vocab_size) :] = -30.0
 
 
-# -- configurations ---------------------------------------------------------------------------------------------------
+# -- configurations
+# ---------------------------------------------------------------------------------------------------
 
 
-def config(known: Known, scratch: Path) -> dict[str, Any]:
-    """Return the configuration that NeMo builds an architecture from; its tokenizer is written below `scratch`."""
+def config(known: Architecture, scratch: Path) -> dict[str, Any]:
+    """Return the configuration that NeMo builds an architecture from; its tokenizer is written
+    below `scratch`."""
     common: dict[str, Any] = dict(
         sample_rate=16000,
         log_prediction=False,
@@ -211,13 +240,16 @@ def _ctc() -> dict[str, Any]:
     return dict(
         ctc_reduction="mean_volume",
         decoder=dict(
-            _target_="nemo.collections.asr.modules.ConvASRDecoder", feat_in=None, num_classes=-1, vocabulary=[]
+            _target_="nemo.collections.asr.modules.ConvASRDecoder",
+            feat_in=None,
+            num_classes=-1,
+            vocabulary=[],
         ),
         interctc=dict(loss_weights=[], apply_at_layers=[]),
     )
 
 
-def _tdt(known: Known) -> dict[str, Any]:
+def _tdt(known: Architecture) -> dict[str, Any]:
     width = known.decoder_width
     return dict(
         compute_eval_loss=False,
@@ -242,7 +274,7 @@ def _tdt(known: Known) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _aed(known: Known, scratch: Path) -> dict[str, Any]:
+def _aed(known: Architecture, scratch: Path) -> dict[str, Any]:
     transformer = "nemo.collections.asr.modules.transformer"
     style = "canary" if known.positions < 1024 else "canary2"
     inner = dict(
@@ -286,7 +318,8 @@ def _aed(known: Known, scratch: Path) -> dict[str, Any]:
 
 
 def prompt(style: str) -> dict[str, Any]:
-    """Return the part of Canary's configuration that says how a decoding begins, for a prompt format."""
+    """Return the part of Canary's configuration that says how a decoding begins, for a prompt
+    format."""
     if style == "canary":
         slots = dict(source_lang="en", target_lang="en", task="asr", pnc="yes")
         return dict(prompt_format=style, prompt_defaults=[dict(role="user", slots=slots)])
@@ -298,11 +331,13 @@ def prompt(style: str) -> dict[str, Any]:
     return dict(prompt_format=style, prompt_defaults=[dict(role="user", slots=slots), partial])
 
 
-# -- tokenizers -------------------------------------------------------------------------------------------------------
+# -- tokenizers
+# -------------------------------------------------------------------------------------------------------
 
 
 def pieces(folder: Path, size: int, symbols: list[str] | None = None) -> Path:
-    """Write a SentencePiece tokenizer of exactly `size` pieces, made up and not trained; return its folder."""
+    """Write a SentencePiece tokenizer of exactly `size` pieces, made up and not trained; return its
+    folder."""
     from sentencepiece import sentencepiece_model_pb2
 
     proto: Any = sentencepiece_model_pb2  # generated, without types
@@ -322,7 +357,9 @@ def pieces(folder: Path, size: int, symbols: list[str] | None = None) -> Path:
             kind = proto.ModelProto.SentencePiece.USER_DEFINED
         model.pieces.add(piece=word, score=-float(number), type=kind)
     (folder / "tokenizer.model").write_bytes(model.SerializeToString())
-    (folder / "tokenizer.vocab").write_text("".join(f"{word}\t{-number}\n" for number, word in enumerate(words)))
+    (folder / "tokenizer.vocab").write_text(
+        "".join(f"{word}\t{-number}\n" for number, word in enumerate(words))
+    )
     (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words[1:]))
     return folder
 
@@ -339,7 +376,8 @@ def _word(number: int) -> str:
 
 
 def _canary_tokenizer(style: str, scratch: Path, vocabulary: int) -> dict[str, Any]:
-    """Return the configuration of Canary's two tokenizers, which have `vocabulary` pieces together."""
+    """Return the configuration of Canary's two tokenizers, which have `vocabulary` pieces
+    together."""
     module = "nemo.collections.common.tokenizers.canary_tokenizer"
     symbols = [*DEFAULTS, *(f"<|{token}|>" for token in SPECIAL[style])]
     special = pieces(scratch / "special", 1 + len(symbols), symbols)
@@ -347,12 +385,17 @@ def _canary_tokenizer(style: str, scratch: Path, vocabulary: int) -> dict[str, A
     return dict(
         dir=None,
         type="agg",
-        langs={part: dict(dir=str(folder), type="bpe") for part, folder in (("spl_tokens", special), ("en", text))},
+        langs={
+            part: dict(dir=str(folder), type="bpe")
+            for part, folder in (("spl_tokens", special), ("en", text))
+        },
         custom_tokenizer=dict(_target_=f"{module}.CanaryTokenizer", tokenizers=None),
     )
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in NAMES:
-        sys.exit(f"usage: python -m tools.gpubench.architectures NAME OUT.nemo\nnames: {' '.join(NAMES)}")
+        sys.exit(
+            f"usage: python -m tools.gpubench.architectures NAME OUT.nemo\nnames: {' '.join(NAMES)}"
+        )
     print(build(sys.argv[1], Path(sys.argv[2])))

@@ -1,8 +1,10 @@
-"""NeMo by itself in a process of its own, loaded and asked as its own examples do it: what a user without asrd has.
+"""NeMo by itself in a process of its own, loaded and asked as its own examples do it: what a user
+without asrd has.
 
     python -m tools.gpubench.bare MODEL.nemo DEVICE naive|plain SOUND.npy OUT.json
 
-naive: onto the card in FP32, then `.half()`, as most guides say. The ledger is read as asrd's worker reads it. Also
+naive: onto the card in FP32, then `.half()`, as most guides say. The ledger is read as asrd's
+    worker reads it. Also
 tells how large activations get in FP32, layer by layer, against 65504, the largest float16.
 """
 
@@ -64,12 +66,17 @@ def main(path: str, device: str, how: str, sound: str, out: str) -> None:
             torch.cuda.empty_cache()
         measure("ready")
     found.load_seconds = time.perf_counter() - began
-    found.weights = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    found.weights = sum(
+        t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())
+    )
     found.parameters = sum(p.numel() for p in model.parameters())
     if device != "cpu":
         peak = found.ledger["load"]
         found.load_peak = Memory(
-            found.weights, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved(), peak.process
+            found.weights,
+            torch.cuda.max_memory_allocated(),
+            torch.cuda.max_memory_reserved(),
+            peak.process,
         )
     samples = np.load(sound)
     try:
@@ -115,7 +122,8 @@ def _time(torch: Any, model: Any, samples: Any, device: str, found: Found) -> No
 
 
 def _parts(torch: Any, model: Any, samples: Any, device: str) -> tuple[float, float, int]:
-    """Return seconds of the encoder, seconds of NeMo's own decoding, and how many tokens came out."""
+    """Return seconds of the encoder, seconds of NeMo's own decoding, and how many tokens came
+    out."""
     wait = torch.cuda.synchronize if device != "cpu" else lambda: None
     signal = torch.as_tensor(samples, device=device)[None]
     length = torch.tensor([signal.shape[1]], device=device)
@@ -146,10 +154,14 @@ def _decode(torch: Any, model: Any, encoded: Any, lengths: Any) -> int:
             return_hypotheses=True,
         )
     elif hasattr(model, "joint"):
-        heard = model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, return_hypotheses=True)
+        heard = model.decoding.rnnt_decoder_predictions_tensor(
+            encoded, lengths, return_hypotheses=True
+        )
     else:
         scores = model.decoder(encoder_output=encoded)
-        heard = model.decoding.ctc_decoder_predictions_tensor(scores, decoder_lengths=lengths, return_hypotheses=True)
+        heard = model.decoding.ctc_decoder_predictions_tensor(
+            scores, decoder_lengths=lengths, return_hypotheses=True
+        )
     return len(heard[0].y_sequence)
 
 

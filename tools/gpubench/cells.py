@@ -1,8 +1,8 @@
 """What is measured, in which order, and what is kept of it: values only.
 
-A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by itself. Times are
-seconds, memory is bytes. Results are one JSON file; a cell that is in it is not measured again on the same machine, but
-where the shipped model has become another file since.
+A cell is one fresh process: a model under a strategy, with or without CUDA graphs, or NeMo by
+itself. Times are seconds, memory is bytes. Results are one JSON file; a cell that is in it is not
+measured again on the same machine, but where the shipped model has become another file since.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from asrd.protocol import Fallback
 from . import architectures
 
 Kind = Literal["strategy", "eager", "words", "growth", "nemo", "naive"]
-"""strategy: a worker, timed; eager: the same without CUDA graphs; words: what it makes of the shipped clips; growth:
-its memory over many buffers; nemo: NeMo's own loading and decoding in FP32; naive: NeMo's, cast by .half() on the card.
+"""strategy: a worker, timed; eager: the same without CUDA graphs; words: what it makes of the
+shipped clips; growth: its memory over many buffers; nemo: NeMo's own loading and decoding in FP32;
+naive: NeMo's, cast by .half() on the card.
 """
 
 UNTIMED = ("words", "growth")
@@ -56,7 +57,9 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """What it is called in the results."""
-        return f"{self.model} {self.strategy}" + (f" {self.kind}" if self.kind != "strategy" else "")
+        return f"{self.model} {self.strategy}" + (
+            f" {self.kind}" if self.kind != "strategy" else ""
+        )
 
 
 class Times(msgspec.Struct):
@@ -95,7 +98,8 @@ class Found(msgspec.Struct):
     alike: dict[str, bool] = {}
     """Buffers at once -> whether the first of them was heard as it was alone."""
     mismatch: str = ""
-    """Where the worker is not what its strategy says, as the engine would refuse it; "" where it is."""
+    """Where the worker is not what its strategy says, as the engine would refuse it; "" where it
+    is."""
     growth: list[tuple[int, Memory]] = []
     """After so many buffers of random length."""
     texts: list[str] = []
@@ -103,7 +107,8 @@ class Found(msgspec.Struct):
     headroom: float = 0.0
     """Largest |encoder output| over 65504."""
     peaks: dict[str, float] = {}
-    """Component -> largest |activation| of any of its layers; inf or nan where one was not finite."""
+    """Component -> largest |activation| of any of its layers; inf or nan where one was not
+    finite."""
     text: str = ""
     """Of the 10-s buffer."""
 
@@ -131,13 +136,17 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
 
     Args:
         models: short names, shipped or of `architectures`.
-        strategies: names; None takes every strategy for the shipped models and the first two architectures, the CORE
-            for the others.
+        strategies: names; None takes every strategy for the shipped models and the first two
+            architectures, the CORE for the others.
     """
     first = list(architectures.NAMES)[:2]
-    asked = {m: strategies or (list(TABLE) if m in (*SHIPPED, *first) else list(CORE)) for m in models}
+    asked = {
+        m: strategies or (list(TABLE) if m in (*SHIPPED, *first) else list(CORE)) for m in models
+    }
     small, large = ([m for m in models if (m in SHIPPED) is shipped] for shipped in (True, False))
-    head = [Cell(m, s, "words") for s in ("fp32", AGAIN) for m in small]  # first, as the others build meanwhile
+    head = [
+        Cell(m, s, "words") for s in ("fp32", AGAIN) for m in small
+    ]  # first, as the others build meanwhile
     head += [Cell(m, s, "words") for s in TABLE for m in small if s in asked[m]]
     body = [Cell(m, s) for m in large[:2] for s in ("fp32", "bfloat16", "half") if s in asked[m]]
     body += [Cell(m, s, "eager") for m in large[:2] for s in EAGER if s in asked[m]]
@@ -148,7 +157,9 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     body += [Cell(m, AGAIN) for m in large[:2]]
     body += [Cell(m, "fp32", "naive") for m in large]
     body += [Cell(m, s) for m in small for s in ("fp32", "bfloat16") if s in asked[m]]
-    head += [Cell(m, s, "growth") for m in (large[1:2] or models[:1]) for s in GROWING if s in asked[m]]
+    head += [
+        Cell(m, s, "growth") for m in (large[1:2] or models[:1]) for s in GROWING if s in asked[m]
+    ]
     return list(dict.fromkeys([*head, *body]))
 
 

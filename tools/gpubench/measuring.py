@@ -1,7 +1,9 @@
-"""One worker measured over its wire. Only one holds the card at a time; the others load beside it on the processors.
+"""One worker measured over its wire. Only one holds the card at a time; the others load beside it
+on the processors.
 
-A worker that is about to move its model to the card is stopped by a signal until the card is free, so that what is
-timed is timed alone. Memory growth is no matter of time and is measured on several workers at once.
+A worker that is about to move its model to the card is stopped by a signal until the card is free,
+so that what is timed is timed alone. Memory growth is no matter of time and is measured on several
+workers at once.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ import numpy as np
 from asrd import protocol
 from asrd.audio.format import SAMPLE_RATE
 from asrd.engine import verify
-from asrd.engine.process import ENVIRONMENT, LostError, Worker
+from asrd.engine.process import ENVIRONMENT, WorkerFailedError, WorkerProcess
 from asrd.models import names
 from asrd.precision import memory
-from asrd.precision.plan import Rung
+from asrd.precision.plan import Candidate
 from asrd.precision.strategies import TABLE
 
 from .bare import READY
@@ -77,13 +79,13 @@ class Bench:
     ) -> None:
         self.device, self.paths, self.sounds, self.repeats = device, paths, sounds, repeats
         self._card = asyncio.Lock()
-        self._spares: collections.deque[asyncio.Task[Worker]] = collections.deque()
+        self._spares: collections.deque[asyncio.Task[WorkerProcess]] = collections.deque()
         self._wanted = spares
 
     def prepare(self, left: int) -> None:
         """Start spares, no more than are still needed."""
         while len(self._spares) < min(self._wanted, left):
-            self._spares.append(asyncio.create_task(Worker.spawn(COMMAND)))
+            self._spares.append(asyncio.create_task(WorkerProcess.spawn(COMMAND)))
 
     async def close(self) -> None:
         """End the spares."""
@@ -92,7 +94,7 @@ class Bench:
         self._spares.clear()
 
     @contextlib.asynccontextmanager
-    async def _worker(self) -> AsyncIterator[Worker]:
+    async def _worker(self) -> AsyncIterator[WorkerProcess]:
         self.prepare(1)
         worker = await self._spares.popleft()
         try:
@@ -117,23 +119,34 @@ class Bench:
                     self.prepare(left)
                     await self._load(worker, cell, found, card)
                     await self._measure(Talk(worker, found), cell)
-        except LostError as loss:
+        except WorkerFailedError as loss:
             found.failure = f"{loss.kind}: {loss.detail}"
         return found
 
-    async def _load(self, worker: Worker, cell: Cell, found: Found, card: contextlib.AsyncExitStack) -> None:
-        """Have a worker load; unless it is not timed it has the card for itself from when its model moves there."""
+    async def _load(
+        self, worker: WorkerProcess, cell: Cell, found: Found, card: contextlib.AsyncExitStack
+    ) -> None:
+        """Have a worker load; unless it is not timed it has the card for itself from when its model
+        moves there."""
         precision = TABLE[cell.strategy.partition(" ")[0]]
-        await worker.send(protocol.Start(self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"))
+        await worker.send(
+            protocol.Start(
+                self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"
+            )
+        )
         while not isinstance(reply := await worker.receive(PATIENCE), protocol.Ready):
             if isinstance(reply, protocol.Failed):
-                raise LostError(reply.kind, reply.detail)
-            if isinstance(reply, protocol.Progress) and reply.stage == "move" and cell.kind not in UNTIMED:
+                raise WorkerFailedError(reply.kind, reply.detail)
+            if (
+                isinstance(reply, protocol.Progress)
+                and reply.stage == "move"
+                and cell.kind not in UNTIMED
+            ):
                 os.kill(worker.process.pid, signal.SIGSTOP)
                 await card.enter_async_context(self._card)
                 os.kill(worker.process.pid, signal.SIGCONT)
         _introduce(found, reply)
-        found.mismatch = verify.mismatch(Rung(precision, self.device), reply)
+        found.mismatch = verify.mismatch(Candidate(precision, self.device), reply)
 
     async def _measure(self, talk: Talk, cell: Cell) -> None:
         if cell.kind == "growth":
@@ -152,7 +165,17 @@ class Bench:
             np.save(sound, self.sounds.buffers[LENGTHS[0]])
             path = str(names.resolve(self.paths[cell.model]))
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "tools.gpubench.bare", path, self.device, cell.kind, sound, out),
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "tools.gpubench.bare",
+                    path,
+                    self.device,
+                    cell.kind,
+                    sound,
+                    out,
+                ),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -161,7 +184,9 @@ class Bench:
             assert process.stdout is not None
             try:
                 async with asyncio.timeout(PATIENCE):
-                    while (line := await process.stdout.readline()) and line.strip() != READY.encode():
+                    while (
+                        line := await process.stdout.readline()
+                    ) and line.strip() != READY.encode():
                         pass
                 await card.enter_async_context(self._card)
                 async with asyncio.timeout(PATIENCE):
@@ -171,7 +196,10 @@ class Bench:
                 await process.wait()
                 return Found(cell, f"no answer within {PATIENCE:.0f} s")
             if process.returncode or not os.path.exists(out):
-                return Found(cell, (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1])
+                return Found(
+                    cell,
+                    (said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1],
+                )
             with open(out, "rb") as stream:
                 found = msgspec.json.decode(stream.read(), type=Found)
         found.cell = cell
@@ -179,7 +207,11 @@ class Bench:
 
 
 def _introduce(found: Found, ready: protocol.Ready) -> None:
-    found.weights, found.parameters, found.load_seconds = ready.weights_bytes, ready.parameters, ready.load_seconds
+    found.weights, found.parameters, found.load_seconds = (
+        ready.weights_bytes,
+        ready.parameters,
+        ready.load_seconds,
+    )
     found.effective, found.fallbacks, found.graphs = ready.effective, ready.fallbacks, ready.graphs
     found.ledger, found.load_peak = dict(ready.ledger), ready.load_peak
 
@@ -187,18 +219,20 @@ def _introduce(found: Found, ready: protocol.Ready) -> None:
 class Talk:
     """Questions to one worker, and its answers kept."""
 
-    def __init__(self, worker: Worker, found: Found) -> None:
+    def __init__(self, worker: WorkerProcess, found: Found) -> None:
         self._worker, self._found = worker, found
 
     async def ask(self, *buffers: Samples, start: int = 0) -> list[protocol.Answer]:
         """Return the answers to buffers that are asked at once. Raises LostError."""
         sizes = [protocol.Buffer(start, buffer.nbytes) for buffer in buffers]
-        await self._worker.send(protocol.Recognize(1, sizes), *(memoryview(buffer).cast("B") for buffer in buffers))
+        await self._worker.send(
+            protocol.Recognize(1, sizes), *(memoryview(buffer).cast("B") for buffer in buffers)
+        )
         answers = []
         for _ in buffers:
             reply = await self._worker.receive(PATIENCE)
             if isinstance(reply, protocol.Failed):
-                raise LostError(reply.kind, reply.detail)
+                raise WorkerFailedError(reply.kind, reply.detail)
             assert isinstance(reply, protocol.Answer)
             answers.append(reply)
         return answers
@@ -208,7 +242,7 @@ class Talk:
         await self._worker.send(protocol.Measure(1, phase))
         reply = await self._worker.receive(PATIENCE)
         if not isinstance(reply, protocol.Reading):
-            raise LostError("garbage", f"a {type(reply).__name__} where a reading was due")
+            raise WorkerFailedError("garbage", f"a {type(reply).__name__} where a reading was due")
         self._found.ledger[phase] = reply.memory
         return reply.memory
 
@@ -243,7 +277,9 @@ class Talk:
         for size in BATCHES:
             several = [np.roll(buffer, 997 * number) for number in range(size)]
             calls = [await self.ask(*several) for _ in range(CAPTURING + repeats.batches)]
-            self._found.batches[str(size)] = [sum(answer.seconds for answer in call) for call in calls[CAPTURING:]]
+            self._found.batches[str(size)] = [
+                sum(answer.seconds for answer in call) for call in calls[CAPTURING:]
+            ]
             self._found.alike[str(size)] = calls[-1][0].hypothesis.text == self._found.text
         await self.measure("batches")
 

@@ -1,4 +1,5 @@
-"""Results -> the tables of the terminal and the README. Pure; what was not measured is left out, or said to be so."""
+"""Results -> the tables of the terminal and the README. Pure; what was not measured is left out, or
+said to be so."""
 
 from __future__ import annotations
 
@@ -33,9 +34,13 @@ def text(result: Result) -> str:
 
 def strategies(result: Result) -> str:
     """Return the tables of the models that were measured, and what they were measured on."""
-    machine = ", ".join(f"{key} {value}" for key, value in (result.machine | result.versions).items())
+    machine = ", ".join(
+        f"{key} {value}" for key, value in (result.machine | result.versions).items()
+    )
     there = {found.cell.model for found in result.cells.values()}
-    return "\n\n".join([machine, *(_model(result, model) for model in (*SHIPPED, *NAMES) if model in there)])
+    return "\n\n".join(
+        [machine, *(_model(result, model) for model in (*SHIPPED, *NAMES) if model in there)]
+    )
 
 
 def line(found: Found) -> str:
@@ -44,7 +49,9 @@ def line(found: Found) -> str:
     if found.times.get("10"):
         said.append(f"10 s in {_spread(found.times['10'])} ms")
     if found.growth:
-        said.append(f"reserved {(found.growth[-1][1].reserved or 0) / MIB:.0f} MiB after {found.growth[-1][0]} buffers")
+        said.append(
+            f"reserved {(found.growth[-1][1].reserved or 0) / MIB:.0f} MiB after {found.growth[-1][0]} buffers"
+        )
     return ", ".join(said)
 
 
@@ -54,23 +61,33 @@ def _model(result: Result, model: str) -> str:
     base = _found(result, model, "fp32", kind)
     names = [name for name in (*TABLE, AGAIN) if _found(result, model, name, kind)]
     rows = [_row(result, model, name, base, kind) for name in names]
-    size = f"{base.parameters / 1e6:.1f} M parameters" if base and base.parameters else "no FP32 yet"
+    size = (
+        f"{base.parameters / 1e6:.1f} M parameters" if base and base.parameters else "no FP32 yet"
+    )
     heard = {found.checkpoint for found in result.cells.values() if found.cell.model == model}
     size += ", of an earlier file than is shipped now" if heard - {"", digest(model)} else ""
     lines = [f"{model}, {size}", *_columns(_used([HEAD, UNITS, *rows]))] if rows else [model]
-    return "\n".join([*lines, *_eager(result, model), *_nemo(result, model), *_growth(result, model)])
+    return "\n".join(
+        [*lines, *_eager(result, model), *_nemo(result, model), *_growth(result, model)]
+    )
 
 
 def _used(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Return the rows without the columns in which nothing was measured."""
     whole = [row for row in rows[2:] if any(row[2:])]
-    used = [column for column in range(len(HEAD)) if column < 2 or any(row[column] for row in whole)]
+    used = [
+        column for column in range(len(HEAD)) if column < 2 or any(row[column] for row in whole)
+    ]
     return [tuple(row[column] for column in used) for row in rows]
 
 
 def _eager(result: Result, model: str) -> Iterable[str]:
     """Say what the strategies take without CUDA graphs, as far as their row could not."""
-    alone = [name for name in TABLE if _found(result, model, name, "eager") and not p50(_found(result, model, name))]
+    alone = [
+        name
+        for name in TABLE
+        if _found(result, model, name, "eager") and not p50(_found(result, model, name))
+    ]
     said = [f"{name} {_ms(p50(_found(result, model, name, 'eager')))} ms" for name in alone]
     if said:
         yield f"  10 s without CUDA graphs: {', '.join(said)}"
@@ -102,11 +119,19 @@ def _row(result: Result, model: str, name: str, base: Found | None, kind: str) -
 
 
 def _words(result: Result, found: Found, base: Found | None) -> tuple[str, str, str]:
-    """Return WER, its delta with interval, and words changed per 100 against FP32; empty where nothing was heard."""
-    if not found.texts or base is None or len(found.texts) != len(result.clips) or len(base.texts) != len(found.texts):
+    """Return WER, its delta with interval, and words changed per 100 against FP32; empty where
+    nothing was heard."""
+    if (
+        not found.texts
+        or base is None
+        or len(found.texts) != len(result.clips)
+        or len(base.texts) != len(found.texts)
+    ):
         return "", "", ""
     clean = normalising.normaliser("en")
-    truth, ours, fp32 = ([clean(text) for text in texts] for texts in (result.clips, found.texts, base.texts))
+    truth, ours, fp32 = (
+        [clean(text) for text in texts] for texts in (result.clips, found.texts, base.texts)
+    )
     score, floor = metrics.edits(truth, ours), metrics.edits(truth, fp32)
     changed, interval = metrics.edits(fp32, ours), metrics.interval(score, floor)
     delta = (score.rate or 0.0) - (floor.rate or 0.0)
@@ -119,7 +144,9 @@ def _nemo(result: Result, model: str) -> Iterable[str]:
     if plain and not plain.failure:
         whole = _median(plain.times["transcribe"].seconds) if "transcribe" in plain.times else None
         said = f"  NeMo by itself, FP32: transcribe() {_ms(whole)} ms"
-        said += f", encoder {_ms(_median(plain.times['10'].encoder))} ms" if "10" in plain.times else ""
+        said += (
+            f", encoder {_ms(_median(plain.times['10'].encoder))} ms" if "10" in plain.times else ""
+        )
         if (theirs := token(plain)) is not None:
             said += f", {_ms(theirs, 2)} ms a token"
             if ours and (mine := token(ours)):
@@ -142,16 +169,21 @@ def _growth(result: Result, model: str) -> Iterable[str]:
     for name in TABLE:
         found = _found(result, model, name, "growth")
         if found and found.growth:
-            marks = ", ".join(f"{count}: {(m.reserved or m.process or 0) / MIB:.0f}" for count, m in found.growth)
+            marks = ", ".join(
+                f"{count}: {(m.reserved or m.process or 0) / MIB:.0f}" for count, m in found.growth
+            )
             yield f"  {name}, reserved MiB after so many buffers of random length: {marks}"
 
 
-# -- claims -----------------------------------------------------------------------------------------------------------
+# -- claims
+# -----------------------------------------------------------------------------------------------------------
 
 
 def claims(result: Result | None) -> str:
     """Return the Markdown table of what was claimed elsewhere, and what was measured here."""
-    rows = [f"| {claim} | {measured(result) if result else NOT_YET} |" for claim, measured in CLAIMS]
+    rows = [
+        f"| {claim} | {measured(result) if result else NOT_YET} |" for claim, measured in CLAIMS
+    ]
     return "\n".join(["| claimed | measured |", "|---|---|", *rows])
 
 
@@ -161,7 +193,9 @@ def _memory_claim(result: Result) -> str:
     if not (fp32 and half and _process(fp32) and _process(half)):
         return NOT_YET
     said = f"{model}: weights {fp32.weights / GIB:.2f} -> {half.weights / GIB:.2f} GiB, "
-    said += f"process {_gib(fp32)} -> {_gib(half)} GiB, {_of(_process(half), _process(fp32))} of FP32's"
+    said += (
+        f"process {_gib(fp32)} -> {_gib(half)} GiB, {_of(_process(half), _process(fp32))} of FP32's"
+    )
     return said
 
 
@@ -195,13 +229,16 @@ def _tf32_claim(result: Result) -> str:
 
 
 def _latencies(result: Result, name: str, faster: bool = False) -> str:
-    """Return a strategy's 10-s latency over FP32's for each large model, with CUDA graphs and without."""
+    """Return a strategy's 10-s latency over FP32's for each large model, with CUDA graphs and
+    without."""
     said = []
     for model in NAMES:
         shown = [_ratio(result, model, name, kind, faster) for kind in ("", "eager")]
         if any(shown):
             eager = f"eager {shown[1]}" if shown[1] else ""
-            said.append(f"{model} {shown[0]} ({eager})" if all(shown) else f"{model} {shown[0] or eager}")
+            said.append(
+                f"{model} {shown[0]} ({eager})" if all(shown) else f"{model} {shown[0] or eager}"
+            )
     return f"{'faster by' if faster else 'of FP32'}: " + ", ".join(said) if said else NOT_YET
 
 
@@ -241,7 +278,8 @@ CLAIMS: tuple[tuple[str, Callable[[Result], str]], ...] = (
 )
 
 
-# -- figures ----------------------------------------------------------------------------------------------------------
+# -- figures
+# ----------------------------------------------------------------------------------------------------------
 
 
 def _found(result: Result, model: str, strategy: str, kind: str = "") -> Found | None:
@@ -250,11 +288,16 @@ def _found(result: Result, model: str, strategy: str, kind: str = "") -> Found |
 
 def p50(found: Found | None) -> float | None:
     """Return the median seconds of a 10-s buffer in the worker; None where it was not measured."""
-    return _median(found.times["10"].seconds) if found and not found.failure and "10" in found.times else None
+    return (
+        _median(found.times["10"].seconds)
+        if found and not found.failure and "10" in found.times
+        else None
+    )
 
 
 def token(found: Found) -> float | None:
-    """Return the median seconds of one token of an autoregressive decoder; None for CTC, whose tokens cost nothing."""
+    """Return the median seconds of one token of an autoregressive decoder; None for CTC, whose
+    tokens cost nothing."""
     times = found.times.get("10")
     if times is None or "ctc" in found.cell.model:
         return None
@@ -307,5 +350,9 @@ def _columns(rows: list[tuple[str, ...]]) -> list[str]:
     lines = []
     for row in rows:
         first, *others = zip(row, widths, strict=True)
-        lines.append("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip())
+        lines.append(
+            "  ".join(
+                [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+            ).rstrip()
+        )
     return lines

@@ -2,8 +2,10 @@
 
     tools/torture PART... [--seed N] [--rounds N | --minutes M] [--quick] [--json FILE]
 
-Parts: kills (SIGKILL in each moment of a daemon's life) and delivery (sinks that fail, hang, die or accept half).
-Exit code 0: nothing was lost, doubled or left; 3: something was; 2: an instrument did not notice a planted fault.
+Parts: kills (SIGKILL in each moment of a daemon's life) and delivery (sinks that fail, hang, die or
+    accept half).
+Exit code 0: nothing was lost, doubled or left; 3: something was; 2: an instrument did not notice a
+planted fault.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ MOMENTS = (
 )
 
 PLANTED_EARLIEST = 0.8
-"""Of a sound, from where on a daemon is killed for a fault that is planted: there are words and seconds to lose."""
+"""Of a sound, from where on a daemon is killed for a fault that is planted: there are words and
+seconds to lose."""
 
 PLANTED_PACE = 6.0
 """Times as fast as speech, of rounds that only prove instruments."""
@@ -59,8 +62,16 @@ SOUND = ("microphone, quiet", "microphone, speech")
 """Moments that need a sound server; left out where that is not installed."""
 
 QUICK = {"recording": 8, "loading": 1, "decoding": 1, "falling back": 1, "switching": 1}
-QUICK |= {"pruning": 1, "delivering": 1, "retrying": 1, "reloading": 1, "suspending": 1, "microphone, speech": 2}
-"""Rounds of each moment in a quick run; only the daemon is killed there, as a worker that comes again takes time."""
+QUICK |= {
+    "pruning": 1,
+    "delivering": 1,
+    "retrying": 1,
+    "reloading": 1,
+    "suspending": 1,
+    "microphone, speech": 2,
+}
+"""Rounds of each moment in a quick run; only the daemon is killed there, as a worker that comes
+again takes time."""
 
 
 SINKS = {"kills": ("one",), "delivery": ("one", "two", "three")}
@@ -118,7 +129,9 @@ class Player:
     def _house(self, number: int, faults: tuple[str, ...]) -> None:
         try:
             with home(self.folder, f"{self.part}-{number}") as one, contextlib.ExitStack() as stack:
-                house = House(one, random.Random(f"{self.seed} {self.part} {number}"), SINKS[self.part])
+                house = House(
+                    one, random.Random(f"{self.seed} {self.part} {number}"), SINKS[self.part]
+                )
                 planter = planted.Planter(house, faults)
                 stack.enter_context(planter.planting())
                 self._live_in(house, self._rounds(house, stack, faults))
@@ -128,12 +141,17 @@ class Player:
             self._failed.append(error)
 
     def _rounds(self, house: House, stack: contextlib.ExitStack, faults: tuple[str, ...]) -> Rounds:
-        """Return what plays the rounds, with the servers that it needs; faults want rounds with words in them."""
+        """Return what plays the rounds, with the servers that it needs; faults want rounds with
+        words in them."""
         if self.part == "delivery":
             return Delivery(house)
         one = house.home
         logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
-        server = stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}")) if self.sound else None
+        server = (
+            stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}"))
+            if self.sound
+            else None
+        )
         player = Kills(house, logind, server)
         player.earliest = PLANTED_EARLIEST if faults else player.earliest
         return player
@@ -149,7 +167,8 @@ class Player:
         house.last()
 
     def _round(self, house: House, rounds: Rounds, moment: str, target: str) -> None:
-        """Play a round; what no round foresees is the round's remark, and its home is cleared of processes."""
+        """Play a round; what no round foresees is the round's remark, and its home is cleared of
+        processes."""
         try:
             rounds.play(moment, target)
         except (BrokenError, OSError, ValueError) as error:
@@ -167,7 +186,8 @@ def tell(sentence: str) -> None:
 
 
 def prove(folder: Path, seed: int) -> None:
-    """Plant each fault in a house of its own. Raises BlindError where it is not reported as it was planted."""
+    """Plant each fault in a house of its own. Raises BlindError where it is not reported as it was
+    planted."""
     with home(folder, "planted") as one:
         house = House(one, random.Random(seed))
         house.orphan_seconds = planted.QUICK_ORPHAN_SECONDS
@@ -186,7 +206,8 @@ def prove(folder: Path, seed: int) -> None:
 
 
 def prove_delivery(folder: Path, seed: int) -> None:
-    """Lose and double deliveries in a house of its own. Raises BlindError where they are not reported so."""
+    """Lose and double deliveries in a house of its own. Raises BlindError where they are not
+    reported so."""
     with home(folder, "planted-delivery") as one:
         house = House(one, random.Random(seed), SINKS["delivery"])
         planter = planted.DeliveryPlanter(house)
@@ -236,7 +257,8 @@ def wanted(args: argparse.Namespace, moments: list[str]) -> list[str]:
 
 
 def usable_sound() -> tuple[str, ...]:
-    """Return the moments that need a sound server, or none where it is not installed, which is told."""
+    """Return the moments that need a sound server, or none where it is not installed, which is
+    told."""
     if lacking := microphone.missing():
         tell(f"no kill under a real microphone: {', '.join(lacking)} are not installed")
         return ()
@@ -293,13 +315,28 @@ def arguments() -> ProgramParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=" or ".join(PARTS))
-    parser.add_argument("--seed", type=int, default=1, help="of everything that is left to chance (default 1)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of everything that is left to chance (default 1)"
+    )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--rounds", type=int, default=ROUNDS, help=f"of each moment (default {ROUNDS})")
-    length.add_argument("--minutes", type=float, help="begin no round after so many minutes of a part")
-    length.add_argument("--quick", action="store_true", help="about two minutes: one round of most moments")
-    parser.add_argument("--moments", type=lambda text: text.split(";"), help="these alone: 'recording;loading'")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="homes at once (default: cores)")
+    length.add_argument(
+        "--rounds", type=int, default=ROUNDS, help=f"of each moment (default {ROUNDS})"
+    )
+    length.add_argument(
+        "--minutes", type=float, help="begin no round after so many minutes of a part"
+    )
+    length.add_argument(
+        "--quick", action="store_true", help="about two minutes: one round of most moments"
+    )
+    parser.add_argument(
+        "--moments", type=lambda text: text.split(";"), help="these alone: 'recording;loading'"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="homes at once (default: cores)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     kinds = ", ".join(planted.FAULTS)
     parser.add_argument("--plant", metavar="FAULT", action="append", default=[], choices=planted.FAULTS,
@@ -313,17 +350,27 @@ def main(words: list[str] | None = None) -> int:
     args = parser.parse_args(words)
     if unknown := set(args.moments or ()) - {*MOMENTS, *SOUND, *delivery.MOMENTS}:
         wrong, known = min(unknown), (*MOMENTS, *SOUND, *delivery.MOMENTS)
-        parser.stop(UsageError(f"there is no moment {wrong!r}", nearest(wrong, known, "tools/torture --help")))
+        parser.stop(
+            UsageError(
+                f"there is no moment {wrong!r}", nearest(wrong, known, "tools/torture --help")
+            )
+        )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     try:
-        where = tempfile.gettempdir() if len(tempfile.gettempdir()) <= MAX_TEMPORARY_PATH else "/tmp"
-        with tempfile.TemporaryDirectory(prefix="asrd-torture-", dir=where, ignore_cleanup_errors=True) as folder:
+        where = (
+            tempfile.gettempdir() if len(tempfile.gettempdir()) <= MAX_TEMPORARY_PATH else "/tmp"
+        )
+        with tempfile.TemporaryDirectory(
+            prefix="asrd-torture-", dir=where, ignore_cleanup_errors=True
+        ) as folder:
             parts = [played(name, args, Path(folder)) for name in dict.fromkeys(args.parts)]
     except BlindError as error:
         print(f"asrd torture: there are no figures, as instruments are blind: {error}")
         return 2
-    except KeyboardInterrupt:  # the houses' threads end with this process, and what they started now
+    except (
+        KeyboardInterrupt
+    ):  # the houses' threads end with this process, and what they started now
         end_marked(f"{os.getpid()}-")
         return 130
     told = page.report(args.seed, args.quick, " ".join(words or sys.argv[1:]), parts)

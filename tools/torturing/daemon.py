@@ -1,4 +1,5 @@
-"""One life of the daemon under test, from `asrd run` to its end, asked over its control socket as any program may."""
+"""One life of the daemon under test, from `asrd run` to its end, asked over its control socket as
+any program may."""
 
 from __future__ import annotations
 
@@ -73,13 +74,31 @@ class Feeder:
 
 
 class Daemon:
-    """A daemon in a process of its own. `life` tells its processes from those of the daemons before."""
+    """A daemon in a process of its own. `life` tells its processes from those of the daemons
+    before."""
 
-    def __init__(self, home: Home, life: str, source: str, flags: tuple[str, ...], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        home: Home,
+        life: str,
+        source: str,
+        flags: tuple[str, ...],
+        environment: dict[str, str],
+    ) -> None:
         self.home, self.life = home, life
         self.socket = Path(environment.pop("ASRD_SOCKET", home.runtime / "asrd.sock"))
         self.before = set(home.kept())
-        words = [sys.executable, "-m", "asrd", "run", "--source", source, "--socket", str(self.socket), *flags]
+        words = [
+            sys.executable,
+            "-m",
+            "asrd",
+            "run",
+            "--source",
+            source,
+            "--socket",
+            str(self.socket),
+            *flags,
+        ]
         with home.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words,
@@ -93,11 +112,13 @@ class Daemon:
             )
         self.began = time.monotonic()
 
-    # -- asking -------------------------------------------------------------------------------------------------------
+    # -- asking
+    # -------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def asked(self, **request: Any) -> Iterator[Iterator[dict[str, Any]]]:
-        """Send one request and give the replies. Raises OSError where nobody listens, BrokenError for a refusal."""
+        """Send one request and give the replies. Raises OSError where nobody listens, BrokenError
+        for a refusal."""
         with socket.socket(socket.AF_UNIX) as line:
             line.settimeout(PATIENCE_SECONDS)
             line.connect(os.fspath(self.socket))
@@ -110,12 +131,16 @@ class Daemon:
         with self.asked(**request) as replies:
             return list(replies)[-1]
 
-    def until(self, holds: Callable[[dict[str, Any]], bool], what: str, seconds: float = PATIENCE_SECONDS) -> None:
+    def until(
+        self, holds: Callable[[dict[str, Any]], bool], what: str, seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Wait until a status of the daemon is as wanted. Raises BrokenError."""
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
             if self.process.poll() is not None:
-                raise BrokenError(f"the daemon ended with {self.process.returncode} before {what}: {self.last_words()}")
+                raise BrokenError(
+                    f"the daemon ended with {self.process.returncode} before {what}: {self.last_words()}"
+                )
             with contextlib.suppress(OSError, ValueError):
                 if holds(self.ask(verb="status")):
                     return
@@ -128,11 +153,15 @@ class Daemon:
 
     def ready(self) -> None:
         """Wait until its model is loaded."""
-        self.until(lambda status: bool(status["strategy"]) and not status["loading"], "loaded model")
+        self.until(
+            lambda status: bool(status["strategy"]) and not status["loading"], "loaded model"
+        )
 
     def until_recorded(self, seconds: float) -> None:
         """Wait until so much sound has been taken in. Raises BrokenError."""
-        self.until(lambda status: (status["take"] or {}).get("seconds", 0.0) >= seconds - 0.02, "recording")
+        self.until(
+            lambda status: (status["take"] or {}).get("seconds", 0.0) >= seconds - 0.02, "recording"
+        )
 
     def last_words(self) -> str:
         """Return the end of what daemons of this home have said."""
@@ -140,7 +169,8 @@ class Daemon:
             return " | ".join(self.home.log.read_text(errors="replace").splitlines()[-4:])
         return "it said nothing"
 
-    # -- sound --------------------------------------------------------------------------------------------------------
+    # -- sound
+    # --------------------------------------------------------------------------------------------------------
 
     def feed(self, sound: np.ndarray, pace: float = 1.0) -> Feeder:
         """Speak a sound (int16) into it."""
@@ -153,7 +183,8 @@ class Daemon:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
-    # -- the end ------------------------------------------------------------------------------------------------------
+    # -- the end
+    # ------------------------------------------------------------------------------------------------------
 
     def workers(self) -> list[int]:
         """Return its workers' processes."""
@@ -166,7 +197,8 @@ class Daemon:
         return found
 
     def kill(self, target: str, feeder: Feeder | None = None) -> None:
-        """Send SIGKILL to the daemon, to its workers or to both; the feeder notes how far it had come."""
+        """Send SIGKILL to the daemon, to its workers or to both; the feeder notes how far it had
+        come."""
         workers = self.workers() if target in ("worker", "both") else []
         if feeder is not None:
             feeder.at_the_kill = feeder.samples

@@ -1,7 +1,8 @@
-"""Part `delivery`: sinks that refuse, hang, die, are slow or read half; retries, two at once, and killed ones.
+"""Part `delivery`: sinks that refuse, hang, die, are slow or read half; retries, two at once, and
+killed ones.
 
-Each sink is to accept every text once. A text goes there again only by `retry --again`, and only where asrd had said
-that it may have been delivered.
+Each sink is to accept every text once. A text goes there again only by `retry --again`, and only
+where asrd had said that it may have been delivered.
 """
 
 from __future__ import annotations
@@ -17,10 +18,16 @@ from .home import SAMPLE_RATE
 from .house import FAST, Followed, House, finish
 
 MOMENTS = ("refused", "while speaking", "uncertain", "two retries", "killed")
-"""What happens: sinks refuse; they do while somebody speaks; they hang or die; two retry at once; a kill in between."""
+"""What happens: sinks refuse; they do while somebody speaks; they hang or die; two retry at once; a
+kill in between."""
 
 QUICK = (
-    *(("while speaking", "segment"), ("refused", "take"), ("uncertain", "take"), ("two retries", "take")),
+    *(
+        ("while speaking", "segment"),
+        ("refused", "take"),
+        ("uncertain", "take"),
+        ("two retries", "take"),
+    ),
     ("killed", "take"),
 )
 """Rounds of a quick run, in the order in which one daemon can play most of them."""
@@ -77,7 +84,9 @@ class Delivery:
         """Tell sinks how to end the next times; at least one of them not well."""
         kinds = MODES.get(one.round.moment, (*REFUSALS, "die"))
         for name in self.draw.sample(self.house.sinks, self.draw.randint(1, len(self.house.sinks))):
-            modes = [self.draw.choice((*kinds, "accept")) for _ in range(self.draw.randint(1, SEGMENTS))]
+            modes = [
+                self.draw.choice((*kinds, "accept")) for _ in range(self.draw.randint(1, SEGMENTS))
+            ]
             modes[self.draw.randrange(len(modes))] = self.draw.choice(kinds)
             self.house.home.mode(name, ",".join(modes))
 
@@ -92,11 +101,14 @@ class Delivery:
         self.house.open.remove(one)
 
     def _ready(self, one: Followed) -> Daemon:
-        """Return a daemon with its model, that of the round before where it delivers as this round wants it."""
+        """Return a daemon with its model, that of the round before where it delivers as this round
+        wants it."""
         if self._daemon is None or self._deliver != one.round.target:
             self.close()
             other = str(self.house.home.runtime / "other.sock")
-            self._daemon = self.house.daemon(source="mic", deliver=one.round.target, ASRD_SOCKET=other)
+            self._daemon = self.house.daemon(
+                source="mic", deliver=one.round.target, ASRD_SOCKET=other
+            )
             self._daemon.ready()
             self.house.alone = False
             self._deliver = one.round.target
@@ -110,7 +122,8 @@ class Delivery:
         if daemon is not None and (code := daemon.stop()):
             raise BrokenError(f"the daemon ended with {code}: {daemon.last_words()}")
 
-    # -- moments ------------------------------------------------------------------------------------------------------
+    # -- moments
+    # ------------------------------------------------------------------------------------------------------
 
     def retried(self, one: Followed) -> None:
         """Retry a recording until every sink has it, each refusing some times."""
@@ -122,13 +135,16 @@ class Delivery:
         self._settle(one, daemon)
 
     def while_speaking(self, one: Followed) -> None:
-        """Speak several segments, some of which some sinks do not take; what is missing comes with the next daemon."""
+        """Speak several segments, some of which some sinks do not take; what is missing comes with
+        the next daemon."""
         self.close()
         daemon = self.house.daemon(deliver=one.round.target)
         daemon.ready()
         self.house.heal(daemon)
         self._spoil(one)
-        feeder = daemon.feed(sounds.joined(self.draw, [next(self._short) for _ in range(SEGMENTS)]), FAST)
+        feeder = daemon.feed(
+            sounds.joined(self.draw, [next(self._short) for _ in range(SEGMENTS)]), FAST
+        )
         feeder.wait()
         daemon.end_sound()
         finish(daemon)
@@ -170,13 +186,16 @@ class Delivery:
 
 
 def _retry_all(daemon: Daemon) -> None:
-    """Ask for everything that waits; a refusal is for the one who counts, as it is for a user who asked twice."""
+    """Ask for everything that waits; a refusal is for the one who counts, as it is for a user who
+    asked twice."""
     with contextlib.suppress(BrokenError, OSError, ValueError):
         daemon.ask(verb="retry", all=True, deliver=True)
 
 
 def schedule(draw: random.Random, moments: list[str], rounds: int) -> list[tuple[str, str]]:
     """Return what happens and how text is delivered, so many rounds of each, mixed."""
-    plan = [(moment, ("segment", "take")[number % 2]) for moment in moments for number in range(rounds)]
+    plan = [
+        (moment, ("segment", "take")[number % 2]) for moment in moments for number in range(rounds)
+    ]
     draw.shuffle(plan)
     return plan

@@ -1,6 +1,8 @@
-"""What a round found, and what that adds up to: words lost and doubled, recordings left, orphans, locks, sound lost.
+"""What a round found, and what that adds up to: words lost and doubled, recordings left, orphans,
+locks, sound lost.
 
-Pure: no process, no file and no clock. The planted faults prove these functions and those that look.
+Pure: no process, no file and no clock. The planted faults prove these functions and those that
+    look.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ class Round(msgspec.Struct):
     fed: float | None = None
     """Seconds of sound that were fed until the kill."""
     kept: float | None = None
-    """Seconds of it that are in the recording; None where the recording has gone or the daemon lived on."""
+    """Seconds of it that are in the recording; None where the recording has gone or the daemon
+    lived on."""
     in_real_time: bool = True
     """Whether it was fed as fast as it was spoken; else much of it was still in the pipe."""
     expected: str = ""

@@ -1,7 +1,9 @@
-"""A home folder of its own for the daemons under test: what lies in it, and which processes belong to it.
+"""A home folder of its own for the daemons under test: what lies in it, and which processes belong
+to it.
 
-Every process that is started here, and whatever it starts, carries the home's mark in its environment. So those that a
-killed daemon leaves behind are found by it, and nothing else is ever ended.
+Every process that is started here, and whatever it starts, carries the home's mark in its
+environment. So those that a killed daemon leaves behind are found by it, and nothing else is ever
+ended.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from typing import Any
 import numpy as np
 
 MARK = "TORTURE_MARK"
-"""The variable by which a process of a home is known; not ASRD_*, which the daemon reads as settings."""
+"""The variable by which a process of a home is known; not ASRD_*, which the daemon reads as
+settings."""
 
 SINK = Path(__file__).with_name("sink.py")
 
@@ -32,10 +35,18 @@ HEADER_BYTES = 44
 SAMPLE_RATE = 16_000
 
 LOCK_SECONDS = 3.0
-"""For which a lock may outlast the daemon that held it: a child that was being started has its files until it runs."""
+"""For which a lock may outlast the daemon that held it: a child that was being started has its
+files until it runs."""
 
-SETTINGS = {"model": "demo-ctc", "strategy": "fp32", "device": "cpu", "idle": "never", "notify": False}
-"""Of every daemon under test; a shipped model that loads fast, and nothing on the user's desktop."""
+SETTINGS = {
+    "model": "demo-ctc",
+    "strategy": "fp32",
+    "device": "cpu",
+    "idle": "never",
+    "notify": False,
+}
+"""Of every daemon under test; a shipped model that loads fast, and nothing on the user's
+desktop."""
 
 
 class Home:
@@ -47,23 +58,46 @@ class Home:
         self.runtime, self.scratch = folder / "run", folder / "tmp"
         self.sinks = folder / "sinks"
         self.log = folder / "daemon.log"
-        for part in (self.runtime, self.scratch, self.sinks, folder / "bin", folder / ".config" / "asrd"):
+        for part in (
+            self.runtime,
+            self.scratch,
+            self.sinks,
+            folder / "bin",
+            folder / ".config" / "asrd",
+        ):
             part.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def environment(self, life: str, **more: str) -> dict[str, str]:
-        """Return the environment of a program of this user's; nothing of the real user's session is in it."""
-        dropped = ("ASRD_", "XDG_", "DBUS_", "NOTIFY_SOCKET", "WAYLAND_", "DISPLAY", "LISTEN_", "WATCHDOG_", MARK)
+        """Return the environment of a program of this user's; nothing of the real user's session is
+        in it."""
+        dropped = (
+            "ASRD_",
+            "XDG_",
+            "DBUS_",
+            "NOTIFY_SOCKET",
+            "WAYLAND_",
+            "DISPLAY",
+            "LISTEN_",
+            "WATCHDOG_",
+            MARK,
+        )
         kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-        bus = {f"DBUS_{kind}_BUS_ADDRESS": f"unix:path={self.runtime}/nobody" for kind in ("SESSION", "SYSTEM")}
+        bus = {
+            f"DBUS_{kind}_BUS_ADDRESS": f"unix:path={self.runtime}/nobody"
+            for kind in ("SESSION", "SYSTEM")
+        }
         places = {"HOME": self.folder, "XDG_RUNTIME_DIR": self.runtime, "TMPDIR": self.scratch}
-        places["MPLCONFIGDIR"] = self.folder.parent / "matplotlib"  # its list of fonts takes seconds to make
+        places["MPLCONFIGDIR"] = (
+            self.folder.parent / "matplotlib"
+        )  # its list of fonts takes seconds to make
         own = {key: str(path) for key, path in places.items()}
         own["PATH"] = f"{self.folder / 'bin'}:{kept.get('PATH', '/usr/bin:/bin')}"
         own[MARK] = f"{self.mark}.{life}"
         return kept | bus | own | more
 
     def configure(self, sinks: tuple[str, ...] = ("one",), **settings: Any) -> None:
-        """Write the configuration file: the usual settings, others over them, and sinks by their names."""
+        """Write the configuration file: the usual settings, others over them, and sinks by their
+        names."""
         for name in sinks:
             self._write_sink(name)
         commands = [self.command(name) for name in sinks]
@@ -106,10 +140,12 @@ class Home:
         data = (self.recordings / f"{name}.wav").read_bytes()[HEADER_BYTES:]
         return np.frombuffer(data[: len(data) // 4 * 4], np.float32)
 
-    # -- what must not be left ----------------------------------------------------------------------------------------
+    # -- what must not be left
+    # ----------------------------------------------------------------------------------------
 
     def processes(self, life: str = "") -> list[int]:
-        """Return the living processes that carry this home's mark, or those of one daemon's life."""
+        """Return the living processes that carry this home's mark, or those of one daemon's
+        life."""
         return marked(f"{self.mark}.{life}", whole=bool(life))
 
     def end_all(self, life: str = "") -> int:
@@ -117,7 +153,8 @@ class Home:
         return end_marked(f"{self.mark}.{life}", whole=bool(life))
 
     def locked(self, alone: bool = True) -> list[str]:
-        """Return the files on which somebody holds a lock; asked while no daemon records or retries.
+        """Return the files on which somebody holds a lock; asked while no daemon records or
+        retries.
 
         Args:
             alone: no daemon lives at all, so that no scratch folder may be locked either.
@@ -142,7 +179,8 @@ class Home:
         return sorted(path.name for path in (*self.runtime.iterdir(), *self.scratch.glob("asrd-*")))
 
     def age(self) -> None:
-        """Put scratch folders and strays two hours back, as if so much time had passed: then they may be swept."""
+        """Put scratch folders and strays two hours back, as if so much time had passed: then they
+        may be swept."""
         old = time.time() - 7200
         strays = [self.recordings / name for name in self.strays()]
         for path in (*self.scratch.glob("asrd-*"), *strays):

@@ -1,8 +1,10 @@
-"""A home in which daemons are killed: what was killed is followed until it is text, and what is left over is found.
+"""A home in which daemons are killed: what was killed is followed until it is text, and what is
+left over is found.
 
-A daemon is started, brought to a moment and killed, again and again in one home. A daemon whose model is loaded first
-does what a user would: `retry` for each recording that waits. The text of a sound by which deliveries are judged comes
-from that daemon too, by `transcribe`, which nobody disturbs.
+A daemon is started, brought to a moment and killed, again and again in one home. A daemon whose
+model is loaded first does what a user would: `retry` for each recording that waits. The text of a
+sound by which deliveries are judged comes from that daemon too, by `transcribe`, which nobody
+disturbs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from .findings import Round
 from .home import SAMPLE_RATE, Home
 
 ORPHAN_SECONDS = 60.0
-"""After which a process whose daemon was killed counts as an orphan; a worker that imports NeMo notices late."""
+"""After which a process whose daemon was killed counts as an orphan; a worker that imports NeMo
+notices late."""
 
 RETRIES = 12
 """That a recording gets until every sink has it: more than any sink is told to refuse."""
@@ -71,15 +74,19 @@ class House:
         """Called before the sinks' logs are read: there deliveries are planted."""
         self.orphan_seconds = ORPHAN_SECONDS
         self.alone = True
-        """Whether no daemon lives beside one that is killed; else scratch folders may be locked by it."""
+        """Whether no daemon lives beside one that is killed; else scratch folders may be locked by
+        it."""
         self._current: Followed | None = None
         self._lives = 0
         self._gone: list[tuple[str, float, Round]] = []
         """Lives that were killed, when, and in which round."""
 
-    # -- daemons ------------------------------------------------------------------------------------------------------
+    # -- daemons
+    # ------------------------------------------------------------------------------------------------------
 
-    def daemon(self, loaded: bool = True, source: str = "pipe", flags: tuple[str, ...] = (), **more: Any) -> Daemon:
+    def daemon(
+        self, loaded: bool = True, source: str = "pipe", flags: tuple[str, ...] = (), **more: Any
+    ) -> Daemon:
         """Start a daemon and wait until it records; arguments as of `daemon_unready`."""
         daemon = self.daemon_unready(loaded, source, flags, **more)
         daemon.up()
@@ -115,10 +122,12 @@ class House:
         """Return how many entries each sink's log has."""
         return {name: len(self.home.entries(name)) for name in self.sinks}
 
-    # -- after a kill -------------------------------------------------------------------------------------------------
+    # -- after a kill
+    # -------------------------------------------------------------------------------------------------
 
     def look(self, one: Followed, daemon: Daemon, feeder: Feeder) -> None:
-        """Look at what a kill left: the recording, its sound, locks; what it was heard as is asked later."""
+        """Look at what a kill left: the recording, its sound, locks; what it was heard as is asked
+        later."""
         self._gone.append((daemon.life, time.monotonic(), one.round))
         self._wait_for_sinks(daemon.life)
         one.round.recording = daemon.recording()
@@ -139,12 +148,15 @@ class House:
         kept = self.home.sound(one.round.recording)
         one.sound = sound[: len(kept)]
         one.round.kept = len(kept) / SAMPLE_RATE
-        one.round.fed = max(one.round.fed or 0.0, one.round.kept)  # a piece may have come in beside the kill
+        one.round.fed = max(
+            one.round.fed or 0.0, one.round.kept
+        )  # a piece may have come in beside the kill
         if not np.array_equal(kept, one.sound * np.float32(1 / 32768)):
             one.round.remark = "the recording is not what was fed"
 
     def look_at_microphone(self, one: Followed, daemon: Daemon) -> None:
-        """Look at a recording whose sound came from a microphone, so that no sample of it is known before."""
+        """Look at a recording whose sound came from a microphone, so that no sample of it is known
+        before."""
         self._gone.append((daemon.life, time.monotonic(), one.round))
         one.round.recording = daemon.recording()
         one.round.locks = self.home.locked()
@@ -169,7 +181,8 @@ class House:
         self.open.append(one)
 
     def _wait_for_sinks(self, life: str) -> None:
-        """Wait until sinks of a daemon that was killed have ended, as what they still accept counts."""
+        """Wait until sinks of a daemon that was killed have ended, as what they still accept
+        counts."""
         limit = time.monotonic() + SINK_SECONDS
         while self._sinks_of(life) and time.monotonic() < limit:
             time.sleep(0.01)
@@ -208,7 +221,11 @@ class House:
         """
         kept = []
         for life, killed, one in self._gone:
-            while wait and self.home.processes(life) and time.monotonic() - killed < self.orphan_seconds:
+            while (
+                wait
+                and self.home.processes(life)
+                and time.monotonic() - killed < self.orphan_seconds
+            ):
                 time.sleep(0.05)
             if time.monotonic() - killed >= self.orphan_seconds:
                 one.orphans += self.home.end_all(life)
@@ -216,10 +233,12 @@ class House:
                 kept.append((life, killed, one))
         self._gone = kept
 
-    # -- back to text -------------------------------------------------------------------------------------------------
+    # -- back to text
+    # -------------------------------------------------------------------------------------------------
 
     def heal(self, daemon: Daemon, but: Followed | None = None) -> None:
-        """Have a daemon that is ready turn every recording that waits into text, and learn what was said.
+        """Have a daemon that is ready turn every recording that waits into text, and learn what was
+        said.
 
         Args:
             daemon: one that nobody disturbs.
@@ -244,7 +263,8 @@ class House:
         return {take["id"] for take in takes if not take["delivered"]} - {daemon.recording()}
 
     def retry(self, daemon: Daemon, one: Followed) -> None:
-        """Have a recording written down and delivered, again where asrd says that it may have been delivered.
+        """Have a recording written down and delivered, again where asrd says that it may have been
+        delivered.
 
         What a sink refuses is tried anew; where that does not end, it is the round's remark.
         """
@@ -305,7 +325,8 @@ class House:
         self.rounds.append(end)
 
     def _replace_sockets(self) -> None:
-        """Start and end a daemon on each socket that is left: a killed one's goes with the next on its place."""
+        """Start and end a daemon on each socket that is left: a killed one's goes with the next on
+        its place."""
         for path in sorted(self.home.runtime.glob("*.sock")):
             self.daemon(loaded=False, source="mic", ASRD_SOCKET=str(path)).stop()
 
@@ -328,4 +349,6 @@ def finish(daemon: Daemon) -> None:
     """Wait for the end of a daemon whose source ended. Raises BrokenError."""
     code = daemon.wait()
     if code not in (0, 75):
-        raise BrokenError(f"the daemon ended with {code} within {PATIENCE_SECONDS:.0f} s: {daemon.last_words()}")
+        raise BrokenError(
+            f"the daemon ended with {code} within {PATIENCE_SECONDS:.0f} s: {daemon.last_words()}"
+        )

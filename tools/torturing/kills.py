@@ -1,4 +1,5 @@
-"""Part `kills`: SIGKILL of daemon, worker or both, in each moment of a recording's and a daemon's life."""
+"""Part `kills`: SIGKILL of daemon, worker or both, in each moment of a recording's and a daemon's
+life."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class Kills:
         self.house, self.draw, self._logind, self._server = house, house.draw, logind, server
         self._short = sounds.endless(self.draw, 1.3, 2.6)
         self.pace, self.earliest = 1.0, 0.02
-        """Of recording: times as fast as speech, and the share of the sound from which on the kill may come."""
+        """Of recording: times as fast as speech, and the share of the sound from which on the kill
+        may come."""
         self.load_seconds = 6.0
         """That a worker takes until it is ready; follows what is seen."""
         self.moments = {
@@ -79,13 +81,15 @@ class Kills:
     def close(self) -> None:
         """Nothing is held between two rounds."""
 
-    # -- what several moments do --------------------------------------------------------------------------------------
+    # -- what several moments do
+    # --------------------------------------------------------------------------------------
 
     def _speech(self, clips: int = 1) -> np.ndarray:
         return sounds.joined(self.draw, [next(self._short) for _ in range(clips)])
 
     def _loaded(self, heal: bool = True, but: Followed | None = None, **more: Any) -> Daemon:
-        """Return a daemon whose model is loaded, and which has written down what waited, but for one round's."""
+        """Return a daemon whose model is loaded, and which has written down what waited, but for
+        one round's."""
         daemon = self.house.daemon(**more)
         daemon.ready()
         self.load_seconds = 0.5 * self.load_seconds + 0.5 * (time.monotonic() - daemon.began)
@@ -122,19 +126,24 @@ class Kills:
                 raise BrokenError("nothing was delivered")
             time.sleep(0.002)
 
-    # -- moments ------------------------------------------------------------------------------------------------------
+    # -- moments
+    # ------------------------------------------------------------------------------------------------------
 
     def recording(self, one: Followed, target: str) -> None:
         """While somebody speaks; the daemon alone needs no model for that."""
         daemon = self._loaded() if target != "daemon" else self.house.daemon(loaded=False)
         sound = self._speech()
         share = self.draw.uniform(self.earliest, 0.9)
-        self._kill(one, daemon, daemon.feed(sound, self.pace), share * len(sound) / SAMPLE_RATE / self.pace)
+        self._kill(
+            one, daemon, daemon.feed(sound, self.pace), share * len(sound) / SAMPLE_RATE / self.pace
+        )
 
     def loading(self, one: Followed, target: str) -> None:
         """While the worker imports, reads and casts."""
         daemon = self.house.daemon()
-        self._kill(one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds))
+        self._kill(
+            one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds)
+        )
 
     def decoding(self, one: Followed, target: str) -> None:
         """While the worker hears some dozen seconds that came at once."""
@@ -157,17 +166,23 @@ class Kills:
         daemon = self._loaded(heal=False, strategy="bfloat16", faults="non-finite:1")
         feeder = daemon.feed(self._speech(), FAST)
         feeder.wait()
-        daemon.until(lambda status: bool(status["rejected"] or status["below"] or status["loading"]), "fall back")
+        daemon.until(
+            lambda status: bool(status["rejected"] or status["below"] or status["loading"]),
+            "fall back",
+        )
         self._kill(one, daemon, feeder, self.draw.uniform(0.0, self.load_seconds))
 
     def switching(self, one: Followed, target: str) -> None:
         """While `asrd use` brings up another precision beside the one in service."""
         daemon = self._loaded()
         with self._asking(daemon, verb="use", strategy="bfloat16"):
-            self._kill(one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds))
+            self._kill(
+                one, daemon, daemon.feed(self._speech()), self.draw.uniform(0.0, self.load_seconds)
+            )
 
     def pruning(self, one: Followed, target: str) -> None:
-        """While a daemon that starts deletes what is too old; what is not must stay. There is no worker yet."""
+        """While a daemon that starts deletes what is too old; what is not must stay. There is no
+        worker yet."""
         one.round.target = "daemon"
         recorded = self.house.daemon(loaded=False)
         feeder = recorded.feed(self._speech(), FAST)
@@ -183,10 +198,13 @@ class Kills:
         time.sleep(self.draw.uniform(0.0, 0.004))
         daemon.kill("daemon")
         one.round.killed_after = round(time.monotonic() - daemon.began, 4)
-        one.round.remark = "" if one.round.recording in self.house.home.kept() else "a fresh recording was pruned"
+        one.round.remark = (
+            "" if one.round.recording in self.house.home.kept() else "a fresh recording was pruned"
+        )
 
     def reloading(self, one: Followed, target: str) -> None:
-        """While the daemon reads its configuration again: other settings, another precision, or a broken file."""
+        """While the daemon reads its configuration again: other settings, another precision, or a
+        broken file."""
         daemon = self._loaded()
         feeder = daemon.feed(self._speech())
         change = self.draw.choice(("setting", "precision", "broken"))
@@ -252,7 +270,10 @@ class Kills:
         more: dict[str, Any] = {"microphone": microphone.NAME, **server.environment}
         daemon = self.house.daemon(loaded=False, source="mic", **more)
         daemon.ask(verb="start")
-        daemon.until(lambda status: (status["take"] or {}).get("seconds", 0.0) > 0.5, "sound from the microphone")
+        daemon.until(
+            lambda status: (status["take"] or {}).get("seconds", 0.0) > 0.5,
+            "sound from the microphone",
+        )
         time.sleep(self.draw.uniform(0.5, 2.5))
         killed = time.monotonic()
         daemon.kill("daemon")
@@ -262,7 +283,9 @@ class Kills:
         first, sound = server.reference.sound()
         end, quality = microphone.place_of_the_end(sound, one.sound)
         if quality < microphone.QUALITY:
-            one.round.remark = f"the recording is not what the microphone gave (correlation {quality:.2f})"
+            one.round.remark = (
+                f"the recording is not what the microphone gave (correlation {quality:.2f})"
+            )
             return
         lost = server.reference.given(killed) - (first + end) / SAMPLE_RATE
         one.round.kept = len(one.sound) / SAMPLE_RATE
@@ -270,7 +293,8 @@ class Kills:
 
 
 def plant_old(house: House, recording: str) -> list[str]:
-    """Put copies of a recording beside it that are older than any that stays; return their sound files."""
+    """Put copies of a recording beside it that are older than any that stays; return their sound
+    files."""
     folder, made = house.home.recordings, []
     then = time.time() - OLD_SECONDS
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(then))
@@ -286,6 +310,8 @@ def plant_old(house: House, recording: str) -> list[str]:
 
 def schedule(draw: random.Random, moments: list[str], rounds: int) -> list[tuple[str, str]]:
     """Return moments and targets, so many rounds of each moment, mixed; the targets take turns."""
-    plan = [(moment, TARGETS[number % len(TARGETS)]) for moment in moments for number in range(rounds)]
+    plan = [
+        (moment, TARGETS[number % len(TARGETS)]) for moment in moments for number in range(rounds)
+    ]
     draw.shuffle(plan)
     return plan

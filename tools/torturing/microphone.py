@@ -1,8 +1,9 @@
-"""A PipeWire of its own with a virtual microphone, and a second recorder beside the daemon's, on a clock of its own.
+"""A PipeWire of its own with a virtual microphone, and a second recorder beside the daemon's, on a
+clock of its own.
 
-What the microphone gives is noise, with speech over it or without, so that the place of any stretch of it can be found
-again. The second recorder (parec) says what the microphone had given at any time: how much of that is not in the
-recording of a daemon that was killed is the sound lost.
+What the microphone gives is noise, with speech over it or without, so that the place of any stretch
+of it can be found again. The second recorder (parec) says what the microphone had given at any
+time: how much of that is not in the recording of a daemon that was killed is the sound lost.
 """
 
 from __future__ import annotations
@@ -20,8 +21,18 @@ import numpy as np
 from .daemon import BrokenError
 from .home import SAMPLE_RATE
 
-PROGRAMS = ("dbus-daemon", "pipewire", "wireplumber", "pipewire-pulse", "pactl", "pacat", "parec", "setpriv")
-"""What has to be installed: packages dbus-daemon pipewire wireplumber pipewire-pulse pulseaudio-utils util-linux."""
+PROGRAMS = (
+    "dbus-daemon",
+    "pipewire",
+    "wireplumber",
+    "pipewire-pulse",
+    "pactl",
+    "pacat",
+    "parec",
+    "setpriv",
+)
+"""What has to be installed: packages dbus-daemon pipewire wireplumber pipewire-pulse
+pulseaudio-utils util-linux."""
 
 NAME = "torturemic"
 
@@ -52,7 +63,8 @@ def missing() -> list[str]:
 
 
 def place_of_the_end(reference: np.ndarray, kept: np.ndarray) -> tuple[int, float]:
-    """Return where the end of `kept` lies in `reference` (samples) and the correlation there, at most 1."""
+    """Return where the end of `kept` lies in `reference` (samples) and the correlation there, at
+    most 1."""
     wanted = kept[-round(MATCH_SECONDS * SAMPLE_RATE) :].astype(np.float64)
     sound = reference.astype(np.float64)
     if len(wanted) < SAMPLE_RATE // 20 or len(sound) < len(wanted):
@@ -61,7 +73,9 @@ def place_of_the_end(reference: np.ndarray, kept: np.ndarray) -> tuple[int, floa
     product = np.fft.irfft(np.fft.rfft(sound, size) * np.conj(np.fft.rfft(wanted, size)), size)
     product = product[: len(sound) - len(wanted) + 1]
     squares = np.concatenate([[0.0], np.cumsum(sound**2)])
-    energy = np.sqrt(np.maximum(squares[len(wanted) :] - squares[: -len(wanted)], 1e-12) * np.sum(wanted**2))
+    energy = np.sqrt(
+        np.maximum(squares[len(wanted) :] - squares[: -len(wanted)], 1e-12) * np.sum(wanted**2)
+    )
     found = product / energy
     best = int(np.argmax(found))
     return best + len(wanted), float(found[best])
@@ -74,7 +88,8 @@ class Reference:
         self._chunks: deque[bytes] = deque(maxlen=MEMORY_SECONDS * 100)
         self._count = 0
         self._origins: deque[float] = deque(maxlen=CLOCK_SECONDS * 100)
-        """When the first sample was spoken, on the monotonic clock, as each of the last chunks says."""
+        """When the first sample was spoken, on the monotonic clock, as each of the last chunks
+        says."""
         self._lock = threading.Lock()
 
     def take(self, chunk: bytes, now: float) -> None:
@@ -93,14 +108,16 @@ class Reference:
     def given(self, now: float) -> float:
         """Return how many seconds the microphone had given by then.
 
-        The chunk that came earliest says when that began. Older chunks say nothing: a busy server leaves sound out.
+        The chunk that came earliest says when that began. Older chunks say nothing: a busy server
+        leaves sound out.
         """
         with self._lock:
             return now - min(self._origins)
 
 
 class SoundServer:
-    """PipeWire with its microphone, for as long as the block; `environment` leads a program to it."""
+    """PipeWire with its microphone, for as long as the block; `environment` leads a program to
+    it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,9 +126,16 @@ class SoundServer:
         """What is spoken over the noise, again and again; nothing where it is empty."""
         places = {"XDG_RUNTIME_DIR": "", "PIPEWIRE_RUNTIME_DIR": "", "PULSE_RUNTIME_PATH": "/pulse"}
         self.environment = {name: f"{folder}{below}" for name, below in places.items()}
-        self.environment |= {"PULSE_SERVER": f"unix:{folder}/pulse/native", "PULSE_COOKIE": f"{folder}/cookie"}
+        self.environment |= {
+            "PULSE_SERVER": f"unix:{folder}/pulse/native",
+            "PULSE_COOKIE": f"{folder}/cookie",
+        }
         self.environment |= {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
-        own = {"HOME": f"{folder}", "XDG_CONFIG_HOME": f"{folder}/config", "XDG_STATE_HOME": f"{folder}/state"}
+        own = {
+            "HOME": f"{folder}",
+            "XDG_CONFIG_HOME": f"{folder}/config",
+            "XDG_STATE_HOME": f"{folder}/state",
+        }
         self._own = os.environ | self.environment | own | {"LC_ALL": "C.UTF-8"}
         self._running: list[subprocess.Popen[bytes]] = []
         self._over = threading.Event()
@@ -119,7 +143,13 @@ class SoundServer:
     def __enter__(self) -> SoundServer:
         self.folder.mkdir(mode=0o700, exist_ok=True)
         try:
-            self._run("dbus-daemon", "--session", "--nofork", "--nopidfile", f"--address=unix:path={self.folder}/bus")
+            self._run(
+                "dbus-daemon",
+                "--session",
+                "--nofork",
+                "--nopidfile",
+                f"--address=unix:path={self.folder}/bus",
+            )
             self._until(lambda: (self.folder / "bus").exists(), "session bus")
             self._run("pipewire")
             self._until(lambda: (self.folder / "pipewire-0").exists(), "pipewire")
@@ -137,7 +167,13 @@ class SoundServer:
 
     def _begin(self) -> None:
         """Play and record, each in a thread. Raises BrokenError."""
-        raw = ("--raw", "--format=s16le", f"--rate={SAMPLE_RATE}", "--channels=1", "--latency-msec=20")
+        raw = (
+            "--raw",
+            "--format=s16le",
+            f"--rate={SAMPLE_RATE}",
+            "--channels=1",
+            "--latency-msec=20",
+        )
         player = self._run("pacat", "--playback", f"--device={NAME}", *raw, stdin=-1)
         recorder = self._run("parec", f"--device={NAME}.monitor", *raw, stdout=-1)
         for act in (lambda: self._play(player), lambda: self._record(recorder)):
@@ -169,12 +205,16 @@ class SoundServer:
         """Start a program that ends with this one."""
         command = ["setpriv", "--pdeathsig", "KILL", *words]
         with (self.folder / f"{words[0]}.log").open("ab") as log:
-            one = subprocess.Popen(command, env=self._own, stdin=stdin, stdout=stdout, stderr=log, bufsize=0)
+            one = subprocess.Popen(
+                command, env=self._own, stdin=stdin, stdout=stdout, stderr=log, bufsize=0
+            )
         self._running.append(one)
         return one
 
     def _pactl(self, *words: str) -> bool:
-        done = subprocess.run(["pactl", *words], env=self._own, capture_output=True, check=False, timeout=20)
+        done = subprocess.run(
+            ["pactl", *words], env=self._own, capture_output=True, check=False, timeout=20
+        )
         return done.returncode == 0
 
     def _until(self, holds: object, what: str) -> None:

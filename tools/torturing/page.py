@@ -18,7 +18,18 @@ from .findings import Round, Row, spread
 
 ROOT = Path(__file__).parents[2]
 
-HEADINGS = ("moment", "rounds", "words", "lost", "doubled", "maybe", "left", "orphans", "locks", "odd")
+HEADINGS = (
+    "moment",
+    "rounds",
+    "words",
+    "lost",
+    "doubled",
+    "maybe",
+    "left",
+    "orphans",
+    "locks",
+    "odd",
+)
 WIDTHS = (18, 6, 6, 5, 7, 5, 4, 7, 5, 3)
 
 
@@ -55,9 +66,17 @@ class Report(msgspec.Struct):
 
 def report(seed: int, quick: bool, asked: str, parts: list[Part]) -> Report:
     """Return a run with what it was made on."""
-    cpu = next((line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown")
-    machine = {"cpu": cpu.partition(":")[2].strip() or cpu, "cores": str(len(os.sched_getaffinity(0)))}
-    machine |= {"system": f"{platform.system()} {platform.release()}", "load": f"{os.getloadavg()[0]:.1f}"}
+    cpu = next(
+        (line for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    machine = {
+        "cpu": cpu.partition(":")[2].strip() or cpu,
+        "cores": str(len(os.sched_getaffinity(0))),
+    }
+    machine |= {
+        "system": f"{platform.system()} {platform.release()}",
+        "load": f"{os.getloadavg()[0]:.1f}",
+    }
     versions = {"asrd": asrd.__version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in ("torch", "nemo-toolkit", "numpy")}
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -72,7 +91,8 @@ def _lines(path: str) -> list[str]:
 
 
 def _commit() -> str:
-    """Return the commit that the code is at, with a plus where files are other than in it; "" outside a checkout."""
+    """Return the commit that the code is at, with a plus where files are other than in it; ""
+    outside a checkout."""
     words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--abbrev=7"]
     return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
 
@@ -89,15 +109,30 @@ def table(part: Part) -> str:
     """Return the rows of a part as text of at most 100 columns."""
     lines = [_line([*HEADINGS, "sound lost p50/p99/max, s"])]
     lines.append("─" * len(lines[0]))
-    lines += [_line([*map(str, _cells(row)), _sound(row.sound_lost)]) for row in [*part.rows, total(part.rows)]]
-    return "\n".join([f"{part.name}: {len(part.planted)} planted faults found; {part.seconds:.0f} s", *lines])
+    lines += [
+        _line([*map(str, _cells(row)), _sound(row.sound_lost)])
+        for row in [*part.rows, total(part.rows)]
+    ]
+    return "\n".join(
+        [f"{part.name}: {len(part.planted)} planted faults found; {part.seconds:.0f} s", *lines]
+    )
 
 
 def total(table: Iterable[Row]) -> Row:
     """Return all rows as one."""
     whole = Row("all")
     for row in table:
-        for name in ("words", "lost", "doubled", "maybe", "left", "orphans", "locks", "remarks", "rounds"):
+        for name in (
+            "words",
+            "lost",
+            "doubled",
+            "maybe",
+            "left",
+            "orphans",
+            "locks",
+            "remarks",
+            "rounds",
+        ):
             setattr(whole, name, getattr(whole, name) + getattr(row, name))
         whole.sound_lost += row.sound_lost
     return whole

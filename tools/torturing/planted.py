@@ -1,8 +1,9 @@
 """Faults planted from outside, each of which one instrument has to report, and nothing else.
 
-Before a part says anything, its instruments are proved: daemons are killed as in the part, and then the harness itself
-deletes a recording, cuts one short, delivers a text twice, leaves a process, a lock and files. An instrument that
-reports another number than was planted is blind, and its part gives no figures.
+Before a part says anything, its instruments are proved: daemons are killed as in the part, and then
+the harness itself deletes a recording, cuts one short, delivers a text twice, leaves a process, a
+lock and files. An instrument that reports another number than was planted is blind, and its part
+gives no figures.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ INSTRUMENTS = {
     "leave": Instrument("recordings left", lambda one: len(one.left), lambda one: 1),
     "orphan": Instrument("orphans", lambda one: one.orphans, lambda one: 1),
     "lock": Instrument("locks", lambda one: len(one.locks), lambda one: 1),
-    "cut": Instrument("sound lost", lambda one: one.sound_lost or 0.0, lambda one: CUT_SECONDS, TOLERANCE_SECONDS),
+    "cut": Instrument(
+        "sound lost", lambda one: one.sound_lost or 0.0, lambda one: CUT_SECONDS, TOLERANCE_SECONDS
+    ),
     "alter": Instrument("sound altered", lambda one: bool(one.remark), lambda one: 1),
 }
 """Fault -> the instrument that has to notice it."""
@@ -63,7 +66,8 @@ FAULTS = tuple(INSTRUMENTS)
 
 
 class Planter:
-    """Plants faults in the rounds of a house, the next one after each kill, while the block runs."""
+    """Plants faults in the rounds of a house, the next one after each kill, while the block
+    runs."""
 
     def __init__(self, house: House, faults: tuple[str, ...]) -> None:
         self.house = house
@@ -71,7 +75,12 @@ class Planter:
         """Fault -> the round in which it was planted."""
         self._coming = list(faults)
         self._held: list[int] = []
-        self._acts = {"delete": self._delete, "leave": self._leave, "orphan": self._orphan, "lock": self._lock}
+        self._acts = {
+            "delete": self._delete,
+            "leave": self._leave,
+            "orphan": self._orphan,
+            "lock": self._lock,
+        }
         self._acts |= {"cut": self._cut, "alter": self._alter, "double": lambda one, daemon: None}
 
     @contextlib.contextmanager
@@ -101,13 +110,19 @@ class Planter:
         one = self.rounds.get("double")
         if one is not None:
             name = self.house.sinks[0]
-            entry = {"at": time.time(), "pid": 0, "event": "accepted", "text": one.round.delivered[name]}
+            entry = {
+                "at": time.time(),
+                "pid": 0,
+                "event": "accepted",
+                "text": one.round.delivered[name],
+            }
             one.log_lengths = self.house.lengths()
             with (self.house.home.sinks / f"{name}.log").open("a") as log:
                 log.write(json.dumps(entry) + "\n")
             self.house.collect(one)
 
-    # -- what is planted ----------------------------------------------------------------------------------------------
+    # -- what is planted
+    # ----------------------------------------------------------------------------------------------
 
     def _file(self, one: Followed, ending: str = "wav") -> Path:
         return self.house.home.recordings / f"{one.round.recording}.{ending}"
@@ -127,12 +142,16 @@ class Planter:
         environment = self.house.home.environment(daemon.life)
         process = subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
         limit = time.monotonic() + SEEN_SECONDS
-        # A program that is being loaded shows no environment yet, and on a busy machine that takes a while.
-        while process.pid not in self.house.home.processes(daemon.life) and time.monotonic() < limit:
+        # A program that is being loaded shows no environment yet, and on a busy machine that takes
+        # a while.
+        while (
+            process.pid not in self.house.home.processes(daemon.life) and time.monotonic() < limit
+        ):
             time.sleep(0.01)
 
     def _lock(self, one: Followed, daemon: Daemon) -> None:
-        """Hold the lock of a recording, as a daemon that lives does, while its round is looked at."""
+        """Hold the lock of a recording, as a daemon that lives does, while its round is looked
+        at."""
         self.house.home.locked()  # until nobody else has it
         handle = os.open(self._file(one), os.O_RDONLY)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -164,7 +183,9 @@ def blind(rounds: dict[str, Round], others: list[Round]) -> list[str]:
             wanted = instrument.planted(one) if other == fault else 0.0
             tolerance = max(instrument.tolerance, _slack(fault, other))
             if abs(instrument.read(one) - wanted) > tolerance:
-                found.append(f"{instrument.name}: {instrument.read(one):g} instead of {wanted:g} with fault {fault}")
+                found.append(
+                    f"{instrument.name}: {instrument.read(one):g} instead of {wanted:g} with fault {fault}"
+                )
     for one in others:
         wrong = [i.name for i in INSTRUMENTS.values() if i.read(one) > i.tolerance]
         found += [f"{name} where nothing was planted" for name in wrong]
@@ -172,20 +193,25 @@ def blind(rounds: dict[str, Round], others: list[Round]) -> list[str]:
 
 
 def _slack(fault: str, other: str) -> float:
-    """Return how far an instrument may be off for another's fault: altered samples may change words."""
+    """Return how far an instrument may be off for another's fault: altered samples may change
+    words."""
     return float("inf") if (fault, other) in {("alter", "delete"), ("alter", "double")} else 0.0
 
 
-# -- deliveries -------------------------------------------------------------------------------------------------------
+# -- deliveries
+# -------------------------------------------------------------------------------------------------------
 
 DELIVERIES = ("drop", "double", "double again")
-"""Faults of part delivery: a text that no sink has, one that a sink has twice, one sent again though nobody asked."""
+"""Faults of part delivery: a text that no sink has, one that a sink has twice, one sent again
+though nobody asked."""
 
 
 class DeliveryPlanter:
-    """Alters the log of the first sink: in the first round it loses a text, in the second it has one twice.
+    """Alters the log of the first sink: in the first round it loses a text, in the second it has
+    one twice.
 
-    In the third the text comes once more as if `retry --again` had sent it, without a word that it may be there.
+    In the third the text comes once more as if `retry --again` had sent it, without a word that it
+    may be there.
     """
 
     def __init__(self, house: House) -> None:
@@ -193,7 +219,8 @@ class DeliveryPlanter:
         self._struck: dict[str, Round] = {}
 
     def plant(self, one: Followed) -> None:
-        """Alter what the first sink has logged since the round was last asked, where it accepted something."""
+        """Alter what the first sink has logged since the round was last asked, where it accepted
+        something."""
         name = self.house.sinks[0]
         log = self.house.home.sinks / f"{name}.log"
         new = self.house.home.entries(name, one.log_lengths[name])
@@ -212,11 +239,17 @@ class DeliveryPlanter:
 
     def blind(self) -> list[str]:
         """Return a sentence for each fault that was not reported exactly."""
-        found = [f"{fault} could not be planted" for fault in DELIVERIES if fault not in self._struck]
+        found = [
+            f"{fault} could not be planted" for fault in DELIVERIES if fault not in self._struck
+        ]
         for fault, one in self._struck.items():
             words = len(one.expected.split())
             wanted = (words, 0) if fault == "drop" else (0, words)
             if (judged := judge(one)) != wanted or not words:
-                found.append(f"{judged.lost} words lost, {judged.doubled} doubled with fault {fault} of {words} words")
+                found.append(
+                    f"{judged.lost} words lost, {judged.doubled} doubled with fault {fault} of {words} words"
+                )
         others = [one for one in self.house.rounds if one not in self._struck.values()]
-        return found + ["words lost or doubled where nothing was planted"] * any(any(judge(one)) for one in others)
+        return found + ["words lost or doubled where nothing was planted"] * any(
+            any(judge(one)) for one in others
+        )

@@ -1,14 +1,17 @@
-"""Be a sink: `command:python sink.py FOLDER NAME` logs what it got, and ends as the file FOLDER/NAME.mode asks.
+"""Be a sink: `command:python sink.py FOLDER NAME` logs what it got, and ends as the file
+FOLDER/NAME.mode asks.
 
-Each line of FOLDER/NAME.log is one JSON object with the time, the process and what happened: begun, read (with the
-text that was read), accepted (with the text; written right before exit code 0). Imports nothing beyond the standard
-library, as each delivery starts one.
+Each line of FOLDER/NAME.log is one JSON object with the time, the process and what happened: begun,
+read (with the text that was read), accepted (with the text; written right before exit code 0).
+Imports nothing beyond the standard library, as each delivery starts one.
 
-The file holds modes separated by commas, one for each time that the sink is started; behind the last it accepts.
+The file holds modes separated by commas, one for each time that the sink is started; behind the
+last it accepts.
 
-Modes: accept; slow, accept after half a second; refuse, read all and end with 3; deaf, read nothing and end with 3;
-half, read half and end with 3; hang, read all and never end; die, read all and die by SIGKILL; late, accept and go on
-for half a second before the end.
+Modes: accept; slow, accept after half a second; refuse, read all and end with 3; deaf, read nothing
+    and end with 3;
+half, read half and end with 3; hang, read all and never end; die, read all and die by SIGKILL;
+late, accept and go on for half a second before the end.
 """
 
 import json
@@ -22,9 +25,12 @@ ENDLESS_SECONDS = 3600.0
 
 
 def tell(folder: str, name: str, event: str, text: str = "") -> None:
-    """Append one line to the log in one write, so that sinks which run at once do not mix theirs."""
+    """Append one line to the log in one write, so that sinks which run at once do not mix
+    theirs."""
     entry = {"at": time.time(), "pid": os.getpid(), "event": event, "text": text}
-    handle = os.open(os.path.join(folder, f"{name}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    handle = os.open(
+        os.path.join(folder, f"{name}.log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+    )
     os.write(handle, json.dumps(entry).encode() + b"\n")
     os.close(handle)
 

@@ -1,4 +1,5 @@
-"""What is spoken to the daemons: shipped clips, each taken at most a few times, in an order that the seed decides."""
+"""What is spoken to the daemons: shipped clips, each taken at most a few times, in an order that
+the seed decides."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ NOISE_PEAK = 3
 def clips(shortest: float, longest: float) -> list[np.ndarray]:
     """Return the shipped clean clips of so many seconds, int16."""
     lines = map(json.loads, (DATA / "manifest.jsonl").read_text().splitlines())
-    named = [DATA / one["audio_filepath"] for one in lines if shortest <= one["duration"] <= longest]
+    named = [
+        DATA / one["audio_filepath"] for one in lines if shortest <= one["duration"] <= longest
+    ]
     return [soundfile.read(path, dtype="int16")[0] for path in named]
 
 

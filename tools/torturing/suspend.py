@@ -39,7 +39,9 @@ class Logind:
 
     def _run(self, *words: str) -> None:
         """Start a program and wait for its first line. Raises BrokenError."""
-        one = subprocess.Popen(words, stdin=-1, stdout=-1, stderr=-3, text=True, bufsize=1, env=self._environment)
+        one = subprocess.Popen(
+            words, stdin=-1, stdout=-1, stderr=-3, text=True, bufsize=1, env=self._environment
+        )
         self._running.append(one)
         assert one.stdout is not None
         if not one.stdout.readline():

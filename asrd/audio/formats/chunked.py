@@ -1,4 +1,5 @@
-"""The headers of WAV, RF64, Wave64, AIFF, CAF, 8SVX and AU files: files of chunks, and one without (pure)."""
+"""The headers of WAV, RF64, Wave64, AIFF, CAF, 8SVX and AU files: files of chunks, and one without
+(pure)."""
 
 from __future__ import annotations
 
@@ -23,13 +24,34 @@ AU_MAGICS = (b".snd", b"dns.")
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
-NAMED = (b"LIST", b"id3 ", b"ID3 ", b"bext", b"iXML", b"cue ", b"smpl", b"JUNK", b"PAD ", b"_PMX", b"axml")
+NAMED = (
+    b"LIST",
+    b"id3 ",
+    b"ID3 ",
+    b"bext",
+    b"iXML",
+    b"cue ",
+    b"smpl",
+    b"JUNK",
+    b"PAD ",
+    b"_PMX",
+    b"axml",
+)
 """Chunks that may themselves be cut short: they hold no audio."""
 
 AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 """Of a sample, by the number of an AU file's coding; the others have no sample of whole bytes."""
 
-AIFC_BYTES = {b"alaw": 1, b"ALAW": 1, b"ulaw": 1, b"ULAW": 1, b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8}
+AIFC_BYTES = {
+    b"alaw": 1,
+    b"ALAW": 1,
+    b"ulaw": 1,
+    b"ULAW": 1,
+    b"fl32": 4,
+    b"FL32": 4,
+    b"fl64": 8,
+    b"FL64": 8,
+}
 """Of a sample, by an AIFC file's coding, whatever its bits say."""
 
 AIFC_PCM = (b"NONE", b"sowt", b"twos", b"raw ", b"in24", b"in32", b"42ni", b"23ni")
@@ -93,12 +115,13 @@ def chunks(file: FileBytes, shape: Shape, start: int) -> Iterator[Chunk]:
         start = shape.after(body, length)
 
 
-# -- headers ----------------------------------------------------------------------------------------------------------
+# -- headers
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class ChunkedHeader:
-    """The header of one file of chunks, as `audio_ends.Header` has it."""
+    """The header of one file of chunks, as `audio_ends.FrameHeader` has it."""
 
     file: FileBytes
     begin: int
@@ -120,11 +143,13 @@ class ChunkedHeader:
         return 1 << 32 if self.shape.size == 4 else 0
 
     def is_over(self, place: int) -> bool:
-        """Return whether no audio follows from `place` on: chunks, tags, padding, another file, or nothing."""
+        """Return whether no audio follows from `place` on: chunks, tags, padding, another file, or
+        nothing."""
         return any(_no_audio(self.file, self.shape, each) for each in self._behind(place))
 
     def following(self, place: int) -> int:
-        """Return where another file begins behind the chunks that follow the audio; 0 where there is none."""
+        """Return where another file begins behind the chunks that follow the audio; 0 where there
+        is none."""
         places = self._behind(place)
         for start in places:
             if begins(self.file, start):
@@ -138,27 +163,41 @@ class ChunkedHeader:
         return 0
 
     def _behind(self, place: int) -> tuple[int, int]:
-        """Return where what follows audio that ends at `place` may begin: there, or behind its padding."""
+        """Return where what follows audio that ends at `place` may begin: there, or behind its
+        padding."""
         aligned = self.shape.after(self.start - self.extra, place - self.start + self.extra)
         # libsndfile pads ALAC in CAF, which has no padding.
         aligned += self.shape is CAF and self.file.at(place, 2) in (b"\0", b"\0c")
         return place, aligned
 
     def pieces(self, length: int) -> list[Piece]:
-        """Return the file with audio of this length, whose header says so, and nothing behind it."""
+        """Return the file with audio of this length, whose header says so, and nothing behind
+        it."""
         if self.stated == length and self.file.at(self.begin, 4) == CAF_MAGIC:
             # The table of packets stands behind the audio.
             return [range(self.begin, self.following(self.start + length) or self.file.size)]
         size = self._size(length)
-        pieces: list[Piece] = [range(self.begin, self.at), size, range(self.at + len(size), self.start + length)]
+        pieces: list[Piece] = [
+            range(self.begin, self.at),
+            size,
+            range(self.at + len(size), self.start + length),
+        ]
         if self.file.at(self.begin, 4) in (b"RF64", b"BW64"):
             # libsndfile goes by the length in ds64, and by the file in a WAV.
-            pieces[0:1] = [b"RIFF", range(self.begin + 4, self.begin + 12), b"JUNK", range(self.begin + 16, self.at)]
+            pieces[0:1] = [
+                b"RIFF",
+                range(self.begin + 4, self.begin + 12),
+                b"JUNK",
+                range(self.begin + 16, self.at),
+            ]
         return _with_frames(self, pieces, length)
 
     def _size(self, length: int) -> bytes:
-        """Return the field that states this length; all ones where libsndfile then goes by the file."""
-        if self.shape in (RIFF, RIFX) or (not self.extra and self.file.at(self.begin, 4) in AU_MAGICS):
+        """Return the field that states this length; all ones where libsndfile then goes by the
+        file."""
+        if self.shape in (RIFF, RIFX) or (
+            not self.extra and self.file.at(self.begin, 4) in AU_MAGICS
+        ):
             return b"\xff" * 4
         length += self.extra + self.shape.head * self.shape.counted
         value = min(length, (1 << 8 * self.shape.size) - 1)
@@ -203,18 +242,24 @@ def wave(file: FileBytes, begin: int) -> ChunkedHeader | None:
     return ChunkedHeader(file, begin, audio.start, stated, width, shape, audio.at)
 
 
-def _chunked(file: FileBytes, begin: int, first: int, shape: Shape, name: bytes, extra: int) -> ChunkedHeader | None:
-    """Return the header of a file with one sound chunk of this name, whose content begins with `extra` bytes."""
+def _chunked(
+    file: FileBytes, begin: int, first: int, shape: Shape, name: bytes, extra: int
+) -> ChunkedHeader | None:
+    """Return the header of a file with one sound chunk of this name, whose content begins with
+    `extra` bytes."""
     audio = _content(file, shape, begin + first, name)
     if audio is None:
         return None
     start = audio.start + min(extra, file.size - audio.start)
-    # Even a chunk without audio has a length that counts what is always in it: a smaller one was never known.
+    # Even a chunk without audio has a length that counts what is always in it: a smaller one was
+    # never known.
     stated = None if audio.written < extra + shape.head * shape.counted else audio.length - extra
     return ChunkedHeader(file, begin, start, stated, 0, shape, audio.at, extra, first)
 
 
-def _framed(header: ChunkedHeader | None, width: Callable[[ChunkedHeader], int]) -> ChunkedHeader | None:
+def _framed(
+    header: ChunkedHeader | None, width: Callable[[ChunkedHeader], int]
+) -> ChunkedHeader | None:
     """Return the header with the bytes of its frames."""
     return None if header is None else replace(header, frame_bytes=width(header))
 
@@ -242,7 +287,9 @@ def svx(file: FileBytes, begin: int) -> ChunkedHeader | None:
     kind = file.at(begin + 8, 4)
     if file.at(begin, 4) != AIFF_MAGIC or kind not in (b"8SVX", b"16SV"):
         return None
-    return _framed(_chunked(file, begin, 12, IFF, b"BODY", 0), lambda _: 1 if kind == b"8SVX" else 2)
+    return _framed(
+        _chunked(file, begin, 12, IFF, b"BODY", 0), lambda _: 1 if kind == b"8SVX" else 2
+    )
 
 
 def caf(file: FileBytes, begin: int) -> ChunkedHeader | None:
@@ -270,7 +317,8 @@ def w64(file: FileBytes, begin: int) -> ChunkedHeader | None:
 
 
 def au(file: FileBytes, begin: int) -> ChunkedHeader | None:
-    """Return the header of an AU file that begins here: a head, and audio to the end. None where none does."""
+    """Return the header of an AU file that begins here: a head, and audio to the end. None where
+    none does."""
     magic = file.at(begin, 4)
     order = "big" if magic == b".snd" else "little"
     offset = file.number(begin + 4, 4, order)
@@ -278,14 +326,22 @@ def au(file: FileBytes, begin: int) -> ChunkedHeader | None:
         return None
     width = AU_BYTES.get(file.number(begin + 12, 4, order), 0) * file.number(begin + 20, 4, order)
     return ChunkedHeader(
-        file, begin, begin + offset, file.number(begin + 8, 4, order), width, IFF, begin + 8, first=0
+        file,
+        begin,
+        begin + offset,
+        file.number(begin + 8, 4, order),
+        width,
+        IFF,
+        begin + 8,
+        first=0,
     )
 
 
 READERS = (wave, aiff, svx, caf, w64, au)
 
 
-# -- what follows, and what a decoder is given ------------------------------------------------------------------------
+# -- what follows, and what a decoder is given
+# ------------------------------------------------------------------------
 
 
 def _no_audio(file: FileBytes, shape: Shape, start: int) -> bool:
@@ -311,12 +367,22 @@ def _printable(name: bytes) -> bool:
 
 
 def _with_frames(header: ChunkedHeader, pieces: list[Piece], length: int) -> list[Piece]:
-    """Return an AIFF file with as many frames in its header as its audio has, where each has one size."""
+    """Return an AIFF file with as many frames in its header as its audio has, where each has one
+    size."""
     file, head = header.file, pieces[0]
-    if file.at(header.begin + 8, 3) != b"AIF" or not header.frame_bytes or not isinstance(head, range):
+    if (
+        file.at(header.begin + 8, 3) != b"AIF"
+        or not header.frame_bytes
+        or not isinstance(head, range)
+    ):
         return pieces
     form = _content(file, IFF, header.begin + 12, b"COMM")
     if form is None or form.start + 6 > head.stop:
         return pieces
     frames = min(length // header.frame_bytes, 0xFFFF_FFFF).to_bytes(4, "big")
-    return [range(head.start, form.start + 2), frames, range(form.start + 6, head.stop), *pieces[1:]]
+    return [
+        range(head.start, form.start + 2),
+        frames,
+        range(form.start + 6, head.stop),
+        *pieces[1:],
+    ]

@@ -1,4 +1,5 @@
-"""What a sound file holds by its own bytes, whatever its header says: its streams, and whether its end is missing."""
+"""What a sound file holds by its own bytes, whatever its header says: its streams, and whether its
+end is missing."""
 
 from __future__ import annotations
 
@@ -34,11 +35,13 @@ NAMES = {
     b"#!AM": "an AMR file",
     b"MAC ": "a Monkey's Audio file",
 }
-"""First four bytes -> the file. Raw sound has such four by chance once in four billion recordings."""
+"""First four bytes -> the file. Raw sound has such four by chance once in four billion
+recordings."""
 
 
 def file_kind(data: bytes) -> str:
-    """Return what sort of sound file begins so; "" for raw sound, and where MAGIC_BYTES are not there."""
+    """Return what sort of sound file begins so; "" for raw sound, and where MAGIC_BYTES are not
+    there."""
     head, kind = data[:4], data[8:12]
     if len(data) < MAGIC_BYTES:
         return ""
@@ -71,12 +74,15 @@ def boxes(file: FileBytes) -> Layout | None:
             starts.append(start)
     if len(starts) == 1:
         return None
-    parts: list[list[Piece]] = [[range(*ends)] for ends in zip(starts, [*starts[1:], file.size], strict=True)]
+    parts: list[list[Piece]] = [
+        [range(*ends)] for ends in zip(starts, [*starts[1:], file.size], strict=True)
+    ]
     return Layout(parts, decoder="media")
 
 
 def headed(file: FileBytes) -> Layout | None:
-    """Return where the audio lies behind a header that states its length, or a mark; None where there is none."""
+    """Return where the audio lies behind a header that states its length, or a mark; None where
+    there is none."""
     return formats_ends.survey(file, chunked.READERS + fixed_headers.READERS)
 
 
@@ -84,7 +90,8 @@ SURVEYS = (headed, streams.flac, streams.ogg, boxes, packets.survey, mpeg.survey
 
 
 def survey(descriptor: int) -> Layout:
-    """Return where the sound of an open file lies; of a kind that is not known here, the file as it is.
+    """Return where the sound of an open file lies; of a kind that is not known here, the file as it
+    is.
 
     Raises OSError: it cannot be read.
     """

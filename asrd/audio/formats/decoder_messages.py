@@ -31,4 +31,6 @@ def plain(said: str) -> str:
     """Return what a decoder said as a clause of ours; what asrd gave as a reason itself stays."""
     if OURS.match(said):
         return said
-    return next((words for pattern, words in MEANINGS if pattern.search(said)), "its decoder failed")
+    return next(
+        (words for pattern, words in MEANINGS if pattern.search(said)), "its decoder failed"
+    )

@@ -1,8 +1,10 @@
-"""Where the audio of one file ends: by the length that its header states, and by what follows it (pure).
+"""Where the audio of one file ends: by the length that its header states, and by what follows it
+(pure).
 
-A recorder that is killed leaves a length of nothing, or of what it had at its last look; one that writes into a pipe
-leaves a mark; 32 bits wrap at 4 GiB; another file may be hung behind. The bytes decide. Knows no format: a `Header`
-tells what one says, and a reader finds headers of one format.
+A recorder that is killed leaves a length of nothing, or of what it had at its last look; one that
+writes into a pipe leaves a mark; 32 bits wrap at 4 GiB; another file may be hung behind. The bytes
+decide. Knows no format: a `FrameHeader` tells what one says, and a reader finds headers of one
+format.
 """
 
 from __future__ import annotations
@@ -15,14 +17,20 @@ from typing import Protocol
 from asrd.audio.formats.layout import FileBytes, Layout, Piece, before_tags
 
 OPEN_ENDS = (0x7F00_0000, 0x8000_0000, 0xFFFF_FFFF, 0x7FFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF)
-"""Lengths that a program writes which does not know the end yet: sox, arecord and espeak, ffmpeg into a pipe."""
+"""Lengths that a program writes which does not know the end yet: sox, arecord and espeak, ffmpeg
+into a pipe."""
 
 OPEN_BYTES = 0x1_0000
-"""How far from such a mark a length may be, as it was rounded or had the header's size taken off."""
+"""How far from such a mark a length may be, as it was rounded or had the header's size taken
+off."""
 
 MAX_PARTS = 10_000
 
-CUT, UNFINISHED, MORE = "is cut short", "has an unfinished header", "has more sound than its header says"
+CUT, UNFINISHED, MORE = (
+    "is cut short",
+    "has an unfinished header",
+    "has more sound than its header says",
+)
 
 START = re.compile(
     rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|caff\0\x01\0\0|riff\x2e\x91\xcf\x11"
@@ -47,7 +55,8 @@ class Header(Protocol):
 
     @property
     def stated(self) -> int | None:
-        """Bytes of audio that it states; None where it says that nobody knows, or has no place for a length."""
+        """Bytes of audio that it states; None where it says that nobody knows, or has no place for
+        a length."""
 
     @property
     def frame_bytes(self) -> int:
@@ -65,13 +74,16 @@ class Header(Protocol):
         """Return whether no audio of this file follows from `place` on."""
 
     def following(self, place: int) -> int:
-        """Return where another file begins behind audio that ends at `place`; 0 where there is none."""
+        """Return where another file begins behind audio that ends at `place`; 0 where there is
+        none."""
 
     def pieces(self, length: int) -> list[Piece]:
-        """Return the file with audio of this length, whose header says so, and nothing behind it."""
+        """Return the file with audio of this length, whose header says so, and nothing behind
+        it."""
 
     def inner(self, end: End) -> Layout | None:
-        """Return the layout of audio that is itself a file of another format; None where it is none."""
+        """Return the layout of audio that is itself a file of another format; None where it is
+        none."""
 
 
 Reader = Callable[[FileBytes, int], Header | None]
@@ -97,7 +109,8 @@ def begins(file: FileBytes, place: int) -> bool:
 
 
 def survey(file: FileBytes, readers: Sequence[Reader]) -> Layout | None:
-    """Return the layout of a file, and of those that were hung behind it; None where no reader knows it."""
+    """Return the layout of a file, and of those that were hung behind it; None where no reader
+    knows it."""
     parts: list[list[Piece]] = []
     begin, odd, flaw, there, stated = 0, False, "", 0, 0
     for _ in range(MAX_PARTS):
@@ -157,9 +170,11 @@ def _is_open(length: int, there: int) -> bool:
 
 
 def _hung_behind(file: FileBytes, header: Header) -> int:
-    """Return where a file of the same kind begins within what would be audio of this one; 0 where none does.
+    """Return where a file of the same kind begins within what would be audio of this one; 0 where
+    none does.
 
-    Only looked for where the header's length does not end the audio: the whole file is gone through.
+    Only looked for where the header's length does not end the audio: the whole file is gone
+    through.
     """
     mark = file.at(header.begin, 4)
     if not begins(file, header.begin):
@@ -179,5 +194,6 @@ def _before_tag(file: FileBytes, start: int) -> int:
 
 
 def _is_pad(file: FileBytes, stop: int, length: int, rest: int) -> bool:
-    """Return whether the byte behind the last whole frame makes an odd length even, as chunks have it."""
+    """Return whether the byte behind the last whole frame makes an odd length even, as chunks have
+    it."""
     return rest == 1 and length % 2 == 0 and file.at(stop - 1, 1) == b"\0"

@@ -1,7 +1,8 @@
-"""The headers of files that are one header and then samples: SPH, VOC, AVR, HTK, MAT, MPC, SDS, WVE, XI ... (pure).
+"""The headers of files that are one header and then samples: SPH, VOC, AVR, HTK, MAT, MPC, SDS,
+WVE, XI ... (pure).
 
-libsndfile reads them and goes by the length of the file: it notices no cut. PAF, PVF and IRCAM state no length, so only
-half a frame shows there that the end is missing.
+libsndfile reads them and goes by the length of the file: it notices no cut. PAF, PVF and IRCAM
+state no length, so only half a frame shows there that the end is missing.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Count:
 
 @dataclass(frozen=True)
 class FixedHeader:
-    """The header of one file, as `audio_ends.Header` has it."""
+    """The header of one file, as `audio_ends.FrameHeader` has it."""
 
     file: FileBytes
     reader: Callable[[FileBytes, int], FixedHeader | None]
@@ -62,7 +63,8 @@ class FixedHeader:
     stated: int | None
     frame_bytes: int
     count: Count | None = None
-    """What has to be rewritten where another length is meant; None where libsndfile goes by the file."""
+    """What has to be rewritten where another length is meant; None where libsndfile goes by the
+    file."""
     mark: bytes = b""
     """What a file ends with."""
     behind: Callable[[FileBytes, int], bool] | None = None
@@ -73,26 +75,43 @@ class FixedHeader:
     def is_over(self, place: int) -> bool:
         """Return whether no audio follows from `place` on."""
         place = self._after_mark(place)
-        if place >= self.file.size or after_tags(self.file, place, self.file.size) == self.file.size:
+        if (
+            place >= self.file.size
+            or after_tags(self.file, place, self.file.size) == self.file.size
+        ):
             return True
-        return bool(self.following(place)) or (self.behind is not None and self.behind(self.file, place))
+        return bool(self.following(place)) or (
+            self.behind is not None and self.behind(self.file, place)
+        )
 
     def following(self, place: int) -> int:
-        """Return where another file begins behind audio that ends at `place`; 0 where there is none."""
+        """Return where another file begins behind audio that ends at `place`; 0 where there is
+        none."""
         place = self._after_mark(place)
         return place if begins(self.file, place) or self.reader(self.file, place) is not None else 0
 
     def pieces(self, length: int) -> list[Piece]:
-        """Return the file with audio of this length, whose header says so, and nothing behind it."""
+        """Return the file with audio of this length, whose header says so, and nothing behind
+        it."""
         stop = self.start + length
         if self.count is None or length == self.stated:
             return [range(self.begin, stop), self.mark]
         at = self.count.at
-        return [range(self.begin, at), self.count.field(length), range(at + self.count.size, stop), self.mark]
+        return [
+            range(self.begin, at),
+            self.count.field(length),
+            range(at + self.count.size, stop),
+            self.mark,
+        ]
 
     def inner(self, end: End) -> Layout | None:
-        """Return a layout that keeps damaged blocks from libsndfile, which prints on standard output at them."""
-        blocks = range(self.start, self.start + end.length, SDS_BLOCK_BYTES) if self.reader is sds else ()
+        """Return a layout that keeps damaged blocks from libsndfile, which prints on standard
+        output at them."""
+        blocks = (
+            range(self.start, self.start + end.length, SDS_BLOCK_BYTES)
+            if self.reader is sds
+            else ()
+        )
         damaged = any(self.file.at(place, 2) != SDS_BLOCK for place in blocks)
         return Layout(flaw=end.flaw, decoder="media") if damaged else None
 
@@ -101,7 +120,8 @@ class FixedHeader:
 
 
 def sph(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a SPH (NIST) file that begins here; None where none does, or it is compressed."""
+    """Return the header of a SPH (NIST) file that begins here; None where none does, or it is
+    compressed."""
     if file.at(begin, 8) != b"NIST_1A\n":
         return None
     size = re.match(rb"\s*(\d{1,6})\s", file.at(begin + 8, 16))
@@ -121,10 +141,17 @@ def sph(file: FileBytes, begin: int) -> FixedHeader | None:
 
 
 def voc(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a VOC file that begins here, with all of its blocks as its audio; None where none does."""
+    """Return the header of a VOC file that begins here, with all of its blocks as its audio; None
+    where none does."""
     if file.at(begin, 20) != b"Creative Voice File\x1a":
         return None
-    place, start, size_at, width, channels = begin + file.number(begin + 20, 2, "little"), 0, 0, 0, 1
+    place, start, size_at, width, channels = (
+        begin + file.number(begin + 20, 2, "little"),
+        0,
+        0,
+        0,
+        1,
+    )
     for _ in range(MAX_BLOCKS):
         kind, length = file.number(place, 1, "little"), file.number(place + 1, 3, "little")
         if not 0 < kind <= 9 or place >= file.size or begins(file, place):
@@ -180,7 +207,8 @@ def htk(file: FileBytes, begin: int) -> FixedHeader | None:
 
 
 def mat4(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a MAT 4 file that begins here, of a rate and a matrix of sound; None where none does."""
+    """Return the header of a MAT 4 file that begins here, of a rate and a matrix of sound; None
+    where none does."""
     head = file.at(begin, 12)
     if head not in (bytes(4) + b"\1\0\0\0" * 2, b"\0\0\x03\xe8" + b"\0\0\0\1" * 2):
         return None
@@ -191,13 +219,17 @@ def mat4(file: FileBytes, begin: int) -> FixedHeader | None:
         return None
     width = rows * MAT4_BYTES[kind // 10 % 10]
     count = Count(place + 8, 4, order, width) if width else None
-    return FixedHeader(file, mat4, begin, place + 20 + name, columns * width, width, count, behind=_is_mat4_matrix)
+    return FixedHeader(
+        file, mat4, begin, place + 20 + name, columns * width, width, count, behind=_is_mat4_matrix
+    )
 
 
 def _is_mat4_matrix(file: FileBytes, place: int) -> bool:
     """Return whether another matrix begins here."""
     for order in ("little", "big"):
-        kind, rows, columns, imaginary, name = (file.number(place + 4 * field, 4, order) for field in range(5))
+        kind, rows, columns, imaginary, name = (
+            file.number(place + 4 * field, 4, order) for field in range(5)
+        )
         text = file.at(place + 20, name - 1) if 1 < name <= 64 else b""
         if kind < 5000 and rows and columns and imaginary < 2 and text.replace(b"_", b"").isalnum():
             return True
@@ -205,7 +237,8 @@ def _is_mat4_matrix(file: FileBytes, place: int) -> bool:
 
 
 def mat5(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a MAT 5 file that begins here, of a rate and a matrix of sound; None where none does."""
+    """Return the header of a MAT 5 file that begins here, of a rate and a matrix of sound; None
+    where none does."""
     order = {b"IM": "little", b"MI": "big"}.get(file.at(begin + 126, 2), "")
     if not order or file.at(begin, 10) != b"MATLAB 5.0":
         return None
@@ -216,14 +249,17 @@ def mat5(file: FileBytes, begin: int) -> FixedHeader | None:
 def _mat5_tag(file: FileBytes, place: int, order: str) -> tuple[int, int, int]:
     """Return an element's type, where its content begins, and where the next one does."""
     kind = file.number(place, 4, order)
-    if kind >> 16:  # a small element: its length in the upper half, its content in the same eight bytes
+    if (
+        kind >> 16
+    ):  # a small element: its length in the upper half, its content in the same eight bytes
         return kind & 0xFFFF, place + 4, place + 8
     length = file.number(place + 4, 4, order)
     return kind, place + 8, place + 8 + length + -length % 8
 
 
 def _mat5_matrix(file: FileBytes, begin: int, place: int, order: str) -> FixedHeader | None:
-    """Return the header of a file whose matrix of sound is the element here; None where it is none."""
+    """Return the header of a file whose matrix of sound is the element here; None where it is
+    none."""
     kind, place, _ = _mat5_tag(file, place, order)
     if kind != MAT5_MATRIX:
         return None
@@ -234,7 +270,9 @@ def _mat5_matrix(file: FileBytes, begin: int, place: int, order: str) -> FixedHe
     width = rows * MAT5_BYTES.get(file.number(place, 4, order), 0)
     if not width or rows * columns == 1:  # the rate
         return None
-    return FixedHeader(file, mat5, begin, place + 8, columns * width, width, behind=_is_mat5_element)
+    return FixedHeader(
+        file, mat5, begin, place + 8, columns * width, width, behind=_is_mat5_element
+    )
 
 
 def _is_mat5_element(file: FileBytes, place: int) -> bool:
@@ -253,7 +291,9 @@ def mpc(file: FileBytes, begin: int) -> FixedHeader | None:
     if len(head) < 42 or head[:2] != b"\1\4" or int.from_bytes(head[40:42], "little") < 2000:
         return None
     width = 4 if head[21] else 2
-    return FixedHeader(file, mpc, begin, begin + 42, int.from_bytes(head[30:34], "little") * width, width)
+    return FixedHeader(
+        file, mpc, begin, begin + 42, int.from_bytes(head[30:34], "little") * width, width
+    )
 
 
 def sds(file: FileBytes, begin: int) -> FixedHeader | None:
@@ -286,21 +326,29 @@ def xi(file: FileBytes, begin: int) -> FixedHeader | None:
     width = 2 if file.number(begin + 312, 1, "little") & 16 else 1
     count = Count(begin + 298, 4, "little") if samples == 1 else None
     # libsndfile writes 0 into every file.
-    return FixedHeader(file, xi, begin, begin + 298 + 40 * samples, sum(sizes) or None, width, count)
+    return FixedHeader(
+        file, xi, begin, begin + 298 + 40 * samples, sum(sizes) or None, width, count
+    )
 
 
 def paf(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a PAF file that begins here; None where none does. It states no length."""
+    """Return the header of a PAF file that begins here; None where none does. It states no
+    length."""
     magic = file.at(begin, 4)
     order = "big" if magic == b" paf" else "little"
     coding, channels = file.number(begin + 16, 4, order), file.number(begin + 20, 4, order)
-    if magic not in (b" paf", b"fap ") or coding >= len(PAF_BLOCK_BYTES) or file.size - begin < 2048:
+    if (
+        magic not in (b" paf", b"fap ")
+        or coding >= len(PAF_BLOCK_BYTES)
+        or file.size - begin < 2048
+    ):
         return None
     return FixedHeader(file, paf, begin, begin + 2048, None, channels * PAF_BLOCK_BYTES[coding])
 
 
 def pvf(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of a PVF file that begins here; None where none does. It states no length."""
+    """Return the header of a PVF file that begins here; None where none does. It states no
+    length."""
     head = re.match(rb"PVF1\n(\d{1,4}) (\d{1,7}) (8|16|32)\n", file.at(begin, 40))
     if not head:
         return None
@@ -308,14 +356,21 @@ def pvf(file: FileBytes, begin: int) -> FixedHeader | None:
 
 
 def ircam(file: FileBytes, begin: int) -> FixedHeader | None:
-    """Return the header of an IRCAM file that begins here; None where none does. It states no length."""
+    """Return the header of an IRCAM file that begins here; None where none does. It states no
+    length."""
     head = file.at(begin, 16)
-    if len(head) < 16 or not (head[:2] == b"\x64\xa3" or head[2:4] == b"\xa3\x64") or file.size - begin < 1024:
+    if (
+        len(head) < 16
+        or not (head[:2] == b"\x64\xa3" or head[2:4] == b"\xa3\x64")
+        or file.size - begin < 1024
+    ):
         return None
     for order in "<>":
         channels, coding = struct.unpack(f"{order}II", head[8:16])
         if 0 < channels <= 1024 and coding in IRCAM_BYTES:
-            return FixedHeader(file, ircam, begin, begin + 1024, None, channels * IRCAM_BYTES[coding])
+            return FixedHeader(
+                file, ircam, begin, begin + 1024, None, channels * IRCAM_BYTES[coding]
+            )
     return None
 
 

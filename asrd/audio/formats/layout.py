@@ -1,6 +1,8 @@
-"""Where the sound of a file lies: the bytes of it that a decoder is given, and what is missing of them (pure).
+"""Where the sound of a file lies: the bytes of it that a decoder is given, and what is missing of
+them (pure).
 
-Knows bytes by their position, and the tags that programs hang on the end of any file. Knows no format.
+Knows bytes by their position, and the tags that programs hang on the end of any file. Knows no
+format.
 """
 
 from __future__ import annotations
@@ -15,10 +17,12 @@ BLOCK_BYTES = 1 << 18
 """What is read at once where a file is gone through."""
 
 PADDING_BYTES = 64
-"""A run of zeros of this length at the end of a file is padding; a shorter one may belong to its last frame."""
+"""A run of zeros of this length at the end of a file is padding; a shorter one may belong to its
+last frame."""
 
 MAX_PADDING_BYTES = 1 << 26
-"""More zeros than that are not gone through: they are silence, or a file that wants to cost time."""
+"""More zeros than that are not gone through: they are silence, or a file that wants to cost
+time."""
 
 Piece = bytes | range
 """Bytes as they are, or the positions in a file where they lie."""
@@ -29,9 +33,11 @@ class Layout:
     """What a file holds, by its own bytes."""
 
     parts: list[list[Piece]] = field(default_factory=list)
-    """The streams in it, one after the other, each as the pieces a decoder is given; none: the file as it is."""
+    """The streams in it, one after the other, each as the pieces a decoder is given; none: the file
+    as it is."""
     flaw: str = ""
-    """What is wrong with its end, as the predicate of a sentence ("is cut short"); "" for a complete file."""
+    """What is wrong with its end, as the predicate of a sentence ("is cut short"); "" for a
+    complete file."""
     promised: float = 1.0
     """How many times the sound that is there its header promises."""
     decoder: str = "libsndfile"
@@ -115,7 +121,8 @@ class View(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes; fewer only at the end, or where the file has become shorter."""
+        """Return up to `size` bytes; fewer only at the end, or where the file has become
+        shorter."""
         left = self._starts[-1] - self._position
         left = left if size < 0 else min(left, size)
         found: list[bytes] = []
@@ -138,7 +145,11 @@ class View(io.RawIOBase):
     def _next(self, count: int) -> bytes:
         """Return bytes of the piece at the position, at most `count`."""
         index = self._index
-        if not self._starts[index] <= self._position < self._starts[min(index + 1, len(self._pieces))]:
+        if (
+            not self._starts[index]
+            <= self._position
+            < self._starts[min(index + 1, len(self._pieces))]
+        ):
             import bisect
 
             index = self._index = bisect.bisect_right(self._starts, self._position) - 1
@@ -148,7 +159,9 @@ class View(io.RawIOBase):
             return piece[offset : offset + count]
         try:
             return os.pread(self._descriptor, count, piece.start + offset)
-        except OSError as error:  # libsndfile calls this: it would print a traceback, and hear an end
+        except (
+            OSError
+        ) as error:  # libsndfile calls this: it would print a traceback, and hear an end
             self.problem = error.strerror or str(error)
             return b""
 

@@ -1,7 +1,9 @@
-"""Files that libsndfile has no decoder for (m4a, mp4, webm, mkv, wma ...): decoded in a process of their own.
+"""Files that libsndfile has no decoder for (m4a, mp4, webm, mkv, wma ...): decoded in a process of
+their own.
 
-The decoder is PyAV, where the extra `media` is installed, or the ffmpeg program. A hostile file can then cost no more
-than that process, which is bounded in time and memory, reads the one open file only, and ends with its parent.
+The decoder is PyAV, where the extra `media` is installed, or the ffmpeg program. A hostile file can
+then cost no more than that process, which is bounded in time and memory, reads the one open file
+only, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -45,11 +47,14 @@ HEAD_BYTES = 1 << 16
 SAID_BYTES = 1 << 20
 
 SLACK_SECONDS = 0.5
-"""By which a file may be shorter than its header says; encoders count the silence that they put before and behind."""
+"""By which a file may be shorter than its header says; encoders count the silence that they put
+before and behind."""
 
 READS = "asrd reads what libsndfile and ffmpeg read"
 
-INSTALL = "pip install 'asrd[media]', or install ffmpeg: both read m4a, mp4, webm, mkv, wma and more"
+INSTALL = (
+    "pip install 'asrd[media]', or install ffmpeg: both read m4a, mp4, webm, mkv, wma and more"
+)
 
 BROKEN = re.compile(
     r"partial file|incomplete frame|ended prematurely|truncat|error while decoding|error decoding|error submitting"
@@ -67,7 +72,8 @@ def backend() -> str:
 
 
 def open_media(name: str, descriptor: int) -> Media:
-    """Return a decoder of an open file, which has read its header. Raises AudioError: it is none, or none is here."""
+    """Return a decoder of an open file, which has read its header. Raises AudioError: it is none,
+    or none is here."""
     chosen = backend()
     if not chosen:
         raise AudioError(f"{name}: is not a sound file that libsndfile can read", INSTALL)
@@ -127,10 +133,13 @@ class Media:
         """End the process; a second call does nothing."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # with the ffprobe that it may have started
+                os.killpg(
+                    self._process.pid, signal.SIGKILL
+                )  # with the ffprobe that it may have started
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_SECONDS)
-        with self._reading:  # another thread may be at it; the number of a closed pipe may soon be that of another file
+        # another thread may be at it; the number of a closed pipe may soon be that of another file
+        with self._reading:
             self._closed = True
             if self._process.stdout is not None:
                 self._process.stdout.close()
@@ -146,7 +155,9 @@ class Media:
             raise self._refusal()
         head: dict[str, Any] = json.loads(line)
         if head["error"] == "no sound":
-            raise AudioError(f"{self.name}: has no sound in it", "it is a file of pictures or video only")
+            raise AudioError(
+                f"{self.name}: has no sound in it", "it is a file of pictures or video only"
+            )
         if head["error"]:
             self._wait()
             raise self._unreadable((self._lines() or [head["error"]])[-1])
@@ -185,7 +196,9 @@ class Media:
         elif broken:
             self.problem = decoder_messages.plain(broken)
         elif code:
-            self.problem = decoder_messages.plain((self._lines() or [f"its decoder ended with {code}"])[-1])
+            self.problem = decoder_messages.plain(
+                (self._lines() or [f"its decoder ended with {code}"])[-1]
+            )
         missing = self._seconds - seconds
         if missing > SLACK_SECONDS:
             self.frames = round(self._seconds * self.rate)
@@ -198,7 +211,8 @@ class Media:
         return self._unreadable((self._lines() or [f"its decoder ended with {code}"])[-1])
 
     def _unreadable(self, said: str) -> AudioError:
-        """Return that it is no file that can be read, and what the decoder's last line means beyond that."""
+        """Return that it is no file that can be read, and what the decoder's last line means beyond
+        that."""
         why = decoder_messages.plain(said)
         hint = READS if why == decoder_messages.DAMAGED else f"{READS}; {why}"
         return AudioError(f"{self.name}: is not a sound file that can be read", hint)
@@ -210,13 +224,20 @@ class Media:
                 return []
             self._said.seek(0)
             text = self._said.read(SAID_BYTES).decode(errors="replace")
-        lines = [re.sub(r"^\[([^]@]*) @ [^]]*\] *", r"\1: ", line).strip() for line in text.splitlines()]
+        lines = [
+            re.sub(r"^\[([^]@]*) @ [^]]*\] *", r"\1: ", line).strip() for line in text.splitlines()
+        ]
         for line in lines[-5:]:
             log.debug("%s: libav: %s", self.name, line)
         return [line for line in lines if line]
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables of a decoder: nothing of the user's but where programs and this package lie."""
-    kept = {key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV") if key in os.environ}
+    """Return the variables of a decoder: nothing of the user's but where programs and this package
+    lie."""
+    kept = {
+        key: os.environ[key]
+        for key in ("PATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+        if key in os.environ
+    }
     return kept | {"LC_ALL": "C.UTF-8", "PYTHONPATH": paths.python_path()}

@@ -1,9 +1,12 @@
-"""A process of its own that decodes the media file on its standard input, and writes float32 samples at 16 kHz.
+"""A process of its own that decodes the media file on its standard input, and writes float32
+samples at 16 kHz.
 
-Started as `python -P -m asrd.audio.formats.media_decoder pyav|ffmpeg`, imported by nobody. One line of JSON comes
-first: the number of channels, the seconds its header names where those can be relied on, a note, an error. What libav
-complains of is on standard error. It opens no other file: a playlist that names some is refused, as is every network
-address.
+Started as `python -P -m asrd.audio.formats.media_decoder pyav|ffmpeg`, imported by nobody. One line
+of JSON comes
+first: the number of channels, the seconds its header names where those can be relied on, a note, an
+    error. What libav
+complains of is on standard error. It opens no other file: a playlist that names some is refused, as
+is every network address.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ FORMATS = (
     "aac,ac3,adts,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,dtshd,eac3,flac,flv,loas,matroska,webm,mlp,mov,mp4,m4a,"
     "3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,nut,oga,ogg,oma,qcp,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
-"""Containers that hold their sound themselves. What names other files (hls, concat, dash, sdp ...) is not here."""
+"""Containers that hold their sound themselves. What names other files (hls, concat, dash, sdp ...)
+is not here."""
 
 MAX_MEMORY_BYTES = 4 << 30
 MAX_FILE_BYTES = 1 << 20
 """What it may write into a file: libav's complaints."""
 CPU_SECONDS = 60
 BYTES_A_SECOND = 20_000
-"""What a processor decodes at least, far below any codec: a file gets CPU_SECONDS, and a second for so many bytes."""
+"""What a processor decodes at least, far below any codec: a file gets CPU_SECONDS, and a second for
+so many bytes."""
 MAX_CHANNELS = 64
 
 ASF_FACTS = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -62,7 +67,9 @@ def _bound(size: int) -> None:
         (resource.RLIMIT_CPU, seconds),
     ):
         _, hard = resource.getrlimit(kind)
-        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+        resource.setrlimit(
+            kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
+        )
 
 
 def _say(channels: int = 0, seconds: float = 0.0, note: str = "", error: str = "") -> None:
@@ -76,7 +83,8 @@ def _complain(line: str) -> None:
 
 
 def _check_packets(container: str) -> None:
-    """Complain of a file of packets of one size whose last one is cut, which libav leaves out without a word."""
+    """Complain of a file of packets of one size whose last one is cut, which libav leaves out
+    without a word."""
     size = os.fstat(0).st_size
     if container == "mpegts" and all(size % packet for packet in (188, 192, 204)):
         _complain("partial file")
@@ -86,7 +94,8 @@ def _check_packets(container: str) -> None:
 
 
 def _piped_asf() -> tuple[int, int]:
-    """Return the size of an ASF file's packets, and where they begin; zeros where it was written to its end.
+    """Return the size of an ASF file's packets, and where they begin; zeros where it was written to
+    its end.
 
     Written into a pipe it has no length and no index, and libav guesses a length.
     """
@@ -99,16 +108,22 @@ def _piped_asf() -> tuple[int, int]:
 
 
 def _note(count: int) -> str:
-    return f"has {count} sound tracks, of which the one marked as default, or the first, is used" if count > 1 else ""
+    return (
+        f"has {count} sound tracks, of which the one marked as default, or the first, is used"
+        if count > 1
+        else ""
+    )
 
 
 def _trusted(container: str, seconds: float | None) -> float:
-    """Return the length that a header names, where a container has one that is more than a guess."""
+    """Return the length that a header names, where a container has one that is more than a
+    guess."""
     known = container.startswith("mov") or (container == "asf" and not _piped_asf()[0])
     return seconds if seconds and known else 0.0
 
 
-# -- PyAV -------------------------------------------------------------------------------------------------------------
+# -- PyAV
+# -------------------------------------------------------------------------------------------------------------
 
 
 def _with_pyav() -> int:
@@ -118,7 +133,9 @@ def _with_pyav() -> int:
     av.logging.set_level(av.logging.ERROR)
     options = {"format_whitelist": FORMATS, "protocol_whitelist": "pipe"}
     try:
-        container: Any = av.open(os.fdopen(0, "rb"), container_options=options, metadata_errors="replace")
+        container: Any = av.open(
+            os.fdopen(0, "rb"), container_options=options, metadata_errors="replace"
+        )
     except (av.FFmpegError, ValueError, OSError) as error:
         _say(error=getattr(error, "strerror", None) or str(error))
         return 1
@@ -127,17 +144,23 @@ def _with_pyav() -> int:
         if not tracks:
             _say(error="no sound")
             return 1
-        track = next((track for track in tracks if track.disposition & av.stream.Disposition.default), tracks[0])
+        track = next(
+            (track for track in tracks if track.disposition & av.stream.Disposition.default),
+            tracks[0],
+        )
         track.thread_type = "SLICE"
         _check_packets(container.format.name)
         return _decode(container, track, len(tracks))
 
 
 def _decode(container: Any, track: Any, count: int) -> int:
-    """Write the samples of one track; what cannot be decoded is left out, and told on standard error."""
+    """Write the samples of one track; what cannot be decoded is left out, and told on standard
+    error."""
     import av
 
-    seconds = float(track.duration * track.time_base) if track.duration and track.time_base else None
+    seconds = (
+        float(track.duration * track.time_base) if track.duration and track.time_base else None
+    )
     trusted = _trusted(container.format.name, seconds)
     resampler: Any = None
     packets = container.demux(track)
@@ -176,16 +199,28 @@ def _write(frames: list[Any]) -> None:
             data = data[os.write(1, data) :]
 
 
-# -- ffmpeg -----------------------------------------------------------------------------------------------------------
+# -- ffmpeg
+# -----------------------------------------------------------------------------------------------------------
 
 
 def _with_ffmpeg() -> int:
     """Ask ffprobe for the tracks, then become ffmpeg."""
-    source = ["-v", "error", "-protocol_whitelist", "file", "-format_whitelist", FORMATS, "-i", "/proc/self/fd/0"]
+    source = [
+        "-v",
+        "error",
+        "-protocol_whitelist",
+        "file",
+        "-format_whitelist",
+        FORMATS,
+        "-i",
+        "/proc/self/fd/0",
+    ]
     shown = "stream=index,channels,duration:stream_disposition=default:format=format_name"
     # ffprobe is to end with this process, which ends with its own parent.
     asked = ["ffprobe", "-of", "json", "-select_streams", "a", "-show_entries", shown, *source]
-    found = subprocess.run(asked, stdin=0, stdout=subprocess.PIPE, check=False, preexec_fn=protocol.die_with_parent)
+    found = subprocess.run(
+        asked, stdin=0, stdout=subprocess.PIPE, check=False, preexec_fn=protocol.die_with_parent
+    )
     if found.returncode:
         return 1
     facts = json.loads(found.stdout)
@@ -193,7 +228,9 @@ def _with_ffmpeg() -> int:
     if not tracks:
         _say(error="no sound")
         return 1
-    track = next((track for track in tracks if track.get("disposition", {}).get("default")), tracks[0])
+    track = next(
+        (track for track in tracks if track.get("disposition", {}).get("default")), tracks[0]
+    )
     channels = int(track.get("channels") or 0)
     if not 0 < channels <= MAX_CHANNELS:
         _say(error=f"it has {channels} channels")

@@ -1,7 +1,8 @@
-"""MP3 frame by frame: how many there are, where joined files meet, and whether the last one is whole (pure).
+"""MP3 frame by frame: how many there are, where joined files meet, and whether the last one is
+whole (pure).
 
-Without a count in its header libsndfile guesses the length of an MP3 from its first bytes, and reads no further. So
-each stream is given a count that is true.
+Without a count in its header libsndfile guesses the length of an MP3 from its first bytes, and
+reads no further. So each stream is given a count that is true.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ BITRATES = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
     (2, 1): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Kilobits a second by version (3: MPEG 1, 2: MPEG 2 and 2.5) and layer (3: I, 2: II, 1: III), for the indexes 1-14."""
+"""Kilobits a second by version (3: MPEG 1, 2: MPEG 2 and 2.5) and layer (3: I, 2: II, 1: III), for
+the indexes 1-14."""
 
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """Hertz by version."""
@@ -31,7 +33,7 @@ MAX_FREE_FRAME_BYTES = 1 << 14
 
 
 @dataclass(frozen=True)
-class Header:
+class FrameHeader:
     """What four bytes say of a frame."""
 
     length: int
@@ -42,7 +44,7 @@ class Header:
 
 
 @lru_cache(1024)
-def header(four: bytes) -> Header | None:
+def header(four: bytes) -> FrameHeader | None:
     """Return what a frame's header says; None where four bytes are none."""
     if len(four) < 4 or four[0] != 0xFF or four[1] & 0xE0 != 0xE0:
         return None
@@ -58,11 +60,11 @@ def header(four: bytes) -> Header | None:
         length = (144 if version == 3 or layer == 2 else 72) * bits // hertz + padding
     mono = four[3] >> 6 == 3
     side = 4 + ((17 if mono else 32) if version == 3 else (9 if mono else 17))
-    return Header(length, (version, layer, hertz), side)
+    return FrameHeader(length, (version, layer, hertz), side)
 
 
 @dataclass
-class Stream:
+class MpegStream:
     """Frames that belong together."""
 
     kind: tuple[int, int, int]
@@ -84,22 +86,29 @@ class Stream:
             self.pieces.append(range(start, stop))
 
     def layout(self, free: bool = False) -> list[Piece]:
-        """Return what a decoder is given: the frames behind a header with their number, where such a frame can be."""
+        """Return what a decoder is given: the frames behind a header with their number, where such
+        a frame can be."""
         if self.kind[1] != LAYER_III:
             return [*self.pieces]
         if self.info is not None and abs(self.told - self.frames) <= 1:
-            return [self.info, *self.pieces]  # with what an encoder notes of the silence it put before and behind
+            return [
+                self.info,
+                *self.pieces,
+            ]  # with what an encoder notes of the silence it put before and behind
         return [*self.pieces] if free else [_count_frame(self.first, self.frames), *self.pieces]
 
 
 def survey(file: FileBytes, within: range | None = None) -> Layout | None:
-    """Return the streams of an MP3 file, or of the part of a file that is one; None where it is none."""
+    """Return the streams of an MP3 file, or of the part of a file that is one; None where it is
+    none."""
     within = within or range(file.size)
     start = after_tags(file, within.start, within.stop)
     stop = before_tags(file, start, within.stop)
     four = file.at(start, 4)
     if len(four) == 4 and four[0] == 0xFF and four[1] & 0xF6 == 0xF0:
-        return Layout(decoder="media")  # AAC in ADTS, which mpg123 would search for frames of its own
+        return Layout(
+            decoder="media"
+        )  # AAC in ADTS, which mpg123 would search for frames of its own
     if (same := _free_length(file, start, stop)) is not None:
         return _free(file, start, stop, same)
     first = header(four)
@@ -112,7 +121,11 @@ def survey(file: FileBytes, within: range | None = None) -> Layout | None:
     found = sum(stream.frames for stream in streams)
     missing = any(stream.told > stream.frames + 1 for stream in streams)
     flaw = "is cut short" if missing or broken == "end" else "has a damaged place" if broken else ""
-    return Layout([stream.layout() for stream in streams], flaw, max(1.0, told / max(1, found)) if missing else 1.0)
+    return Layout(
+        [stream.layout() for stream in streams],
+        flaw,
+        max(1.0, told / max(1, found)) if missing else 1.0,
+    )
 
 
 def _follows(file: FileBytes, start: int, stop: int) -> bool:
@@ -124,12 +137,14 @@ def _follows(file: FileBytes, start: int, stop: int) -> bool:
     if follows >= stop:
         return True
     other = header(file.at(follows, 4))
-    return (other is not None and other.kind[:2] == one.kind[:2]) or after_tags(file, follows, stop) > follows
+    return (other is not None and other.kind[:2] == one.kind[:2]) or after_tags(
+        file, follows, stop
+    ) > follows
 
 
-def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
+def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[MpegStream], str]:
     """Return the streams, and where something is missing: "end", "middle" or ""."""
-    streams: list[Stream] = []
+    streams: list[MpegStream] = []
     broken = ""
     anew = True
     while start + 4 <= stop:
@@ -150,7 +165,7 @@ def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
                 continue
         told = _told(file, start, one)
         if anew or told is not None or streams[-1].kind != one.kind:
-            streams.append(Stream(one.kind, file.at(start, 4)))
+            streams.append(MpegStream(one.kind, file.at(start, 4)))
         if told is None:
             streams[-1].add(start, start + one.length)
         else:
@@ -162,12 +177,17 @@ def _walk(file: FileBytes, start: int, stop: int) -> tuple[list[Stream], str]:
 
 
 def _free_length(file: FileBytes, start: int, stop: int) -> int | None:
-    """Return the length of frames whose header names no bitrate, without their padding; None where there are none.
+    """Return the length of frames whose header names no bitrate, without their padding; None where
+    there are none.
 
     All of them have one length: that from the first to the next with the same header.
     """
     four = file.at(start, 4)
-    if len(four) < 4 or header(bytes([four[0], four[1], four[2] | 0x10, four[3]])) is None or four[2] >> 4:
+    if (
+        len(four) < 4
+        or header(bytes([four[0], four[1], four[2] | 0x10, four[3]])) is None
+        or four[2] >> 4
+    ):
         return None
     place, last = start + 24, min(stop, start + MAX_FREE_FRAME_BYTES)
     while (place := file.find(four[:2], place, last)) >= 0:
@@ -195,15 +215,17 @@ def _free(file: FileBytes, start: int, stop: int, length: int) -> Layout:
     four, flaw = file.at(start, 4), ""
     alike = header(bytes([four[0], four[1], four[2] | 0x10, four[3]]))
     assert alike is not None
-    streams: list[Stream] = []
+    streams: list[MpegStream] = []
     while start < stop and _is_free(file, start, four):
         end = start + length + _padding(file.at(start, 4))
         if end > stop and not _ends_in_zeros(file, end, stop):
             flaw = "is cut short"
             break
-        told = _told(file, start, Header(end - start, alike.kind, alike.side))
+        told = _told(file, start, FrameHeader(end - start, alike.kind, alike.side))
         if told is not None or not streams:
-            streams.append(Stream(alike.kind, four, told or 0, None if told is None else range(start, end)))
+            streams.append(
+                MpegStream(alike.kind, four, told or 0, None if told is None else range(start, end))
+            )
         if told is None:
             streams[-1].add(start, end)
         start = end
@@ -217,13 +239,18 @@ def _free(file: FileBytes, start: int, stop: int, length: int) -> Layout:
 
 
 def _ends_in_zeros(file: FileBytes, end: int, stop: int) -> bool:
-    """Return whether a frame is whole whose last bytes are the zeros that were taken for padding."""
+    """Return whether a frame is whole whose last bytes are the zeros that were taken for
+    padding."""
     return end <= file.size and file.zeros(stop, end)
 
 
 def _next_is_sane(file: FileBytes, start: int, stop: int) -> bool:
     """Return whether a frame, a tag or the end is here."""
-    return start >= stop or header(file.at(start, 4)) is not None or after_tags(file, start, stop) > start
+    return (
+        start >= stop
+        or header(file.at(start, 4)) is not None
+        or after_tags(file, start, stop) > start
+    )
 
 
 def _next_frame(file: FileBytes, start: int, stop: int) -> int:
@@ -235,8 +262,9 @@ def _next_frame(file: FileBytes, start: int, stop: int) -> int:
     return stop
 
 
-def _told(file: FileBytes, start: int, one: Header) -> int | None:
-    """Return the number of frames that a frame without sound gives for its stream; None where it is one with sound."""
+def _told(file: FileBytes, start: int, one: FrameHeader) -> int | None:
+    """Return the number of frames that a frame without sound gives for its stream; None where it is
+    one with sound."""
     if one.kind[1] != LAYER_III:
         return None
     body = file.at(start, min(one.length, 64))
@@ -250,8 +278,11 @@ def _told(file: FileBytes, start: int, one: Header) -> int | None:
 
 
 def _count_frame(first: bytes, frames: int) -> bytes:
-    """Return a frame without sound that gives a number of frames, of the kind of a stream's first one."""
-    head = bytes([first[0], first[1] | 1, 14 << 4 | first[2] & 0x0C, first[3]])  # no checksum, the highest rate
+    """Return a frame without sound that gives a number of frames, of the kind of a stream's first
+    one."""
+    head = bytes(
+        [first[0], first[1] | 1, 14 << 4 | first[2] & 0x0C, first[3]]
+    )  # no checksum, the highest rate
     one = header(head)
     assert one is not None
     body = head + bytes(one.side - 4) + b"Info" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")

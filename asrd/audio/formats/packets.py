@@ -1,6 +1,8 @@
-"""Media files of packets, walked to see whether the last one is whole: libav leaves a cut one out in silence (pure).
+"""Media files of packets, walked to see whether the last one is whole: libav leaves a cut one out
+in silence (pure).
 
-What ends between two packets, in a format that states no length for the whole, cannot be told from a whole file.
+What ends between two packets, in a format that states no length for the whole, cannot be told from
+a whole file.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ MAX_RIFF_HEAD_BYTES = 1 << 31
 
 
 def _program_stream(file: FileBytes, place: int) -> int:
-    """Return the length of what begins here in an MPEG program stream (mpg, vob); 0 where nothing of it does."""
+    """Return the length of what begins here in an MPEG program stream (mpg, vob); 0 where nothing
+    of it does."""
     head = file.at(place, 14).ljust(14, b"\0")
     if head[:3] != b"\0\0\1":
         return 0
@@ -44,11 +47,16 @@ def _lossless(file: FileBytes, place: int) -> int:
 
 def _dts(file: FileBytes, place: int) -> int:
     """Return the length of a DTS frame; 0 where none begins."""
-    return 1 + (file.number(place + 5, 3, "big") >> 4 & 0x3FFF) if file.at(place, 4) == b"\x7f\xfe\x80\1" else 0
+    return (
+        1 + (file.number(place + 5, 3, "big") >> 4 & 0x3FFF)
+        if file.at(place, 4) == b"\x7f\xfe\x80\1"
+        else 0
+    )
 
 
 def _real(file: FileBytes, place: int) -> int:
-    """Return the length of a chunk of a RealMedia file; 0 where none begins, or its length was never written."""
+    """Return the length of a chunk of a RealMedia file; 0 where none begins, or its length was
+    never written."""
     name, length = file.at(place, 4), file.number(place + 4, 4, "big")
     if name == b"DATA" and 0 < place + length - file.size <= REAL_SURPLUS_BYTES:
         return file.size - place
@@ -56,14 +64,16 @@ def _real(file: FileBytes, place: int) -> int:
 
 
 def _avi(file: FileBytes, place: int) -> int:
-    """Return the length of an AVI file, or of a part that was added to one; 0 where it was never written."""
+    """Return the length of an AVI file, or of a part that was added to one; 0 where it was never
+    written."""
     length = file.number(place + 4, 4, "little")
     known = file.at(place, 4) == b"RIFF" and 0 < length < MAX_RIFF_HEAD_BYTES
     return 8 + length + length % 2 if known else 0
 
 
 def _asf(file: FileBytes, place: int) -> int:
-    """Return the length that an ASF file (wma) states for itself; 0 where its writer did not know it."""
+    """Return the length that an ASF file (wma) states for itself; 0 where its writer did not know
+    it."""
     facts = file.find(ASF_FACTS, place, min(file.size, place + (1 << 20)))
     if facts < 0 or file.number(facts + 88, 1, "little") & ASF_BROADCAST:
         return 0
@@ -85,7 +95,8 @@ KINDS: tuple[tuple[int, tuple[bytes, ...], Packet], ...] = (
 
 
 def survey(file: FileBytes) -> Layout | None:
-    """Return whether a media file's last packet is whole; None where it is of no kind that is known here."""
+    """Return whether a media file's last packet is whole; None where it is of no kind that is known
+    here."""
     head = file.at(0, 32)
     for place, marks, packet in KINDS:
         if head[place:].startswith(marks):

@@ -1,4 +1,5 @@
-"""One stream of sound through libsndfile, to its end: no length in a header stops the reading before it."""
+"""One stream of sound through libsndfile, to its end: no length in a header stops the reading
+before it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from asrd.audio.formats.layout import Piece, View
 log = logging.getLogger("asrd")
 
 BLOCK_SECONDS = 1.0
-"""Length of a block read from a file; a resampler may make single blocks a little longer or shorter."""
+"""Length of a block read from a file; a resampler may make single blocks a little longer or
+shorter."""
 
 UNKNOWN_FRAMES = 1 << 62
 """What libsndfile gives where a header has no length is more than that."""
@@ -43,7 +45,8 @@ class Decoder(Protocol):
 
 
 class _Streamed(soundfile.SoundFile):
-    """soundfile without its seek after every block: some codecs cannot seek, and others lose their last block by it."""
+    """soundfile without its seek after every block: some codecs cannot seek, and others lose their
+    last block by it."""
 
     def seekable(self) -> bool:
         """Return False."""
@@ -66,7 +69,9 @@ class Sndfile:
         self._view = None if pieces is None else View(descriptor, pieces)
         with library_noise.kept_out():
             self._file: Any = self._opened(descriptor)
-        self._quiet = library_noise.kept_out if self._file.format == "MP3" else contextlib.nullcontext
+        self._quiet = (
+            library_noise.kept_out if self._file.format == "MP3" else contextlib.nullcontext
+        )
         self.rate: int = self._file.samplerate
         self.channels: int = self._file.channels
         self.problem = ""
@@ -77,10 +82,15 @@ class Sndfile:
         self.about: str = self._file.subtype_info
 
     def _opened(self, descriptor: int) -> _Streamed:
-        return _Streamed(os.dup(descriptor), closefd=True) if self._view is None else _Streamed(self._view)
+        return (
+            _Streamed(os.dup(descriptor), closefd=True)
+            if self._view is None
+            else _Streamed(self._view)
+        )
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield what can be decoded; behind a damaged place what follows it, where there is more."""
+        """Yield what can be decoded; behind a damaged place what follows it, where there is
+        more."""
         size, seen, failed = max(1, round(self.rate * BLOCK_SECONDS)), 0, False
         while not self.frames or seen < self.frames:
             count = min(size, self.frames - seen) if self.frames else size
@@ -90,8 +100,12 @@ class Sndfile:
                     block = self._file.read(count, dtype="float32", always_2d=True, out=block)
             except soundfile.SoundFileError as error:
                 log.debug("%s: %s", self.name, error)
-                self.problem = self.problem or decoder_messages.plain(str(getattr(error, "error_string", error)))
-                decoded = np.flatnonzero(~np.isnan(block[:, 0]))  # soundfile does not tell how many came before
+                self.problem = self.problem or decoder_messages.plain(
+                    str(getattr(error, "error_string", error))
+                )
+                decoded = np.flatnonzero(
+                    ~np.isnan(block[:, 0])
+                )  # soundfile does not tell how many came before
                 block = block[: int(decoded[-1]) + 1 if len(decoded) else 0]
                 if failed and not len(block):
                     break

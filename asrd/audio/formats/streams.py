@@ -1,4 +1,5 @@
-"""Ogg and FLAC: the streams that follow each other in one file, and whether the last one is whole (pure).
+"""Ogg and FLAC: the streams that follow each other in one file, and whether the last one is whole
+(pure).
 
 libsndfile reads the first stream of a file only, and does not say that it ended early.
 """
@@ -39,7 +40,8 @@ FIRST, LAST = 2, 4
 """Flags of an Ogg page."""
 
 
-# -- FLAC -------------------------------------------------------------------------------------------------------------
+# -- FLAC
+# -------------------------------------------------------------------------------------------------------------
 
 
 def flac(file: FileBytes) -> Layout | None:
@@ -50,8 +52,14 @@ def flac(file: FileBytes) -> Layout | None:
     starts = [start]
     while (start := file.find(FLAC_START, starts[-1] + 42, file.size)) >= 0:
         starts.append(start)
-    stops = [before_tags(file, first, last) for first, last in zip(starts, [*starts[1:], file.size], strict=True)]
-    stops = [_before_leading_tag(file, stop, follows) for stop, follows in zip(stops, [*starts[1:], 0], strict=True)]
+    stops = [
+        before_tags(file, first, last)
+        for first, last in zip(starts, [*starts[1:], file.size], strict=True)
+    ]
+    stops = [
+        _before_leading_tag(file, stop, follows)
+        for stop, follows in zip(stops, [*starts[1:], 0], strict=True)
+    ]
     endless = not _flac_frames(file, starts[-1])
     flaw = "is cut short" if endless and not _flac_ends(file, starts[-1], stops[-1]) else ""
     if len(starts) == 1 and starts[0] == 0 and stops[0] == file.size:
@@ -60,14 +68,20 @@ def flac(file: FileBytes) -> Layout | None:
 
 
 def _before_leading_tag(file: FileBytes, stop: int, follows: int) -> int:
-    """Return where an ID3v2 tag begins that leads the stream at `follows`; `stop` where there is none."""
+    """Return where an ID3v2 tag begins that leads the stream at `follows`; `stop` where there is
+    none."""
     window = max(0, stop - BLOCK_BYTES)
     place = file.at(window, stop - window).rfind(b"ID3") if follows else -1
-    return window + place if place >= 0 and after_tags(file, window + place, follows) == follows else stop
+    return (
+        window + place
+        if place >= 0 and after_tags(file, window + place, follows) == follows
+        else stop
+    )
 
 
 def _flac_frames(file: FileBytes, start: int) -> int:
-    """Return the samples that STREAMINFO gives the stream at `start`; 0 where the encoder did not know."""
+    """Return the samples that STREAMINFO gives the stream at `start`; 0 where the encoder did not
+    know."""
     return file.number(start + 8 + 13, 5, "big") & 0xF_FFFF_FFFF
 
 
@@ -75,8 +89,11 @@ def _flac_ends(file: FileBytes, start: int, stop: int) -> bool:
     """Return whether the stream ends with a whole frame: one whose checksum is right."""
     window = max(start, stop - MAX_FLAC_FRAME_BYTES)
     tail = file.at(window, stop - window)
-    # The rate and the size in a frame's third byte are never 15 and 0, the channels in its fourth below 11.
-    starts = [found.start() for found in re.finditer(rb"\xff[\xf8\xf9][^\x00-\x0f][\x00-\xaf]", tail)]
+    # The rate and the size in a frame's third byte are never 15 and 0, the channels in its fourth
+    # below 11.
+    starts = [
+        found.start() for found in re.finditer(rb"\xff[\xf8\xf9][^\x00-\x0f][\x00-\xaf]", tail)
+    ]
     return any(_checksum(tail[place:]) == 0 for place in reversed(starts[-MAX_FLAC_FRAMES:]))
 
 
@@ -103,7 +120,8 @@ def _checksum(data: bytes) -> int:
     return value
 
 
-# -- Ogg --------------------------------------------------------------------------------------------------------------
+# -- Ogg
+# --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -113,7 +131,8 @@ class _Link:
     serial: int | None = None
     """Of the first stream with sound."""
     flac: bool = False
-    """It is FLAC, whose packets are a FLAC file in pieces: libsndfile reads them so, and not always in their pages."""
+    """It is FLAC, whose packets are a FLAC file in pieces: libsndfile reads them so, and not always
+    in their pages."""
     begun: bool = False
     """A page came that is no first page."""
     ended: bool = False
@@ -131,8 +150,9 @@ class _Link:
     def whole(self) -> bool:
         """Whether it came to its end, by its mark or by how an encoder of voice messages stops.
 
-        Android's own writer and Telegram there set no mark. They write each packet as a page. Others that set none
-        write out what they hold when they stop: a page with fewer packets than those before, which are alike.
+        Android's own writer and Telegram there set no mark. They write each packet as a page.
+        Others that set none write out what they hold when they stop: a page with fewer packets than
+        those before, which are alike.
         """
         if self.ended or not self.opus:
             return self.ended
@@ -150,7 +170,8 @@ class _Link:
 
 
 def ogg(file: FileBytes) -> Layout | None:
-    """Return the streams of an Ogg file, one after the other; None where it is none, or holds none with sound."""
+    """Return the streams of an Ogg file, one after the other; None where it is none, or holds none
+    with sound."""
     start = after_tags(file, 0, file.size)
     if file.at(start, 4) != OGG_MAGIC:
         return None
@@ -170,7 +191,8 @@ def ogg(file: FileBytes) -> Layout | None:
 
 
 def _marked(file: FileBytes, link: _Link) -> list[Piece]:
-    """Return the pieces of a link, the last page with the mark of an end: libopusfile drops sound without it."""
+    """Return the pieces of a link, the last page with the mark of an end: libopusfile drops sound
+    without it."""
     if link.ended or not link.opus or not link.pieces:
         return [*link.pieces]
     page = bytearray(file.at(link.last.start, len(link.last)))
@@ -219,13 +241,16 @@ def _links(file: FileBytes, start: int, stop: int) -> tuple[list[_Link], bool]:
 
 
 def _inner_page(file: FileBytes, start: int, end: int, stop: int) -> int:
-    """Return where another page begins within one that is followed by none; 0 where there is none."""
+    """Return where another page begins within one that is followed by none; 0 where there is
+    none."""
     if end == stop or (end < stop and file.at(end, 4) == OGG_MAGIC):
         return 0
     return max(0, file.find(OGG_MAGIC, start + 27, min(end, stop)))
 
 
-def _take(file: FileBytes, links: list[_Link], head: bytes, start: int, body: int, end: int) -> None:
+def _take(
+    file: FileBytes, links: list[_Link], head: bytes, start: int, body: int, end: int
+) -> None:
     """Give a page to the link that it belongs to."""
     flags, serial = head[5], int.from_bytes(head[14:18], "little")
     if flags & FIRST:

@@ -34,7 +34,7 @@ from asrd.evaluation.report.text import (
 )
 from asrd.evaluation.results import (
     Comparison,
-    Row,
+    StrategyResult,
 )
 from asrd.precision.memory import Memory
 from asrd.text.characters import readable
@@ -44,18 +44,28 @@ def _times(value: float | None) -> str:
     return "–" if value is None else f"{figure(value, 2)}×"
 
 
-# -- the page ---------------------------------------------------------------------------------------------------------
+# -- the page
+# ---------------------------------------------------------------------------------------------------------
 
 
 def html(comparison: Comparison) -> str:
-    """Return one self-contained page: no script, no network, readable on a telephone and in the dark."""
+    """Return one self-contained page: no script, no network, readable on a telephone and in the
+    dark."""
     from jinja2 import Environment, StrictUndefined
 
     from asrd.evaluation.report import plots
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(
-        mib=mib, figure=figure, pair=pair, times=_times, value=value_text, limit=criterion_text, short=shorten
+        mib=mib,
+        figure=figure,
+        pair=pair,
+        times=_times,
+        value=value_text,
+        limit=criterion_text,
+        short=shorten,
     )
     environment.filters["changed"] = changed_words
     template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
@@ -75,10 +85,14 @@ def html(comparison: Comparison) -> str:
     return readable(page)
 
 
-def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+def _view(row: StrategyResult, comparison: Comparison) -> Mapping[str, Any]:
     """Return what the template shows of a row beside its own fields."""
     phases = _phases(row)
-    columns = [field for field in INSTRUMENTS if any(getattr(memory, field) is not None for _, memory in phases)]
+    columns = [
+        field
+        for field in INSTRUMENTS
+        if any(getattr(memory, field) is not None for _, memory in phases)
+    ]
     return {
         "row": row,
         "name": name(row),
@@ -90,11 +104,13 @@ def _view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
         "indistinct": indistinct(row, comparison),
         "mark": mark(row),
         "columns": columns,
-        "phases": [(phase, [getattr(memory, field) for field in columns]) for phase, memory in phases],
+        "phases": [
+            (phase, [getattr(memory, field) for field in columns]) for phase, memory in phases
+        ],
     }
 
 
-def _part_view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
+def _part_view(row: StrategyResult, comparison: Comparison) -> Mapping[str, Any]:
     """Return what the template shows of a component beside its row's own fields."""
     return {
         "row": row,
@@ -105,8 +121,12 @@ def _part_view(row: Row, comparison: Comparison) -> Mapping[str, Any]:
     }
 
 
-def _phases(row: Row) -> Sequence[tuple[str, Memory]]:
-    """Return the ledger in the order of time, the load peak where it belongs, phases of no known place last."""
+def _phases(row: StrategyResult) -> Sequence[tuple[str, Memory]]:
+    """Return the ledger in the order of time, the load peak where it belongs, phases of no known
+    place last."""
     ledger = dict(row.ledger) | ({"load peak": row.load_peak} if row.load_peak else {})
     known = [phase for phase in PHASES if phase in ledger]
-    return [(phase, ledger[phase]) for phase in [*known, *(phase for phase in ledger if phase not in PHASES)]]
+    return [
+        (phase, ledger[phase])
+        for phase in [*known, *(phase for phase in ledger if phase not in PHASES)]
+    ]

@@ -1,6 +1,7 @@
 """The plots of the report, as SVG that takes its colours from the page around it.
 
-Pure: figures of one comparison in, markup out; no display, no file, no network. matplotlib is imported here and
+Pure: figures of one comparison in, markup out; no display, no file, no network. matplotlib is
+    imported here and
 nowhere else, and only when a page is asked for.
 """
 
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from asrd import paths
-from asrd.evaluation.results import Comparison, Row
+from asrd.evaluation.results import Comparison, StrategyResult
 from asrd.precision import ledger
 
 MIB = 1 << 20
@@ -30,7 +31,8 @@ COLOURS = {
 """Name of a CSS variable of the page -> the stand-in that matplotlib draws with."""
 
 WIDTH = 5.2
-"""Inches of a plot: 375 CSS pixels, one telephone, at 72 to the inch, so that its text is read at its own size."""
+"""Inches of a plot: 375 CSS pixels, one telephone, at 72 to the inch, so that its text is read at
+its own size."""
 
 
 class Plot(NamedTuple):
@@ -43,9 +45,14 @@ class Plot(NamedTuple):
 
 def draw(comparison: Comparison) -> list[Plot]:
     """Return the plots for which there are figures."""
-    wanted: list[tuple[str, str, Callable[..., None], Callable[[Row], object]]] = [
+    wanted: list[tuple[str, str, Callable[..., None], Callable[[StrategyResult], object]]] = [
         ("Weights", "MiB of parameters and buffers", _weights, lambda row: row.weights_bytes),
-        ("Memory of the worker, by phase", _memory_caption(comparison), _memory, lambda row: _bytes(row, "steady")),
+        (
+            "Memory of the worker, by phase",
+            _memory_caption(comparison),
+            _memory,
+            lambda row: _bytes(row, "steady"),
+        ),
         (
             f"{comparison.metric} against FP32",
             "points; line: 95 % interval, dotted: limit, grey band: noise floor",
@@ -64,31 +71,40 @@ def draw(comparison: Comparison) -> list[Plot]:
         rows = [row for row in comparison.strategies if has(row) is not None]
         if rows:
             names = [_name(row) for row in rows]
-            plots.append(Plot(title, caption, svg(title, names, partial(paint, rows=rows, comparison=comparison))))
+            plots.append(
+                Plot(
+                    title,
+                    caption,
+                    svg(title, names, partial(paint, rows=rows, comparison=comparison)),
+                )
+            )
     return plots
 
 
 def _memory_caption(comparison: Comparison) -> str:
-    kinds = dict.fromkeys(ledger.words(ledger.source_of(row.ledger.get("steady"))) for row in comparison.strategies)
+    kinds = dict.fromkeys(
+        ledger.words(ledger.source_of(row.ledger.get("steady"))) for row in comparison.strategies
+    )
     return f"MiB ({' or '.join(kinds)}); bar: steady state"
 
 
-def _delta(row: Row) -> float | None:
+def _delta(row: StrategyResult) -> float | None:
     return row.wer_delta if row.role != "baseline" else None
 
 
-def _name(row: Row) -> str:
+def _name(row: StrategyResult) -> str:
     return f"{row.strategy} again" if row.role == "again" else row.strategy
 
 
-def _bytes(row: Row, phase: str) -> float | None:
+def _bytes(row: StrategyResult, phase: str) -> float | None:
     memory = row.load_peak if phase == "load peak" else row.ledger.get(phase)
     value = None if memory is None else ledger.worker_bytes(memory)
     return None if value is None else value / MIB
 
 
 def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
-    """Return one plot with a line per name, the first on top; `paint` draws into its axes, line n at height n."""
+    """Return one plot with a line per name, the first on top; `paint` draws into its axes, line n
+    at height n."""
     os.environ.update(paths.library_folders())
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -108,7 +124,9 @@ def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
         "legend.frameon": False,
     }
     with mpl.rc_context(style):
-        figure = Figure(figsize=(WIDTH, 0.27 * len(names) + 0.75), facecolor="none", layout="constrained")
+        figure = Figure(
+            figsize=(WIDTH, 0.27 * len(names) + 0.75), facecolor="none", layout="constrained"
+        )
         FigureCanvasSVG(figure)
         axes = figure.add_subplot(facecolor="none")
         axes.set_yticks(range(len(names)), names)
@@ -120,12 +138,17 @@ def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
             axes.spines[side].set_visible(False)
         paint(axes)
         stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            stream,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
     return _inline(stream.getvalue(), title)
 
 
 def _inline(svg: str, title: str) -> str:
-    """Return matplotlib's document as an element for a page: variables for colours, own ids, no fixed size."""
+    """Return matplotlib's document as an element for a page: variables for colours, own ids, no
+    fixed size."""
     body = svg[svg.index("<svg") :]
     prefix = re.sub(r"\W+", "-", title.lower()).strip("-")
     body = re.sub(r'\bid="', f'id="{prefix}-', body)
@@ -138,13 +161,13 @@ def _inline(svg: str, title: str) -> str:
     return head.replace("<svg", f'<svg role="img" aria-label="{title}"', 1) + ">" + rest
 
 
-def _shade(row: Row) -> str:
+def _shade(row: StrategyResult) -> str:
     if row.role != "asked":
         return COLOURS["soft"]
     return COLOURS["mark"]
 
 
-def _weights(axes: Any, rows: list[Row], comparison: Comparison) -> None:
+def _weights(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     values = [(row.weights_bytes or 0) / MIB for row in rows]
     axes.barh(range(len(rows)), values, height=0.62, color=[_shade(row) for row in rows])
     for place, value in enumerate(values):
@@ -153,21 +176,32 @@ def _weights(axes: Any, rows: list[Row], comparison: Comparison) -> None:
     axes.set_xlim(0, max(values) * 1.14 or 1)
 
 
-def _memory(axes: Any, rows: list[Row], comparison: Comparison) -> None:
+def _memory(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     steady = [_bytes(row, "steady") or 0 for row in rows]
     axes.barh(range(len(rows)), steady, height=0.62, color=COLOURS["soft"], alpha=0.6)
     for phase, mark in {"import": "|", "load peak": "^", "ready": "o", "after": "D"}.items():
-        points = [(value, place) for place, row in enumerate(rows) if (value := _bytes(row, phase)) is not None]
+        points = [
+            (value, place)
+            for place, row in enumerate(rows)
+            if (value := _bytes(row, phase)) is not None
+        ]
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(
-                x, y, mark, label=phase, color=COLOURS["mark"], markersize=5, markeredgewidth=1.3, fillstyle="none"
+                x,
+                y,
+                mark,
+                label=phase,
+                color=COLOURS["mark"],
+                markersize=5,
+                markeredgewidth=1.3,
+                fillstyle="none",
             )
     axes.set_xlim(left=0)
     axes.figure.legend(loc="outside lower center", ncols=4, fontsize=9, handletextpad=0.1)
 
 
-def _words(axes: Any, rows: list[Row], comparison: Comparison) -> None:
+def _words(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     floor = comparison.noise_floor.wer or 0.0
     limit = next((bound.limit for bound in comparison.criteria if bound.name == "wer_delta"), None)
     axes.axvline(0, color=COLOURS["faint"], linewidth=1.2)
@@ -177,18 +211,27 @@ def _words(axes: Any, rows: list[Row], comparison: Comparison) -> None:
         axes.axvline(limit, color=COLOURS["bad"], linewidth=1, linestyle=":")
         axes.axvline(-limit, color=COLOURS["good"], linewidth=1, linestyle=":")
     for place, row in enumerate(rows):
-        colour = {"worse": COLOURS["bad"], "better": COLOURS["good"]}.get(row.verdict, COLOURS["mark"])
+        colour = {"worse": COLOURS["bad"], "better": COLOURS["good"]}.get(
+            row.verdict, COLOURS["mark"]
+        )
         if row.wer_delta_ci is not None:
-            axes.plot(row.wer_delta_ci, (place, place), color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(
+                row.wer_delta_ci, (place, place), color=colour, linewidth=2, solid_capstyle="butt"
+            )
         axes.plot(row.wer_delta, place, "o", color=colour, markersize=5)
     axes.margins(x=0.08)
 
 
-def _latency(axes: Any, rows: list[Row], comparison: Comparison) -> None:
+def _latency(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     for place, row in enumerate(rows):
         if row.latency_ms is not None:
             axes.barh(place, row.latency_ms.p50, height=0.62, color=_shade(row))
-            axes.plot((row.latency_ms.p50, row.latency_ms.p95), (place, place), color=COLOURS["ink"], linewidth=1)
+            axes.plot(
+                (row.latency_ms.p50, row.latency_ms.p95),
+                (place, place),
+                color=COLOURS["ink"],
+                linewidth=1,
+            )
             axes.plot(row.latency_ms.p95, place, "|", color=COLOURS["ink"], markersize=6)
     base = comparison.baseline
     if base is not None and base.latency_ms is not None:

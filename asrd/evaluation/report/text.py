@@ -1,6 +1,7 @@
 """One comparison -> a table for a terminal, JSON, a page of HTML with plots.
 
-Pure: the same comparison gives the same bytes; nothing is measured, judged or asked of the network here. rich, jinja2
+Pure: the same comparison gives the same bytes; nothing is measured, judged or asked of the network
+    here. rich, jinja2
 and matplotlib are imported by the function that needs them.
 """
 
@@ -15,9 +16,9 @@ from asrd.evaluation.results import (
     Bound,
     Comparison,
     Criterion,
-    Draft,
+    PartialFigures,
     Percentiles,
-    Row,
+    StrategyResult,
 )
 from asrd.precision import ledger as precision_ledger
 from asrd.terminal.grids import Column, Grid, Line, rendered
@@ -45,7 +46,8 @@ INSTRUMENTS = ("allocated", "reserved", "process", "device")
 PHASES = ("import", "load", "load peak", "cast", "ready", "warm-up", "steady", "after")
 
 
-# -- JSON -------------------------------------------------------------------------------------------------------------
+# -- JSON
+# -------------------------------------------------------------------------------------------------------------
 
 
 def to_json(comparison: Comparison) -> bytes:
@@ -58,11 +60,13 @@ def from_json(content: bytes) -> Comparison:
     return msgspec.json.decode(content, type=Comparison)
 
 
-# -- figures as text --------------------------------------------------------------------------------------------------
+# -- figures as text
+# --------------------------------------------------------------------------------------------------
 
 
 def figure(value: float | None, digits: int = 1, sign: str = "") -> str:
-    """Return a figure with a true minus sign and no minus before a zero, or a dash where there is none."""
+    """Return a figure with a true minus sign and no minus before a zero, or a dash where there is
+    none."""
     if value is None:
         return "–"
     rounded = round(value, digits) + 0.0  # -0.0 + 0.0 is 0.0
@@ -82,31 +86,32 @@ def pair(value: Percentiles | None) -> str:
     return f"{figure(value.p50, digits)}/{figure(value.p95, digits)}"
 
 
-def _interval(row: Row) -> str:
+def _interval(row: StrategyResult) -> str:
     if row.wer_delta_ci is None:
         return "no interval" if row.wer_delta is not None else ""
     low, high = row.wer_delta_ci
     return f"[{figure(low, 2, '+')}, {figure(high, 2, '+')}]"
 
 
-def steady(row: Row) -> int | None:
+def steady(row: StrategyResult) -> int | None:
     memory = row.ledger.get("steady")
     return None if memory is None else precision_ledger.worker_bytes(memory)
 
 
-def grew(row: Row) -> str:
+def grew(row: StrategyResult) -> str:
     """Return the MiB that a worker gained after `steady`, with their sign."""
     gained = precision_ledger.growth_bytes(row.ledger)
     return "–" if gained is None else figure(gained / MIB, 0, "+" if round(gained / MIB) else "")
 
 
-def name(row: Row) -> str:
+def name(row: StrategyResult) -> str:
     """Return the strategy as a row is called: the FP32 runs say which they are."""
     return f"{row.strategy} again" if row.role == "again" else row.strategy
 
 
-def effective(row: Row) -> str:
-    """Return the effective dtypes in few words: the most common one, then the components that differ."""
+def effective(row: StrategyResult) -> str:
+    """Return the effective dtypes in few words: the most common one, then the components that
+    differ."""
     if not row.effective:
         return "–"
     short = {component: shorten(dtype) for component, dtype in row.effective.items()}
@@ -124,8 +129,9 @@ def shorten(dtype: str) -> str:
     return dtype
 
 
-def indistinct(row: Row, comparison: Comparison) -> bool:
-    """Return whether a row's words differ from FP32's by no more than FP32's own from one run to the next.
+def indistinct(row: StrategyResult, comparison: Comparison) -> bool:
+    """Return whether a row's words differ from FP32's by no more than FP32's own from one run to
+    the next.
 
     Not where there are too few of them to tell.
     """
@@ -137,8 +143,9 @@ def indistinct(row: Row, comparison: Comparison) -> bool:
     return abs(row.wer_delta) <= floor.wer and row.changed_per_100 <= (floor.changed_per_100 or 0.0)
 
 
-def outcome(row: Row) -> str:
-    """Return pass, FAIL with the criteria that were not met, or "not measured" with those that nobody could tell.
+def outcome(row: StrategyResult) -> str:
+    """Return pass, FAIL with the criteria that were not met, or "not measured" with those that
+    nobody could tell.
 
     An FP32 baseline is called so.
     """
@@ -148,15 +155,18 @@ def outcome(row: Row) -> str:
         return "pass"
     if failed := _failed(row):
         return f"FAIL: {', '.join(failed)}"
-    return f"not measured: {', '.join(c.name for c in row.criteria if c.required and c.value is None)}"
+    return (
+        f"not measured: {', '.join(c.name for c in row.criteria if c.required and c.value is None)}"
+    )
 
 
-def _failed(row: Row) -> list[str]:
+def _failed(row: StrategyResult) -> list[str]:
     """Return the required criteria that a row was measured by and does not meet."""
     return [c.name for c in row.criteria if c.required and not c.passed and c.value is not None]
 
 
-# -- sentences --------------------------------------------------------------------------------------------------------
+# -- sentences
+# --------------------------------------------------------------------------------------------------------
 
 
 def summary(comparison: Comparison) -> str:
@@ -175,13 +185,20 @@ def summary(comparison: Comparison) -> str:
 
 
 def components_sentence(comparison: Comparison) -> str:
-    """Return which components cost words by themselves, beyond what FP32 changes from run to run."""
+    """Return which components cost words by themselves, beyond what FP32 changes from run to
+    run."""
     floor = comparison.noise_floor.changed_per_100 or 0.0
     rows = [row for row in comparison.components if row.changed_per_100 is not None]
-    costly = sorted((row for row in rows if (row.changed_per_100 or 0.0) > floor), key=lambda row: row.strategy)
-    sure = [row.strategy for row in costly if row.changed_ci is not None and row.changed_ci[0] > floor]
+    costly = sorted(
+        (row for row in rows if (row.changed_per_100 or 0.0) > floor), key=lambda row: row.strategy
+    )
+    sure = [
+        row.strategy for row in costly if row.changed_ci is not None and row.changed_ci[0] > floor
+    ]
     perhaps = [row.strategy for row in costly if row.strategy not in sure]
-    said = [f"Of {len(rows)} components lowered one by one, {len(rows) - len(costly)} change no word"]
+    said = [
+        f"Of {len(rows)} components lowered one by one, {len(rows) - len(costly)} change no word"
+    ]
     said += [f"{len(perhaps)} change so few that only more speech could tell"] if perhaps else []
     said += [f"{len(sure)} change some beyond doubt: {', '.join(sure)}"] if sure else []
     return "; ".join(said) + "."
@@ -220,7 +237,9 @@ def device_sentence(comparison: Comparison) -> str:
 
 def memory_sentence(comparison: Comparison) -> str:
     """Return what the figures of memory are; "" where there is none."""
-    said = precision_ledger.sentence(memory for row in comparison.rows for memory in row.ledger.values())
+    said = precision_ledger.sentence(
+        memory for row in comparison.rows for memory in row.ledger.values()
+    )
     return f"{said} grew: what it gained from steady to the end of the manifest." if said else ""
 
 
@@ -230,7 +249,11 @@ def criterion_text(bound: Bound | Criterion) -> str:
         return f"{bound.limit:g}"
     if bound.name == "growth":
         return f"≤ {figure(bound.limit, 0)} MiB"
-    return f"≤ {figure(bound.limit, 2)} points" if bound.name == "wer_delta" else f"≤ {figure(bound.limit, 3)} ×"
+    return (
+        f"≤ {figure(bound.limit, 2)} points"
+        if bound.name == "wer_delta"
+        else f"≤ {figure(bound.limit, 3)} ×"
+    )
 
 
 def value_text(criterion: Criterion) -> str:
@@ -247,7 +270,8 @@ def value_text(criterion: Criterion) -> str:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """Return a line for what cannot be told from FP32, and for each fall-back, failure, missed criterion and draft."""
+    """Return a line for what cannot be told from FP32, and for each fall-back, failure, missed
+    criterion and draft."""
     same = [row.strategy for row in comparison.asked if indistinct(row, comparison)]
     lines = [UNDECIDED] if any(row.verdict == "undecided" for row in comparison.strategies) else []
     lines += [f"Words not distinguishable from FP32: {', '.join(same)}."] if same else []
@@ -259,7 +283,9 @@ def remarks(comparison: Comparison) -> list[str]:
         if row.fallback_reason:
             lines.append(f"{name(row)}: {row.fallback_reason}")
         missed = [
-            c for c in row.criteria if not c.passed and c.name != "errors" and (c.value is not None or not row.failure)
+            c
+            for c in row.criteria
+            if not c.passed and c.name != "errors" and (c.value is not None or not row.failure)
         ]
         if missed and row.role == "asked":
             said = ", ".join(
@@ -283,28 +309,34 @@ UNDECIDED = (
 )
 
 
-# -- the table --------------------------------------------------------------------------------------------------------
+# -- the table
+# --------------------------------------------------------------------------------------------------------
 
 
 def table(comparison: Comparison, width: int = 120, colour: bool = False) -> str:
-    """Return the comparison as text for a terminal of `width` columns; below NARROW only what decides is shown."""
+    """Return the comparison as text for a terminal of `width` columns; below NARROW only what
+    decides is shown."""
     notes = [
         summary(comparison),
         floor_sentence(comparison),
         *remarks(comparison),
-        "Criteria: " + "; ".join(f"{b.name} {criterion_text(b)}" for b in comparison.criteria if b.required),
+        "Criteria: "
+        + "; ".join(f"{b.name} {criterion_text(b)}" for b in comparison.criteria if b.required),
         *filter(None, [memory_sentence(comparison)]),
         speech_sentence(comparison),
         device_sentence(comparison),
     ]
-    tables = [_grid(comparison, width), *([_parts_grid(comparison, width)] if comparison.components else [])]
+    tables = [
+        _grid(comparison, width),
+        *([_parts_grid(comparison, width)] if comparison.components else []),
+    ]
     return rendered([*tables, *notes], width, colour)
 
 
-def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], str]]]:
+def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[StrategyResult], str]]]:
     """Return (heading, justification, cell) of the columns that a width has room for."""
     wide = width >= WIDE
-    columns: list[tuple[str, str, Callable[[Row], str]]] = [("strategy", "left", name)]
+    columns: list[tuple[str, str, Callable[[StrategyResult], str]]] = [("strategy", "left", name)]
     if wide:
         columns.append(("effective", "left", effective))
     columns += [
@@ -317,7 +349,11 @@ def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], st
         ("delta [95 %]\npoints", "left", lambda row: delta(row, " " if width >= ROOMY else "\n")),
         ("chg\n/100", "right", lambda row: figure(row.changed_per_100, 1)),
         ("verdict", "left", lambda row: row.verdict if row.role != "baseline" else "–"),
-        ("", "left", lambda row: outcome(row).partition(":")[0] if row.role != "baseline" else "base"),
+        (
+            "",
+            "left",
+            lambda row: outcome(row).partition(":")[0] if row.role != "baseline" else "base",
+        ),
     ]
     small = (
         "strategy",
@@ -332,14 +368,18 @@ def _columns(width: int, metric: str) -> list[tuple[str, str, Callable[[Row], st
     return columns if width >= NARROW else [column for column in columns if column[0] in small]
 
 
-def _memory_columns(beside: bool) -> list[tuple[str, str, Callable[[Row], str]]]:
-    """Return the memory while it works, and what it grew by: beside it, or below where there is no room."""
+def _memory_columns(beside: bool) -> list[tuple[str, str, Callable[[StrategyResult], str]]]:
+    """Return the memory while it works, and what it grew by: beside it, or below where there is no
+    room."""
     if beside:
-        return [("steady\nMiB", "right", lambda row: mib(steady(row))), ("grew\nMiB", "right", grew)]
+        return [
+            ("steady\nMiB", "right", lambda row: mib(steady(row))),
+            ("grew\nMiB", "right", grew),
+        ]
     return [("steady\n+grew", "right", lambda row: f"{mib(steady(row))}\n{grew(row)}")]
 
 
-def delta(row: Row, joint: str) -> str:
+def delta(row: StrategyResult, joint: str) -> str:
     if row.role == "baseline" or row.wer_delta is None:
         return "–"
     if not row.changed_utterances:
@@ -347,7 +387,7 @@ def delta(row: Row, joint: str) -> str:
     return f"{figure(row.wer_delta, 2, '+')}{joint}{_interval(row)}"
 
 
-def saved(row: Row, comparison: Comparison) -> int | None:
+def saved(row: StrategyResult, comparison: Comparison) -> int | None:
     """Return the bytes of weights that a row saves against FP32."""
     base = comparison.baseline
     if base is None or base.weights_bytes is None or row.weights_bytes is None:
@@ -355,13 +395,13 @@ def saved(row: Row, comparison: Comparison) -> int | None:
     return base.weights_bytes - row.weights_bytes
 
 
-def error_text(row: Row) -> str:
+def error_text(row: StrategyResult) -> str:
     """Return the error of the encoder's output in percent; two figures that count."""
     error = row.encoder_error
     return "–" if error is None else "0" if error == 0 else f"{100 * error:.2g}"
 
 
-def changed_words(one: Row | Draft, joint: str = " ") -> str:
+def changed_words(one: StrategyResult | PartialFigures, joint: str = " ") -> str:
     """Return the words changed per 100 with their interval."""
     if one.changed_per_100 == 0 or one.changed_ci is None:
         return figure(one.changed_per_100, 2)
@@ -372,7 +412,7 @@ def changed_words(one: Row | Draft, joint: str = " ") -> str:
 def _parts_grid(comparison: Comparison, width: int) -> Grid:
     """Return the table of what each component costs by itself."""
     joint = " " if width >= WIDE else "\n"
-    columns: list[tuple[str, str, Callable[[Row], str]]] = [
+    columns: list[tuple[str, str, Callable[[StrategyResult], str]]] = [
         ("component", "left", lambda row: row.component),
         ("to", "left", lambda row: shorten(row.dtype)),
         ("saves\nMiB", "right", lambda row: mib(saved(row, comparison))),
@@ -383,28 +423,40 @@ def _parts_grid(comparison: Comparison, width: int) -> Grid:
     ]
     shown = columns if width >= NARROW else columns[:-1]
     lines = []
-    for row, following in zip(comparison.components, [*comparison.components[1:], None], strict=True):
+    for row, following in zip(
+        comparison.components, [*comparison.components[1:], None], strict=True
+    ):
         ends = following is None or following.component != row.component
         lines.append(Line([cell(row) for _, _, cell in shown], ends_section=ends))
-    heads = [Column(heading, justify == "right", heading == "component") for heading, justify, _ in shown]
+    heads = [
+        Column(heading, justify == "right", heading == "component") for heading, justify, _ in shown
+    ]
     return Grid("One component at a time, the rest FP32", heads, lines)
 
 
 def _grid(comparison: Comparison, width: int) -> Grid:
     columns = _columns(width, comparison.metric)
-    lines = [Line([cell(row) for _, _, cell in columns], _style(row)) for row in comparison.strategies]
-    heads = [Column(heading, justify == "right", heading == "effective") for heading, justify, _ in columns]
-    title = f"{comparison.model} on {comparison.device}" + (" (partial)" if comparison.partial else "")
+    lines = [
+        Line([cell(row) for _, _, cell in columns], _style(row)) for row in comparison.strategies
+    ]
+    heads = [
+        Column(heading, justify == "right", heading == "effective")
+        for heading, justify, _ in columns
+    ]
+    title = f"{comparison.model} on {comparison.device}" + (
+        " (partial)" if comparison.partial else ""
+    )
     return Grid(title, heads, lines)
 
 
-def _style(row: Row) -> str:
+def _style(row: StrategyResult) -> str:
     """Return the colour of a row: FP32's own runs have none."""
     return {"pass": "green", "fail": "red", "open": "yellow", "base": ""}[mark(row)]
 
 
-def mark(row: Row) -> str:
-    """Return how a row stands, as the page's classes call it: base, pass, fail, or open where not all was measured."""
+def mark(row: StrategyResult) -> str:
+    """Return how a row stands, as the page's classes call it: base, pass, fail, or open where not
+    all was measured."""
     if row.role != "asked":
         return "base"
     if row.passed:

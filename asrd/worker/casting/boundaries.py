@@ -1,4 +1,5 @@
-"""Where modules of different dtypes meet: casts what flows between them, and fences float32 off from autocast.
+"""Where modules of different dtypes meet: casts what flows between them, and fences float32 off
+from autocast.
 
 Installs hooks on modules; knows nothing of strategies. Runs in the worker only.
 """
@@ -20,10 +21,11 @@ CONSUMERS = ("joint", "encoder_decoder_proj", "transf_encoder", "transf_decoder"
 def connect(parts: Parts, targets: Targets) -> None:
     """Cast what flows between components and islands; where dtypes agree nothing is installed.
 
-    Features leave the front end in the dtype of the encoder's first layer, through NeMo's own sentinel. The encoder is
-    always entered as a module, so islands in it are cast in and out where they stand. What comes after it is entered
-    below its components by every decoding loop (`joint.project_encoder`, `decoder.predict`), so there the encoder's
-    output is the boundary, and layers are cast one by one where those components differ among each other.
+    Features leave the front end in the dtype of the encoder's first layer, through NeMo's own
+    sentinel. The encoder is always entered as a module, so islands in it are cast in and out where
+    they stand. What comes after it is entered below its components by every decoding loop
+    (`joint.project_encoder`, `decoder.predict`), so there the encoder's output is the boundary, and
+    layers are cast one by one where those components differ among each other.
     """
     encoder = parts["encoder"]
     if "preprocessor" in parts:
@@ -37,7 +39,9 @@ def connect(parts: Parts, targets: Targets) -> None:
     layers = {layer: part for part in after for layer in holders(part)}
     if len({targets[layer] for layer in layers}) > 1:
         for layer, part in layers.items():
-            _boundary(layer, targets[layer], targets[part] if targets[part] != targets[layer] else None)
+            _boundary(
+                layer, targets[layer], targets[part] if targets[part] != targets[layer] else None
+            )
 
 
 def _connect_islands(module: nn.Module, around: torch.dtype, targets: Targets) -> None:
@@ -53,7 +57,9 @@ def _connect_islands(module: nn.Module, around: torch.dtype, targets: Targets) -
 def _boundary(module: nn.Module, inside: torch.dtype | None, outside: torch.dtype | None) -> None:
     """Cast what goes into a module, and what comes out of it."""
     if inside is not None:
-        module.register_forward_pre_hook(lambda _, args, kwargs: to((args, kwargs), inside), with_kwargs=True)
+        module.register_forward_pre_hook(
+            lambda _, args, kwargs: to((args, kwargs), inside), with_kwargs=True
+        )
     if outside is not None:
         module.register_forward_hook(lambda _, args, output: to(output, outside))
 
@@ -74,9 +80,11 @@ def _outside_autocast(forward: Any, device_type: str) -> Any:
 
 
 def to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = None) -> Any:
-    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as they are.
+    """Return the value with every floating tensor in it cast; lengths, masks and labels stay as
+    they are.
 
-    One tensor that stands in it twice is one afterwards too: attention sees by that that it looks at itself.
+    One tensor that stands in it twice is one afterwards too: attention sees by that that it looks
+    at itself.
     """
     done = {} if done is None else done
     if isinstance(value, torch.Tensor):
@@ -87,4 +95,8 @@ def to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = No
         return done[id(value)]
     if isinstance(value, dict):
         return {key: to(item, dtype, done) for key, item in value.items()}
-    return type(value)(to(item, dtype, done) for item in value) if type(value) in (tuple, list) else value
+    return (
+        type(value)(to(item, dtype, done) for item in value)
+        if type(value) in (tuple, list)
+        else value
+    )

@@ -1,14 +1,17 @@
 """Applies a precision to a restored NeMo model and reads back what became of it.
 
-Knows torch, the shape of NeMo's models (preprocessor, encoder and what decodes after it) and the fields of a Precision;
-branches on those fields, never on a strategy's name. Knows nothing of sound or text. Runs in the worker only.
+Knows torch, the shape of NeMo's models (preprocessor, encoder and what decodes after it) and the
+fields of a Precision; branches on those fields, never on a strategy's name. Knows nothing of sound
+or text. Runs in the worker only.
 
-Everything is cast on the CPU and moved to the device afterwards, so that the device never holds more than the final
-weights. What is reported as effective is read from the model's tensors and from what its layers put out.
+Everything is cast on the CPU and moved to the device afterwards, so that the device never holds
+more than the final weights. What is reported as effective is read from the model's tensors and from
+what its layers put out.
 
-BatchNorm is cast with the rest. Keeping it float32, or folding it into the convolution before it, moved the encoder's
-rounding error of the demo models by less than a twentieth. On hard clips fewer texts then differed from float32's, on
-fresh ones not; WER moved by less than 0.2 points either way. No gain that was measured twice, so it is left plain.
+BatchNorm is cast with the rest. Keeping it float32, or folding it into the convolution before it,
+moved the encoder's rounding error of the demo models by less than a twentieth. On hard clips fewer
+texts then differed from float32's, on fresh ones not; WER moved by less than 0.2 points either way.
+No gain that was measured twice, so it is left plain.
 """
 
 from __future__ import annotations
@@ -55,27 +58,33 @@ CANARY_DECODER = ("encoder_decoder_proj", "transf_decoder", "log_softmax")
 """What `decoder` means for Canary, which has no child of that name."""
 
 
-class Applied:
+class CastModel:
     """A model as a precision made it.
 
     Attributes:
         fallbacks: what does not run as asked, by component, with the reason.
-        trainer: Lightning's Trainer whose precision plugin is entered around each step; None unless asked for.
-        encoder: what the encoder is stored in, but for islands in it; caches that are given back to it go in this.
+        trainer: Lightning's Trainer whose precision plugin is entered around each step; None unless
+            asked for.
+        encoder: what the encoder is stored in, but for islands in it; caches that are given back to
+            it go in this.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision, device: torch.device, trainer: Any) -> None:
+    def __init__(
+        self, model: nn.Module, precision: Precision, device: torch.device, trainer: Any
+    ) -> None:
         self.model, self.precision, self.device, self.trainer = model, precision, device, trainer
         self.fallbacks: list[Fallback] = []
         self.encoder = torch.float32
         self._ran: dict[str, set[tuple[nn.Module, str]]] = defaultdict(set)
 
     def context(self, phase: str) -> AbstractContextManager[Any]:
-        """Return the context of one whole step (features, encoder, decoding) of `phase`; a fresh one each time.
+        """Return the context of one whole step (features, encoder, decoding) of `phase`; a fresh
+        one each time.
 
-        asrd's own autocast keeps no cache of cast weights. Under inference_mode, where the worker runs, torch never
-        fills it; under no_grad it would hold a second, half-size copy of the model until the context ends, and the
-        strategy would weigh more than what it is compared with.
+        asrd's own autocast keeps no cache of cast weights. Under inference_mode, where the worker
+        runs, torch never fills it; under no_grad it would hold a second, half-size copy of the
+        model until the context ends, and the strategy would weigh more than what it is compared
+        with.
         """
         if self.trainer is not None:
             plugin: AbstractContextManager[Any] = self.trainer.precision_plugin.forward_context()
@@ -88,7 +97,8 @@ class Applied:
 
     @contextmanager
     def observing(self) -> Iterator[None]:
-        """While entered, note which dtype each layer puts out; nothing stays on the model afterwards."""
+        """While entered, note which dtype each layer puts out; nothing stays on the model
+        afterwards."""
         handles = []
         try:
             for name, component in components(self.model).items():
@@ -108,9 +118,11 @@ class Applied:
             self._ran[component].add((leaf, name_of(first)))
 
     def effective(self) -> dict[str, str]:
-        """Return component -> dtype of its weights, most bytes first; "X as Y" where layers were seen to run in Y.
+        """Return component -> dtype of its weights, most bytes first; "X as Y" where layers were
+        seen to run in Y.
 
-        Arithmetic is known from `observing`; without it only storage is told, and TF32, from torch's flags.
+        Arithmetic is known from `observing`; without it only storage is told, and TF32, from
+        torch's flags.
         """
         found = {}
         for name, component in {**components(self.model), **hidden_models(self.model)}.items():
@@ -119,27 +131,37 @@ class Applied:
                 ran[dtype] += weights_bytes(leaf) if dtype != mostly(leaf) else 0
             if self.device.type == "cuda" and torch.get_float32_matmul_precision() == "high":
                 ran += Counter(tf32=stored["float32"])
-            words = ("/".join(dtype for dtype, size in count.most_common() if size) for count in (stored, ran))
+            words = (
+                "/".join(dtype for dtype, size in count.most_common() if size)
+                for count in (stored, ran)
+            )
             found[name] = " as ".join(filter(None, words))
         return found
 
 
 def apply(
-    model: nn.Module, precision: Precision, device: torch.device, moving: Callable[[], None] = lambda: None
-) -> Applied:
-    """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to its device.
+    model: nn.Module,
+    precision: Precision,
+    device: torch.device,
+    moving: Callable[[], None] = lambda: None,
+) -> CastModel:
+    """Cast a model that is float32, on the CPU and in eval mode, then call `moving` and move it to
+    its device.
 
     Raises: as `prepare` and `Prepared.finish`.
     """
     return prepare(model, precision, device).finish(moving)
 
 
-def prepare(model: nn.Module, precision: Precision, device: torch.device, empty: bool = False) -> Prepared:
+def prepare(
+    model: nn.Module, precision: Precision, device: torch.device, empty: bool = False
+) -> Prepared:
     """Decide what a model's tensors become, and cast them; on the CPU, in eval mode.
 
     Args:
-        empty: no number of a checkpoint is in it yet: its parameters are made anew in their dtypes and layouts, for the
-            numbers to be read into. Not possible where int8 is asked for, which changes shapes.
+        empty: no number of a checkpoint is in it yet: its parameters are made anew in their dtypes
+            and layouts, for the numbers to be read into. Not possible where int8 is asked for,
+            which changes shapes.
 
     Raises:
         ConfigError: `parts` names a component that the model has not.
@@ -148,20 +170,26 @@ def prepare(model: nn.Module, precision: Precision, device: torch.device, empty:
     """
     set_flags(precision, device)
     if "encoder" not in components(model):
-        raise ModelError(f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models")
+        raise ModelError(
+            f"{type(model).__name__} has no encoder", "asrd runs NeMo's speech recognition models"
+        )
     precision = for_family(precision, family(model))
     if quantizes(precision):
         assert not empty
         quantize.open_up(_asked(model, precision))
     parts, asked = components(model), _asked(model, precision)
-    targets = {module: getattr(torch, name) for module, name in _computing(asked, precision).items()}
-    applied = Applied(model, precision, device, None)
+    targets = {
+        module: getattr(torch, name) for module, name in _computing(asked, precision).items()
+    }
+    applied = CastModel(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
     if precision.tf32 and (reason := no_tf32(device)):
         applied.fallbacks += [Fallback(name, "tf32", "float32", reason) for name in computing]
     if precision.trainer:
         applied.trainer, reason = trainer_for(precision.trainer, device)
-        wanted, got = (name_of(LIGHTNING[name]) for name in (precision.trainer, applied.trainer.precision))
+        wanted, got = (
+            name_of(LIGHTNING[name]) for name in (precision.trainer, applied.trainer.precision)
+        )
         applied.fallbacks += [Fallback(name, wanted, got, reason) for name in computing if reason]
     autocast = autocast_dtypes(precision, applied.trainer)
     refuse_emulation({*targets.values(), *autocast}, device)
@@ -174,15 +202,17 @@ def prepare(model: nn.Module, precision: Precision, device: torch.device, empty:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model whose tensors have the dtypes they will have; to be finished once it holds its numbers.
+    """A model whose tensors have the dtypes they will have; to be finished once it holds its
+    numbers.
 
-    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights, arithmetic in a 16-bit
-    dtype. It takes every Linear, every pointwise convolution, which is rewritten as one, and every embedding, whose
-    rows are its channels; a head that shares its embedding's weight goes on sharing it. It leaves other convolutions
-    and recurrent layers. Weights are quantised one by one, so that no second copy of the model is ever there.
+    int8 is torchao's weight-only quantisation, per output channel and symmetric: 8-bit weights,
+    arithmetic in a 16-bit dtype. It takes every Linear, every pointwise convolution, which is
+    rewritten as one, and every embedding, whose rows are its channels; a head that shares its
+    embedding's weight goes on sharing it. It leaves other convolutions and recurrent layers.
+    Weights are quantised one by one, so that no second copy of the model is ever there.
     """
 
-    applied: Applied
+    applied: CastModel
     parts: Parts
     targets: Targets
     matrices: Set[nn.Module]
@@ -190,15 +220,21 @@ class Prepared:
     fenced: list[str]
     """Components that compute in float32, outside autocast."""
 
-    def finish(self, moving: Callable[[], None] = lambda: None) -> Applied:
-        """Quantise what is to be int8, connect the dtypes, call `moving` and move the model to its device.
+    def finish(self, moving: Callable[[], None] = lambda: None) -> CastModel:
+        """Quantise what is to be int8, connect the dtypes, call `moving` and move the model to its
+        device.
 
         Raises:
             PrecisionError: torchao is not there; or the model read back is not what was decided.
         """
         parts, device = self.parts, self.applied.device
         if self.matrices:
-            quantize.quantize(module for part in parts.values() for module in part.modules() if module in self.matrices)
+            quantize.quantize(
+                module
+                for part in parts.values()
+                for module in part.modules()
+                if module in self.matrices
+            )
         connect(parts, self.targets)
         for name in self.fenced:
             fence(name, parts[name], device.type)
@@ -210,10 +246,12 @@ class Prepared:
 
 
 def set_flags(precision: Precision, device: torch.device) -> None:
-    """Set what is process-wide: TF32 in matrix products, convolutions and recurrent layers, on or off.
+    """Set what is process-wide: TF32 in matrix products, convolutions and recurrent layers, on or
+    off.
 
-    torch lets cuDNN use TF32 unless told otherwise. The older switches are used, since torch keeps both kinds in step
-    from that side only; the newer general one comes first, because the older "off" of cuDNN means "whatever it says".
+    torch lets cuDNN use TF32 unless told otherwise. The older switches are used, since torch keeps
+    both kinds in step from that side only; the newer general one comes first, because the older
+    "off" of cuDNN means "whatever it says".
     """
     on = precision.tf32 and not no_tf32(device)
     torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -221,11 +259,13 @@ def set_flags(precision: Precision, device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = on
 
 
-# -- which module is stored in what -----------------------------------------------------------------------------------
+# -- which module is stored in what
+# -----------------------------------------------------------------------------------
 
 
 def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
-    """Return what every module is to be stored as: the deepest module that `parts` names decides, the later of equals.
+    """Return what every module is to be stored as: the deepest module that `parts` names decides,
+    the later of equals.
 
     int8 is asked of a module with all that is in it; what can be quantised there is seen later.
     """
@@ -234,26 +274,36 @@ def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
         front = precision.weights if precision.features == "weights" else "float32"
         dtype = front if name == "preprocessor" else precision.quantize or precision.weights
         asked.update(dict.fromkeys(component.modules(), dtype))
-    named = [(path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)]
+    named = [
+        (path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)
+    ]
     for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
         asked.update(dict.fromkeys(model.get_submodule(path).modules(), dtype))
     return asked
 
 
 def _computing(asked: Mapping[nn.Module, str], precision: Precision) -> dict[nn.Module, str]:
-    """Return what every module computes in, which is all that is left of int8 where nothing can be quantised."""
-    return {module: beside_int8(precision) if name == "int8" else name for module, name in asked.items()}
+    """Return what every module computes in, which is all that is left of int8 where nothing can be
+    quantised."""
+    return {
+        module: beside_int8(precision) if name == "int8" else name for module, name in asked.items()
+    }
 
 
 def _paths(model: nn.Module, name: str) -> list[str]:
-    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths, norms or decoder."""
+    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths,
+    norms or decoder."""
     parts = components(model)
     if name == "norms":  # by the type's name, as NeMo has norms of its own beside torch's
         modules = parts["encoder"].named_modules()
         return [f"encoder.{path}" for path, module in modules if "Norm" in type(module).__name__]
     if name == "decoder" and name not in parts:
         return [child for child in CANARY_DECODER if child in parts]
-    known = [f"{child}.{path}".rstrip(".") for child, part in parts.items() for path, _ in part.named_modules()]
+    known = [
+        f"{child}.{path}".rstrip(".")
+        for child, part in parts.items()
+        for path, _ in part.named_modules()
+    ]
     found = [path for path in known if fnmatchcase(path, name)]
     if not found:
         raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, known))
@@ -271,7 +321,8 @@ def _nearest_path(name: str, known: list[str]) -> str:
 
 
 def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
-    """Give modules that share a weight (Canary's embedding and head) one dtype: float32 where they are to differ."""
+    """Give modules that share a weight (Canary's embedding and head) one dtype: float32 where they
+    are to differ."""
     fallbacks = []
     for group in _sharing(parts):
         if len({targets[module] for _, module in group}) < 2:
@@ -279,7 +330,9 @@ def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
         for name, module in group:
             if targets[module] != torch.float32:
                 others = " and ".join(sorted({other for other, _ in group} - {name}) or [name])
-                reason = f"its {type(module).__name__} shares a weight with {others}, in another dtype"
+                reason = (
+                    f"its {type(module).__name__} shares a weight with {others}, in another dtype"
+                )
                 fallbacks.append(Fallback(name, name_of(targets[module]), "float32", reason))
                 targets[module] = torch.float32
     return fallbacks
@@ -298,13 +351,16 @@ def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
 def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
     """Return the layers whose weight becomes int8: of those that share one, all or none."""
     kinds = (nn.Linear, quantize.Lookup)
-    found: set[nn.Module] = {layer for layer, name in asked.items() if name == "int8" and isinstance(layer, kinds)}
+    found: set[nn.Module] = {
+        layer for layer, name in asked.items() if name == "int8" and isinstance(layer, kinds)
+    }
     shared = [[module for _, module in group] for group in _sharing(parts)]
     return found.difference(*(group for group in shared if not found.issuperset(group)))
 
 
 def _cast(targets: Targets, empty: bool) -> None:
-    """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in the state dict."""
+    """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in
+    the state dict."""
     for module, dtype in targets.items():
         for parameter in module.parameters(recurse=False):
             if not empty:
@@ -322,4 +378,6 @@ def _verify(parts: Parts, targets: Targets, matrices: Set[nn.Module]) -> None:
             decided = {name_of(targets[module])} | ({"int8"} if module in matrices else set())
             if wrong := set(storage(module, recurse=False)) - decided:
                 where = f"{name}.{path}".rstrip(".")
-                raise PrecisionError(f"{where} is stored as {wrong.pop()}, not as {name_of(targets[module])}")
+                raise PrecisionError(
+                    f"{where} is stored as {wrong.pop()}, not as {name_of(targets[module])}"
+                )

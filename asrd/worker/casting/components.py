@@ -1,7 +1,8 @@
-"""A NeMo model as components: who holds which tensors, what they are stored in, and what they weigh.
+"""A NeMo model as components: who holds which tensors, what they are stored in, and what they
+weigh.
 
-Knows torch and the shape of NeMo's models (preprocessor, encoder and what decodes after it); decides nothing. Runs in
-the worker only.
+Knows torch and the shape of NeMo's models (preprocessor, encoder and what decodes after it);
+decides nothing. Runs in the worker only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ NO_WEIGHTS = ("spec_augmentation", "loss", "ctc_loss", "val_loss", "wer", "ctc_w
 """Children of a NeMo model that serve training and scoring only."""
 
 HIDDEN = "timestamps_asr_model"
-"""Canary's second model, for timestamps: NeMo keeps it outside the module tree, in float32, whatever is cast."""
+"""Canary's second model, for timestamps: NeMo keeps it outside the module tree, in float32,
+whatever is cast."""
 
 Parts = Mapping[str, nn.Module]
 """Component -> its module."""
@@ -27,26 +29,35 @@ Targets = dict[nn.Module, torch.dtype]
 
 
 def components(model: nn.Module) -> dict[str, nn.Module]:
-    """Return NeMo's own child name -> child, for the children that hold tensors and serve recognition."""
-    return {name: child for name, child in model.named_children() if name not in NO_WEIGHTS and holds(child)}
+    """Return NeMo's own child name -> child, for the children that hold tensors and serve
+    recognition."""
+    return {
+        name: child
+        for name, child in model.named_children()
+        if name not in NO_WEIGHTS and holds(child)
+    }
 
 
 def family(model: nn.Module) -> str:
-    """Return a model's family by what decodes its encoder's output: aed, rnnt (with tdt and hybrids) or ctc."""
+    """Return a model's family by what decodes its encoder's output: aed, rnnt (with tdt and
+    hybrids) or ctc."""
     children = components(model)
     return "aed" if "transf_decoder" in children else "rnnt" if "joint" in children else "ctc"
 
 
 def weights_bytes(model: nn.Module) -> int:
-    """Return the bytes of all parameters and buffers, shared ones once, quantised ones as stored (scales and all)."""
+    """Return the bytes of all parameters and buffers, shared ones once, quantised ones as stored
+    (scales and all)."""
     own = sum(part.nbytes for tensor in _tensors(model) for part in _real(tensor))
     return own + sum(weights_bytes(hidden) for hidden in hidden_models(model).values())
 
 
 def first_non_finite(model: nn.Module, act: Callable[[], Any]) -> str:
-    """Return the module whose output is the first, while `act` runs, that is not finite; "encoder" where none is.
+    """Return the module whose output is the first, while `act` runs, that is not finite; "encoder"
+    where none is.
 
-    Looked at are the components that listen and their layers: `preprocessor`, `encoder.pre_encode`, `encoder.layers.3`.
+    Looked at are the components that listen and their layers: `preprocessor`, `encoder.pre_encode`,
+    `encoder.layers.3`.
     """
     found: list[str] = []
 
@@ -55,8 +66,14 @@ def first_non_finite(model: nn.Module, act: Callable[[], Any]) -> str:
         if not found and isinstance(first, torch.Tensor) and not bool(torch.isfinite(first).all()):
             found.append(name)
 
-    listening = {name: part for name, part in components(model).items() if name in ("preprocessor", "encoder")}
-    parts = listening | dict(item for name, part in listening.items() for item in _layers(name, part))
+    listening = {
+        name: part
+        for name, part in components(model).items()
+        if name in ("preprocessor", "encoder")
+    }
+    parts = listening | dict(
+        item for name, part in listening.items() for item in _layers(name, part)
+    )
     handles = [
         module.register_forward_hook(lambda _, args, output, name=name: look(name, output))
         for name, module in parts.items()
@@ -99,7 +116,8 @@ def holders(module: nn.Module) -> list[nn.Module]:
 
 
 def hidden_models(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the models that NeMo keeps beside a model's module tree, by the attribute that holds them."""
+    """Return the models that NeMo keeps beside a model's module tree, by the attribute that holds
+    them."""
     hidden = getattr(model, HIDDEN, None)
     return {HIDDEN: hidden} if isinstance(hidden, nn.Module) else {}
 
@@ -113,7 +131,8 @@ def _real(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def storage(module: nn.Module, recurse: bool = True) -> Counter[str]:
-    """Return dtype -> bytes of a module's parameters, or of its buffers where it has no parameter."""
+    """Return dtype -> bytes of a module's parameters, or of its buffers where it has no
+    parameter."""
     found: Counter[str] = Counter()
     tensors: list[torch.Tensor] = [*module.parameters(recurse)] or [*module.buffers(recurse)]
     for tensor in tensors:

@@ -1,7 +1,9 @@
-"""Layers that hold a matrix as int8, and how a model comes to have them: torchao's weight-only quantisation.
+"""Layers that hold a matrix as int8, and how a model comes to have them: torchao's weight-only
+quantisation.
 
-Per output channel and symmetric: one byte a weight and a float32 scale a row, arithmetic in the dtype the weight had.
-Knows torch and torchao; which layers are meant is decided in `casting`. Runs in the worker only.
+Per output channel and symmetric: one byte a weight and a float32 scale a row, arithmetic in the
+dtype the weight had. Knows torch and torchao; which layers are meant is decided in `casting`. Runs
+in the worker only.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import nn
 from asrd.errors import PrecisionError
 
 
-class Pointwise(nn.Linear):
+class QuantizedPointwise(nn.Linear):
     """A Conv1d of kernel 1 as the same matrix product, called as the convolution was."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -37,29 +39,38 @@ class Lookup(nn.Embedding):
 
 
 def open_up(asked: Mapping[nn.Module, str]) -> None:
-    """Replace what holds a matrix under another name, and is to be int8, by layers that can hold it quantised.
+    """Replace what holds a matrix under another name, and is to be int8, by layers that can hold it
+    quantised.
 
-    A pointwise Conv1d becomes a Pointwise and an Embedding a Lookup, each with the very weight it had.
+    A pointwise Conv1d becomes a Pointwise and an Embedding a Lookup, each with the very weight it
+    had.
     """
     plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
     for parent in list(asked):
         for name, child in list(parent.named_children()):
             if asked.get(child) != "int8":
                 continue
-            if isinstance(child, nn.Conv1d) and all(getattr(child, key) == value for key, value in plain.items()):
-                linear = Pointwise(child.in_channels, child.out_channels, child.bias is not None, device="meta")
+            if isinstance(child, nn.Conv1d) and all(
+                getattr(child, key) == value for key, value in plain.items()
+            ):
+                linear = QuantizedPointwise(
+                    child.in_channels, child.out_channels, child.bias is not None, device="meta"
+                )
                 linear.weight = nn.Parameter(child.weight.detach().squeeze(-1), requires_grad=False)
                 linear.register_parameter("bias", child._parameters["bias"])
                 setattr(parent, name, linear.eval())
             elif type(child) is nn.Embedding:
                 rows, width = child.weight.shape
-                lookup = Lookup(rows, width, child.padding_idx, _weight=child.weight)  # given one, it draws none
+                lookup = Lookup(
+                    rows, width, child.padding_idx, _weight=child.weight
+                )  # given one, it draws none
                 lookup.weight = child.weight
                 setattr(parent, name, lookup.eval())
 
 
 def quantize(layers: Iterable[nn.Module]) -> None:
-    """Quantise the weights of Linear and Lookup layers one by one, in place; a shared one once, and it stays shared.
+    """Quantise the weights of Linear and Lookup layers one by one, in place; a shared one once, and
+    it stays shared.
 
     Raises:
         PrecisionError: torchao is not there.
@@ -73,7 +84,9 @@ def quantize(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
         users[id(layer.weight)].append(layer)
     for sharing in users.values():
-        carrier = nn.Linear(1, 1, bias=False, device="meta")  # torchao takes a Linear, whoever the weight belongs to
+        carrier = nn.Linear(
+            1, 1, bias=False, device="meta"
+        )  # torchao takes a Linear, whoever the weight belongs to
         carrier.weight = sharing[0].weight
         quantize_(carrier, config)
         for layer in sharing:

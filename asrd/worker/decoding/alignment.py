@@ -8,21 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 REACH = 4
-"""Frames that a token may reach to either side of where it is heard most: what is beyond is a pause."""
+"""Frames that a token may reach to either side of where it is heard most: what is beyond is a
+pause."""
 
 
-# -- where tokens are in the sound ------------------------------------------------------------------------------------
+# -- where tokens are in the sound
+# ------------------------------------------------------------------------------------
 
 
 def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int, int]]:
-    """Return first and one past the last encoder frame of each of `count` tokens: in order, perhaps empty or shared.
+    """Return first and one past the last encoder frame of each of `count` tokens: in order, perhaps
+    empty or shared.
 
-    A token's row is the mean of two: of what was attended to in predicting it, which is early, and in reading it, which
-    is late. A monotone path through the rows (dynamic time warping, as Whisper's word times) gives each token its
-    frames; a row of the prompt before them and that of the end of text after them take the silence at both ends.
+    A token's row is the mean of two: of what was attended to in predicting it, which is early, and
+    in reading it, which is late. A monotone path through the rows (dynamic time warping, as
+    Whisper's word times) gives each token its frames; a row of the prompt before them and that of
+    the end of text after them take the silence at both ends.
 
     Args:
-        paid: attention [tokens read, frames], prompt first, as `Memory.paid` returns it.
+        paid: attention [tokens read, frames], prompt first, as `KVCache.paid` returns it.
         prompt: tokens of the prompt, at least two.
         count: tokens of the text; the last one may not have been read.
     """
@@ -33,13 +37,16 @@ def spans_of_several(
     paid: Sequence[NDArray[np.float32]], prompt: int, counts: Sequence[int]
 ) -> list[list[tuple[int, int]]]:
     """Return the spans of several texts, which takes little longer than those of one."""
-    weights = [_weights(each, prompt, count) for each, count in zip(paid, counts, strict=True) if count]
+    weights = [
+        _weights(each, prompt, count) for each, count in zip(paid, counts, strict=True) if count
+    ]
     paths = iter(zip(weights, warps([-each for each in weights]), strict=True))
     return [_reached(*next(paths), count) if count else [] for count in counts]
 
 
 def _weights(paid: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.float32]:
-    """Return the rows that a path is led through [R, frames]: the tokens', with one of the prompt before them."""
+    """Return the rows that a path is led through [R, frames]: the tokens', with one of the prompt
+    before them."""
     predicting, reading = paid[prompt - 1 : prompt - 1 + count], paid[prompt : prompt + count]
     rows = predicting.copy()
     rows[: len(reading)] = (predicting[: len(reading)] + reading) / 2
@@ -47,7 +54,9 @@ def _weights(paid: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.f
     return np.concatenate([paid[prompt - 2 : prompt - 1], rows, ends])
 
 
-def _reached(weights: NDArray[np.float32], path: list[tuple[int, int]], count: int) -> list[tuple[int, int]]:
+def _reached(
+    weights: NDArray[np.float32], path: list[tuple[int, int]], count: int
+) -> list[tuple[int, int]]:
     """Return first and one past the last of the frames that a path gives each token."""
     frames: list[list[int]] = [[] for _ in weights]
     for row, frame in path:
@@ -60,18 +69,21 @@ def _reached(weights: NDArray[np.float32], path: list[tuple[int, int]], count: i
 
 
 def warp(cost: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """Return the cheapest path of (row, column) through [R, C] from corner to corner, moving right, down or both."""
+    """Return the cheapest path of (row, column) through [R, C] from corner to corner, moving right,
+    down or both."""
     return warps([cost])[0]
 
 
 def warps(costs: Sequence[NDArray[np.float32]]) -> list[list[tuple[int, int]]]:
     """Return the cheapest path through each of several.
 
-    Worked out one anti-diagonal at a time: within one, no cell needs another. Nor does any need one further right or
-    down, so that all can have the size of the largest.
+    Worked out one anti-diagonal at a time: within one, no cell needs another. Nor does any need one
+    further right or down, so that all can have the size of the largest.
     """
     rows, columns = (max((cost.shape[axis] for cost in costs), default=0) for axis in (0, 1))
-    slanted = np.zeros((len(costs), rows + columns + 1, rows + 1))  # [row + column, row], both counted from one
+    slanted = np.zeros(
+        (len(costs), rows + columns + 1, rows + 1)
+    )  # [row + column, row], both counted from one
     for one, cost in zip(slanted, costs, strict=True):
         row, column = np.indices(cost.shape)
         one[row + column + 2, row + 1] = cost
@@ -86,7 +98,8 @@ def warps(costs: Sequence[NDArray[np.float32]]) -> list[list[tuple[int, int]]]:
 
 
 def _back(total: list[list[float]], row: int, column: int) -> list[tuple[int, int]]:
-    """Return the path that ends in a cell, counted from one, where `total` [row + column][row] is what it costs."""
+    """Return the path that ends in a cell, counted from one, where `total` [row + column][row] is
+    what it costs."""
     path = []
     while row and column:
         path.append((row - 1, column - 1))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from asrd.worker.decoding.canary import weight_dtype
-from asrd.worker.decoding.decoder import LINGER, Path, one_by_one, recurrent
+from asrd.worker.decoding.decoder import LINGER, DecoderState, one_by_one, recurrent
 from asrd.worker.decoding.phrase_boosting import Boost
 from asrd.worker.decoding.word_times import Decoded, say, timed
-from asrd.worker.encoder.cuda_graphs import Recorder
+from asrd.worker.encoder.cuda_graphs import GraphCapture
 
 
 class Ctc:
@@ -26,15 +26,17 @@ class Ctc:
         self._language = language
         self._boost: Boost | None = None
         layers = getattr(model.decoder, "decoder_layers", None)
-        if layers is not None:  # the log-softmax above then runs in float32, whatever the layers are stored in
+        if (
+            layers is not None
+        ):  # the log-softmax above then runs in float32, whatever the layers are stored in
             layers.register_forward_hook(lambda _, args, logits: logits.float())
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
         """Return what was said."""
-        return self.read(self.resume(Path(), encoded[:, :, : int(length[0])]))
+        return self.read(self.resume(DecoderState(), encoded[:, :, : int(length[0])]))
 
     @torch.inference_mode()
-    def resume(self, path: Path, encoded: Tensor) -> Path:
+    def resume(self, path: DecoderState, encoded: Tensor) -> DecoderState:
         """Return the path over `encoded` too."""
         count = encoded.shape[2]
         if not count:
@@ -46,7 +48,9 @@ class Ctc:
             ids = chosen.to(ids.device)
             best = scores.gather(1, ids[:, None])[:, 0]
         sure = path.sure + tuple(best.exp().tolist())
-        return Path(path.frames + count, path.ids + tuple(ids.tolist()), sure=sure, state=state)
+        return DecoderState(
+            path.frames + count, path.ids + tuple(ids.tolist()), sure=sure, state=state
+        )
 
     def _scores(self, encoded: Tensor) -> Tensor:
         """Return the log probability of every token [B, T, V]."""
@@ -54,33 +58,42 @@ class Ctc:
         with recurrent(encoded):
             return torch.log_softmax(self._model.decoder(encoder_output=encoded).float(), -1)
 
-    def read(self, path: Path) -> Decoded:
+    def read(self, path: DecoderState) -> Decoded:
         """Return what was said: runs and blanks collapsed."""
         ids, count = path.ids, path.frames
         changes = [t for t in range(1, count) if ids[t] != ids[t - 1]]
-        runs = [(s, e) for s, e in pairwise((0, *changes, count)) if ids[s] != self._blank] if count else []
+        runs = (
+            [(s, e) for s, e in pairwise((0, *changes, count)) if ids[s] != self._blank]
+            if count
+            else []
+        )
         starts = [s for s, _ in runs]
         sure = [max(path.sure[s:e]) for s, e in runs]
         tokens = timed([ids[s] for s in starts], starts, [e + LINGER for _, e in runs], sure, count)
         return Decoded(say(self._model, [token.id for token in tokens]), tokens, False)
 
-    def after(self, text: str, frames: int) -> Path | None:
+    def after(self, text: str, frames: int) -> DecoderState | None:
         """Return None: what a frame is depends on no other."""
         return None
 
     @torch.inference_mode()
-    def several(self, encoded: Tensor, lengths: Tensor, paths: Sequence[Path | None] = ()) -> list[Decoded]:
+    def several(
+        self, encoded: Tensor, lengths: Tensor, paths: Sequence[DecoderState | None] = ()
+    ) -> list[Decoded]:
         """Return what was said in each buffer, all in one pass where nothing is preferred."""
         if len(lengths) == 1 or self._boost is not None or not encoded.shape[2]:
             return one_by_one(self, encoded, lengths)
         best, ids = self._scores(encoded).max(-1)
         rows = zip(ids.tolist(), best.exp().tolist(), lengths.tolist(), strict=True)
-        return [self.read(Path(count, tuple(row[:count]), sure=tuple(sure[:count]))) for row, sure, count in rows]
+        return [
+            self.read(DecoderState(count, tuple(row[:count]), sure=tuple(sure[:count])))
+            for row, sure, count in rows
+        ]
 
     def settle(self) -> None:
         """Keep nothing."""
 
-    def replay(self, recorder: Recorder) -> None:
+    def replay(self, recorder: GraphCapture) -> None:
         """Replay nothing: it is one layer, and all frames at once."""
         recorder.tell("decoder", "not replayed: one layer needs no graph")
 
@@ -88,8 +101,11 @@ class Ctc:
         """Prefer these phrases from here on."""
         self._boost = Boost(self._model, phrases, weight, self.family, self._language)
 
-    def _preferred(self, scores: Tensor, path: list[int], boost: Boost, before: Path) -> tuple[Tensor, int]:
-        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins, as NeMo does it.
+    def _preferred(
+        self, scores: Tensor, path: list[int], boost: Boost, before: DecoderState
+    ) -> tuple[Tensor, int]:
+        """Return the best path [T] over log scores [T, V], each token chosen anew where it begins,
+        as NeMo does it.
 
         And the state of the phrases at its end, for what follows.
         """

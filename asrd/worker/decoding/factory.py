@@ -11,14 +11,18 @@ from asrd.worker.decoding.decoder import Decoder
 from asrd.worker.decoding.transducer import Transducer
 
 
-def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool | None = None) -> Decoder:
-    """Return the decoder for a restored model, by its exact class: subclasses ask for more than an encoder output.
+def decoder_for(
+    model: Any, *, source_lang: str = "en", target_lang: str = "en", pnc: bool | None = None
+) -> Decoder:
+    """Return the decoder for a restored model, by its exact class: subclasses ask for more than an
+    encoder output.
 
     Args:
         model: a NeMo model in eval mode; a transducer's decoding strategy is set here, once.
-        source_lang, target_lang, pnc: for Canary: language spoken, language written (another one: translation),
-            punctuation and capitals, None leaving those to the checkpoint. The other families write what they were
-            trained to; of several tokenizers, `prefer` takes that of source_lang.
+        source_lang, target_lang, pnc: for Canary: language spoken, language written (another one:
+        translation),
+            punctuation and capitals, None leaving those to the checkpoint. The other families write
+            what they were trained to; of several tokenizers, `prefer` takes that of source_lang.
 
     Raises:
         ModelError: a model of a kind, or a prompt format, that is not known here.
@@ -34,4 +38,7 @@ def decoder_for(model: Any, *, source_lang: str = "en", target_lang: str = "en",
         case "EncDecMultiTaskModel":
             return Aed(model, source_lang, target_lang, pnc)
         case other:
-            raise ModelError(f"a model of class {other} is not supported", "supported: CTC, RNNT, TDT, hybrid, Canary")
+            raise ModelError(
+                f"a model of class {other} is not supported",
+                "supported: CTC, RNNT, TDT, hybrid, Canary",
+            )

@@ -1,9 +1,11 @@
-"""Canary's transformer decoder with its keys and values kept, and where in the sound its tokens were.
+"""Canary's transformer decoder with its keys and values kept, and where in the sound its tokens
+were.
 
-NeMo's TransformerDecoder projects the keys and values of the whole encoder output again for every token, and those of
-all earlier tokens too. Here the encoder's are projected once a buffer and the tokens' once each; the arithmetic is
-otherwise NeMo's, on NeMo's own modules, called as modules, so that quantised, cast or hooked layers work. Knows
-tensors and token ids; knows no text, no prompt and no clock. Runs in the worker.
+NeMo's TransformerDecoder projects the keys and values of the whole encoder output again for every
+token, and those of all earlier tokens too. Here the encoder's are projected once a buffer and the
+tokens' once each; the arithmetic is otherwise NeMo's, on NeMo's own modules, called as modules, so
+that quantised, cast or hooked layers work. Knows tensors and token ids; knows no text, no prompt
+and no clock. Runs in the worker.
 """
 
 from __future__ import annotations
@@ -35,15 +37,18 @@ class Keeping(Protocol):
     sound: list[Pair]
     """Keys and values of the encoder's output, by layer."""
     padding: Tensor | None
-    """What is added to the scores of the sound's frames [B heads, 1, T], in their dtype; None: nothing is padded."""
+    """What is added to the scores of the sound's frames [B heads, 1, T], in their dtype; None:
+    nothing is padded."""
 
     def append(self, layer: int, fresh: Tensor) -> Pair:
-        """Keep a layer's keys and values of new tokens [2, B, heads, N, width]; return what it is to look at."""
+        """Keep a layer's keys and values of new tokens [2, B, heads, N, width]; return what it is
+        to look at."""
         ...
 
 
-class Memory:
-    """What one buffer's decoding keeps: both attentions' keys and values by layer, and the attention paid to the sound.
+class KVCache:
+    """What one buffer's decoding keeps: both attentions' keys and values by layer, and the
+    attention paid to the sound.
 
     Args:
         sound: keys and values of the encoder's output, by layer.
@@ -56,15 +61,20 @@ class Memory:
         self.own: list[Tensor] = []
         self.length, self.room = 0, room
         self.attention: list[Tensor] = []
-        """One [layers, heads, tokens, frames] per step; a token's row is from reading it to predict the next one."""
+        """One [layers, heads, tokens, frames] per step; a token's row is from reading it to predict
+        the next one."""
 
     def paid(self) -> NDArray[np.float32]:
-        """Return the attention of every token read so far [tokens, frames], the mean over layers and heads."""
-        rows: NDArray[np.float32] = torch.cat([step.float().mean((0, 1)) for step in self.attention]).cpu().numpy()
+        """Return the attention of every token read so far [tokens, frames], the mean over layers
+        and heads."""
+        rows: NDArray[np.float32] = (
+            torch.cat([step.float().mean((0, 1)) for step in self.attention]).cpu().numpy()
+        )
         return rows
 
     def append(self, layer: int, fresh: Tensor) -> Pair:
-        """Keep a layer's fresh keys and values and return all up to them; `length` moves after the last layer."""
+        """Keep a layer's fresh keys and values and return all up to them; `length` moves after the
+        last layer."""
         if layer == len(self.own):
             self.own.append(fresh.new_empty(*fresh.shape[:3], self.room, fresh.shape[4]))
         stop = self.length + fresh.shape[3]
@@ -87,29 +97,36 @@ class CachedDecoder:
         from nemo.collections.asr.modules.transformer.transformer import TransformerDecoderNM
 
         if not isinstance(transformer, TransformerDecoderNM):
-            raise ModelError(f"a Canary decoder of kind {type(transformer).__name__} is not supported")
+            raise ModelError(
+                f"a Canary decoder of kind {type(transformer).__name__} is not supported"
+            )
         if any(layer.is_adapter_available() for layer in transformer.decoder.layers):
-            raise ModelError("a Canary decoder with adapters is not supported", "merge the adapters into its weights")
+            raise ModelError(
+                "a Canary decoder with adapters is not supported",
+                "merge the adapters into its weights",
+            )
         self.embedding, self.decoder, self.head = transformer.embedding, transformer.decoder, head
         self.longest = int(transformer.max_sequence_length)
         self._joined: list[tuple[Tensor, Tensor] | None] = [None for _ in self.decoder.layers]
 
     def join(self) -> None:
-        """Make query, key and value of a text's token one product, where they can be. No weight may change after it."""
+        """Make query, key and value of a text's token one product, where they can be. No weight may
+        change after it."""
         if not any(self._joined):  # a graph may read what was joined
             self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
 
-    def listen(self, sound: Tensor, room: int) -> Memory:
+    def listen(self, sound: Tensor, room: int) -> KVCache:
         """Return the memory for an encoder output [1, T, D], with room for so many tokens."""
-        return Memory(self.project(sound), room)
+        return KVCache(self.project(sound), room)
 
     def project(self, sound: Tensor) -> list[Pair]:
         """Return each layer's keys and values of encoder outputs [B, T, D]."""
         attentions = [layer.second_sub_layer for layer in self.decoder.layers]
         return [_pair(each, sound) for each in attentions]
 
-    def step(self, memory: Memory, ids: Tensor) -> Tensor:
-        """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows token n."""
+    def step(self, memory: KVCache, ids: Tensor) -> Tensor:
+        """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows
+        token n."""
         mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
         states = self.embedding(input_ids=ids, start_pos=memory.length)
         logits, paid = self.read(memory, states, mask)
@@ -119,20 +136,25 @@ class CachedDecoder:
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Return the embeddings of the first positions of a text [count, D], for `embed`."""
-        numbers = torch.arange(count, device=device).clamp_max_(self.longest - 1)  # behind it nothing is read
+        numbers = torch.arange(count, device=device).clamp_max_(
+            self.longest - 1
+        )  # behind it nothing is read
         embedded: Tensor = self.embedding.position_embedding(numbers)
         return embedded
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at embedded positions [N, D]."""
-        embedded: Tensor = self.embedding.layer_norm(self.embedding.token_embedding(ids) + positions)
+        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at embedded positions [N,
+        D]."""
+        embedded: Tensor = self.embedding.layer_norm(
+            self.embedding.token_embedding(ids) + positions
+        )
         return embedded
 
     def read(self, memory: Keeping, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Read embedded tokens [B, N, D].
 
-        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return logits [B, N, V] and
-        the attention paid to the sound [layers, B, heads, N, T].
+        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return
+        logits [B, N, V] and the attention paid to the sound [layers, B, heads, N, T].
         """
         weights = []
         for number, layer in enumerate(self.decoder.layers):
@@ -147,7 +169,8 @@ class CachedDecoder:
     def _block(
         self, layer: Any, number: int, states: Tensor, mask: Tensor | None, memory: Keeping
     ) -> tuple[Tensor, Tensor]:
-        """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B, heads, N, T]."""
+        """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B,
+        heads, N, T]."""
         own, cross = layer.first_sub_layer, layer.second_sub_layer
         inner = layer.layer_norm_1(states) if layer.pre_ln else states
         query, fresh = self._parts(own, number, inner)
@@ -166,7 +189,8 @@ class CachedDecoder:
         return output if layer.pre_ln else layer.layer_norm_3(output), paid
 
     def _parts(self, own: Any, number: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return for states [B, N, D] queries [B, heads, N, width], and keys and values [2, B, heads, N, width]."""
+        """Return for states [B, N, D] queries [B, heads, N, width], and keys and values [2, B,
+        heads, N, width]."""
         joined = self._joined[number]
         if joined is None:
             return _split(own, own.query_net(states)), torch.stack(_pair(own, states))
@@ -176,9 +200,11 @@ class CachedDecoder:
 
 
 def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
-    """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part, and the biases [3 D].
+    """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part,
+    and the biases [3 D].
 
-    None where they are not plain numbers of one dtype, or something is done around a net, which would not be called.
+    None where they are not plain numbers of one dtype, or something is done around a net, which
+    would not be called.
     """
     nets = attention.query_net, attention.key_net, attention.value_net
     if any(net._forward_hooks or net._forward_pre_hooks or "forward" in vars(net) for net in nets):
@@ -186,14 +212,19 @@ def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
     kinds = {(type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) for net in nets}
     if kinds != {(torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)}:
         return None
-    weight, bias = (torch.cat([getattr(net, name).data for net in nets]) for name in ("weight", "bias"))
+    weight, bias = (
+        torch.cat([getattr(net, name).data for net in nets]) for name in ("weight", "bias")
+    )
     for net, rows, offsets in zip(nets, weight.chunk(3), bias.chunk(3), strict=True):
         net.weight.data, net.bias.data = rows, offsets
     return weight, bias
 
 
-def _attend(attention: Any, query: Tensor, pair: Pair, added: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the attention's output [B, N, D] for queries [B, heads, N, width], and its weights [B, heads, N, length].
+def _attend(
+    attention: Any, query: Tensor, pair: Pair, added: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the attention's output [B, N, D] for queries [B, heads, N, width], and its weights [B,
+    heads, N, length].
 
     `added`, which is expanded to [B heads, N, length], is added to the scores.
     """
@@ -208,16 +239,21 @@ def _attend(attention: Any, query: Tensor, pair: Pair, added: Tensor | None) -> 
 
 def _pair(attention: Any, states: Tensor) -> Pair:
     """Return the keys and values of states [B, N, D]."""
-    return Pair(*(_split(attention, net(states)) for net in (attention.key_net, attention.value_net)))
+    return Pair(
+        *(_split(attention, net(states)) for net in (attention.key_net, attention.value_net))
+    )
 
 
 def _split(attention: Any, states: Tensor) -> Tensor:
     """Return [B, heads, N, D / heads] for [B, N, D]."""
-    split: Tensor = states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(1, 2)
+    split: Tensor = states.view(*states.shape[:-1], attention.num_attention_heads, -1).transpose(
+        1, 2
+    )
     return split
 
 
 def _causal(count: int, before: int, device: torch.device) -> Tensor:
-    """Return what is added to the scores of `count` new tokens over themselves and the `before` earlier ones."""
+    """Return what is added to the scores of `count` new tokens over themselves and the `before`
+    earlier ones."""
     later = torch.ones(count, before + count, device=device, dtype=torch.bool).triu(before + 1)
     return later * MASKED

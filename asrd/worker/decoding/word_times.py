@@ -16,7 +16,8 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.text.spacing import Part, letters, parted
 
 MAX_WORD_SECONDS = 1.5
-"""A longer word is no ordinary one, and might not fit into a window: it comes letter by letter, each joined."""
+"""A longer word is no ordinary one, and might not fit into a window: it comes letter by letter,
+each joined."""
 
 SAME_PLACE = 1e-3
 """Letters by which two places in a text differ for no other reason than rounding."""
@@ -26,7 +27,8 @@ REPLACEMENT = "\ufffd"
 
 
 class Token(NamedTuple):
-    """One token of the tokenizer and where it is, in encoder frames from the buffer's start; stop is one past."""
+    """One token of the tokenizer and where it is, in encoder frames from the buffer's start; stop
+    is one past."""
 
     id: int
     start: float
@@ -48,7 +50,8 @@ class Decoded(NamedTuple):
 def timed(
     ids: Sequence[int], starts: Sequence[int], stops: Sequence[int], sure: Sequence[Any], count: int
 ) -> list[Token]:
-    """Return tokens for ids with the frames they begin and naturally end at, in a buffer of `count` frames.
+    """Return tokens for ids with the frames they begin and naturally end at, in a buffer of `count`
+    frames.
 
     Tokens of one frame share it in equal parts; no token reaches past the next one's start.
     """
@@ -64,12 +67,15 @@ def timed(
     ]
 
 
-def words(decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop: int) -> list[protocol.Word]:
-    """Return the words of the text, in order, on the sample clock; one that takes too long comes letter by letter.
+def words(
+    decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop: int
+) -> list[protocol.Word]:
+    """Return the words of the text, in order, on the sample clock; one that takes too long comes
+    letter by letter.
 
-    A word begins where its first letter's token does and ends where its last letter's does; within a token that is
-    shared by words, time runs evenly over its letters. Starts never fall, no word reaches past the next one's start,
-    all lie inside [start, stop].
+    A word begins where its first letter's token does and ends where its last letter's does; within
+    a token that is shared by words, time runs evenly over its letters. Starts never fall, no word
+    reaches past the next one's start, all lie inside [start, stop].
 
     Args:
         samples_per_frame: samples of one encoder frame.
@@ -78,11 +84,18 @@ def words(decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop
     parts = parted(decoded.text)
     if parts and decoded.resumed and not _spaced(decoded.tokens, model):
         parts[0] = parts[0]._replace(joined=True)
-    clock = _Clock(decoded.tokens, model, sum(len(part.text) for part in parts), (stop - start) / samples_per_frame)
+    clock = _Clock(
+        decoded.tokens,
+        model,
+        sum(len(part.text) for part in parts),
+        (stop - start) / samples_per_frame,
+    )
     found = clock.timed(parts)
     longest = MAX_WORD_SECONDS * SAMPLE_RATE / samples_per_frame
     if any(one.stop - one.start > longest for one in found):
-        divided = [_pieces(one.part) if one.stop - one.start > longest else [one.part] for one in found]
+        divided = [
+            _pieces(one.part) if one.stop - one.start > longest else [one.part] for one in found
+        ]
         found = clock.timed([part for pieces in divided for part in pieces])
     starts = [min(max(start + round(one.start * samples_per_frame), start), stop) for one in found]
     starts = list(accumulate(starts, max))
@@ -90,7 +103,12 @@ def words(decoded: Decoded, model: Any, samples_per_frame: int, start: int, stop
     limits = [*starts, stop][1:]
     return [
         protocol.Word(
-            one.part.text, first, min(max(end, first), limit), one.confidence, one.part.joined, one.same_token
+            one.part.text,
+            first,
+            min(max(end, first), limit),
+            one.confidence,
+            one.part.joined,
+            one.same_token,
         )
         for one, first, end, limit in zip(found, starts, ends, limits, strict=True)
     ]
@@ -144,7 +162,8 @@ def _pieces(part: Part) -> list[Part]:
 
 
 def _spaced(tokens: list[Token], model: Any) -> bool:
-    """Tell whether the first word of tokens has a space before it: a token that has one keeps it behind another."""
+    """Tell whether the first word of tokens has a space before it: a token that has one keeps it
+    behind another."""
     for token in tokens:
         alone = say(model, [token.id]).strip()
         if not alone:  # a token of white space only
@@ -155,10 +174,11 @@ def _spaced(tokens: list[Token], model: Any) -> bool:
 
 
 def _letters(tokens: list[Token], model: Any, total: int) -> list[tuple[Token, float, float]]:
-    """Return tokens with the part [a, b) of the text's letters (what is not white space) that each stands for.
+    """Return tokens with the part [a, b) of the text's letters (what is not white space) that each
+    stands for.
 
-    Counted token by token; where that does not add up to the text (tags that were stripped), the counts are stretched
-    to fit.
+    Counted token by token; where that does not add up to the text (tags that were stripped), the
+    counts are stretched to fit.
     """
     counts = [count for run in _runs(tokens, model) for count in run]
     scale = total / sum(counts) if sum(counts) else 0.0
@@ -170,7 +190,8 @@ def _letters(tokens: list[Token], model: Any, total: int) -> list[tuple[Token, f
 
 
 def _runs(tokens: list[Token], model: Any) -> Iterator[list[float]]:
-    """Yield how many letters each token has; tokens that are bytes of letters share what they make together."""
+    """Yield how many letters each token has; tokens that are bytes of letters share what they make
+    together."""
     known: dict[int, str] = model.__dict__.setdefault("_texts", {})  # a token's own never change
     for token in tokens:
         if token.id not in known:
@@ -194,5 +215,8 @@ def _at(part: tuple[Token, float, float], letter: float) -> float:
 def say(model: Any, ids: list[int]) -> str:
     """Return NeMo's text for token ids."""
     decoding = model.decoding
-    say = getattr(decoding, "decode_tokens_to_str_with_strip_punctuation", None) or decoding.decode_ids_to_str
+    say = (
+        getattr(decoding, "decode_tokens_to_str_with_strip_punctuation", None)
+        or decoding.decode_ids_to_str
+    )
     return str(say(ids))

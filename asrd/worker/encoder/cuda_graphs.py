@@ -1,14 +1,16 @@
-"""Worker: work of fixed shapes, captured once as a CUDA graph and then replayed whole; and the encoder replayed so.
+"""Worker: work of fixed shapes, captured once as a CUDA graph and then replayed whole; and the
+encoder replayed so.
 
-At a batch of one a card waits for its host, which launches about a thousand kernels for a buffer. A graph is one
-launch, but of one shape, so that a buffer is padded to the next of few lengths, and several to the next of few numbers;
-what it costs is the arithmetic of the padding, at most `STEP` feature frames, and memory that stays taken. What may not
-be captured (waiting for the device, copies from pageable memory) or fails for whatever reason runs as it would without
-graphs, and `Recorder.told` says why.
+At a batch of one a card waits for its host, which launches about a thousand kernels for a buffer. A
+graph is one launch, but of one shape, so that a buffer is padded to the next of few lengths, and
+several to the next of few numbers; what it costs is the arithmetic of the padding, at most `STEP`
+feature frames, and memory that stays taken. What may not be captured (waiting for the device,
+copies from pageable memory) or fails for whatever reason runs as it would without graphs, and
+`GraphCapture.told` says why.
 
-On a CPU the same work is done at each call instead of being replayed: tests see all but the capture itself. The graphs
-of a worker share a pool, so what a replay puts out is to be copied before the next one. Knows tensors and shapes; no
-sound, no text.
+On a CPU the same work is done at each call instead of being replayed: tests see all but the capture
+itself. The graphs of a worker share a pool, so what a replay puts out is to be copied before the
+next one. Knows tensors and shapes; no sound, no text.
 """
 
 from __future__ import annotations
@@ -28,26 +30,32 @@ from asrd.worker.encoder.conformer import frames_of
 log = logging.getLogger(__name__)
 
 STEP = 128
-"""Feature frames from one captured length to the next: 1.28 s, 16 encoder frames, 0.2 ms of an H200 at FP32 (0.6B)."""
+"""Feature frames from one captured length to the next: 1.28 s, 16 encoder frames, 0.2 ms of an H200
+at FP32 (0.6B)."""
 
 LONGEST = 3072
-"""Feature frames that are captured at most: the longest window a user can set. What is longer runs as it is."""
+"""Feature frames that are captured at most: the longest window a user can set. What is longer runs
+as it is."""
 
 ROWS = (1, 4, 8)
-"""Buffers that are captured together. Each number costs captures and memory for every length; 8 are all that sessions
-are asked for at once."""
+"""Buffers that are captured together. Each number costs captures and memory for every length; 8 are
+all that sessions are asked for at once."""
 
 FULL = 0.75
-"""How full of buffers a replay is at least: where arithmetic takes the time, it takes as much for an empty row."""
+"""How full of buffers a replay is at least: where arithmetic takes the time, it takes as much for
+an empty row."""
 
 LOADING = 1.5
-"""Seconds that loading may spend on capturing; lengths that are left wait until they are asked for a second time."""
+"""Seconds that loading may spend on capturing; lengths that are left wait until they are asked for
+a second time."""
 
 WARM_UPS = 2
-"""Times that work is done before it is captured: libraries choose their kernels and fill their caches then."""
+"""Times that work is done before it is captured: libraries choose their kernels and fill their
+caches then."""
 
 APART = 0.05
-"""How far a replay may be from the same work undone of its capture, as a part of the largest value: reordered sums."""
+"""How far a replay may be from the same work undone of its capture, as a part of the largest value:
+reordered sums."""
 
 Work = Callable[[], Tensor]
 """Reads and writes the same tensors at each call, and waits for nothing."""
@@ -56,7 +64,7 @@ Shape = tuple[int, int, Any]
 """Buffers, feature frames, and what autocast is on in."""
 
 
-class Recorder:
+class GraphCapture:
     """Captures work on one device.
 
     Attributes:
@@ -71,7 +79,8 @@ class Recorder:
             self._broken: list[torch.cuda.CUDAGraph] = []
 
     def record(self, part: str, work: Work) -> Work | None:
-        """Return what does `work` again, or None where it cannot be captured, now or earlier for this part."""
+        """Return what does `work` again, or None where it cannot be captured, now or earlier for
+        this part."""
         if part in self._refused:
             return None
         if self.device.type != "cuda":
@@ -82,11 +91,14 @@ class Recorder:
 
     @contextlib.contextmanager
     def trying(self, part: str) -> Iterator[None]:
-        """Refuse a part for whatever is raised while entered: without a graph the same work can still be done."""
+        """Refuse a part for whatever is raised while entered: without a graph the same work can
+        still be done."""
         try:
             yield
         except Exception as error:  # torch raises every kind here
-            first = error.__context__ or error  # that a broken capture cannot end says nothing of what broke it
+            first = (
+                error.__context__ or error
+            )  # that a broken capture cannot end says nothing of what broke it
             self.refuse(part, str(first) or type(first).__name__)
 
     def refuses(self, part: str) -> bool:
@@ -100,21 +112,28 @@ class Recorder:
     def refuse(self, part: str, reason: str) -> None:
         """Capture nothing more for a part; what was captured stays in use."""
         self._refused[part] = reason.strip().splitlines()[0]
-        if self.device.type == "cuda":  # one in which a capture broke off, or whose graphs are gone, takes no other
+        if (
+            self.device.type == "cuda"
+        ):  # one in which a capture broke off, or whose graphs are gone, takes no other
             self._pool = torch.cuda.graph_pool_handle()
         self.tell(part, self.told.get(part) or "not replayed")
         log.warning("%s: %s", part, self.told[part])
 
     def _capture(self, work: Work) -> Work:
-        """Do the work a few times, then capture it, all on one stream: libraries keep their workspaces by stream."""
+        """Do the work a few times, then capture it, all on one stream: libraries keep their
+        workspaces by stream."""
         around = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(around)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(self._stream):  # torch.cuda.graph() would stay on its own stream where a capture fails
+        with torch.cuda.stream(
+            self._stream
+        ):  # torch.cuda.graph() would stay on its own stream where a capture fails
             for _ in range(WARM_UPS):
                 work()
             self._stream.synchronize()
-            self._broken.append(graph)  # until it is whole: torch's allocators keep pointers into one that broke off
+            self._broken.append(
+                graph
+            )  # until it is whole: torch's allocators keep pointers into one that broke off
             try:
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 output = work()
@@ -134,7 +153,8 @@ class Recorder:
         try:
             graph.capture_end()
         except RuntimeError:
-            # torch leaves the allocator in the pool where a capture was broken off; it says so if it did not.
+            # torch leaves the allocator in the pool where a capture was broken off; it says so if
+            # it did not.
             with contextlib.suppress(RuntimeError, AttributeError, TypeError):
                 torch._C._cuda_endAllocateToPool(self._index, self._pool)
             raise
@@ -162,20 +182,22 @@ def near(found: Tensor, expected: Tensor) -> bool:
 
 
 class EncoderReplay:
-    """An encoder that takes `encoder.whole`'s classes, over a few shapes, each captured once it is worth it.
+    """An encoder that takes `encoder.whole`'s classes, over a few shapes, each captured once it is
+    worth it.
 
     Args:
         encoder: model.encoder, called as a module, with whatever hooks casting put on it.
         recorder: what captures.
     """
 
-    def __init__(self, encoder: Any, recorder: Recorder) -> None:
+    def __init__(self, encoder: Any, recorder: GraphCapture) -> None:
         self._encoder, self._recorder = encoder, recorder
         self._ready: dict[Shape, _Shaped] = {}
         self._asked: Counter[Shape] = Counter()
 
     def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
-        """Return [B, D, T] for features [B, mels, frames] as the encoder alone would; None: that is to be asked.
+        """Return [B, D, T] for features [B, mels, frames] as the encoder alone would; None: that is
+        to be asked.
 
         Args:
             features: anything finite may stand behind a buffer that is shorter than the longest.
@@ -186,21 +208,31 @@ class EncoderReplay:
             return None
         counts = counts if counts is not None else [frames] * batch
         given = [(features[part], counts[part]) for part in parts(batch)]
-        shapes = [(_rows(len(each)), _size(frames), arithmetic(features.device)) for _, each in given]
+        shapes = [
+            (_rows(len(each)), _size(frames), arithmetic(features.device)) for _, each in given
+        ]
         self._asked.update(set(shapes))
         for shape, each in zip(shapes, given, strict=True):
-            if shape not in self._ready and self._asked[shape] > 1:  # the first one would wait thrice as long
+            if (
+                shape not in self._ready and self._asked[shape] > 1
+            ):  # the first one would wait thrice as long
                 self._try(*each, shape)
         if not all(shape in self._ready for shape in shapes):
             return None
         stop = frames_of(self._encoder, frames)
-        heard = [self._ready[shape](*each)[:, :, :stop].clone() for shape, each in zip(shapes, given, strict=True)]
+        heard = [
+            self._ready[shape](*each)[:, :, :stop].clone()
+            for shape, each in zip(shapes, given, strict=True)
+        ]
         return torch.cat(heard) if len(heard) > 1 else heard[0]
 
     def prepare(self, features: Tensor) -> None:
-        """Capture the length of these features [1, mels, frames] and the shorter ones, while `LOADING` lasts."""
+        """Capture the length of these features [1, mels, frames] and the shorter ones, while
+        `LOADING` lasts."""
         began = time.monotonic()
-        for size in range(_size(features.shape[2]), 0, -STEP):  # the largest first: its memory serves the others
+        for size in range(
+            _size(features.shape[2]), 0, -STEP
+        ):  # the largest first: its memory serves the others
             if size <= LONGEST and time.monotonic() - began < LOADING:
                 part = features[:, :, :size]
                 self._try(part, [part.shape[2]], (1, size, arithmetic(features.device)))
@@ -258,12 +290,15 @@ class _Shaped:
             self._real[row].fill_(real)  # a copy from memory of the host would wait for the device
 
     def _work(self) -> Tensor:
-        encoded: Tensor = self._encoder(audio_signal=self._features, length=None, real=self._real)[0]
+        encoded: Tensor = self._encoder(audio_signal=self._features, length=None, real=self._real)[
+            0
+        ]
         return encoded
 
 
 def parts(batch: int) -> list[slice]:
-    """Return the parts of a batch that are replayed one after the other, so that little is computed for nothing."""
+    """Return the parts of a batch that are replayed one after the other, so that little is computed
+    for nothing."""
     found, first = list[slice](), 0
     while first < batch:
         left = batch - first

@@ -1,12 +1,15 @@
-"""Worker: the encoder on a CPU as one straight program over its tensors, for models that are done in milliseconds.
+"""Worker: the encoder on a CPU as one straight program over its tensors, for models that are done
+in milliseconds.
 
-Of a short buffer's time in a small encoder, two fifths are Python's and the dispatcher's: modules that call modules,
-weights transposed anew, biases copied so that a product can be added to them. Here the same arithmetic in float32 runs
-over tensors that were looked up once: q, k and v are one product, residuals are added to by the product itself, and
-BatchNorm is part of the depthwise convolution before it. The weights are the modules' own and not held twice.
+Of a short buffer's time in a small encoder, two fifths are Python's and the dispatcher's: modules
+that call modules, weights transposed anew, biases copied so that a product can be added to them.
+Here the same arithmetic in float32 runs over tensors that were looked up once: q, k and v are one
+product, residuals are added to by the product itself, and BatchNorm is part of the depthwise
+convolution before it. The weights are the modules' own and not held twice.
 
-No module is called, so who hooks one sees nothing: `of` refuses an encoder that has hooks, other layers than
-`encoder.whole` left it, or another dtype, and a call under autocast is refused too. Then the modules do it.
+No module is called, so who hooks one sees nothing: `of` refuses an encoder that has hooks, other
+layers than `encoder.whole` left it, or another dtype, and a call under autocast is refused too.
+Then the modules do it.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ Block = Callable[[Tensor, int, Tensor], Tensor]
 """A layer: [B * T, D], which it overwrites, B, and the embedded positions -> [B * T, D]."""
 
 
-class Straight:
+class FunctionalEncoder:
     """An encoder that took `encoder.whole`'s classes, for buffers of one length.
 
     Args:
@@ -36,12 +39,15 @@ class Straight:
         self._layers = [_layer(layer) for layer in model_encoder.layers]
 
     def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
-        """Return [B, D, T] for features [B, mels, frames] as the encoder would; None: that is to be asked.
+        """Return [B, D, T] for features [B, mels, frames] as the encoder would; None: that is to be
+        asked.
 
         Args:
             counts: how many frames of each buffer are sound; None: all of all.
         """
-        if torch.is_autocast_enabled("cpu") or (counts is not None and min(counts) != features.shape[2]):
+        if torch.is_autocast_enabled("cpu") or (
+            counts is not None and min(counts) != features.shape[2]
+        ):
             return None
         whole = self._encoder
         whole.update_max_seq_length(seq_length=features.shape[2], device=features.device)
@@ -59,9 +65,12 @@ class Straight:
 
 def refusal(model_encoder: Any) -> str:
     """Return why an encoder has to be run by its modules, or nothing."""
-    if not isinstance(model_encoder, conformer.WholeEncoder):
+    if not isinstance(model_encoder, conformer.UnmaskedEncoder):
         return "an encoder of another kind"
-    if model_encoder.att_context_style != "regular" or list(model_encoder.att_context_size) != [-1, -1]:
+    if model_encoder.att_context_style != "regular" or list(model_encoder.att_context_size) != [
+        -1,
+        -1,
+    ]:
         return "attention that may not look everywhere"
     if not all(_float32(tensor) for tensor in model_encoder.parameters()):
         return "other than plain float32 on the CPU"
@@ -75,15 +84,19 @@ def refusal(model_encoder: Any) -> str:
 
 def _float32(tensor: Tensor) -> bool:
     """Return whether a parameter is what it seems; an int8 one says that it is a float."""
-    return type(tensor) is nn.Parameter and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    return (
+        type(tensor) is nn.Parameter
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+    )
 
 
 def _plain(layer: Any) -> bool:
     """Return whether a block holds what its program below takes its tensors from."""
     conv = layer.conv
     return (
-        type(layer) is conformer.WholeLayer
-        and type(conv.pointwise_conv1) is type(conv.pointwise_conv2) is conformer.Pointwise
+        type(layer) is conformer.UnmaskedLayer
+        and type(conv.pointwise_conv1) is type(conv.pointwise_conv2) is conformer.UnmaskedPointwise
         and type(conv.batch_norm) is nn.BatchNorm1d
         and conv.batch_norm.track_running_stats
         and conv.depthwise_conv._left_padding == conv.depthwise_conv._right_padding
@@ -91,11 +104,13 @@ def _plain(layer: Any) -> bool:
     )
 
 
-# -- a layer as closures over its tensors -----------------------------------------------------------------------------
+# -- a layer as closures over its tensors
+# -----------------------------------------------------------------------------
 
 
 def _layer(layer: Any) -> Block:
-    """Return a block: half a feed-forward, attention, convolution, half a feed-forward, each added to its input."""
+    """Return a block: half a feed-forward, attention, convolution, half a feed-forward, each added
+    to its input."""
     first, second = (_half(layer, name) for name in ("feed_forward1", "feed_forward2"))
     attend, convolve, norm = _attention(layer), _convolution(layer), _norm(layer.norm_out)
 
@@ -117,7 +132,9 @@ def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     return lambda x: torch.addmm(bias, x, weight)
 
 
-def _added(weight: Tensor, bias: Tensor | None, factor: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+def _added(
+    weight: Tensor, bias: Tensor | None, factor: float = 1.0
+) -> Callable[[Tensor, Tensor], Tensor]:
     """Return what adds such a product, times a factor, to its first argument, and returns that."""
     if bias is None:
         return lambda x, inner: x.addmm_(inner, weight, alpha=factor)
@@ -141,10 +158,14 @@ def _attention(layer: Any) -> Block:
 
     def attend(x: Tensor, batch: int, pos_emb: Tensor) -> Tensor:
         frames = x.shape[0] // batch
-        query, keys, values = project(norm(x)).view(batch, frames, 3, heads, depth).permute(2, 0, 3, 1, 4).unbind()
+        query, keys, values = (
+            project(norm(x)).view(batch, frames, 3, heads, depth).permute(2, 0, 3, 1, 4).unbind()
+        )
         query = query.transpose(1, 2)
         rows = batch * heads
-        place = torch.matmul((query + by_place).transpose(1, 2), attention._positions(pos_emb, frames))
+        place = torch.matmul(
+            (query + by_place).transpose(1, 2), attention._positions(pos_emb, frames)
+        )
         # As WholeAttention has it: row i looks at place j - i.
         place = place.view(rows, frames, 2 * frames).as_strided(
             (rows, frames, frames), (2 * frames * frames, 2 * frames - 1, 1), frames
@@ -160,7 +181,8 @@ def _attention(layer: Any) -> Block:
 
 
 def _merged(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """Return the weights [D, sum of D'] and biases of layers of one input side by side; theirs become parts of them."""
+    """Return the weights [D, sum of D'] and biases of layers of one input side by side; theirs
+    become parts of them."""
     weight = torch.cat([linear.weight.t() for linear in linears], 1)
     parts = weight.split([linear.out_features for linear in linears], 1)
     for linear, part in zip(linears, parts, strict=True):
@@ -181,7 +203,9 @@ def _convolution(layer: Any) -> Callable[[Tensor, int], Tensor]:
         width = inner.shape[1]
         inner = inner.view(batch, -1, width)
         frames = inner.shape[1]
-        inner = conformer.filled(inner, conformer.DEPTHWISE_STEP_FRAMES)[:, None].permute(0, 3, 1, 2)
+        inner = conformer.filled(inner, conformer.DEPTHWISE_STEP_FRAMES)[:, None].permute(
+            0, 3, 1, 2
+        )
         inner = F.conv2d(inner, weight, bias, padding=around, groups=groups)[:, :, :, :frames]
         return narrow(x, F.silu(inner.permute(0, 2, 3, 1).reshape(-1, width), inplace=True))
 
@@ -189,7 +213,8 @@ def _convolution(layer: Any) -> Callable[[Tensor, int], Tensor]:
 
 
 def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
-    """Return weight [C, 1, 1, K] and bias [C] of a depthwise convolution with the BatchNorm behind it."""
+    """Return weight [C, 1, 1, K] and bias [C] of a depthwise convolution with the BatchNorm behind
+    it."""
     factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     weight = (conv.weight * factor[:, None, None])[:, :, None]
     shift = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias

@@ -7,18 +7,22 @@ import sys
 from pathlib import Path
 
 MODULE = "lhotse.tools.env"
-"""What makes ~/.lhotse/tools when lhotse is imported: a place for programs that asrd never calls."""
+"""What makes ~/.lhotse/tools when lhotse is imported: a place for programs that asrd never
+calls."""
 
 
 def leave_home_alone() -> None:
-    """Import the module that makes the folder ahead of lhotse, with the making left out; a release without it is left.
+    """Import the module that makes the folder ahead of lhotse, with the making left out; a release
+    without it is left.
 
     Once lhotse is imported this does nothing.
     """
     package = importlib.util.find_spec("lhotse")
     if package is None or package.origin is None or MODULE in sys.modules:
         return
-    spec = importlib.util.spec_from_file_location(MODULE, Path(package.origin).parent / "tools" / "env.py")
+    spec = importlib.util.spec_from_file_location(
+        MODULE, Path(package.origin).parent / "tools" / "env.py"
+    )
     if spec is None or spec.loader is None:
         return
     module = importlib.util.module_from_spec(spec)

@@ -13,9 +13,13 @@ from asrd.worker.loading import nemo_import
 
 
 def import_nemo(threads: int = 0) -> Any:
-    """Import torch and NeMo, quietly, with so many CPU threads; return torch. Touches no other device."""
+    """Import torch and NeMo, quietly, with so many CPU threads; return torch. Touches no other
+    device."""
     warnings.filterwarnings("ignore")
-    lightning, torches = ("lightning.pytorch", "pytorch_lightning"), ("torchao", "torch.utils._pytree")
+    lightning, torches = (
+        ("lightning.pytorch", "pytorch_lightning"),
+        ("torchao", "torch.utils._pytree"),
+    )
     for noisy in ("nv_one_logger", "hydra.utils", "nemo_logger", *lightning, *torches):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     import torch
@@ -27,11 +31,14 @@ def import_nemo(threads: int = 0) -> Any:
 
 
 def import_torch(start: protocol.Start, threads: int) -> Any:
-    """Import torch and NeMo and set what is process-wide; return torch. Here, so that it is not counted as loading."""
+    """Import torch and NeMo and set what is process-wide; return torch. Here, so that it is not
+    counted as loading."""
     import torch
 
     if start.device != "cpu":
-        worker_device.open_device(torch, index_of(start.device))  # before NeMo: what cannot be fails early
+        worker_device.open_device(
+            torch, index_of(start.device)
+        )  # before NeMo: what cannot be fails early
     import_nemo(threads)
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging

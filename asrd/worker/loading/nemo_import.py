@@ -19,7 +19,8 @@ from asrd.worker.loading.lhotse_import import leave_home_alone
 COMPILER = "torch._dynamo"
 
 TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
-"""Releases whose import is known to ask no more of the compiler than the stand-in has; any other is left alone."""
+"""Releases whose import is known to ask no more of the compiler than the stand-in has; any other is
+left alone."""
 
 
 def import_nemo(name: str = "nemo.collections.asr.models") -> ModuleType:
@@ -45,7 +46,9 @@ def without_compiler() -> Iterator[None]:
     spec = importlib.util.find_spec(COMPILER)
     assert spec is not None
     stand_in = importlib.util.module_from_spec(spec)
-    stand_in.__dict__.update(OptimizedModule=Optimized, disable=_leave, __getattr__=lambda name: _real(stand_in, name))
+    stand_in.__dict__.update(
+        OptimizedModule=Optimized, disable=_leave, __getattr__=lambda name: _real(stand_in, name)
+    )
     compile_, entered = torch.compile, True
 
     @functools.wraps(compile_)
@@ -58,7 +61,9 @@ def without_compiler() -> Iterator[None]:
     sys.modules[COMPILER] = stand_in
     sys.meta_path.insert(0, finder)
     torch._dynamo = stand_in
-    torch.compile = later  # Lightning wraps what it finds here, so it stays, and does nothing once this is left
+    torch.compile = (
+        later  # Lightning wraps what it finds here, so it stays, and does nothing once this is left
+    )
     try:
         yield
     finally:
@@ -80,7 +85,8 @@ class Optimized(metaclass=_Compiled):
 
 
 class _Submodules(importlib.abc.MetaPathFinder):
-    """Has the real package imported before a module of its own is, as torchvision does ask for one."""
+    """Has the real package imported before a module of its own is, as torchvision does ask for
+    one."""
 
     def __init__(self, stand_in: ModuleType) -> None:
         self._stand_in = stand_in
@@ -114,7 +120,9 @@ def _leave(fn: Any = None, *_: Any, **__: Any) -> Any:
     return fn if fn is not None else lambda fn: fn
 
 
-def _later(function: Callable[..., Any], options: dict[str, Any], compile_: Any) -> Callable[..., Any]:
+def _later(
+    function: Callable[..., Any], options: dict[str, Any], compile_: Any
+) -> Callable[..., Any]:
     """Return a function that is compiled when it is called."""
     compiled = functools.cache(lambda: compile_(function, **options))
 

@@ -1,18 +1,21 @@
-"""Worker: NeMo imported without torch's compiler, models built without numbers that are overwritten at once, and their
-weights read from the user's own file.
+"""Worker: NeMo imported without torch's compiler, models built without numbers that are overwritten
+at once, and their weights read from the user's own file.
 
-NeMo's import is most of a worker's start, and over a third of it is torch's compiler: one attention kernel is handed to
-torch.compile when its module is imported, and Lightning asks for a class of the compiler's only to tell its objects
-from others. Nothing here compiles. So while NeMo is imported a function given to torch.compile is compiled when it is
-first called, and `torch._dynamo` is a stand-in that gives way to the real one when it is asked for more. Afterwards
-everything is as it would have been. Releases that this was not tried with are imported the plain way.
+NeMo's import is most of a worker's start, and over a third of it is torch's compiler: one attention
+kernel is handed to torch.compile when its module is imported, and Lightning asks for a class of the
+compiler's only to tell its objects from others. Nothing here compiles. So while NeMo is imported a
+function given to torch.compile is compiled when it is first called, and `torch._dynamo` is a
+stand-in that gives way to the real one when it is asked for more. Afterwards everything is as it
+would have been. Releases that this was not tried with are imported the plain way.
 
-A checkpoint is an archive in an archive, and NeMo unpacks it before it reads it: as many bytes written as the model
-weighs, at every start. Here what is small is unpacked, and each tensor's numbers go from where they lie in the file to
-the memory of the model they are for. They are read and not mapped: a mapped file that somebody cuts short ends the
-process without a word, and this way one copy of the model is all that is ever held.
+A checkpoint is an archive in an archive, and NeMo unpacks it before it reads it: as many bytes
+written as the model weighs, at every start. Here what is small is unpacked, and each tensor's
+numbers go from where they lie in the file to the memory of the model they are for. They are read
+and not mapped: a mapped file that somebody cuts short ends the process without a word, and this way
+one copy of the model is all that is ever held.
 
-Knows torch, how NeMo restores and how Python imports; knows no kind of model. Imports torch only when it is used.
+Knows torch, how NeMo restores and how Python imports; knows no kind of model. Imports torch only
+when it is used.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from asrd.models.checkpoint import (
     CONFIG,
     HIDDEN_WEIGHTS,
     WEIGHTS,
-    Place,
+    TensorLocation,
     places,
     tensors_of,
     unpacked_bytes,
@@ -57,7 +60,8 @@ INITIALISERS = (
 
 @contextlib.contextmanager
 def uninitialised() -> Iterator[None]:
-    """While entered, new layers keep whatever was in memory: for a model all of whose parameters are then loaded."""
+    """While entered, new layers keep whatever was in memory: for a model all of whose parameters
+    are then loaded."""
     import torch
 
     kept = {name: getattr(torch.nn.init, name) for name in INITIALISERS}
@@ -76,7 +80,8 @@ SPARE = 1 << 24
 
 @contextlib.contextmanager
 def at_most(elements: int) -> Iterator[None]:
-    """While entered, modules that have more than twice so many parameters together are not built. Raises ValueError."""
+    """While entered, modules that have more than twice so many parameters together are not built.
+    Raises ValueError."""
     import torch
 
     register, counted = torch.nn.Module.register_parameter, 0
@@ -95,7 +100,8 @@ def at_most(elements: int) -> Iterator[None]:
         torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
+# -- checkpoints
+# ------------------------------------------------------------------------------------------------------
 
 
 HIDDEN_CONFIG = "timestamps_asr_model_config.yaml"
@@ -111,8 +117,9 @@ PIECE = 64 << 20
 """Bytes that are read ahead at once; between two of them it can be stopped."""
 
 
-class Checkpoint:
-    """A .nemo file that is being restored; entered, it is open, and what it was unpacked to is gone afterwards.
+class CheckpointReader:
+    """A .nemo file that is being restored; entered, it is open, and what it was unpacked to is gone
+    afterwards.
 
     Args:
         hidden: restore the second model for timestamps, which newer Canary files carry, as well.
@@ -123,14 +130,14 @@ class Checkpoint:
 
     def __init__(self, path: Path, hidden: bool = False) -> None:
         self.path, self._hidden = path, hidden
-        self._places: OrderedDict[str, Place] | None = None
+        self._places: OrderedDict[str, TensorLocation] | None = None
         self._prepared: Future[None] = Future()
         self._checked = model_config.Checked({})
         self._elements = 0
         self._over = False
         self._failure: Exception | None = None
 
-    def __enter__(self) -> Checkpoint:
+    def __enter__(self) -> CheckpointReader:
         self._stack = contextlib.ExitStack()
         with self._stack:
             try:
@@ -148,10 +155,12 @@ class Checkpoint:
         self._stack.close()
 
     def prepare(self) -> None:
-        """Begin to unpack what must be, and to have the weights in the page cache: disk work, beside an import.
+        """Begin to unpack what must be, and to have the weights in the page cache: disk work,
+        beside an import.
 
         Raises:
-            ModelError, DiskError: what is found at once to be wrong; what is found later, `build` raises.
+            ModelError, DiskError: what is found at once to be wrong; what is found later, `build`
+            raises.
         """
         self._prepared = self._beside.submit(self._unpack)
         self._beside.submit(self._read_ahead)
@@ -159,7 +168,8 @@ class Checkpoint:
             self._prepared.result(SOON)
 
     def build(self) -> Any:
-        """Return the model, of any family that the config names, on the CPU and in FP32: without its numbers.
+        """Return the model, of any family that the config names, on the CPU and in FP32: without
+        its numbers.
 
         What the checkpoint holds of it is whatever was in memory until `load`.
 
@@ -173,29 +183,46 @@ class Checkpoint:
             self._prepared.result()
             config = OmegaConf.create(self._config())
             connector = _connector(str(self.folder))
-            with uninitialised(), at_most(self._elements):  # NeMo loads every parameter, or refuses the checkpoint
+            with (
+                uninitialised(),
+                at_most(self._elements),
+            ):  # NeMo loads every parameter, or refuses the checkpoint
                 return ASRModel.restore_from(
-                    str(self.path), override_config_path=config, map_location="cpu", save_restore_connector=connector
+                    str(self.path),
+                    override_config_path=config,
+                    map_location="cpu",
+                    save_restore_connector=connector,
                 )
 
     def load(self, model: Any) -> None:
-        """Read a built model's numbers into it, whatever dtypes and layouts its tensors have by now.
+        """Read a built model's numbers into it, whatever dtypes and layouts its tensors have by
+        now.
 
         Raises:
-            ModelError: names or shapes that are not the model's, or the file is changed or cut short meanwhile.
+            ModelError: names or shapes that are not the model's, or the file is changed or cut
+                short meanwhile.
         """
         with self._translating():
             model.load_state_dict(self._state(), strict=True)
             model._set_model_restore_state(is_being_restored=False)
         if self._facts() != self._as_opened:
-            raise ModelError(f"{self.path} was changed while it was read", "start again once it is whole")
+            raise ModelError(
+                f"{self.path} was changed while it was read", "start again once it is whole"
+            )
 
     @property
     def remarks(self) -> list[str]:
         """What of the config was passed on unknown, or left empty: a sentence each."""
         checked = self._checked
-        found = {"unknown and passed on": checked.unknown, "names of files, left out": checked.emptied}
-        return [f"entries of its config, {what}: {', '.join(names[:TOLD])}" for what, names in found.items() if names]
+        found = {
+            "unknown and passed on": checked.unknown,
+            "names of files, left out": checked.emptied,
+        }
+        return [
+            f"entries of its config, {what}: {', '.join(names[:TOLD])}"
+            for what, names in found.items()
+            if names
+        ]
 
     def restore(self) -> Any:
         """Return the model as NeMo restores it. Raises: as `build` and `load`."""
@@ -218,7 +245,9 @@ class Checkpoint:
             return error
         if isinstance(error, OSError):
             if error.errno == errno.ENOSPC:
-                return DiskError(f"no room to unpack {self.path} in {self.folder.parent}", "set TMPDIR")
+                return DiskError(
+                    f"no room to unpack {self.path} in {self.folder.parent}", "set TMPDIR"
+                )
             return ModelError(f"cannot read {self.path}: {error}")
         if fetched := FETCHED_TOKENIZER.search(str(error)):
             return ModelError(
@@ -227,10 +256,13 @@ class Checkpoint:
             )
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         # NeMo raises every kind for a checkpoint it cannot build.
-        return ModelError(f"NeMo cannot restore {self.path}: {first}", "run with --debug for its traceback")
+        return ModelError(
+            f"NeMo cannot restore {self.path}: {first}", "run with --debug for its traceback"
+        )
 
-    def fill(self, into: Any, place: Place) -> None:
-        """Read one tensor's numbers from the file into one of its shape, of any dtype. Raises ModelError: too few."""
+    def fill(self, into: Any, place: TensorLocation) -> None:
+        """Read one tensor's numbers from the file into one of its shape, of any dtype. Raises
+        ModelError: too few."""
         if self._failure:
             raise self._failure
         try:
@@ -239,7 +271,7 @@ class Checkpoint:
             self._failure = error
             raise
 
-    def _read(self, place: Place, into: Any) -> None:
+    def _read(self, place: TensorLocation, into: Any) -> None:
         import torch
 
         stored = getattr(torch, place.tensor.dtype)
@@ -250,14 +282,19 @@ class Checkpoint:
         while left:
             count = os.preadv(self._file.fileno(), [left], offset)
             if not count:
-                raise ModelError(f"{self.path} was cut short while it was read", "copy or download it again")
+                raise ModelError(
+                    f"{self.path} was cut short while it was read", "copy or download it again"
+                )
             left, offset = left[count:], offset + count
         if direct:
             return
         if target.is_floating_point():
             target = target.float().to(into.dtype)  # by way of float32, as NeMo restores
         if into.dim() == 2 and into.t().is_contiguous():
-            into, target = into.t(), target.t()  # torch turns a matrix five times as fast from this side
+            into, target = (
+                into.t(),
+                target.t(),
+            )  # torch turns a matrix five times as fast from this side
         into.copy_(target)
 
     def _facts(self) -> tuple[int, int]:
@@ -265,7 +302,8 @@ class Checkpoint:
         return now.st_size, now.st_mtime_ns
 
     def _unpack(self) -> None:
-        """Check the config, and unpack what is not read from where it lies: tokenizers, seldom the weights."""
+        """Check the config, and unpack what is not read from where it lies: tokenizers, seldom the
+        weights."""
         self._places = places(self._file, self.path)
         left = {WEIGHTS} if self._places is not None else set[str]()
         left |= set() if self._hidden else {HIDDEN_WEIGHTS}
@@ -279,12 +317,17 @@ class Checkpoint:
                 self._check_room(member.size)
                 opened.extract(member, self.folder, filter="data")
         self._checked = self._check(CONFIG, WEIGHTS)
-        if self._hidden and all((self.folder / name).is_file() for name in (HIDDEN_CONFIG, HIDDEN_WEIGHTS)):
+        if self._hidden and all(
+            (self.folder / name).is_file() for name in (HIDDEN_CONFIG, HIDDEN_WEIGHTS)
+        ):
             hidden = self._with_files(self._check(HIDDEN_CONFIG, HIDDEN_WEIGHTS))
-            (self.folder / HIDDEN_CONFIG).write_text(yaml.safe_dump(hidden, allow_unicode=True))  # NeMo reads it there
+            (self.folder / HIDDEN_CONFIG).write_text(
+                yaml.safe_dump(hidden, allow_unicode=True)
+            )  # NeMo reads it there
 
     def _check(self, config: str, weights: str) -> model_config.Checked:
-        """Return a config of the archive as NeMo may be given it, after a look at its weights without torch."""
+        """Return a config of the archive as NeMo may be given it, after a look at its weights
+        without torch."""
         if self._places is not None and weights == WEIGHTS:
             shapes = {name: place.tensor.shape for name, place in self._places.items()}
         else:
@@ -294,7 +337,8 @@ class Checkpoint:
         return model_config.checked(model_config.read(text, self.path), shapes, self.path)
 
     def _shapes(self, weights: Path) -> dict[str, tuple[int, ...]]:
-        """Return the tensors' shapes of unpacked weights, and look whether torch would have to inflate them."""
+        """Return the tensors' shapes of unpacked weights, and look whether torch would have to
+        inflate them."""
         size = weights.stat().st_size
         with weights.open("rb") as content:
             tensors = tensors_of(content, self.path, size)
@@ -302,7 +346,9 @@ class Checkpoint:
             with weights.open("rb") as content, archive.unzipped(content) as packed:
                 inflated = sum(entry.file_size for entry in packed.infolist())
             if inflated > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
-                raise ModelError(f"{self.path} is refused: its weights inflate to {inflated} bytes", archive.HINT)
+                raise ModelError(
+                    f"{self.path} is refused: its weights inflate to {inflated} bytes", archive.HINT
+                )
         return {name: tensor.shape for name, tensor in tensors.items()}
 
     def _config(self) -> dict[str, Any]:
@@ -324,16 +370,20 @@ class Checkpoint:
             )
 
     def _read_ahead(self) -> None:
-        """Bring the weights into the page cache, by a copy to nowhere: next to free for what is there already."""
+        """Bring the weights into the page cache, by a copy to nowhere: next to free for what is
+        there already."""
         if not self._places:
             return
         first = min(place.offset for place in self._places.values())
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-            while not self._over and (sent := os.sendfile(nowhere.fileno(), self._file.fileno(), first, PIECE)):
+            while not self._over and (
+                sent := os.sendfile(nowhere.fileno(), self._file.fileno(), first, PIECE)
+            ):
                 first += sent
 
     def _state(self) -> Any:
-        """Return the model's state: tensors that are read when they are copied, or those of the unpacked file."""
+        """Return the model's state: tensors that are read when they are copied, or those of the
+        unpacked file."""
         import torch
 
         if self._places is None:
@@ -342,13 +392,16 @@ class Checkpoint:
                 return torch.load(unpacked, map_location="cpu", mmap=True, weights_only=True)
             except RuntimeError:  # the format before torch 1.6 cannot be mapped
                 return torch.load(unpacked, map_location="cpu", weights_only=True)
-        state: Any = OrderedDict((name, _Stored(self, place)) for name, place in self._places.items())
+        state: Any = OrderedDict(
+            (name, _Stored(self, place)) for name, place in self._places.items()
+        )
         state._metadata = vars(self._places)["_metadata"]  # torch keeps it beside the items
         return state
 
 
 def _connector(folder: str) -> Any:
-    """Return what NeMo restores by, where a checkpoint's files lie in a folder, and that loads no weights."""
+    """Return what NeMo restores by, where a checkpoint's files lie in a folder, and that loads no
+    weights."""
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
     connector = SaveRestoreConnector()
@@ -359,11 +412,12 @@ def _connector(folder: str) -> Any:
 
 
 class _Stored:
-    """A tensor that is still in its file: what load_state_dict() asks of one, and to copy it is to read it."""
+    """A tensor that is still in its file: what load_state_dict() asks of one, and to copy it is to
+    read it."""
 
     is_meta = False
 
-    def __init__(self, checkpoint: Checkpoint, place: Place) -> None:
+    def __init__(self, checkpoint: CheckpointReader, place: TensorLocation) -> None:
         self._checkpoint, self._place = checkpoint, place
         self.shape = place.tensor.shape
 
