@@ -16,6 +16,7 @@ import sys
 import tarfile
 import threading
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ them for its own."""
 
 WITH_JOURNAL = """
 import runpy, sys
-from asrd import systemd
-systemd.JOURNAL = sys.argv.pop(1)
-runpy.run_module("tests.deaf_daemon", run_name="__main__", alter_sys=True)
+from asrd import journal
+journal.JOURNAL = sys.argv.pop(1)
+runpy.run_module("tests.fakes.deaf_daemon", run_name="__main__", alter_sys=True)
 """
 """Today's daemon with a journal that listens on the path that is its first argument."""
 
@@ -51,8 +52,8 @@ SHEBANG = """#!/bin/sh
 SCRIPT = """
 import sys
 sys.path.insert(0, {installed!r})
-from asrd.cli import main
-sys.exit(main())
+from {module} import {name}
+sys.exit({name}())
 """
 """What pip writes into a bin folder."""
 
@@ -138,7 +139,7 @@ class OldRelease:
                 (folder / "source" / "tests" / name).read_bytes()
             )
         (self.installed / "asrd").symlink_to(self.old / "asrd")
-        self.program = self._executable("asrd", SCRIPT, installed=os.fspath(self.installed))
+        self.program = self._write_script(folder / "source")
         self.entries = folder / "entries"
         self.entries.touch()
         self._executable("journalctl", JOURNALCTL, entries=os.fspath(self.entries))
@@ -152,16 +153,24 @@ class OldRelease:
             "ASRD_NOTIFY": "false",
         }
 
-    def _executable(self, name: str, text: str, **words: str) -> Path:
-        path = self.bin / name
+    def _write_script(self, source: Path) -> Path:
+        """Write the program as pip does for what a source's pyproject.toml names."""
+        project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+        module, _, name = project["scripts"]["asrd"].partition(":")
+        installed = os.fspath(self.installed)
+        return self._executable("asrd", SCRIPT, installed=installed, module=module, name=name)
+
+    def _executable(self, file: str, text: str, **words: str) -> Path:
+        path = self.bin / file
         path.write_text((SHEBANG + text).format(python=sys.executable, **words))
         path.chmod(0o755)
         return path
 
     def upgrade(self) -> None:
-        """Put today's code where the old code was installed."""
+        """Put today's code where the old code was installed, with its own script."""
         (self.installed / "asrd").unlink()
         (self.installed / "asrd").symlink_to(ROOT / "asrd")
+        self._write_script(ROOT)
 
     def run(self, *words: str | Path, given: str = "", **environment: str) -> str:
         """Run a program of the old code to its end; return what it printed.
