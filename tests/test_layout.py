@@ -132,6 +132,68 @@ def test_only_the_worker_names_torch_or_nemo(name: str) -> None:
         )
 
 
+MAX_LINES = 400
+TOO_LONG = {
+    "cli.inspect": "five verbs that only look; each is to get a file",
+    "cli.report": "the verb and what it reads of the journal",
+    "cli.service": "the unit, the desktop entry and the verbs that install them",
+    "cli.transcribe": "the verb and its printers",
+    "daemon.control_server": "connections and the bounds of each",
+    "daemon.daemon": "life, handlers and status in one class",
+    "desktop.sinks": "every sink of text",
+    "dictation.transcriber": "the queue and the engine in service in one class",
+    "engine.engine": "supervision, batches and the fallback order in one class",
+    "evaluation.report.text": "text and JSON of a comparison",
+    "evaluation.runner": "runs, baseline and the verb's own work",
+    "models.checkpoint": "header, tensors and the unpickler",
+    "models.model_config": "schema, checks and references",
+    "audio.microphone": "the stream and what watches it",
+    "precision.gpus": "NVML and the choice of a card",
+    "precision.plan": "the plan and its wording",
+    "protocol": "every message between the daemon and its worker",
+    "worker.encoder.conformer": "the encoder that the native runtime will replace",
+    "worker.loading.restore": "the reader that the native runtime will replace",
+    "worker.recognizer": "loading, self-test and recognition in one class",
+}
+"""Modules above MAX_LINES, and what each holds too much of. A module that was cut leaves this
+table."""
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_module_is_longer_than_a_reader_holds(name: str) -> None:
+    lines = len(FILES[name].read_text().splitlines())
+    if name in TOO_LONG:
+        assert lines > MAX_LINES, f"{name} was cut: take it out of TOO_LONG"
+    else:
+        assert lines <= MAX_LINES, f"{name} has {lines} lines: cut it where its subject changes"
+
+
+def test_every_exception_to_the_length_is_a_module() -> None:
+    assert set(TOO_LONG) <= set(FILES)
+
+
+def twins(trees: dict[str, ast.Module]) -> dict[str, list[str]]:
+    """Return each name that several public classes have, with the modules that define them."""
+    places: dict[str, list[str]] = {}
+    for name, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    return {name: modules for name, modules in places.items() if len(modules) > 1}
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    assert twins({name: ast.parse(path.read_text()) for name, path in FILES.items()}) == {}
+
+
+def test_classes_that_share_a_name_are_found() -> None:
+    first, second = (
+        ast.parse("class A: ...\nclass _B: ..."),
+        ast.parse("class A: ...\nclass _B: ..."),
+    )
+    assert twins({"one": first, "two": second}) == {"A": ["one", "two"]}
+
+
 def loaded_after(words: str) -> set[str]:
     """Return which heavy modules a verb has imported by the time it ends."""
     program = (

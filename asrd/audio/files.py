@@ -30,7 +30,7 @@ from asrd.audio.channels import CANCELLING, Mixer
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.formats import containers, decoder_messages, media
 from asrd.audio.formats.layout import View
-from asrd.audio.formats.sndfile import Decoder, Sndfile
+from asrd.audio.formats.sndfile import AudioDecoder, Sndfile
 from asrd.errors import AsrdError, AudioError, DiskError
 
 log = logging.getLogger("asrd")
@@ -63,7 +63,7 @@ class SoundFile:
         """What was wrong with it, a sentence each; complete once it was iterated over."""
         self.complete = True
         """False once sound turned out to be missing, or its end to be uncertain."""
-        self._decoder: Decoder | None = None
+        self._decoder: AudioDecoder | None = None
         self._descriptor = -1
         with _spooled(
             _stdin() if os.fspath(path) == "-" else _open(Path(path)), self.name
@@ -126,7 +126,7 @@ class SoundFile:
                 start += len(block)
         self._tell(tally)
 
-    def _open(self, number: int) -> Decoder:
+    def _open(self, number: int) -> AudioDecoder:
         """Return a decoder at the beginning of a stream. Raises AudioError."""
         os.lseek(self._descriptor, 0, os.SEEK_SET)
         if self._layout.decoder == "media":
@@ -150,7 +150,7 @@ class SoundFile:
         log.debug("%s: %s, %d Hz, %d channels", self.name, found.about, found.rate, found.channels)
         return found
 
-    def _open_foreign(self, number: int, refused: Exception) -> Decoder:
+    def _open_foreign(self, number: int, refused: Exception) -> AudioDecoder:
         """Return a decoder of what libsndfile refused. Raises AudioError."""
         refusal = _refusal(self.name, refused)
         if not os.fstat(self._descriptor).st_size:
@@ -163,7 +163,7 @@ class SoundFile:
                 raise refusal from refused
             raise error from refused
 
-    def _open_media(self, number: int) -> Decoder:
+    def _open_media(self, number: int) -> AudioDecoder:
         """Return a decoder of a media file, or of one of those that were joined. Raises AudioError;
         DiskError."""
         if not self._layout.parts:
@@ -172,7 +172,7 @@ class SoundFile:
         with _spooled_copy(part, self.name) as spool:
             return media.open_media(self.name, spool.fileno())
 
-    def _next(self, number: int, tally: _Tally) -> Decoder | None:
+    def _next(self, number: int, tally: _Tally) -> AudioDecoder | None:
         """Return the decoder of a stream; None where it is not the first, and cannot be decoded."""
         if number == 0 and self._fresh and self._decoder is not None:
             self._fresh = False
@@ -188,7 +188,7 @@ class SoundFile:
             tally.problem = tally.problem or error.message.removeprefix(f"{self.name}: ")
         return self._decoder
 
-    def _frames(self, decoder: Decoder, tally: _Tally) -> Iterator[Samples]:
+    def _frames(self, decoder: AudioDecoder, tally: _Tally) -> Iterator[Samples]:
         """Yield mono blocks at the stream's own rate, with what is not finite silenced and
         counted."""
         mixer, before = Mixer(decoder.channels, decoder.rate), tally.frames

@@ -64,7 +64,7 @@ exit codes: 0 there is a verdict, or nothing to choose among (then null as JSON)
 interrupted (asrd tune goes on from there)."""
 
 
-class BusyError(AsrdError):
+class TuneRunningError(AsrdError):
     """Another `asrd tune` of this user measures; later is another matter."""
 
     exit_code = 75
@@ -240,7 +240,7 @@ def _alone() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(
+            raise TuneRunningError(
                 "another asrd tune is running", "wait for it, or interrupt it"
             ) from error
         except OSError:

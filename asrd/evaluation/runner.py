@@ -50,7 +50,7 @@ from asrd.precision.plan import Candidate, Gpu, Plan
 from asrd.precision.strategies import BASELINE, PRESETS, Precision
 from asrd.streaming.session import StreamingSession
 from asrd.terminal.output import one_line, tell
-from asrd.terminal.progress import DownloadBar, Progress
+from asrd.terminal.progress import DownloadBar, RunProgress
 from asrd.text.characters import printable, readable
 
 log = logging.getLogger("asrd")
@@ -324,7 +324,7 @@ async def measure(
     ):  # only the main thread takes signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     buffer = manifest.joined(job.clips, BUFFER)
-    with Progress(job.workers) as progress:
+    with RunProgress(job.workers) as progress:
         for _ in found.measured:
             progress.done()
         for number, (chosen, role) in list(enumerate(job.runs, 1))[len(found.measured) :]:
@@ -338,7 +338,7 @@ async def measure(
 
 
 async def _run(
-    job: ComparisonSpec, chosen: Precision, role: Role, buffer: Samples, progress: Progress
+    job: ComparisonSpec, chosen: Precision, role: Role, buffer: Samples, progress: RunProgress
 ) -> Run:
     """Return what one worker showed; a failure of any but the baseline is part of it."""
     measured = Run(chosen, role)
@@ -366,7 +366,7 @@ async def _run(
     return measured
 
 
-def _engine(job: ComparisonSpec, chosen: Precision, progress: Progress) -> engine.Engine:
+def _engine(job: ComparisonSpec, chosen: Precision, progress: RunProgress) -> engine.Engine:
     """Return an engine with one candidate: what fails here must be seen, not replaced."""
     plan = Plan(chosen.name, (Candidate(chosen, job.device),), "compared by itself")
 
@@ -392,7 +392,7 @@ def _sentence(error: AsrdError, one: engine.Engine) -> str:
 
 
 async def _time(
-    one: engine.Engine, measured: Run, buffer: Samples, repeats: int, progress: Progress
+    one: engine.Engine, measured: Run, buffer: Samples, repeats: int, progress: RunProgress
 ) -> None:
     """Take the latency of the fixed buffer, for each phase that the precision treats in a way of
     its own."""
@@ -417,7 +417,9 @@ async def _time(
                 measured.draft_latency.append(answer.seconds)
 
 
-async def _hear(one: engine.Engine, measured: Run, job: ComparisonSpec, progress: Progress) -> None:
+async def _hear(
+    one: engine.Engine, measured: Run, job: ComparisonSpec, progress: RunProgress
+) -> None:
     """Transcribe the whole manifest; a clip that fails by itself is an error, a lost worker ends
     the run."""
     for number, clip in enumerate(job.clips):
@@ -463,7 +465,7 @@ async def _long_clip(
     return dictation.transcript.text, dictation.compute
 
 
-async def _latency_again(job: ComparisonSpec, buffer: Samples, progress: Progress) -> Run:
+async def _latency_again(job: ComparisonSpec, buffer: Samples, progress: RunProgress) -> Run:
     """Return latency and memory of one more FP32 worker."""
     measured = Run(BASELINE, "again")
     one = _engine(job, BASELINE, progress)

@@ -42,7 +42,7 @@ Say = Callable[[protocol.Reply], None]
 T = TypeVar("T")
 
 
-class Download:
+class FileDownload:
     """The download of one file.
 
     Args:
@@ -314,7 +314,7 @@ def main() -> int:
         asking = protocol.Download(name, names.partial(name), None, "asking the hub")
         say(protocol.Progress("download", asking.text, None, asking))
         with hub.translating(name):
-            path = Download(find(name, say), say).run()
+            path = FileDownload(find(name, say), say).run()
     except Exception as error:
         say(failure(error))
         return error.exit_code if isinstance(error, AsrdError) else 70

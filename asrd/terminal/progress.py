@@ -22,7 +22,7 @@ EVERY = 15.0
 """Seconds between two plain lines about the same run."""
 
 
-class Progress:
+class RunProgress:
     """The state of `runs` runs, one after the other; enter it while they go on.
 
     Args:
@@ -37,7 +37,7 @@ class Progress:
         self._told = -EVERY
         self._bars = _Bars(runs, self._stream) if self._stream.isatty() else None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> RunProgress:
         if self._bars:
             self._bars.start()
         return self

@@ -247,7 +247,7 @@ def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
         if line.startswith("bfloat16 (3/4) import"):
             break
     acts = script(bench)
-    with pytest.raises(tune.BusyError, match="another asrd tune is running") as told:
+    with pytest.raises(tune.TuneRunningError, match="another asrd tune is running") as told:
         tune.tune(
             arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine
         )

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def run(stream: io.StringIO) -> str:
-    with progress.Progress(2, stream) as shown:
+    with progress.RunProgress(2, stream) as shown:
         shown.begin("fp32", 1)
         shown.loading(protocol.Progress("restore", "encoder", 0.5))
         for done in range(180):
@@ -56,7 +56,7 @@ def test_of_a_path_only_the_name_is_shown(
 ) -> None:
     monkeypatch.setattr(progress, "EVERY", 0.0)
     stream = io.StringIO()
-    with progress.Progress(2, stream) as one:
+    with progress.RunProgress(2, stream) as one:
         one.begin("fp32", 1)
         one.loading(protocol.Progress("restore", detail))
     assert stream.getvalue().splitlines()[-1] == f"fp32 (1/2) {shown}"

@@ -26,7 +26,7 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.errors import UsageError
 from asrd.evaluation.manifest import Clip
 from asrd.terminal.arguments import ProgramParser
-from asrd.terminal.progress import Progress
+from asrd.terminal.progress import RunProgress
 
 from . import contenders, figures, page, ratios, service, sounds, speed, stopping, words
 from .figures import Block, Ratio, Result
@@ -117,7 +117,7 @@ class Bench:
         threads: int,
         faults: Sequence[str],
         folder: Path,
-        progress: Progress,
+        progress: RunProgress,
     ) -> None:
         self.size, self.only, self.threads, self.faults = size, only, threads, faults
         self.folder, self._progress = folder, progress
@@ -349,7 +349,7 @@ def main() -> int:
     began = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="asrd-bench-") as folder,
-        Progress(parts(size, wanted)) as progress,
+        RunProgress(parts(size, wanted)) as progress,
     ):
         bench = Bench(
             size, wanted, args.threads, [args.fault] if args.fault else [], Path(folder), progress

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from asrd.audio.formats import mpeg
-from asrd.audio.formats.ends import End, begins
+from asrd.audio.formats.ends import AudioEnd, begins
 from asrd.audio.formats.layout import FileBytes, Layout, Piece, after_tags
 
 MAX_CHUNKS = 10_000
@@ -203,7 +203,7 @@ class ChunkedHeader:
         value = min(length, (1 << 8 * self.shape.size) - 1)
         return value.to_bytes(self.shape.size, "big" if self.shape.order == "big" else "little")
 
-    def inner(self, end: End) -> Layout | None:
+    def inner(self, end: AudioEnd) -> Layout | None:
         """Return the layout of an MP3 in a WAV file: libsndfile would guess how long that is."""
         if self.shape not in (RIFF, RIFX):
             return None

@@ -42,7 +42,7 @@ START = re.compile(
 """How a file of a known format begins, where it cannot be anything else."""
 
 
-class Header(Protocol):
+class AudioHeader(Protocol):
     """What the header of one file says of its audio, and how the format goes on behind it."""
 
     @property
@@ -81,16 +81,16 @@ class Header(Protocol):
         """Return the file with audio of this length, whose header says so, and nothing behind
         it."""
 
-    def inner(self, end: End) -> Layout | None:
+    def inner(self, end: AudioEnd) -> Layout | None:
         """Return the layout of audio that is itself a file of another format; None where it is
         none."""
 
 
-Reader = Callable[[FileBytes, int], Header | None]
+Reader = Callable[[FileBytes, int], AudioHeader | None]
 
 
 @dataclass(frozen=True)
-class End:
+class AudioEnd:
     """How long the audio of one file is."""
 
     length: int
@@ -132,7 +132,7 @@ def survey(file: FileBytes, readers: Sequence[Reader]) -> Layout | None:
     return Layout(parts if odd else [], flaw, stated / max(1, there))
 
 
-def _read(file: FileBytes, begin: int, readers: Sequence[Reader]) -> Header | None:
+def _read(file: FileBytes, begin: int, readers: Sequence[Reader]) -> AudioHeader | None:
     """Return the header that begins here; None where no reader knows it."""
     for reader in readers:
         header = reader(file, begin)
@@ -141,7 +141,7 @@ def _read(file: FileBytes, begin: int, readers: Sequence[Reader]) -> Header | No
     return None
 
 
-def _end(file: FileBytes, header: Header) -> End:
+def _end(file: FileBytes, header: AudioHeader) -> AudioEnd:
     """Return where the audio of a file ends."""
     there = file.size - header.start
     stated = header.stated
@@ -151,17 +151,19 @@ def _end(file: FileBytes, header: Header) -> End:
         for wraps in range(1 + (there // header.modulus if header.modulus else 0)):
             length = stated + wraps * header.modulus
             if length <= there and header.is_over(header.start + length):
-                return End(length, bool(wraps), following=header.following(header.start + length))
+                return AudioEnd(
+                    length, bool(wraps), following=header.following(header.start + length)
+                )
     following = _hung_behind(file, header)
     stop = following or _before_tag(file, header.start)
     length = stop - header.start
     rest = length % header.frame_bytes if header.frame_bytes else 0
     if stated is None:
         flaw = CUT if rest and not _is_pad(file, stop, length, rest) else ""
-        return End(length - rest, True, flaw, following=following)
+        return AudioEnd(length - rest, True, flaw, following=following)
     if stated > length:
-        return End(length - rest, header.strict or bool(following), CUT, stated, following)
-    return End(length - rest, True, MORE if stated else UNFINISHED, following=following)
+        return AudioEnd(length - rest, header.strict or bool(following), CUT, stated, following)
+    return AudioEnd(length - rest, True, MORE if stated else UNFINISHED, following=following)
 
 
 def _is_open(length: int, there: int) -> bool:
@@ -169,7 +171,7 @@ def _is_open(length: int, there: int) -> bool:
     return length > there and any(abs(length - mark) <= OPEN_BYTES for mark in OPEN_ENDS)
 
 
-def _hung_behind(file: FileBytes, header: Header) -> int:
+def _hung_behind(file: FileBytes, header: AudioHeader) -> int:
     """Return where a file of the same kind begins within what would be audio of this one; 0 where
     none does.
 

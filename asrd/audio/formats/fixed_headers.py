@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from asrd.audio.formats.ends import End, begins
+from asrd.audio.formats.ends import AudioEnd, begins
 from asrd.audio.formats.layout import FileBytes, Layout, Piece, after_tags
 
 MAX_SPH_HEAD_BYTES = 1 << 16
@@ -104,7 +104,7 @@ class FixedHeader:
             self.mark,
         ]
 
-    def inner(self, end: End) -> Layout | None:
+    def inner(self, end: AudioEnd) -> Layout | None:
         """Return a layout that keeps damaged blocks from libsndfile, which prints on standard
         output at them."""
         blocks = (

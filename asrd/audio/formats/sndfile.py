@@ -27,7 +27,7 @@ UNKNOWN_FRAMES = 1 << 62
 """What libsndfile gives where a header has no length is more than that."""
 
 
-class Decoder(Protocol):
+class AudioDecoder(Protocol):
     """What turns one stream of a file into samples."""
 
     rate: int
