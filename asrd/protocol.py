@@ -160,8 +160,8 @@ class Buffer(msgspec.Struct, frozen=True):
     """Sample index of its first sample."""
     size: int
     """Bytes of its samples."""
-    said: DecodingContext | None = None
-    """None where its speech begins in it."""
+    context: DecodingContext | None = msgspec.field(default=None, name="said")
+    """None where its speech begins in it; named as protocol 4 has it on the wire."""
 
 
 class Recognize(msgspec.Struct, tag="recognize", frozen=True):

@@ -23,15 +23,15 @@ class Ear:
 
         start = protocol.Start(name, TABLE["fp32"], threads=1, self_test=False)
         self._recognizer = Recognizer(start, lambda _: None)
-        self.ready = self._recognizer.introduce()
+        self.ready = self._recognizer.ready_message()
         self.seconds = 0.0
         """Of sound that was asked about."""
 
-    async def demote(self, *_: object) -> bool:
+    async def fall_back(self, *_: object) -> bool:
         """Have no other candidate."""
         return False
 
-    def pardon(self, kind: str) -> None:
+    def mark_inherent(self, kind: str) -> None:
         """Know of no candidate that was left."""
 
     async def transcribe(
@@ -39,11 +39,11 @@ class Ear:
         samples: Samples,
         start: int = 0,
         phase: str = "final",
-        said: protocol.DecodingContext | None = None,
+        context: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the answer for a buffer."""
         self.seconds += len(samples) / SAMPLE_RATE
-        return self._recognizer.recognize(samples.tobytes(), start, phase, said)
+        return self._recognizer.recognize(samples.tobytes(), start, phase, context)
 
 
 def blocks(samples: Samples) -> list[AudioBlock]:

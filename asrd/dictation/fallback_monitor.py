@@ -187,7 +187,7 @@ def wanted(plan: Plan) -> str:
 
 def log_rejected(engine: Engine) -> list[Rejected]:
     """Write down which candidates are out since this was asked last, and return them."""
-    fresh = engine.told()
+    fresh = engine.take_unreported()
     for one in fresh:
         said = f"{one.candidate} is not used: {with_hint(one.detail, one.hint)}"
         journal.event(

@@ -151,7 +151,7 @@ class Shadow:
         found = []
         for part in held.heard:
             sound = np.ascontiguousarray(held.sound[part.start : part.stop])
-            answer = await engine.transcribe(sound, part.start, said=part.said)
+            answer = await engine.transcribe(sound, part.start, context=part.said)
             expected = words(answer.hypothesis.text)
             found.append((edits(expected, words(part.text)), len(expected)))
         if self._waiting and self._waiting[0] is held:

@@ -568,7 +568,7 @@ class Transcriber:
     async def _have_file(self, new: Engine) -> None:
         """Have the model of an engine that is to come here, while the one in service goes on."""
         try:
-            await new.fetch()
+            await new.download()
         finally:
             self._arrived()
             self._changed()
@@ -750,7 +750,7 @@ class Transcriber:
         async with self.turns.shared():
             if engine is not self.engine or not engine.candidates or engine.candidate != candidate:
                 return  # another worker has come into service, which the verdict is not of
-            left = await engine.demote(candidate, verdict.kind, verdict.detail, verdict.figures)
+            left = await engine.fall_back(candidate, verdict.kind, verdict.detail, verdict.figures)
             served.tell(engine)
         if left:
             await self.load()

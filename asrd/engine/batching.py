@@ -27,9 +27,9 @@ class WaitingBuffer:
         sound: memoryview,
         start: int,
         phase: str,
-        said: protocol.DecodingContext | None = None,
+        context: protocol.DecodingContext | None = None,
     ) -> None:
-        self.sound, self.start, self.phase, self.said = sound, start, phase, said
+        self.sound, self.start, self.phase, self.context = sound, start, phase, context
         self.samples = len(sound) // 4
         self.seconds = self.samples / SAMPLE_RATE
         self.answer: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()

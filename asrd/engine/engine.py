@@ -112,7 +112,7 @@ class Engine:
         on_answer: called with the seconds, the phase and the answer of each buffer.
         deadlines: when a worker counts as stalled.
         command: the worker's program, for tests.
-        fetch: finds the file of a model, downloading it where it is not here, for tests.
+        download: finds the file of a model, downloading it where it is not here, for tests.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Engine:
         on_answer: Callable[[float, str, protocol.Answer], None] | None = None,
         deadlines: Deadlines = DEADLINES,
         command: Sequence[str] = WORKER,
-        fetch: Callable[
+        download: Callable[
             [str, Callable[[protocol.Progress], None]], Awaitable[Path]
         ] = downloader.fetch,
     ) -> None:
@@ -138,13 +138,13 @@ class Engine:
         self.failures = 0
         """Times that a buffer or a start cost the worker, forgiven ones as well."""
         self._candidates = list(plan.candidates)
-        self._untold: list[Rejected] = []
+        self._unreported: list[Rejected] = []
         self._template = start
         self._on_progress = on_progress or (lambda progress: None)
         self._on_answer = on_answer or (lambda seconds, phase, answer: None)
         self._deadlines = deadlines
         self._command = tuple(command)
-        self._fetch = fetch
+        self._download = download
         self._worker: WorkerProcess | None = None
         self._lock = asyncio.Lock()
         self._allowed = asyncio.Event()
@@ -208,13 +208,13 @@ class Engine:
         now = asyncio.get_running_loop().time()
         return any(now > due + 5.0 for due in (self._due, *self._ends) if due is not None)
 
-    async def fetch(self) -> Path:
+    async def download(self) -> Path:
         """Return the file of the model, downloading it where it is not here.
 
         Raises:
             ModelError, NetworkError, DiskError, UsageError: it cannot be had.
         """
-        return await self._fetch(self._template.model, self._on_progress)
+        return await self._download(self._template.model, self._on_progress)
 
     async def start(self) -> protocol.Ready:
         """Start a worker if none is in service, and wait until it has proved itself.
@@ -231,7 +231,7 @@ class Engine:
         samples: Any,
         start: int = 0,
         phase: str = "final",
-        said: protocol.DecodingContext | None = None,
+        context: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the answer for one buffer, from whichever candidate can give it.
 
@@ -244,11 +244,11 @@ class Engine:
                 protocol.
             start: sample index of its first sample.
             phase: warmup, draft or final.
-            said: what is final already of the speech that goes on in it.
+            context: what is final already of the speech that goes on in it.
 
         Raises: as `start`.
         """
-        mine = WaitingBuffer(memoryview(samples).cast("B"), start, phase, said)
+        mine = WaitingBuffer(memoryview(samples).cast("B"), start, phase, context)
         self._waiting.append(mine)
         if self._turn is None:
             self._turn = asyncio.create_task(self._take_turns())
@@ -318,7 +318,7 @@ class Engine:
         while len(answers) < len(asked):
             part = asked[len(answers) : len(answers) + self.together]
             self._number += 1
-            buffers = [protocol.Buffer(one.start, len(one.sound), one.said) for one in part]
+            buffers = [protocol.Buffer(one.start, len(one.sound), one.context) for one in part]
             message = protocol.Recognize(self._number, buffers, part[0].phase)
             deadline = self._deadlines.answer + self._deadlines.per_second * sum(
                 one.seconds for one in part
@@ -367,7 +367,7 @@ class Engine:
         async with self._lock:
             return await self._persist(ask)
 
-    async def demote(
+    async def fall_back(
         self, candidate: Candidate, kind: str, detail: str, figures: dict[str, float] | None = None
     ) -> bool:
         """Leave a candidate that answers and yet is not good enough; the next question starts a
@@ -390,23 +390,23 @@ class Engine:
             await self._retire(self._deadlines.stop)
             return True
 
-    def told(self) -> list[Rejected]:
+    def take_unreported(self) -> list[Rejected]:
         """Return what was rejected since this was asked last, whether or not it may be tried again
         by now."""
-        fresh, self._untold = self._untold, []
+        fresh, self._unreported = self._unreported, []
         return fresh
 
-    def pardon(self, kind: str, names: Collection[str]) -> None:
+    def mark_inherent(self, kind: str, names: Collection[str]) -> None:
         """Say of candidates that were left for `kind` that FP32 did no better: the sound was to
         blame, they may return."""
         because = "; FP32 heard nothing either"
 
-        def pardoned(one: Rejected) -> Rejected:
+        def marked(one: Rejected) -> Rejected:
             if one.kind != kind or one.candidate not in names:
                 return one
             return msgspec.structs.replace(one, kind="silent", detail=one.detail + because)
 
-        self.rejected = [pardoned(one) for one in self.rejected]
+        self.rejected = [marked(one) for one in self.rejected]
 
     async def stop(self) -> None:
         """End the worker; the engine can be started again, and then tries what failed for a reason
@@ -513,7 +513,7 @@ class Engine:
         names = {candidate.name for candidate in trial.failed} | {GRAPHS}
         blamed = [one for one in self.rejected[len(trial.rejected) :] if one.candidate in names]
         self.rejected = [one for one in self.rejected if one not in blamed]
-        self._untold = [one for one in self._untold if one not in blamed]
+        self._unreported = [one for one in self._unreported if one not in blamed]
         out = {one.candidate for one in self.rejected}
         self._template, self._candidates = (
             trial.template,
@@ -559,14 +559,14 @@ class Engine:
 
     def _reject(self, one: Rejected) -> None:
         self.rejected.append(one)
-        self._untold.append(one)
+        self._unreported.append(one)
 
     async def _service(self) -> protocol.Ready:
         """Return what the worker in service said of itself, starting one on the present candidate
         if there is none."""
         if self._worker is not None and self.ready is not None:
             return self.ready
-        path = await self.fetch()
+        path = await self.download()
         self._look_at(path)
         await self._allowed.wait()
         candidate = self.candidate

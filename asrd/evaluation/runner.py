@@ -296,7 +296,7 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
 
 def fetched(model: str) -> Path:
     """Return the file of a model; one that is not here is downloaded first, which is shown. Raises:
-    as Engine.fetch."""
+    as Engine.download."""
     with DownloadBar() as bar:
         return downloader.fetch_now(model, bar.show)
 

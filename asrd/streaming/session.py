@@ -246,14 +246,14 @@ class StreamingSession:
             same = (
                 candidate.precision.name == answer.hypothesis.precision
             )  # else another caller has left it already
-            if same and not await engine.demote(candidate, "empty", why, figures):
+            if same and not await engine.fall_back(candidate, "empty", why, figures):
                 break
             left.append(candidate.name)
             answers = [await self._ask(engine, one.buffer, self.phase) for one in self._unheard]
             answer = answers[-1]
             if any(map(_said, answers)):
                 return answers
-        engine.pardon("empty", left)
+        engine.mark_inherent("empty", left)
         return answers
 
     def _believe(self) -> None:

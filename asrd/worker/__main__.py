@@ -120,7 +120,7 @@ def _answer(
             from asrd.worker import fault_injection
 
             fault_injection.rehearse(recognizer, start)
-        say(recognizer.introduce())
+        say(recognizer.ready_message())
     except Exception as error:
         say(_failure(error, None))
         return 70
@@ -132,8 +132,10 @@ def _answer(
                 )
                 sounds = [payload[first:stop] for first, stop in itertools.pairwise(edges)]
                 starts = [buffer.start for buffer in message.buffers]
-                said = [buffer.said for buffer in message.buffers]
-                for answer in recognizer.recognize_together(sounds, starts, message.phase, said):
+                contexts = [buffer.context for buffer in message.buffers]
+                for answer in recognizer.recognize_together(
+                    sounds, starts, message.phase, contexts
+                ):
                     say(_numbered(answer, message.id))
             elif isinstance(message, protocol.Encode):
                 say(protocol.Encoded(message.id, recognizer.encode(payload)))

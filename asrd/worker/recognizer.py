@@ -64,11 +64,11 @@ class _Sound:
     """A buffer of float32 samples; one that is shorter than `MINIMUM` is padded to it."""
 
     def __init__(
-        self, torch: Any, raw: bytes, start: int, said: protocol.DecodingContext | None
+        self, torch: Any, raw: bytes, start: int, context: protocol.DecodingContext | None
     ) -> None:
         samples = torch.frombuffer(bytearray(raw), dtype=torch.float32) if raw else torch.zeros(0)
         lack = max(0, MINIMUM - samples.numel())
-        self.raw, self.said = raw, said
+        self.raw, self.context = raw, context
         self.start, self.stop, self.first = start, start + samples.numel(), start - lack // 2
         self.padded = torch.nn.functional.pad(samples, (lack // 2, lack - lack // 2))
 
@@ -95,8 +95,8 @@ class Recognizer:
             self.ledger["import"] = self.measure()
             self._load(checkpoint)
         self._say(protocol.Progress("warm-up"))
-        self.self_test = self._prove() if start.self_test else None
-        self._hasten()
+        self.self_test = self._run_self_test() if start.self_test else None
+        self._enable_fast_paths()
         if (
             start.vocabulary and start.boost
         ):  # after the proof, which is of the precision and of nobody's words
@@ -163,7 +163,7 @@ class Recognizer:
         sound: bytes,
         start: int = 0,
         phase: str = "final",
-        said: protocol.DecodingContext | None = None,
+        context: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
 
@@ -171,20 +171,20 @@ class Recognizer:
         only what is new.
 
         Args:
-            said: what is final of its speech; a transducer decodes what is behind that, from the
+            context: what is final of its speech; a transducer decodes what is behind that, from the
                 state that it leaves.
 
         Raises:
             NonFiniteError: NaN or infinity in the encoder's output.
         """
-        return self.recognize_together([sound], [start], phase, [said])[0]
+        return self.recognize_together([sound], [start], phase, [context])[0]
 
     def recognize_together(
         self,
         sounds: Sequence[bytes],
         starts: Sequence[int],
         phase: str,
-        said: Sequence[protocol.DecodingContext | None] = (),
+        contexts: Sequence[protocol.DecodingContext | None] = (),
     ) -> list[protocol.Answer]:
         """Return the same for several buffers that are computed at once; each is padded to the
         longest of them.
@@ -194,7 +194,7 @@ class Recognizer:
         began, cpu_began = time.perf_counter(), time.process_time()
         asked = [
             _Sound(self._torch, *each)
-            for each in zip(sounds, starts, said or [None] * len(sounds), strict=True)
+            for each in zip(sounds, starts, contexts or [None] * len(sounds), strict=True)
         ]
         with self._torch.inference_mode(), self._applied.context(phase):
             encoded, decode = self._listen(asked, phase)
@@ -237,10 +237,10 @@ class Recognizer:
     def _path(self, one: _Sound) -> Any:
         """Return the decoder's path behind what was said before; None where it hears the whole
         buffer."""
-        said = one.said
+        context = one.context
         return (
-            self._decode.after(said.text, (said.until - one.first) // self._frame)
-            if said is not None
+            self._decode.after(context.text, (context.until - one.first) // self._frame)
+            if context is not None
             else None
         )
 
@@ -286,7 +286,7 @@ class Recognizer:
             (len(sounds),), encoded.shape[2]
         )
 
-    def _hasten(self, sound: bytes = b"") -> None:
+    def _enable_fast_paths(self, sound: bytes = b"") -> None:
         """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if
         that is wanted."""
         from asrd.worker.encoder import cuda_graphs, functional
@@ -370,7 +370,7 @@ class Recognizer:
             now.kind,
         )
 
-    def _prove(self) -> protocol.SelfTest:
+    def _run_self_test(self) -> protocol.SelfTest:
         """Warm up, then recognise the known clip. Raises NonFiniteError, SelfTestError."""
         from asrd.audio import files
 
@@ -380,7 +380,7 @@ class Recognizer:
             for phase in self._rehearsed():
                 self.recognize(sound, phase=phase)
             self.recognize(tiled, phase="final")
-        self._hasten(tiled)
+        self._enable_fast_paths(tiled)
         self._say(protocol.Progress("self-test"))
         answer = self.recognize(sound, phase="final")
         text = answer.hypothesis.text
@@ -403,7 +403,7 @@ class Recognizer:
             return ("warmup", "draft")
         return ("draft",) if self._stream is not None else ()
 
-    def introduce(self) -> protocol.Ready:
+    def ready_message(self) -> protocol.Ready:
         """Return what this worker is, read back from the model."""
         torch = self._torch
         cuda = self.start.device != "cpu"

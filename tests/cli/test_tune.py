@@ -61,7 +61,7 @@ from tests.fakes.worker import as_it_is
 gpus.gpus = list
 progress.EVERY = 0.0
 main._log(False)
-hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), fetch=as_it_is)
+hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), download=as_it_is)
 parser = argparse.ArgumentParser()
 tune.tune_arguments(parser)
 settings = settings.Settings(model=sys.argv[1], socket=sys.argv[2], device="cpu")

@@ -727,7 +727,7 @@ class Inside:
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
         self.engines.append(
-            Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is, **more)
+            Engine(plan, start, deadlines=SHORT, command=FAKE, download=as_it_is, **more)
         )
         return self.engines[-1]
 

@@ -797,7 +797,7 @@ async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tr
 async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=deaf *=ok", demote_empty=0.3) as one:
         assert (await one.say().told).outcome == "delivered"
-        one.transcriber.engine.pardon("empty", ["bfloat16 on cpu"])
+        one.transcriber.engine.mark_inherent("empty", ["bfloat16 on cpu"])
         assert left(one)[1] == [("half on cpu", "empty")], "FP32 heard a word"
 
 

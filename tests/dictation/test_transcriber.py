@@ -75,7 +75,7 @@ class Room:
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
         self.engines.append(
-            Engine(plan, start, deadlines=SHORT, command=FAKE, fetch=self.fetch, **more)
+            Engine(plan, start, deadlines=SHORT, command=FAKE, download=self.fetch, **more)
         )
         return self.engines[-1]
 

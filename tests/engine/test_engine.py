@@ -56,7 +56,7 @@ def engine(
         protocol.Start(script, TABLE["fp32"]),
         deadlines=deadlines,
         command=FAKE,
-        fetch=as_it_is,
+        download=as_it_is,
     )
 
 
@@ -229,12 +229,12 @@ def test_a_candidate_that_answers_is_left_where_another_helps_and_only_then() ->
         async with running("*=ok", "half fp32") as held:
             await held.transcribe(SOUND)
             half, fp32 = held.candidates
-            assert await held.demote(half, "slow", "too slow", {"p50_ms": 5.0})
+            assert await held.fall_back(half, "slow", "too slow", {"p50_ms": 5.0})
             assert held.pid is None
-            assert await held.demote(half, "slow", "another caller thinks so too")
+            assert await held.fall_back(half, "slow", "another caller thinks so too")
             assert (await held.transcribe(SOUND)).hypothesis.precision == "fp32"
             pid = held.pid
-            assert not await held.demote(fp32, "slow", "it is the measure itself")
+            assert not await held.fall_back(fp32, "slow", "it is the measure itself")
             assert held.pid == pid
             [left] = held.rejected
             assert (left.candidate, left.kind, left.figures) == (
@@ -418,8 +418,10 @@ def test_callers_at_once_are_each_given_their_own(device: str, most: int) -> Non
 def test_each_goes_on_from_what_was_said_before_it_alone(device: str) -> None:
     async def go() -> None:
         async with engine("*=ok", device=device) as held:
-            said = protocol.DecodingContext("open the", 70)
-            asked = [held.transcribe(SOUND[:100], said=said if n == 1 else None) for n in range(3)]
+            context = protocol.DecodingContext("open the", 70)
+            asked = [
+                held.transcribe(SOUND[:100], context=context if n == 1 else None) for n in range(3)
+            ]
             texts = [answer.hypothesis.text for answer in await asyncio.gather(*asked)]
             assert texts == [
                 "100 samples sum 100",
@@ -598,7 +600,7 @@ def test_a_large_buffer_goes_through() -> None:
 def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asrd.worker.TAKEN", 0.5)
+    monkeypatch.setattr("asrd.engine.process.TAKEN", 0.5)
 
     async def go() -> None:
         async with running("*=ok") as held:
@@ -698,7 +700,7 @@ def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(
         caplog.clear()
         start = msgspec.structs.replace(protocol.Start("*=ok", TABLE["fp32"]), **asked)
         async with Engine(
-            engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, fetch=as_it_is
+            engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, download=as_it_is
         ) as held:
             await held.start()
         return [record.message for record in caplog.records if "Canary" in record.message]
@@ -728,7 +730,7 @@ def on_a_card(
         start,
         deadlines=SHORT,
         command=FAKE,
-        fetch=as_it_is,
+        download=as_it_is,
     )
 
 

@@ -102,7 +102,7 @@ def test_a_worker_that_even_a_kill_does_not_end_is_given_up(
     async def go() -> None:
         async with loaded("ok") as worker:
             with monkeypatch.context() as patch:
-                patch.setattr("asrd.worker.KILLED", 0.2)
+                patch.setattr("asrd.engine.process.KILLED", 0.2)
                 patch.setattr(worker, "kill", lambda: None)
                 await worker.end(0.0)
             assert f"the worker {worker.process.pid} was killed and does not end" in caplog.text

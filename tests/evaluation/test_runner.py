@@ -547,7 +547,7 @@ import argparse
 gpus.gpus = list
 progress.EVERY = 0.0
 runner.fetched = lambda model: None  # a script is no model, and has no file
-hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), fetch=as_it_is)
+hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), download=as_it_is)
 parser = argparse.ArgumentParser()
 runner.compare_arguments(parser)
 raise SystemExit(runner.compare(parser.parse_args(sys.argv[2:]), settings.Settings(model=sys.argv[1]), hold))

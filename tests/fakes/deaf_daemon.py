@@ -130,7 +130,7 @@ if __name__ == "__main__":
     if os.environ.get("FORGET_SHUTDOWN"):
         type(gpus.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]  # the planted fault
     hold = functools.partial(
-        engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), fetch=as_it_is
+        engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), download=as_it_is
     )
     run.run = functools.partial(run.run, hold=hold, listen=listen)
     sys.exit(main.main(sys.argv[1:]))

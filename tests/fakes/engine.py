@@ -113,7 +113,7 @@ class Engine:
         return self.ready
 
     async def transcribe(
-        self, samples, start: int = 0, phase: str = "final", said=None
+        self, samples, start: int = 0, phase: str = "final", context=None
     ) -> protocol.Answer:
         assert self.ready is not None
         assert not self.gone

@@ -121,7 +121,7 @@ def hear(
         text = (
             known(len(samples), act) if TEXTS else f"{len(samples)} samples sum {sum(samples):.0f}"
         )
-        text += f" behind {buffer.said.text} {buffer.said.until}" if buffer.said else ""
+        text += f" behind {buffer.context.text} {buffer.context.until}" if buffer.context else ""
         stop = buffer.start + len(samples)
         words = [protocol.Word(word, buffer.start, stop) for word in text.split()]
         heard = protocol.Hypothesis(text, words, buffer.start, stop, name)

@@ -183,7 +183,7 @@ async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -
     deadlines = Deadlines(load=20.0, answer=20.0, per_second=0.0, stop=5.0)
     draw = np.random.default_rng(sorted(FATAL).index(name))
     async with Engine(
-        plan_for(settings), start, deadlines=deadlines, command=FAKE, fetch=as_it_is
+        plan_for(settings), start, deadlines=deadlines, command=FAKE, download=as_it_is
     ) as engine:
         before = await engine.transcribe(SAID)
         candidates = engine.candidates
@@ -192,7 +192,7 @@ async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -
         ) as caught:
             await engine.transcribe(marked(draw))
         assert candidates[-1].name in caught.value.message
-        assert (engine.candidates, engine.left, engine.rejected, engine.told()) == (
+        assert (engine.candidates, engine.left, engine.rejected, engine.take_unreported()) == (
             candidates,
             [],
             [],
@@ -212,7 +212,7 @@ async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(
     monkeypatch.setitem(batching.TOGETHER, "cpu", 8)
     settings = Settings(model="*=allergic:nan", strategy="half")
     start = protocol.Start(settings.model, plan_for(settings).candidates[0].precision)
-    async with Engine(plan_for(settings), start, command=FAKE, fetch=as_it_is) as one:
+    async with Engine(plan_for(settings), start, command=FAKE, download=as_it_is) as one:
         await one.transcribe(SAID)
         sounds = [SAID, SAID, marked(np.random.default_rng(1)), SAID]
         asked = [one.transcribe(samples) for samples in sounds]

@@ -161,11 +161,11 @@ def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resu
             )
             return msgspec.structs.replace(answer, hypothesis=heard)
 
-        async def demote(self, *_: Any) -> bool:
+        async def fall_back(self, *_: Any) -> bool:
             self.left += 1
             return False
 
-        def pardon(self, kind: str, names: Any) -> None: ...
+        def mark_inherent(self, kind: str, names: Any) -> None: ...
 
     async def go() -> None:
         engine, dictation = Deaf(), StreamingSession(Settings(demote_empty=0.8))
@@ -191,12 +191,12 @@ class Hard(Listener):
             heard = msgspec.structs.replace(heard, text="", words=[])
         return msgspec.structs.replace(answer, hypothesis=heard)
 
-    async def demote(self, candidate: Candidate, *_: Any) -> bool:
+    async def fall_back(self, candidate: Candidate, *_: Any) -> bool:
         assert candidate == self.candidate
         self.candidate = Candidate(TABLE["fp32"], "cpu")
         return True
 
-    def pardon(self, kind: str, names: Any) -> None: ...
+    def mark_inherent(self, kind: str, names: Any) -> None: ...
 
 
 SENTENCES = np.concatenate(

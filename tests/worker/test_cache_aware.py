@@ -328,7 +328,7 @@ def test_other_models_hear_the_whole_buffer(
     held = Recognizer(
         protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None
     )
-    assert held.introduce().streaming == "buffer"
+    assert held.ready_message().streaming == "buffer"
     ask(held, SOUND[: 3 * RATE])
     with counting(held) as frames:
         ask(held, SOUND[: 4 * RATE])
@@ -336,4 +336,4 @@ def test_other_models_hear_the_whole_buffer(
 
 
 def test_a_cache_aware_model_says_so(folder: Path) -> None:
-    assert worker("ca_hybrid", folder).introduce().streaming == "cache-aware"
+    assert worker("ca_hybrid", folder).ready_message().streaming == "cache-aware"

@@ -121,8 +121,8 @@ def test_what_runs_in_what_is_told_as_without_it(
     monkeypatch.setattr(conformer, "whole", lambda *_, **__: False)
     theirs = Recognizer(start, lambda _: None)
     assert (ours._whole, theirs._whole) == (True, False)
-    assert ours.introduce().effective == theirs.introduce().effective
-    assert ours.introduce().fallbacks == theirs.introduce().fallbacks
+    assert ours.ready_message().effective == theirs.ready_message().effective
+    assert ours.ready_message().fallbacks == theirs.ready_message().fallbacks
     assert components.weights_bytes(ours.model) == components.weights_bytes(theirs.model)
 
 

@@ -165,7 +165,7 @@ def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> No
         sound = tiny.noise(2.0)
         held.replay(recorder, sound.tobytes())
         assert "no more: a replay" in recorder.told[part]
-        assert held.introduce().graphs == recorder.told
+        assert held.ready_message().graphs == recorder.told
         assert heard(held, sound) == heard(plain, sound)
 
 
@@ -727,7 +727,7 @@ def test_answers_count_tokens_and_a_cpu_has_no_graphs(folder: Path) -> None:
     answer = held.recognize(sound.tobytes())
     encoded, lengths = held._encode([torch.as_tensor(sound)])
     assert answer.tokens == len(held._decode(encoded, lengths).tokens) > 0
-    assert held.introduce().graphs == {}
+    assert held.ready_message().graphs == {}
 
 
 # -- on a card
@@ -751,9 +751,9 @@ def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: P
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
-    told = held.introduce().graphs
+    told = held.ready_message().graphs
     print(f"\n{family} {strategy}: {told}")
-    assert plain.introduce().graphs == {}
+    assert plain.ready_message().graphs == {}
     assert set(told) == {"encoder", "decoder"}
     assert "no more" not in told["encoder"], told
     alike, dice = 0, random.Random(7)
@@ -780,7 +780,7 @@ def test_a_cards_steps_say_what_one_step_after_the_other_says(
 ) -> None:
     held = on_card(folder, family, strategy)
     aed = held._decode
-    assert "no more" not in held.introduce().graphs["decoder"]
+    assert "no more" not in held.ready_message().graphs["decoder"]
     alike = 0
     for number in range(12):
         with torch.inference_mode(), held._applied.context("final"):
@@ -823,7 +823,7 @@ def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
     assert after is not None
     assert math.isclose(float(after().sum()), 16.0)
     held = on_card(folder, "ctc", "fp32")
-    assert "no more" not in held.introduce().graphs["encoder"]
+    assert "no more" not in held.ready_message().graphs["encoder"]
 
 
 @cuda
@@ -862,7 +862,7 @@ def test_several_on_a_card_are_heard_as_each_alone(
             for answer, s in zip(answers, sounds, strict=True)
         )
         total += batch
-    told = held.introduce().graphs
+    told = held.ready_message().graphs
     print(f"\n{family} {strategy}: {told}, {alike} of {total} alike")
     assert "of 8 buffers" in told["encoder"]
     assert "no more" not in told["encoder"], told

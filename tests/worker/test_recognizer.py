@@ -93,7 +93,7 @@ def test_the_text_is_that_of_transcribe(model: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder))
-    ready = worker.introduce()
+    ready = worker.ready_message()
     assert ready.family == {"ca_ctc": "ctc", "ca_rnnt": "rnnt", "ca_hybrid": "hybrid"}.get(
         family, "aed" if family.startswith("canary") else family
     )
@@ -152,7 +152,7 @@ def test_a_transducer_goes_on_from_any_word_as_if_it_had_not_stopped(
             behind = protocol.DecodingContext(
                 " ".join(word.text for word in before), before[-1].stop
             )
-            rest = worker.recognize(samples.tobytes(), 4_000, said=behind).hypothesis
+            rest = worker.recognize(samples.tobytes(), 4_000, context=behind).hypothesis
             assert rest.resumed
             assert strategy != "fp32" or spoken(rest.words) == spoken(whole.words[count:])
             assert rest.text.split() == whole.text.split()[count:]
@@ -178,14 +178,14 @@ def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> 
     worker = recognizer(tiny.built(family, folder), self_test=False)
     sound = tiny.noise(4.0, 2).tobytes()
     plain = worker.recognize(sound, 100)
-    transducer = worker.introduce().family in ("rnnt", "tdt", "hybrid")
+    transducer = worker.ready_message().family in ("rnnt", "tdt", "hybrid")
     letters = "".join(sorted({c for c in plain.hypothesis.text.lower() if c.isalpha()}))[:3]
-    told = worker.recognize(sound, 100, said=protocol.DecodingContext(letters, 32_100))
+    told = worker.recognize(sound, 100, context=protocol.DecodingContext(letters, 32_100))
     assert told.hypothesis.resumed == transducer
     assert all(word.start >= 32_100 - 1_280 for word in told.hypothesis.words) or not transducer
     for unheard in (
         told,
-        worker.recognize(sound, 100, said=protocol.DecodingContext("漢字", 32_100)),
+        worker.recognize(sound, 100, context=protocol.DecodingContext("漢字", 32_100)),
     ):
         assert unheard.hypothesis.resumed or said(unheard) == said(plain)
 
@@ -274,7 +274,7 @@ def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: P
 def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
     model: str, strategy: str
 ) -> None:
-    ready = recognizer(model, strategy).introduce()
+    ready = recognizer(model, strategy).ready_message()
     assert ready.requested == strategy
     assert mismatch(Candidate(TABLE[strategy], "cpu"), ready) == ""
     assert ready.self_test is not None

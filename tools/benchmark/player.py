@@ -169,13 +169,13 @@ def worker(*what: str) -> int:
     from asrd.worker import __main__, recognizer
 
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
-    introduced, kept = recognizer.Recognizer.introduce, []
+    introduced, kept = recognizer.Recognizer.ready_message, []
 
     def recognize(
-        self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, said: Any = ()
+        self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, contexts: Any = ()
     ) -> Any:
         began = time.perf_counter()
-        answers = real(self, sounds, starts, phase, said)
+        answers = real(self, sounds, starts, phase, contexts)
         if "leak" in what:
             kept.append(bytearray(b"x" * LEAK * len(sounds)))
         if "slow" in what:
@@ -189,13 +189,13 @@ def worker(*what: str) -> int:
             give_back()
         return measure(self)
 
-    def introduce(self: Any) -> Any:
+    def ready_message(self: Any) -> Any:
         # the million objects of NeMo stay; looking through them for each reading would take a
         # second
         gc.freeze()
         return introduced(self)
 
-    recognizer.Recognizer.introduce = introduce  # type: ignore[method-assign]  # in this process alone
+    recognizer.Recognizer.ready_message = ready_message  # type: ignore[method-assign]  # in this process alone
     recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]  # in this process alone
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]  # in this process alone
     return __main__.main()
