@@ -8,6 +8,7 @@ Reading order, which is the order of the packages: each imports only from those 
     text        what text may hold: characters, words of scripts, file names, spans of time
     paths       where a user's files are, and how one is written whole
     hints       which command starts, ends or explains the daemon here
+    scoring     word edits, bootstrap intervals and percentiles (pure)
     journal     events into the systemd journal, and the log beside them
     precision   strategies as values, the plan for a card, the fallback order, NVML and memory readings
     protocol    frames between the daemon and its worker, and each message as a type

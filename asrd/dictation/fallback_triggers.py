@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from asrd.engine.baseline import BaselineFigures
-from asrd.evaluation.metrics import Edits, interval
-from asrd.evaluation.results import MEMORY_RESOLUTION
 from asrd.precision import ledger
+from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
+from asrd.scoring import Edits, interval
 
 BUFFER = 10.0
 """Seconds of the buffer whose latency `asrd compare` measures."""

@@ -32,6 +32,7 @@ from asrd.engine.planner import start_for
 from asrd.errors import AsrdError
 from asrd.precision import fallback
 from asrd.recordings.files import blocks
+from asrd.scoring import edits
 from asrd.streaming.session import DecodedBuffer
 from asrd.text.spacing import bare, parted
 
@@ -148,12 +149,15 @@ class Shadow:
             self._waiting.clear()
 
     async def _hear(self, engine: Engine, held: Held) -> None:
-        found = []
+        references, hypotheses = [], []
         for part in held.heard:
             sound = np.ascontiguousarray(held.sound[part.start : part.stop])
             answer = await engine.transcribe(sound, part.start, context=part.said)
-            expected = words(answer.hypothesis.text)
-            found.append((edits(expected, words(part.text)), len(expected)))
+            references.append(" ".join(words(answer.hypothesis.text)))
+            hypotheses.append(" ".join(words(part.text)))
+        # In a thread, as the first call imports jiwer, and a key must not wait for that.
+        counted = await asyncio.to_thread(edits, references, hypotheses)
+        found = list(zip(counted.errors, counted.words, strict=True))
         if self._waiting and self._waiting[0] is held:
             self._waiting.popleft()
         if self._strategy != held.strategy:
@@ -229,17 +233,3 @@ def described(figures: dict[str, Any]) -> str:
 def words(text: str) -> list[str]:
     """Return words without case and punctuation; in scripts without spaces its letters."""
     return [word for word in (bare(part.text) for part in parted(text)) if word]
-
-
-def edits(expected: list[str], heard: list[str]) -> int:
-    """Return the words that must be changed, left out or put in to make one of the other. O(len *
-    len)."""
-    row = list(range(len(heard) + 1))
-    for number, word in enumerate(expected, 1):
-        before, row[0] = row[0], number
-        for place, other in enumerate(heard, 1):
-            before, row[place] = (
-                row[place],
-                min(row[place] + 1, row[place - 1] + 1, before + (word != other)),
-            )
-    return row[-1]

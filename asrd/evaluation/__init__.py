@@ -6,7 +6,6 @@ A file imports only from files above it, and from packages below this one.
     results       what a comparison found: its values, and in words what each means
     manifest      NeMo manifests: lines -> clips with their text
     normalising   texts -> words to be counted, without what is only typography (pure)
-    metrics       word edits, percentiles and bootstrap intervals (pure)
     judging       word edits, intervals, the noise floor, criteria, verdicts (pure)
     selection     what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
     report.plots  the report's plots as SVG (pure)

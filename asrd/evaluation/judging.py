@@ -8,14 +8,12 @@ and by the daemon for intervals only; imports numpy, jiwer and the normaliser wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from asrd.evaluation.normalising import metric, normaliser
 from asrd.evaluation.results import (
     GROWTH_BYTES,
-    MEMORY_RESOLUTION,
     RESOLUTION,
     Bound,
     Change,
@@ -27,26 +25,28 @@ from asrd.evaluation.results import (
     Verdict,
 )
 from asrd.precision import ledger
+from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 from asrd.precision.plan import for_family
 from asrd.precision.strategies import Precision
 from asrd.protocol import Ready, reasons
-
-if TYPE_CHECKING:
-    pass
-from asrd.evaluation.metrics import (
-    CHANGES_KEPT,
-    HALF,
+from asrd.scoring import (
     Edits,
     changed_interval,
     edits,
-    encoder_error,
     interval,
     median_uncertainty,
     percentiles,
     spread,
     upper_bound,
 )
+
+HALF = 0.55
+"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32
+norms."""
+
+CHANGES_KEPT = 20
+"""Changed utterances that a row shows word for word."""
 
 
 def verdict(
@@ -127,6 +127,22 @@ def describe(precision: Precision) -> str:
             else f"{precision.weights} features"
         )
     return ", ".join(said)
+
+
+def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
+    """Return the relative root mean square of what an encoder's output, in float32, differs from
+    FP32's.
+
+    None where one of them was not asked for, or is of another length or not finite.
+    """
+    import numpy as np
+
+    one, other = (
+        np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline)
+    )
+    if not len(other) or len(one) != len(other) or not np.isfinite(one).all() or not other.any():
+        return None
+    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
 
 
 # -- judgement

@@ -11,27 +11,18 @@ from typing import Literal
 
 import msgspec
 
+from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import Precision
 from asrd.protocol import Ready, SelfTest
+from asrd.scoring import FEWEST_UTTERANCES, RESAMPLES, Percentiles
 
 SCHEMA = 2
 """Version of the JSON; grows when a key changes its meaning."""
 
-RESAMPLES = 10_000
-"""Bootstrap resamples behind one interval."""
-
-FEWEST = 20
-"""Utterances below which a bootstrap interval says nothing (it could only repeat the few it has
-seen)."""
-
 RESOLUTION = 0.25
 """Points of WER that too little speech may have missed under any bound: none proves that not one
 word ever changes."""
-
-MEMORY_RESOLUTION = 16 << 20
-"""Bytes by which the resident memory of two runs of one program differs for no reason (measured:
-527 to 540 MiB)."""
 
 GROWTH_BYTES = 64 << 20
 """Bytes that a worker may gain, beyond what FP32's gains, from the timed buffers to the end of the
@@ -51,7 +42,7 @@ DEFINITIONS = {
     "spaces. Every figure that counts words then counts characters, under its name as ever.",
     "wer_delta": "WER minus FP32's on the same utterances, in absolute percentage points.",
     "wer_delta_ci": f"95 % interval of wer_delta: paired bootstrap over utterances, {RESAMPLES} resamples, fixed seed. "
-    f"None below {FEWEST} utterances, where a bootstrap says nothing. No change in N utterances gives [0, 0]; it still "
+    f"None below {FEWEST_UTTERANCES} utterances, where a bootstrap says nothing. No change in N utterances gives [0, 0]; it still "
     "leaves room for a change in 3/N of all utterances.",
     "changed_per_100": "Word edits between this hypothesis and FP32's, per 100 words of FP32's. It sees changes that "
     "cancel out in the WER.",
@@ -128,13 +119,6 @@ class Run(msgspec.Struct):
 
 # -- what a report says
 # -----------------------------------------------------------------------------------------------
-
-
-class Percentiles(msgspec.Struct, frozen=True):
-    """Median and 95th percentile."""
-
-    p50: float
-    p95: float
 
 
 class Criterion(msgspec.Struct, frozen=True):

@@ -16,11 +16,11 @@ import msgspec
 
 from asrd.engine.tuned import TunedStrategy
 from asrd.evaluation.judging import WordErrors, judge, word_errors
-from asrd.evaluation.metrics import Edits, upper_bound
 from asrd.evaluation.normalising import metric, normaliser, units
-from asrd.evaluation.results import FEWEST, RESOLUTION, NoiseFloor, Run, StrategyResult
+from asrd.evaluation.results import RESOLUTION, NoiseFloor, Run, StrategyResult
 from asrd.precision import ledger
 from asrd.precision.strategies import BASELINE, quantizes
+from asrd.scoring import FEWEST_UTTERANCES, Edits, upper_bound
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell
@@ -267,7 +267,9 @@ def _missing(row: StrategyResult, now: Edits, before: Edits, bounds: _Bounds) ->
         return 0
     count, reach = len(before.words), REACH / bounds.words
     if row.wer_delta > bounds.limit:
-        least = max(upper_bound(now, before) / max(bounds.limit, RESOLUTION), FEWEST / count)
+        least = max(
+            upper_bound(now, before) / max(bounds.limit, RESOLUTION), FEWEST_UTTERANCES / count
+        )
         return (
             math.ceil(bounds.words * (least - 1))
             if row.wer_delta_ci is None and least < reach
@@ -277,7 +279,7 @@ def _missing(row: StrategyResult, now: Edits, before: Edits, bounds: _Bounds) ->
     while larger < reach:
         wide = (row.wer_delta_ci[1] - row.wer_delta) / larger**0.5 if row.wer_delta_ci else 0.0
         far = upper_bound(now, before, larger) > max(bounds.limit, RESOLUTION)
-        if not far and row.wer_delta + wide <= bounds.limit and count * larger >= FEWEST:
+        if not far and row.wer_delta + wide <= bounds.limit and count * larger >= FEWEST_UTTERANCES:
             return round(bounds.words * (larger - 1))
         larger *= 1.02
     return 0

@@ -15,8 +15,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from asrd import protocol
 from asrd.audio.blocks import AudioBlock
@@ -27,7 +25,6 @@ from asrd.dictation.fallback_monitor import FallbackMonitor
 from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine import baseline, capacity
 from asrd.engine.baseline import Baseline, BaselineFigures
-from asrd.evaluation.metrics import edits
 from asrd.precision import gpus, memory
 from asrd.precision.plan import Gpu, Need, plan
 from asrd.recordings.deliveries import Deliveries
@@ -641,22 +638,8 @@ async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert len(held) == 2
 
 
-def test_words_are_counted_as_edits() -> None:
+def test_words_are_counted_without_case_and_punctuation() -> None:
     assert shadow.words("The cat,  sat - down.") == ["the", "cat", "sat", "down"]
-    assert shadow.edits([], []) == 0
-    assert shadow.edits(["a", "b", "c", "d"], ["a", "x", "c"]) == 2
-    assert shadow.edits(["a", "b"], ["b", "a", "b"]) == 1
-    assert shadow.edits([], ["a"]) == shadow.edits(["a"], []) == 1
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
-def test_edits_are_those_that_compare_counts(expected: list[str], heard: list[str]) -> None:
-    if expected:
-        assert (
-            shadow.edits(expected, heard)
-            == edits([" ".join(expected)], [" ".join(heard)]).errors[0]
-        )
-    assert shadow.edits(expected, heard) == shadow.edits(heard, expected)
 
 
 def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from asrd.dictation.fallback_triggers import (
     wilson,
 )
 from asrd.engine.baseline import BaselineFigures
-from asrd.evaluation.results import MEMORY_RESOLUTION
+from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 
 MIB = 1 << 20

@@ -7,8 +7,8 @@ import unicodedata
 
 import pytest
 
-from asrd.evaluation.metrics import edits
 from asrd.evaluation.normalising import metric, normaliser
+from asrd.scoring import edits
 
 PAIRS = [  # language, reference, hypothesis, edits
     ("en", "don\u2019t stop, it\u2019s Mr. O\u2019Neil\u2019s", "don't stop, it's Mr. O'Neil's", 0),

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 
 from asrd.engine.tuned import TunedStrategy
-from asrd.evaluation.metrics import Edits, upper_bound
 from asrd.evaluation.results import NoiseFloor, Role, Run
 from asrd.evaluation.selection import Choice, cheapest, select_strategy
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import TABLE
+from asrd.scoring import Edits, upper_bound
 from tests.fakes import engine as fake_engine
 from tests.fakes.engine import MIB
 

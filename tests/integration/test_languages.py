@@ -15,10 +15,10 @@ import msgspec
 import pytest
 import soundfile
 
-from asrd.evaluation.metrics import edits
 from asrd.evaluation.report.page import html
 from asrd.evaluation.report.text import table
 from asrd.evaluation.runner import spoken
+from asrd.scoring import edits
 from tests.evaluation.test_text import comparison, measured
 from tests.fakes.relabelled import chinese, plain, relabelled
 from tests.tools.test_seams import tool

@@ -11,7 +11,7 @@ import sys
 import pytest
 import soundfile
 
-from asrd.evaluation.metrics import edits
+from asrd.scoring import edits
 from tests.helpers import ROOT, load_tool
 
 TALKS = 10

@@ -21,9 +21,9 @@ from asrd.config.settings import Settings
 from asrd.config.voice_commands import table
 from asrd.dictation import shadow, transcriber
 from asrd.dictation.recording import as_part
-from asrd.evaluation.metrics import edits
 from asrd.protocol import Hypothesis, Word
 from asrd.recordings.deliveries import Deliveries
+from asrd.scoring import edits
 from asrd.streaming.segmenter import SegmentBuffer, Segmenter
 from asrd.streaming.session import StreamingSession
 from asrd.streaming.transcript import Transcript

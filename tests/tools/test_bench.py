@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.dictation import recording
-from asrd.evaluation.metrics import Edits
+from asrd.scoring import Edits
 from asrd.worker import __main__, recognizer
 from tests.helpers import ROOT
 from tools.benchmark import __main__ as bench

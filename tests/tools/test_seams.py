@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from asrd.evaluation.metrics import edits
+from asrd.scoring import edits
 from tests.helpers import ROOT, load_tool
 
 TOOL = ROOT / "tools" / "bench-seams"

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.evaluation.metrics import Edits
+from asrd.scoring import Edits
 
 MIB = 1 << 20
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.evaluation.metrics import Edits, interval
+from asrd.scoring import Edits, interval
 
 from .figures import (
     MIB,

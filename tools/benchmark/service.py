@@ -26,7 +26,7 @@ import numpy as np
 
 from asrd.audio.format import SAMPLE_RATE
 from asrd.engine.process import ENVIRONMENT
-from asrd.evaluation.metrics import edits
+from asrd.scoring import edits
 
 from . import sounds
 from .processes import (

@@ -18,8 +18,8 @@ from asrd.audio.vad import VadEvent
 from asrd.config.settings import Settings
 from asrd.dictation.recording import FILM
 from asrd.engine.engine import Engine
-from asrd.evaluation.metrics import Edits, edits, interval
 from asrd.evaluation.normalising import normaliser
+from asrd.scoring import Edits, edits, interval
 from asrd.streaming.segmenter import GRID
 from asrd.streaming.session import StreamingSession
 

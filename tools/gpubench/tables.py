@@ -6,7 +6,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 
-from asrd.evaluation import metrics, normalising
+from asrd import scoring
+from asrd.evaluation import normalising
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import TABLE
 
@@ -132,8 +133,8 @@ def _words(result: Result, found: Found, base: Found | None) -> tuple[str, str, 
     truth, ours, fp32 = (
         [clean(text) for text in texts] for texts in (result.clips, found.texts, base.texts)
     )
-    score, floor = metrics.edits(truth, ours), metrics.edits(truth, fp32)
-    changed, interval = metrics.edits(fp32, ours), metrics.interval(score, floor)
+    score, floor = scoring.edits(truth, ours), scoring.edits(truth, fp32)
+    changed, interval = scoring.edits(fp32, ours), scoring.interval(score, floor)
     delta = (score.rate or 0.0) - (floor.rate or 0.0)
     said = f"{delta:+.2f} [{interval[0]:+.2f}, {interval[1]:+.2f}]" if interval else f"{delta:+.2f}"
     return f"{score.rate:.2f}", "–" if found is base else said, f"{changed.rate:.1f}"
@@ -339,7 +340,7 @@ def _median(values: list[float]) -> float | None:
 
 
 def _spread(times: Times | None) -> str:
-    percentiles = metrics.percentiles(times.seconds) if times else None
+    percentiles = scoring.percentiles(times.seconds) if times else None
     return f"{percentiles.p50:.1f}/{percentiles.p95:.1f}" if percentiles else ""
 
 

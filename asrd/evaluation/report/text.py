@@ -17,10 +17,10 @@ from asrd.evaluation.results import (
     Comparison,
     Criterion,
     PartialFigures,
-    Percentiles,
     StrategyResult,
 )
 from asrd.precision import ledger as precision_ledger
+from asrd.scoring import Percentiles
 from asrd.terminal.grids import Column, Grid, Line, rendered
 from asrd.text import filenames
 

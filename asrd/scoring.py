@@ -1,4 +1,8 @@
-"""Word edits, percentiles and bootstrap intervals (pure)."""
+"""Word edits, percentiles and bootstrap intervals: how texts and figures are compared (pure).
+
+Rates are edits per 100 reference words, intervals are percentage points. numpy and jiwer are
+imported by the function that needs them.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from asrd.evaluation.results import (
-    FEWEST,
-    RESAMPLES,
-    Percentiles,
-)
-
 if TYPE_CHECKING:
     import numpy as np
 
-HALF = 0.55
-"""Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32
-norms."""
+RESAMPLES = 10_000
+"""Bootstrap resamples behind one interval."""
 
-CHANGES_KEPT = 20
-"""Changed utterances that a row shows word for word."""
+FEWEST_UTTERANCES = 20
+"""Utterances below which a bootstrap interval says nothing: it could only repeat the few it has
+seen."""
 
 
 # -- words
@@ -65,7 +63,7 @@ def interval(
     """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
 
     Utterances are drawn with replacement and keep their pair, so that what is hard for both
-    cancels. None with fewer than FEWEST utterances, unless both have the same edits in every one.
+    cancels. None with fewer than FEWEST_UTTERANCES utterances, unless both have the same edits in every one.
     The same input gives the same interval.
     """
     import numpy as np
@@ -73,7 +71,7 @@ def interval(
     difference = np.asarray(candidate.errors, float) - np.asarray(baseline.errors, float)
     words = np.asarray(baseline.words, float)
     count = len(difference)
-    if not words.sum() or (count < FEWEST and difference.any()):
+    if not words.sum() or (count < FEWEST_UTTERANCES and difference.any()):
         return None
     generator = np.random.default_rng(seed)
     step = max(1, 4_000_000 // count)
@@ -134,24 +132,15 @@ def changed_interval(against_baseline: Edits) -> tuple[float, float] | None:
     return interval(against_baseline, untouched)
 
 
-def encoder_error(encoded: bytes, baseline: bytes) -> float | None:
-    """Return the relative root mean square of what an encoder's output, in float32, differs from
-    FP32's.
-
-    None where one of them was not asked for, or is of another length or not finite.
-    """
-    import numpy as np
-
-    one, other = (
-        np.frombuffer(values, np.float32).astype(np.float64) for values in (encoded, baseline)
-    )
-    if not len(other) or len(one) != len(other) or not np.isfinite(one).all() or not other.any():
-        return None
-    return float(np.linalg.norm(one - other) / np.linalg.norm(other))
-
-
 # -- figures
 # ----------------------------------------------------------------------------------------------------------
+
+
+class Percentiles(msgspec.Struct, frozen=True):
+    """Median and 95th percentile."""
+
+    p50: float
+    p95: float
 
 
 def percentiles(seconds: Sequence[float]) -> Percentiles | None:
