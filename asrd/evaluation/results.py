@@ -42,8 +42,8 @@ DEFINITIONS = {
     "spaces. Every figure that counts words then counts characters, under its name as ever.",
     "wer_delta": "WER minus FP32's on the same utterances, in absolute percentage points.",
     "wer_delta_ci": f"95 % interval of wer_delta: paired bootstrap over utterances, {RESAMPLES} resamples, fixed seed. "
-    f"None below {FEWEST_UTTERANCES} utterances, where a bootstrap says nothing. No change in N utterances gives [0, 0]; it still "
-    "leaves room for a change in 3/N of all utterances.",
+    f"None below {FEWEST_UTTERANCES} utterances, where a bootstrap says nothing. No change in N utterances gives "
+    "[0, 0]; it still leaves room for a change in 3/N of all utterances.",
     "changed_per_100": "Word edits between this hypothesis and FP32's, per 100 words of FP32's. It sees changes that "
     "cancel out in the WER.",
     "changed_ci": "95 % interval of changed_per_100, by the same bootstrap, and with the same limits.",

@@ -249,9 +249,9 @@ def test_colour_only_when_asked_for(full: Comparison) -> None:
 
 
 def test_figures_have_true_signs_and_no_minus_zero() -> None:
-    assert report_text._figure(-0.001, 2, "+") == "+0.00"
-    assert report_text._figure(-0.25, 2, "+") == "−0.25"
-    assert report_text._figure(None) == "–"
+    assert report_text.figure(-0.001, 2, "+") == "+0.00"
+    assert report_text.figure(-0.25, 2, "+") == "−0.25"
+    assert report_text.figure(None) == "–"
 
 
 def test_effective_names_what_differs() -> None:
