@@ -505,9 +505,9 @@ def test_a_pipe_that_is_faster_than_its_listener_waits() -> None:
 def test_a_file_on_standard_input_is_a_pipe_too(tmp_path: Path) -> None:
     (tmp_path / "a.raw").write_bytes(s16(tone(3.0)))
     program = (
-        "import asyncio, sys\nfrom asrd.audio.sources import capture\n"
+        "import asyncio, sys\nfrom asrd.audio.sources import open_source\n"
         "async def main():\n"
-        "    blocks, source, done = [], capture('pipe'), asyncio.Event()\n"
+        "    blocks, source, done = [], open_source('pipe'), asyncio.Event()\n"
         "    source.open(blocks.append, done.set)\n"
         "    await done.wait(); await source.close()\n"
         "    print(source.ended, blocks[-1].stop)\n"
@@ -1084,9 +1084,9 @@ def test_a_microphone_of_a_frozen_server_can_be_closed(server: SoundServer) -> N
 def test_a_program_ends_though_its_sound_server_is_frozen(server: SoundServer) -> None:
     module = server.add_microphone("blue", "Blue Yeti")
     program = (
-        "import asyncio, sys\nfrom asrd.audio.sources import capture\n"
+        "import asyncio, sys\nfrom asrd.audio.sources import open_source\n"
         "async def main():\n"
-        "    heard, source = asyncio.Event(), capture('mic', 'blue')\n"
+        "    heard, source = asyncio.Event(), open_source('mic', 'blue')\n"
         "    source.open(lambda block: heard.set(), lambda: None)\n"
         "    await heard.wait(); print('recording', flush=True)\n"
         "    await asyncio.to_thread(sys.stdin.readline)\n"

@@ -164,9 +164,9 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
 def test_of_daemons_that_start_at_once_on_a_stale_socket_one_wins(tmp_path: Path) -> None:
     where = tmp_path / "asrd.sock"
     starter = (
-        "import sys, time; from asrd.cli import control; from asrd import errors\n"
+        "import sys, time; from asrd.daemon import control_socket; from asrd import errors\n"
         "sys.stdin.readline()\n"
-        "try: one = control.listen(control.Place(sys.argv[1]))\n"
+        "try: one = control_socket.listen(control_socket.Place(sys.argv[1]))\n"
         "except errors.SocketError as error: print('refused', flush=True)\n"
         "else: print('listens', flush=True)\n"
         "sys.stdin.readline()"

@@ -16,6 +16,7 @@ import pytest
 from asrd.audio.devices import Device
 from asrd.cli import doctor
 from asrd.config.settings import Settings
+from asrd.daemon import control_socket
 from asrd.paths import DATA
 from asrd.precision import cuda_errors
 from tests.helpers import ROOT
@@ -166,7 +167,7 @@ def test_a_model_that_is_not_there_hides_nothing_else() -> None:
 def test_without_a_place_for_the_socket_the_rest_is_still_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(doctor.control, "_runtime", lambda: "")
+    monkeypatch.setattr(control_socket, "_runtime", lambda: "")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     here = found()
     assert "XDG_RUNTIME_DIR is not set" in here["daemon"].detail
@@ -191,6 +192,6 @@ def test_the_daemon_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(request["verb"])
         yield {"state": "IDLE", "pid": 7, "level": None}
 
-    monkeypatch.setattr(doctor.control, "ask", ask)
+    monkeypatch.setattr(doctor.client, "ask", ask)
     assert found(model="demo")["daemon"].works
     assert asked == ["status"]

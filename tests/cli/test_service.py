@@ -18,7 +18,8 @@ import pytest
 from asrd import journal
 from asrd.cli import service as cli_service
 from asrd.cli.service import EXITS
-from tests.integration.user_session import ROOT, TIMEOUT, UserSession, until, user_session
+from tests.helpers import ROOT
+from tests.integration.user_session import TIMEOUT, UserSession, until, user_session
 
 PROGRAM = f"""#!{sys.executable}
 import sys

@@ -549,7 +549,7 @@ def test_the_survey_names_what_is_missing(
 def test_the_survey_without_a_session(no_session: None) -> None:
     found = survey()
     assert not any(found[name].works for name in ("type", "session", "clipboard"))
-    assert "import-environment" in found["session"].fix
+    assert "asrd run" in found["session"].fix, "no user manager answers here"
 
 
 def test_the_survey_may_be_asked_inside_a_loop(no_session: None) -> None:

@@ -234,13 +234,14 @@ from asrd.cli import service
 from asrd.recordings import store
 from asrd.cli import tune
 from asrd.config.settings import Settings
-baseline.keep("demo", "cpu", baseline.Known("now", {}))
+baseline.keep("demo", "cpu", baseline.Baseline("now", {}))
 tuned.check_room()
 with tune._alone(): pass
 runner._write(Path.home() / "report.html", b"<html>")
 service._managed, service.program = lambda: False, lambda: ["/usr/bin/asrd"]
 service.service(Args(act="install", unit=None, now=False), Settings())
-spool = store.Spool(store.folder()); take = spool.begin(); take.append(bytes(64_000)); spool.failed(take, "why")
+kept = store.RecordingStore(store.folder()); one = kept.begin()
+one.append(bytes(64_000)); kept.failed(one, "why")
 """
 
 

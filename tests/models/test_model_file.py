@@ -901,7 +901,7 @@ def test_the_worker_refuses_before_nemo_is_there(tmp_path: Path) -> None:
         "from asrd.errors import ModelError\n"
         "for path in json.loads(sys.argv[1]):\n"
         "    try:\n"
-        "        with restore.Checkpoint(__import__('pathlib').Path(path)) as opened:\n"
+        "        with restore.CheckpointReader(__import__('pathlib').Path(path)) as opened:\n"
         "            opened.prepare()\n"
         "            opened._prepared.result()\n"
         "    except ModelError as error:\n"

@@ -39,7 +39,7 @@ def under(driver: Path | None, program: str, **environment: str) -> Any:
         [
             sys.executable,
             "-c",
-            f"import json, os, msgspec\nfrom asrd.precision import gpus\n{program}",
+            f"import json, os, msgspec\nfrom asrd.precision import gpus, readings\n{program}",
         ],
         cwd=ROOT,
         env={**os.environ, **path, **environment},
@@ -80,7 +80,7 @@ def test_cards_are_numbered_as_cuda_will_number_them(
     assert [card["index"] for card in cards] == list(range(len(cards)))
 
 
-READ = "print(msgspec.json.encode(gpus.read(os.getpid(), 'cuda:0', device_at_start={})).decode())"
+READ = "print(msgspec.json.encode(readings.read(os.getpid(), 'cuda:0', device_at_start={})).decode())"
 
 
 def test_a_process_that_nvml_knows_is_read_from_nvml(driver: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_driver_that_does_not_answer_is_named_with_what_helps(
 
 def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> None:
     (tmp_path / "version").touch()
-    program = "from pathlib import Path\nvram.DRIVER = (Path({!r}),)\n" + WHY
+    program = "from pathlib import Path\ngpus.DRIVER = (Path({!r}),)\n" + WHY
     (why, fix), cards = under(None, program.format(str(tmp_path / "version")))
     assert "libnvidia-ml.so.1 is not found" in why
     assert "NVIDIA_DRIVER_CAPABILITIES" in fix
@@ -255,12 +255,12 @@ def test_the_allocator_gets_what_the_context_leaves_of_a_limit(
 
 PEAK = """
 import time
-start = gpus.resident_bytes(os.getpid())
-with gpus.Peak(interval=0.001) as peak:
+start = readings.resident_bytes(os.getpid())
+with readings.Peak(interval=0.001) as peak:
     held = bytearray(os.urandom(1) * (96 << 20))
     time.sleep(0.1)
     del held
-print(json.dumps([peak.bytes - start, gpus.resident_bytes(os.getpid()) - start]))
+print(json.dumps([peak.bytes - start, readings.resident_bytes(os.getpid()) - start]))
 """
 
 
@@ -334,6 +334,6 @@ def test_a_device_that_cannot_be_had_is_one_sentence_with_what_helps(
 
 
 def test_where_there_simply_is_no_card_nothing_is_told(driver: Path, tmp_path: Path) -> None:
-    program = f"from pathlib import Path\nvram.DRIVER = (Path({str(tmp_path / 'none')!r}),)\n"
+    program = f"from pathlib import Path\ngpus.DRIVER = (Path({str(tmp_path / 'none')!r}),)\n"
     assert under(None, program + "print(json.dumps(gpus.absence()))") == ["", ""]
     assert under(driver, "print(json.dumps(gpus.absence()))", FAKE_GPUS=A100) == ["", ""]

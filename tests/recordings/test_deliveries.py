@@ -564,8 +564,8 @@ def test_of_all_recordings_one_that_fails_costs_the_others_nothing_and_is_told_a
 CLAIMER = """
 import sys, time
 from pathlib import Path
-from asrd.recordings.store import Spool
-spool = Spool(Path(sys.argv[1]))
+from asrd.recordings.store import RecordingStore
+spool = RecordingStore(Path(sys.argv[1]))
 with spool.claim(spool.find("")):
     print("claimed", flush=True)
     time.sleep(60)
@@ -769,7 +769,7 @@ def test_a_retry_goes_to_the_sinks_in_force_and_names_one_that_is_gone(tmp_path:
         one.up()
         code, errors = one.retry("--deliver")
         assert code == 75
-        assert "command:sh ended with exit code 1" in errors
+        assert "command:sh#2 ended with exit code 1" in errors
         one.daemons[-1].end()
         one.words[1] = one.words[1][:-1] + "c"
         one.names = ["a", "b", "c"]

@@ -144,9 +144,9 @@ RECORDER = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from asrd.recordings.store import Spool
+from asrd.recordings.store import RecordingStore
 
-take = Spool(Path(sys.argv[1])).begin()
+take = RecordingStore(Path(sys.argv[1])).begin()
 number = 0
 while True:
     number += 1

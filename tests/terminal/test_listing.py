@@ -12,8 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from asrd.audio import sources
-from asrd.cli import main, report
+from asrd.cli import devices, main, report
 from asrd.config import settings
 from asrd.models import architectures
 from asrd.models.names import SHIPPED
@@ -125,8 +124,8 @@ def test_microphones_are_listed_by_their_whole_names(monkeypatch: pytest.MonkeyP
         monitor=False,
         volume_percent=None,
     )
-    monkeypatch.setattr(sources, "survey", lambda: [device])
-    monkeypatch.setattr(sources, "choose", lambda found, wanted: device)
+    monkeypatch.setattr(devices, "survey", lambda: [device])
+    monkeypatch.setattr(devices, "choose", lambda found, wanted: device)
     for width in (0, 40, 60, 80):
         text = shown(width, monkeypatch, "devices", "--no-level")
         assert text.count(name) == 1

@@ -22,6 +22,7 @@ from asrd.audio import files
 from asrd.evaluation import components
 from asrd.models.checkpoint import header
 from asrd.models.names import SHIPPED
+from asrd.paths import EVALUATION
 from asrd.precision.strategies import TABLE
 from asrd.worker.decoding import decoder as decoding_decoder
 from asrd.worker.decoding import factory, transducer
@@ -31,7 +32,7 @@ from asrd.worker.decoding.static_decoder import StaticCacheDecoder
 from asrd.worker.decoding.word_times import Decoded
 from asrd.worker.encoder import conformer, cuda_graphs
 from asrd.worker.encoder.cuda_graphs import EncoderReplay, GraphCapture
-from asrd.worker.recognizer import EVALUATION, Recognizer
+from asrd.worker.recognizer import Recognizer
 from tests.fakes import tiny
 
 CPU = torch.device("cpu")
