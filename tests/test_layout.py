@@ -4,13 +4,18 @@ content."""
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -145,7 +150,6 @@ TOO_LONG = {
     "engine.engine": "supervision, batches and the fallback order in one class",
     "evaluation.report.text": "text and JSON of a comparison",
     "evaluation.runner": "runs, baseline and the verb's own work",
-    "models.checkpoint": "header, tensors and the unpickler",
     "models.model_config": "schema, checks and references",
     "audio.microphone": "the stream and what watches it",
     "precision.gpus": "NVML and the choice of a card",
@@ -275,3 +279,88 @@ def test_the_constraints_name_versions_and_nothing_else() -> None:
         assert line.startswith("#") or re.fullmatch(
             r"[A-Za-z0-9_.\-]+==[0-9][A-Za-z0-9.]*", line
         ), line
+
+
+# -- programs in strings
+# -----------------------------------------------------------------------------------------------
+
+OLD_CODE = {"old_release.py", "old_world.py", "old_settings.py", "test_upgrade.py"}
+"""Tests whose programs run under an old release of asrd, which has its own names."""
+
+
+def programs_in(text: str) -> Iterator[str]:
+    """Yield the strings of a module that are programs which import asrd."""
+    for node in ast.walk(ast.parse(text)):
+        value = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(value, str) and re.search(
+            r"^\s*(from asrd|import .*asrd)", value, re.MULTILINE
+        ):
+            yield textwrap.dedent(value)
+
+
+def unknown_names(program: str) -> list[str]:
+    """Return what a program takes from asrd under a name that asrd does not have."""
+    modules: dict[str, str] = {}
+    wrong: list[str] = []
+    try:
+        tree = ast.parse(program)
+    except SyntaxError:  # the beginning of a program whose rest is another string
+        return [line for line in program.splitlines() if line_is_wrong(line)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and package(node.module or "") == "asrd":
+            for alias in node.names:
+                found = resolved(node.module or "", alias.name)
+                if found is None:
+                    wrong.append(f"{node.module}.{alias.name}")
+                elif isinstance(found, ModuleType):
+                    modules[alias.asname or alias.name] = found.__name__
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            module = modules.get(node.value.id)
+            if module and resolved(module, node.attr) is None:
+                wrong.append(f"{module}.{node.attr}")
+    return wrong
+
+
+def line_is_wrong(line: str) -> bool:
+    match = re.fullmatch(r"\s*from (asrd[\w.]*) import (\w+)", line)
+    return match is not None and resolved(match[1], match[2]) is None
+
+
+def resolved(module: str, name: str) -> object | None:
+    """Return what a module of asrd has under a name: a module below it too; None for nothing."""
+    if module.startswith("asrd.worker"):  # torch is not imported for a name
+        path = ROOT / Path(*module.split("."))
+        file = path.with_suffix(".py")
+        text = file.read_text() if file.is_file() else ""
+        if re.search(rf"^(?:class |def |async def )?{name}\b", text, re.MULTILINE):
+            return name
+        return ModuleType(f"{module}.{name}") if (path / f"{name}.py").is_file() else None
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(f"{module}.{name}")
+    except ImportError:
+        pass
+    return None
+
+
+@pytest.mark.parametrize(
+    "file",
+    [path for path in sorted((ROOT / "tests").rglob("*.py")) if path.name not in OLD_CODE],
+    ids=lambda path: path.stem,
+)
+def test_programs_in_strings_name_what_asrd_has(file: Path) -> None:
+    wrong = {name for program in programs_in(file.read_text()) for name in unknown_names(program)}
+    assert wrong == PLANTED if file == Path(__file__) else not wrong
+
+
+PLANTED = {"asrd.audio.sources.capture", "asrd.audio.files.hear", "asrd.house", "asrd.worker.x"}
+"""What the programs below take that is not there."""
+
+PLANTS = [
+    "from asrd.audio.sources import capture",
+    "from asrd.audio import files\nfiles.read('x')\nfiles.hear('x')",
+    "from asrd import house, paths\nfrom asrd.worker import recognizer, x\n",
+]

@@ -5,6 +5,9 @@ A file imports only from files above it, and from packages below this one.
     untrusted_yaml   YAML of a stranger read within bounds, its references resolved (pure)
     model_config     what a model's config may say: classes, files, sizes; the rest is left out (pure)
     archive          the members of a .nemo file: plain names, each once, within bounds
+    tensors          a tensor of a checkpoint: name, shape, dtype and where its numbers lie (pure)
+    unpickler        the pickle that describes a torch file's tensors, read without running code
+    torch_file       the tensors that a torch file describes, and where their numbers lie
     checkpoint       what a .nemo file says of itself: kind, tensors, sizes, where they lie; reads no weights
     memory_estimate  what a model will weigh under a precision: exact, and estimates beside it
     architectures    models on the hub by their architecture, before their files are here

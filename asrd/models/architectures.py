@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from asrd.models.checkpoint import Header, Tensor
+from asrd.models.checkpoint import Header
+from asrd.models.tensors import Tensor
 
 Shapes = dict[str, tuple[int, ...]]
 """Name of a tensor in a model's state -> its shape."""

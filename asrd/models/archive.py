@@ -16,6 +16,9 @@ from typing import IO
 from asrd.errors import ModelError
 from asrd.models.untrusted_yaml import shown
 
+GZIP = b"\x1f\x8b"
+"""How a gzipped file begins."""
+
 MAX_MEMBERS = 1000
 """Members of an archive; those of NeMo have at most a hundred."""
 
@@ -80,7 +83,7 @@ def members(
             EOFError, OSError, zlib.error: damage.
     """
     file.seek(0)
-    zipped = file.read(2) == b"\x1f\x8b"
+    zipped = file.read(2) == GZIP
     file.seek(0)
     bounds = _Bounds(path, size, zipped)
     try:

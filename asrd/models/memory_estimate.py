@@ -15,14 +15,8 @@ from fnmatch import fnmatchcase
 import msgspec
 
 from asrd.errors import ConfigError, nearest
-from asrd.models.checkpoint import (
-    EMBEDDING,
-    HEAD,
-    WIDTHS,
-    Header,
-    Tensor,
-    is_buffer,
-)
+from asrd.models.checkpoint import Header
+from asrd.models.tensors import DTYPE_BYTES, EMBEDDING, HEAD, Tensor, is_buffer
 from asrd.precision.plan import for_family
 from asrd.precision.strategies import Precision, beside_int8, dtypes
 
@@ -110,7 +104,9 @@ def weights_bytes(header: Header, precision: Precision) -> int:
             total += tensor.elements + tensor.shape[0] * INT8_ROW
         else:
             dtype = beside_int8(asked) if stored[name] == "int8" else stored[name]
-            total += tensor.elements * WIDTHS.get(dtype if tensor.floating else tensor.dtype, 1)
+            total += tensor.elements * DTYPE_BYTES.get(
+                dtype if tensor.floating else tensor.dtype, 1
+            )
     return total
 
 

@@ -39,13 +39,13 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 READ = """
 import logging, sys
-from asrd.audio import files as audio; from asrd import journal as systemd
+from asrd.audio import files
 logging.getLogger("asrd").setLevel(logging.DEBUG)
 logging.getLogger("asrd").addHandler(logging.FileHandler(sys.argv[1]))
 for path in sys.argv[2:]:
     try:
-        audio.read(path)
-    except audio.AudioError as error:
+        files.read(path)
+    except files.AudioError as error:
         print(error.message)
 """
 

@@ -1317,7 +1317,10 @@ def test_no_configuration_of_alsa_ends_the_process(name: str, tmp_path: Path) ->
         "PATH": os.environ["PATH"], "HOME": os.fspath(tmp_path), "XDG_RUNTIME_DIR": os.fspath(tmp_path),
         "ALSA_CONFIG_PATH": os.fspath(tmp_path / "asound.conf"),
     }  # fmt: skip
-    program = "from asrd.audio import devices as d\ntry: d.survey()\nexcept d.AudioError as e: print(e.message, e.hint)"
+    program = (
+        "from asrd.audio import devices\ntry: devices.survey()\n"
+        "except devices.AudioError as error: print(error.message, error.hint)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True
     )

@@ -45,8 +45,8 @@ FEW = [line for line in CLEAN if line["group"] == "trained voice"][:8]
 
 MEASURED = r"""
 import re, sys
-from asrd.cli import main as cli
-code = cli.main(sys.argv[1:])
+from asrd.cli.main import main
+code = main(sys.argv[1:])
 # Not getrusage: its peak survives exec, so a child of a large process begins with its parent's.
 print("peak", re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1], file=sys.stderr)
 sys.exit(code)

@@ -222,10 +222,10 @@ def note(event, args):
     if event in ("socket.connect", "socket.getaddrinfo") and "AF_UNIX" not in repr(args[0]):
         asked.append(repr(args))
 sys.addaudithook(note)
-from asrd import protocol as wire
+from asrd import protocol
 from asrd.precision.strategies import TABLE
 from asrd.worker.recognizer import Recognizer
-heard = [Recognizer(wire.Start(name, TABLE["fp32"], threads=1), lambda _: None).self_test for name in sys.argv[1:]]
+heard = [Recognizer(protocol.Start(name, TABLE["fp32"], threads=1), lambda _: None).self_test for name in sys.argv[1:]]
 print(json.dumps({"passed": [one.passed for one in heard], "asked": asked}))
 """
 

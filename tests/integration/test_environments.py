@@ -84,12 +84,12 @@ PROGRAM = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import asrd
-from asrd.cli import main as cli
+from asrd.cli.main import main
 verbs, sys.argv[:] = sys.argv[2:], [os.path.join(os.path.dirname(asrd.__file__), "__main__.py")]
 for verb in verbs:
     sys.stderr.write(f"{verb} -> ")
     try:
-        code = cli.main(verb.split())
+        code = main(verb.split())
     except SystemExit as ended:
         code = ended.code
     sys.stdout.flush()

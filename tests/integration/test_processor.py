@@ -43,8 +43,8 @@ def limited(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_limit_takes_the_lstm_away_that_asrd_asks_for() -> None:
-    program = "import torch; from asrd.worker.casting.capabilities import has_lstm as h\n"
-    program += "print(h(torch.bfloat16), h(torch.float32))"
+    program = "import torch; from asrd.worker.casting.capabilities import has_lstm\n"
+    program += "print(has_lstm(torch.bfloat16), has_lstm(torch.float32))"
     done = limited("-c", program)
     assert done.stdout.split() == ["False", "True"], done.stderr
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from asrd.errors import ModelError
-from asrd.models import checkpoint
+from asrd.models import checkpoint, unpickler
 from tests.fakes import tiny
 
 CTC = {
@@ -315,9 +315,9 @@ def test_a_bomb_in_front_of_the_old_format_is_refused_too(ctc: Path, tmp_path: P
     ],
 )
 def test_pickles_that_try_something_else_end_as_an_error(attack: bytes, tmp_path: Path) -> None:
-    before = (collections.OrderedDict.update, dict(vars(checkpoint._Unpickler)))
+    before = (collections.OrderedDict.update, dict(vars(unpickler.TensorUnpickler)))
     refused(with_weights(tmp_path / "x.nemo", attack))
-    assert before == (collections.OrderedDict.update, dict(vars(checkpoint._Unpickler)))
+    assert before == (collections.OrderedDict.update, dict(vars(unpickler.TensorUnpickler)))
 
 
 def test_a_number_that_asks_for_all_memory_gets_none(ctc: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from asrd.errors import ConfigError
 from asrd.models import architectures, checkpoint, memory_estimate
+from asrd.models.tensors import EMBEDDING, is_buffer
 from asrd.precision.strategies import TABLE, Precision, quantizes, with_parts
 from tests.fakes import tiny
 
@@ -169,7 +170,7 @@ def test_the_computed_architecture_is_the_real_one(
     family: str, built: Callable[[str], Path]
 ) -> None:
     real = checkpoint.header(built(family))
-    vocabulary = real.tensors[checkpoint.EMBEDDING].shape[0] if family == "canary2" else 128
+    vocabulary = real.tensors[EMBEDDING].shape[0] if family == "canary2" else 128
     kind = family.removeprefix("ca_")
     sizes = architectures.Architecture(
         {"canary2": "aed"}.get(kind, kind), "en", vocabulary=vocabulary, positions=512,
@@ -204,9 +205,7 @@ def test_an_encoder_without_biases_is_computed_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_int8_reaches_95_percent_of_the_weights_and_a_quarter_of_the_bytes(name: str) -> None:
     header = architectures.describe(name)
-    parameters = {
-        n: t for n, t in header.unique.items() if t.floating and not checkpoint.is_buffer(n)
-    }
+    parameters = {n: t for n, t in header.unique.items() if t.floating and not is_buffer(n)}
     covered = sum(
         tensor.elements for n, tensor in parameters.items() if memory_estimate.is_matrix(n, tensor)
     )
@@ -222,9 +221,7 @@ def test_int8_reaches_95_percent_of_the_weights_and_a_quarter_of_the_bytes(name:
 )
 def test_computed_parameters_agree_with_the_published_number(name: str) -> None:
     header, card = architectures.describe(name), architectures.ARCHITECTURES[name].card
-    untied = sum(
-        tensor.elements for n, tensor in header.tensors.items() if not checkpoint.is_buffer(n)
-    )
+    untied = sum(tensor.elements for n, tensor in header.tensors.items() if not is_buffer(n))
     assert min(abs(header.parameters - card), abs(untied - card)) < 1.1e6
 
 

@@ -26,8 +26,9 @@ import pytest
 import yaml
 
 from asrd.errors import ModelError
-from asrd.models import archive, checkpoint, model_config, untrusted_yaml
+from asrd.models import archive, checkpoint, model_config, torch_file, untrusted_yaml
 from asrd.models.names import SHIPPED
+from asrd.models.tensors import Tensor
 from asrd.paths import DATA
 from tests.fakes import tiny
 from tests.models.test_checkpoint import archive as packed
@@ -721,9 +722,9 @@ def test_weights_that_inflate_or_describe_more_than_they_are(tmp_path: Path) -> 
             "archive/data.pkl",
             names[next(name for name in names if name.endswith("data.pkl"))] + b"",
         )
-    tensors = {"a": checkpoint.Tensor((2**20, 2**20), "float32", "0+0")}
+    tensors = {"a": Tensor((2**20, 2**20), "float32", "0+0")}
     with pytest.raises(ModelError, match="describe 4398046511104 bytes of tensors in 1000 bytes"):
-        checkpoint._check_bytes(tensors, path, 1000)
+        torch_file.check_bytes(tensors, path, 1000)
 
 
 # -- what goes on loading

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from asrd.errors import ModelError
-from asrd.models import checkpoint, model_config
+from asrd.models import checkpoint, model_config, torch_file
 from asrd.models.names import SHIPPED
 from tests.models.test_checkpoint import members_of
 
@@ -185,7 +185,7 @@ def judged(name: str) -> tuple[str, float]:
             if which == "directory"
             else zipped(next(m() for k, m, _ in pickles() if k == which))
         )
-        act = lambda: checkpoint.tensors_of(io.BytesIO(data), path, len(data))  # noqa: E731  # one of four
+        act = lambda: torch_file.tensors_of(io.BytesIO(data), path, len(data))  # noqa: E731  # one of four
     else:
         archive = sparse(which)
         act = lambda: checkpoint.header_of(io.BytesIO(archive), path, len(archive))  # noqa: E731  # one of four
@@ -244,7 +244,7 @@ def test_what_would_cost_minutes_or_gigabytes_is_refused(
 def test_a_whole_directory_of_a_zip_is_within_the_bound() -> None:
     for path in SHIPPED.values():
         content = members_of(path)["model_weights.ckpt"]
-        assert checkpoint.tensors_of(io.BytesIO(content), path, len(content))
+        assert torch_file.tensors_of(io.BytesIO(content), path, len(content))
 
 
 if __name__ == "__main__":

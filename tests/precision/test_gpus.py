@@ -80,7 +80,9 @@ def test_cards_are_numbered_as_cuda_will_number_them(
     assert [card["index"] for card in cards] == list(range(len(cards)))
 
 
-READ = "print(msgspec.json.encode(readings.read(os.getpid(), 'cuda:0', device_at_start={})).decode())"
+READ = (
+    "print(msgspec.json.encode(readings.read(os.getpid(), 'cuda:0', device_at_start={})).decode())"
+)
 
 
 def test_a_process_that_nvml_knows_is_read_from_nvml(driver: Path) -> None:
@@ -325,7 +327,7 @@ def test_a_device_that_cannot_be_had_is_one_sentence_with_what_helps(
 ) -> None:
     program = (
         "from asrd.errors import PrecisionError\n"
-        f"try:\n    gpus.sight({device!r})\n"
+        f"try:\n    gpus.select_gpu({device!r})\n"
         "except PrecisionError as error:\n    print(json.dumps([error.message, error.hint]))"
     )
     message, hint = under(driver, program, **environment)

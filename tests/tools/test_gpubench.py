@@ -13,7 +13,7 @@ import pytest
 from asrd.audio.format import SAMPLE_RATE
 from asrd.evaluation import manifest
 from asrd.models.architectures import ARCHITECTURES, Architecture, describe
-from asrd.models.checkpoint import is_buffer
+from asrd.models.tensors import is_buffer
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import TABLE
 from tools.gpubench import __main__ as bench

@@ -23,7 +23,7 @@ from asrd.audio import files
 from asrd.engine.engine import Deadlines, Engine
 from asrd.engine.verify import mismatch
 from asrd.errors import ConfigError, ModelError
-from asrd.models import checkpoint, memory_estimate
+from asrd.models import checkpoint, memory_estimate, tensors
 from asrd.models.names import SHIPPED
 from asrd.paths import DATA
 from asrd.precision.plan import Candidate, Plan
@@ -320,7 +320,7 @@ def test_an_overflow_is_reported_and_not_written_down() -> None:
 
 def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None:
     small = checkpoint.header(SHIPPED["demo"])
-    wide = {f"encoder.{n}.weight": checkpoint.Tensor((SMALL // 2, 2), "float32") for n in range(2)}
+    wide = {f"encoder.{n}.weight": tensors.Tensor((SMALL // 2, 2), "float32") for n in range(2)}
     large = msgspec.structs.replace(small, tensors=wide)
     start = protocol.Start("demo", TABLE["fp32"])
     assert _threads(start, small) == 1

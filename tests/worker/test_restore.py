@@ -24,8 +24,9 @@ import torch
 
 from asrd.engine.process import ENVIRONMENT
 from asrd.errors import DiskError, ModelError
-from asrd.models.checkpoint import WEIGHTS, TensorLocation, places, unpacked_bytes
+from asrd.models.checkpoint import WEIGHTS, tensor_locations, unpacked_bytes
 from asrd.models.names import SHIPPED
+from asrd.models.tensors import TensorLocation
 from asrd.worker.loading import nemo_import, restore
 from tests.fakes import tiny
 from tests.helpers import ROOT
@@ -61,11 +62,11 @@ def test_who_asks_for_more_in_the_middle_gets_the_compiler_itself() -> None:
     said = run(
         "import sys, torch\n"
         "from asrd.worker.loading import nemo_import\n"
-        "with restore.without_compiler():\n"
+        "with nemo_import.without_compiler():\n"
         "    stand_in = sys.modules['torch._dynamo']\n"
         "    from torch._dynamo import OptimizedModule, config\n"
         "    real = sys.modules['torch._dynamo']\n"
-        "print(OptimizedModule is restore.Optimized, config is real.config, stand_in is not real is torch._dynamo)"
+        "print(OptimizedModule is nemo_import.Optimized, config is real.config, stand_in is not real is torch._dynamo)"
     )
     assert said == "True True True"
 
@@ -74,12 +75,12 @@ def test_who_asks_for_a_module_of_the_compiler_gets_the_one_that_the_compiler_us
     said = run(
         "import sys, torch\n"
         "from asrd.worker.loading import nemo_import\n"
-        "with restore.without_compiler():\n"
+        "with nemo_import.without_compiler():\n"
         "    from torch._dynamo.utils import is_compile_supported\n"
         "    import torch._dynamo.testing\n"
         "real = sys.modules['torch._dynamo']\n"
         "used = real.utils is sys.modules['torch._dynamo.utils'] and real.utils.is_compile_supported\n"
-        "gone = not any(type(finder).__module__ == 'asrd.worker.loading.restore' for finder in sys.meta_path)\n"
+        "gone = not any(type(finder).__module__ == 'asrd.worker.loading.nemo_import' for finder in sys.meta_path)\n"
         "same = torch._dynamo is real and real.config is not None\n"
         "print(used is is_compile_supported, real.testing.__name__, same, gone)"
     )
@@ -90,8 +91,8 @@ def test_a_release_that_was_not_tried_is_imported_the_plain_way() -> None:
     said = run(
         "import sys\n"
         "from asrd.worker.loading import nemo_import\n"
-        "restore.TRIED['nemo-toolkit'] = '2.'\n"
-        "print(restore.import_nemo().ASRModel.__name__, hasattr(sys.modules['torch._dynamo'], 'config'))"
+        "nemo_import.TRIED['nemo-toolkit'] = '2.'\n"
+        "print(nemo_import.import_nemo().ASRModel.__name__, hasattr(sys.modules['torch._dynamo'], 'config'))"
     )
     assert said == "ASRModel True"
 
@@ -268,7 +269,7 @@ def test_a_tensor_that_lies_at_an_odd_byte_is_read_whole(
             new.writestr(entry.filename, old.read(entry))  # without torch's padding
     odd = rewritten(path, tmp_path / "odd.nemo", model_weights=packed.getvalue())
     with odd.open("rb") as file:
-        found = places(file, odd)
+        found = tensor_locations(file, odd)
     assert found is not None
     assert any(place.offset % 4 for place in found.values())
     Restored(odd).is_that_of(path)

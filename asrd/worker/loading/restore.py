@@ -41,11 +41,11 @@ from asrd.models.checkpoint import (
     CONFIG,
     HIDDEN_WEIGHTS,
     WEIGHTS,
-    TensorLocation,
-    places,
-    tensors_of,
+    tensor_locations,
     unpacked_bytes,
 )
+from asrd.models.tensors import TensorLocation
+from asrd.models.torch_file import tensors_of
 
 FETCHED_TOKENIZER = re.compile(r"AUTOTOKENIZER for ([\w./-]*\w)")
 """What NeMo says where a tokenizer of the hub, which it takes words' pieces from, cannot be had."""
@@ -130,7 +130,7 @@ class CheckpointReader:
 
     def __init__(self, path: Path, hidden: bool = False) -> None:
         self.path, self._hidden = path, hidden
-        self._places: OrderedDict[str, TensorLocation] | None = None
+        self._locations: OrderedDict[str, TensorLocation] | None = None
         self._prepared: Future[None] = Future()
         self._checked = model_config.Checked({})
         self._elements = 0
@@ -304,11 +304,11 @@ class CheckpointReader:
     def _unpack(self) -> None:
         """Check the config, and unpack what is not read from where it lies: tokenizers, seldom the
         weights."""
-        self._places = places(self._file, self.path)
-        left = {WEIGHTS} if self._places is not None else set[str]()
+        self._locations = tensor_locations(self._file, self.path)
+        left = {WEIGHTS} if self._locations is not None else set[str]()
         left |= set() if self._hidden else {HIDDEN_WEIGHTS}
         size = self._as_opened[0]
-        if self._places is None:  # in one pass, as to list a gzipped archive is to unpack it
+        if self._locations is None:  # in one pass, as to list a gzipped archive is to unpack it
             self._check_room(size)
         else:
             self._check_room(unpacked_bytes(self.path, self._hidden))
@@ -328,8 +328,8 @@ class CheckpointReader:
     def _check(self, config: str, weights: str) -> model_config.Checked:
         """Return a config of the archive as NeMo may be given it, after a look at its weights
         without torch."""
-        if self._places is not None and weights == WEIGHTS:
-            shapes = {name: place.tensor.shape for name, place in self._places.items()}
+        if self._locations is not None and weights == WEIGHTS:
+            shapes = {name: place.tensor.shape for name, place in self._locations.items()}
         else:
             shapes = self._shapes(self.folder / weights)
         text = (self.folder / config).read_bytes()
@@ -372,9 +372,9 @@ class CheckpointReader:
     def _read_ahead(self) -> None:
         """Bring the weights into the page cache, by a copy to nowhere: next to free for what is
         there already."""
-        if not self._places:
+        if not self._locations:
             return
-        first = min(place.offset for place in self._places.values())
+        first = min(place.offset for place in self._locations.values())
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
             while not self._over and (
                 sent := os.sendfile(nowhere.fileno(), self._file.fileno(), first, PIECE)
@@ -386,16 +386,16 @@ class CheckpointReader:
         unpacked file."""
         import torch
 
-        if self._places is None:
+        if self._locations is None:
             unpacked = self.folder / WEIGHTS
             try:
                 return torch.load(unpacked, map_location="cpu", mmap=True, weights_only=True)
             except RuntimeError:  # the format before torch 1.6 cannot be mapped
                 return torch.load(unpacked, map_location="cpu", weights_only=True)
         state: Any = OrderedDict(
-            (name, _Stored(self, place)) for name, place in self._places.items()
+            (name, _Stored(self, place)) for name, place in self._locations.items()
         )
-        state._metadata = vars(self._places)["_metadata"]  # torch keeps it beside the items
+        state._metadata = vars(self._locations)["_metadata"]  # torch keeps it beside the items
         return state
 
 
