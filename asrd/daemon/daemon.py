@@ -325,8 +325,10 @@ class Daemon:
         return one
 
     async def _load(self, one: Dictation | None) -> None:
-        """Have a worker ready; for a recording from a pipe, once that has given sound: a file on it
-        is refused."""
+        """Have a worker ready.
+
+        A pipe's first audio is awaited for a moment: a file on a pipe is refused without a worker.
+        """
         if one is None or self.settings.source != "pipe" or await self.recorder.gives_sound(one):
             await self.transcriber.load()
 

@@ -42,6 +42,9 @@ SOUND_LOOK_SECONDS = 0.01
 SOUND_POLL_SECONDS = 0.05
 """Between two such looks while nobody does."""
 
+FIRST_AUDIO_SECONDS = 3.0
+"""Time that the first audio on a pipe may take before the model is loaded without it."""
+
 LONGEST = 3600.0
 """Seconds after which a recording counts as forgotten and is ended."""
 
@@ -168,11 +171,14 @@ class Recorder:
                     await asyncio.sleep(SOUND_LOOK_SECONDS)
 
     async def gives_sound(self, one: Dictation) -> bool:
-        """Wait until sound has come into a recording, however long that takes; return whether any
-        came at all."""
-        while self.one is one and not one.take.samples:
+        """Wait for the first audio of a recording, FIRST_AUDIO_SECONDS at most.
+
+        Returns False where the recording ended without any, as a file on a pipe does.
+        """
+        limit = time.monotonic() + FIRST_AUDIO_SECONDS
+        while self.one is one and not one.take.samples and time.monotonic() < limit:
             await asyncio.sleep(SOUND_POLL_SECONDS)
-        return one.take.samples > 0
+        return self.one is one or one.take.samples > 0
 
     async def mind(self, one: Dictation, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.

@@ -634,6 +634,17 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
     assert not (one.home / "started").exists(), "no worker was started for it"
 
 
+def test_a_pipe_that_stays_silent_has_its_model_loaded(daemon: Start) -> None:
+    one = daemon(up=False)
+    command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run", "--source", "pipe"]
+    with subprocess.Popen(command, cwd=ROOT, env=one.environment, stdin=subprocess.PIPE) as process:
+        limit = time.monotonic() + 60
+        while not (one.home / "started").exists():
+            assert time.monotonic() < limit, "no worker was started"
+            time.sleep(0.1)
+        process.terminate()
+
+
 def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:
     one = daemon(up=False)
     command = [sys.executable, "-m", "tests.fakes.deaf_daemon", "run", "--source", "pipe"]
