@@ -151,7 +151,6 @@ TOO_LONG = {
     "evaluation.report.text": "text and JSON of a comparison",
     "evaluation.runner": "runs, baseline and the verb's own work",
     "models.model_config": "schema, checks and references",
-    "audio.microphone": "the stream and what watches it",
     "precision.gpus": "NVML and the choice of a card",
     "precision.plan": "the plan and its wording",
     "protocol": "every message between the daemon and its worker",

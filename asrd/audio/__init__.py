@@ -25,6 +25,8 @@ A file imports only from files above it, and from packages below this one.
     alsa_config               whether PortAudio can start with ALSA's configuration, which else ends the process
     sound_server              what PipeWire or PulseAudio says: its sources, and that they changed
     devices                   what there is to record from, and which of it is meant
+    hanging_calls             calls that may hang, each in a thread of its own
+    input_stream              one stream from a device through PortAudio, and its samples until they are taken
     microphone                a device through PortAudio: opened, watched, given up, opened again
     silero                    Silero's network in numpy: chunks of 32 ms -> probabilities of speech
     vad                       blocks -> speech and pauses

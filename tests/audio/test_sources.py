@@ -614,7 +614,7 @@ async def streaming(card: Card, heard: Heard, number: int = 1) -> Card.Stream:
     """Wait until the microphone listens to its n-th stream; return that."""
 
     def listening() -> bool:
-        line = heard.source._line
+        line = heard.source._stream
         return (
             line is not None
             and line._stream is not None

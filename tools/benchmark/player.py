@@ -32,8 +32,7 @@ from typing import Any
 import numpy as np
 
 from asrd import journal
-from asrd.audio import microphone as audio_microphone
-from asrd.audio import resampling
+from asrd.audio import input_stream, resampling
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.sources import AudioSource
@@ -42,10 +41,10 @@ from asrd.cli import run
 from asrd.dictation import recording
 from asrd.engine import engine
 
-PERIOD = round(SAMPLE_RATE * audio_microphone.PERIOD) // resampling.BLOCK * resampling.BLOCK
+PERIOD = round(SAMPLE_RATE * input_stream.PERIOD) // resampling.BLOCK * resampling.BLOCK
 """Samples that the thread wakes up for, as PortAudio's does."""
 
-LULL = round(audio_microphone.LULL / audio_microphone.PERIOD) * PERIOD
+LULL = round(input_stream.LULL / input_stream.PERIOD) * PERIOD
 """Samples for which it wakes the daemon while that is patient, as the real microphone does."""
 
 LEAK = 10 << 10
