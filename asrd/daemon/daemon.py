@@ -387,7 +387,7 @@ class Daemon:
         journal.event("suspend", "the machine is about to sleep")
         try:
             await self.recorder.stop()
-            while self.transcriber.busy:
+            while self.transcriber.owes_text:
                 await self._moved(1.0)
         finally:  # also when logind's time is up: what is not text by then becomes it after the sleep
             await self.transcriber.sleep()

@@ -51,6 +51,8 @@ class SleepInhibitor:
         self._on_sleep, self._on_wake = on_sleep, on_wake
         self._inhibitor: int | None = None
         self._owner = ""
+        self._asleep = False
+        """Whether sleep was announced, and waking was not."""
         self._limit = 0.0
         self._signals: asyncio.Queue[bool | None] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
@@ -94,6 +96,7 @@ class SleepInhibitor:
             logger.warning("the system bus is gone, and suspend comes unannounced until it is back")
             self._release()
             bus = await self._reconnect()
+            self._awake()  # whoever finds a bus again is awake, and what said so went with the old one
 
     async def _follow(self, bus: MessageBus) -> None:
         """Act on signals, one after another, until the bus is gone."""
@@ -161,6 +164,7 @@ class SleepInhibitor:
     async def _before_sleep(self) -> None:
         if self._waking is not None:
             self._waking.cancel()
+        self._asleep = True
         try:
             async with asyncio.timeout(self._limit):
                 await self._on_sleep()
@@ -174,7 +178,6 @@ class SleepInhibitor:
             self._release()
 
     async def _after_sleep(self, bus: MessageBus) -> None:
-        woke = not self.held
         self._release()
         try:
             await self._inhibit(bus)
@@ -182,7 +185,12 @@ class SleepInhibitor:
             logger.warning(
                 "logind grants no inhibitor, and the next suspend comes unannounced: %s", error
             )
-        if woke:
+        self._awake()
+
+    def _awake(self) -> None:
+        """Get ready after sleep, where there was one."""
+        if self._asleep:
+            self._asleep = False
             self._waking = asyncio.create_task(self._wake(), name="wake")
 
     async def _wake(self) -> None:

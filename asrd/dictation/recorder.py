@@ -92,6 +92,8 @@ class Recorder:
         """How that was: the microphone's name, and whether it stays open."""
         self._late: Dictation | None = None
         """The one whose last sound is still on its way, from a microphone that stays open."""
+        self._endings: set[asyncio.Task[None]] = set()
+        """Recordings whose last sound is on its way."""
         self._before: collections.deque[AudioBlock] = collections.deque()
         self._arrivals = TailWait()
 
@@ -147,20 +149,36 @@ class Recorder:
             one.device = self._capture.name
         one.stopped, one.cancelled = time.monotonic(), one.cancelled or cancelled
         self._watcher.cue("cancel" if cancelled else "stop")
+        device = None
         if self._capture is not None and self._opened[1]:
             self._late = one
-            self._watcher.changed()
-            await self._arrivals.until(one.stopped)
+        else:
+            device, self._capture = self._capture, None
+        self._watcher.changed()
+        # Whoever asked may be cancelled; a recording without an end would hold up all that follow.
+        ending = asyncio.create_task(self._end(one, device))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        await asyncio.shield(ending)
+        return one
+
+    async def _end(self, one: Dictation, device: AudioSource | None) -> None:
+        """End a recording when its last sound has come.
+
+        Args:
+            device: a microphone that is to be closed; None for one that stays open.
+        """
+        try:
+            if device is not None:
+                await device.close()
+            elif self._late is one:
+                await self._arrivals.until(one.stopped)
+        finally:
             if self._late is one:
                 self._late = None
-        elif self._capture is not None:
-            device, self._capture = self._capture, None
-            self._watcher.changed()
-            await device.close()
-        one.end()
+            one.end()
         self._watcher.changed()
         await self.adopt()  # of settings that changed meanwhile
-        return one
 
     async def heard(self, one: Dictation, seconds: float) -> None:
         """Wait until sound has come into a recording, the microphone said why none does, or

@@ -141,6 +141,11 @@ class Transcriber:
         return bool(self._queue or self._rewriting or self._cleanup.busy)
 
     @property
+    def owes_text(self) -> bool:
+        """Whether somebody waits for a text; one that is out may still have figures to come."""
+        return bool(self._open or self._rewriting)
+
+    @property
     def still(self) -> bool:
         """Whether nobody at all needs the engine."""
         return not (self.busy or self._guests or self.asleep)
@@ -427,10 +432,7 @@ class Transcriber:
             try:
                 found = await act(engine)
             except (AudioError, SoundError):
-                if engine.ready is None and not self.asleep:
-                    self._return = asyncio.create_task(
-                        self.load()
-                    )  # as soon as nobody asks: the next sound needs it
+                self._bring_back()
                 raise
             finally:
                 if self._coming is None:  # else what loads, or is downloaded, is the one to come
@@ -439,6 +441,11 @@ class Transcriber:
             if engine.ready is not None:  # without a worker nothing was asked, and nothing proved
                 self._well()
             return found
+
+    def _bring_back(self) -> None:
+        """Have a worker started in the place of a lost one as soon as nobody asks: the next sound needs it."""
+        if self.engine.ready is None and not self.asleep:
+            self._return = asyncio.create_task(self.load())
 
     def _renew(self) -> None:
         """Put a fresh engine in the place of one that has no candidate left: what ailed it may be
@@ -547,6 +554,7 @@ class Transcriber:
             raise
         finally:
             self._coming = None
+            self._arrived()  # a worker that came again in the old engine meanwhile did not say so
         await old.stop()
         self._well()
         self._changed()  # the time begins after which an unused model leaves memory
@@ -713,11 +721,9 @@ class Transcriber:
         heard = one.dictation.answer is not None
         await self._let_it_out()
         if heard and self.engine.ready is not None and len(self._queue) == 1:
-            try:
-                async with self.turns.shared():
-                    self.memory = await self.engine.measure("steady")
-            except AsrdError as error:
-                self._ill(error)
+            async with self.turns.shared():
+                self.memory = await self.engine.read_ledger("steady")
+            self._bring_back()
         metrics.log_dictation(
             one, told, self.settings.model, one.dictation.ready or self.engine.ready, self.memory
         )

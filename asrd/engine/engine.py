@@ -359,13 +359,43 @@ class Engine:
 
         async def ask() -> Memory:
             await self._service()
-            self._number += 1
-            message = protocol.Measure(self._number, phase)
-            readings = await self._ask(message, protocol.Reading, self._deadlines.answer)
-            return readings[0].memory
+            return await self._measured(phase)
 
         async with self._lock:
             return await self._persist(ask)
+
+    async def read_ledger(self, phase: str) -> Memory | None:
+        """Return a reading of the ledger of the worker in service; None where there is none, or it
+        is lost.
+
+        No other worker is started for figures: that takes as long as a start, and nobody waits for
+        it.
+
+        Args:
+            phase: as of `measure`.
+        """
+        async with self._lock:
+            if self.ready is None:
+                return None
+            try:
+                return await self._measured(phase)
+            except WorkerFailedError as loss:
+                await self._retire(0.0)
+                if self._allowed.is_set():  # else `halt` ended it, which says nothing about it
+                    self.failures += 1
+                    sentence = with_hint(loss.detail, loss.hint)
+                    log.warning("%s: %s: %s", self.candidate.name, loss.kind, sentence)
+                return None
+            except asyncio.CancelledError:
+                await self._retire(0.0)  # an unread answer would be taken for the next one's
+                raise
+
+    async def _measured(self, phase: str) -> Memory:
+        """Ask the worker for a reading. Raises WorkerFailedError."""
+        self._number += 1
+        message = protocol.Measure(self._number, phase)
+        readings = await self._ask(message, protocol.Reading, self._deadlines.answer)
+        return readings[0].memory
 
     async def fall_back(
         self, candidate: Candidate, kind: str, detail: str, figures: dict[str, float] | None = None

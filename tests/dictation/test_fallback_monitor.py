@@ -732,14 +732,14 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
     async with at_work(tmp_path, "half=slow-answers *=ok", demote_slower=10.0) as one:
         slow(monkeypatch, one)
         await one.transcriber.load()
-        reading, measure = asyncio.Event(), one.engines[0].measure
+        reading, measure = asyncio.Event(), one.engines[0].read_ledger
 
-        async def slowly(phase: str) -> memory.Memory:
+        async def slowly(phase: str) -> memory.Memory | None:
             reading.set()
             await asyncio.sleep(0.3)
             return await measure(phase)
 
-        monkeypatch.setattr(one.engines[0], "measure", slowly)
+        monkeypatch.setattr(one.engines[0], "read_ledger", slowly)
         recording = one.say()
         await reading.wait()
         await one.transcriber.use(other(one, "bfloat16"), strict=True)

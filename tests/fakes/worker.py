@@ -6,7 +6,7 @@ in "@FILE": it is then done once, by whichever worker creates FILE first; after 
 behaves. The act "gate" loads only once the file FAKE_WORKER_GATE names is there. The act "hostile"
 says the words of the JSON list FAKE_WORKER_WORDS at times outside the buffer. The act
 "allergic:ACT" is ACT where a sample is MARK, or no finite number. The act "spoil:RATE:SEED" makes
-RATE words of a hundred other ones.
+RATE words of a hundred other ones. The act "measuring:ACT" is ACT where memory is asked for.
 
 Where FAKE_WORKER_TEXTS names a JSON file of number of samples -> text, that is what is heard, and a
 worker with half the bytes a weight says that it needs half the memory. The model is then any file,
@@ -255,8 +255,10 @@ def main() -> int:
     say(protocol.Progress("import"))
     if gate := os.environ.get("FAKE_WORKER_GATE"):
         Path(gate).with_name("started").touch()
-    while act == "gate" and not os.path.exists(os.environ["FAKE_WORKER_GATE"]):
-        time.sleep(0.01)
+    if act == "gate":
+        while not os.path.exists(os.environ["FAKE_WORKER_GATE"]):
+            time.sleep(0.01)
+        say(protocol.Progress("load"))
     if act in ON_LOAD:
         ON_LOAD[act]()
         return 70
@@ -265,7 +267,9 @@ def main() -> int:
         message, payload = frame
         if isinstance(message, protocol.Stop):
             return 0
-        if isinstance(message, protocol.Measure):
+        if isinstance(message, protocol.Measure) and act.startswith("measuring:"):
+            ON_BUFFER[act.partition(":")[2]](message.id)
+        elif isinstance(message, protocol.Measure):
             read = memory(start)
             read = msgspec.structs.replace(read, process=1 << 40) if act == "heavy" else read
             say(protocol.Reading(message.id, message.phase, read))
