@@ -292,6 +292,31 @@ def test_a_bus_that_starts_anew_is_found_again(
     assert "the system bus is gone" in caplog.text
 
 
+def test_a_machine_that_woke_while_its_bus_was_gone_is_awake_for_us_too(
+    tmp_path: Path, bus_program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logind, "RETRY", (0.05, 0.1))
+
+    async def scene() -> None:
+        notes = Notes()
+        async with machine(tmp_path, bus_program) as it:
+            sleep = logind.SleepInhibitor(notes.sleep, notes.wake)
+            assert await sleep.start()
+            assert await it.says() == INHIBIT
+            it.do("sleep")
+            assert await it.says() == "released"
+            assert await notes.next() == "sleep"
+            await it.end()
+            it.running.clear()
+            (tmp_path / "bus").unlink(missing_ok=True)
+            await it.boot()
+            assert await notes.next() == "wake"
+            await sleep.stop()
+            assert notes.empty()
+
+    asyncio.run(scene())
+
+
 def test_without_a_bus_or_a_logind_nothing_happens(
     tmp_path: Path, bus_program: str, caplog: pytest.LogCaptureFixture
 ) -> None:
