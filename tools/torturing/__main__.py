@@ -146,7 +146,7 @@ class Player:
         if self.part == "delivery":
             return Delivery(house)
         one = house.home
-        logind = stack.enter_context(Logind(one.folder, one.environment("logind")))
+        logind = stack.enter_context(Logind(one.folder, one.environment_of_server("logind")))
         server = (
             stack.enter_context(SoundServer(one.folder.parent / f"sound-{one.mark}"))
             if self.sound
@@ -167,16 +167,16 @@ class Player:
         house.last()
 
     def _round(self, house: House, rounds: Rounds, moment: str, target: str) -> None:
-        """Play a round; what no round foresees is the round's remark, and its home is cleared of
-        processes."""
+        """Play a round; what no round foresees is the round's remark, and the next one finds a home
+        without processes and recordings of this one."""
         try:
             rounds.play(moment, target)
         except (BrokenError, OSError, ValueError) as error:
-            house.rounds[-1].remark = str(error)
-            house.home.end_all()
             tell(f"{moment}, {target}: {error}")
-            with contextlib.suppress(BrokenError):
+            house.home.clear()
+            with contextlib.suppress(BrokenError, OSError):
                 rounds.close()
+            house.start_afresh(str(error))
         tell(f"{self.part} {len(house.rounds)}: {moment}, {target}")
 
 
@@ -192,7 +192,7 @@ def prove(folder: Path, seed: int) -> None:
         house = House(one, random.Random(seed))
         house.orphan_seconds = planted.QUICK_ORPHAN_SECONDS
         planter = planted.Planter(house, planted.FAULTS)
-        with Logind(one.folder, one.environment("logind")) as logind, planter.planting():
+        with Logind(one.folder, one.environment_of_server("logind")) as logind, planter.planting():
             player = Kills(house, logind)
             player.pace, player.earliest = PLANTED_PACE, PLANTED_EARLIEST
             for _ in (*planted.FAULTS, "and one without"):

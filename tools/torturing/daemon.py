@@ -26,6 +26,9 @@ PATIENCE_SECONDS = 120.0
 PIECE_SAMPLES = SAMPLE_RATE // 50
 """What the feeder writes at once: 20 ms."""
 
+FIRST_SAMPLES = SAMPLE_RATE // 10
+"""Silence after which a daemon on a pipe loads its model."""
+
 POLL_SECONDS = 0.02
 
 WORKERS = ("asrd.worker",)
@@ -39,9 +42,11 @@ class BrokenError(Exception):
 class Feeder:
     """Writes a sound into a pipe, `pace` times as fast as it was spoken, on a clock of its own."""
 
-    def __init__(self, descriptor: int, sound: np.ndarray, pace: float = 1.0) -> None:
+    def __init__(
+        self, descriptor: int, sound: np.ndarray, pace: float = 1.0, written: int = 0
+    ) -> None:
         self.sound = sound
-        self.samples = 0
+        self.samples = self._first = written
         """How many have been written."""
         self.at_the_kill = 0
         """How many had been written when `kill` was called."""
@@ -52,9 +57,9 @@ class Feeder:
 
     def _feed(self) -> None:
         began = time.monotonic()
-        for start in range(0, len(self.sound), PIECE_SAMPLES):
+        for start in range(self._first, len(self.sound), PIECE_SAMPLES):
             piece = self.sound[start : start + PIECE_SAMPLES]
-            due = began + (start + len(piece)) / SAMPLE_RATE / self.pace
+            due = began + (start + len(piece) - self._first) / SAMPLE_RATE / self.pace
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
             try:
@@ -88,6 +93,12 @@ class Daemon:
         self.home, self.life = home, life
         self.socket = Path(environment.pop("ASRD_SOCKET", home.runtime / "asrd.sock"))
         self.before = set(home.kept())
+        self.feeder: Feeder | None = None
+        """The last that spoke into it."""
+        self._status: dict[str, Any] = {}
+        """Its last answer to `status`."""
+        self._first = np.zeros(0, np.int16)
+        """What was written into its pipe before anybody spoke."""
         words = [
             sys.executable,
             "-m",
@@ -142,17 +153,31 @@ class Daemon:
                     f"the daemon ended with {self.process.returncode} before {what}: {self.last_words()}"
                 )
             with contextlib.suppress(OSError, ValueError):
-                if holds(self.ask(verb="status")):
+                self._status = self.ask(verb="status")
+                if holds(self._status):
                     return
             time.sleep(POLL_SECONDS)
-        raise BrokenError(f"in {seconds:.0f} s there was no {what}: {self.last_words()}")
+        told = f"in {seconds:.0f} s there was no {what} ({self.doing()}): {self.last_words()}"
+        raise BrokenError(told)
+
+    def doing(self) -> str:
+        """Return what the daemon did at its last status: its state, what loads, and what waits."""
+        status = self._status
+        if not status:
+            return "no status was answered"
+        parts = [status["state"], *filter(None, [status["loading"], status["trouble"]])]
+        parts += [f"{status['pending']} pending"] * bool(status["pending"])
+        return ", ".join([*parts, f"{status['strategy'] or 'no worker'} in service"])
 
     def up(self) -> None:
         """Wait until it records."""
         self.until(lambda status: True, "daemon that answers")
 
     def ready(self) -> None:
-        """Wait until its model is loaded."""
+        """Wait until its model is loaded, which a pipe without sound does not have done."""
+        if self.process.stdin is not None and not len(self._first) and self.feeder is None:
+            self._first = np.zeros(FIRST_SAMPLES, np.int16)
+            self.process.stdin.write(self._first.tobytes())
         self.until(
             lambda status: bool(status["strategy"]) and not status["loading"], "loaded model"
         )
@@ -175,7 +200,9 @@ class Daemon:
     def feed(self, sound: np.ndarray, pace: float = 1.0) -> Feeder:
         """Speak a sound (int16) into it."""
         assert self.process.stdin is not None
-        return Feeder(self.process.stdin.fileno(), sound, pace)
+        whole, first = np.concatenate([self._first, sound]), len(self._first)
+        self.feeder = Feeder(self.process.stdin.fileno(), whole, pace, first)
+        return self.feeder
 
     def end_sound(self) -> None:
         """Close the pipe: the recording ends, and the daemon when its text is delivered."""

@@ -47,6 +47,8 @@ class Round(msgspec.Struct):
     locks: list[str] = []
     remark: str = ""
     """What else was not as it should be."""
+    busy: str = ""
+    """What a daemon did that did not come to rest; "" where each did."""
 
     @property
     def sound_lost(self) -> float | None:
@@ -125,7 +127,7 @@ def rows(rounds: Iterable[Round]) -> list[Row]:
         row.left += len(one.left)
         row.orphans += one.orphans
         row.locks += len(one.locks)
-        row.remarks += bool(one.remark)
+        row.remarks += bool(one.remark or one.busy)
         if one.sound_lost is not None:
             row.sound_lost.append(one.sound_lost)
     return list(table.values())

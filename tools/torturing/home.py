@@ -38,6 +38,9 @@ LOCK_SECONDS = 3.0
 """For which a lock may outlast the daemon that held it: a child that was being started has its
 files until it runs."""
 
+CLEAR_SECONDS, QUIET_SECONDS = 30.0, 0.5
+"""For which processes are ended at most, and for which none may be seen before that is over."""
+
 SETTINGS = {
     "model": "demo-ctc",
     "strategy": "fp32",
@@ -95,6 +98,10 @@ class Home:
         own[MARK] = f"{self.mark}.{life}"
         return kept | bus | own | more
 
+    def environment_of_server(self, name: str) -> dict[str, str]:
+        """Return the environment of a program that outlives every daemon, as `end_all` spares it."""
+        return self.environment(name) | {MARK: f"{self.mark}~{name}"}
+
     def configure(self, sinks: tuple[str, ...] = ("one",), **settings: Any) -> None:
         """Write the configuration file: the usual settings, others over them, and sinks by their
         names."""
@@ -125,10 +132,14 @@ class Home:
         new.rename(self.sinks / f"{name}.mode")
 
     def entries(self, name: str, after: int = 0) -> list[dict[str, Any]]:
-        """Return what a sink has logged, but for so many first entries."""
+        """Return what a sink has logged, but for so many first entries.
+
+        A reader sees the part of a line before a page's end (4096 bytes) earlier than the rest, so
+        a line that has no end yet is not there yet.
+        """
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.sinks / f"{name}.log").read_text().splitlines()
-            return [json.loads(line) for line in lines[after:]]
+            whole, _, _ = (self.sinks / f"{name}.log").read_text().rpartition("\n")
+            return [json.loads(line) for line in whole.splitlines()[after:]]
         return []
 
     def kept(self) -> list[str]:
@@ -151,6 +162,23 @@ class Home:
     def end_all(self, life: str = "") -> int:
         """Kill what still lives of this home, or of one life; return how many there were."""
         return end_marked(f"{self.mark}.{life}", whole=bool(life))
+
+    def clear(self) -> None:
+        """Kill until nothing lives of any daemon: what is just being started shows no mark yet."""
+        limit, quiet_since = time.monotonic() + CLEAR_SECONDS, time.monotonic()
+        while time.monotonic() < min(limit, quiet_since + QUIET_SECONDS):
+            if self.end_all():
+                quiet_since = time.monotonic()
+            time.sleep(0.05)
+
+    def set_aside(self, folder: Path) -> list[str]:
+        """Move every recording and the sinks' logs into another folder; return the recordings' names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = self.kept()
+        found = self.recordings.glob("*") if self.recordings.is_dir() else iter(())
+        for path in (*found, *self.sinks.glob("*.log")):
+            path.rename(folder / path.name)
+        return names
 
     def locked(self, alone: bool = True) -> list[str]:
         """Return the files on which somebody holds a lock; asked while no daemon records or

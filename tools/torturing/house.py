@@ -38,6 +38,9 @@ SINK_SECONDS = 15.0
 FAST = 1000.0
 """Times as fast as speech: all of it at once, so that much of it waits in the pipe."""
 
+AT_REST = ("IDLE", "PARKED")
+"""States of a daemon that has nothing to do."""
+
 ABSENT_MODEL = "absent.nemo"
 """Of a daemon that only has to record: its worker ends at once."""
 
@@ -77,6 +80,10 @@ class House:
         """Whether no daemon lives beside one that is killed; else scratch folders may be locked by
         it."""
         self._current: Followed | None = None
+        self._before: set[str] = set()
+        """Recordings that were there when the round began."""
+        self._newest: Daemon | None = None
+        """The daemon that was started last in the round."""
         self._lives = 0
         self._gone: list[tuple[str, float, Round]] = []
         """Lives that were killed, when, and in which round."""
@@ -109,12 +116,14 @@ class House:
             settings["model"] = str(self.home.folder / ABSENT_MODEL)
         self.home.configure(self.sinks, **settings)
         self._lives += 1
-        return Daemon(self.home, f"{self._lives}", source, flags, environment)
+        self._newest = Daemon(self.home, f"{self._lives}", source, flags, environment)
+        return self._newest
 
     def begin(self, moment: str, target: str) -> Followed:
         """Return a new round, with the lengths of the sinks' logs as they are now."""
         one = Round(len(self.rounds) + 1, moment, target)
         self.rounds.append(one)
+        self._before, self._newest = set(self.home.kept()), None
         self._current = Followed(one, np.zeros(0, np.int16), self.lengths())
         return self._current
 
@@ -213,6 +222,66 @@ class House:
             texts = [entry["text"] for entry in entries if entry["event"] == "accepted"]
             found[name] = " ".join(filter(None, (found.get(name, ""), *map(str.strip, texts))))
 
+    def settle(
+        self, one: Followed, daemon: Daemon, what: str, seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        """Wait until a daemon has nothing to do; one that stays busy is noted. Raises BrokenError."""
+        try:
+            daemon.until(lambda status: status["state"] in AT_REST, what, seconds)
+        except BrokenError:
+            if daemon.process.poll() is None:
+                one.round.busy = daemon.doing()
+            raise
+
+    # -- after a round that broke
+    # -------------------------------------------------------------------------------------------------
+
+    def start_afresh(self, error: str) -> None:
+        """End every process of a round that broke, and judge what it recorded before the next begins.
+
+        What another daemon makes no text of is set aside and counts as left.
+        """
+        assert self._current is not None
+        one = self._current
+        self.home.clear()
+        one.round.remark = ""
+        try:
+            self._take_in(one)
+            daemon = self.daemon(source="mic")
+            daemon.ready()
+            self.heal(daemon)
+            daemon.stop()
+        except (BrokenError, OSError, ValueError) as second:
+            self.home.clear()
+            one.round.remark += f"; another daemon could not tell what became of it: {second}"
+        one.round.remark = (error + "; " + one.round.remark).rstrip("; ")
+        if self.home.kept():
+            self._set_aside(one)
+
+    def _take_in(self, one: Followed) -> None:
+        """Find the recording of a round that broke, and what the sinks have of it."""
+        for name in self.sinks:
+            self.home.mode(name, "accept")
+        owned = {each.recording for each in self.rounds}
+        own = sorted(set(self.home.kept()) - self._before - owned)
+        feeder = self._newest.feeder if self._newest is not None else None
+        if own and not one.round.recording:
+            one.round.recording = own[-1]
+        if one.round.recording in self.home.kept():
+            one.sound = self.home.sound(one.round.recording)
+        elif feeder is not None and not len(one.sound):  # its text is out, and the recording gone
+            one.sound = feeder.sound[: feeder.samples]
+        self.collect(one)
+        if one not in self.open:
+            self.open.append(one)
+
+    def _set_aside(self, one: Followed) -> None:
+        """Move recordings that no daemon made text of to where no other finds them."""
+        names = self.home.set_aside(self.home.folder / f"set aside {one.round.number}")
+        for name in names:
+            (self._owner(name) or one.round).left.append(f"{name}.wav")
+        self.open = []
+
     def find_orphans(self, wait: bool = False) -> None:
         """Count processes of daemons that were killed long ago, and end them.
 
@@ -310,18 +379,21 @@ class House:
 
     def last(self) -> None:
         """Heal what waits, end the last daemon in order, and look for all that must not be left."""
-        self.home.age()
-        daemon = self.daemon(source="mic")
-        daemon.ready()
-        self.heal(daemon)
-        code = daemon.stop()
-        self._replace_sockets()
-        self.find_orphans(wait=True)
         end = Round(len(self.rounds) + 1, "the end", "none")
+        self.home.age()
+        try:
+            daemon = self.daemon(source="mic")
+            daemon.ready()
+            self.heal(daemon)
+            if code := daemon.stop():
+                end.remark = f"the last daemon ended with {code}"
+            self._replace_sockets()
+        except (BrokenError, OSError, ValueError) as error:  # what was found before is told even so
+            end.remark = str(error)
+            self.home.clear()
+        self.find_orphans(wait=True)
         end.locks, end.left = self.home.locked(), self._owned(self.home.strays())
         end.left += self._owned([f"{name}.wav" for name in self.home.kept()]) + self.home.litter()
-        if code:
-            end.remark = f"the last daemon ended with {code}"
         self.rounds.append(end)
 
     def _replace_sockets(self) -> None:

@@ -28,6 +28,9 @@ TARGETS = ("daemon", "worker", "both")
 DECODING_SECONDS = 0.3
 """In which the worker hears a dozen seconds, with some left over."""
 
+BY_KEY_SHARE = 0.5
+"""Of recordings whose worker was killed, that end by key: then the daemon has to come to rest."""
+
 SETTLE_SECONDS = 0.3
 """In which the second recorder has all that the microphone gave before the kill."""
 
@@ -106,8 +109,14 @@ class Kills:
             self.house.look(one, daemon, feeder)
             return
         feeder.wait()
-        daemon.end_sound()
-        finish(daemon)
+        if self.draw.random() < BY_KEY_SHARE:
+            daemon.until_recorded(len(feeder.sound) / SAMPLE_RATE)
+            daemon.ask(verb="stop")
+            self.house.settle(one, daemon, "end of the recording")
+            daemon.stop()
+        else:
+            daemon.end_sound()
+            finish(daemon)
         self.house.lived_on(one, daemon, feeder.sound)
 
     @contextlib.contextmanager
@@ -219,6 +228,7 @@ class Kills:
 
     def suspending(self, one: Followed, target: str) -> None:
         """While the daemon gets ready for the machine's sleep, which ends the recording."""
+        self._logind.ensure()
         daemon = self._loaded(DBUS_SYSTEM_BUS_ADDRESS=self._logind.address)
         feeder = daemon.feed(self._speech(2), FAST)
         feeder.wait()
@@ -230,7 +240,7 @@ class Kills:
         if target != "worker":
             self.house.look(one, daemon, feeder)
             return
-        daemon.until(lambda status: status["state"] in ("IDLE", "PARKED"), "end of the recording")
+        self.house.settle(one, daemon, "end of the recording")
         daemon.stop()
         self.house.lived_on(one, daemon, feeder.sound)
 
@@ -250,7 +260,7 @@ class Kills:
             time.sleep(self.draw.uniform(0.0, 0.8))
             daemon.kill(target)
         if target == "worker":
-            daemon.until(lambda status: status["state"] in ("IDLE", "PARKED"), "end of the retry")
+            self.house.settle(one, daemon, "end of the retry")
             daemon.stop()
         self.house.look_again(one, daemon)
 

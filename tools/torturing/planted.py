@@ -12,16 +12,17 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .daemon import Daemon
+from .daemon import BrokenError, Daemon
 from .findings import Round, judge
 from .home import HEADER_BYTES, SAMPLE_RATE
-from .house import Followed, House
+from .house import FAST, Followed, House
 
 CUT_SECONDS = 1.0
 """By which a recording is cut short."""
@@ -31,6 +32,9 @@ TOLERANCE_SECONDS = 0.5
 
 SEEN_SECONDS = 5.0
 """Within which a process that was started can be seen."""
+
+QUICK_BUSY_SECONDS = 5.0
+"""After which a daemon that was made to stay busy counts as such."""
 
 QUICK_ORPHAN_SECONDS = 5.0
 """After which a process is an orphan while faults are planted."""
@@ -58,6 +62,7 @@ INSTRUMENTS = {
     "cut": Instrument(
         "sound lost", lambda one: one.sound_lost or 0.0, lambda one: CUT_SECONDS, TOLERANCE_SECONDS
     ),
+    "busy": Instrument("daemons that stay busy", lambda one: bool(one.busy), lambda one: 1),
     "alter": Instrument("sound altered", lambda one: bool(one.remark), lambda one: 1),
 }
 """Fault -> the instrument that has to notice it."""
@@ -82,6 +87,7 @@ class Planter:
             "lock": self._lock,
         }
         self._acts |= {"cut": self._cut, "alter": self._alter, "double": lambda one, daemon: None}
+        self._acts |= {"busy": self._busy}
 
     @contextlib.contextmanager
     def planting(self) -> Iterator[None]:
@@ -157,6 +163,28 @@ class Planter:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._held.append(handle)
         self.house.after_looking = self._let_go
+
+    def _busy(self, one: Followed, daemon: Daemon) -> None:
+        """Have another daemon stay busy: its worker is stopped while it owes a text, to no sink."""
+        assert daemon.feeder is not None
+        sinks, self.house.sinks = self.house.sinks, ()
+        try:
+            busy = self.house.daemon()
+        finally:
+            self.house.sinks = sinks
+        busy.ready()
+        workers = busy.workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        feeder = busy.feed(daemon.feeder.sound, FAST)
+        feeder.wait()
+        busy.until_recorded(len(feeder.sound) / SAMPLE_RATE)
+        busy.ask(verb="stop")
+        with contextlib.suppress(BrokenError):
+            self.house.settle(one, busy, "end of the recording", QUICK_BUSY_SECONDS)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        busy.stop()
 
     def _cut(self, one: Followed, daemon: Daemon) -> None:
         """Cut a recording short."""

@@ -31,6 +31,13 @@ class Logind:
         self._environment = environment | {"DBUS_SYSTEM_BUS_ADDRESS": self.address}
         self._running: list[subprocess.Popen[str]] = []
 
+    def ensure(self) -> None:
+        """Start bus and logind anew where one of them has ended. Raises BrokenError."""
+        if any(one.poll() is not None for one in self._running) or not self._running:
+            self.__exit__()
+            self._path.unlink(missing_ok=True)
+            self.__enter__()
+
     def __enter__(self) -> Logind:
         self._config.write_text(BUS.format(path=urllib.parse.quote(str(self._path))))
         self._run("dbus-daemon", f"--config-file={self._config}", "--nofork", "--print-address")
