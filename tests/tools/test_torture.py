@@ -3,6 +3,7 @@ quick run of all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from tests.helpers import ROOT
 from tools.torturing import __main__ as torture
 from tools.torturing import delivery, findings, home, microphone, page, planted
 from tools.torturing.findings import Round, Words
+from tools.torturing.house import FAST, Followed, House
+from tools.torturing.kills import Kills
+from tools.torturing.suspend import Logind
 
 WORDS = (
     "remind",
@@ -288,6 +293,64 @@ def test_a_run_that_is_ended_leaves_no_process_and_no_folder() -> None:
     assert one.wait(60) == 130
     assert home.marked(f"{one.pid}-") == []
     os.rmdir(folder)  # which it refuses where anything is in it
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_a_line_of_a_log_that_is_being_written_is_not_there_yet(seed: int, tmp_path: Path) -> None:
+    """Its part before a page's end is seen earlier than the rest, wherever in the line that is."""
+    draw = random.Random(f"torn {seed}")
+    one = home.Home(tmp_path / "a home", "none")
+    entries = [
+        {
+            "at": draw.uniform(1e9, 2e9),
+            "event": "accepted",
+            "text": " ".join(draw.choices(WORDS, k=5)),
+        }
+        for _ in range(draw.randint(1, 40))
+    ]
+    lines = [json.dumps(entry) + "\n" for entry in entries]
+    cut = draw.randint(0, len(lines[-1]) - 1)
+    (one.sinks / "one.log").write_text("".join([*lines[:-1], lines[-1][:cut]]))
+    assert one.entries("one") == entries[:-1]
+    (one.sinks / "one.log").write_text("".join(lines))
+    assert one.entries("one", len(entries) - 1) == entries[-1:]
+
+
+@contextlib.contextmanager
+def playing(folder: Path) -> Iterator[tuple[House, Kills]]:
+    """Give a house, and what plays rounds of `kills` in it."""
+    with home.home(folder, "broken") as one:
+        house = House(one, random.Random(5))
+        with Logind(one.folder, one.environment_of_server("logind")) as logind:
+            player = Kills(house, logind)
+            yield house, player
+
+
+def test_a_round_that_breaks_costs_only_itself(tmp_path: Path) -> None:
+    """Its recording is judged; no later round meets it, and each finds logind and no process."""
+    with playing(tmp_path) as (house, player):
+
+        def breaking(one: Followed, target: str) -> None:
+            daemon = house.daemon(loaded=False)
+            feeder = daemon.feed(player._speech(), FAST)
+            feeder.wait()
+            daemon.until_recorded(len(feeder.sound) / 16_000)
+            raise ValueError("Expecting ',' delimiter: line 1 column 15 (char 14)")
+
+        player.moments["recording"] = breaking
+        step = torture.Player.__new__(torture.Player)
+        step.part = "kills"
+        step._round(house, player, "recording", "daemon")
+        assert house.home.processes() == []
+        assert house.home.kept() == []
+        step._round(house, player, "suspending", "both")
+        house.last()
+    broken, later, end = house.rounds
+    assert broken.remark.startswith("Expecting ',' delimiter")
+    assert broken.expected
+    assert broken.delivered == {"one": broken.expected}
+    assert [findings.judge(one) for one in house.rounds] == [Words(0, 0)] * 3
+    assert (later.remark, end.remark, end.left) == ("", "", [])
 
 
 # -- what it found

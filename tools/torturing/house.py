@@ -246,6 +246,8 @@ class House:
         self.home.clear()
         one.round.remark = ""
         try:
+            if self._newest is not None:
+                self._newest.wait()
             self._take_in(one)
             daemon = self.daemon(source="mic")
             daemon.ready()
