@@ -109,7 +109,9 @@ class Kills:
             self.house.look(one, daemon, feeder)
             return
         feeder.wait()
-        if self.draw.random() < BY_KEY_SHARE:
+        assert daemon.process.stdin is not None
+        goes_on = not daemon.process.stdin.closed
+        if self.draw.random() < BY_KEY_SHARE and goes_on:
             daemon.until_recorded(len(feeder.sound) / SAMPLE_RATE)
             daemon.ask(verb="stop")
             self.house.settle(one, daemon, "end of the recording")
