@@ -88,7 +88,7 @@ async def test_a_worker_lost_while_figures_are_read_leaves_a_daemon_at_rest(
             await until(lambda: act == "outside" or (tmp_path / "once").exists())
             await asyncio.sleep(0.2 * (seed % 3))
             await one.transcriber.sleep()
-            await asyncio.wait_for(rested(one), 1.0)
+            await asyncio.wait_for(rested(one), REST_SECONDS)
             await one.transcriber.wake()
         async with asyncio.timeout(REST_SECONDS):
             await rested(one)
