@@ -132,17 +132,6 @@ class SocketError(AsrdError):
     exit_code = 73
 
 
-FINAL: dict[str, type[AsrdError]] = {
-    "model": ModelError,
-    "network": NetworkError,
-    "disk": DiskError,
-    "usage": UsageError,
-    "config": ConfigError,
-    "audio": AudioError,
-}
-"""Kind of a failure in another process -> error; no other precision would cure it."""
-
-
 MAX_NAMES = 8
 """Names in a hint; of more, a command lists them all."""
 

@@ -27,7 +27,8 @@ from asrd.evaluation.normalising import units
 from asrd.models import architectures, choice, names
 from asrd.models.memory_estimate import weights_bytes
 from asrd.precision import gpus, ledger
-from asrd.precision.plan import Gpu, after
+from asrd.precision.fallback import after
+from asrd.precision.plan import Gpu
 from asrd.precision.strategies import TABLE
 from asrd.protocol import Download
 from asrd.terminal import listing

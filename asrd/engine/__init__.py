@@ -8,7 +8,9 @@ A file imports only from files above it, and from packages below this one.
     process    the worker from outside: its process, its frames, its scratch folder, how it was lost
     reception  what a worker sends, made harmless: its strings, and the times of its words (pure)
     verify     whether a worker runs in the precision that it was started with (pure)
-    batching   which waiting buffers one request to the worker takes together (pure)
+    batching   buffers of several callers that wait for the one worker; which of them one request takes
+    fallback_chain  the candidates of one engine: in service, behind it, left, and why (pure)
+    checks     around the start of a worker: file, room on the card, limit
     engine     holds the one worker: start on a candidate, ask, deadline, next candidate
     capacity   whether a second worker has room beside the one in service, and where
 """

@@ -9,7 +9,6 @@ neither torch nor numpy.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -19,40 +18,22 @@ from typing import Any, TypeVar
 import msgspec
 
 from asrd import protocol
-from asrd.engine import verify
-from asrd.engine.batching import TOGETHER, WaitingBuffer, together
+from asrd.engine import checks, verify
+from asrd.engine.batching import MAX_BUFFERS, BatchQueue, WaitingBuffer
+from asrd.engine.fallback_chain import FallbackChain, Trial, details
 from asrd.engine.process import NO_CARD, WorkerFailedError, WorkerProcess, worker_log
 from asrd.engine.reception import bounded, received
-from asrd.errors import FINAL, AsrdError, AudioError, EngineError, SoundError
+from asrd.errors import AsrdError, AudioError, SoundError
 from asrd.models import downloader
-from asrd.precision import fallback, gpus, ledger
+from asrd.precision.failures import action_of
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Candidate, Plan, Rejected
-from asrd.precision.strategies import index_of
 from asrd.text.wording import counted, with_hint
 
 log = logging.getLogger("asrd.engine")
 
 WORKER = (sys.executable, "-P", "-m", "asrd.worker")
 """How a worker is started."""
-
-AGAIN = ("killed", "stalled", "died")
-"""Kinds that may be bad luck, or came from outside: the same candidate is started once more before
-the next is tried."""
-
-BROKEN = ("device-lost", "died")
-"""Kinds after which a card's worker is started once more without CUDA graphs before its candidate
-is left."""
-
-REFUSED_SECONDS = 10.0
-"""How long a model file that was refused counts as refused without another worker; a file that
-changes does not."""
-
-PASSING = ("no-room", "device-lost")
-"""Kinds that may be over when the worker is started anew after a rest: a neighbour left, a card
-came back."""
-
-MIB = 1 << 20
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -77,38 +58,15 @@ class CrowdedError(WorkerFailedError):
 Reply = TypeVar("Reply", protocol.Answer, protocol.Encoded, protocol.Reading)
 
 
-GRAPHS = "CUDA graphs"
-"""What is left before the candidate of a card's worker."""
-
-
-class Trial:
-    """An engine as it was before it was asked for a sound, and the candidates that proved
-    themselves and failed at it."""
-
-    def __init__(
-        self,
-        template: protocol.Start,
-        candidates: Sequence[Candidate],
-        left: Sequence[Candidate],
-        rejected: Sequence[Rejected],
-    ) -> None:
-        self.template, self.candidates, self.left, self.rejected = (
-            template,
-            list(candidates),
-            list(left),
-            list(rejected),
-        )
-        self.failed: list[Candidate] = []
-
-
 class Engine:
-    """The one worker, whatever happens to it.
+    """The one worker, whatever happens to it: starts it, asks it, and starts the next after a
+    failure.
 
     Args:
         plan: candidates to try, in order. Candidates only shrink until `stop`, which gives what may
             have passed another chance.
         start: what the worker is started with; its precision and device are those of the candidate.
-        on_progress: called with each wire.Progress while a worker loads.
+        on_progress: called with each protocol.Progress while a worker loads.
         on_answer: called with the seconds, the phase and the answer of each buffer.
         deadlines: when a worker counts as stalled.
         command: the worker's program, for tests.
@@ -130,36 +88,30 @@ class Engine:
     ) -> None:
         self.plan = plan
         self.ready: protocol.Ready | None = None
-        """What the worker in service said of itself; None while there is none."""
-        self.rejected: list[Rejected] = list(plan.rejected)
-        """Every candidate that was not taken or did not hold, and why."""
-        self.left: list[Candidate] = []
-        """Candidates that were left for the next, in order."""
+        """How the worker in service described itself; None while there is none."""
         self.failures = 0
         """Times that a buffer or a start cost the worker, forgiven ones as well."""
-        self._candidates = list(plan.candidates)
-        self._unreported: list[Rejected] = []
+        self._chain = FallbackChain(plan, start.graphs)
         self._template = start
         self._on_progress = on_progress or (lambda progress: None)
-        self._on_answer = on_answer or (lambda seconds, phase, answer: None)
         self._deadlines = deadlines
         self._command = tuple(command)
         self._download = download
+        self._refusals = checks.ModelRefusals()
         self._worker: WorkerProcess | None = None
         self._lock = asyncio.Lock()
         self._allowed = asyncio.Event()
         self._allowed.set()
         self._number = 0
-        self._waiting: list[WaitingBuffer] = []
-        self._asked: list[WaitingBuffer] = []
-        self._turn: asyncio.Task[None] | None = None
-        self._most = max(TOGETHER.values())
+        self._max_buffers = max(MAX_BUFFERS.values())
         self._due: float | None = None
         self._ends: list[float] = []
-        self._tried: tuple[int, ...] = ()
-        """What the file system says of the model's file that the last worker was started with."""
-        self._refusal: tuple[tuple[int, ...], float, WorkerFailedError] | None = None
-        """File, time and reason of the last refusal of a model."""
+        self._queue = BatchQueue(
+            self._answer,
+            lambda: self.together if self._chain.candidates else 1,
+            self._lock,
+            on_answer or (lambda seconds, phase, answer: None),
+        )
 
     async def __aenter__(self) -> Engine:
         return self
@@ -171,19 +123,27 @@ class Engine:
     def candidate(self) -> Candidate:
         """The candidate in service, or the next to be tried. Raises EngineError when none is
         left."""
-        if not self._candidates:
-            raise self._exhausted()
-        return self._candidates[0]
+        return self._chain.candidate
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The candidate in service and what is left behind it."""
-        return tuple(self._candidates)
+        """The candidate in service and those behind it."""
+        return tuple(self._chain.candidates)
+
+    @property
+    def left(self) -> list[Candidate]:
+        """Candidates that were left for the next, in order."""
+        return self._chain.left
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """Every candidate that was not taken or did not hold, and why."""
+        return self._chain.rejected
 
     @property
     def template(self) -> protocol.Start:
         """What a worker is started with; the candidate fills in precision and device."""
-        return self._template
+        return msgspec.structs.replace(self._template, graphs=self._chain.graphs)
 
     @property
     def on_card(self) -> bool:
@@ -196,10 +156,16 @@ class Engine:
         return self._worker.process.pid if self._worker else None
 
     @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return self._queue.idle
+
+    @property
     def together(self) -> int:
         """How many buffers of several callers are computed at once, at most, on the candidate in
         service."""
-        return min(self._most, TOGETHER[self.candidate.device.partition(":")[0]])
+        kind = self.candidate.device.partition(":")[0]
+        return min(self._max_buffers, MAX_BUFFERS[kind])
 
     @property
     def overdue(self) -> bool:
@@ -217,7 +183,7 @@ class Engine:
         return await self._download(self._template.model, self._on_progress)
 
     async def start(self) -> protocol.Ready:
-        """Start a worker if none is in service, and wait until it has proved itself.
+        """Start a worker if none is in service, and wait until it has passed its self-test.
 
         Raises:
             ModelError, NetworkError, DiskError, UsageError: what no other candidate would cure.
@@ -248,67 +214,15 @@ class Engine:
 
         Raises: as `start`.
         """
-        mine = WaitingBuffer(memoryview(samples).cast("B"), start, phase, context)
-        self._waiting.append(mine)
-        if self._turn is None:
-            self._turn = asyncio.create_task(self._take_turns())
-        try:
-            return await mine.answer
-        except asyncio.CancelledError:
-            await self._abandon(mine)
-            raise
+        sound = memoryview(samples).cast("B")
+        return await self._queue.answer(WaitingBuffer(sound, start, phase, context))
 
-    async def _take_turns(self) -> None:
-        """Ask for all that is waited for, turn by turn."""
-        try:
-            while self._waiting:
-                async with self._lock:
-                    if self._waiting:
-                        await self._take_turn()
-        finally:
-            self._turn = None
-
-    async def _take_turn(self) -> None:
-        self._asked = together(self._waiting, self.together if self._candidates else 1)
-        self._waiting = [one for one in self._waiting if one not in self._asked]
-        try:
-            await self._answer(self._asked)
-        finally:
-            self._asked = []
-
-    async def _answer(self, asked: Sequence[WaitingBuffer]) -> None:
-        """Give each caller its answer, or the error that stands for one."""
-        try:
-            answers = await self._persist(lambda: self._recognize(asked), sound=True)
-        except Exception as error:
-            if len(asked) > 1 and isinstance(error, AudioError | SoundError):
-                for one in asked:  # only one of them may be to blame
-                    await self._answer([one])
-                return
-            for one in asked:
-                if not one.answer.done():
-                    one.answer.set_exception(error)
-        else:
-            for one, answer in zip(asked, answers, strict=True):
-                self._on_answer(one.seconds, one.phase, answer)
-                if not one.answer.done():
-                    one.answer.set_result(answer)
-
-    async def _abandon(self, mine: WaitingBuffer) -> None:
-        """Let go of a buffer whose caller was cancelled; nobody else's answer is touched."""
-        if mine in self._waiting:
-            self._waiting.remove(mine)
-        if mine not in self._asked or not all(one.answer.done() for one in self._asked):
-            return
-        turn = self._turn
-        while (
-            turn is not None and not turn.done()
-        ):  # the worker's end, and however often the caller is cancelled
-            turn.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([turn])
-        if self._waiting and self._turn is None:
-            self._turn = asyncio.create_task(self._take_turns())
+    async def _answer(self, asked: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
+        """Return the answers for buffers, from whichever candidate can give them."""
+        found: list[protocol.Answer] = await self._persist(
+            lambda: self._recognize(asked), sound=True
+        )
+        return found
 
     async def _recognize(self, asked: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
         """Ask the worker for buffers, as many at once as it can hold; return their answers in
@@ -317,25 +231,27 @@ class Engine:
         await self._service()
         while len(answers) < len(asked):
             part = asked[len(answers) : len(answers) + self.together]
-            self._number += 1
-            buffers = [protocol.Buffer(one.start, len(one.sound), one.context) for one in part]
-            message = protocol.Recognize(self._number, buffers, part[0].phase)
-            deadline = self._deadlines.answer + self._deadlines.per_second * sum(
-                one.seconds for one in part
-            )
-            try:
-                found = await self._ask(
-                    message, protocol.Answer, deadline, *(one.sound for one in part)
-                )
-            except WorkerFailedError as loss:
-                if loss.kind == "out-of-memory" and len(part) > 1:
-                    raise CrowdedError(loss.kind, loss.detail) from None
-                raise
+            found = await self._recognize_part(part)
             answers += [
                 bounded(answer, one.start, one.samples)
                 for answer, one in zip(found, part, strict=True)
             ]
         return answers
+
+    async def _recognize_part(self, part: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
+        """Ask the worker for buffers, all at once."""
+        self._number += 1
+        buffers = [protocol.Buffer(one.start, len(one.sound), one.context) for one in part]
+        message = protocol.Recognize(self._number, buffers, part[0].phase)
+        seconds = sum(one.seconds for one in part)
+        deadline = self._deadlines.answer + self._deadlines.per_second * seconds
+        try:
+            sounds = [one.sound for one in part]
+            return await self._ask(message, protocol.Answer, deadline, *sounds)
+        except WorkerFailedError as loss:
+            if len(part) > 1 and action_of(loss.kind).fewer_at_once:
+                raise CrowdedError(loss.kind, loss.detail) from None
+            raise
 
     async def encode(self, samples: Any) -> bytes:
         """Return what the worker's encoder puts out for samples, as wire.Encoded holds it. Raises:
@@ -346,9 +262,9 @@ class Engine:
             self._number += 1
             sound = memoryview(samples).cast("B")
             message = protocol.Encode(self._number, len(sound))
-            return (await self._ask(message, protocol.Encoded, self._deadlines.answer, sound))[
-                0
-            ].values
+            deadline = self._deadlines.answer
+            answers = await self._ask(message, protocol.Encoded, deadline, sound)
+            return answers[0].values
 
         async with self._lock:
             found: bytes = await self._persist(ask)
@@ -412,44 +328,28 @@ class Engine:
             this one stays.
         """
         async with self._lock:
-            if not self._candidates or self._candidates[0] != candidate:
-                return bool(self._candidates)
-            if not fallback.after(self.plan, self._candidates, kind):
+            if not self._chain.candidates or self._chain.candidates[0] != candidate:
+                return bool(self._chain.candidates)
+            if not self._chain.can_fall_back(kind):
                 return False
-            self._leave(kind, detail, figures=figures)
+            self._chain.fall_back(kind, detail, figures=figures)
             await self._retire(self._deadlines.stop)
             return True
 
     def take_unreported(self) -> list[Rejected]:
         """Return what was rejected since this was asked last, whether or not it may be tried again
         by now."""
-        fresh, self._unreported = self._unreported, []
-        return fresh
+        return self._chain.take_unreported()
 
     def mark_inherent(self, kind: str, names: Collection[str]) -> None:
-        """Say of candidates that were left for `kind` that FP32 did no better: the sound was to
-        blame, they may return."""
-        because = "; FP32 heard nothing either"
-
-        def marked(one: Rejected) -> Rejected:
-            if one.kind != kind or one.candidate not in names:
-                return one
-            return msgspec.structs.replace(one, kind="silent", detail=one.detail + because)
-
-        self.rejected = [marked(one) for one in self.rejected]
+        """Say of candidates that were left for `kind` that FP32 did no better: they may return."""
+        self._chain.mark_inherent(kind, names)
 
     async def stop(self) -> None:
         """End the worker; the engine can be started again, and then tries what failed for a reason
         that may be over."""
         await self._retire(self._deadlines.stop)
-        lasting = [one for one in self.rejected if one.kind not in PASSING]
-        if len(lasting) < len(self.rejected):
-            out = {one.candidate for one in lasting}
-            self.rejected, self._candidates = (
-                lasting,
-                [candidate for candidate in self.plan.candidates if candidate.name not in out],
-            )
-            self.left = [candidate for candidate in self.left if candidate.name in out]
+        self._chain.restore_passing()
 
     async def halt(self) -> None:
         """End the worker at once and start none until `go_on`; what is being asked is asked again
@@ -462,181 +362,103 @@ class Engine:
         self._allowed.set()
 
     async def _persist(self, act: Callable[[], Any], sound: bool = False) -> Any:
-        """Do `act` until it succeeds, demoting after each failure that is the candidate's.
+        """Do `act` until it succeeds, falling back after each failure that is the candidate's.
 
         Args:
-            sound: `act` asks for a sound. One that FP32 cannot answer either costs no candidate:
-                see `_acquit`.
+            sound: `act` asks for a sound. One that FP32 cannot answer either costs no candidate.
         """
-        forgiven: set[str] = set()
-        trial = Trial(self._template, self._candidates, self.left, self.rejected)
+        trial = Trial(self._chain)
         while True:
-            candidate = self.candidate
             try:
                 return await act()
             except CrowdedError as loss:
                 await self._retire(0.0)
-                self._most = max(1, self.together // 2)
-                most = counted(self._most, "buffer")
-                log.warning(
-                    "%s: %s: at most %s at once from now on", candidate.name, loss.kind, most
-                )
+                self._ask_for_fewer(loss)
             except WorkerFailedError as loss:
-                ran, proved = self._worker is not None, self.ready is not None
+                started, proved = self._worker is not None, self.ready is not None
                 await self._retire(0.0)
-                if not self._allowed.is_set():
-                    continue  # it was ended by `halt`, which says nothing about the candidate
-                if loss.kind in FINAL:
-                    self._note_refusal(loss)
-                    raise self._translated(loss) from None
-                self.failures += 1
-                log.warning(
-                    "%s: %s: %s", candidate.name, loss.kind, with_hint(loss.detail, loss.hint)
-                )
-                if (
-                    ran
-                    and loss.kind in BROKEN
-                    and self._template.graphs
-                    and candidate.device != "cpu"
-                ):
-                    self._leave_graphs(loss)
-                    continue
-                if loss.kind in AGAIN and candidate.name not in forgiven:
-                    forgiven.add(candidate.name)
-                    continue
-                self._leave(loss.kind, loss.detail, loss.component, hint=loss.hint)
-                if sound and proved:
-                    trial.failed.append(candidate)
-                if not self._candidates and any(
-                    fallback.plain(one.precision) for one in trial.failed
-                ):
-                    raise self._acquit(trial) from None
+                # A worker that `halt` ended says nothing about its candidate.
+                if self._allowed.is_set():
+                    self._settle(loss, trial, started, proved and sound)
             except asyncio.CancelledError:
                 # A half-written frame or an unread answer would be taken for the next one's.
                 await self._retire(0.0)
                 raise
 
-    def _note_refusal(self, loss: WorkerFailedError) -> None:
-        """Remember that a worker refused a model's file, so that nobody else starts one for it at
-        once."""
-        known = self._refusal is not None and self._refusal[2] is loss
-        if loss.kind == "model" and self._tried and not known:
-            self._refusal = self._tried, asyncio.get_running_loop().time(), loss
+    def _ask_for_fewer(self, loss: CrowdedError) -> None:
+        """Ask for half as many buffers at once from here on."""
+        self._max_buffers = max(1, self.together // 2)
+        most = counted(self._max_buffers, "buffer")
+        name = self.candidate.name
+        log.warning("%s: %s: at most %s at once from now on", name, loss.kind, most)
 
-    def _look_at(self, path: Path) -> None:
-        """Note the file that a worker is to load. Raises LostError where one has just refused
-        it."""
-        try:
-            facts = path.stat()
-            self._tried = facts.st_mtime_ns, facts.st_size, facts.st_ino
-        except OSError:
-            self._tried = ()
-        if self._refusal is None or not self._tried:
-            return
-        tried, when, loss = self._refusal
-        if tried == self._tried and asyncio.get_running_loop().time() - when < REFUSED_SECONDS:
-            raise loss
-
-    def _acquit(self, trial: Trial) -> AsrdError:
-        """Put back every candidate that failed at one sound, FP32 among them: the sound was the
-        fault. Return the error."""
-        names = {candidate.name for candidate in trial.failed} | {GRAPHS}
-        blamed = [one for one in self.rejected[len(trial.rejected) :] if one.candidate in names]
-        self.rejected = [one for one in self.rejected if one not in blamed]
-        self._unreported = [one for one in self._unreported if one not in blamed]
-        out = {one.candidate for one in self.rejected}
-        self._template, self._candidates = (
-            trial.template,
-            [candidate for candidate in trial.candidates if candidate.name not in out],
-        )
-        self.left = trial.left + [
-            candidate for candidate in self.left[len(trial.left) :] if candidate.name in out
-        ]
-        tried = "; ".join(f"{one.candidate}: {one.detail}" for one in blamed)
-        log.warning(
-            "no precision could answer for one recording (%s); the one before stays in use", tried
-        )
-        if all(one.kind == "non-finite" for one in blamed):
-            return AudioError(
-                f"no precision makes text of this sound ({tried})",
-                "other recordings are not concerned",
-            )
-        return SoundError(
-            f"no worker could answer for this sound ({tried})", "other recordings are not concerned"
-        )
-
-    def _leave_graphs(self, loss: WorkerFailedError) -> None:
-        """Go without CUDA graphs from here on, as they may be what lost the worker, and try the
-        candidate once more."""
-        self._template = msgspec.structs.replace(self._template, graphs=False)
-        hint = "graphs = false does without from the start"
-        self._reject(Rejected(GRAPHS, loss.kind, loss.detail, hint))
-
-    def _leave(
-        self,
-        kind: str,
-        detail: str,
-        component: str = "",
-        hint: str = "",
-        figures: dict[str, float] | None = None,
-    ) -> None:
-        """Go on to the next candidate that may help; what lies between is left as well."""
-        here, *rest = self._candidates
-        self._reject(Rejected(here.name, kind, detail, hint, figures or {}))
-        out = {one.candidate for one in self.rejected}
-        self._candidates = list(fallback.after(self.plan, self._candidates, kind, component, out))
-        self.left += [here, *(candidate for candidate in rest if candidate not in self._candidates)]
-
-    def _reject(self, one: Rejected) -> None:
-        self.rejected.append(one)
-        self._unreported.append(one)
+    def _settle(self, loss: WorkerFailedError, trial: Trial, started: bool, proved: bool) -> None:
+        """Decide what follows a failure. Raises what no other candidate would cure."""
+        if error := action_of(loss.kind).error:
+            self._refusals.note(loss)
+            if loss.trace:
+                worker_log.debug("%s", loss.trace)
+            raise error(loss.detail, loss.hint) from None
+        self.failures += 1
+        reason = with_hint(loss.detail, loss.hint)
+        log.warning("%s: %s: %s", self.candidate.name, loss.kind, reason)
+        self._chain.settle(loss, trial, started=started, proved=proved)
+        if not self._chain.candidates and trial.inherent:
+            raise _inherent(self._chain.acquit(trial)) from None
 
     async def _service(self) -> protocol.Ready:
-        """Return what the worker in service said of itself, starting one on the present candidate
+        """Return how the worker in service described itself, starting one on the present candidate
         if there is none."""
         if self._worker is not None and self.ready is not None:
             return self.ready
         path = await self.download()
-        self._look_at(path)
+        self._refusals.check(path)
         await self._allowed.wait()
         candidate = self.candidate
-        if (
-            candidate.device != "cpu"
-        ):  # a card that slept needs seconds to wake up, and the key must not wait for it
-            await asyncio.to_thread(_look_for_room, self.plan, candidate)
+        if candidate.device != "cpu":
+            # A card that slept needs seconds to wake up, and the key must not wait for it.
+            await asyncio.to_thread(checks.check_room, self.plan, candidate)
         log.info("starting a worker: %s on %s", candidate.precision.name, candidate.device)
         began = asyncio.get_running_loop().time()  # what a person waits for is the imports as well
-        worker = self._worker = await WorkerProcess.spawn(
-            self._command, NO_CARD if candidate.device == "cpu" else {}
-        )
+        variables = NO_CARD if candidate.device == "cpu" else {}
+        worker = self._worker = await WorkerProcess.spawn(self._command, variables)
         if not self._allowed.is_set():
             raise WorkerFailedError("killed", "the worker was ended while it started")
         own = {"precision": candidate.precision, "device": candidate.device, "path": str(path)}
-        await worker.send(msgspec.structs.replace(self._template, **own))
+        await worker.send(msgspec.structs.replace(self.template, **own))
+        ready = await self._loaded(worker)
+        self._check_ready(worker, candidate, ready)
+        load_seconds = asyncio.get_running_loop().time() - began
+        self.ready = ready = msgspec.structs.replace(ready, load_seconds=load_seconds)
+        for remark in ready.remarks:
+            log.info("%s: %s", self._template.model, remark)
+        checks.log_idle_wishes(self._template, ready.family)
+        return ready
+
+    async def _loaded(self, worker: WorkerProcess) -> protocol.Ready:
+        """Return how a worker describes itself once it has loaded its model."""
         while True:
             reply = await self._reply(worker, self._deadlines.load)
             if isinstance(reply, protocol.Progress):
                 self._on_progress(reply)
-            elif isinstance(reply, protocol.Failed):
-                raise WorkerFailedError(
-                    reply.kind, reply.detail, reply.hint, reply.trace, reply.component
-                )
-            elif isinstance(reply, protocol.Ready) and reply.protocol == protocol.PROTOCOL:
-                if worker is not self._worker:
-                    raise WorkerFailedError("killed", "the worker was ended while it loaded")
-                _hold_to_limit(reply, self._template.vram_limit)
-                if wrong := verify.mismatch(candidate, reply):
-                    raise WorkerFailedError("dtypes", wrong)
-                load_seconds = asyncio.get_running_loop().time() - began
-                self.ready = reply = msgspec.structs.replace(reply, load_seconds=load_seconds)
-                for remark in reply.remarks:
-                    log.info("%s: %s", self._template.model, remark)
-                _tell_idle_wishes(self._template, reply.family)
+                continue
+            if isinstance(reply, protocol.Failed):
+                raise _failed(reply)
+            if isinstance(reply, protocol.Ready) and reply.protocol == protocol.PROTOCOL:
                 return reply
-            else:
-                raise WorkerFailedError(
-                    "garbage", f"{type(reply).__name__} of another protocol while loading"
-                )
+            name = type(reply).__name__
+            raise WorkerFailedError("garbage", f"{name} of another protocol while loading")
+
+    def _check_ready(
+        self, worker: WorkerProcess, candidate: Candidate, ready: protocol.Ready
+    ) -> None:
+        """Refuse a worker that is not what was started. Raises WorkerFailedError: killed, budget,
+        dtypes."""
+        if worker is not self._worker:
+            raise WorkerFailedError("killed", "the worker was ended while it loaded")
+        checks.check_limit(ready, self._template.vram_limit)
+        if wrong := verify.mismatch(candidate, ready):
+            raise WorkerFailedError("dtypes", wrong)
 
     async def _ask(
         self,
@@ -654,9 +476,7 @@ class Engine:
         while len(replies) < max(1, len(payload)):
             reply = await self._reply(worker, deadline)
             if isinstance(reply, protocol.Failed):
-                raise WorkerFailedError(
-                    reply.kind, reply.detail, reply.hint, reply.trace, reply.component
-                )
+                raise _failed(reply)
             if not isinstance(reply, kind):
                 raise WorkerFailedError(
                     "garbage", f"a {type(reply).__name__} where {kind.__name__} was due"
@@ -686,67 +506,17 @@ class Engine:
         finally:
             self._ends.remove(due)
 
-    def _translated(self, loss: WorkerFailedError) -> AsrdError:
-        if loss.trace:
-            worker_log.debug("%s", loss.trace)
-        return FINAL[loss.kind](loss.detail, loss.hint)
 
-    def _exhausted(self) -> EngineError:
-        tried = (
-            "; ".join(f"{r.candidate}: {r.detail}" for r in self.rejected) or "the plan had none"
-        )
-        return EngineError(
-            f"no precision is left that could answer ({tried})",
-            "run with --debug to see what the worker prints",
-        )
+def _failed(reply: protocol.Failed) -> WorkerFailedError:
+    return WorkerFailedError(reply.kind, reply.detail, reply.hint, reply.trace, reply.component)
 
 
-def _tell_idle_wishes(start: protocol.Start, family: str) -> None:
-    """Say what was asked for and only Canary can do."""
-    wishes = ["translation"] if start.source_lang != start.target_lang else []
-    wishes += ["pnc"] if start.pnc is not None else []
-    if wishes and family != "aed":
-        log.warning(
-            "only Canary knows %s; this %s model writes what it was trained to",
-            " and ".join(wishes),
-            family,
-        )
-
-
-@gpus.opened
-def _look_for_room(plan: Plan, candidate: Candidate) -> None:
-    """Refuse a candidate whose card is gone or has too little memory free now. Raises LostError:
-    device-lost, no-room."""
-    free = gpus.free_bytes(index_of(candidate.device))
-    if free is None and (gone := gpus.lost()):
-        raise WorkerFailedError(
-            "device-lost",
-            gone[0],
-            "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back",
-        )
-    need = plan.needs.get(candidate.precision.name)
-    if free is not None and need is not None and need.bytes > free:
-        raise WorkerFailedError(
-            "no-room", f"would need {need}; {free / MIB:.0f} MiB of the card are free", "nvidia-smi"
-        )
-
-
-def _hold_to_limit(ready: protocol.Ready, limit: int) -> None:
-    """Refuse a worker that holds more of the card than it may. Raises LostError: budget."""
-    memory = ready.ledger.get("ready")
-    if (
-        not limit
-        or ready.device == "cpu"
-        or memory is None
-        or memory.process is None
-        or memory.process <= limit
-    ):
-        return
-    holds, allowed = (
-        f"{memory.process / MIB:.0f} MiB ({ledger.words(memory.source)})",
-        f"{limit / MIB:.0f} MiB",
+def _inherent(blamed: Sequence[Rejected]) -> AsrdError:
+    """Return the error for a sound that every precision failed at."""
+    tried, hint = details(blamed), "other recordings are not concerned"
+    log.warning(
+        "no precision could answer for one recording (%s); the one before stays in use", tried
     )
-    said = f"the worker holds {holds}; vram_budget allows {allowed}"
-    if memory.source == "nvml":
-        raise WorkerFailedError("budget", said, "asrd plan lists what each strategy needs")
-    log.warning("%s; other processes disturb that figure, so the worker stays", said)
+    if all(one.kind == "non-finite" for one in blamed):
+        return AudioError(f"no precision makes text of this sound ({tried})", hint)
+    return SoundError(f"no worker could answer for this sound ({tried})", hint)

@@ -22,12 +22,12 @@ from asrd.models import architectures, checkpoint, names
 from asrd.models.checkpoint import Header
 from asrd.models.memory_estimate import CONTEXT, Estimate, needs
 from asrd.precision import gpus
+from asrd.precision.needs import fitted
 from asrd.precision.plan import (
     Gpu,
     Need,
     Plan,
     device_for,
-    fitted,
     obstacle,
     plan,
 )

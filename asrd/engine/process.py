@@ -78,7 +78,7 @@ and hold it."""
 
 
 class WorkerFailedError(Exception):
-    """The worker did not do it: `kind` is one of wire.Failed's, or killed, died, stalled,
+    """The worker did not do it: `kind` is one of protocol.Failed's, or killed, died, stalled,
     garbage."""
 
     def __init__(
@@ -223,7 +223,7 @@ class WorkerProcess:
                 worker_log.debug("%s", self.noise[-1])
 
     async def send(self, message: Request, *payload: memoryview) -> None:
-        """Write one frame. Raises LostError: stalled, or how the worker is gone."""
+        """Write one frame. Raises WorkerFailedError: stalled, or how the worker is gone."""
         assert self._stdin is not None
         try:
             self._stdin.writelines(asrd_protocol.pack(message, *payload))
@@ -237,7 +237,7 @@ class WorkerProcess:
             raise await self._gone() from None
 
     async def receive(self, deadline: float) -> Reply:
-        """Read one frame within `deadline` seconds. Raises LostError: stalled, garbage, killed or
+        """Read one frame within `deadline` seconds. Raises WorkerFailedError: stalled, garbage, killed or
         died."""
         try:
             async with asyncio.timeout(

@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from asrd import protocol
-from asrd.errors import FINAL, AsrdError, NetworkError
+from asrd.errors import AsrdError, NetworkError
 from asrd.models import hub, names
 from asrd.models.hub import HubEntry, PassingError
 from asrd.models.inspection import Inspection
+from asrd.precision import failures
 
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Before each new attempt while not one byte arrives; then the download is given up. A byte starts
@@ -293,7 +294,7 @@ def failure(error: Exception) -> protocol.Failed:
         return protocol.Failed(
             "internal", f"the download failed: {type(error).__name__}: {error}", trace=trace
         )
-    kind = next((kind for kind, ours in FINAL.items() if isinstance(error, ours)), "internal")
+    kind = failures.kind_of(error) or "internal"
     return protocol.Failed(kind, error.message, error.hint, trace=trace)
 
 

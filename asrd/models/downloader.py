@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import IO
 
 from asrd import paths, protocol
-from asrd.errors import FINAL, AsrdError, NetworkError
+from asrd.errors import AsrdError, NetworkError
 from asrd.models import names
+from asrd.precision import failures
 
 log = logging.getLogger("asrd.download")
 
@@ -123,7 +124,8 @@ async def _started(name: str) -> AsyncIterator[tuple[asyncio.StreamReader, IO[by
 
 def _translated(failed: protocol.Failed) -> AsrdError:
     log.debug("%s", failed.trace)
-    return FINAL.get(failed.kind, AsrdError)(failed.detail, failed.hint)
+    error = failures.action_of(failed.kind).error or AsrdError
+    return error(failed.detail, failed.hint)
 
 
 def _lost(name: str, why: str) -> NetworkError:

@@ -11,36 +11,19 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from asrd.precision import plan as precision_plan
+from asrd.precision.failures import action_of
+from asrd.precision.needs import smaller_candidates
 from asrd.precision.plan import Candidate, Plan, Rejected
 from asrd.precision.strategies import (
     BASELINE,
-    MEMORY,
     Precision,
     Stored,
     dtypes,
     quantizes,
 )
 
-COMPARED = ("slow", "memory", "changed", "empty")
-"""Trouble that is measured against FP32: FP32 itself cannot have it, and another device would be no
-cure."""
-
-PASSING = (
-    *MEMORY,
-    "slow",
-    "memory",
-    "failures",
-    "killed",
-    "stalled",
-    "died",
-    "device-lost",
-    "silent",
-)
-"""Trouble that may be over later; every other kind is the candidate's own, and it stays left."""
-
-LONGEST = 24 * 3600.0
-"""Seconds that a candidate stays left at most, however often it came back in vain."""
+MAX_WAIT_SECONDS = 24 * 3600.0
+"""How long a candidate stays left at most, however often it came back in vain."""
 
 
 def plain(precision: Precision) -> bool:
@@ -66,12 +49,19 @@ def after(
     A plan of one candidate is a wish for that one and nothing else: nothing comes after it.
     """
     here, *rest = candidates
-    if kind == "non-finite" and rest and (softer := restored(here.precision, component)):
+    follow = action_of(kind).follow
+    if follow == "component" and rest and (softer := restored(here.precision, component)):
         return Candidate(softer, here.device), *rest
-    if kind in COMPARED:
-        stays = plain(here.precision) or all(candidate.device != here.device for candidate in rest)
+    elsewhere = tuple(candidate for candidate in rest if candidate.device != here.device)
+    if follow == "same device":
+        # FP32 is what the others are measured against, and another device would be no cure.
+        stays = plain(here.precision) or len(elsewhere) == len(rest)
         return () if stays else tuple(rest)
-    return tuple(precision_plan.after(plan, candidates, kind, out))
+    if follow == "other device":
+        return elsewhere
+    if follow == "smaller" and here.device != "cpu":
+        return tuple(smaller_candidates(plan, candidates, out))
+    return tuple(rest)
 
 
 def restored(precision: Precision, component: str) -> Precision | None:
@@ -122,7 +112,7 @@ def again(
         candidates: those that are still there; the first is in service.
         rejected: why each of the others is not.
     """
-    lasting = {one.candidate for one in rejected if one.kind not in PASSING}
+    lasting = {one.candidate for one in rejected if not action_of(one.kind).may_return}
     names = [candidate.name for candidate in plan.candidates]
     better = sorted(
         (candidate for candidate in left if candidate.name not in lasting),
@@ -182,7 +172,7 @@ class RetryBackoff:
     @property
     def wait(self) -> float:
         """Seconds that the present wait lasts."""
-        return min(LONGEST, 60 * self.minutes * 2.0 ** min(self._vain, 30))
+        return min(MAX_WAIT_SECONDS, 60 * self.minutes * 2.0 ** min(self._vain, 30))
 
     def left(self, now: float) -> float | None:
         """Return the seconds until a better candidate may be tried; None while there is nothing to

@@ -7,7 +7,7 @@ Knows nothing of torch, NeMo or processes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -15,9 +15,7 @@ import msgspec
 from asrd.errors import PrecisionError
 from asrd.precision.strategies import (
     BASELINE,
-    BYTES,
     KINDRED,
-    MEMORY,
     ON_CPU,
     PRESETS,
     TABLE,
@@ -250,116 +248,6 @@ def _means(wanted: str, card: Gpu) -> bool:
     word = wanted.lower()
     return word in card.name.lower() or (
         word[:4] in ("gpu-", "mig-") and card.uuid.lower().startswith(word)
-    )
-
-
-def width(precision: Precision) -> float:
-    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing
-    better is known."""
-    if precision.quantize:
-        return 1.0
-    stored = [
-        BYTES[precision.weights],
-        *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms"),
-    ]
-    return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
-
-
-def needs_less(plan: Plan, candidate: Candidate, than: Candidate) -> bool:
-    """Return whether a candidate needs less memory than another one on the same device.
-
-    It must store less; a figure can only speak against it, and only beside one of its own kind.
-    """
-    first, second = plan.needs.get(candidate.precision.name), plan.needs.get(than.precision.name)
-    if first and second and first.measured == second.measured and first.bytes >= second.bytes:
-        return False
-    return width(candidate.precision) < width(than.precision)
-
-
-def after(
-    plan: Plan, candidates: Sequence[Candidate], kind: str, out: Collection[str] = ()
-) -> list[Candidate]:
-    """Return what is left to try when the first of these candidates has failed.
-
-    Most failures lead to the next candidate, which is safer. Want of memory leads to the next that
-    needs less, the largest of those first: FP32 after bfloat16 would fail the same way. A card that
-    torch cannot use at all is left.
-
-    Args:
-        kind: of the failure.
-        out: names of candidates that failed before and are not to come back.
-    """
-    failed, *rest = candidates
-    if kind == "no-device":
-        return [candidate for candidate in rest if candidate.device != failed.device]
-    if kind not in MEMORY or failed.device == "cpu":
-        return rest
-    known = [
-        *rest,
-        *(
-            candidate
-            for candidate in plan.smaller
-            if candidate not in rest and candidate.name not in out
-        ),
-    ]
-    less = [
-        candidate
-        for candidate in known
-        if candidate.device == failed.device and needs_less(plan, candidate, failed)
-    ]
-    return [
-        *_largest_first(plan, less),
-        *(candidate for candidate in rest if candidate.device != failed.device),
-    ]
-
-
-def _largest_first(plan: Plan, candidates: Iterable[Candidate]) -> list[Candidate]:
-    def size(candidate: Candidate) -> tuple[float, float]:
-        need = plan.needs.get(candidate.precision.name)
-        return width(candidate.precision), need.bytes if need else 0.0
-
-    return sorted(candidates, key=size, reverse=True)
-
-
-def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
-    """Return the plan without the candidates on a card that need more than `limit` bytes, by the
-    figures in `needs`.
-
-    Where none is left on the card, what the preset allows and needs less takes their place.
-
-    Args:
-        allowed: what the limit is, as in "vram_budget allows", for the sentence.
-    """
-
-    def over(candidate: Candidate) -> str:
-        need = plan.needs.get(candidate.precision.name)
-        if candidate.device == "cpu" or need is None or need.bytes <= limit:
-            return ""
-        return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
-
-    kept = [candidate for candidate in plan.candidates if not over(candidate)]
-    refused = {one.candidate for one in plan.rejected}
-    smaller = [
-        candidate
-        for candidate in plan.smaller
-        if not over(candidate) and candidate not in kept and candidate.name not in refused
-    ]
-    if all(candidate.device == "cpu" for candidate in kept):
-        kept, smaller = [*_largest_first(plan, smaller), *kept], []
-    rejected = [
-        Rejected(candidate.name, "budget", over(candidate))
-        for candidate in plan.candidates
-        if over(candidate)
-    ]
-    first = over(plan.candidates[0])
-    return msgspec.structs.replace(
-        plan,
-        candidates=tuple(kept),
-        rejected=(*plan.rejected, *rejected),
-        smaller=tuple(smaller),
-        reason=f"{plan.candidates[0].name} {first}; {kept[0].name} instead"
-        if first and kept
-        else plan.reason,
     )
 
 

@@ -120,9 +120,6 @@ TABLE: dict[str, Precision] = {
 }
 """Every strategy with a name, in the order the report shows them."""
 
-MEMORY = ("out-of-memory", "no-room", "budget")
-"""Kinds of failure after which only a candidate that needs less can help."""
-
 BASELINE = TABLE["fp32"]
 
 

@@ -16,34 +16,11 @@ from typing import BinaryIO
 import msgspec
 
 from asrd import protocol
-from asrd.errors import (
-    AsrdError,
-    AudioError,
-    ConfigError,
-    DiskError,
-    ModelError,
-    NetworkError,
-    PrecisionError,
-    UsageError,
-)
-from asrd.precision import cuda_errors, gpus
+from asrd.errors import AsrdError, PrecisionError
+from asrd.precision import cuda_errors, failures, gpus
 from asrd.worker.device import BudgetError, NoDeviceError
 from asrd.worker.loading.libraries import import_nemo
 from asrd.worker.recognizer import NonFiniteError, Recognizer, SelfTestError
-
-KINDS: tuple[tuple[type[AsrdError], str], ...] = (
-    (ModelError, "model"),
-    (NetworkError, "network"),
-    (DiskError, "disk"),
-    (UsageError, "usage"),
-    (ConfigError, "config"),
-    (AudioError, "audio"),
-    (PrecisionError, "unsupported"),
-)
-"""Our errors as kinds of wire.Failed."""
-
-"""Shipped clips; the first is the self-test."""
-
 
 OWN: dict[type[BaseException], str] = {
     NonFiniteError: "non-finite",
@@ -57,9 +34,8 @@ OWN: dict[type[BaseException], str] = {
 def _failure(error: BaseException, number: int | None) -> protocol.Failed:
     """Return the message for an exception: our own by its type, torch's by what it says."""
     trace = "".join(traceback.format_exception(error))
-    for kind, ours in KINDS:
-        if isinstance(error, kind):
-            return protocol.Failed(ours, error.message, error.hint, number, trace)
+    if isinstance(error, AsrdError) and (kind := _own_kind(error)):
+        return protocol.Failed(kind, error.message, error.hint, number, trace)
     name = OWN.get(type(error)) or cuda_errors.kind(error) or "internal"
     said, hint, component = (
         cuda_errors.first_line(error),
@@ -67,6 +43,13 @@ def _failure(error: BaseException, number: int | None) -> protocol.Failed:
         getattr(error, "component", ""),
     )
     return protocol.Failed(name, said, hint, number, trace, component)
+
+
+def _own_kind(error: AsrdError) -> str:
+    """Return the kind of one of asrd's errors; "" where its type tells none."""
+    if isinstance(error, PrecisionError):
+        return "unsupported"
+    return failures.kind_of(error)
 
 
 def _reserve_stdout() -> BinaryIO:
@@ -144,9 +127,8 @@ def _answer(
         except Exception as error:
             failure = _failure(error, getattr(message, "id", None))
             say(failure)
-            if (
-                failure.kind == "device-lost"
-            ):  # a poisoned context never recovers; only a new process does
+            # A poisoned CUDA context never recovers; only a new process does.
+            if failures.action_of(failure.kind).ends_worker:
                 return 70
     return 0
 

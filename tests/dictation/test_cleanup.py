@@ -127,7 +127,7 @@ async def handled(
         words = recording.dictation.transcript.words
         await until(
             lambda: (
-                one.transcriber.engine._turn is None and recording._written == len(words) >= count
+                one.transcriber.engine.idle and recording._written == len(words) >= count
             )
         )
         one.refusals += ["no window"] * 1000 * refused

@@ -291,7 +291,7 @@ async def test_where_no_candidate_would_help_that_is_said_once(
     """On a card the next candidate below FP32's comparison must not be the CPU."""
     async with at_work(tmp_path, "*=heavy", strategy="tf32") as one:
         engine = one.transcriber.engine
-        engine._candidates = [
+        engine._chain.candidates = [
             candidate
             for candidate in plan("tf32", "auto", [CARD]).candidates
             if candidate.name != "fp32"

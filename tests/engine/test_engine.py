@@ -550,7 +550,7 @@ def test_callers_that_all_leave_take_the_worker_along_and_not_who_waits(at_root:
             f"*=slow@{at_root}/once", deadlines=Deadlines(answer=60.0), device="cuda:0"
         ) as held:
             asked = [asyncio.create_task(held.transcribe(SOUND, start=n)) for n in range(2)]
-            while held.ready is None or held._asked == []:
+            while held.ready is None or held._queue.asked == []:
                 await asyncio.sleep(0.01)
             pid = held.pid
             assert pid

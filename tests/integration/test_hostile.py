@@ -209,7 +209,7 @@ async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -
 async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(batching.TOGETHER, "cpu", 8)
+    monkeypatch.setitem(batching.MAX_BUFFERS, "cpu", 8)
     settings = Settings(model="*=allergic:nan", strategy="half")
     start = protocol.Start(settings.model, plan_for(settings).candidates[0].precision)
     async with Engine(plan_for(settings), start, command=FAKE, download=as_it_is) as one:

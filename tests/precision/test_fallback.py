@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from asrd.engine.verify import mismatch
 from asrd.precision import fallback
+from asrd.precision.failures import kinds_that
 from asrd.precision.fallback import RetryBackoff, again, plain, restored
 from asrd.precision.plan import Candidate, Gpu, Plan, Rejected, plan
-from asrd.precision.strategies import BASELINE, MEMORY, TABLE, Precision, with_parts
+from asrd.precision.strategies import BASELINE, TABLE, Precision, with_parts
 from asrd.protocol import Fallback, Ready
 from tests.fakes.engine import ready as introduced
 
@@ -55,14 +56,14 @@ def test_one_candidate_down_and_never_to_float16() -> None:
 
 
 def test_what_had_no_room_is_followed_by_what_needs_less() -> None:
-    for kind in MEMORY:
+    for kind in kinds_that("smaller"):
         assert names(after(candidates("bfloat16"), kind)) == ["fp32 on cpu"]
         assert names(after(candidates("int8"), kind)) == ["fp32 on cpu"]
         assert names(after(candidates("fp32", "cpu"), kind)) == [], "there is nothing smaller"
 
 
 def test_what_is_measured_against_fp32_never_leaves_the_device_or_fp32() -> None:
-    for kind in fallback.COMPARED:
+    for kind in kinds_that("same device"):
         assert names(after(candidates("bfloat16"), kind)) == ["tf32", "fp32", "fp32 on cpu"]
         assert after(candidates("bfloat16", "cpu")[:1] + candidates("fp32")[-1:], kind), (
             "the same device is left"
@@ -116,7 +117,7 @@ def test_every_way_down_ends_and_only_ever_gains_range(
     for kind, component in trouble:
         after_it = fallback.after(whole, left, kind, component, seen)
         if not after_it:
-            assert kind in fallback.COMPARED or len(left) == 1
+            assert kind in kinds_that("same device") or len(left) == 1
             continue
         here, there = left[0], after_it[0]
         assert there.name not in seen

@@ -8,6 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.errors import ConfigError, PrecisionError
+from asrd.precision.failures import kinds_that
+from asrd.precision.fallback import after
+from asrd.precision.needs import fitted, needs_less, width
 from asrd.precision.plan import (
     Candidate,
     Evidence,
@@ -15,18 +18,13 @@ from asrd.precision.plan import (
     Need,
     Plan,
     Rejected,
-    after,
     candidates,
     fallback_order,
-    fitted,
     for_family,
-    needs_less,
     obstacle,
     plan,
-    width,
 )
 from asrd.precision.strategies import (
-    MEMORY,
     PRESETS,
     TABLE,
     Precision,
@@ -409,7 +407,7 @@ def test_what_was_refused_for_another_reason_does_not_come_back_for_the_limit() 
     st.dictionaries(
         st.sampled_from(list(TABLE)), st.builds(Need, st.integers(1, 5000)), max_size=len(TABLE)
     ),
-    st.sampled_from(MEMORY),
+    st.sampled_from(kinds_that("smaller")),
     st.integers(0, 5000),
 )
 def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(

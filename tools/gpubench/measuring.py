@@ -223,7 +223,7 @@ class Talk:
         self._worker, self._found = worker, found
 
     async def ask(self, *buffers: Samples, start: int = 0) -> list[protocol.Answer]:
-        """Return the answers to buffers that are asked at once. Raises LostError."""
+        """Return the answers to buffers that are asked at once. Raises WorkerFailedError."""
         sizes = [protocol.Buffer(start, buffer.nbytes) for buffer in buffers]
         await self._worker.send(
             protocol.Recognize(1, sizes), *(memoryview(buffer).cast("B") for buffer in buffers)
@@ -238,7 +238,7 @@ class Talk:
         return answers
 
     async def measure(self, phase: str) -> memory.Memory:
-        """Return a reading of the ledger, kept under its phase. Raises LostError."""
+        """Return a reading of the ledger, kept under its phase. Raises WorkerFailedError."""
         await self._worker.send(protocol.Measure(1, phase))
         reply = await self._worker.receive(PATIENCE)
         if not isinstance(reply, protocol.Reading):
