@@ -252,7 +252,7 @@ def test_every_answer_is_told_with_its_length_and_each_lost_worker_is_counted(
     async def go() -> None:
         told: list[tuple[float, str]] = []
         held = engine(f"*=kill@{at_root}/once")
-        held._on_answer = lambda seconds, phase, answer: told.append((seconds, phase))
+        held._queue._on_answer = lambda seconds, phase, answer: told.append((seconds, phase))
         async with held:
             await held.transcribe(SOUND)
             await held.transcribe(SOUND[:8000], phase="draft")

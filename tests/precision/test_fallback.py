@@ -284,7 +284,7 @@ def test_a_wait_is_as_long_as_asked_and_a_day_at_most(
         if left is not None:
             rounding = 1e-6 * max(1, now)
             assert (
-                min(60 * minutes, fallback.LONGEST) - rounding
+                min(60 * minutes, fallback.MAX_WAIT_SECONDS) - rounding
                 <= left
-                <= fallback.LONGEST + rounding
+                <= fallback.MAX_WAIT_SECONDS + rounding
             )
