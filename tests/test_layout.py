@@ -144,7 +144,6 @@ TOO_LONG = {
     "cli.service": "the unit, the desktop entry and the verbs that install them",
     "cli.transcribe": "the verb and its printers",
     "daemon.control_server": "connections and the bounds of each",
-    "daemon.daemon": "life, handlers and status in one class",
     "desktop.sinks": "every sink of text",
     "dictation.transcriber": "the queue and the engine in service in one class",
     "engine.engine": "the start of a worker, the requests to it and its end",

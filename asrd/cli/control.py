@@ -48,7 +48,7 @@ def toggle_arguments(parser: argparse.ArgumentParser) -> None:
 def toggle(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Start recording, or stop it."""
     reply = _one(args, settings, verb="toggle")
-    return _told(args, reply, reply["said"])
+    return _told(args, reply, reply["message"])
 
 
 stop_arguments = cancel_arguments = reload_arguments = toggle_arguments
@@ -57,21 +57,21 @@ stop_arguments = cancel_arguments = reload_arguments = toggle_arguments
 def stop(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Stop recording; what was said becomes text."""
     reply = _one(args, settings, verb="stop")
-    return _told(args, reply, reply["said"])
+    return _told(args, reply, reply["message"])
 
 
 def cancel(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Stop recording and forget what was said."""
     reply = _one(args, settings, verb="cancel")
-    return _told(args, reply, reply["said"])
+    return _told(args, reply, reply["message"])
 
 
 def reload(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Have the daemon read its configuration again."""
     reply = _watched(settings, verb="reload")
     now = f"; now {reply['now']}{loaded_in(reply)}" if reply.get("now") else ""
-    changed = "" if str(reply["said"]).startswith("nothing changed") else "changed: "
-    return _told(args, reply, f"{changed}{reply['said']}{now}")
+    changed = "" if str(reply["message"]).startswith("nothing changed") else "changed: "
+    return _told(args, reply, f"{changed}{reply['message']}{now}")
 
 
 def _watched(settings: Settings | Place, **request: Any) -> dict[str, Any]:
@@ -111,9 +111,9 @@ def start(args: argparse.Namespace, settings: Settings | Place) -> int:
         if not reply.get("more") and args.wait:
             return _text(args, reply, f"no word was heard in {reply.get('seconds', 0.0):.1f} s")
         if not args.wait:
-            return _told(args, reply, reply["said"])
+            return _told(args, reply, reply["message"])
         if reply.get("capture"):
-            tell(f"asrd: {one_line(reply['said'])}", sys.stderr)
+            tell(f"asrd: {one_line(reply['message'])}", sys.stderr)
     return 1
 
 
@@ -136,7 +136,7 @@ def use_arguments(parser: argparse.ArgumentParser) -> None:
 def use(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Change the precision of a running daemon; on failure the old worker stays."""
     reply = _watched(settings, verb="use", strategy=args.wanted)
-    return _told(args, reply, f"{reply['said']}{loaded_in(reply)}")
+    return _told(args, reply, f"{reply['message']}{loaded_in(reply)}")
 
 
 def last_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,12 +155,12 @@ def last(args: argparse.Namespace, settings: Settings | Place) -> int:
     return _text(args, reply, reply.get("detail") or "there is no text yet")
 
 
-def takes_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `asrd takes` takes."""
+def recordings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `asrd recordings` takes."""
     _shape(parser)
 
 
-def takes(args: argparse.Namespace, settings: Settings | Place) -> int:
+def recordings(args: argparse.Namespace, settings: Settings | Place) -> int:
     """List the recordings that are kept; without a daemon too."""
     from asrd.recordings.store import RecordingStore, folder
 
@@ -189,7 +189,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `asrd retry` takes."""
     _shape(parser)
     parser.add_argument(
-        "take",
+        "recording",
         nargs="?",
         default="",
         help="its name or the beginning of it; the newest if left out",
@@ -205,12 +205,18 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
 
 def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
     """Turn kept recordings into text after all."""
-    if args.take and args.all:
+    if args.recording and args.all:
         raise UsageError(
-            f"asrd retry --all takes no name, and {args.take} is one", "leave the name or --all out"
+            f"asrd retry --all takes no name, and {args.recording} is one",
+            "leave the name or --all out",
         )
     to_sinks, code = args.to_sinks or args.again, 0
-    asked = {"take": args.take, "all": args.all, "deliver": args.to_sinks, "again": args.again}
+    asked = {
+        "recording": args.recording,
+        "all": args.all,
+        "deliver": args.to_sinks,
+        "again": args.again,
+    }
     for reply in ask(settings, verb="retry", **asked):
         for note in reply.get("notes", ()):
             tell(f"asrd: {one_line(note)}", sys.stderr)
@@ -218,7 +224,7 @@ def retry(args: argparse.Namespace, settings: Settings | Place) -> int:
         if uncertain:
             code = SinkError.exit_code
         if "text" in reply and (args.json or not uncertain):
-            _told(args, reply, f"{reply['take']} was delivered" if to_sinks else reply["text"])
+            _told(args, reply, f"{reply['recording']} was delivered" if to_sinks else reply["text"])
     return code
 
 

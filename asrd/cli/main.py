@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from asrd import __version__
+from asrd.daemon import older_names
 from asrd.errors import AsrdError, DiskError, UsageError, nearest
 from asrd.terminal.arguments import Parser
-from asrd.terminal.output import complain, replace_unwritable
+from asrd.terminal.output import complain, replace_unwritable, tell_renamed
 
 VERBS = {
     "run": ("asrd.cli.run:run", "run the dictation daemon"),
@@ -32,7 +33,7 @@ VERBS = {
         "show what the daemon does; --follow keeps showing it, --waybar is for a bar",
     ),
     "last": ("asrd.cli.control:last", "print the last text again"),
-    "takes": ("asrd.cli.control:takes", "list the recordings that are kept"),
+    "recordings": ("asrd.cli.control:recordings", "list the recordings that are kept"),
     "retry": ("asrd.cli.control:retry", "transcribe a kept recording again"),
     "use": ("asrd.cli.control:use", "change the precision of the running daemon"),
     "reload": ("asrd.cli.control:reload", "make the daemon read its configuration again"),
@@ -57,7 +58,17 @@ VERBS = {
     "config": ("asrd.cli.inspect:config", "list each setting, its value and where it came from"),
 }
 
-ASKING = ("toggle", "start", "stop", "cancel", "status", "last", "takes", "retry", "use", "reload")
+OLDER_VERBS = older_names.VERBS
+"""Verb of an older release -> its name today; accepted for one release."""
+
+OLDER_FLAGS = {"--takes": "--recordings", "--alone": "--no-daemon", "--anew": "--rerun"}
+"""Flag of an older release -> its name today, with whatever verb has that one; accepted for one
+release."""
+
+ASKING = (
+    *("toggle", "start", "stop", "cancel", "status", "last"),
+    *("recordings", "retry", "use", "reload"),
+)
 """Verbs that only ask the daemon; a key is bound to them, so they read no settings but where to
 ask."""
 
@@ -98,12 +109,14 @@ def overview() -> str:
 
 def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     """Return the parser of a verb and the function that does it. Raises UsageError."""
+    verb = OLDER_VERBS.get(verb, verb)
     if verb not in VERBS:
         raise UsageError(f"unknown verb {verb!r}", _verb_hint(verb))
     target, about = VERBS[verb]
     module_name, _, name = target.partition(":")
     module = importlib.import_module(module_name)
     parser = Parser(f"asrd {verb}", description=about)
+    parser.older_flags = OLDER_FLAGS
     parser.elsewhere = lambda flag, value: _elsewhere(verb, flag, value)
     parser.stray = lambda word: _stray(verb, word)
     getattr(module, f"{name}_arguments")(parser)
@@ -121,7 +134,7 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
 
 
 OTHER_VERBS = {
-    "recordings": "takes", "history": "report", "listen": "run", "daemon": "run", "serve": "run", "record": "start",
+    "history": "report", "listen": "run", "daemon": "run", "serve": "run", "record": "start",
     "dictate": "toggle", "precision": "use", "strategy": "use", "strategies": "plan", "mics": "devices",
     "microphones": "devices", "settings": "config", "benchmark": "compare", "bench": "compare", "check": "doctor",
     "install": "service", "uninstall": "service", "restart": "reload", "text": "last", "list": "models",
@@ -188,6 +201,7 @@ def _flags(verb: str) -> set[str]:
 
 def run(words: Sequence[str]) -> int:
     """Do what the command line says; return the exit code. Raises AsrdError."""
+    words = _with_todays_verb(words)
     if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
         words = [words[1], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
@@ -223,6 +237,17 @@ def run(words: Sequence[str]) -> int:
     args.loaded = loaded
     args.reread = lambda: loading.load(args.config, flags)
     return int(act(args, loaded.settings))
+
+
+def _with_todays_verb(words: Sequence[str]) -> list[str]:
+    """Return a command line with today's name of its verb; an older one is said on standard
+    error."""
+    verb = words[0] if words else ""
+    if verb not in OLDER_VERBS:
+        return list(words)
+    today = OLDER_VERBS[verb]
+    tell_renamed(verb, today)
+    return [today, *words[1:]]
 
 
 def _log(debug: bool) -> None:

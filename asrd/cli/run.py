@@ -15,8 +15,11 @@ from asrd.audio.sources import AudioSource, open_source
 from asrd.config import faults
 from asrd.config.settings import Settings
 from asrd.daemon import control_socket, sd_notify
+from asrd.daemon.announcements import log_notes, warn_of_text
 from asrd.daemon.control_server import raise_descriptor_limit, refuse_rest
-from asrd.daemon.daemon import Daemon, log_notes, warn_of_text
+from asrd.daemon.daemon import Daemon
+from asrd.daemon.handlers import Handlers
+from asrd.daemon.settings_changes import SettingsChanges
 from asrd.engine.engine import Engine
 from asrd.errors import (
     AudioError,
@@ -90,9 +93,10 @@ def run(
     having = functools.partial(choice.for_source, source=settings.source)
 
     async def serve() -> int:
-        return await Daemon(
-            having(args.loaded), lambda: having(args.reread()), line, hold, listen
-        ).serve()
+        daemon = Daemon(having(args.loaded), hold, listen)
+        changes = SettingsChanges(daemon, lambda: having(args.reread()))
+        handlers = Handlers(daemon, changes)
+        return await daemon.serve(line, handlers.answer, changes.reload_quietly)
 
     try:
         return asyncio.run(serve())

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asrd.precision import ledger
 from asrd.terminal.output import one_line
 from asrd.text.spacing import joined_texts
 from asrd.text.wording import counted
 
-if TYPE_CHECKING:
-    pass
-
-LATE = 2.0
+LATE_SECONDS = 2.0
 """Seconds of speech that are not text yet from which on a person is told that the machine does not
 keep up."""
 
@@ -22,7 +19,7 @@ MARKS = {
     "FLUSHING": "…",
     "LOADING": "◌",
     "IDLE": "○",
-    "PARKED": "◦",
+    "UNLOADED": "◦",
     "STOPPING": "×",
 }
 """What a bar shows for a state."""
@@ -30,99 +27,112 @@ MARKS = {
 
 def line(reply: Mapping[str, Any]) -> str:
     """Return a status as one line."""
-    take = reply.get("take") or {}
+    recording = reply.get("recording")
     parts = [f"{MARKS.get(reply['state'], '?')} {reply['state']}"]
-    if take:
-        parts.append(f"{take['seconds']:.1f} s {_meter(take['level'])}")
-        if reply.get("loading"):
-            parts.append(f"the model loads: {reply['loading']}")
-        elif (behind := take.get("behind", 0)) >= LATE:
-            parts.append(f"{behind:.0f} s behind")
-        parts.append(_words(take))
+    if recording:
+        parts += _progress(recording, reply.get("loading", ""))
     elif reply.get("download"):
         parts.append(str(reply["loading"]))
-    if below := reply.get("below"):
-        parts.append(f"below {below['wanted']} ({below['kind']})")
-    parts += [part for part in (reply.get("trouble"), reply.get("capture")) if part]
+    if fallback := reply.get("fallback"):
+        parts.append(f"fell back from {fallback['wanted']} ({fallback['kind']})")
+    parts += [reply.get("error", ""), reply.get("capture", "")]
     return "  ".join(filter(None, parts))
 
 
-def _words(take: Mapping[str, Any]) -> str:
-    """Return what was said so far; what may still change ends in dots."""
-    draft = f"{take['draft']} ..." if take.get("draft") else ""
-    return joined_texts((take.get("text") or "", draft))
+def _progress(recording: Mapping[str, Any], loading: str) -> list[str]:
+    """Return the length of a recording, its level, what delays its text, and the text."""
+    parts = [f"{recording['seconds']:.1f} s {_meter(recording['level'])}"]
+    behind = recording.get("behind", 0)
+    if loading:
+        parts.append(f"the model loads: {loading}")
+    elif behind >= LATE_SECONDS:
+        parts.append(f"{behind:.0f} s behind")
+    return [*parts, _words(recording)]
+
+
+def _words(recording: Mapping[str, Any]) -> str:
+    """Return the text so far; words that may still change end in dots."""
+    partial = recording.get("partial")
+    return joined_texts((recording.get("text") or "", f"{partial} ..." if partial else ""))
 
 
 def page(reply: Mapping[str, Any]) -> str:
     """Return a status for a person who asked once."""
+    effective = reply["effective"]
     rows = [
         ("state", line(reply)),
         ("model", reply["model"] or "none"),
         ("note", reply.get("model_note", "")),
         ("strategy", _strategy(reply)),
-        ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in reply["effective"].items())),
-        ("but", reply.get("otherwise", "")),
-        ("drafts", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
+        ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in effective.items())),
+        ("but", reply.get("precision_note", "")),
+        ("partials", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
         ("memory", _memory(reply["memory"])),
         ("level", level(reply.get("level"))),
-        ("below", _below(reply.get("below"))),
+        ("fallback", _fallback(reply.get("fallback"))),
         ("shadow", _shadow(reply.get("shadow"))),
         ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
         ("rejected", "; ".join(reply["rejected"])),
-        (
-            "waiting",
-            f"{counted(reply['waiting'], 'recording')}; asrd takes lists them"
-            if reply["waiting"]
-            else "",
-        ),
+        ("waiting", _waiting(reply["waiting"])),
         ("sinks", ", ".join(reply["sinks"])),
         ("daemon", f"asrd {reply['version']}, process {reply['pid']}, up {reply['uptime']:.0f} s"),
     ]
     return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows if text)
 
 
+def _waiting(count: int | None) -> str:
+    return f"{counted(count, 'recording')}; asrd recordings lists them" if count else ""
+
+
 def _strategy(reply: Mapping[str, Any]) -> str:
     """Return which strategy runs and where; before a worker runs, which one was asked for."""
     if not reply["strategy"]:
         return f"no model is loaded; {reply['requested']} is asked for"
-    return f"{reply['strategy']} (asked for {reply['requested']}) on {reply['device']}{loaded_in(reply)}"
+    asked = f"{reply['strategy']} (asked for {reply['requested']})"
+    return f"{asked} on {reply['device']}{loaded_in(reply)}"
 
 
 def loaded_in(reply: Mapping[str, Any]) -> str:
     """Return how long the worker took from its start until it was ready; "" where that is not
     known."""
-    return (
-        f", loaded in {reply['load_seconds']:.1f} s"
-        if reply.get("load_seconds") is not None
-        else ""
-    )
+    seconds = reply.get("load_seconds")
+    return "" if seconds is None else f", loaded in {seconds:.1f} s"
+
+
+OLDER_CLASSES = {"unloaded": "parked", "error": "trouble", "fallback": "below"}
+"""Class of a waybar module -> its name in an older release, sent beside it for one release."""
 
 
 def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a status as waybar's custom modules take it; below what was asked for, "below" is a
-    second class."""
-    state = str(reply["state"])
-    css: str | list[str] = (
-        "trouble" if reply.get("trouble") or reply.get("capture") else state.lower()
-    )
-    css = [str(css), "below"] if reply.get("below") else css
-    tooltip = (
-        page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    )  # it is Pango markup
-    return {"text": MARKS.get(state, "?"), "alt": state.lower(), "class": css, "tooltip": tooltip}
+    """Return a status as waybar's custom modules take it.
+
+    After a fallback, "fallback" is a second class. `alt`, which chooses an icon, is one word; it
+    keeps the older name of a state for one release.
+    """
+    state = str(reply["state"]).lower()
+    failed = reply.get("error") or reply.get("capture")
+    classes = ["error" if failed else state]
+    if reply.get("fallback"):
+        classes.append("fallback")
+    classes += [OLDER_CLASSES[name] for name in classes if name in OLDER_CLASSES]
+    # It is Pango markup.
+    tooltip = page(reply).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return {
+        "text": MARKS.get(reply["state"], "?"),
+        "alt": OLDER_CLASSES.get(state, state),
+        "class": classes if len(classes) > 1 else classes[0],
+        "tooltip": tooltip,
+    }
 
 
-def _below(below: Mapping[str, Any] | None) -> str:
+def _fallback(fallback: Mapping[str, Any] | None) -> str:
     """Return what does not run though it was asked for, why, and when it is tried again."""
-    if below is None:
+    if fallback is None:
         return ""
-    again = below.get("again_in")
-    when = (
-        ""
-        if again is None
-        else f"; tried again after {max(1, round(again / 60))} min without trouble"
-    )
-    return f"{below['wanted']} was asked for and is not used: {below['detail']}{when}"
+    text = f"{fallback['wanted']} was asked for and is not used: {fallback['detail']}"
+    if (seconds := fallback.get("again_in")) is None:
+        return text
+    return f"{text}; tried again after {max(1, round(seconds / 60))} min without trouble"
 
 
 def _shadow(shadow: Mapping[str, Any] | None) -> str:
@@ -130,11 +140,14 @@ def _shadow(shadow: Mapping[str, Any] | None) -> str:
     if shadow is None:
         return ""
     if shadow.get("per_100") is None:
-        return f"nothing is compared with FP32 yet; {counted(shadow['waiting'], 'recording')} to compare"
+        waiting = counted(shadow["waiting"], "recording")
+        return f"nothing is compared with FP32 yet; {waiting} to compare"
+    recordings = shadow.get("recordings", shadow.get("takes", 0))  # an older daemon says takes
     low = shadow.get("low")
-    both = f" [{low:.1f}, {shadow['high']:.1f}]" if low is not None else ""
-    takes = f"{counted(shadow['takes'], 'recording')}, {counted(shadow['words'], 'word')}"
-    return f"{shadow['strategy']} differs from FP32 in {shadow['per_100']:.1f}{both} words of 100 ({takes})"
+    interval = f" [{low:.1f}, {shadow['high']:.1f}]" if low is not None else ""
+    basis = f"{counted(recordings, 'recording')}, {counted(shadow['words'], 'word')}"
+    rate = f"{shadow['per_100']:.1f}{interval} words of 100"
+    return f"{shadow['strategy']} differs from FP32 in {rate} ({basis})"
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:
@@ -151,7 +164,9 @@ def level(found: Mapping[str, Any] | None) -> str:
         return f"{found['device']}: too short to tell"
     if found["speech_dbfs"] is None:
         return f"{found['device']}: no speech, {found['noise_dbfs']:.0f} dBFS"
-    between = f", {found['noise_dbfs']:.0f} dBFS between" if found["noise_dbfs"] is not None else ""
+    between = ""
+    if found["noise_dbfs"] is not None:
+        between = f", {found['noise_dbfs']:.0f} dBFS between"
     return f"{found['device']}: speech at {found['speech_dbfs']:.0f} dBFS{between}"
 
 

@@ -117,7 +117,7 @@ def transcribe_arguments(parser: argparse.ArgumentParser) -> None:
         help="audio file of any kind and length; -: standard input",
     )
     parser.add_argument(
-        "--alone", action="store_true", help="load a model here, even if a daemon has it loaded"
+        "--no-daemon", action="store_true", help="load a model here, even if a daemon has it loaded"
     )
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument(
@@ -147,7 +147,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
         raise UsageError(
             "subtitles are written for one file at a time", "run asrd transcribe once for each file"
         )
-    lent = not args.alone and "-" not in args.files and served(settings)
+    lent = not args.no_daemon and "-" not in args.files and served(settings)
     worst, size, waiting = 0, 1, list(enumerate(args.files))
     with asyncio.Runner() as runner, Meter(sys.stderr) as meter:
         engine = Engine(plan_for(settings), start_for(settings), on_progress=meter.loading)

@@ -91,7 +91,7 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
         help="NeMo manifest of clips (the shipped speech)",
     )
     speech.add_argument(
-        "--takes",
+        "--recordings",
         action="store_true",
         help="measure on kept recordings: how often words differ from FP32's",
     )
@@ -102,7 +102,9 @@ def tune_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats", metavar="N", type=int, default=15, help="timed 10-s buffers per strategy (15)"
     )
     parser.add_argument(
-        "--anew", action="store_true", help="start again; drop what an interrupted run had measured"
+        "--rerun",
+        action="store_true",
+        help="start again; drop what an interrupted run had measured",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the verdict as JSON, and nothing else"
@@ -149,7 +151,7 @@ def tune(
 
 def _tuned(args: argparse.Namespace, settings: Settings, job: ComparisonSpec) -> int:
     """Measure, judge, keep and show; return 0, 130 or 143."""
-    found = ComparisonState(measured=[] if args.anew else _resumed(job))
+    found = ComparisonState(measured=[] if args.rerun else _resumed(job))
     if found.measured:
         log.warning(
             "%d of %d runs were measured before and are reused", len(found.measured), job.workers
@@ -162,11 +164,11 @@ def _tuned(args: argparse.Namespace, settings: Settings, job: ComparisonSpec) ->
             sys.stderr,
         )
         return 130 if isinstance(error, KeyboardInterrupt) else 143
-    record, told = _judged(job, found, settings, args.takes), ""
+    record, told = _judged(job, found, settings, args.recordings), ""
     before, stale = tuned.find(settings, job.gpu)
     try:
         tuned.keep(record)
-        told = _settled(job, found, settings, args.takes)
+        told = _settled(job, found, settings, args.recordings)
     finally:
         _show(
             args, record
@@ -190,7 +192,7 @@ def _job(
             raise UsageError(f"--{name} {value} is too few", "1 or more")
     check_languages(settings)
     gpu = planner.card_for(settings)
-    if args.takes:
+    if args.recordings:
         clips, speech = _taken(settings, args.limit)
     else:
         clips, speech = runner.spoken(

@@ -21,6 +21,7 @@ from asrd.text import filenames
 
 if TYPE_CHECKING:
     from asrd.config.settings import Settings
+from asrd.daemon import older_names
 from asrd.daemon.control_socket import Place, origin_of, path
 
 BUSY_SECONDS = 10.0
@@ -92,7 +93,7 @@ def _ask(where: Path, request: dict[str, Any], origin: str) -> Iterator[dict[str
                     found = json.loads(reply)
                     if not found["ok"]:
                         raise _refused(found)
-                    yield found
+                    yield older_names.with_todays(found)
                     if not found.get("more"):
                         return
         except TimeoutError as error:

@@ -66,7 +66,7 @@ SLOW = 5.0
 
 VERBS = (
     *("toggle", "start", "stop", "cancel", "status", "last"),
-    *("retry", "takes", "use", "reload", "tuned", "transcribe"),
+    *("retry", "takes", "recordings", "use", "reload", "tuned", "transcribe"),
 )
 
 
@@ -82,8 +82,10 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """start: stop after so many seconds; 0 never."""
     follow: bool = False
     """status: go on telling."""
-    take: str = ""
+    recording: str = ""
     """retry: which; "" the newest."""
+    take: str = ""
+    """Older name of `recording`."""
     all: bool = False
     """retry: all that wait."""
     deliver: bool = False

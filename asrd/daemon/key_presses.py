@@ -75,7 +75,7 @@ class ToggleKey:
         if meaning == "repeat":
             if self._presses.unsure:
                 await self._take_back()
-            return {"said": "ignored: the key is held, or bounced", "ignored": True}
+            return {"message": "ignored: the key is held, or bounced", "ignored": True}
         if meaning == "press":
             self._records = one is None
         self._keep_recording()
@@ -85,8 +85,8 @@ class ToggleKey:
             self._stop_soon(one)
         else:
             await self._recorder.stop()
-        said = f"stopped; {one.take.seconds:.1f} s become text"
-        return {"said": said, "take": one.take.id, "seconds": one.take.seconds}
+        message = f"stopped; {one.take.seconds:.1f} s become text"
+        return {"message": message, "recording": one.take.id, "seconds": one.take.seconds}
 
     def start_repeats(self) -> bool:
         """Return whether a `start` is the late repeat of a key that was released.

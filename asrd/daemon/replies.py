@@ -79,7 +79,11 @@ def last(told: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResu
         return told
     note = next((note for note in reversed(notes) if note.text), None)
     if note is None:
-        kept = f"; {counted(len(notes), 'recording')} kept: asrd takes lists them" if notes else ""
+        kept = (
+            f"; {counted(len(notes), 'recording')} kept: asrd recordings lists them"
+            if notes
+            else ""
+        )
         return msgspec.structs.replace(
             told, detail=f"nothing was said since the daemon started{kept}"
         )

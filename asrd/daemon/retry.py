@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from asrd.daemon.control_server import Answers, Request
-from asrd.desktop.sinks import Sink
+from asrd.daemon.delivery import Delivery
 from asrd.dictation.recording import DictationResult
 from asrd.dictation.transcriber import Transcriber
 from asrd.errors import (
@@ -37,9 +37,7 @@ class Retry:
 
     Args:
         transcriber: turns sound into text, and has the recordings.
-        sinks: those in force.
-        send: sends a part to every sink that lacks it, or may lack it where the last argument says
-            so; returns why single ones did not take it.
+        delivery: sends texts to the sinks in force.
         request: which recordings, and what is to be done with their text.
         file: the configuration file that was named.
     """
@@ -47,16 +45,16 @@ class Retry:
     def __init__(
         self,
         transcriber: Transcriber,
-        sinks: Sequence[Sink],
-        send: Callable[[Deliveries, int, bool], Awaitable[list[str]]],
+        delivery: Delivery,
         request: Request,
         file: Path | None = None,
     ) -> None:
-        self._transcriber, self._spool, self._send = transcriber, transcriber.spool, send
-        self._sinks = [sink.key for sink in sinks]
+        self._transcriber, self._spool = transcriber, transcriber.spool
+        self._delivery = delivery
+        self._sinks = [sink.key for sink in delivery.sinks]
         self._all, self._again = request.all, request.again
         self._deliver = request.deliver or request.again
-        self._name, self._file = request.take, file
+        self._name, self._file = request.recording or request.take, file
 
     async def run(self) -> Answers:
         """Yield what is told of one recording after the other.
@@ -75,13 +73,13 @@ class Retry:
         else:
             notes = [await asyncio.to_thread(self._spool.find, self._name)]
         if not notes:
-            yield {"said": NONE_WAITS, "notes": [NONE_WAITS]}
+            yield {"message": NONE_WAITS, "notes": [NONE_WAITS]}
             return
         choice.require(self._transcriber.settings, self._file)  # a wrong name is told before that
         failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
             more = number < len(notes) or bool(failed)  # the failure is the last reply
-            yield {"said": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
+            yield {"message": f"recording {note.id}, {note.seconds:.1f} s", "more": True}
             try:
                 async with (
                     self._claimed(note),
@@ -99,17 +97,17 @@ class Retry:
                     if note.id in error.message
                     else f"recording {note.id}: {error.message}"
                 )
-                yield {"said": said, "notes": [said], "more": more or bool(failed)}
+                yield {"message": said, "notes": [said], "more": more or bool(failed)}
         if failed:
             kept = f"{len(failed)} of {counted(len(notes), 'recording')} could not be finished, and stay"
-            raise type(failed[0])(kept, "asrd takes lists them and says why")
+            raise type(failed[0])(kept, "asrd recordings lists them and says why")
 
     async def _retry(self, note: RecordingInfo, more: bool) -> Answers:
         """Yield the answer for one recording that is claimed."""
         now = self._spool.known(note)
         if now is None or (self._all and now.delivered):  # another retry had it before
             raise UsageError(
-                f"recording {note.id} was delivered meanwhile", "asrd takes lists what is kept"
+                f"recording {note.id} was delivered meanwhile", "asrd recordings lists what is kept"
             )
         if now.delivered and self._deliver and not self._again:
             raise UsageError(
@@ -124,7 +122,7 @@ class Retry:
         )
         if self._deliver and not uncertain:
             await asyncio.to_thread(self._spool.settle, now, text)
-        reply = {"take": note.id, "text": text, "uncertain": uncertain, "more": more}
+        reply = {"recording": note.id, "text": text, "uncertain": uncertain, "more": more}
         yield reply | {"notes": self._notes(note, record, uncertain)}
         if not self._deliver:  # goes on only where somebody has read it
             await asyncio.to_thread(self._spool.settle, now, text)
@@ -150,7 +148,7 @@ class Retry:
         failed: list[str] = []
         before = set(record.uncertain)
         for number in range(len(record.parts)):
-            failed += await self._send(record, number, self._again)
+            failed += await self._delivery.send(record, number, self._again)
         uncertain = [sink for sink in record.uncertain if sink in self._sinks]
         if not self._sinks and (gone := record.gone(())):
             failed.append(f"{_missing(gone)}, and the settings name no other sink")

@@ -342,7 +342,7 @@ def _more(asked: Sequence[TunedStrategy], bounds: _Bounds) -> str:
     return (
         f"The {bounds.words} {units(bounds.metric)} there are do not decide "
         f"{', '.join(one.strategy for one in short)}: about {need} more "
-        f"({minutes:.0f} minutes of speech like this) would, in a --manifest of your own or as kept --takes."
+        f"({minutes:.0f} minutes of speech like this) would, in a --manifest of your own or as kept --recordings."
     )
 
 

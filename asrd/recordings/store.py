@@ -143,7 +143,8 @@ class RecordingStore:
             file = path.open("rb")
         except OSError as error:
             raise UsageError(
-                f"recording {note.id} is gone: {error.strerror}", "asrd takes lists what is kept"
+                f"recording {note.id} is gone: {error.strerror}",
+                "asrd recordings lists what is kept",
             ) from error
         with file:
             if not _locked(file):
@@ -216,14 +217,14 @@ class RecordingStore:
         if len(found) != 1:
             known = [note.id for note in notes]
             if not name:
-                raise NothingError(NONE_WAITS, "asrd takes lists what is kept")
+                raise NothingError(NONE_WAITS, "asrd recordings lists what is kept")
             many = (
                 f"{len(found)} recordings begin with {name!r}"
                 if found
                 else f"there is no recording {name!r}"
             )
             raise UsageError(
-                many, nearest(name, known) if known else "asrd takes lists what is kept"
+                many, nearest(name, known) if known else "asrd recordings lists what is kept"
             )
         return found[0]
 
@@ -356,7 +357,7 @@ def _empty(path: Path) -> bool:
 def _claimed_already(note: RecordingInfo) -> ClaimedError:
     """Return the error for a recording that this process retries."""
     return ClaimedError(
-        f"recording {note.id} is being retried already", "asrd takes says what became of it"
+        f"recording {note.id} is being retried already", "asrd recordings says what became of it"
     )
 
 

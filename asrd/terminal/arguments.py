@@ -12,11 +12,11 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from asrd.errors import UsageError, nearest
-from asrd.terminal.output import complain, one_line
+from asrd.terminal.output import complain, one_line, tell_renamed
 
 NUMBERS = {"int": "no whole number", "float": "no number"}
 """Type of an argument -> what a wrong value is."""
@@ -55,10 +55,13 @@ class Parser(argparse.ArgumentParser):
         knows none."""
         self.stray: Callable[[str], str] = lambda word: ""
         """Return a hint for a word that this parser has no place for; "" where it knows none."""
+        self.older_flags: Mapping[str, str] = {}
+        """Flag of an older release -> its name today; where this parser has that one, it accepts
+        both."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return what the words mean. Raises UsageError."""
-        words = list(sys.argv[1:] if args is None else args)
+        words = self._renamed(list(sys.argv[1:] if args is None else args))
         self._check_flags(words)
         found, rest = self.parse_known_args(words, namespace)
         if rest := [word for word in rest if word != "--"]:
@@ -69,6 +72,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's complaint in our words."""
         raise UsageError(*self._explained(message))
+
+    def _renamed(self, words: list[str]) -> list[str]:
+        """Return the words with today's names of older flags, saying so on standard error."""
+        end = words.index("--") if "--" in words else len(words)
+        for place, word in enumerate(words[:end]):
+            flag, equals, value = word.partition("=")
+            today = self.older_flags.get(flag)
+            if today in self._option_string_actions and flag not in self._option_string_actions:
+                tell_renamed(flag, today)
+                words[place] = f"{today}{equals}{value}"
+        return words
 
     def _check_flags(self, words: Sequence[str]) -> None:
         """Raise UsageError for the first flag that there is not, before argparse misses anything

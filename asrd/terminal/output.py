@@ -77,3 +77,9 @@ def complain(error: AsrdError) -> None:
 def one_line(text: str) -> str:
     """Return a text that stays on its line, whatever name is quoted in it."""
     return printable(text, breaks=False)
+
+
+def tell_renamed(older: str, today: str) -> None:
+    """Print on standard error that a word of the command line has another name now."""
+    line = f"asrd: {older} is called {today} now; the older name works for one release"
+    tell(line, sys.stderr)

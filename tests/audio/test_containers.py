@@ -171,7 +171,16 @@ def run(
         (folder / member.name).write_bytes(member.content)
     (folder / BROKEN_NAME).write_bytes(encoded(clip, format="WAV")[:-40_000])
     names = ["nan.wav", "empty.wav", BROKEN_NAME, *(member.name for member in members)]
-    words = [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo-ctc"]
+    words = [
+        sys.executable,
+        "-m",
+        "asrd",
+        "transcribe",
+        "--json",
+        "--no-daemon",
+        "--model",
+        "demo-ctc",
+    ]
     done = subprocess.run(
         [*words, *(str(folder / name) for name in names)],
         capture_output=True,

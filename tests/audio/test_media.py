@@ -335,7 +335,7 @@ def test_the_verb_reads_media_files_and_leaves_out_bad_ones(files: Path, tmp_pat
         "asrd",
         "transcribe",
         "--json",
-        "--alone",
+        "--no-daemon",
         "--model",
         "demo-ctc",
         *map(str, names),

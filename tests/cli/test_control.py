@@ -37,15 +37,16 @@ STATUS: dict[str, Any] = {
     "streaming": "cache-aware",
     "memory": {"weights": 3 << 20, "allocated": None, "reserved": 0, "process": 900 << 20, "device": None,
                "source": "nvml", "kind": "gpu", "resident": None},
-    "loading": "", "trouble": "", "capture": "", "rejected": [],
-    "take": {"id": "20260101-000000-aaaa", "seconds": 3.21, "level": -18.0, "text": "so far", "draft": "and",
+    "loading": "", "error": "", "capture": "", "rejected": [],
+    "recording": {"id": "20260101-000000-aaaa", "seconds": 3.21, "level": -18.0, "text": "so far", "partial": "and",
              "behind": 0.4},
     "pending": 0, "waiting": None, "sinks": ["type"], "version": "0.1.0", "pid": 7, "uptime": 12.4,
 }  # fmt: skip
 
-PARKED: dict[str, Any] = STATUS | {
-    "state": "PARKED", "strategy": "", "effective": {}, "device": "", "streaming": "", "memory": None, "take": None,
-    "waiting": 2, "trouble": "no such checkpoint", "rejected": ["half: the encoder put out nan"],
+UNLOADED: dict[str, Any] = STATUS | {
+    "state": "UNLOADED", "strategy": "", "effective": {}, "device": "", "streaming": "", "memory": None,
+    "recording": None,
+    "waiting": 2, "error": "no such checkpoint", "rejected": ["half: the encoder put out nan"],
 }  # fmt: skip
 
 
@@ -118,7 +119,7 @@ def test_a_path_that_linux_does_not_take_is_refused_before_it_is_tried(tmp_path:
     longest = Settings(socket=f"{base}/{'x' * (106 - len(base))}")
     assert len(longest.socket) == 107
     with daemon(longest, say(said="hello")):
-        assert next(ask(longest, verb="toggle"))["said"] == "hello"
+        assert next(ask(longest, verb="toggle"))["message"] == "hello"
     for name in (f"{base}/{'x' * (107 - len(base))}", f"{base}/{'ü' * 60}"):
         with pytest.raises(SocketError, match="longer than 107 bytes"):
             listen(Settings(socket=name))
@@ -158,7 +159,7 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
         first.kill()
     assert (tmp_path / "c.sock").is_socket()
     with daemon(at(tmp_path), say(said="mine")):
-        assert next(ask(at(tmp_path), verb="toggle"))["said"] == "mine"
+        assert next(ask(at(tmp_path), verb="toggle"))["message"] == "mine"
 
 
 def test_of_daemons_that_start_at_once_on_a_stale_socket_one_wins(tmp_path: Path) -> None:
@@ -310,7 +311,7 @@ def test_a_request_is_one_line_with_only_what_was_given(tmp_path: Path) -> None:
             ask(at(tmp_path), verb="start", wait=True, silence=None, take="", seconds=2.5)
         )
     assert asked == [{"verb": "start", "wait": True, "seconds": 2.5}]
-    assert [reply.get("said") or reply["text"] for reply in replies] == ["a", "b"]
+    assert [reply.get("message") or reply["text"] for reply in replies] == ["a", "b"]
 
 
 def test_no_daemon_is_exit_69_with_the_way_to_start_one(tmp_path: Path) -> None:
@@ -361,7 +362,7 @@ def test_a_daemon_that_dies_or_babbles_is_one_clear_error(tmp_path: Path, answer
 def test_a_daemon_that_dies_between_two_answers_is_an_error_too(tmp_path: Path) -> None:
     with daemon(at(tmp_path), say(said="recording", more=True)):
         replies = ask(at(tmp_path), verb="start", wait=True)
-        assert next(replies)["said"] == "recording"
+        assert next(replies)["message"] == "recording"
         with pytest.raises(ControlError, match="ended before its last answer"):
             next(replies)
 
@@ -420,7 +421,7 @@ def test_a_busy_daemon_is_asked_again_until_it_has_a_place(
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     with one:
-        assert [reply["said"] for reply in ask(at(tmp_path), verb=verb)] == ["done"]
+        assert [reply["message"] for reply in ask(at(tmp_path), verb=verb)] == ["done"]
         thread.join(10)
     assert asked == 3 * [verb]
 
@@ -453,22 +454,25 @@ ESC, RLO, CSI = "\x1b[2J", "\u202e", "\x9b2J"
 NASTY = f"{ESC}{RLO}{CSI}\x07\x00\x7f\u2028\ufeff"
 
 REPLIES: dict[str, list[dict[str, Any]]] = {
-    "toggle": [{"said": f"recording{NASTY}"}],
-    "stop": [{"said": NASTY}],
-    "cancel": [{"said": NASTY}],
-    "reload": [{"said": NASTY}],
-    "start": [{"said": NASTY}],
-    "start --wait": [{"said": NASTY, "more": True}, {"text": f"text{NASTY}"}],
-    "use half": [{"said": NASTY}],
+    "toggle": [{"message": f"recording{NASTY}"}],
+    "stop": [{"message": NASTY}],
+    "cancel": [{"message": NASTY}],
+    "reload": [{"message": NASTY}],
+    "start": [{"message": NASTY}],
+    "start --wait": [{"message": NASTY, "more": True}, {"text": f"text{NASTY}"}],
+    "use half": [{"message": NASTY}],
     "last": [{"text": f"text{NASTY}"}],
-    "retry": [{"said": NASTY, "more": True}, {"take": NASTY, "text": f"text{NASTY}"}],
-    "retry --deliver": [{"take": f"take{NASTY}", "text": NASTY}],
+    "retry": [{"message": NASTY, "more": True}, {"recording": NASTY, "text": f"text{NASTY}"}],
+    "retry --deliver": [{"recording": f"take{NASTY}", "text": NASTY}],
     "status": [
-        STATUS
-        | dict.fromkeys(("model", "requested", "strategy", "device", "trouble"), f"{NASTY}\n")
+        STATUS | dict.fromkeys(("model", "requested", "strategy", "device", "error"), f"{NASTY}\n")
     ],
     "status --follow": [
-        STATUS | {"state": f"x{NASTY}\n", "take": STATUS["take"] | {"text": NASTY, "draft": NASTY}}
+        STATUS
+        | {
+            "state": f"x{NASTY}\n",
+            "recording": STATUS["recording"] | {"text": NASTY, "partial": NASTY},
+        }
     ],
     "status --waybar": [STATUS | {"state": NASTY, "model": NASTY, "effective": {NASTY: NASTY}}],
 }
@@ -532,8 +536,8 @@ def verb(name: str, settings: Settings, *words: str) -> int:
 def test_short_verbs_print_what_was_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    for words, out in (((), "grüße\n"), (("--json",), '{"ok": true, "said": "grüße"}\n')):
-        with daemon(at(tmp_path), say(said="grüße")) as asked:
+    for words, out in (((), "grüße\n"), (("--json",), '{"ok": true, "message": "grüße"}\n')):
+        with daemon(at(tmp_path), say(message="grüße")) as asked:
             assert verb(name, at(tmp_path), *words) == 0
         assert asked == [{"verb": name, "follow": True} if name == "reload" else {"verb": name}]
         assert (
@@ -575,17 +579,17 @@ def test_takes_are_listed_without_a_daemon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path))
-    assert verb("takes", at(tmp_path)) == 0
+    assert verb("recordings", at(tmp_path)) == 0
     assert capsys.readouterr().out == "no recording is kept\n"
     spool = RecordingStore(tmp_path / "asrd" / "takes")
     take = spool.begin()
     take.append(bytes(4 * 24_000))
     assert spool.failed(take, "no such checkpoint", "grüße")
-    assert verb("takes", at(tmp_path)) == 0
+    assert verb("recordings", at(tmp_path)) == 0
     out = capsys.readouterr().out
     for part in (take.id, " 1.5 s", "no such checkpoint"):
         assert part in out
-    assert verb("takes", at(tmp_path), "--json") == 0
+    assert verb("recordings", at(tmp_path), "--json") == 0
     (told,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert (told["id"], told["seconds"], told["text"], told["delivered"]) == (
         take.id,
@@ -601,13 +605,13 @@ def test_takes_are_listed_without_a_daemon(
 
 def test_a_status_as_one_line() -> None:
     assert line(STATUS) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  so far and ..."
-    slow = STATUS["take"] | {"text": "", "draft": "", "behind": 7.2}
-    assert line(STATUS | {"take": slow}) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  7 s behind"
-    told = line(STATUS | {"take": slow, "loading": "restore demo.nemo"})
+    slow = STATUS["recording"] | {"text": "", "partial": "", "behind": 7.2}
+    assert line(STATUS | {"recording": slow}) == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  7 s behind"
+    told = line(STATUS | {"recording": slow, "loading": "restore demo.nemo"})
     assert told == "● LISTENING  3.2 s ▮▮▮▮▮▮▮▯▯▯  the model loads: restore demo.nemo"
-    assert line(PARKED) == "◦ PARKED  no such checkpoint"
+    assert line(UNLOADED) == "◦ UNLOADED  no such checkpoint"
     for level, full in ((None, 0), (-1000.0, 0), (-60.0, 0), (0.0, 10), (6.0, 10)):
-        told = line(STATUS | {"take": STATUS["take"] | {"level": level}})
+        told = line(STATUS | {"recording": STATUS["recording"] | {"level": level}})
         assert (told.count("▮"), told.count("▯")) == (full, 10 - full)
 
 
@@ -617,7 +621,7 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
         "state     ● LISTENING",
         "strategy  bfloat16 (asked for auto) on cuda:0",
         "dtypes    encoder bfloat16, decoder float32",
-        "drafts    cost what is new\n",
+        "partials  cost what is new\n",
         "memory    weights 3.0 MiB, reserved 0.0 MiB (GPU, by torch), process 900.0 MiB (GPU, by NVML)\n",
         "daemon    asrd 0.1.0, process 7, up 12 s",
     ):
@@ -625,11 +629,11 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
     assert "rejected" not in told
     assert "waiting" not in told
     assert "\nbut       encoder: tf32 asked\n" in page(
-        STATUS | {"otherwise": "encoder: tf32 asked"}
+        STATUS | {"precision_note": "encoder: tf32 asked"}
     )
     hidden = page(STATUS | {"memory": STATUS["memory"] | {"source": "meminfo"}})
     assert "process 900.0 MiB (change of the whole GPU)" in hidden
-    told = page(PARKED)
+    told = page(UNLOADED)
     strategy = "strategy  no model is loaded; auto is asked for"
     for part in (strategy, "rejected  half: the encoder put out nan", "waiting   2 recordings"):
         assert part in told
@@ -638,19 +642,21 @@ def test_a_status_as_a_page_names_only_what_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", ["LOADING", "IDLE", "LISTENING", "FLUSHING", "PARKED", "STOPPING"]
+    "state", ["LOADING", "IDLE", "LISTENING", "FLUSHING", "UNLOADED", "STOPPING"]
 )
 def test_a_bar_gets_a_mark_and_a_class_for_every_state(state: str) -> None:
     told = waybar(STATUS | {"state": state})
-    assert (told["class"], told["alt"]) == (state.lower(), state.lower())
+    older = {"UNLOADED": "parked"}.get(state)
+    assert told["class"] == ([state.lower(), older] if older else state.lower())
+    assert told["alt"] == (older or state.lower())
     assert told["text"] not in ("", "?")
     assert set(told) == {"text", "alt", "class", "tooltip"}
-    for key in ("trouble", "capture"):
-        assert waybar(STATUS | {key: "it is gone"})["class"] == "trouble"
+    for key in ("error", "capture"):
+        assert waybar(STATUS | {key: "it is gone"})["class"] == ["error", "trouble"]
 
 
 def test_what_was_said_is_no_markup_to_a_bar() -> None:
-    told = waybar(STATUS | {"take": STATUS["take"] | {"draft": "<b>R&D"}})["tooltip"]
+    told = waybar(STATUS | {"recording": STATUS["recording"] | {"partial": "<b>R&D"}})["tooltip"]
     assert "&lt;b&gt;R&amp;D" in told
     assert "<" not in told
 

@@ -102,7 +102,7 @@ class Bench:
             "FAKE_WORKER_ACTS": acts, "FAKE_WORKER_TEXTS": str(self.folder / "texts.json"), "TMPDIR": str(scratch),
             "XDG_STATE_HOME": str(self.state),
         }  # fmt: skip
-        source = [] if "--takes" in words else ["--manifest", str(self.manifest)]
+        source = [] if "--recordings" in words else ["--manifest", str(self.manifest)]
         return subprocess.Popen(
             [sys.executable, "-c", PROGRAM, self.model, self.settings.socket, "--repeats", "2", *source, *words],
             cwd=ROOT, env={**os.environ, **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -214,7 +214,7 @@ def test_too_little_speech_decides_nothing_and_says_how_much_is_missing(bench: B
     assert "undecided" in of(kept(bench), "bfloat16").refused
     said = " ".join(shown.split())
     assert "The 500 words there are do not decide bfloat16: about 2" in said
-    assert "in a --manifest of your own or as kept --takes" in said
+    assert "in a --manifest of your own or as kept --recordings" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -269,14 +269,14 @@ def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(be
         take = spool.begin()
         take.append(np.linspace(-0.1, 0.1, length, dtype=np.float32))
         spool.delivered(take, "what it was heard as")
-    shown, _ = bench.run("bfloat16=spoil:2:1", "--takes")
+    shown, _ = bench.run("bfloat16=spoil:2:1", "--recordings")
     record = kept(bench)
     assert (record.speech, record.utterances, record.words) == (tuned.TAKES, COUNT, 20 * COUNT)
     assert (record.chosen, of(record, "bfloat16").verdict) == ("fp32", "differs")
     assert "words in 100 other than FP32's" in of(record, "bfloat16").refused
     assert "WER" not in shown
     assert "differs [95 %]" in shown
-    bench.run("", "--takes")
+    bench.run("", "--recordings")
     assert kept(bench).chosen == "bfloat16"
     texts = json.loads((bench.folder / "texts.json").read_text())
     for file in (bench.state / "asrd").glob("*.json"):
@@ -357,7 +357,7 @@ def test_what_was_measured_of_something_else_is_not_taken_up(bench: Bench, chang
         held = json.loads(begun.read_bytes())
         begun.write_text(json.dumps(held | {"at": held["at"] - tune.FRESH - 1}))
     elif change == "anew":
-        words.append("--anew")
+        words.append("--rerun")
     elif change == "damage":
         begun.write_bytes(begun.read_bytes()[:100])
     elif change == "a byte":
@@ -440,7 +440,7 @@ def test_where_there_is_no_choice_json_is_null(
     ("words", "error"),
     [
         (["--manifest", "/nowhere/m.jsonl"], ManifestError),
-        (["--takes"], ManifestError),
+        (["--recordings"], ManifestError),
         (["--repeats", "0"], UsageError),
         (["--limit", "0"], UsageError),
     ],
@@ -468,7 +468,7 @@ def test_takes_in_which_no_word_is_heard_give_no_verdict(bench: Bench) -> None:
     take.append(np.zeros(LENGTHS[-1] + 1, dtype=np.float32))
     spool.delivered(take, "")
     with pytest.raises(ManifestError, match="FP32 found no words"):
-        tune.tune(arguments("--takes", "--repeats", 2), bench.settings, script(bench).engine)
+        tune.tune(arguments("--recordings", "--repeats", 2), bench.settings, script(bench).engine)
     assert tuned.read() == []
 
 
@@ -585,7 +585,7 @@ def test_the_daemon_says_once_that_nothing_was_measured_and_moves_when_something
     one.until(lambda: one.state == "IDLE" and one.ask(verb="status")["strategy"] == "bfloat16")
     one.until(lambda: len(autos(one)) == 2)
     assert autos(one)[1].startswith("auto takes bfloat16 on cpu: measured here: at most +0.")
-    assert one.ask(verb="tuned")["said"] == "the daemon stays on bfloat16 on cpu"
+    assert one.ask(verb="tuned")["message"] == "the daemon stays on bfloat16 on cpu"
     assert one.end() == 0
     again = lived(bench, daemon)
     assert again.ask(verb="status")["strategy"] == "bfloat16"
@@ -601,10 +601,10 @@ def test_a_model_that_is_not_in_memory_is_not_loaded_for_a_verdict(
         ASRD_SOCKET=bench.settings.socket,
         ASRD_IDLE="immediately",
     )
-    one.until(lambda: one.state == "PARKED")
+    one.until(lambda: one.state == "UNLOADED")
     bench.run("")
     one.until(lambda: len(autos(one)) == 2)
-    assert (one.state, one.worker) == ("PARKED", [])
+    assert (one.state, one.worker) == ("UNLOADED", [])
     one.speak()
     assert one.ask(verb="status")["strategy"] == "bfloat16"
 

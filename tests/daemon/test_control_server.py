@@ -58,7 +58,7 @@ class Room:
             elif request.verb in ("transcribe", "retry") or (
                 request.verb == "start" and request.wait
             ):
-                yield {"said": "recording", "more": True}
+                yield {"message": "recording", "more": True}
                 self.open.set()
                 await self.done.wait()
                 yield {"text": "some words"}
@@ -69,7 +69,7 @@ class Room:
             elif request.verb == "reload":
                 raise RuntimeError("a fault")
             else:
-                yield {"said": request.verb}
+                yield {"message": request.verb}
             how = "whole"
         finally:
             self.ended.append(f"{request.verb} {how}")
@@ -160,7 +160,13 @@ def test_many_requests_on_one_line_are_answered_in_order(tmp_path: Path) -> None
         verbs = ["toggle", "status", "takes", "use", "stop"]
         writer.write(b"".join(json.dumps({"verb": verb}).encode() + b"\n" for verb in verbs))
         replies = [json.loads(await reader.readline()) for _ in verbs]
-        assert [reply.get("said") for reply in replies] == ["toggle", None, "takes", None, "stop"]
+        assert [reply.get("message") for reply in replies] == [
+            "toggle",
+            None,
+            "takes",
+            None,
+            "stop",
+        ]
         assert replies[3] == {
             "ok": False,
             "error": "no such strategy",
@@ -477,7 +483,7 @@ def test_a_key_has_a_place_in_a_flood_of_everything_and_nothing_is_left_of_it(
             flood.append(client)
         for _ in range(5):
             (reply,) = await one.ask(b'{"verb": "toggle"}\n')
-            assert reply == {"ok": True, "said": "toggle"}
+            assert reply == {"ok": True, "message": "toggle"}
         for client in flood:
             client.close()
         await until(lambda: not one.server._clients, lambda: len(one.server._clients))

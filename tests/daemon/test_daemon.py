@@ -30,6 +30,8 @@ from asrd.config.loading import Loaded
 from asrd.config.settings import ENGINE, FIELDS, Settings
 from asrd.daemon.control_server import Request
 from asrd.daemon.daemon import Daemon
+from asrd.daemon.handlers import Handlers
+from asrd.daemon.settings_changes import SettingsChanges
 from asrd.dictation.recording import Dictation
 from asrd.engine.engine import Engine
 from asrd.errors import BusyError
@@ -111,7 +113,7 @@ class Running:
 
     def speak(self, seconds: float = 0.6) -> str:
         """Start a recording and wait until so much of it is on disk; return the take."""
-        take = str(self.ask(verb="start")["take"])
+        take = str(self.ask(verb="start")["recording"])
         self.until(lambda: self.recorded(take) >= seconds)
         return take
 
@@ -122,7 +124,7 @@ class Running:
 
     def settled(self) -> str:
         """Wait until nothing is on its way; return what the stdout sink got."""
-        self.until(lambda: self.state in ("IDLE", "PARKED"))
+        self.until(lambda: self.state in ("IDLE", "UNLOADED"))
         return self.out.read_text()
 
     def until(self, true: Callable[[], object], seconds: float = 20.0) -> None:
@@ -178,7 +180,7 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     assert sum(samples(told["text"])) > 7 * 16_000
     assert "absent.wav: there is no such file" in errors
     assert one.worker == [worker]
-    for more in (["--alone"], ["--strategy", "half"]):
+    for more in (["--no-daemon"], ["--strategy", "half"]):
         assert (
             "unknown model 'ok'"
             in one.verb("transcribe", *more, str(clip)).communicate(timeout=20)[1]
@@ -201,9 +203,11 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
 def test_toggle_speak_toggle_and_the_text_is_there(daemon: Start) -> None:
     one = daemon()
     one.until(lambda: one.state == "IDLE")
-    assert one.ask(verb="toggle")["said"] == "recording"
-    one.until(lambda: one.state == "LISTENING" and one.ask(verb="status")["take"]["seconds"] > 1)
-    assert one.ask(verb="toggle")["said"].startswith("stopped; 1.")
+    assert one.ask(verb="toggle")["message"] == "recording"
+    one.until(
+        lambda: one.state == "LISTENING" and one.ask(verb="status")["recording"]["seconds"] > 1
+    )
+    assert one.ask(verb="toggle")["message"].startswith("stopped; 1.")
     text = one.settled()
     assert len(samples(text)) == 1
     assert one.ask(verb="last")["text"] == text.strip()
@@ -231,7 +235,10 @@ def test_a_second_toggle_within_a_moment_is_a_bouncing_key(daemon: Start) -> Non
         line.sendall(2 * b'{"verb": "toggle"}\n')
         answers = line.makefile()
         first, second = json.loads(answers.readline()), json.loads(answers.readline())
-    assert (first["said"], second["said"]) == ("recording", "ignored: the key is held, or bounced")
+    assert (first["message"], second["message"]) == (
+        "recording",
+        "ignored: the key is held, or bounced",
+    )
     assert one.state == "LISTENING"
 
 
@@ -241,7 +248,7 @@ def test_a_toggle_while_the_last_take_is_written_down_begins_the_next(daemon: St
     one.ask(verb="toggle")
     assert one.state == "FLUSHING"
     time.sleep(0.25)  # longer than a key bounces
-    assert one.ask(verb="toggle")["said"] == "recording"
+    assert one.ask(verb="toggle")["message"] == "recording"
     assert one.state == "LISTENING"
     (one.home / "gate").touch()
     one.until(lambda: samples(one.out.read_text()))
@@ -250,8 +257,8 @@ def test_a_toggle_while_the_last_take_is_written_down_begins_the_next(daemon: St
 
 def test_stop_and_cancel_without_a_start_are_told_and_no_error(daemon: Start) -> None:
     one = daemon()
-    assert one.ask(verb="stop")["said"] == "nothing was being recorded"
-    assert one.ask(verb="cancel")["said"] == "there was nothing to cancel"
+    assert one.ask(verb="stop")["message"] == "nothing was being recorded"
+    assert one.ask(verb="cancel")["message"] == "there was nothing to cancel"
     one.ask(verb="start")
     again = one.ask(verb="start")
     assert (again["ok"], again["code"]) == (False, 2)
@@ -282,7 +289,7 @@ def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_ope
     one = daemon("--sink", "stdout", ASRD_PRE_ROLL="2.0")
     time.sleep(2.5)
     one.ask(verb="start")
-    length = one.ask(verb="status")["take"]["seconds"]
+    length = one.ask(verb="status")["recording"]["seconds"]
     assert 1.9 < length < 2.3
     one.ask(verb="stop")
     assert one.state in ("FLUSHING", "IDLE")
@@ -323,7 +330,7 @@ def test_status_follows_states_and_levels(daemon: Start) -> None:
     for line in follower.stdout:
         told = json.loads(line)
         states.append(told["state"])
-        levels += [told["take"]["level"]] if told["take"] else []
+        levels += [told["recording"]["level"]] if told["recording"] else []
         if states[-1] == "IDLE" and "LISTENING" in states:
             break
     follower.kill()
@@ -371,7 +378,7 @@ def test_a_second_sigterm_ends_at_once_and_keeps_the_take(daemon: Start) -> None
     one.process.send_signal(signal.SIGTERM)
     one.until(lambda: one.state == "STOPPING")
     assert one.end() == 143
-    kept, _ = one.verb("takes", "--json").communicate(timeout=20)
+    kept, _ = one.verb("recordings", "--json").communicate(timeout=20)
     assert [(note["id"], note["reason"]) for note in map(json.loads, kept.splitlines())] == [
         (take, "asrd was told twice to end")]  # fmt: skip
 
@@ -390,7 +397,7 @@ def test_a_second_sigterm_leaves_no_worker_of_a_strategy_that_is_tried(daemon: S
     assert one.end() == 143
     using.communicate(timeout=20)
     one.until(lambda: not any(alive(pid) for pid in workers))
-    assert take in one.verb("takes").communicate(timeout=20)[0]
+    assert take in one.verb("recordings").communicate(timeout=20)[0]
 
 
 def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> None:
@@ -403,11 +410,11 @@ def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> 
         one.until(lambda: one.state != "LOADING")
         one.ask(verb="start")
         time.sleep(dice.uniform(0.1, 1.5))
-        seen = one.ask(verb="status")["take"]["seconds"]
+        seen = one.ask(verb="status")["recording"]["seconds"]
         one.end(signal.SIGKILL)
         kept = [
             json.loads(line)
-            for line in one.verb("takes", "--json").communicate(timeout=20)[0].splitlines()
+            for line in one.verb("recordings", "--json").communicate(timeout=20)[0].splitlines()
         ]
         assert kept[-1]["seconds"] >= seen
         lengths.append(kept[-1]["seconds"])
@@ -432,11 +439,11 @@ def test_a_worker_that_dies_costs_no_word(daemon: Start) -> None:
 
 def test_a_model_that_is_not_there_is_said_and_recording_goes_on(daemon: Start) -> None:
     one = daemon(ASRD_MODEL="*=model")
-    one.until(lambda: one.ask(verb="status")["trouble"] == "no such checkpoint")
+    one.until(lambda: one.ask(verb="status")["error"] == "no such checkpoint")
     one.speak()
     one.ask(verb="stop")
     one.until(lambda: one.ask(verb="status")["waiting"] == 1)
-    assert one.state == "PARKED"
+    one.until(lambda: one.state == "UNLOADED")
     assert one.ask(verb="last")["outcome"] == "kept"
     again = one.verb("retry")
     _, told = again.communicate(timeout=20)
@@ -451,8 +458,8 @@ def test_a_device_that_goes_and_comes_back_is_told_and_the_take_goes_on(daemon: 
     one.until(lambda: one.ask(verb="status")["capture"] == "nothing comes")
     (one.home / "lost").unlink()
     one.until(lambda: one.ask(verb="status")["capture"] == "")
-    before = one.ask(verb="status")["take"]["seconds"]
-    one.until(lambda: one.ask(verb="status")["take"]["seconds"] > before)
+    before = one.ask(verb="status")["recording"]["seconds"]
+    one.until(lambda: one.ask(verb="status")["recording"]["seconds"] > before)
     one.ask(verb="stop")
     assert samples(one.settled())
     assert "fake microphone delivers sound again" in one.log.read_text()
@@ -492,7 +499,7 @@ def test_a_folder_for_takes_that_cannot_be_written_costs_a_warning_and_no_word(
     (tmp_path / "state").write_text("in the way")
     one = daemon()
     one.ask(verb="start")
-    one.until(lambda: one.ask(verb="status")["take"]["seconds"] > 0.6)
+    one.until(lambda: one.ask(verb="status")["recording"]["seconds"] > 0.6)
     one.ask(verb="stop")
     assert samples(one.settled())
     assert "this recording is not kept on disk" in one.log.read_text()
@@ -517,7 +524,7 @@ def test_use_exchanges_the_worker_and_keeps_the_old_one_on_failure(daemon: Start
     one = daemon(ASRD_MODEL="bfloat16=ok half=refuse *=ok")
     one.until(lambda: one.state == "IDLE")
     (first,) = one.worker
-    assert one.ask(verb="use", strategy="bfloat16")["said"] == "now on bfloat16 on cpu"
+    assert one.ask(verb="use", strategy="bfloat16")["message"] == "now on bfloat16 on cpu"
     (second,) = one.worker
     assert second != first
     refused = one.ask(verb="use", strategy="half")
@@ -542,7 +549,7 @@ def test_sighup_reads_the_configuration_again_and_a_broken_one_changes_nothing(
     assert one.ask(verb="status")["strategy"] == "half"
     file.write_text("sink = 3\n")
     refused = one.ask(verb="reload")
-    assert (refused["code"], refused["hint"]) == (78, "write sinks = 3")
+    assert (refused["code"], refused["hint"]) == (78, 'write, for example, sinks = ["type"]')
     one.speak()
     one.ask(verb="stop")
     assert samples(one.settled())
@@ -566,14 +573,14 @@ def test_another_language_or_vocabulary_is_another_worker_and_another_table_is_n
         ('target_lang = "de"\npnc = false\nboost = 0.5\n', "boost"),
     ]:
         file.write_text(settings + change)
-        assert one.ask(verb="reload")["said"] == said
+        assert one.ask(verb="reload")["message"] == said
         seen.append(one.worker)
     words.write_text("Kubernetes\nHelsinki\n")
-    assert one.ask(verb="reload")["said"] == "vocabulary", "the file has another word"
+    assert one.ask(verb="reload")["message"] == "vocabulary", "the file has another word"
     seen.append(one.worker)
     assert len({tuple(each) for each in seen}) == len(seen) == 5
     file.write_text(f'{settings}{change}commands = true\n[spoken]\nsamples = "^,"\n')
-    assert one.ask(verb="reload")["said"] == "commands, spoken"
+    assert one.ask(verb="reload")["message"] == "commands, spoken"
     assert one.worker == seen[-1]
     one.speak()
     one.ask(verb="stop")
@@ -592,11 +599,11 @@ def test_whatever_a_worker_is_started_with_asks_for_another_worker() -> None:
 
 def test_an_idle_model_leaves_memory_and_the_next_toggle_records_at_once(daemon: Start) -> None:
     one = daemon(ASRD_IDLE="immediately")
-    one.until(lambda: one.state == "PARKED" and not one.worker)
+    one.until(lambda: one.state == "UNLOADED" and not one.worker)
     one.speak()
     one.ask(verb="stop")
     assert samples(one.settled())
-    one.until(lambda: one.state == "PARKED" and not one.worker)
+    one.until(lambda: one.state == "UNLOADED" and not one.worker)
 
 
 @pytest.fixture
@@ -675,25 +682,25 @@ def test_a_candidate_that_was_left_is_told_wherever_one_looks(daemon: Start) -> 
         ASRD_FAULTS="stall:99",
     )
     one.until(lambda: one.state == "IDLE")
-    assert one.ask(verb="status")["below"] is None
+    assert one.ask(verb="status")["fallback"] is None
     one.speak()
     one.ask(verb="stop")
     assert len(samples(one.settled())) == 1
     status = one.ask(verb="status")
     assert status["strategy"] == "half(encoder.layers.3:float32)"
-    assert status["below"]["wanted"] == "half on cpu"
+    assert status["fallback"]["wanted"] == "half on cpu"
     assert (status["shadow"]["takes"], status["faults"]) == (0, "stall:99")
     page = one.verb("status").communicate(timeout=20)[0]
-    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page
-    assert "below half on cpu (non-finite)" in page.splitlines()[0]
+    assert "fallback  half on cpu was asked for and is not used: the encoder put out nan" in page
+    assert "fell back from half on cpu (non-finite)" in page.splitlines()[0]
     assert "faults    rehearsed: stall:99" in page
     bar = json.loads(one.verb("status", "--waybar").communicate(timeout=20)[0])
-    assert bar["class"] == ["idle", "below"]
+    assert bar["class"] == ["idle", "fallback", "below"]
     log = one.log.read_text()
     assert "faults are rehearsed: stall:99" in log
     assert "fell back from half on cpu to half(encoder.layers.3:float32) on cpu" in log
-    assert one.ask(verb="use", strategy="half")["said"] == "now on half on cpu"
-    assert one.ask(verb="status")["below"] is None
+    assert one.ask(verb="use", strategy="half")["message"] == "now on half on cpu"
+    assert one.ask(verb="status")["fallback"] is None
 
 
 # -- moments that a second process cannot hit
@@ -719,7 +726,9 @@ class Inside:
         self.engines: list[Engine] = []
         self.microphones: list[OpenMicrophone] = []
         self.arrived: list[str] = []
-        self.daemon = Daemon(Loaded(self.wanted, {}, ()), self.reread, None, self.hold, self.listen)
+        self.daemon = Daemon(Loaded(self.wanted, {}, ()), self.hold, self.listen)
+        self.changes = SettingsChanges(self.daemon, self.reread)
+        self.handlers = Handlers(self.daemon, self.changes)
         self.daemon.transcriber._deliver = self.deliver
 
     def reread(self) -> Loaded:
@@ -739,17 +748,23 @@ class Inside:
         self.arrived.append(record.parts[number].text)
         return []
 
+    async def ask(self, verb: str, **fields: Any) -> dict[str, Any]:
+        """Send one request and return its last answer."""
+        return [reply async for reply in self.handlers.answer(Request(verb, **fields))][-1]
+
     def begin(self) -> Dictation:
         one = self.daemon.start()
         self.microphones[-1].give(SAID)
         return one
 
     async def __aenter__(self) -> Inside:
-        self._writing = self.daemon._scribing = asyncio.create_task(self.daemon.transcriber.run())
+        self._writing = self.daemon._transcribing = asyncio.create_task(
+            self.daemon.transcriber.run()
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        tasks = [self._writing, *self.daemon._jobs]
+        tasks = [self._writing, *self.daemon.jobs]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -763,12 +778,12 @@ async def test_cancel_drops_what_there_was_at_the_key_and_nothing_later(
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
         first = one.begin()
-        cancelling = asyncio.create_task(one.daemon._do_cancel(Request("cancel")))
+        cancelling = asyncio.create_task(one.ask("cancel"))
         await asyncio.sleep(0)
         assert not one.microphones[0].closed
         second = one.begin()
-        assert (await cancelling)["said"] == f"dropped {first.take.id}"
-        await one.daemon._do_stop(Request("stop"))
+        assert (await cancelling)["message"] == f"dropped {first.take.id}"
+        await one.ask("stop")
         assert (await first.told).outcome == "cancelled"
         assert (await second.told).outcome == "delivered"
         assert len(one.arrived) == 1
@@ -782,9 +797,9 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
     async with Inside(tmp_path, monkeypatch, model="half=ok *=gate") as one:
         await one.daemon.transcriber.load()
         one.wanted = msgspec.structs.replace(one.wanted, demote_slower=77.0, keep_audio="always")
-        using = asyncio.create_task(one.daemon._do_use(Request("use", strategy="bfloat16")))
+        using = asyncio.create_task(one.ask("use", strategy="bfloat16"))
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
-        reloading = asyncio.create_task(one.daemon._do_reload(Request("reload")))
+        reloading = asyncio.create_task(one.ask("reload"))
         await asyncio.sleep(0.05)
         assert not reloading.done()
         assert len(one.engines) == 2, "one after the other"
@@ -802,10 +817,10 @@ async def test_use_says_that_a_download_for_a_reload_goes_on(
     async with Inside(tmp_path, monkeypatch) as one:
         await one.daemon.transcriber.load()
         one.daemon.transcriber.download = protocol.Download("someone/large", 1, 2)
-        async with one.daemon._alone():
+        async with one.changes.one_at_a_time():
             with pytest.raises(BusyError, match="is downloading someone/large"):
-                await one.daemon._do_use(Request("use", strategy="bfloat16"))
-        await one.daemon._do_use(Request("use", strategy="bfloat16"))
+                await one.ask("use", strategy="bfloat16")
+        await one.ask("use", strategy="bfloat16")
 
 
 @case
@@ -815,10 +830,10 @@ async def test_a_verdict_for_auto_exchanges_no_worker_of_a_daemon_that_ends(
     async with Inside(tmp_path, monkeypatch) as one:
         await one.daemon.transcriber.load()
         recording = one.begin()
-        moving = asyncio.create_task(one.daemon._move())
+        moving = asyncio.create_task(one.changes.retune())
         await asyncio.sleep(0.05)
-        one.daemon._signalled()
-        await one.daemon._drain()
+        one.daemon.end()
+        await one.daemon.drain()
         await moving
         assert (await recording.told).outcome == "delivered"
         assert len(one.engines) == 1
@@ -832,14 +847,12 @@ async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
     caplog.set_level(logging.INFO, "asrd")
     async with Inside(tmp_path, monkeypatch, model="16-mixed=otherwise *=ok") as one:
         await one.daemon.transcriber.load()
-        assert one.daemon.status()["otherwise"] == ""
-        assert (await one.daemon._do_use(Request("use", strategy="bfloat16")))[
-            "said"
-        ] == "now on bfloat16 on cpu"
-        said = (await one.daemon._do_use(Request("use", strategy="16-mixed")))["said"]
+        assert (await one.daemon.status()).precision_note == ""
+        assert (await one.ask("use", strategy="bfloat16"))["said"] == "now on bfloat16 on cpu"
+        said = (await one.ask("use", strategy="16-mixed"))["message"]
         why = "encoder: tf32 asked, float32 runs: TF32 is a unit of CUDA cards"
         assert said == f"now on 16-mixed on cpu; but {why}"
-        assert one.daemon.status()["otherwise"] == why
+        assert (await one.daemon.status()).precision_note == why
         told = [
             record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"
         ]
@@ -860,10 +873,10 @@ async def test_what_nobody_has_read_of_a_retry_is_kept(
             take.finish()
             spool.failed(take, "no worker")
         first, second = (note.id for note in spool.waiting())
-        answers = one.daemon.answer(Request("retry", take=first))
-        assert [(await anext(answers)).get("take") for _ in range(2)] == [None, first]
+        answers = one.handlers.answer(Request("retry", take=first))
+        assert [(await anext(answers)).get("recording") for _ in range(2)] == [None, first]
         await answers.aclose()  # as the server does where the line is broken
         assert [note.id for note in spool.waiting()] == [first, second]
-        read = [reply async for reply in one.daemon.answer(Request("retry", all=True))]
-        assert [reply["take"] for reply in read if "take" in reply] == [first, second]
+        read = [reply async for reply in one.handlers.answer(Request("retry", all=True))]
+        assert [reply["recording"] for reply in read if "recording" in reply] == [first, second]
         assert spool.waiting() == []

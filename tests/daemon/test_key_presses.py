@@ -31,7 +31,7 @@ class FakeRecorder:
             take=SimpleNamespace(id="1", seconds=0.0), began=time.monotonic()
         )
         self.calls.append("start")
-        return {"said": "recording"}
+        return {"message": "recording"}
 
     async def stop(self, cancelled: bool = False) -> None:
         if self.one is not None:
@@ -165,7 +165,7 @@ def test_the_key_of_a_real_sway_held_starts_one_recording_and_held_again_stops_i
     one = daemon()
     answers = ask_at(one, fired)
     assert one.state == "LISTENING"
-    [take] = {answer["take"] for answer in answers if "take" in answer}
+    [take] = {answer["recording"] for answer in answers if "recording" in answer}
     assert one.recorded(take) > fired[-1] - 0.3, "no gap that nobody records"
     time.sleep(REPEAT_DELAY_SECONDS)
     ask_at(one, fired)
@@ -184,4 +184,4 @@ def test_a_start_that_arrives_after_the_release_starts_nothing(daemon: Start) ->
     assert one.ask(verb="start")["ignored"]
     assert one.state != "LISTENING"
     time.sleep(0.3)
-    assert one.ask(verb="start")["said"] == "recording"
+    assert one.ask(verb="start")["message"] == "recording"

@@ -201,7 +201,7 @@ def test_after_a_restart_the_newest_kept_text_is_the_last() -> None:
     notes = [note("older", True), note("newer", True, "type: no"), note()]
     found = replies.last(EMPTY, notes)
     assert (found.text, found.outcome, found.detail) == ("newer", "kept", "type: no")
-    assert "1 recording kept: asrd takes" in replies.last(EMPTY, [note()]).detail
+    assert "1 recording kept: asrd recordings" in replies.last(EMPTY, [note()]).detail
 
 
 STEPS = {
@@ -371,14 +371,14 @@ def test_without_sound_every_verb_says_so_and_the_recording_goes_on(daemon: Star
     assert err.splitlines()[1] == "asrd: no sound came in: nothing comes"
     one.verb("start").communicate(timeout=20)
     (one.home / "lost").unlink()
-    one.until(lambda: (one.ask(verb="status")["take"] or {}).get("seconds", 0) > 0.6)
+    one.until(lambda: (one.ask(verb="status")["recording"] or {}).get("seconds", 0) > 0.6)
     one.ask(verb="stop")
     assert samples(one.settled()), "it appeared within the recording, and was heard"
 
 
 def test_without_a_microphone_and_a_model_each_has_its_line_and_its_hint(daemon: Start) -> None:
     one = daemon(ASRD_MODEL="")
-    one.until(lambda: one.state == "PARKED")
+    one.until(lambda: one.state == "UNLOADED")
     (one.home / "lost").touch()
     told = one.verb("toggle").communicate(timeout=20)[0].splitlines()
     assert [line.partition(":")[0] for line in told] == [
@@ -437,7 +437,7 @@ WRONG = {
 
 def test_a_wrong_word_is_told_before_the_missing_model(daemon: Start) -> None:
     one = daemon(ASRD_MODEL="")
-    one.until(lambda: one.state == "PARKED")
+    one.until(lambda: one.state == "UNLOADED")
     for words, (code, said) in WRONG.items():
         asked = one.verb(*words)
         out, err = asked.communicate(timeout=20)
@@ -485,7 +485,7 @@ def test_silence_counts_from_the_first_speech_and_there_is_an_end_without_any(
     assert patient.poll() is None, "nobody has spoken yet"
     assert one.state == "LISTENING"
     (one.home / "lost").unlink()
-    one.until(lambda: (one.ask(verb="status")["take"] or {}).get("seconds", 0) > 1.0)
+    one.until(lambda: (one.ask(verb="status")["recording"] or {}).get("seconds", 0) > 1.0)
     (one.home / "lost").touch()  # nobody speaks any more, and no sound comes either
     out, _ = patient.communicate(timeout=20)
     assert patient.returncode == 0

@@ -365,12 +365,12 @@ async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_
         assert below == {
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
-    status = STATUS | {"below": below}
+    status = STATUS | {"fallback": below}
     assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page(
         status
     )
-    assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "below"]
-    assert "tried again after 30 min" in page(STATUS | {"below": {**below, "again_in": 1800}})
+    assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "fallback", "below"]
+    assert "tried again after 30 min" in page(STATUS | {"fallback": {**below, "again_in": 1800}})
 
 
 def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:

@@ -117,8 +117,8 @@ def test_a_key_is_obeyed_beside_a_hundred_followers_and_a_thousand_silent_client
         )
         busy = one.ask(verb="status", follow=True)
         assert (busy["ok"], busy["code"], busy["busy"]) == (False, 75, True)
-        assert one.ask(verb="toggle")["said"] == "recording"
-        one.until(lambda: one.ask(verb="status")["take"]["seconds"] > 0.5)
+        assert one.ask(verb="toggle")["message"] == "recording"
+        one.until(lambda: one.ask(verb="status")["recording"]["seconds"] > 0.5)
         one.ask(verb="stop")
     assert one.settled()
     assert one.ask(verb="status", follow=True)["ok"]
@@ -128,7 +128,7 @@ def test_a_crowd_of_keys_gets_an_answer_each_and_begins_one_recording(daemon: St
     one = daemon()
     one.settled()
     with crowd(one.socket, 300, TOGGLE) as clients:
-        said = [answer["said"] if answer else "" for answer in first_answers(clients)]
+        said = [answer["message"] if answer else "" for answer in first_answers(clients)]
     assert len(list(filter(None, said))) == 300
     assert said.count("recording") == 1
 
@@ -172,7 +172,7 @@ def test_two_hundred_toggles_at_a_stopped_service_get_an_answer_each(
         line.listen(backlog)
         with crowd(one.socket, count, TOGGLE) as clients:
             handed_over(one, line, name)
-            said = [answer["said"] if answer else "" for answer in first_answers(clients)]
+            said = [answer["message"] if answer else "" for answer in first_answers(clients)]
         assert len(list(filter(None, said))) == count
         assert said.count("recording") == 1
         assert one.ask(verb="cancel")["ok"]

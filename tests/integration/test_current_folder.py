@@ -72,7 +72,7 @@ def test_no_file_of_the_current_folder_is_run(
         "sys.path = [entry for entry in sys.path if not entry.startswith(folder)]\n"
         "from asrd.cli.main import main; raise SystemExit(main())"
     )
-    words = ["transcribe", "--alone", "--model", "demo-ctc", str(CLIP)]
+    words = ["transcribe", "--no-daemon", "--model", "demo-ctc", str(CLIP)]
     if path is None:
         command = [sys.executable, "-P", "-m", "asrd", *words]
     else:

@@ -200,7 +200,7 @@ def test_run_ends_in_a_moment_while_the_model_comes_and_keeps_what_was_said(
     daemon.process.terminate()
     out, _ = daemon.end()
     assert out == ""
-    kept = user.verb("takes").stdout
+    kept = user.verb("recordings").stdout
     assert "asrd ended while its model was downloaded" in kept
 
 
@@ -212,7 +212,7 @@ def test_run_says_why_a_model_cannot_be_had_and_keeps_what_was_said(
     out, err = daemon.end()
     assert (daemon.process.returncode, out) == (75, "")
     assert f"there is no model {NAME} on the hub" in err
-    assert f"there is no model {NAME} on the hub" in user.verb("takes").stdout
+    assert f"there is no model {NAME} on the hub" in user.verb("recordings").stdout
 
 
 LOADS = """

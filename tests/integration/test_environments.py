@@ -27,8 +27,8 @@ VERBS: dict[str, tuple[int, ...]] = {
     "config --json": (0,),
     "models": (0,),
     "plan": (0,),
-    "takes": (0,),
-    "takes --json": (0,),
+    "recordings": (0,),
+    "recordings --json": (0,),
     "status": (69, 73),  # no daemon, or no folder for its socket
     "report --since today": (0, 69),  # no journal here
     "service print": (0,),

@@ -44,7 +44,7 @@ def test_a_model_without_spaces_says_what_it_says_with_them(
 
 def test_the_verb_gives_all_of_it_with_its_times(glued: Any, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "glued.wav", glued.samples, 16_000, subtype="FLOAT")
-    command = [sys.executable, "-m", "asrd", "transcribe", "--alone", "--json", "--model"]
+    command = [sys.executable, "-m", "asrd", "transcribe", "--no-daemon", "--json", "--model"]
     command += [str(relabelled("demo-tdt", tmp_path)), str(tmp_path / "glued.wav")]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(ended.stdout)

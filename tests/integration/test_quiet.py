@@ -40,7 +40,7 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, bool], li
                 "PCM_16",
             )
     done = subprocess.run(
-        [sys.executable, "-m", "asrd", "transcribe", "--json", "--alone", "--model", "demo", *names],
+        [sys.executable, "-m", "asrd", "transcribe", "--json", "--no-daemon", "--model", "demo", *names],
         cwd=folder, env=os.environ | {"PYTHONPATH": os.fspath(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]

@@ -72,7 +72,7 @@ class Laptop:
     def parked(self) -> None:
         """Wait until no model is in memory."""
         one = self.daemon
-        one.until(lambda: one.state == "PARKED" and not one.worker)
+        one.until(lambda: one.state == "UNLOADED" and not one.worker)
 
     def check(self) -> None:
         """Assert that the daemon holds nothing of a card."""
@@ -106,7 +106,7 @@ class Laptop:
         one.until(lambda: self.holds(self.pid) == [])
         meanwhile()
         one.ask(verb=end)
-        one.until(lambda: one.state in ("PARKED", "IDLE"))
+        one.until(lambda: one.state in ("UNLOADED", "IDLE"))
 
     def kill(self) -> None:
         """End the worker in the middle of a recording."""
@@ -135,7 +135,7 @@ class Laptop:
             "devices": (False, lambda: verb("devices")),
             "config": (False, lambda: verb("config")),
             "models": (False, lambda: verb("models")),
-            "takes": (False, lambda: verb("takes")),
+            "recordings": (False, lambda: verb("recordings")),
             "last": (False, lambda: verb("last")),
             "stop of nothing": (False, self.ask(verb="stop")),
             "cancel of nothing": (False, self.ask(verb="cancel")),
@@ -228,7 +228,7 @@ def test_where_no_card_is_meant_none_is_asked_and_its_library_is_not_mapped(
 def test_a_real_worker_on_the_cpu_asks_no_card(driver: Path, tmp_path: Path) -> None:
     calls, words = (
         tmp_path / "calls",
-        ["transcribe", "--alone", "--model", "demo", "--device", "cpu", CLIP],
+        ["transcribe", "--no-daemon", "--model", "demo", "--device", "cpu", CLIP],
     )
     more = {
         "LD_LIBRARY_PATH": os.fspath(driver),

@@ -134,7 +134,7 @@ def test_press_speak_press_and_the_words_are_in_the_window(desktop: UserSession)
         before, known = typed.read_text(), len(takes(desktop))
         press(desktop)
         until(
-            lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.1,
+            lambda: status(desktop)["recording"] and status(desktop)["recording"]["seconds"] > 0.1,
             "sound from the microphone",
         )
         play(desktop, clip)
@@ -145,7 +145,7 @@ def test_press_speak_press_and_the_words_are_in_the_window(desktop: UserSession)
         assert heard.endswith(" "), "so that the next dictation does not touch it"
         assert jiwer.wer(clip["text"], heard) <= 0.25, heard
     assert json.loads(asrd(desktop, "last", "--json"))["outcome"] == "delivered"
-    assert asrd(desktop, "takes") == "no recording is kept\n"
+    assert asrd(desktop, "recordings") == "no recording is kept\n"
 
 
 def test_the_journal_has_the_figures_and_never_the_words(desktop: UserSession) -> None:
@@ -172,7 +172,7 @@ def test_a_microphone_that_goes_while_it_listens_is_told_and_the_take_survives(
 ) -> None:
     press(desktop)
     until(
-        lambda: status(desktop)["take"] and status(desktop)["take"]["seconds"] > 0.3,
+        lambda: status(desktop)["recording"] and status(desktop)["recording"]["seconds"] > 0.3,
         "sound from the microphone",
     )
     play(desktop, CLIPS[1])

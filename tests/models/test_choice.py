@@ -126,27 +126,27 @@ def test_without_a_model_the_daemon_records_keeps_the_audio_and_says_what_to_do(
 ) -> None:
     one = daemon(ASRD_MODEL="")
     started = one.ask(verb="toggle")
-    assert SENTENCE in started["said"]
-    assert LINE in started["said"]
+    assert SENTENCE in started["message"]
+    assert LINE in started["message"]
     assert one.worker == []
-    take = started["take"]
+    take = started["recording"]
     one.until(lambda: one.recorded(take) > 1.0)
     status = one.ask(verb="status")
-    assert (status["model"], status["trouble"], status["state"]) == (
+    assert (status["model"], status["error"], status["state"]) == (
         "",
         "no model is chosen",
         "LISTENING",
     )
     assert status["model_note"] == f"{SENTENCE}; {LINE}, then run: asrd reload"
-    assert "are kept, as no model is chosen" in one.ask(verb="toggle")["said"]
+    assert "are kept, as no model is chosen" in one.ask(verb="toggle")["message"]
     assert one.settled() == ""
     assert (one.takes / f"{take}.wav").stat().st_size > 64_000
-    assert "no model is chosen" in one.verb("takes").communicate(timeout=20)[0]
+    assert "no model is chosen" in one.verb("recordings").communicate(timeout=20)[0]
     page = one.verb("status").communicate(timeout=20)[0]
-    assert "PARKED  no model is chosen" in page
+    assert "UNLOADED  no model is chosen" in page
     assert SENTENCE in page
     bar = json.loads(one.verb("status", "--waybar").communicate(timeout=20)[0])
-    assert (bar["class"], bar["alt"]) == ("trouble", "parked")
+    assert (bar["class"], bar["alt"]) == (["error", "trouble"], "parked")
     assert SENTENCE in bar["tooltip"]
     assert SENTENCE in one.log.read_text()
     assert one.log.read_text().count(LINE) == 1
@@ -162,7 +162,7 @@ def test_what_needs_a_model_at_once_is_refused_at_once(daemon: Start, words: lis
     assert (asked.returncode, time.monotonic() - began < 5) == (66, True)
     assert "no model is chosen" in said
     assert LINE in said
-    assert one.state == "PARKED", "nothing is recorded in vain"
+    assert one.state == "UNLOADED", "nothing is recorded in vain"
     assert one.worker == []
     assert list(one.takes.glob("*.wav")) == []
 
@@ -186,7 +186,7 @@ def test_a_model_that_is_chosen_later_makes_text_of_what_was_kept(daemon: Start)
     place.mkdir(parents=True)
     (place / "config.toml").write_text('model = "ok"\n')
     assert (
-        one.ask(verb="reload")["said"]
+        one.ask(verb="reload")["message"]
         == "model; 2 recordings wait: asrd retry --all makes text of them"
     )
     assert one.state == "IDLE"
@@ -194,10 +194,10 @@ def test_a_model_that_is_chosen_later_makes_text_of_what_was_kept(daemon: Start)
     assert len(asked.communicate(timeout=20)[0].splitlines()) == 2
     assert list(one.takes.glob("*.wav")) == []
     (place / "config.toml").write_text("")
-    assert SENTENCE in one.ask(verb="reload")["said"]
+    assert SENTENCE in one.ask(verb="reload")["message"]
     one.until(lambda: one.worker == [])
     one.speak()
-    assert "are kept" in one.ask(verb="stop")["said"]
+    assert "are kept" in one.ask(verb="stop")["message"]
     one.settled()
     assert len(list(one.takes.glob("*.wav"))) == 1
     assert one.end(signal.SIGTERM) == 0
@@ -213,7 +213,7 @@ async def test_a_model_that_is_chosen_while_somebody_speaks_writes_it_down(
         one.wanted = Settings(
             model="*=ok", strategy="half", suffix="", sinks=("none",), notify=False
         )
-        await one.daemon._do_reload(None)  # type: ignore[arg-type]
+        await one.changes.reload()
         await one.daemon.recorder.stop()
         await until(lambda: bool(one.arrived))
         assert (await recording.told).outcome == "delivered"
@@ -232,10 +232,10 @@ async def test_one_notification_says_it_and_not_one_at_each_recording(
         return taken[len(shown) - 1]
 
     async with Inside(tmp_path, monkeypatch, model="") as one:
-        monkeypatch.setattr(one.daemon._desktop, "notify", notify)
+        monkeypatch.setattr(one.daemon.desktop, "notify", notify)
         for _ in range(4):
             recording = one.begin()
-            await until(lambda: not one.daemon._jobs)
+            await until(lambda: not one.daemon.jobs)
             await one.daemon.recorder.stop()
             assert (await recording.told).outcome == "kept"
         assert len(shown) == 2, "the first had no service to show it"

@@ -869,7 +869,7 @@ def test_a_hostile_file_does_nothing_and_one_sentence_says_why(
 ) -> None:
     path = rewritten(SHIPPED["demo-ctc"], tmp_path / "evil.nemo", change)
     words = {
-        "transcribe": ["transcribe", "--alone", "--model", str(path), str(CLIP)],
+        "transcribe": ["transcribe", "--no-daemon", "--model", str(path), str(CLIP)],
         "plan": ["plan", "--model", str(path)],
         "run": ["run", "--model", str(path), "--source", f"file:{CLIP}"],
     }[verb]

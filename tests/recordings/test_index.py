@@ -88,7 +88,7 @@ def test_what_is_opened_is_counted(opened: Opened, tmp_path: Path) -> None:
 
 
 async def one_answer(one: Inside, verb: str) -> dict[str, Any]:
-    return await anext(one.daemon.answer(Request(verb)))
+    return await anext(one.handlers.answer(Request(verb)))
 
 
 async def price(
@@ -122,7 +122,9 @@ async def prices(
         aged(spool)
         found["status after it"] = await price(one, opened, lambda: one_answer(one, "status"))
         found["takes"] = (await price(one, opened, lambda: one_answer(one, "takes")))[0]
-        found["what waits at the start"] = (await price(one, opened, one.daemon._tell_waiting))[0]
+        found["what waits at the start"] = (
+            await price(one, opened, one.daemon.announcements.waiting)
+        )[0]
         found["cancel"] = (await price(one, opened, lambda: one_answer(one, "cancel")))[0]
     return found
 
@@ -227,7 +229,7 @@ async def test_thousands_of_recordings_are_listed_in_replies_of_a_bounded_size(
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
         keep(one.daemon.transcriber.spool, 700, text="some words " * 10)
-        replies = [reply async for reply in one.daemon.answer(Request("takes"))]
+        replies = [reply async for reply in one.handlers.answer(Request("takes"))]
     assert [reply["more"] for reply in replies] == [*[True] * (len(replies) - 1), False]
     assert max(len(msgspec.json.encode(reply)) for reply in replies) < 1 << 16
     assert len({note["id"] for reply in replies for note in reply["takes"]}) == 700

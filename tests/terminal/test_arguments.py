@@ -17,7 +17,7 @@ from tests.helpers import ROOT, have_own_folders
 
 VERBS = {
     "transcibe": "'transcribe'", "Transcribe": "'transcribe'", "togle": "'toggle'", "comapre": "'compare'",
-    "docter": "'doctor'", "recordings": "asrd takes", "history": "asrd report", "daemon": "asrd run",
+    "docter": "'doctor'", "history": "asrd report", "daemon": "asrd run",
     "serve": "asrd run", "bench": "asrd compare", "settings": "asrd config", "mics": "asrd devices",
     "restart": "asrd reload", "record": "asrd start", "install": "asrd service", "qqq": "asrd --help lists them all",
     "talk.wav": "asrd transcribe talk.wav", "a.flac": "asrd transcribe a.flac", "modles": "'models'",

@@ -108,7 +108,7 @@ def test_every_name_is_opened_and_shown_by_the_real_worker(clips: bytes) -> None
         "--json",
         "--model",
         "demo-ctc",
-        "--alone",
+        "--no-daemon",
         "--",
         *names,
         b"\xe9absent\n",
@@ -282,9 +282,9 @@ def test_a_home_that_is_not_utf8_serves_the_verbs(tmp_path: Path) -> None:
     played = asked("run", "--source", f"file:{source}", "--sink", "stdout", cwd=home, **variables)
     assert played.returncode == 0, played.stderr
     assert played.stdout.strip()
-    for words in (["config"], ["config", "--json"], ["doctor", "--json"], ["plan", "--json"], ["takes"], ["models"],
-                  ["report", "--json"], ["service", "print"], ["service", "install"], ["service", "status"], ["status"],
-                  ["last"], ["retry"], ["devices", "--json"]):  # fmt: skip
+    for words in (["config"], ["config", "--json"], ["doctor", "--json"], ["plan", "--json"], ["recordings"],
+                   ["models"], ["report", "--json"], ["service", "print"], ["service", "install"],
+                   ["service", "status"], ["status"], ["last"], ["retry"], ["devices", "--json"]):  # fmt: skip
         done = asked(*words, cwd=home, **variables)
         assert b"internal error" not in done.stderr, (words, done.stderr)
         assert done.returncode in (0, 2, 3, 65, 69), (words, done.stderr)
