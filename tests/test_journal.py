@@ -131,7 +131,7 @@ def test_inherited_sockets_come_by_name_and_are_not_passed_on() -> None:
 
 def test_every_event_has_an_id_of_its_own_and_stands_in_the_table() -> None:
     assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in journal.EVENTS.values())
-    text = (ROOT / "systemd" / "README.md").read_text()
+    text = (ROOT / "asrd" / "docs" / "journal.md").read_text()
     table = re.findall(r"^\| `([a-z-]+)` \| `([0-9a-f]{32})` \|", text, re.MULTILINE)
     assert table == list(journal.EVENTS.items())
 

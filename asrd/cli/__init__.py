@@ -10,6 +10,7 @@ A file imports only from files above it, and from packages below this one.
     service      verb: the user service, installed, removed, printed
     report       verb report: the figures of a day from the journal alone
     doctor       verb: what works on this machine, what is missing, what fixes it
+    help         pages of the documentation, listed and shown
     main         verb -> module:function; nothing heavy imported
     devices      Verb devices: the microphones, and how loud each is
     run          Verb run: the daemon in the foreground

@@ -98,6 +98,7 @@ def overview() -> str:
             *lines,
             "",
             "  asrd VERB --help   the flags and arguments of a verb",
+            "  asrd help          the pages of the documentation; asrd help TOPIC shows one",
             "  asrd --version     the version of asrd",
             "",
             "exit codes: 0 done, 1 no text, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
@@ -148,7 +149,7 @@ def _verb_hint(word: str) -> str:
         return f"did you mean 'asrd {meant}'?"
     if Path(word).suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"):
         return f"to transcribe a file: asrd transcribe {word}"
-    return nearest(word, tuple(VERBS), "asrd --help")
+    return nearest(word, (*VERBS, "help"), "asrd --help")
 
 
 MAX_VERBS = 3
@@ -202,9 +203,13 @@ def _flags(verb: str) -> set[str]:
 def run(words: Sequence[str]) -> int:
     """Do what the command line says; return the exit code. Raises AsrdError."""
     words = _with_todays_verb(words)
-    if len(words) == 2 and words[0] == "help" and words[1] in VERBS:
+    if words and words[0] == "help":
+        from asrd.cli import help as pages
+
+        if not (len(words) == 2 and words[1] in VERBS and words[1] not in pages.TOPICS):
+            return pages.help_pages(words[1:])
         words = [words[1], "--help"]
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2
     if words[0] == "--version":

@@ -1,4 +1,4 @@
-"""Results -> the tables of the terminal and the README. Pure; what was not measured is left out, or
+"""Results -> the tables of the terminal and of asrd/docs/gpu.md. Pure; what was not measured is left out, or
 said to be so."""
 
 from __future__ import annotations
@@ -42,6 +42,20 @@ def strategies(result: Result) -> str:
     return "\n\n".join(
         [machine, *(_model(result, model) for model in (*SHIPPED, *NAMES) if model in there)]
     )
+
+
+def costs(result: Result, model: str, strategy: str) -> tuple[str, str, str]:
+    """Return a strategy's process memory and 10-s latency over FP32's, and words changed in 100 of
+    the first shipped model."""
+    found, base = (_found(result, model, name) for name in (strategy, "fp32"))
+    words, truth = (_found(result, SHIPPED[0], name, "words") for name in (strategy, "fp32"))
+    figures = (
+        _of(_process(found), _process(base)),
+        _of(p50(found), p50(base)),
+        _words(result, words, truth)[2] if words else "",
+    )
+    memory, latency, changed = (figure or "not measured" for figure in figures)
+    return memory, latency, changed
 
 
 def line(found: Found) -> str:

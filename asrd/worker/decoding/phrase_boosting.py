@@ -3,7 +3,7 @@ search.
 
 The tree gives a bonus to each token that begins or continues a phrase. NeMo takes it back where a
 phrase is left before its end, as a beam needs it; a greedy search never takes a token back, so that
-this only pushes it on to the end of phrases nobody said (measured; the README has the figures).
+this only pushes it on to the end of phrases nobody said (measured; asrd/docs/voice-commands.md has the figures).
 Here leaving is free. A bonus makes another token of a token and never one of a blank or of the end,
 so silence stays silent.
 
