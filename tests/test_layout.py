@@ -145,7 +145,6 @@ TOO_LONG = {
     "cli.transcribe": "the verb and its printers",
     "daemon.control_server": "connections and the bounds of each",
     "desktop.sinks": "every sink of text",
-    "dictation.transcriber": "the queue and the engine in service in one class",
     "engine.engine": "the start of a worker, the requests to it and its end",
     "evaluation.report.text": "text and JSON of a comparison",
     "evaluation.runner": "runs, baseline and the verb's own work",

@@ -27,13 +27,6 @@ class Ear:
         self.seconds = 0.0
         """Of sound that was asked about."""
 
-    async def fall_back(self, *_: object) -> bool:
-        """Have no other candidate."""
-        return False
-
-    def mark_inherent(self, kind: str) -> None:
-        """Know of no candidate that was left."""
-
     async def transcribe(
         self,
         samples: Samples,

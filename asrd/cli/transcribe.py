@@ -295,14 +295,14 @@ async def _hear(
     try:
         async for block in blocks(source):
             dictation.push(block)
-            await dictation.decode(engine)
+            await dictation.decode(engine, fall_back=engine.fall_back)
             tell(block.stop / SAMPLE_RATE)
             heard.duration = block.stop / SAMPLE_RATE
             await asyncio.sleep(
                 0
             )  # a long silence has nothing to wait for, and Ctrl-C needs a place to come in
         dictation.finish()
-        await dictation.decode(engine)
+        await dictation.decode(engine, fall_back=engine.fall_back)
         heard.ended = True
     finally:
         heard.warnings, heard.whole = source.warnings, source.complete

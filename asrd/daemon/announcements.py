@@ -47,7 +47,7 @@ class Announcements:
 
     @property
     def _settings(self) -> Settings:
-        return self._transcriber.settings
+        return self._transcriber.slot.settings
 
     @property
     def in_terminal(self) -> bool:
@@ -62,7 +62,7 @@ class Announcements:
     def loading(self) -> None:
         """Log to a terminal what a start takes its time for: each step once, a download now and
         then."""
-        loading = self._transcriber.loading
+        loading = self._transcriber.slot.loading
         if not loading or not self.in_terminal or not sys.stderr.isatty():
             return
         stage, now = loading.partition(" ")[0], time.monotonic()
@@ -118,7 +118,7 @@ class Announcements:
         would."""
         if self._settings.strategy != "auto" or not self._settings.model:
             return
-        plan = self._transcriber.engine.plan
+        plan = self._transcriber.slot.engine.plan
         first = plan.candidates[0]
         journal.event(
             "auto", f"auto takes {first.name}: {plan.reason}", strategy=first.precision.name

@@ -28,6 +28,8 @@ from asrd.daemon.delivery import Delivery
 from asrd.daemon.jobs import BackgroundJobs
 from asrd.daemon.logind import SleepInhibitor
 from asrd.desktop.notifications import Desktop
+from asrd.dictation.engine_loader import Listeners
+from asrd.dictation.engine_slot import EngineSlot
 from asrd.dictation.idle_tasks import IdleTasks
 from asrd.dictation.recorder import Recorder
 from asrd.dictation.recording import Dictation
@@ -71,11 +73,10 @@ class Daemon:
         self.jobs = BackgroundJobs()
         self.desktop = Desktop(settings.notify, settings.cues)
         self.delivery = Delivery(settings, self.show)
-        self.transcriber = Transcriber(
-            settings, spool_for(settings), self.delivery.send, self.changed, hold, self.show
-        )
+        self.slot = EngineSlot(settings, Listeners(self.changed, self.show), hold)
+        self.transcriber = Transcriber(self.slot, spool_for(settings), self.delivery.send)
         self.announcements = Announcements(self.transcriber, self.file, self._notify)
-        self.rest = IdleTasks(self.transcriber)
+        self.rest = IdleTasks(self.slot)
         self.recorder = Recorder(self.transcriber, listen, self)
         self._logged_state = ""
         self._began = time.monotonic()
@@ -124,7 +125,8 @@ class Daemon:
         await asyncio.gather(*tasks, return_exceptions=True)
         await server.close()
         await sleep.stop()
-        await self.transcriber.stop()
+        await self.transcriber.finish()
+        await self.slot.stop()
         journal.event("stopping", "ended", code=self.code)
         return self.code
 
@@ -176,7 +178,7 @@ class Daemon:
         while self.transcriber.busy and not self._waits_for_download:
             sd_notify.extend(DRAIN_EXTENSION_SECONDS)
             await self.wait_for_change(DRAIN_STEP_SECONDS)
-        if (download := self.transcriber.download) is not None and download.bytes:
+        if (download := self.slot.download) is not None and download.bytes:
             log.info("%s", download.kept)
         # Only a download leaves recordings open here, and it may take hours.
         self.transcriber.abandon("asrd ended while its model was downloaded")
@@ -184,14 +186,14 @@ class Daemon:
 
     @property
     def _waits_for_download(self) -> bool:
-        transcriber = self.transcriber
-        return transcriber.download is not None and transcriber.engine.ready is None
+        slot = self.slot
+        return slot.download is not None and slot.engine.ready is None
 
     async def _beat(self) -> None:
         """Feed the watchdog while this loop turns and the engine acts on its own deadlines."""
         while limit := sd_notify.watchdog_seconds():
             transcribes = self._transcribing is not None and not self._transcribing.done()
-            if transcribes and not self.transcriber.overdue:
+            if transcribes and not self.slot.overdue:
                 sd_notify.watchdog()
             await asyncio.sleep(limit / 3)
 
@@ -200,7 +202,7 @@ class Daemon:
     @property
     def settings(self) -> Settings:
         """The settings in force."""
-        return self.transcriber.settings
+        return self.slot.settings
 
     @property
     def state(self) -> str:
@@ -211,9 +213,9 @@ class Daemon:
             return "LISTENING"
         if self.transcriber.busy:
             return "FLUSHING"
-        if self.transcriber.loading:
+        if self.slot.loading:
             return "LOADING"
-        return "IDLE" if self.transcriber.engine.ready is not None else "UNLOADED"
+        return "IDLE" if self.slot.engine.ready is not None else "UNLOADED"
 
     async def status(self) -> status.Status:
         """Return the status, with the kept recordings that wait counted where none goes on."""
@@ -266,13 +268,13 @@ class Daemon:
         after = idle_seconds(self.settings.idle)
         if after is not None and self.state == "IDLE" and not self.recorder.one_shot:
             self._idle = asyncio.get_running_loop().call_later(
-                after, lambda: self.jobs.spawn(self.transcriber.park())
+                after, lambda: self.jobs.spawn(self.slot.unload())
             )
 
     async def apply_settings(self, new: Settings) -> None:
         """Go by settings that need no other worker."""
-        self.transcriber.settings, self.transcriber.spool = new, spool_for(new)
-        self.transcriber.demotion.adopt(new)
+        self.slot.apply_settings(new)
+        self.transcriber.spool = spool_for(new)
         self.delivery.apply_settings(new)
         self.desktop = Desktop(new.notify, new.cues)
         warn_of_text(new)
@@ -302,7 +304,7 @@ class Daemon:
         A pipe's first audio is awaited for a moment: a file on a pipe is refused without a worker.
         """
         if one is None or self.settings.source != "pipe" or await self.recorder.gives_sound(one):
-            await self.transcriber.load()
+            await self.slot.load()
 
     async def _end_with_source(self) -> None:
         one = await self.recorder.stop(by_key=False)
@@ -349,12 +351,12 @@ class Daemon:
                 await self.wait_for_change(1.0)
         finally:
             # Also when logind waits no longer: what is not text by then becomes it after the sleep.
-            await self.transcriber.sleep()
+            await self.slot.suspend()
 
     async def _wake(self) -> None:
         """Have a worker ready again; it tests itself on the known clip."""
         journal.event("resume", "the machine woke up")
-        await self.transcriber.wake()
+        await self.slot.resume()
 
 
 def spool_for(settings: Settings) -> RecordingStore:

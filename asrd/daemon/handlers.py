@@ -159,7 +159,7 @@ class Handlers:
         kept = await asyncio.to_thread(self._transcriber.spool.all)
         result = replies.last(self._transcriber.last, kept)
         recording, busy = self._recorder.one is not None, self._transcriber.waiting
-        note = replies.note_of(result, recording, busy, self._transcriber.loading)
+        note = replies.note_of(result, recording, busy, self._transcriber.slot.loading)
         detail = replies.detail_of(result) or result.detail
         more = {"id": result.take, "note": note, "transcribing": busy, "recording": recording}
         return _as_reply(result) | {"detail": detail} | more
@@ -189,7 +189,9 @@ class Handlers:
         session = StreamingSession(self._daemon.settings)
         # Off the loop: to open a file can mean to go through all of it, or to wait for a decoder.
         with await asyncio.to_thread(SoundFile, path) as source:
-            async with contextlib.aclosing(self._transcriber.hear(source, session)) as decoded:
+            async with contextlib.aclosing(
+                self._transcriber.transcribe(source, session)
+            ) as decoded:
                 async for words in decoded:
                     if words:
                         yield {"words": words, "more": True}

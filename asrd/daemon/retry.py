@@ -75,7 +75,9 @@ class Retry:
         if not notes:
             yield {"message": NONE_WAITS, "notes": [NONE_WAITS]}
             return
-        choice.require(self._transcriber.settings, self._file)  # a wrong name is told before that
+        choice.require(
+            self._transcriber.slot.settings, self._file
+        )  # a wrong name is told before that
         failed: list[AsrdError] = []
         for number, note in enumerate(notes, 1):
             more = number < len(notes) or bool(failed)  # the failure is the last reply
@@ -115,7 +117,7 @@ class Retry:
                 f"asrd retry {note.id} --again sends it once more",
             )
         record = Deliveries() if now.delivered else Deliveries.of(self._spool.path(note))
-        text = await self._transcriber.rewrite(note, record)
+        text = await self._transcriber.retry(note, record)
         uncertain = await self._sent(now, record, text) if self._deliver else []
         self._transcriber.last = DictationResult(
             note.id, text, "delivered" if text else "empty", seconds=note.seconds

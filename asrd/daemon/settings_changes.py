@@ -81,7 +81,7 @@ class SettingsChanges:
 
     def _progress(self, waits: bool, seconds: float) -> str:
         """Return what a client waits for that asked for another worker."""
-        step = replies.loading_words(self._transcriber.loading) or "looking at the model"
+        step = replies.loading_words(self._transcriber.slot.loading) or "looking at the model"
         if waits:
             return f"waiting for another change of the settings: {step}"
         return f"{step}, {seconds:.0f} s"
@@ -98,15 +98,15 @@ class SettingsChanges:
         self._refuse_while_downloading()
         async with self.one_at_a_time():
             wanted = msgspec.structs.replace(self._settings, strategy=strategy)
-            await self._transcriber.use(wanted, strict=strategy != "auto")
-        note = self._transcriber.otherwise
-        message = f"now on {self._transcriber.engine.candidate.name}"
+            await self._transcriber.slot.replace(wanted, strict=strategy != "auto")
+        note = self._transcriber.slot.precision_note
+        message = f"now on {self._transcriber.slot.engine.candidate.name}"
         message += f"; but {note}" if note else ""
         return self._reply(message, load_seconds=load_seconds(self._transcriber))
 
     def _refuse_while_downloading(self) -> None:
         """Raise BusyError while a reload downloads a model: that may take an hour."""
-        download = self._transcriber.download
+        download = self._transcriber.slot.download
         if download is not None and self._lock.locked():
             raise BusyError(
                 f"the daemon is downloading {download.model}",
@@ -118,7 +118,7 @@ class SettingsChanges:
         if self._settings.strategy != "auto":
             asked = self._settings.strategy
             return {"message": f"the daemon stays on {asked}, which it was told to use"}
-        now = self._transcriber.engine.plan.candidates[0]
+        now = self._transcriber.slot.engine.plan.candidates[0]
         first = plan_for(self._settings).candidates[0]
         if first == now:
             return {"message": f"the daemon stays on {now.name}"}
@@ -127,7 +127,7 @@ class SettingsChanges:
 
     async def retune(self) -> None:
         """Change to the worker that `auto` chooses now, between recordings."""
-        while self._transcriber.asleep or self._daemon.state in (
+        while self._transcriber.slot.suspended or self._daemon.state in (
             "LISTENING",
             "FLUSHING",
             "LOADING",
@@ -135,7 +135,7 @@ class SettingsChanges:
             await self._daemon.wait_for_change(None)
         try:
             async with self.one_at_a_time():
-                await self._transcriber.retune()
+                await self._transcriber.slot.retune()
         except AsrdError as error:
             log.error("the worker stays as it was: %s", replies.complaint(error))
         self._daemon.announcements.auto()
@@ -153,8 +153,8 @@ class SettingsChanges:
                 sd_notify.ready(self._daemon.status_line())
         message = self._describe(changed)
         journal.event("reloaded", f"configuration read again: {message}")
-        if changed & set(ENGINE) and self._transcriber.engine.ready is not None:
-            now = f"{self._settings.model} runs as {self._transcriber.engine.candidate.name}"
+        if changed & set(ENGINE) and self._transcriber.slot.engine.ready is not None:
+            now = f"{self._settings.model} runs as {self._transcriber.slot.engine.candidate.name}"
             seconds = load_seconds(self._transcriber)
             return self._reply(message, now=now, load_seconds=seconds)
         return self._reply(message)
@@ -170,7 +170,7 @@ class SettingsChanges:
             kept = {key: getattr(old, key) for key in changed & FIXED_SETTINGS}
             new = msgspec.structs.replace(new, **kept)
             if changed & set(ENGINE):
-                await self._transcriber.use(new)
+                await self._transcriber.slot.replace(new)
             await self._daemon.apply_settings(new)
         except AsrdError as error:
             raise replies.unchanged(error, loaded, sorted(changed & set(ENGINE))) from error

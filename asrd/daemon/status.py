@@ -191,7 +191,7 @@ def status(
         uptime: seconds since the daemon started.
         waiting: kept recordings that wait; None where they were not counted.
     """
-    settings, engine, one = transcriber.settings, transcriber.engine, recorder.one
+    settings, engine, one = transcriber.slot.settings, transcriber.slot.engine, recorder.one
     ready = engine.ready
     return Status(
         state=state,
@@ -201,14 +201,14 @@ def status(
         engine={key: getattr(settings, key) for key in ENGINE},
         strategy=engine.candidate.precision.name if ready else "",
         effective=ready.effective if ready else {},
-        precision_note=transcriber.otherwise,
+        precision_note=transcriber.slot.precision_note,
         device=ready.device if ready else "",
         streaming=ready.streaming if ready else "",
-        memory=transcriber.memory,
-        loading=transcriber.loading,
+        memory=transcriber.slot.memory,
+        loading=transcriber.slot.loading,
         load_seconds=load_seconds(transcriber),
-        download=_download(transcriber.download),
-        error=transcriber.trouble,
+        download=_download(transcriber.slot.download),
+        error=transcriber.slot.error,
         capture=recorder.problem,
         level=LevelStatus(**transcriber.level.last) if transcriber.level.last else None,
         rejected=_rejected(transcriber),
@@ -228,21 +228,21 @@ def status(
 def load_seconds(transcriber: Transcriber) -> float | None:
     """Return how long the worker in service took from its start until it was ready; None while
     there is none."""
-    ready = transcriber.engine.ready
+    ready = transcriber.slot.engine.ready
     return round(ready.load_seconds, 1) if ready else None
 
 
 def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
     """Return state, model, strategy, memory and problems as one line, for the service manager."""
-    parts = [state.lower(), transcriber.settings.model]
-    engine, memory = transcriber.engine, transcriber.memory
+    parts = [state.lower(), transcriber.slot.settings.model]
+    engine, memory = transcriber.slot.engine, transcriber.slot.memory
     if engine.ready is not None:
         parts.append(f"{engine.candidate.precision.name} on {engine.ready.device}")
     if memory is not None and memory.process is not None:
         parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.words(memory.source)}")
     if (fallback := _fallback(transcriber)) is not None:
         parts.append(f"fell back from {fallback.wanted}: {fallback.kind}")
-    parts += [transcriber.loading, transcriber.trouble, recorder.problem]
+    parts += [transcriber.slot.loading, transcriber.slot.error, recorder.problem]
     return ", ".join(filter(None, parts))
 
 
@@ -268,15 +268,15 @@ def _rejected(transcriber: Transcriber) -> list[str]:
     """Return each candidate that did not run here, with its reason and what to do."""
     return [
         f"{one.candidate}: {one.detail}" + (f" ({one.hint})" if one.hint else "")
-        for one in transcriber.engine.rejected
+        for one in transcriber.slot.engine.rejected
     ]
 
 
 def _fallback(transcriber: Transcriber) -> FallbackStatus | None:
-    found = transcriber.demotion.below(transcriber.engine)
+    found = transcriber.slot.monitor.below(transcriber.slot.engine)
     return FallbackStatus(**found) if found is not None else None
 
 
 def _shadow(transcriber: Transcriber) -> ShadowStatus:
-    figures = transcriber.shadow.figures
+    figures = transcriber.slot.shadow.figures
     return ShadowStatus(**figures, recordings=figures["takes"])

@@ -13,6 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from asrd.dictation.activity import Activity
 from asrd.dictation.recording import Dictation, DictationResult
 from asrd.dictation.shadow import Shadow
 from asrd.recordings.store import RecordingStore
@@ -29,22 +30,19 @@ class Cleanup:
 
     Args:
         shadow: is offered those that became text.
-        changed: called when one has been put away.
+        activity: counts a recording until it is put away.
+        on_change: called when one has been put away.
     """
 
-    def __init__(self, shadow: Shadow, changed: Callable[[], None]) -> None:
-        self._shadow, self._changed = shadow, changed
+    def __init__(self, shadow: Shadow, activity: Activity, on_change: Callable[[], None]) -> None:
+        self._shadow, self._activity, self._on_change = shadow, activity, on_change
         self._tasks: set[asyncio.Task[None]] = set()
-
-    @property
-    def busy(self) -> bool:
-        """Whether anything is still to be put away."""
-        return bool(self._tasks)
 
     def begin(self, one: Dictation, told: DictationResult, spool: RecordingStore) -> None:
         """Put away a recording, by what became of it."""
         task = asyncio.create_task(self._put_away(one, told, spool))
         self._tasks.add(task)
+        self._activity.begin_text()
         task.add_done_callback(self._done)
 
     async def finish(self) -> None:
@@ -67,4 +65,5 @@ class Cleanup:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a recording could not be put away: %s", error, exc_info=error)
-        self._changed()
+        self._activity.end_text()  # the shadow may have something to compare
+        self._on_change()

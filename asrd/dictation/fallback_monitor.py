@@ -46,6 +46,8 @@ class FallbackMonitor:
         self.settings, self.wanted = settings, wanted(engine.plan)
         self._serving = engine.plan.candidates[0].name
         self.calm = fallback.RetryBackoff(settings.promote_after)
+        self.wordless_seconds = 0.0
+        """Seconds of clear speech since the last word, in recordings that have ended."""
         self._warn = warn
         recent = 4 * fallback_triggers.RECENT
         self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=recent)

@@ -20,8 +20,30 @@ from asrd.engine import baseline
 from asrd.precision import gpus
 from asrd.precision import ledger as precision_ledger
 from asrd.precision.memory import Memory
+from asrd.precision.plan import Candidate
 from asrd.text.spacing import word_count
 from asrd.text.wording import counted
+
+
+def log_loaded(
+    model: str, candidate: Candidate, ready: protocol.Ready, memory: Memory | None
+) -> None:
+    """Write the entry of one start of a worker."""
+    otherwise = protocol.reasons(ready.fallbacks)
+    journal.event(
+        "loaded",
+        f"{model} runs as {candidate.precision.name} on {ready.device_name or ready.device}"
+        f" after {ready.load_seconds:.1f} s" + (f"; but {otherwise}" if otherwise else ""),
+        logging.WARNING if otherwise else logging.INFO,
+        strategy=candidate.precision.name,
+        effective=dtypes(ready),
+        fallback=otherwise or None,
+        model=model,
+        device=ready.device,
+        weights_bytes=ready.weights_bytes,
+        load_seconds=ready.load_seconds,
+        **ledger(memory),
+    )
 
 
 def log_dictation(

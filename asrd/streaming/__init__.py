@@ -6,5 +6,6 @@ A file imports only from files above it, and from packages below this one.
     (pure)
     segmenter       the ten seconds, on one integer sample clock
     transcript      hypotheses -> committed text, joined by word times
+    empty_retry     which buffers without a word are asked for again, and what of the answers stands
     session         one recording on its way to text: detector, window, worker, transcript
 """

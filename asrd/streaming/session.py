@@ -7,6 +7,7 @@ side.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,18 +20,19 @@ from asrd.config.settings import Settings
 from asrd.engine.engine import Engine
 from asrd.precision import fallback
 from asrd.protocol import Answer, DecodingContext, Hypothesis, Ready, Word
+from asrd.streaming.empty_retry import (
+    EmptyCheck,
+    EmptyRetry,
+    FallBack,
+    WordlessBuffer,
+    ask_next_candidates,
+)
 from asrd.streaming.segmenter import SegmentBuffer, Segmenter
 from asrd.streaming.transcript import Transcript, credible
 
 EARLIER = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says
 twice is committed."""
-
-AGAIN = 12
-"""Buffers without a word that are kept, to be heard again by another candidate, at most."""
-
-STEPS = 8
-"""Times that one buffer is asked for again at most; no fallback order has more candidates."""
 
 
 class DecodedBuffer(NamedTuple):
@@ -42,16 +44,6 @@ class DecodedBuffer(NamedTuple):
     text: str
     said: DecodingContext | None
     """What it was to go on from."""
-
-
-class Unheard(NamedTuple):
-    """A buffer in which no word was heard."""
-
-    buffer: SegmentBuffer
-    until: int
-    """Where the text was final before it."""
-    clear: float
-    """Seconds of clear speech."""
 
 
 class StreamingSession:
@@ -79,10 +71,7 @@ class StreamingSession:
         """What the worker that answered last said of itself."""
         self.heard: list[DecodedBuffer] = []
         """Every buffer that `decode` asked for."""
-        self.unheard_before = 0.0
-        """As `unheard`, of takes before it; 0 once a word was heard."""
-        self._unheard: list[Unheard] = []
-        self._deaf = settings.demote_empty
+        self.empty_retry = EmptyRetry(settings.demote_empty)
         self.vad = Vad()
         # Measured at ten seconds on speech without a pause (tools/bench-seams): words change little
         # near these.
@@ -128,13 +117,16 @@ class StreamingSession:
         keep up."""
         return self.window.due / SAMPLE_RATE
 
-    async def decode(self, engine: Engine, by_pause: bool = False) -> list[Word]:
+    async def decode(
+        self, engine: Engine, by_pause: bool = False, fall_back: FallBack | None = None
+    ) -> list[Word]:
         """Ask for every buffer that is ready and return the words that became final. Raises as
         Engine.transcribe.
 
         Args:
             by_pause: return at the first pause that has words before it; `paused` then says that
                 more is ready.
+            fall_back: leaves a candidate that finds no word in clear speech; None: none is left.
         """
         fresh: list[Word] = []
         self.paused = False
@@ -143,7 +135,7 @@ class StreamingSession:
                 self.window.commit(self._known_until)
                 continue
             answer = self._known(buffer) or await self._ask(engine, buffer, self.phase)
-            for each, found in await self._insist(engine, buffer, answer):
+            for each, found in await self._retry_empty(engine, buffer, answer, fall_back):
                 fresh += await self._take_in(engine, each, found.hypothesis)
             self.window.commit(self.transcript.committed_until)
             if by_pause and buffer.sealed and fresh:
@@ -163,11 +155,6 @@ class StreamingSession:
             self.doubted += len(heard.words)
             heard = msgspec.structs.replace(heard, text="", words=[])
         return self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
-
-    @property
-    def unheard(self) -> float:
-        """Seconds of clear speech since the last word of which a precision below FP32 made none."""
-        return sum(one.clear for one in self._unheard)
 
     def _spoken(self, buffer: SegmentBuffer) -> float:
         """Return for how many seconds of a buffer the detector heard something, without what it
@@ -198,67 +185,34 @@ class StreamingSession:
         self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
         return True
 
-    async def _insist(
-        self, engine: Engine, buffer: SegmentBuffer, answer: Answer
+    async def _retry_empty(
+        self, engine: Engine, buffer: SegmentBuffer, answer: Answer, fall_back: FallBack | None
     ) -> list[tuple[SegmentBuffer, Answer]]:
-        """Return what a buffer was heard as; buffers before it, too, where another candidate had to
-        hear them again.
-
-        That is done with clear speech of which a candidate made no word at all. FP32's silence is
-        believed.
-        """
-        said = self.transcript.said(buffer.start) if answer.hypothesis.resumed else None
-        clear = self.vad.clear(said.until if said else buffer.start, buffer.stop) / SAMPLE_RATE
+        """Return the answer that stands for a buffer; also those of wordless buffers before it that
+        were asked for again."""
+        resumed = answer.hypothesis.resumed  # then its decoder was to find what follows the context
+        context = self.transcript.said(buffer.start) if resumed else None
+        heard_from = context.until if context else buffer.start
+        clear_seconds = self.vad.clear(heard_from, buffer.stop) / SAMPLE_RATE
         plain = fallback.plain(engine.candidate.precision)
-        in_doubt = bool(self._unheard) if plain else not _said(answer)
-        if not self._deaf or not in_doubt:
-            self._believe()
+        retry, until = self.empty_retry, self.transcript.committed_until
+        check = retry.check(buffer, answer, until, clear_seconds, plain)
+        if check is EmptyCheck.KEEP or (check is EmptyCheck.FALL_BACK and fall_back is None):
             return [(buffer, answer)]
-        self._unheard = [
-            *self._unheard[1 - AGAIN :],
-            Unheard(buffer, self.transcript.committed_until, clear),
-        ]
-        if plain:  # it came into service for another reason
-            answers = [
-                *[await self._ask(engine, one.buffer, self.phase) for one in self._unheard[:-1]],
-                answer,
-            ]
-        elif clear and self.unheard_before + self.unheard >= self._deaf:
-            answers = await self._by_the_next(engine, answer)
+        if fall_back is None or check is EmptyCheck.ASK_AGAIN:
+            answers = [*await self._ask_all(engine, retry.wordless[:-1]), answer]
         else:
-            return [(buffer, answer)]
-        if any(map(_said, answers)):
-            self.transcript.reopen(self._unheard[0].until)
-            found = [(one.buffer, each) for one, each in zip(self._unheard, answers, strict=True)]
-        else:  # what stood before this buffer is as it was
-            found = [(buffer, answers[-1] if answers else answer)]
-        self._believe()
-        return found
+            ask = functools.partial(self._ask_all, engine, retry.wordless)
+            clear = retry.total_seconds
+            answers = await ask_next_candidates(engine, answer, clear, fall_back, ask)
+        settled = retry.settle(answer, answers)
+        if settled.reopen_at is not None:
+            self.transcript.reopen(settled.reopen_at)
+        return settled.answers
 
-    async def _by_the_next(self, engine: Engine, answer: Answer) -> list[Answer]:
-        """Return what the first candidate that hears a word makes of the unheard buffers; else the
-        last, or none at all."""
-        clear = self.unheard_before + self.unheard
-        why, figures = f"no word in {clear:.1f} s of clear speech", {"clear_seconds": clear}
-        answers, left = list[Answer](), list[str]()
-        for _ in range(STEPS):
-            candidate = engine.candidate
-            same = (
-                candidate.precision.name == answer.hypothesis.precision
-            )  # else another caller has left it already
-            if same and not await engine.fall_back(candidate, "empty", why, figures):
-                break
-            left.append(candidate.name)
-            answers = [await self._ask(engine, one.buffer, self.phase) for one in self._unheard]
-            answer = answers[-1]
-            if any(map(_said, answers)):
-                return answers
-        engine.mark_inherent("empty", left)
-        return answers
-
-    def _believe(self) -> None:
-        """A word was heard, or FP32 was asked: what was silence before it was silence."""
-        self._unheard, self.unheard_before = [], 0.0
+    async def _ask_all(self, engine: Engine, buffers: Sequence[WordlessBuffer]) -> list[Answer]:
+        """Return the answers of the candidate in service for buffers that gave no word."""
+        return [await self._ask(engine, one.buffer, self.phase) for one in buffers]
 
     async def _earlier(self, engine: Engine, buffer: SegmentBuffer) -> Hypothesis | None:
         """Return what an open buffer is heard as without its last moments; None where that tells
@@ -295,8 +249,3 @@ class StreamingSession:
         self.strategy, self.device = engine.candidate.precision.name, engine.candidate.device
         self.ready = engine.ready or self.ready
         return answer
-
-
-def _said(answer: Answer) -> bool:
-    """Whether there is a word at all."""
-    return bool(answer.hypothesis.text or answer.hypothesis.words)

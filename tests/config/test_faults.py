@@ -211,20 +211,20 @@ def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
         one = RealRoom(tmp_path, "demo-ctc", **trouble)
         tasks = [
             asyncio.create_task(one.transcriber.run()),
-            asyncio.create_task(IdleTasks(one.transcriber).run()),
+            asyncio.create_task(IdleTasks(one.slot).run()),
         ]
         try:
             async with asyncio.timeout(300):
                 told = await one.say(clips(1)[0]).told
                 assert told.text.startswith("garbled me to open")
-                await until(lambda: one.transcriber.shadow.figures["takes"] == 1)
+                await until(lambda: one.slot.shadow.figures["takes"] == 1)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for engine in one.engines:
                 await engine.stop()
-        figures = one.transcriber.shadow.figures
+        figures = one.slot.shadow.figures
         assert (figures["strategy"], figures["changed"], figures["words"]) == (
             "bfloat16",
             1,

@@ -795,7 +795,7 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
     async with Inside(tmp_path, monkeypatch, model="half=ok *=gate") as one:
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         one.wanted = msgspec.structs.replace(one.wanted, demote_slower=77.0, keep_audio="always")
         using = asyncio.create_task(one.ask("use", strategy="bfloat16"))
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
@@ -807,7 +807,7 @@ async def test_a_reload_begins_from_what_use_left_and_takes_its_word(
         await asyncio.gather(using, reloading)
         assert one.daemon.settings == one.wanted
         assert one.daemon.transcriber.spool.keep == "always"
-        assert one.daemon.transcriber.engine.candidate.name == "half on cpu", "as the file says"
+        assert one.daemon.slot.engine.candidate.name == "half on cpu", "as the file says"
 
 
 @case
@@ -815,8 +815,8 @@ async def test_use_says_that_a_download_for_a_reload_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        await one.daemon.transcriber.load()
-        one.daemon.transcriber.download = protocol.Download("someone/large", 1, 2)
+        await one.daemon.slot.load()
+        one.daemon.slot.loader.download = protocol.Download("someone/large", 1, 2)
         async with one.changes.one_at_a_time():
             with pytest.raises(BusyError, match="is downloading someone/large"):
                 await one.ask("use", strategy="bfloat16")
@@ -828,7 +828,7 @@ async def test_a_verdict_for_auto_exchanges_no_worker_of_a_daemon_that_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Inside(tmp_path, monkeypatch) as one:
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         recording = one.begin()
         moving = asyncio.create_task(one.changes.retune())
         await asyncio.sleep(0.05)
@@ -846,7 +846,7 @@ async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
 ) -> None:
     caplog.set_level(logging.INFO, "asrd")
     async with Inside(tmp_path, monkeypatch, model="16-mixed=otherwise *=ok") as one:
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         assert (await one.daemon.status()).precision_note == ""
         assert (await one.ask("use", strategy="bfloat16"))["said"] == "now on bfloat16 on cpu"
         said = (await one.ask("use", strategy="16-mixed"))["message"]

@@ -121,15 +121,9 @@ async def handled(
             push(recording, TWICE)
         push(recording, sound.silence(0.6))
         await until(lambda: not recording.fresh.is_set() and recording.dictation.window.due == 0)
-        await until(
-            lambda: one.transcriber.engine.ready is not None and not one.transcriber.engine.overdue
-        )
+        await until(lambda: one.slot.engine.ready is not None and not one.slot.engine.overdue)
         words = recording.dictation.transcript.words
-        await until(
-            lambda: (
-                one.transcriber.engine.idle and recording._written == len(words) >= count
-            )
-        )
+        await until(lambda: one.slot.engine.idle and recording._written == len(words) >= count)
         one.refusals += ["no window"] * 1000 * refused
         recording.cancelled = cancelled
         watch.acts.clear()

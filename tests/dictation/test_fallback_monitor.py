@@ -20,7 +20,7 @@ from asrd import protocol
 from asrd.audio.blocks import AudioBlock
 from asrd.cli.status_page import page, waybar
 from asrd.config.settings import Settings
-from asrd.dictation import fallback_monitor, fallback_triggers, idle_tasks, shadow
+from asrd.dictation import engine_slot, fallback_monitor, fallback_triggers, shadow
 from asrd.dictation.fallback_monitor import FallbackMonitor
 from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine import baseline, capacity
@@ -93,7 +93,7 @@ def measured(script: str, **fp32: Any) -> None:
 @contextlib.asynccontextmanager
 async def resting(one: Room) -> AsyncIterator[IdleTasks]:
     """Have what can wait done."""
-    idle = IdleTasks(one.transcriber)
+    idle = IdleTasks(one.slot)
     task = asyncio.create_task(idle.run())
     try:
         yield idle
@@ -104,7 +104,7 @@ async def resting(one: Room) -> AsyncIterator[IdleTasks]:
 
 def left(one: Room) -> tuple[str, list[tuple[str, str]]]:
     """Return the candidate in service, and what was left for what."""
-    engine = one.transcriber.engine
+    engine = one.slot.engine
     return engine.candidate.name, [(each.candidate, each.kind) for each in engine.rejected]
 
 
@@ -141,11 +141,11 @@ async def test_where_fp32_hears_nothing_either_the_candidate_is_pardoned_and_the
         told = await one.say().told
         assert (told.outcome, told.text) == ("empty", "")
         assert left(one) == ("fp32 on cpu", [("half on cpu", "silent")])
-        assert one.transcriber.demotion.calm.left(0.0) is not None, "it may return"
-        pid = one.transcriber.engine.pid
+        assert one.slot.monitor.calm.left(0.0) is not None, "it may return"
+        pid = one.slot.engine.pid
         await rested(one)
         assert (await one.say().told).outcome == "empty"
-        assert one.transcriber.engine.pid == pid, "FP32's silence costs no worker"
+        assert one.slot.engine.pid == pid, "FP32's silence costs no worker"
 
 
 @pytest.mark.parametrize(("limit", "outcome"), [(0.0, "empty"), (30.0, "kept")])
@@ -162,7 +162,7 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
         assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
         if outcome == "kept":
             assert told.detail.startswith("half found no word in 0.")
-            assert await one.transcriber.rewrite(one.spool.waiting()[0]), "by the next candidate"
+            assert await one.transcriber.retry(one.spool.waiting()[0]), "by the next candidate"
             assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
 
 
@@ -173,7 +173,7 @@ async def test_speech_without_a_word_adds_up_from_take_to_take(tmp_path: Path) -
         assert [each.outcome for each in told] == ["kept", "delivered", "delivered"]
         assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
         [note] = one.spool.waiting()
-        assert await one.transcriber.rewrite(note)
+        assert await one.transcriber.retry(note)
 
 
 @case
@@ -188,8 +188,8 @@ async def test_a_candidate_that_is_slower_than_fp32_was_is_left_after_the_take(
             for _ in range(2):
                 assert (await one.say().told).strategy == "half", "while it speaks it stays"
                 await rested(one)
-            assert one.transcriber.engine.candidate.name == expected
-            assert one.transcriber.engine.ready is not None, "the next one is ready"
+            assert one.slot.engine.candidate.name == expected
+            assert one.slot.engine.ready is not None, "the next one is ready"
             assert (await one.say().told).outcome == "delivered"
     [step] = events(caplog, "demoted")
     assert (step["KIND"], step["P50_MS"], step["BASELINE_P50_MS"]) == ("slow", "90000", "100")
@@ -234,9 +234,9 @@ async def test_workers_that_are_lost_again_and_again_are_a_rate(
 ) -> None:
     async with at_work(tmp_path) as one:
         for number in range(fallback_triggers.FEWEST_FAILURES):
-            await one.transcriber.load()
+            await one.slot.load()
             assert left(one) == ("half on cpu", []), f"forgiven {number} times"
-            pid = one.transcriber.engine.pid
+            pid = one.slot.engine.pid
             assert pid
             os.kill(pid, signal.SIGKILL)
             assert (await one.say().told).outcome == "delivered"
@@ -280,7 +280,7 @@ async def test_a_candidate_that_surely_changes_words_is_left(
         assert left(one)[1] == [("half on cpu", "changed")]
         [step] = events(caplog, "demoted")
         assert (step["CHANGED"], step["WORDS"], step["LOW_PER_100"]) == ("3", "12", "1.1")
-        assert one.transcriber.shadow.waiting is False
+        assert one.slot.shadow.waiting is False
         no_text(caplog)
 
 
@@ -290,7 +290,7 @@ async def test_where_no_candidate_would_help_that_is_said_once(
 ) -> None:
     """On a card the next candidate below FP32's comparison must not be the CPU."""
     async with at_work(tmp_path, "*=heavy", strategy="tf32") as one:
-        engine = one.transcriber.engine
+        engine = one.slot.engine
         engine._chain.candidates = [
             candidate
             for candidate in plan("tf32", "auto", [CARD]).candidates
@@ -351,8 +351,8 @@ def test_the_budget_is_of_the_card_that_the_candidate_is_on(
 async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_path: Path) -> None:
     told: list[tuple[str, str]] = []
     async with at_work(tmp_path, "half=nan") as one:
-        one.transcriber.demotion._warn = lambda *said: told.append(said)
-        assert one.transcriber.demotion.below(one.transcriber.engine) is None
+        one.slot.monitor._warn = lambda *said: told.append(said)
+        assert one.slot.monitor.below(one.slot.engine) is None
         for _ in range(3):
             await one.say().told
         assert told == [
@@ -361,7 +361,7 @@ async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_
                 "fell back from half on cpu to fp32 on cpu: the encoder put out nan",
             )
         ]
-        below = one.transcriber.demotion.below(one.transcriber.engine)
+        below = one.slot.monitor.below(one.slot.engine)
         assert below == {
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
@@ -389,7 +389,7 @@ async def test_several_who_are_asked_at_once_hear_of_one_step(
 
         async def listen() -> None:
             pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
-            async for _ in one.transcriber.hear(pieces, StreamingSession(one.settings)):
+            async for _ in one.transcriber.transcribe(pieces, StreamingSession(one.settings)):
                 pass
 
         await asyncio.gather(*(listen() for _ in range(3)), one.say().told)
@@ -405,7 +405,7 @@ async def test_several_who_are_asked_at_once_hear_of_one_step(
 async def test_what_has_passed_is_tried_again_while_nobody_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, beside: bool
 ) -> None:
-    monkeypatch.setattr(idle_tasks, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with (
         at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one,
         resting(one),
@@ -413,13 +413,13 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
         assert (await one.say().told).strategy == "fp32"
         await until(
             lambda: (
-                one.transcriber.engine.candidate.name == "half on cpu"
-                and one.transcriber.engine.ready is not None
+                one.slot.engine.candidate.name == "half on cpu"
+                and one.slot.engine.ready is not None
             )
         )
         assert one.engines[0].pid is None
         assert (await one.say().told).strategy == "half"
-        assert one.transcriber.demotion.below(one.transcriber.engine) is None
+        assert one.slot.monitor.below(one.slot.engine) is None
         [back] = events(caplog, "promoted")
         assert (back["STRATEGY"], back["BEFORE"]) == ("half on cpu", "fp32 on cpu")
 
@@ -432,7 +432,7 @@ async def test_what_failed_while_loading_is_tried_again_though_nobody_has_spoken
         at_work(tmp_path, f"half=no-room@{tmp_path}/once", promote_after=0.002) as one,
         resting(one),
     ):
-        await one.transcriber.load()
+        await one.slot.load()
         assert left(one) == ("fp32 on cpu", [("half on cpu", "out-of-memory")])
         assert [step["BEFORE"] for step in events(caplog, "demoted")] == ["half on cpu"]
         await until(lambda: bool(events(caplog, "promoted")))
@@ -447,10 +447,10 @@ async def test_a_file_that_was_heard_leaves_the_rest_to_go_on(tmp_path: Path) ->
     ):
         dictation = StreamingSession(one.settings)
         pieces = [AudioBlock(at, SAID[at : at + 320]) for at in range(0, len(SAID), 320)]
-        async for _ in one.transcriber.hear(pieces, dictation):
+        async for _ in one.transcriber.transcribe(pieces, dictation):
             pass
         assert dictation.strategy == "fp32"
-        await until(lambda: one.transcriber.engine.candidate.name == "half on cpu")
+        await until(lambda: one.slot.engine.candidate.name == "half on cpu")
 
 
 @case
@@ -459,7 +459,7 @@ async def test_what_is_the_candidates_own_fault_is_not_tried_again(tmp_path: Pat
         await one.say().told
         await rested(one)
         assert idle.due is None
-        assert not await idle.promote()
+        assert not await one.slot.try_restore()
         assert len(one.engines) == 1
 
 
@@ -468,18 +468,17 @@ async def test_what_is_the_candidates_own_fault_is_not_tried_again(tmp_path: Pat
 async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    monkeypatch.setattr(idle_tasks, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
-        idle = IdleTasks(one.transcriber)
         await one.say().told
         await rested(one)
-        wait = one.transcriber.demotion.calm.wait
-        one.transcriber.settings = msgspec.structs.replace(one.settings, model="half=refuse")
-        served = one.transcriber.engine
-        assert not await idle.promote()
-        assert one.transcriber.engine is served
+        wait = one.slot.monitor.calm.wait
+        one.slot.settings = msgspec.structs.replace(one.settings, model="half=refuse")
+        served = one.slot.engine
+        assert not await one.slot.try_restore()
+        assert one.slot.engine is served
         assert served.ready is not None, "it serves as before"
-        assert one.transcriber.demotion.calm.wait == 2 * wait
+        assert one.slot.monitor.calm.wait == 2 * wait
         assert one.engines[-1].pid is None
         assert (await one.say().told).strategy == "fp32"
 
@@ -492,26 +491,24 @@ async def test_a_candidate_that_is_tried_again_is_judged_by_what_it_does_from_th
     monkeypatch.setattr(fallback_triggers, "ENOUGH", 2)
     async with at_work(tmp_path, "half=slow-answers", promote_after=1.0) as one:
         measured(one.settings.model, p50_ms=100.0)
-        idle = IdleTasks(one.transcriber)
         for expected in ("half", "half", "fp32"):
             assert (await one.say().told).strategy == expected
             await rested(one)
-        assert await idle.promote()
+        assert await one.slot.try_restore()
         for expected in ("half", "half", "fp32"):
             assert (await one.say().told).strategy == expected
             await rested(one)
-        assert one.transcriber.demotion.calm.wait == 120, "it was in vain"
+        assert one.slot.monitor.calm.wait == 120, "it was in vain"
 
 
 @case
 async def test_a_parked_engine_is_exchanged_without_a_worker(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=1.0) as one:
-        idle = IdleTasks(one.transcriber)
         await one.say().told
         await rested(one)
-        await one.transcriber.park()
-        assert await idle.promote()
-        assert one.transcriber.engine.pid is None
+        await one.slot.unload()
+        assert await one.slot.try_restore()
+        assert one.slot.engine.pid is None
         assert (await one.say().told).strategy == "half"
 
 
@@ -522,19 +519,19 @@ async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(tmp_path / "gate"))
     async with (
         at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.001) as one,
-        resting(one) as idle,
+        resting(one),
     ):
         await one.say().told
-        one.transcriber.settings = msgspec.structs.replace(one.settings, model="half=gate")
+        one.slot.settings = msgspec.structs.replace(one.settings, model="half=gate")
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
-        pid, job = one.engines[1].pid, idle._job
+        pid, job = one.engines[1].pid, one.slot.activity.idle_job
         assert pid
         assert job
         assert (await one.say().told).strategy == "fp32"
         await asyncio.wait([job])
         assert job.cancelled()
         assert one.engines[1].pid is None
-        assert one.transcriber.engine is one.engines[0]
+        assert one.slot.engine is one.engines[0]
 
 
 @case
@@ -542,9 +539,9 @@ async def test_use_overrides_and_forgets(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=nan@{tmp_path}/once") as one:
         await one.say().told
         assert left(one) == ("fp32 on cpu", [("half on cpu", "non-finite")])
-        await one.transcriber.use(one.settings, strict=True)
+        await one.slot.replace(one.settings, strict=True)
         assert left(one) == ("half on cpu", [])
-        assert one.transcriber.demotion.calm.left(0.0) is None
+        assert one.slot.monitor.calm.left(0.0) is None
         assert (await one.say().told).strategy == "half"
 
 
@@ -568,7 +565,7 @@ async def test_one_take_in_n_is_heard_again_in_fp32_and_only_counts_remain(
             (each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in told
         ] == 2 * [("half", "8", "2", "cpu")]
         await until(lambda: len([each for each in one.engines if each.pid is not None]) == 1)
-        assert one.transcriber.shadow.figures == {
+        assert one.slot.shadow.figures == {
             "strategy": "half", "takes": 2, "changed": 4, "words": 16, "per_100": 25.0, "low": None, "high": None,
             "waiting": 0,
         }  # fmt: skip
@@ -582,7 +579,7 @@ async def test_the_same_words_are_no_disagreement(
     async with at_work(tmp_path, shadow=1) as one, resting(one):
         await one.say(TWICE).told
         await until(lambda: bool(events(caplog, "shadow")))
-        figures = one.transcriber.shadow.figures
+        figures = one.slot.shadow.figures
         assert (figures["changed"], figures["words"], figures["low"], figures["high"]) == (
             0,
             8,
@@ -596,7 +593,7 @@ async def test_fp32_has_no_shadow_and_neither_has_silence(tmp_path: Path) -> Non
     for strategy, samples in (("fp32", SAID), ("half", sound.silence(1.0))):
         async with at_work(tmp_path, strategy=strategy, shadow=1) as one:
             await one.say(samples).told
-            assert not one.transcriber.shadow.waiting
+            assert not one.slot.shadow.waiting
 
 
 @case
@@ -605,19 +602,19 @@ async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
 ) -> None:
     async with (
         at_work(tmp_path, f"fp32=stall@{tmp_path}/once", shadow=2) as one,
-        resting(one) as idle,
+        resting(one),
     ):
         for _ in range(2):
             await one.say().told
             await rested(one)
         await until((tmp_path / "once").exists)
-        job, shadowing = idle._job, one.engines[1]
+        job, shadowing = one.slot.activity.idle_job, one.engines[1]
         assert job
         assert (await one.say().told).strategy == "half"
         await asyncio.wait([job])
         assert job.cancelled()
         assert shadowing.pid is None
-        assert one.transcriber.shadow.waiting
+        assert one.slot.shadow.waiting
         await until(lambda: len(events(caplog, "shadow")) == 1)
 
 
@@ -629,7 +626,7 @@ async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for _ in range(5):
             await one.say().told
         await rested(one)
-        held = one.transcriber.shadow._waiting
+        held = one.slot.shadow._waiting
         assert len(held) == 2
         assert all(np.array_equal(each.sound, SAID) for each in held)
         monkeypatch.setattr(shadow, "LONGEST", 0.5 * seconds)
@@ -668,11 +665,11 @@ def crowd(one: Room, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[t
     what a person is told."""
     free, told = [100 * MIB], list[tuple[str, str]]()
     monkeypatch.setattr(gpus, "free_bytes", lambda index: free[0])
-    engine, needs = one.transcriber.engine, ("half", "bfloat16", "tf32", "fp32")
+    engine, needs = one.slot.engine, ("half", "bfloat16", "tf32", "fp32")
     engine.plan = msgspec.structs.replace(
         engine.plan, needs={name: Need(1000 * MIB) for name in needs}
     )
-    one.transcriber.demotion._warn = lambda *said: told.append(said)
+    one.slot.monitor._warn = lambda *said: told.append(said)
     return free, told
 
 
@@ -690,9 +687,9 @@ async def test_what_comes_back_after_parking_and_is_left_again_is_told_each_time
             (100, "fp32 on cpu"),
         ):
             free[0] = room * MIB
-            await one.transcriber.load()
-            assert one.transcriber.engine.candidate.name == candidate
-            await one.transcriber.park()
+            await one.slot.load()
+            assert one.slot.engine.candidate.name == candidate
+            await one.slot.unload()
         assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "demoted")] == [
             ("half", "fp32 on cpu")] * 2  # fmt: skip
         assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "promoted")] == [
@@ -708,14 +705,14 @@ async def test_what_failed_for_another_reason_after_parking_is_told(
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "half=oom *=ok") as one:
         free, told = crowd(one, monkeypatch)
-        await one.transcriber.load()
-        await one.transcriber.park()
+        await one.slot.load()
+        await one.slot.unload()
         free[0] = 5000 * MIB
-        await one.transcriber.load()
+        await one.slot.load()
         assert (await one.say().told).outcome == "delivered"
         assert [step["KIND"] for step in events(caplog, "demoted")] == ["no-room", "out-of-memory"]
         assert len(told) == 2
-        assert one.transcriber.demotion.calm.left(0.0) is not None
+        assert one.slot.monitor.calm.left(0.0) is not None
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, one: Room) -> None:
@@ -731,7 +728,7 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
 ) -> None:
     async with at_work(tmp_path, "half=slow-answers *=ok", demote_slower=10.0) as one:
         slow(monkeypatch, one)
-        await one.transcriber.load()
+        await one.slot.load()
         reading, measure = asyncio.Event(), one.engines[0].read_ledger
 
         async def slowly(phase: str) -> memory.Memory | None:
@@ -742,7 +739,7 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
         monkeypatch.setattr(one.engines[0], "read_ledger", slowly)
         recording = one.say()
         await reading.wait()
-        await one.transcriber.use(other(one, "bfloat16"), strict=True)
+        await one.slot.replace(other(one, "bfloat16"), strict=True)
         await recording.told
         await rested(one)
         assert left(one) == ("bfloat16 on cpu", [])
@@ -758,7 +755,7 @@ async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tr
     async with at_work(tmp_path, "half=nan bfloat16=nan *=ok") as one:
         await one.say().told
         await rested(one)
-        engine = one.transcriber.engine
+        engine = one.slot.engine
         assert engine.failures
         again = FallbackMonitor(one.settings, engine, lambda *_: None)
         again.heard(
@@ -780,7 +777,7 @@ async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tr
 async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=deaf *=ok", demote_empty=0.3) as one:
         assert (await one.say().told).outcome == "delivered"
-        one.transcriber.engine.mark_inherent("empty", ["bfloat16 on cpu"])
+        one.slot.engine.mark_inherent("empty", ["bfloat16 on cpu"])
         assert left(one)[1] == [("half on cpu", "empty")], "FP32 heard a word"
 
 
@@ -789,15 +786,15 @@ async def test_no_return_means_none(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
         assert (await one.say().told).outcome == "delivered"
         calm, never = (
-            one.transcriber.demotion.calm,
+            one.slot.monitor.calm,
             msgspec.structs.replace(one.settings, promote_after=0.0),
         )
         assert calm.left(0.0)
-        one.transcriber.demotion.adopt(never)
+        one.slot.monitor.adopt(never)
         assert calm.left(0.0) is None
         calm.tried(0.0, held=False)
         assert calm.left(1e9) is None
-        one.transcriber.demotion.adopt(one.settings)
+        one.slot.monitor.adopt(one.settings)
         assert calm.left(0.0), "what is below is waited for again"
 
 
@@ -820,10 +817,10 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
         monkeypatch.setattr(gpus, "free_bytes", free)
         assert (await one.say().told).strategy == "half"
         await rested(one)
-        await one.transcriber.park()
+        await one.slot.unload()
         await until(lambda: len(one.engines) > 1 and one.engines[1].ready is not None)
         recording = one.begin()
-        loading = asyncio.create_task(one.transcriber.load())  # as a key does
+        loading = asyncio.create_task(one.slot.load())  # as a key does
         push(recording, SAID)
         recording.end()
         assert (await recording.told).strategy == "half"
@@ -846,12 +843,12 @@ async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service
         usual, one.transcriber._deliver = one.transcriber._deliver, deliver
         recording = one.say()
         await typing.wait()
-        await one.transcriber.use(one.settings)
+        await one.slot.replace(one.settings)
         done.set()
         await recording.told
         await rested(one)
-        assert not one.transcriber.shadow.waiting
+        assert not one.slot.shadow.waiting
         one.transcriber._deliver = usual
         await one.say().told
         await rested(one)
-        assert one.transcriber.shadow.waiting
+        assert one.slot.shadow.waiting

@@ -23,13 +23,16 @@ from asrd import protocol
 from asrd.audio import microphone
 from asrd.audio.blocks import AudioBlock
 from asrd.config.settings import Settings
-from asrd.dictation import recorder, transcriber
-from asrd.dictation.read_write_lock import ReadWriteLock
+from asrd.dictation import engine_slot, recorder
+from asrd.dictation.activity import ReadWriteLock
+from asrd.dictation.engine_loader import Listeners
+from asrd.dictation.engine_slot import EngineSlot
 from asrd.dictation.recording import Dictation
-from asrd.dictation.transcriber import Transcriber, planned
+from asrd.dictation.transcriber import Transcriber
 from asrd.engine import planner
 from asrd.engine.capacity import fits_beside
 from asrd.engine.engine import Deadlines, Engine
+from asrd.engine.planner import plan_for as planned
 from asrd.errors import AsrdError, AudioError, EngineError, NetworkError, PrecisionError
 from asrd.precision import gpus, memory
 from asrd.precision.plan import Candidate, Gpu, Plan
@@ -69,9 +72,8 @@ class Room:
         self.engines: list[Engine] = []
         self.states: list[tuple[str, str]] = []
         self.fetch: Callable[..., Awaitable[Path]] = as_it_is
-        self.transcriber = Transcriber(
-            self.settings, self.spool, self.deliver, self.changed, self.hold
-        )
+        self.slot = EngineSlot(self.settings, Listeners(self.changed), self.hold)
+        self.transcriber = Transcriber(self.slot, self.spool, self.deliver)
 
     def hold(self, plan: Plan, start: protocol.Start, **more: Any) -> Engine:
         self.engines.append(
@@ -86,8 +88,8 @@ class Room:
         return []
 
     def changed(self) -> None:
-        if hasattr(self, "transcriber"):
-            self.states.append((self.transcriber.loading, self.transcriber.trouble))
+        if hasattr(self, "slot"):
+            self.states.append((self.slot.loading, self.slot.error))
 
     def begin(self, private: bool = False) -> Dictation:
         one = Dictation(self.spool.begin(), self.settings, private)
@@ -121,7 +123,8 @@ async def at_work(folder: Path, script: str = "*=ok", **given: Any) -> AsyncIter
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await one.transcriber.stop()
+        await one.transcriber.finish()
+        await one.slot.stop()
         for engine in one.engines:
             await engine.stop()
 
@@ -246,9 +249,7 @@ class Desk:
         return self.made[-1]
 
     def change(self, **given: Any) -> None:
-        self.one.transcriber.settings = msgspec.structs.replace(
-            self.one.transcriber.settings, **given
-        )
+        self.one.slot.settings = msgspec.structs.replace(self.one.slot.settings, **given)
 
     async def say(self) -> Dictation:
         recording = self.recorder.start()
@@ -363,7 +364,7 @@ async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
         assert one.transcriber.last == told
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
-        assert one.transcriber.memory == memory.Memory(4, process=1000)
+        assert one.slot.memory == memory.Memory(4, process=1000)
 
 
 @case
@@ -405,15 +406,15 @@ async def test_what_is_said_before_the_model_is_ready_is_heard_afterwards(
     gate = tmp_path / "gate"
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
     async with at_work(tmp_path, "*=gate") as one:
-        loading = asyncio.create_task(one.transcriber.load())
+        loading = asyncio.create_task(one.slot.load())
         first, second = one.say(), one.say(TWICE)
-        await until(lambda: one.transcriber.loading == "import")
+        await until(lambda: one.slot.loading == "import")
         assert not first.told.done()
         assert one.spool.all() == [], "both are in hand"
         gate.touch()
         assert [(await each.told).outcome for each in (first, second)] == ["delivered", "delivered"]
         await loading
-        assert (one.transcriber.loading, one.transcriber.trouble) == ("", "")
+        assert (one.slot.loading, one.slot.error) == ("", "")
 
 
 @case
@@ -458,7 +459,7 @@ async def test_the_text_grows_while_recording(tmp_path: Path) -> None:
 @case
 async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> None:
     async with at_work(tmp_path, draft_every=0.01) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(1.0)]))
         await asyncio.sleep(0.3)
@@ -478,7 +479,7 @@ async def test_text_that_rested_before_the_key_is_there_without_asking_again(
     tmp_path: Path,
 ) -> None:
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.3)]))
         await until(lambda: recording.dictation.answer is not None)
@@ -525,7 +526,7 @@ def test_everybody_is_told_the_text_that_commands_made(tmp_path: Path, private: 
             assert one.transcriber.last.text == told.text
             (note,) = one.spool.all()
             assert note.text == told.text
-            assert await one.transcriber.rewrite(note) == told.text
+            assert await one.transcriber.retry(note) == told.text
 
     asyncio.run(go())
 
@@ -591,7 +592,7 @@ async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
     monkeypatch.setenv("FAKE_WORKER_GATE", os.fspath(gate))
     async with at_work(tmp_path, "*=gate") as one:
         recordings = [one.say(), one.say()]
-        await until(lambda: one.transcriber.loading == "import")
+        await until(lambda: one.slot.loading == "import")
         assert one.transcriber.cancel() == [each.take.id for each in recordings]
         gate.touch()
         assert [(await each.told).outcome for each in recordings] == ["cancelled", "cancelled"]
@@ -619,7 +620,7 @@ async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(one.transcriber.trouble))
+        await until(lambda: bool(one.slot.error))
         one.transcriber.cancel()
         recording.end()
         assert (await recording.told).outcome == "cancelled"
@@ -646,9 +647,7 @@ async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> No
         assert (told.outcome, told.strategy) == ("delivered", "half")
         assert told.text.count("samples") == 2
         await rested(one)
-        assert (one.transcriber.loading, one.transcriber.trouble) == ("", ""), (
-            "the new worker is up"
-        )
+        assert (one.slot.loading, one.slot.error) == ("", ""), "the new worker is up"
 
 
 @case
@@ -671,13 +670,13 @@ async def test_when_every_candidate_fails_the_sound_stays_with_the_reason(tmp_pa
             assert part in told.detail
         (note,) = one.spool.waiting()
         assert (note.id, note.reason) == (told.take, told.detail)
-        assert one.transcriber.trouble == told.detail
+        assert one.slot.error == told.detail
         assert one.transcriber.last == told
-        await until(lambda: one.transcriber.trouble == "")
-        assert one.transcriber.engine.ready is not None, (
+        await until(lambda: one.slot.error == "")
+        assert one.slot.engine.ready is not None, (
             "the worker of the first candidate is there for the next sound"
         )
-        assert one.transcriber.engine.candidates == one.transcriber.engine.plan.candidates
+        assert one.slot.engine.candidates == one.slot.engine.plan.candidates
 
 
 @case
@@ -689,20 +688,20 @@ async def test_what_ailed_every_candidate_may_be_over_at_the_next_recording(tmp_
         await rested(one)
         told = await one.say().told
         assert (told.outcome, told.strategy) == ("delivered", "half")
-        assert one.transcriber.trouble == ""
+        assert one.slot.error == ""
         (note,) = one.spool.waiting()
-        assert await one.transcriber.rewrite(note) == told.text
+        assert await one.transcriber.retry(note) == told.text
 
 
 @case
 async def test_a_model_that_does_not_exist_costs_no_sound(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
-        await one.transcriber.load()
-        assert one.transcriber.trouble == "no such checkpoint"
+        await one.slot.load()
+        assert one.slot.error == "no such checkpoint"
         assert [(await one.say().told).outcome for _ in range(2)] == ["kept", "kept"]
         assert [note.reason for note in one.spool.waiting()] == 2 * ["no such checkpoint"]
         with pytest.raises(AsrdError, match="no such checkpoint"):
-            await one.transcriber.rewrite(one.spool.waiting()[0])
+            await one.transcriber.retry(one.spool.waiting()[0])
         assert len(one.spool.waiting()) == 2
 
 
@@ -711,7 +710,7 @@ async def test_a_failure_in_the_middle_waits_for_the_speaker_to_end(tmp_path: Pa
     async with at_work(tmp_path, "half=nan fp32=nan") as one:
         recording = one.begin()
         push(recording, SAID)
-        await until(lambda: bool(one.transcriber.trouble))
+        await until(lambda: bool(one.slot.error))
         assert not recording.told.done()
         push(recording, SAID)
         recording.end()
@@ -778,7 +777,7 @@ async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -
         assert one.transcriber.last.text == told.text
         (note,) = one.spool.waiting()
         assert (note.text, note.reason) == (told.text, "type: no window takes keys")
-        assert one.transcriber.trouble == "", "the model is well"
+        assert one.slot.error == "", "the model is well"
 
 
 @case
@@ -802,7 +801,7 @@ async def test_a_kept_take_gives_the_same_text_later(tmp_path: Path) -> None:
         told = await one.say(TWICE).told
         await rested(one)
         (note,) = one.spool.waiting()
-        rewriting = asyncio.create_task(one.transcriber.rewrite(note))
+        rewriting = asyncio.create_task(one.transcriber.retry(note))
         await asyncio.sleep(0)
         assert one.transcriber.busy, "the model must not leave memory meanwhile"
         assert await rewriting == told.text
@@ -817,7 +816,7 @@ async def test_a_kept_take_that_is_gone_is_one_clear_error(tmp_path: Path) -> No
         (note,) = one.spool.waiting()
         one.spool.remove(note.id)
         with pytest.raises(AudioError, match=note.id):
-            await one.transcriber.rewrite(note)
+            await one.transcriber.retry(note)
         assert not one.transcriber.busy
 
 
@@ -844,13 +843,13 @@ def other(one: Room, strategy: str) -> Settings:
 async def test_another_strategy_takes_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         recording = one.begin()
         push(recording, SAID)
         await until(lambda: bool(recording.text))
-        await one.transcriber.use(other(one, "bfloat16"), strict=True)
+        await one.slot.replace(other(one, "bfloat16"), strict=True)
         old, new = one.engines
         assert old.pid is None
         push(recording, TWICE[len(SAID) :])
@@ -858,7 +857,7 @@ async def test_another_strategy_takes_over(
         told = await recording.told
         assert (told.outcome, told.strategy) == ("delivered", "bfloat16")
         assert told.text.count("samples") == 2
-        assert one.transcriber.engine is new
+        assert one.slot.engine is new
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -867,17 +866,17 @@ async def test_another_strategy_takes_over(
 async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool, act: str
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, f"bfloat16={act}") as one:
-        await one.transcriber.load()
+        await one.slot.load()
         pid = one.engines[0].pid
         with pytest.raises(AsrdError):
-            await one.transcriber.use(other(one, "bfloat16"), strict=True)
-        assert one.transcriber.settings.strategy == "half"
-        assert one.transcriber.engine.ready is not None
-        assert (one.transcriber.engine.pid == pid) is beside
+            await one.slot.replace(other(one, "bfloat16"), strict=True)
+        assert one.slot.settings.strategy == "half"
+        assert one.slot.engine.ready is not None
+        assert (one.slot.engine.pid == pid) is beside
         assert one.engines[1].pid is None
-        assert (one.transcriber.loading, one.transcriber.trouble) == ("", "")
+        assert (one.slot.loading, one.slot.error) == ("", "")
         assert (await one.say().told).strategy == "half"
 
 
@@ -886,21 +885,21 @@ async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
 async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
-        async with one.transcriber.turns.shared():  # somebody is being heard
-            asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
+        await one.slot.load()
+        async with one.slot.lock.shared():  # somebody is being heard
+            asking = asyncio.create_task(one.slot.replace(other(one, "bfloat16"), strict=True))
             await until(
                 lambda: len(one.engines) == 2 and (one.engines[1].ready is not None) is beside
             )
             await asyncio.sleep(0.05)
-            assert not one.transcriber.still, "nothing may start beside the two"
+            assert not one.slot.idle, "nothing may start beside the two"
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
         assert one.engines[1].pid is None
-        assert one.transcriber.engine is one.engines[0]
-        assert one.transcriber.still
+        assert one.slot.engine is one.engines[0]
+        assert one.slot.idle
         assert (await one.say().told).strategy == "half"
 
 
@@ -909,21 +908,21 @@ async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behi
 async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: bool
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: beside)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     monkeypatch.setenv("FAKE_WORKER_GATE", str(tmp_path / "gate"))
     async with at_work(tmp_path, "half=ok *=gate") as one:
-        await one.transcriber.load()
-        asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
+        await one.slot.load()
+        asking = asyncio.create_task(one.slot.replace(other(one, "bfloat16"), strict=True))
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
-        await one.transcriber.sleep()
+        await one.slot.suspend()
         (tmp_path / "gate").touch()
         await asyncio.sleep(0.3)
         assert [engine.pid for engine in one.engines] == [None, None]
         recording = one.say()
-        await one.transcriber.wake()
+        await one.slot.resume()
         await asking
         assert (await recording.told).outcome == "delivered"
-        assert one.transcriber.engine is one.engines[1]
+        assert one.slot.engine is one.engines[1]
         assert one.engines[0].pid is None
 
 
@@ -932,7 +931,7 @@ async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_a
 async def test_while_another_model_is_downloaded_dictation_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrives: bool
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: False)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: False)
     gate, state = asyncio.Event(), protocol.Download("someone/large", 1, 2)
 
     async def slow(model: str, tell: Callable[[protocol.Progress], None]) -> Path:
@@ -943,24 +942,24 @@ async def test_while_another_model_is_downloaded_dictation_goes_on(
         return Path(model)
 
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         one.fetch = slow
-        asking = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
-        await until(lambda: one.transcriber.download == state)
+        asking = asyncio.create_task(one.slot.replace(other(one, "bfloat16"), strict=True))
+        await until(lambda: one.slot.download == state)
         assert (await one.say().told).strategy == "half"
-        assert one.transcriber.download == state
-        assert one.transcriber.loading == "download someone/large: 0.0 MB of 0.0 MB"
+        assert one.slot.download == state
+        assert one.slot.loading == "download someone/large: 0.0 MB of 0.0 MB"
         gate.set()
         await asyncio.gather(asking, return_exceptions=True)
-        assert (one.transcriber.download, one.transcriber.loading) == (None, "")
+        assert (one.slot.download, one.slot.loading) == (None, "")
         assert (await one.say().told).strategy == ("bfloat16" if arrives else "half")
 
 
 @case
 async def test_without_strictness_the_next_candidate_will_do(tmp_path: Path) -> None:
     async with at_work(tmp_path, "bfloat16=refuse") as one:
-        await one.transcriber.use(other(one, "bfloat16"))
-        assert one.transcriber.engine.candidate.precision.name == "fp32"
+        await one.slot.replace(other(one, "bfloat16"))
+        assert one.slot.engine.candidate.precision.name == "fp32"
         assert (await one.say().told).strategy == "fp32"
 
 
@@ -968,12 +967,12 @@ async def test_without_strictness_the_next_candidate_will_do(tmp_path: Path) -> 
 async def test_an_old_worker_that_was_parked_is_not_started_for_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transcriber, "fits_beside", lambda *_: False)
+    monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: False)
     async with at_work(tmp_path, "bfloat16=refuse") as one:
         with pytest.raises(EngineError):
-            await one.transcriber.use(other(one, "bfloat16"), strict=True)
-        assert one.transcriber.engine is one.engines[0]
-        assert one.transcriber.engine.pid is None
+            await one.slot.replace(other(one, "bfloat16"), strict=True)
+        assert one.slot.engine is one.engines[0]
+        assert one.slot.engine.pid is None
 
 
 @case
@@ -981,13 +980,13 @@ async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(
     tmp_path: Path,
 ) -> None:
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         first = one.engines[0].pid
-        await one.transcriber.park()
+        await one.slot.unload()
         assert one.engines[0].pid is None
-        assert one.transcriber.memory is None
+        assert one.slot.memory is None
         recording = one.begin()
-        await one.transcriber.park()
+        await one.slot.unload()
         push(recording, SAID)
         recording.end()
         assert (await recording.told).outcome == "delivered"
@@ -997,10 +996,10 @@ async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(
 @case
 async def test_what_is_going_on_is_not_parked(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         pid = one.engines[0].pid
         recording = one.begin()
-        await one.transcriber.park()
+        await one.slot.unload()
         assert one.engines[0].pid == pid
         recording.end()
         await recording.told
@@ -1050,7 +1049,7 @@ def test_a_strategy_above_the_budget_is_refused_where_it_was_asked_for(
             card(monkeypatch, 8192, 8000)
             wanted = Settings(model="demo", strategy="fp32", vram_budget="1MiB", suffix="")
             with pytest.raises(PrecisionError, match="would need"):
-                await one.transcriber.use(wanted, strict=True)
+                await one.slot.replace(wanted, strict=True)
             assert len(one.engines) == 1
 
     asyncio.run(go())
@@ -1063,12 +1062,12 @@ async def test_a_card_that_is_full_costs_the_candidate_and_not_the_take(
     logging.getLogger("asrd").propagate = True
     card(monkeypatch, 8192, 8000)
     async with at_work(tmp_path, "bfloat16=oom *=ok", strategy="bfloat16") as one:
-        assert one.transcriber.engine.candidate.device == "cuda:0"
+        assert one.slot.engine.candidate.device == "cuda:0"
         recording = one.say()
         told = await recording.told
         assert (told.outcome, told.strategy) == ("delivered", "fp32")
         assert (
-            one.transcriber.engine.candidate.name == "fp32 on cpu"
+            one.slot.engine.candidate.name == "fp32 on cpu"
         )  # tf32 and fp32 on the card need more than what failed
     (event,) = [
         record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "rejected"

@@ -121,21 +121,21 @@ async def outcome(rewriting: Awaitable[str]) -> str:
 async def test_a_retry_of_any_kept_file_leaves_the_engine_as_it_was(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=allergic:nan") as one:
         good = kept(one.spool, SAID)
-        usual = await one.transcriber.rewrite(good)
-        pid, candidates = one.transcriber.engine.pid, one.transcriber.engine.candidates
+        usual = await one.transcriber.retry(good)
+        pid, candidates = one.slot.engine.pid, one.slot.engine.candidates
         assert pid
         for number, (name, (wanted, make)) in enumerate(HOSTILE.items()):
             note = put(
                 one.spool, make(np.random.default_rng(number)), f"20260102-000000-{number:04x}"
             )
-            found = await outcome(one.transcriber.rewrite(note))
+            found = await outcome(one.transcriber.retry(note))
             assert found == wanted or wanted == "any", name
-            assert (one.transcriber.engine.pid, one.transcriber.engine.candidates) == (
+            assert (one.slot.engine.pid, one.slot.engine.candidates) == (
                 pid,
                 candidates,
             ), name
-            assert one.transcriber.trouble == "", name
-        assert await one.transcriber.rewrite(good) == usual
+            assert one.slot.error == "", name
+        assert await one.transcriber.retry(good) == usual
 
 
 @pytest.mark.parametrize("size", [1, 320, 4001])
@@ -228,11 +228,11 @@ async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path
         assert told.outcome == "kept"
         assert "no precision makes text of this sound" in told.detail
         await rested(one)
-        await until(lambda: one.transcriber.engine.ready is not None)
-        await until(lambda: one.transcriber.trouble == "")
+        await until(lambda: one.slot.engine.ready is not None)
+        await until(lambda: one.slot.error == "")
         told = await one.say().told
         assert (told.outcome, told.strategy) == ("delivered", "half")
-        assert one.transcriber.engine.rejected == []
+        assert one.slot.engine.rejected == []
 
 
 @case
@@ -244,17 +244,15 @@ async def test_a_real_worker_answers_what_is_left_of_damaged_recordings(tmp_path
             one.engines.append(Engine(plan, start, command=WORKER, **more))
             return one.engines[-1]
 
-        one.transcriber._hold = hold
-        one.transcriber._serve(
-            one.transcriber.engine_for(plan_for(one.settings), one.settings), one.settings
-        )
-        usual = await one.transcriber.rewrite(kept(one.spool, clip))
+        one.slot.loader._engine_factory = hold
+        await one.slot.replace(one.settings)
+        usual = await one.transcriber.retry(kept(one.spool, clip))
         assert len(usual.split()) > 3
         for number, value in enumerate((np.nan, np.inf, 1e30)):
             samples = clip.copy()
             samples[number * 1000] = value
             note = put(one.spool, recording(samples), f"20260103-000000-{number:04x}")
-            assert await one.transcriber.rewrite(note, Deliveries()) == usual
+            assert await one.transcriber.retry(note, Deliveries()) == usual
         loud = put(one.spool, recording(clip * 2.0**31), "20260104-000000-0000")
-        assert await one.transcriber.rewrite(loud) == usual
+        assert await one.transcriber.retry(loud) == usual
         assert one.engines[-1].failures == 0

@@ -80,27 +80,27 @@ async def test_a_worker_lost_while_figures_are_read_leaves_a_daemon_at_rest(
     act = LOST[name].act
     script = "*=ok" if act == "outside" else f"*={act}@{tmp_path}/once"
     async with at_work(tmp_path, script, **given) as one:
-        await one.transcriber.load()
+        await one.slot.load()
         told = await one.say().told
         if act == "outside":
-            os.kill(one.transcriber.engine.pid or 0, signal.SIGKILL)
+            os.kill(one.slot.engine.pid or 0, signal.SIGKILL)
         if sleeps:
             await until(lambda: act == "outside" or (tmp_path / "once").exists())
             await asyncio.sleep(0.2 * (seed % 3))
-            await one.transcriber.sleep()
+            await one.slot.suspend()
             await asyncio.wait_for(rested(one), REST_SECONDS)
-            await one.transcriber.wake()
+            await one.slot.resume()
         async with asyncio.timeout(REST_SECONDS):
             await rested(one)
-            await until(lambda: one.transcriber.engine.ready is not None)
-            await until(lambda: one.transcriber.still)
+            await until(lambda: one.slot.engine.ready is not None)
+            await until(lambda: one.slot.idle)
         await asyncio.sleep(0.1)
-        assert (one.transcriber.loading, one.transcriber.trouble, told.outcome) == (
+        assert (one.slot.loading, one.slot.error, told.outcome) == (
             "",
             "",
             "delivered",
         )
-        assert one.transcriber.engine.failures <= LOST[name].failures
+        assert one.slot.engine.failures <= LOST[name].failures
         assert [record.getMessage()[:9] for record in caplog.records].count("delivered") == 1
         assert (await one.say().told).outcome == "delivered"
         assert len(one.arrived) == 2
@@ -115,21 +115,19 @@ async def test_a_worker_that_comes_again_while_it_is_exchanged_leaves_nothing_lo
     gate.touch()
     monkeypatch.setenv("FAKE_WORKER_GATE", str(gate))
     async with at_work(tmp_path, "half=gate *=ok") as one:
-        await one.transcriber.load()
+        await one.slot.load()
         gate.unlink()
-        os.kill(one.transcriber.engine.pid or 0, signal.SIGKILL)
+        os.kill(one.slot.engine.pid or 0, signal.SIGKILL)
         recording = one.say()
-        await until(
-            lambda: one.transcriber.loading == "import"
-        )  # in the place of the one that was killed
-        using = asyncio.create_task(one.transcriber.use(other(one, "bfloat16"), strict=True))
+        await until(lambda: one.slot.loading == "import")  # in the place of the one that was killed
+        using = asyncio.create_task(one.slot.replace(other(one, "bfloat16"), strict=True))
         await until(lambda: len(one.engines) == 2 and one.engines[1].ready is not None)
         gate.touch()
         await using
         assert (await recording.told).outcome == "delivered"
         await rested(one)
-        assert one.transcriber.loading == ""
-        assert one.transcriber.engine is one.engines[1]
+        assert one.slot.loading == ""
+        assert one.slot.engine is one.engines[1]
 
 
 class SlowMicrophone(OpenMicrophone):

@@ -17,9 +17,9 @@ import pytest
 
 from asrd.config.settings import Settings
 from asrd.dictation import metrics
+from asrd.dictation.engine_slot import EngineSlot
 from asrd.dictation.fallback_monitor import _budget
 from asrd.dictation.idle_tasks import IdleTasks
-from asrd.dictation.transcriber import Transcriber
 from asrd.engine import capacity, planner
 from asrd.engine.process import NO_CARD
 from asrd.precision import gpu_power, gpus
@@ -310,10 +310,10 @@ def test_a_better_candidate_does_not_wake_a_card_that_sleeps(
         ready = object() if loaded else None
 
     Engine.on_card = on_card
-    transcriber = Transcriber.__new__(Transcriber)
-    transcriber.engine, transcriber.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]  # a stand-in with what is asked of an engine
+    slot = EngineSlot.__new__(EngineSlot)
+    slot.engine, slot.settings = Engine(), Settings(idle=idle)  # type: ignore[assignment]  # a stand-in with what is asked of an engine
     monkeypatch.setattr(gpu_power, "asleep", lambda: sleeps)
-    assert IdleTasks(transcriber)._would_wake() is waits
+    assert IdleTasks(slot)._would_wake() is waits
 
 
 def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(

@@ -208,7 +208,7 @@ async def test_a_model_that_is_chosen_while_somebody_speaks_writes_it_down(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Inside(tmp_path, monkeypatch, model="") as one:
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         recording = one.begin()
         one.wanted = Settings(
             model="*=ok", strategy="half", suffix="", sinks=("none",), notify=False
@@ -217,7 +217,7 @@ async def test_a_model_that_is_chosen_while_somebody_speaks_writes_it_down(
         await one.daemon.recorder.stop()
         await until(lambda: bool(one.arrived))
         assert (await recording.told).outcome == "delivered"
-        assert one.daemon.transcriber.trouble == ""
+        assert one.daemon.slot.error == ""
 
 
 @case

@@ -110,13 +110,13 @@ def test_a_retry_gives_the_very_parts_that_an_undisturbed_run_gives(
     @case
     async def go() -> None:
         async with at_work(tmp_path, deliver="segment") as one:
-            one.transcriber.settings = Settings(
+            one.slot.settings = Settings(
                 model="*=ok", strategy="half", deliver="segment", **TALKS[seed]
             )
-            monkeypatch.setattr(one.transcriber.engine, "transcribe", Script(seed).transcribe)
+            monkeypatch.setattr(one.slot.engine, "transcribe", Script(seed).transcribe)
             note = kept(one.spool, talk(seed))
             record = Deliveries(tmp_path / "whole.deliveries")
-            whole = await one.transcriber.rewrite(note, record)
+            whole = await one.transcriber.retry(note, record)
             wanted = [part.text for part in record.parts]
             lines = (tmp_path / "whole.deliveries").read_bytes().splitlines(keepends=True)
             assert len(lines) >= 2
@@ -125,7 +125,7 @@ def test_a_retry_gives_the_very_parts_that_an_undisturbed_run_gives(
                 beside.write_bytes(b"".join(lines[:count]))
                 again = Deliveries.of(beside)
                 assert len(again.parts) <= count
-                assert await one.transcriber.rewrite(note, again) == whole
+                assert await one.transcriber.retry(note, again) == whole
                 assert [part.text for part in again.parts] == wanted, (
                     f"killed after {count} of {len(lines)} parts"
                 )
@@ -390,10 +390,10 @@ def undisturbed(takes: Path, copy: Path, deliver: str) -> list[str]:
     @case
     async def go() -> None:
         async with at_work(copy, deliver=deliver) as one:
-            one.transcriber.settings = Settings(model="ok", deliver=deliver)
+            one.slot.settings = Settings(model="ok", deliver=deliver)
             samples, _ = soundfile.read(file, dtype="float32")
             record = Deliveries()
-            await one.transcriber.rewrite(kept(one.spool, samples), record)
+            await one.transcriber.retry(kept(one.spool, samples), record)
             texts.extend(part.text for part in record.parts)
 
     go()

@@ -109,7 +109,7 @@ async def prices(
     async with Inside(tmp_path, monkeypatch) as one:
         spool = one.daemon.transcriber.spool
         keep(spool, count)
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         assert (await one_answer(one, "status"))["waiting"] == count
         found["status"] = await price(one, opened, lambda: one_answer(one, "status"), 20)
         found["key"] = (await price(one, opened, lambda: one_answer(one, "toggle")))[0]

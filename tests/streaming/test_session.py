@@ -33,6 +33,9 @@ class Listener:
     candidate = Candidate(TABLE["fp32"], "cpu")
     ready: Any = None
 
+    async def fall_back(self, *_: Any) -> bool:
+        return False
+
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, int]] = []
         self.told: list[DecodingContext | None] = []
@@ -170,7 +173,7 @@ def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resu
     async def go() -> None:
         engine, dictation = Deaf(), StreamingSession(Settings(demote_empty=0.8))
         for _ in feed(dictation, ONWARD):
-            await dictation.decode(engine)
+            await dictation.decode(engine, fall_back=engine.fall_back)
         assert engine.left == (not resumed)
 
     asyncio.run(go())
@@ -219,10 +222,10 @@ def test_what_a_deaf_candidate_missed_is_heard_again_from_its_first_buffer_on(
     async def said(engine: Listener) -> tuple[str, float]:
         dictation = StreamingSession(Settings(demote_empty=limit))
         for _ in feed(dictation, sound):
-            await dictation.decode(engine)
+            await dictation.decode(engine, fall_back=engine.fall_back)
         dictation.finish()
-        await dictation.decode(engine)
-        return dictation.transcript.text, dictation.unheard
+        await dictation.decode(engine, fall_back=engine.fall_back)
+        return dictation.transcript.text, dictation.empty_retry.seconds
 
     async def go() -> None:
         (expected, _), (text, unheard) = await said(Listener()), await said(hard := Hard(10**6))
@@ -242,7 +245,7 @@ def test_fp32_that_came_for_another_reason_hears_what_was_missed_before_it() -> 
         for one in (plain, engine):
             dictation = StreamingSession(Settings(demote_empty=60.0))
             for at in feed(dictation, SENTENCES):
-                await dictation.decode(one)
+                await dictation.decode(one, fall_back=one.fall_back)
                 if at >= 4 * SAMPLE_RATE:
                     one.candidate = Candidate(TABLE["fp32"], "cpu")
             texts.append(dictation.transcript.text)
@@ -255,9 +258,9 @@ def test_a_candidate_that_hears_a_word_after_all_is_believed() -> None:
     async def go() -> None:
         engine, dictation = Hard(2), StreamingSession(Settings(demote_empty=2.5))
         for _ in feed(dictation, SENTENCES):
-            await dictation.decode(engine)
+            await dictation.decode(engine, fall_back=engine.fall_back)
         assert engine.candidate.precision.name == "half"
-        assert dictation.unheard == 0.0
+        assert dictation.empty_retry.seconds == 0.0
         assert dictation.transcript.text
 
     asyncio.run(go())
