@@ -17,8 +17,8 @@ from unittest import mock
 
 import pytest
 
+from asrd.dictation import engine_slot as room
 from asrd.dictation import recorder
-from asrd.dictation import transcriber as room
 from tests.daemon.test_daemon import Start, daemon, logind  # noqa: F401  (fixtures)
 from tests.dictation.test_transcriber import (
     SAID,
