@@ -143,7 +143,6 @@ TOO_LONG = {
     "cli.report": "the verb and what it reads of the journal",
     "cli.service": "the unit, the desktop entry and the verbs that install them",
     "cli.transcribe": "the verb and its printers",
-    "daemon.control_server": "connections and the bounds of each",
     "desktop.sinks": "every sink of text",
     "engine.engine": "the start of a worker, the requests to it and its end",
     "evaluation.report.text": "text and JSON of a comparison",

@@ -14,9 +14,9 @@ from asrd.audio.files import SoundFile
 from asrd.audio.sources import AudioSource, open_source
 from asrd.config import faults
 from asrd.config.settings import Settings
-from asrd.daemon import control_socket, sd_notify
+from asrd.daemon import control_socket, descriptors, sd_notify
 from asrd.daemon.announcements import log_notes, warn_of_text
-from asrd.daemon.control_server import raise_descriptor_limit, refuse_rest
+from asrd.daemon.control_server import refuse_rest
 from asrd.daemon.daemon import Daemon
 from asrd.daemon.handlers import Handlers
 from asrd.daemon.settings_changes import SettingsChanges
@@ -73,7 +73,7 @@ def run(
     listen: Callable[[str, str], AudioSource] = open_source,
 ) -> int:
     """Be the daemon until a signal ends it. Raises SocketError, ConfigError, UsageError."""
-    raise_descriptor_limit()
+    descriptors.raise_descriptor_limit()
     if settings.source != "mic":
         _check_file(settings.source)
         settings = choice.for_files(settings)

@@ -7,6 +7,7 @@ A file imports only from files above it, and from packages below this one.
     older_names     names of an older release on the control socket, beside today's. Imports little
     client          one request to the daemon and its replies; a busy daemon is asked again. Imports little
     logind          suspend and resume, with a delay inhibitor
+    descriptors     the limit of file descriptors, and how many clients it allows
     control_server  the control socket from inside: lines, limits, clients
     key_presses     a key that is held or bounces, told from one that is pressed again
     replies         what the daemon says to the verbs: sentences made of its state (pure)

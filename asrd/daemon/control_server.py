@@ -11,7 +11,6 @@ import asyncio
 import collections
 import contextlib
 import logging
-import resource
 import select
 import socket
 from collections.abc import AsyncGenerator, Callable
@@ -19,26 +18,12 @@ from typing import Any
 
 import msgspec
 
+from asrd.daemon import descriptors
 from asrd.daemon.control_socket import BACKLOG, MAX_LINE
 from asrd.errors import AsrdError, BusyError, UsageError, nearest
 from asrd.text import filenames
 
 log = logging.getLogger("asrd")
-
-CONNECTIONS = 2000
-"""Clients connected at once, fewer where the descriptor limit is low. The kernel holds more until
-one leaves.
-
-From half of them on, clients that have been silent for a while are ended, so that the other half is
-for new ones.
-"""
-
-SPARE_DESCRIPTORS = 128
-"""Descriptors that are no client's: the microphone's, the worker's, those of files and sinks."""
-
-MAX_DESCRIPTORS = 4096
-"""Soft limit that the daemon gives itself. More would slow programs that close every descriptor
-before they begin."""
 
 FOLLOWERS, LENGTHY_REQUESTS = 100, 100
 """Requests at once that follow the status, and that wait for a worker. More are told "busy"; keys
@@ -127,7 +112,7 @@ class ControlServer:
         line.setblocking(False)
         line.listen(BACKLOG)  # systemd's may have been opened with a shorter queue
         self._line = line
-        self._places = connections()
+        self._places = descriptors.connections()
         asyncio.get_running_loop().add_reader(line.fileno(), self._let_in)
 
     async def close(self) -> None:
@@ -316,22 +301,6 @@ def lasting(request: Request) -> tuple[str, int]:
     if request.verb == "status" and request.follow:
         return "follow the status", FOLLOWERS
     return ("wait for a worker", LENGTHY_REQUESTS) if request.verb in LENGTHY_VERBS else ("", 0)
-
-
-def connections() -> int:
-    """Return how many clients may be connected at once under this process's descriptor limit."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, min(CONNECTIONS, soft - SPARE_DESCRIPTORS))
-
-
-def raise_descriptor_limit() -> None:
-    """Raise the soft limit of descriptors, which is 1,024 in most sessions, as far as the daemon
-    can use."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def refuse_rest(line: socket.socket) -> None:

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrd.daemon import control_server
+from asrd.daemon import descriptors as descriptor_limits
 from asrd.daemon.control_server import Answers, ControlServer, Request, parse
 from asrd.daemon.control_socket import MAX_LINE
 from asrd.errors import UsageError
@@ -375,7 +376,7 @@ def test_a_thousand_silent_clients_do_not_keep_one_polite_client_waiting(tmp_pat
     async def go(one: Room) -> None:
         with crowd(one, count, b""):
             await one.polite()
-            assert len(one.server._clients) <= control_server.CONNECTIONS
+            assert len(one.server._clients) <= descriptor_limits.CONNECTIONS
 
     run(tmp_path, go)
 
@@ -425,10 +426,10 @@ def test_a_thousand_clients_truly_at_once_are_all_answered(tmp_path: Path) -> No
 def test_more_clients_than_places_are_all_answered_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control_server, "CONNECTIONS", 50)
+    monkeypatch.setattr(descriptor_limits, "CONNECTIONS", 50)
 
     async def go(one: Room) -> None:
-        one.server._places = control_server.connections()
+        one.server._places = descriptor_limits.connections()
         with crowd(one, 900, STATUS) as clients:
             assert await read_all(clients) == 900 * [[{"ok": True, "state": "IDLE"}]]
 
@@ -573,7 +574,7 @@ def test_places_follow_the_limit_of_descriptors(
     monkeypatch: pytest.MonkeyPatch, soft: int, places: int
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, soft))
-    assert control_server.connections() == places
+    assert descriptor_limits.connections() == places
 
 
 @pytest.mark.parametrize(
@@ -592,7 +593,7 @@ def test_the_daemon_raises_its_descriptor_limit_as_far_as_it_can_use(
     given: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda which, pair: given.append(pair))
-    control_server.raise_descriptor_limit()
+    descriptor_limits.raise_descriptor_limit()
     assert given == ([(wanted, limits[1])] if wanted else [])
 
 
