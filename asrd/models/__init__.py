@@ -3,7 +3,11 @@
 A file imports only from files above it, and from packages below this one.
 
     untrusted_yaml   YAML of a stranger read within bounds, its references resolved (pure)
-    model_config     what a model's config may say: classes, files, sizes; the rest is left out (pure)
+    config_schema    what a model's config may name: classes by their place, keys, sizes, files (pure)
+    config_classes   what a config would have called, against what is admitted at each place (pure)
+    config_sizes     the sizes of a config, against the tensors of the same file (pure)
+    config_files     the files that a config names, and its entries that are emptied or unknown (pure)
+    model_config     a config read, checked and left with what inference needs (pure)
     archive          the members of a .nemo file: plain names, each once, within bounds
     tensors          a tensor of a checkpoint: name, shape, dtype and where its numbers lie (pure)
     unpickler        the pickle that describes a torch file's tensors, read without running code

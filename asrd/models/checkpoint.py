@@ -19,7 +19,7 @@ from typing import IO, Any, NamedTuple
 import msgspec
 
 from asrd.errors import ModelError
-from asrd.models import archive, model_config, torch_file
+from asrd.models import archive, config_schema, model_config, torch_file
 from asrd.models.tensors import EMBEDDING, HEAD, Tensor, TensorLocation, is_buffer, unique
 from asrd.models.untrusted_yaml import shown
 
@@ -300,7 +300,7 @@ def _described(path: Path, size: int, found: _Contents) -> Header:
 def _family(path: Path, target: str, config: dict[str, Any]) -> str:
     """Return the family of a model's class. Raises ModelError: a class that is not supported."""
     kind = target.rpartition(".")[2]
-    if kind not in FAMILIES or target not in model_config.TARGETS:
+    if kind not in FAMILIES or target not in config_schema.TARGETS:
         named = shown(target) or "not named"
         raise ModelError(
             f"{path} is a .nemo of another kind of model: target {named}",

@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 from asrd.errors import ModelError
-from asrd.models import archive, checkpoint, model_config, torch_file, untrusted_yaml
+from asrd.models import archive, checkpoint, config_schema, model_config, torch_file, untrusted_yaml
 from asrd.models.names import SHIPPED
 from asrd.models.tensors import Tensor
 from asrd.paths import DATA
@@ -450,7 +450,7 @@ def test_a_tokenizer_is_read_from_the_archive_alone(bases: Any) -> None:
         "nemo:./../x",
     ):
         for model, place in (("demo-ctc", "tokenizer"), ("demo", "tokenizer.langs.en")):
-            for key in model_config.TOKENIZER_FILES:
+            for key in config_schema.TOKENIZER_FILES:
                 config = copy.deepcopy(bases[model][0])
                 at(config, f"{place}.{key}", value)
                 message = refusal(yaml.safe_dump(config).encode(), bases[model])
@@ -548,7 +548,7 @@ def test_what_inference_does_not_need_is_left_out(bases: Any) -> None:
         assert not set(more) & set(found.config)
         assert (
             "_target_" not in found.config.get("loss", {})
-            or found.config["loss"] == model_config.LOSS
+            or found.config["loss"] == config_schema.LOSS
         )
         assert found.unknown == found.emptied == ()
 
@@ -748,7 +748,7 @@ def saved(members: dict[str, bytes], how: str, path: Path) -> Path:
         # before 1.0 tokenizers kept their names, and the config had the paths of the training machine
     ):
         config = yaml.safe_load(members["model_config.yaml"])
-        for key, usual in model_config.TOKENIZER_FILES.items():
+        for key, usual in config_schema.TOKENIZER_FILES.items():
             if key in config["tokenizer"]:
                 members[usual] = members.pop(config["tokenizer"].pop(key).removeprefix("nemo:"))
         config["tokenizer"]["dir"] = "/data/somebody/tokenizers"

@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 
 from asrd.errors import AsrdError, DiskError, ModelError
-from asrd.models import archive, model_config
+from asrd.models import archive, config_files, model_config
 from asrd.models.checkpoint import (
     CONFIG,
     HIDDEN_WEIGHTS,
@@ -356,7 +356,7 @@ class CheckpointReader:
         return self._with_files(self._checked) | {"restore_timestamps_model": self._hidden}
 
     def _with_files(self, checked: model_config.Checked) -> dict[str, Any]:
-        for section, key, name in model_config.tokenizer_files(checked.config):
+        for section, key, name in config_files.tokenizer_files(checked.config):
             file = self.folder / name
             section[key] = str(file) if name and file.is_file() else None
         return checked.config
