@@ -31,13 +31,13 @@ from asrd.recordings.deliveries import Deliveries
 from asrd.streaming.session import StreamingSession
 from tests import sound
 from tests.cli.test_control import STATUS
+from tests.dictation.test_engine_slot import other
 from tests.dictation.test_transcriber import (
     SAID,
     TWICE,
     Room,
     at_work,
     case,
-    other,
     push,
     rested,
     until,

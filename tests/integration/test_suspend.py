@@ -20,12 +20,12 @@ import pytest
 from asrd.dictation import engine_slot as room
 from asrd.dictation import recorder
 from tests.daemon.test_daemon import Start, daemon, logind  # noqa: F401  (fixtures)
+from tests.dictation.test_engine_slot import other
 from tests.dictation.test_transcriber import (
     SAID,
     OpenMicrophone,
     at_work,
     case,
-    other,
     rested,
     until,
 )
