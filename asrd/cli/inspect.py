@@ -13,14 +13,9 @@ from typing import Any
 import msgspec
 
 from asrd.config.settings import Settings
-from asrd.engine.planner import (
-    PlanReport,
-    StrategyEstimate,
-    header_of,
-    languages,
-    parse_gpu,
-    plan_report,
-)
+from asrd.engine.estimates import StrategyEstimate
+from asrd.engine.model_facts import header_of, languages
+from asrd.engine.planner import PlanReport, parse_gpu, plan_report
 from asrd.engine.tuned import TAKES, TunedStrategy, TuningResult
 from asrd.errors import ModelError
 from asrd.evaluation.normalising import units

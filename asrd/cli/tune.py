@@ -29,7 +29,7 @@ from asrd.cli import inspect
 from asrd.config.settings import Settings, budget
 from asrd.daemon import client
 from asrd.engine import engine, planner, tuned
-from asrd.engine.planner import check_languages
+from asrd.engine.model_facts import check_languages
 from asrd.engine.tuned import TAKES, TuningResult
 from asrd.errors import (
     AsrdError,

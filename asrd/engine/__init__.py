@@ -4,7 +4,9 @@ A file imports only from files above it, and from packages below this one.
 
     baseline   what compare measured here, kept for the daemon's own figures
     tuned      what tune found here, kept: the strategy that auto takes, by what figures, and whether it still holds
-    planner    what each strategy would need on a card, and which would run: values
+    model_facts  what is known of a model before a worker is started: header, languages
+    estimates  what each strategy would need on a card: exact, estimated and measured figures
+    planner    which strategy would run, what each needs, and why: gathers facts once, then decides
     process    the worker from outside: its process, its frames, its scratch folder, how it was lost
     reception  what a worker sends, made harmless: its strings, and the times of its words (pure)
     verify     whether a worker runs in the precision that it was started with (pure)

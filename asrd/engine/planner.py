@@ -1,9 +1,8 @@
-"""What each strategy would need on a card, which one would run there, and why: values, before
-anything is started.
+"""Which strategy would run on this machine, what each would need, and why: before anything is
+started.
 
-Reads a header or, where no file is here, the known architecture; opens no weights. Figures that are
-exact, measured and estimated keep apart by name. Asks neither NVML nor the network; imports neither
-torch nor numpy.
+First `gather` looks everything up once: the card, the model's header, what tune and compare found.
+Then `decide` makes a plan of these facts and looks nothing up. Imports neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -15,58 +14,59 @@ import msgspec
 
 from asrd import protocol
 from asrd.config.settings import Settings, budget
-from asrd.engine import baseline, tuned
-from asrd.engine.tuned import TuningResult, evidence_for
-from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
-from asrd.models import architectures, checkpoint, names
+from asrd.engine import estimates, model_facts, tuned
+from asrd.engine.baseline import BaselineFigures
+from asrd.engine.estimates import StrategyEstimate
+from asrd.engine.tuned import TuningResult
+from asrd.errors import AsrdError, UsageError
+from asrd.models import architectures, names
 from asrd.models.checkpoint import Header
-from asrd.models.memory_estimate import CONTEXT, Estimate, needs
 from asrd.precision import gpus
+from asrd.precision.gpus import GpuSelection
 from asrd.precision.needs import fitted
-from asrd.precision.plan import (
-    Gpu,
-    Need,
-    Plan,
-    device_for,
-    obstacle,
-    plan,
-)
-from asrd.precision.strategies import BASELINE, TABLE, Precision
+from asrd.precision.plan import Gpu, Need, Plan, device_for, plan
+from asrd.precision.strategies import BASELINE, TABLE
 
 log = logging.getLogger("asrd")
 
 GIB = 1 << 30
 
-LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(-[A-Z]{2})?")
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a plan is decided from."""
+
+    gpus: list[Gpu]
+    """The cards to choose among."""
+    gpu: Gpu | None
+    """The card that the settings mean; None for the CPU."""
+    gpu_problem: str
+    """Why none of this machine's cards can be used and what helps; empty where nothing is amiss."""
+    free: int | None
+    """Bytes that are free on the card; None for the CPU."""
+    header: Header | None
+    """The model's; None where it was not read or could not be."""
+    path: str
+    """Where the header was read; empty where it was computed from the known architecture."""
+    model_problem: AsrdError | None
+    """Why there is no header."""
+    tuned: TuningResult | None
+    """What `asrd tune` found of `auto` for this model; None without it, or for another strategy."""
+    stale: str
+    """Why `tuned` does not hold any more; empty while it does."""
+    baseline: dict[str, BaselineFigures]
+    """What `asrd compare` measured of this model on this card, by strategy."""
 
 
-class StrategyEstimate(msgspec.Struct, frozen=True):
-    """What one strategy would need. Bytes; `weights` is exact where a file was read, `measured` was
-    measured here."""
+class Decision(msgspec.Struct, frozen=True):
+    """A plan, and the figures it was decided by."""
 
-    strategy: str
-    weights: int
-    ratio: float
-    """Of FP32's weights."""
-    load_peak: int
-    activations: int
-    process: int
-    """Estimated: weights, activations, and `context` of the outlook."""
-    measured: int | None
-    """What `asrd compare` saw the process hold on this card; None where it did not."""
-    source: str
-    """The instrument of `measured`: nvml, or meminfo, which other processes disturb; empty without
-    one."""
-    obstacle: str
-    """Why this card cannot run it; empty when it can, or where there is no card."""
-    headroom: int | None
-    """Bytes left under the limit, measured where that is known; below zero where it does not fit;
-    None on the CPU."""
-
-    @property
-    def need(self) -> int:
-        """Bytes that a plan reckons with: measured where that is known, else estimated."""
-        return self.process if self.measured is None else self.measured
+    plan: Plan
+    budget: int | None = None
+    """Bytes that `vram_budget` allows; None without a budget or a card."""
+    limit: int | None = None
+    """Bytes that the worker may use: what is free, or the budget where that is less."""
+    strategies: list[StrategyEstimate] = []
+    """What each strategy needs; empty where the model's sizes are not known."""
 
 
 class PlanReport(msgspec.Struct, frozen=True):
@@ -106,67 +106,6 @@ class PlanReport(msgspec.Struct, frozen=True):
     """Why it does not hold any more; empty while it does."""
 
 
-def header_of(name: str) -> tuple[Header, str]:
-    """Return a model's header and the path it was read from; "" where it was computed from the
-    architecture.
-
-    Raises:
-        ModelError: a file that cannot be used, or a name on the hub that is neither here nor known.
-        UsageError: no name at all.
-    """
-    try:
-        path = names.resolve(name)
-    except names.NotCachedError as missing:
-        if missing.name in architectures.ARCHITECTURES:
-            return architectures.describe(missing.name), ""
-        raise ModelError(
-            f"{missing.name} is not in the cache, and its sizes are not known without its file",
-            "asrd transcribe with --model downloads it; asrd models lists the known names",
-        ) from missing
-    return checkpoint.header(path), str(path)
-
-
-def languages(name: str, header: Header) -> str:
-    """Return the languages of a model, as its name is known for or its file tells; empty where
-    neither does."""
-    full = f"nvidia/{name}" if f"nvidia/{name}" in architectures.ARCHITECTURES else name
-    known = architectures.ARCHITECTURES.get(full)
-    return (
-        "en" if name in names.SHIPPED else known.languages if known else " ".join(header.languages)
-    )
-
-
-def check_languages(settings: Settings) -> None:
-    """Say where a language was chosen that the model is known not to have. Reads a model file only
-    where one was.
-
-    Raises ConfigError for a model that is told the language, which it then would refuse or write
-    nonsense in.
-    """
-    asked = [key for key in ("source_lang", "target_lang") if getattr(settings, key) != "en"]
-    if not asked or not settings.model:
-        return
-    try:
-        header, _ = header_of(settings.model)
-    except AsrdError:  # the worker tells what is wrong with the model
-        return
-    spoken = languages(settings.model, header).split()
-    known = [code for code in spoken if LANGUAGE_CODE.fullmatch(code)]
-    for key in asked:
-        code = getattr(settings, key)
-        if (
-            known != spoken
-            or not known
-            or code.partition("-")[0] in [one.partition("-")[0] for one in known]
-        ):
-            continue
-        have = f"the model {settings.model} knows {' '.join(known)}"
-        if header.family == "aed":
-            hint = f'write {key} = "{known[0]}", or choose another model'
-            raise ConfigError(f"{key} = {code!r} is no language of this model: {have}", hint)
-        log.warning("%s = %r does nothing: %s", key, code, have)
-
-
 def parse_gpu(text: str) -> Gpu:
     """Return the card that "NAME:CAPABILITY:GIB" describes, all of its memory free. Raises
     UsageError."""
@@ -178,6 +117,84 @@ def parse_gpu(text: str) -> Gpu:
         )
     total = int(float(found[4]) * GIB)
     return Gpu(0, found[1].strip(), (int(found[2]), int(found[3])), total, total)
+
+
+def gather(
+    settings: Settings,
+    seen: GpuSelection,
+    *,
+    hypothetical: bool = False,
+    always_header: bool = True,
+) -> Facts:
+    """Look up once what a plan is decided from.
+
+    Args:
+        seen: the cards to plan for.
+        hypothetical: these cards are not in this machine, so nothing was measured on them.
+        always_header: read the model's header for the CPU as well.
+
+    Raises PrecisionError: a device that is not there.
+    """
+    header, path, problem = None, "", None
+    card = seen.card
+    if card is not None or always_header:
+        try:
+            header, path = model_facts.header_of(settings.model)
+        except AsrdError as error:
+            problem = error
+    record, stale = None, ""
+    if settings.strategy == "auto" and not hypothetical:
+        record, stale = tuned.find(settings, card)
+    return Facts(
+        gpus=seen.cards,
+        gpu=card,
+        gpu_problem=seen.lack,
+        free=card.free if card else None,
+        header=header,
+        path=path,
+        model_problem=problem,
+        tuned=record,
+        stale=stale,
+        baseline={} if hypothetical else estimates.measured(settings, card),
+    )
+
+
+def decide(settings: Settings, facts: Facts) -> Decision:
+    """Return the candidates to try, what each needs, and none that is above the memory budget: a
+    pure function of these facts.
+
+    A model whose sizes nobody knows keeps all its candidates; the worker's own allocator then keeps
+    the limit.
+
+    Raises ConfigError, PrecisionError: no such strategy or component.
+    """
+    asked = settings.requested
+    evidence = facts.tuned.value(facts.stale) if facts.tuned else None
+    made = plan(
+        asked, facts.gpu, settings.preset, evidence, facts.gpu_problem, _why_cpu(settings, facts)
+    )
+    if facts.header is None:
+        return Decision(made)
+    allowed = budget(settings.vram_budget, facts.gpu.total) if facts.gpu else None
+    limit = facts.free
+    if limit is not None and allowed is not None:
+        limit = min(limit, allowed)
+    table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
+    lines = estimates.estimates(
+        facts.header, table.values(), settings, facts.gpu, limit, facts.baseline
+    )
+    needed = {line.strategy: Need(line.need, line.measured is not None) for line in lines}
+    made = msgspec.structs.replace(made, needs=needed)
+    if allowed is not None:
+        made = fitted(made, allowed)
+    return Decision(made, allowed, limit, lines)
+
+
+def _why_cpu(settings: Settings, facts: Facts) -> str:
+    """Return why a plan is for the CPU, where it is."""
+    if settings.device == "cpu":
+        return "device = cpu"
+    return "no usable GPU" if facts.gpu_problem else "no GPU"
 
 
 def plan_report(
@@ -192,184 +209,85 @@ def plan_report(
     Raises:
         UsageError, ModelError, PrecisionError: no such model, file, component or card.
     """
-    header, path = header_of(settings.model)
-    asked = settings.requested
-    card = device_for(settings.device, gpus)
-    told = settings.strategy == "auto" and not imagined
-    record, stale = tuned.find(settings, card) if told else (None, "")
-    value = record.value(stale) if record else None
-    allowed = budget(settings.vram_budget, card.total) if card else None
-    limit = min(card.free, card.free if allowed is None else allowed) if card else None
-    table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
-    before = {} if imagined else measured(settings, card)
-    context = _context(header, settings, before)
-    lines = [
-        _line(header, precision, settings, card, limit, before, context)
-        for precision in table.values()
-    ]
-    candidates = _bounded(
-        plan(asked, settings.device, gpus, settings.preset, value, lack), lines, allowed
-    )
-    fits = candidates if limit is None else fitted(candidates, limit)
+    seen = GpuSelection(gpus, lack, card=device_for(settings.device, gpus))
+    facts = gather(settings, seen, hypothetical=imagined)
+    if facts.header is None:
+        raise facts.model_problem or UsageError(f"no header of {settings.model}")
+    header, found = facts.header, decide(settings, facts)
+    fits = found.plan if found.limit is None else fitted(found.plan, found.limit)
+    recalled = ""
+    if not facts.path:
+        recalled = architectures.ARCHITECTURES[names.hub_name(settings.model)].recalled
     return PlanReport(
         model=settings.model,
-        path=path,
-        exact=bool(path),
+        path=facts.path,
+        exact=bool(facts.path),
         family=header.family,
         parameters=header.parameters,
         components=header.components,
-        languages=languages(settings.model, header),
+        languages=model_facts.languages(settings.model, header),
         hidden_bytes=header.hidden_bytes,
         hypothetical=imagined,
         gpus=gpus,
-        card=card,
-        limit=limit,
-        budget=allowed,
-        plan=candidates,
-        chosen=candidates.candidates[0].name,
+        card=facts.gpu,
+        limit=found.limit,
+        budget=found.budget,
+        plan=found.plan,
+        chosen=found.plan.candidates[0].name,
         expected=fits.candidates[0].name,
-        context=context,
-        recalled=""
-        if path
-        else architectures.ARCHITECTURES[names.hub_name(settings.model)].recalled,
-        strategies=lines,
-        evidence=record,
-        stale=stale,
+        context=estimates.context_bytes(header, settings, facts.baseline),
+        recalled=recalled,
+        strategies=found.strategies,
+        evidence=facts.tuned,
+        stale=facts.stale,
     )
 
 
-def planned(settings: Settings, gpus: list[Gpu], lack: str = "") -> Plan:
-    """Return the candidates to try with these cards, what each needs, and none that is above the
-    memory budget.
-
-    A model whose sizes nobody knows keeps all its candidates; the worker's own allocator then keeps
-    the limit.
-
-    Args:
-        lack: why none of this machine's cards can be used, for the reason.
-
-    Raises: UsageError, PrecisionError; ConfigError for a language that the model has not.
-    """
-    check_languages(settings)
-    card = device_for(settings.device, gpus)
-    if card is not None:
-        try:
-            return plan_report(settings, gpus).plan
-        except AsrdError:
-            pass  # what is wrong with the model, if anything is, the worker tells
-    return plan(
-        settings.requested,
-        settings.device,
-        gpus,
-        settings.preset,
-        evidence_for(settings, gpus),
-        lack,
-    )
-
-
-def _bounded(made: Plan, lines: list[StrategyEstimate], allowed: int | None) -> Plan:
-    """Return a plan that knows what each strategy needs, within what is allowed."""
-    needed = {line.strategy: Need(line.need, line.measured is not None) for line in lines}
-    made = msgspec.structs.replace(made, needs=needed)
-    return made if allowed is None else fitted(made, allowed)
-
-
-def measured(settings: Settings, card: Gpu | None) -> dict[str, baseline.BaselineFigures]:
-    """Return what `asrd compare` measured of this model on this card, by strategy; empty where it
-    did not.
-
-    The second model of newer Canary files was not part of that.
-    """
-    found = (
-        baseline.find(settings.model, "cuda") if card and not settings.timestamps_model else None
-    )
-    if card is None or found is None or found.card not in ("", card.name):
-        return {}
-    return {
-        name: one
-        for name, one in found.strategies.items()
-        if one.process is not None and one.source != "rss"
-    }
-
-
-def _context(
-    header: Header, settings: Settings, before: dict[str, baseline.BaselineFigures]
-) -> int:
-    """Return what CUDA and its libraries take on this card: the most that a measured process held
-    beside its model."""
-    beside = [
-        (one.process or 0) - needs(header, TABLE[name], settings.window).process + CONTEXT
-        for name, one in before.items()
-        if name in TABLE
-    ]
-    return max(0, *beside) if beside else CONTEXT
-
-
-def _line(
-    header: Header,
-    precision: Precision,
-    settings: Settings,
-    card: Gpu | None,
-    limit: int | None,
-    before: dict[str, baseline.BaselineFigures],
-    context: int,
-) -> StrategyEstimate:
-    hidden = settings.timestamps_model
-    estimate: Estimate = needs(header, precision, settings.window, hidden)
-    whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
-    own = precision != TABLE.get(
-        precision.name
-    )  # a map of the user's own was not measured under this name
-    seen = None if own else before.get(precision.name)
-    estimated = estimate.process - CONTEXT + context
-    need = estimated if seen is None or seen.process is None else seen.process
-    return StrategyEstimate(
-        strategy=precision.name,
-        weights=estimate.weights,
-        ratio=round(estimate.weights / whole, 4),
-        load_peak=estimate.load_peak,
-        activations=estimate.activations,
-        process=estimated,
-        measured=seen.process if seen else None,
-        source=seen.source if seen else "",
-        obstacle=obstacle(precision, card) if card else "",
-        headroom=None if limit is None else limit - need,
-    )
-
-
-def _selection(settings: Settings) -> gpus.GpuSelection:
+def _select(settings: Settings) -> GpuSelection:
     """Return the cards to choose among; for the CPU none is asked, which would wake one that
     sleeps."""
-    return gpus.GpuSelection([]) if settings.device == "cpu" else gpus.select_gpu(settings.device)
+    return GpuSelection([]) if settings.device == "cpu" else gpus.select_gpu(settings.device)
 
 
 def plan_for(settings: Settings) -> Plan:
-    """Return the plan for these settings on this machine, and what each needs. Raises UsageError,
-    PrecisionError."""
-    sight = _selection(settings)
-    made = planned(settings, sight.cards, sight.lack)
+    """Return the plan for these settings on this machine, and what each needs.
+
+    Raises: UsageError, PrecisionError; ConfigError for a language that the model has not.
+    """
+    seen = _select(settings)
+    made = planned(settings, seen)
     if any(one.detail in made.reason for one in made.rejected):
-        log.warning(
-            "%s", made.reason
-        )  # another strategy than was asked for is never taken in silence
-    elif sight.why:
-        log.warning("%s: the plan is for the CPU (%s)", sight.why, sight.fix)
+        # Another strategy than was asked for is never taken in silence.
+        log.warning("%s", made.reason)
+    elif seen.why:
+        log.warning("%s: the plan is for the CPU (%s)", seen.why, seen.fix)
     return made
+
+
+def planned(settings: Settings, seen: GpuSelection) -> Plan:
+    """Return the plan for these settings with these cards. Raises as `plan_for`."""
+    facts = gather(settings, seen, always_header=False)
+    model_facts.check_languages(settings, facts.header)
+    try:
+        return decide(settings, facts).plan
+    except AsrdError:
+        # Components that the model lacks are the worker's to tell; the plan does without figures.
+        return decide(settings, msgspec.structs.replace(facts, header=None)).plan
 
 
 def card_for(settings: Settings) -> Gpu | None:
     """Return the card that these settings mean, None for the CPU; why one cannot be used is told.
     As `plan_for`."""
-    sight = _selection(settings)
-    if sight.why:
-        log.warning("%s: the CPU is measured (%s)", sight.why, sight.fix)
-    return device_for(settings.device, sight.cards)
+    seen = _select(settings)
+    if seen.why:
+        log.warning("%s: the CPU is measured (%s)", seen.why, seen.fix)
+    return seen.card
 
 
 def start_for(settings: Settings) -> protocol.Start:
     """Return what a worker is started with under these settings; the candidate fills in precision
     and device."""
-    card = device_for(settings.device, _selection(settings).cards) if settings.vram_budget else None
+    card = _select(settings).card if settings.vram_budget else None
     return protocol.Start(
         model=settings.model,
         precision=BASELINE,

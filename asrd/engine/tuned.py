@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from asrd.config.settings import Settings
 from asrd.errors import AsrdError, DiskError
 from asrd.models import names
 from asrd.precision import gpus as precision_gpus
-from asrd.precision.plan import Evidence, Gpu, device_for
+from asrd.precision.plan import Evidence, Gpu
 from asrd.text import filenames, text_files
 from asrd.text.characters import readable
 
@@ -227,18 +226,6 @@ def find(settings: Settings, gpu: Gpu | None) -> tuple[TuningResult | None, str]
         return found[-1], "the model's file is not here"
     nearest = min(reversed(found), key=lambda one: len(_differences(one.key, key)))
     return nearest, "; ".join(_differences(nearest.key, key))
-
-
-def evidence_for(settings: Settings, gpus: Iterable[Gpu]) -> Evidence | None:
-    """Return what a plan for these settings may go by; None where another strategy than `auto` is
-    asked for.
-
-    Raises PrecisionError: a device that is not there.
-    """
-    if settings.strategy != "auto":
-        return None
-    record, stale = find(settings, device_for(settings.device, gpus))
-    return record.value(stale) if record else None
 
 
 def _of(key: Key, name: str) -> object:

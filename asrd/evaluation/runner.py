@@ -33,7 +33,7 @@ from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.engine import baseline, engine, planner, tuned
-from asrd.engine.planner import check_languages
+from asrd.engine.model_facts import check_languages
 from asrd.errors import AsrdError, DiskError, EngineError, ManifestError, UsageError
 from asrd.evaluation import components, judging, manifest
 from asrd.evaluation.manifest import Clip

@@ -291,11 +291,13 @@ class GpuSelection(msgspec.Struct, frozen=True):
     """Why there is none, where one was to be had."""
     fix: str = ""
     """What helps."""
+    card: Gpu | None = None
+    """The one that the device means; None for the CPU."""
 
     @property
     def lack(self) -> str:
-        """Both as one clause; "" where nothing is amiss."""
-        return f"{self.why} ({self.fix})" if self.why else ""
+        """Why and what helps as one clause; "" where nothing is amiss."""
+        return f"{self.why} ({self.fix})" if self.fix else self.why
 
 
 @opened
@@ -310,11 +312,14 @@ def select_gpu(device: str) -> GpuSelection:
     if meant is None:
         return GpuSelection(seen, *(absence() if device == "auto" else ("", "")))
     fit = [card for card in seen if not unfit(card)[0]]
+    if meant in fit:
+        return GpuSelection(fit, card=meant)
+    # Another card may be meant as well, by the same words.
     try:
-        missing = device_for(device, fit) is None
+        card = device_for(device, fit)
     except PrecisionError:
         raise PrecisionError(*unfit(meant)) from None
-    return GpuSelection(fit, *(unfit(meant) if missing else ("", "")))
+    return GpuSelection(fit, *(("", "") if card else unfit(meant)), card=card)
 
 
 @opened

@@ -262,28 +262,25 @@ def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Candidate, ..
 
 def plan(
     requested: str | Precision,
-    device: str = "auto",
-    gpus: Iterable[Gpu] = (),
+    gpu: Gpu | None = None,
     preset: str = "default",
     evidence: Evidence | None = None,
     lack: str = "",
+    why_cpu: str = "no GPU",
 ) -> Plan:
     """Return the candidates to try for a request on this hardware.
 
     Args:
         requested: a strategy's name, `auto`, or a Precision of the user's own making.
-        device: auto, cpu, cuda, cuda:N or a part of a card's name.
-        gpus: the cards that are there.
+        gpu: the card that is meant; None for the CPU.
         preset: the bounds for `auto`.
         evidence: what was measured of `auto` on this device.
         lack: why none of the cards of this machine can be used, where it has some, and what helps.
+        why_cpu: why it is the CPU, where it is, in few words.
 
-    Raises:
-        ConfigError: an unknown strategy. PrecisionError: a device that is not there.
+    Raises ConfigError: an unknown strategy.
     """
-    gpu = device_for(device, gpus)
     if requested == "auto":
-        why_cpu = "device = cpu" if device == "cpu" else "no usable GPU" if lack else "no GPU"
         precision, reason = choose(preset, gpu, evidence, why_cpu)
     else:
         precision = find(requested) if isinstance(requested, str) else requested

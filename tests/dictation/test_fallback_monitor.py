@@ -26,7 +26,7 @@ from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine import baseline, capacity
 from asrd.engine.baseline import Baseline, BaselineFigures
 from asrd.precision import gpus, memory
-from asrd.precision.plan import Gpu, Need, plan
+from asrd.precision.plan import Gpu, Need
 from asrd.recordings.deliveries import Deliveries
 from asrd.streaming.session import StreamingSession
 from tests import sound
@@ -43,6 +43,7 @@ from tests.dictation.test_transcriber import (
     until,
 )
 from tests.helpers import ROOT
+from tests.precision.plans import plan_on
 
 MIB = 1 << 20
 
@@ -293,7 +294,7 @@ async def test_where_no_candidate_would_help_that_is_said_once(
         engine = one.slot.engine
         engine._chain.candidates = [
             candidate
-            for candidate in plan("tf32", "auto", [CARD]).candidates
+            for candidate in plan_on("tf32", "auto", [CARD]).candidates
             if candidate.name != "fp32"
         ]
         baseline.keep(
@@ -375,10 +376,10 @@ async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_
 
 def test_what_the_hardware_refuses_is_below_what_was_asked_too() -> None:
     old = Gpu(0, "Tesla T4", (7, 5), 1 << 33, 1 << 33)
-    assert fallback_monitor.wanted(plan("bfloat16", "auto", [old])) == "bfloat16"
-    assert fallback_monitor.wanted(plan("bfloat16", "auto", [CARD])) == "bfloat16"
-    assert fallback_monitor.wanted(plan("auto", "auto", [CARD])) == "bfloat16"
-    assert fallback_monitor.wanted(plan("half", "cpu")) == "half on cpu"
+    assert fallback_monitor.wanted(plan_on("bfloat16", "auto", [old])) == "bfloat16"
+    assert fallback_monitor.wanted(plan_on("bfloat16", "auto", [CARD])) == "bfloat16"
+    assert fallback_monitor.wanted(plan_on("auto", "auto", [CARD])) == "bfloat16"
+    assert fallback_monitor.wanted(plan_on("half", "cpu")) == "half on cpu"
 
 
 @case

@@ -24,10 +24,11 @@ from asrd.engine.engine import Deadlines, Engine
 from asrd.engine.process import Scratch
 from asrd.errors import AudioError, EngineError, ModelError, NetworkError
 from asrd.precision import gpus
-from asrd.precision.plan import Candidate, Gpu, Need, Plan, plan
+from asrd.precision.plan import Candidate, Gpu, Need, Plan
 from asrd.precision.strategies import TABLE
 from tests.fakes.worker import as_it_is
 from tests.helpers import ROOT
+from tests.precision.plans import plan_on
 
 FAKE = (sys.executable, "-m", "tests.fakes.worker")
 SOUND = array.array("f", [1.0] * 16_000)
@@ -722,7 +723,7 @@ NEEDS = {"int8": 900, "bfloat16": 1800, "selective": 2200, "tf32": 3600, "fp32":
 def on_a_card(
     script: str, name: str = "bfloat16", preset: str = "default", limit: int = 0
 ) -> Engine:
-    made = plan(name, gpus=[CARD], preset=preset)
+    made = plan_on(name, gpus=[CARD], preset=preset)
     needs = {strategy: Need(mib * MIB) for strategy, mib in NEEDS.items()}
     start = protocol.Start(script, TABLE["fp32"], vram_limit=limit)
     return Engine(

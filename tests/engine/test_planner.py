@@ -7,17 +7,24 @@ from pathlib import Path
 import pytest
 
 from asrd.config.settings import Settings
-from asrd.engine import baseline, planner
+from asrd.engine import baseline, model_facts, planner
 from asrd.errors import ConfigError, ModelError, PrecisionError, UsageError
 from asrd.models import checkpoint, memory_estimate, names
-from asrd.precision.plan import Gpu
+from asrd.precision.gpus import GpuSelection
+from asrd.precision.plan import Gpu, Plan, device_for
 from asrd.precision.strategies import PRESETS, TABLE
+from tests.precision.plans import plan_on
 
 GIB = 1 << 30
 
 
 def card(gib: float, capability: tuple[int, int] = (8, 6), free: float | None = None) -> Gpu:
     return Gpu(0, "Card", capability, int(gib * GIB), int((gib if free is None else free) * GIB))
+
+
+def planned(settings: Settings, cards: list[Gpu]) -> Plan:
+    """Return what the engine gets for these settings with these cards."""
+    return planner.planned(settings, GpuSelection(cards, card=device_for(settings.device, cards)))
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +95,8 @@ def test_the_users_own_map_and_buffer_are_what_is_reckoned_with() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_choose_as_the_engine_would(preset: str) -> None:
-    from asrd.precision.plan import plan
-
     found = planner.plan_report(Settings(model="demo", preset=preset), [card(4)])
-    expected = plan("auto", "auto", [card(4)], preset)
+    expected = plan_on("auto", "auto", [card(4)], preset)
     assert (found.plan.candidates, found.plan.reason, found.plan.smaller) == (
         expected.candidates, expected.reason, expected.smaller,
     )  # fmt: skip
@@ -207,9 +212,7 @@ def test_a_map_of_the_users_own_was_not_measured_under_the_name_of_the_shipped_o
 
 @pytest.mark.usefixtures("seen")
 def test_a_budget_is_held_against_what_was_measured() -> None:
-    made = planner.planned(
-        Settings(model="demo", strategy="fp32", vram_budget="1000MiB"), [card(4)]
-    )
+    made = planned(Settings(model="demo", strategy="fp32", vram_budget="1000MiB"), [card(4)])
     assert made.candidates[0].name == "selective"
     assert made.rejected[0].detail == "would need 1400 MiB (measured); vram_budget allows 1000 MiB"
 
@@ -229,12 +232,12 @@ def test_what_cuda_takes_here_is_reckoned_with_for_strategies_that_were_not_meas
 
 def test_the_plan_is_what_the_engine_gets_and_knows_what_each_candidate_needs() -> None:
     settings = Settings(model="demo", strategy="bfloat16")
-    made = planner.planned(settings, [card(4)])
+    made = planned(settings, [card(4)])
     assert made == planner.plan_report(settings, [card(4)]).plan
     for candidate in made.candidates[:-1]:
         assert made.needs[candidate.precision.name].bytes > 0
-    assert planner.planned(Settings(model="someone/else"), [card(4)]).needs == {}
-    assert planner.planned(settings, []).needs == {}
+    assert planned(Settings(model="someone/else"), [card(4)]).needs == {}
+    assert planned(settings, []).needs == {}
 
 
 @pytest.mark.parametrize("budget", ["0", "0%", "1MiB"])
@@ -275,8 +278,8 @@ def test_a_language_that_the_model_has_not_is_told_before_it_is_loaded(
     with caplog.at_level("WARNING", "asrd"):
         if SPOKEN[asked] == "refused":
             with pytest.raises(ConfigError, match="is no language of this model") as caught:
-                planner.check_languages(settings)
+                model_facts.check_languages(settings)
             assert caught.value.hint.startswith(f'write {key} = "en"')
         else:
-            planner.check_languages(settings)
+            model_facts.check_languages(settings)
     assert bool(caplog.records) == (SPOKEN[asked] == "warned")

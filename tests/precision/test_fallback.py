@@ -13,10 +13,11 @@ from asrd.engine.verify import mismatch
 from asrd.precision import fallback
 from asrd.precision.failures import kinds_that
 from asrd.precision.fallback import RetryBackoff, again, plain, restored
-from asrd.precision.plan import Candidate, Gpu, Plan, Rejected, plan
+from asrd.precision.plan import Candidate, Gpu, Plan, Rejected
 from asrd.precision.strategies import BASELINE, TABLE, Precision, with_parts
 from asrd.protocol import Fallback, Ready
 from tests.fakes.engine import ready as introduced
+from tests.precision.plans import plan_on
 
 CARD = Gpu(0, "A card", (8, 6), 1 << 33, 1 << 33)
 KINDS = [
@@ -34,7 +35,7 @@ KINDS = [
 
 
 def candidates(strategy: str, device: str = "auto") -> tuple[Candidate, ...]:
-    return plan(strategy, device, [CARD]).candidates
+    return plan_on(strategy, device, [CARD]).candidates
 
 
 def after(found: Sequence[Candidate], kind: str, component: str = "") -> tuple[Candidate, ...]:
@@ -111,7 +112,7 @@ def test_what_is_float32_already_is_not_restored() -> None:
 def test_every_way_down_ends_and_only_ever_gains_range(
     name: str, device: str, trouble: list[tuple[str, str]]
 ) -> None:
-    whole = plan(name, device, [CARD])
+    whole = plan_on(name, device, [CARD])
     left: Sequence[Candidate] = whole.candidates
     seen = {left[0].name}
     for kind, component in trouble:

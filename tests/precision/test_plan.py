@@ -22,7 +22,6 @@ from asrd.precision.plan import (
     fallback_order,
     for_family,
     obstacle,
-    plan,
 )
 from asrd.precision.strategies import (
     PRESETS,
@@ -33,6 +32,7 @@ from asrd.precision.strategies import (
     select,
     with_parts,
 )
+from tests.precision.plans import plan_on
 
 T4 = Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)
 A1000 = Gpu(1, "NVIDIA RTX A1000", (8, 6), 4 << 30, 3 << 30)
@@ -63,29 +63,29 @@ def test_only_the_baseline_is_plain() -> None:
 
 
 def test_no_card_means_the_cpu_and_says_so() -> None:
-    made = plan("auto")
+    made = plan_on("auto")
     assert names(made) == ["fp32 on cpu"]
     assert "no GPU" in made.reason
 
 
 def test_a_cpu_that_was_asked_for_is_not_called_a_missing_card() -> None:
     assert (
-        plan("auto", "cpu", [A1000]).reason
+        plan_on("auto", "cpu", [A1000]).reason
         == "device = cpu, so FP32 on the CPU; not measured: asrd tune"
     )
     assert (
-        plan("auto", "cpu", [A1000], "conservative").reason
+        plan_on("auto", "cpu", [A1000], "conservative").reason
         == "preset conservative leaves only FP32 on the CPU"
     )
-    assert plan("auto").reason == "no GPU, so FP32 on the CPU; not measured: asrd tune"
+    assert plan_on("auto").reason == "no GPU, so FP32 on the CPU; not measured: asrd tune"
 
 
 def test_a_strategy_on_the_cpu_falls_to_fp32() -> None:
-    assert names(plan("half", "cpu", [A1000])) == ["half on cpu", "fp32 on cpu"]
+    assert names(plan_on("half", "cpu", [A1000])) == ["half on cpu", "fp32 on cpu"]
 
 
 def test_native_bfloat16_needs_a_capability_and_emulation_does_not_count() -> None:
-    made = plan("bfloat16", gpus=[T4])
+    made = plan_on("bfloat16", gpus=[T4])
     assert names(made) == ["fp32", "fp32 on cpu"]
     assert "8.0" in made.reason
     assert "emulate" in made.reason
@@ -93,11 +93,11 @@ def test_native_bfloat16_needs_a_capability_and_emulation_does_not_count() -> No
 
 
 def test_auto_is_honest_about_not_having_measured() -> None:
-    made = plan("auto", gpus=[A1000])
+    made = plan_on("auto", gpus=[A1000])
     assert names(made)[0] == "bfloat16"
     assert "not measured" in made.reason
-    assert names(plan("auto", gpus=[T4]))[0] == "fp32"
-    assert names(plan("auto", gpus=[A1000], preset="conservative"))[0] == "tf32"
+    assert names(plan_on("auto", gpus=[T4]))[0] == "fp32"
+    assert names(plan_on("auto", gpus=[A1000], preset="conservative"))[0] == "tf32"
 
 
 @pytest.mark.parametrize(
@@ -120,33 +120,37 @@ def test_auto_is_honest_about_not_having_measured() -> None:
 def test_what_auto_passes_over_until_it_is_measured_is_named(
     card: Gpu, preset: str, reason: str
 ) -> None:
-    assert plan("auto", gpus=[card], preset=preset).reason == f"{reason}; not measured: asrd tune"
+    assert (
+        plan_on("auto", gpus=[card], preset=preset).reason == f"{reason}; not measured: asrd tune"
+    )
 
 
 def test_auto_goes_by_evidence_and_never_by_stale_evidence() -> None:
-    made = plan("auto", gpus=[A1000], evidence=Evidence("selective", "measured here: cheap"))
+    made = plan_on("auto", gpus=[A1000], evidence=Evidence("selective", "measured here: cheap"))
     assert names(made) == ["selective", "tf32", "fp32", "fp32 on cpu"]
     assert made.reason == "measured here: cheap"
-    stale = plan(
+    stale = plan_on(
         "auto",
         gpus=[A1000],
         evidence=Evidence("selective", "measured here: cheap", stale="torch is another"),
     )
     assert names(stale)[0] == "bfloat16"
     assert "stale: torch is another" in stale.reason
-    assert names(plan("half", gpus=[A1000], evidence=Evidence("selective", "")))[0] == "half"
+    assert names(plan_on("half", gpus=[A1000], evidence=Evidence("selective", "")))[0] == "half"
 
 
 def test_evidence_may_take_what_hardware_alone_never_would_and_nothing_else() -> None:
     for chosen in ("half", "int8"):
         assert (
-            names(plan("auto", gpus=[A1000], preset="aggressive", evidence=Evidence(chosen, "")))[0]
+            names(
+                plan_on("auto", gpus=[A1000], preset="aggressive", evidence=Evidence(chosen, ""))
+            )[0]
             == chosen
         )
-        assert names(plan("auto", gpus=[A1000], evidence=Evidence(chosen, "")))[0] == "bfloat16", (
-            "not of this preset"
-        )
-    assert names(plan("auto", gpus=[T4], evidence=Evidence("bfloat16", "")))[0] == "fp32", (
+        assert (
+            names(plan_on("auto", gpus=[A1000], evidence=Evidence(chosen, "")))[0] == "bfloat16"
+        ), "not of this preset"
+    assert names(plan_on("auto", gpus=[T4], evidence=Evidence("bfloat16", "")))[0] == "fp32", (
         "not on this card"
     )
 
@@ -155,7 +159,7 @@ def test_what_was_refused_is_no_candidate_but_fp32_always_is() -> None:
     evidence = Evidence(
         "bfloat16", "", {"tf32": "costs too much", "fp32": "nonsense", "bfloat16": "nonsense"}
     )
-    made = plan("auto", gpus=[A1000], evidence=evidence)
+    made = plan_on("auto", gpus=[A1000], evidence=evidence)
     assert names(made) == ["bfloat16", "fp32", "fp32 on cpu"]
     assert [(one.candidate, one.kind) for one in made.rejected] == [("tf32", "measured")]
 
@@ -170,11 +174,11 @@ def test_candidates_end_with_fp32_and_the_cpu_has_fewer() -> None:
     assert [p.name for p in candidates("default", None)] == ["bfloat16", "fp32"]
     assert [p.name for p in candidates("aggressive", None)] == ["int8", "bfloat16", "fp32"]
     assert [p.name for p in candidates("conservative", None)] == ["fp32"]
-    assert names(plan("auto", evidence=Evidence("bfloat16", ""))) == [
+    assert names(plan_on("auto", evidence=Evidence("bfloat16", ""))) == [
         "bfloat16 on cpu",
         "fp32 on cpu",
     ]
-    assert "leaves only FP32" in plan("auto", preset="conservative").reason
+    assert "leaves only FP32" in plan_on("auto", preset="conservative").reason
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -198,7 +202,7 @@ def test_a_plan_never_holds_a_candidate_that_the_card_cannot_run(
     name: str, major: int, minor: int, preset: str
 ) -> None:
     card = Gpu(0, "card", (major, minor), 1, 1)
-    made = plan(name, gpus=[card], preset=preset)
+    made = plan_on(name, gpus=[card], preset=preset)
     assert made.candidates[-1].device == "cpu"
     assert made.reason
     for candidate in made.candidates[:-1]:
@@ -216,13 +220,13 @@ def test_a_plan_never_holds_a_candidate_that_the_card_cannot_run(
     ],
 )
 def test_a_card_is_chosen_by_index_name_or_free_memory(wanted: str, device: str) -> None:
-    assert plan("fp32", wanted, [T4, A1000]).candidates[0].device == device
+    assert plan_on("fp32", wanted, [T4, A1000]).candidates[0].device == device
 
 
 @pytest.mark.parametrize("wanted", ["cuda:7", "H200", "cuda:x"])
 def test_a_card_that_is_not_there_is_an_error_that_lists_those_that_are(wanted: str) -> None:
     with pytest.raises(PrecisionError) as caught:
-        plan("fp32", wanted, [T4])
+        plan_on("fp32", wanted, [T4])
     assert "Tesla T4" in caught.value.hint
 
 
@@ -237,7 +241,7 @@ def test_selections() -> None:
 
 def test_the_nearest_name_is_offered() -> None:
     with pytest.raises(ConfigError) as caught:
-        plan("bflaot16")
+        plan_on("bflaot16")
     assert "'bfloat16'" in caught.value.hint
 
 
@@ -258,39 +262,39 @@ def test_one_of_two_cards_of_the_same_name_is_meant_by_free_memory_index_or_uuid
         ("GPU-0a", "cuda:0"),
         ("auto", "cuda:1"),
     ):
-        assert plan("fp32", wanted, twins).candidates[0].device == device
+        assert plan_on("fp32", wanted, twins).candidates[0].device == device
     with pytest.raises(PrecisionError):
-        plan("fp32", "GPU-7", twins)
+        plan_on("fp32", "GPU-7", twins)
 
 
 def test_a_card_that_lets_nobody_in_has_no_candidate() -> None:
-    made = plan("auto", gpus=[msgspec.structs.replace(A1000, mode="prohibited")])
+    made = plan_on("auto", gpus=[msgspec.structs.replace(A1000, mode="prohibited")])
     assert names(made) == ["fp32 on cpu"]
     assert "prohibited" in made.reason
     assert made.reason.endswith("fp32 on cpu instead")
 
 
 def test_tf32_on_a_card_without_it_says_so() -> None:
-    made = plan("tf32", gpus=[T4])
+    made = plan_on("tf32", gpus=[T4])
     assert names(made) == ["fp32", "fp32 on cpu"]
     assert made.reason == "TF32 needs compute capability 8.0; Tesla T4 has 7.5; fp32 instead"
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", []), ("cpu", [A1000])])
 def test_tf32_on_a_cpu_is_fp32_and_says_so(device: str, gpus: list[Gpu]) -> None:
-    made = plan("tf32", device, gpus)
+    made = plan_on("tf32", device, gpus)
     assert names(made) == ["fp32 on cpu"]
     assert made.reason == "TF32 is a unit of CUDA cards, and a CPU has none; fp32 on cpu instead"
     assert [(one.candidate, one.kind) for one in made.rejected] == [("tf32", "hardware")]
 
 
 def test_what_lightning_makes_of_float16_on_a_cpu_is_said() -> None:
-    made = plan("16-mixed", "cpu")
+    made = plan_on("16-mixed", "cpu")
     assert names(made) == ["16-mixed on cpu", "fp32 on cpu"]
     assert made.reason == "16-mixed was asked for; on a CPU Lightning makes bfloat16 of its float16"
     for other in ("bf16-mixed", "autocast-fp16", "half"):
-        assert plan(other, "cpu").reason == f"{other} was asked for"
-    assert plan("16-mixed", gpus=[A1000]).reason == "16-mixed was asked for"
+        assert plan_on(other, "cpu").reason == f"{other} was asked for"
+    assert plan_on("16-mixed", gpus=[A1000]).reason == "16-mixed was asked for"
 
 
 # -- memory
@@ -316,37 +320,37 @@ def test_strategies_are_ordered_by_what_they_store() -> None:
 
 
 def test_want_of_memory_never_leads_to_more_of_it() -> None:
-    made = plan("bfloat16", gpus=[A1000])
+    made = plan_on("bfloat16", gpus=[A1000])
     assert names_after(made, "non-finite") == ["tf32", "fp32", "fp32 on cpu"]
     assert names_after(made, "out-of-memory") == ["fp32 on cpu"]
-    aggressive = plan("bfloat16", gpus=[A1000], preset="aggressive")
+    aggressive = plan_on("bfloat16", gpus=[A1000], preset="aggressive")
     assert names_after(aggressive, "out-of-memory") == ["int8", "fp32 on cpu"]
     assert names_after(aggressive, "non-finite") == ["tf32", "fp32", "fp32 on cpu"]
 
 
 def test_what_the_preset_allows_is_taken_where_it_needs_less() -> None:
-    assert names_after(plan("fp32", gpus=[A1000]), "no-room") == [
+    assert names_after(plan_on("fp32", gpus=[A1000]), "no-room") == [
         "selective",
         "bfloat16",
         "fp32 on cpu",
     ]
-    assert names_after(plan("fp32", gpus=[A1000], preset="conservative"), "no-room") == [
+    assert names_after(plan_on("fp32", gpus=[A1000], preset="conservative"), "no-room") == [
         "fp32 on cpu"
     ]
-    assert names_after(plan("fp32", gpus=[T4]), "no-room") == [
+    assert names_after(plan_on("fp32", gpus=[T4]), "no-room") == [
         "fp32 on cpu"
     ]  # its bfloat16 is only emulated
 
 
 def test_what_failed_before_does_not_come_back_for_want_of_memory() -> None:
-    made = plan("fp32", gpus=[A1000])
+    made = plan_on("fp32", gpus=[A1000])
     left = after(made, made.candidates, "out-of-memory", out={"selective"})
     assert [candidate.name for candidate in left] == ["bfloat16", "fp32 on cpu"]
 
 
 def test_a_card_that_torch_cannot_use_is_left_at_once() -> None:
-    assert names_after(plan("bfloat16", gpus=[A1000]), "no-device") == ["fp32 on cpu"]
-    assert names_after(plan("half", "cpu"), "no-device") == []
+    assert names_after(plan_on("bfloat16", gpus=[A1000]), "no-device") == ["fp32 on cpu"]
+    assert names_after(plan_on("half", "cpu"), "no-device") == []
 
 
 def test_an_estimate_and_a_measured_figure_are_not_held_against_each_other() -> None:
@@ -355,14 +359,16 @@ def test_an_estimate_and_a_measured_figure_are_not_held_against_each_other() -> 
         "tf32": Need(512 * MIB),
         "fp32": Need(512 * MIB),
     }
-    made = msgspec.structs.replace(plan("bfloat16", gpus=[A1000], preset="aggressive"), needs=needs)
+    made = msgspec.structs.replace(
+        plan_on("bfloat16", gpus=[A1000], preset="aggressive"), needs=needs
+    )
     assert names_after(made, "out-of-memory") == ["int8", "fp32 on cpu"]
     worse = msgspec.structs.replace(made, needs={"bfloat16": Need(700), "int8": Need(800)})
     assert names_after(worse, "out-of-memory") == ["fp32 on cpu"]
 
 
 def test_on_the_cpu_the_next_candidate_follows() -> None:
-    assert names_after(plan("half", "cpu"), "out-of-memory") == ["fp32 on cpu"]
+    assert names_after(plan_on("half", "cpu"), "out-of-memory") == ["fp32 on cpu"]
 
 
 NEEDS = {
@@ -373,7 +379,7 @@ NEEDS |= {name: Need(3600 * MIB, measured=True) for name in ("tf32", "fp32")}
 
 
 def sized(name: str, preset: str = "default") -> Plan:
-    return msgspec.structs.replace(plan(name, gpus=[A1000], preset=preset), needs=NEEDS)
+    return msgspec.structs.replace(plan_on(name, gpus=[A1000], preset=preset), needs=NEEDS)
 
 
 def test_a_limit_takes_out_what_does_not_fit_and_tells_the_figures() -> None:
@@ -413,7 +419,7 @@ def test_what_was_refused_for_another_reason_does_not_come_back_for_the_limit() 
 def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(
     name: str, preset: str, needs: dict[str, Need], kind: str, limit: int
 ) -> None:
-    made = msgspec.structs.replace(plan(name, gpus=[A1000], preset=preset), needs=needs)
+    made = msgspec.structs.replace(plan_on(name, gpus=[A1000], preset=preset), needs=needs)
     bounded = fitted(made, limit)
     for candidate in bounded.candidates[:-1]:
         assert (

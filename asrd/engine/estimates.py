@@ -1,0 +1,124 @@
+"""What each strategy would need on a card: exact, estimated and measured figures, apart by name
+(pure but for `measured`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from asrd.config.settings import Settings
+from asrd.engine import baseline
+from asrd.engine.baseline import BaselineFigures
+from asrd.models.checkpoint import Header
+from asrd.models.memory_estimate import CONTEXT, needs
+from asrd.precision.plan import Gpu, obstacle
+from asrd.precision.strategies import TABLE, Precision
+
+
+class StrategyEstimate(msgspec.Struct, frozen=True):
+    """What one strategy would need. Bytes; `weights` is exact where a file was read, `measured` was
+    measured here."""
+
+    strategy: str
+    weights: int
+    ratio: float
+    """Of FP32's weights."""
+    load_peak: int
+    activations: int
+    process: int
+    """Estimated: weights, activations, and `context` of the outlook."""
+    measured: int | None
+    """What `asrd compare` saw the process hold on this card; None where it did not."""
+    source: str
+    """The instrument of `measured`: nvml, or meminfo, which other processes disturb; empty without
+    one."""
+    obstacle: str
+    """Why this card cannot run it; empty when it can, or where there is no card."""
+    headroom: int | None
+    """Bytes left under the limit, measured where that is known; below zero where it does not fit;
+    None on the CPU."""
+
+    @property
+    def need(self) -> int:
+        """Bytes that a plan reckons with: measured where that is known, else estimated."""
+        return self.process if self.measured is None else self.measured
+
+
+def measured(settings: Settings, card: Gpu | None) -> dict[str, BaselineFigures]:
+    """Return what `asrd compare` measured of this model on this card, by strategy; empty where it
+    did not.
+
+    The second model of newer Canary files was not part of that.
+    """
+    if card is None or settings.timestamps_model:
+        return {}
+    found = baseline.find(settings.model, "cuda")
+    if found is None or found.card not in ("", card.name):
+        return {}
+    return {
+        name: one
+        for name, one in found.strategies.items()
+        if one.process is not None and one.source != "rss"
+    }
+
+
+def context_bytes(header: Header, settings: Settings, before: Mapping[str, BaselineFigures]) -> int:
+    """Return what CUDA and its libraries take on this card: the most that a measured process held
+    beside its model."""
+    beside = [
+        (one.process or 0) - needs(header, TABLE[name], settings.window).process + CONTEXT
+        for name, one in before.items()
+        if name in TABLE
+    ]
+    return max(0, *beside) if beside else CONTEXT
+
+
+def estimates(
+    header: Header,
+    strategies: Iterable[Precision],
+    settings: Settings,
+    card: Gpu | None,
+    limit: int | None,
+    before: Mapping[str, BaselineFigures],
+) -> list[StrategyEstimate]:
+    """Return what each strategy needs.
+
+    Args:
+        card: the card it would run on; None for the CPU.
+        limit: bytes that the worker may use there.
+        before: what was measured of the model on that card, by strategy.
+    """
+    context = context_bytes(header, settings, before)
+    return [_estimate(header, one, settings, card, limit, before, context) for one in strategies]
+
+
+def _estimate(
+    header: Header,
+    precision: Precision,
+    settings: Settings,
+    card: Gpu | None,
+    limit: int | None,
+    before: Mapping[str, BaselineFigures],
+    context: int,
+) -> StrategyEstimate:
+    hidden = settings.timestamps_model
+    estimate = needs(header, precision, settings.window, hidden)
+    whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
+    # A map of the user's own was not measured under the shipped one's name.
+    own = precision != TABLE.get(precision.name)
+    seen = None if own else before.get(precision.name)
+    estimated = estimate.process - CONTEXT + context
+    need = estimated if seen is None or seen.process is None else seen.process
+    return StrategyEstimate(
+        strategy=precision.name,
+        weights=estimate.weights,
+        ratio=round(estimate.weights / whole, 4),
+        load_peak=estimate.load_peak,
+        activations=estimate.activations,
+        process=estimated,
+        measured=seen.process if seen else None,
+        source=seen.source if seen else "",
+        obstacle=obstacle(precision, card) if card else "",
+        headroom=None if limit is None else limit - need,
+    )
