@@ -32,7 +32,7 @@ log = logging.getLogger("asrd")
 GIB = 1 << 30
 
 
-class Facts(msgspec.Struct, frozen=True):
+class PlanFacts(msgspec.Struct, frozen=True):
     """What a plan is decided from."""
 
     gpus: list[Gpu]
@@ -57,7 +57,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What `asrd compare` measured of this model on this card, by strategy."""
 
 
-class Decision(msgspec.Struct, frozen=True):
+class PlanDecision(msgspec.Struct, frozen=True):
     """A plan, and the figures it was decided by."""
 
     plan: Plan
@@ -125,7 +125,7 @@ def gather(
     *,
     hypothetical: bool = False,
     always_header: bool = True,
-) -> Facts:
+) -> PlanFacts:
     """Look up once what a plan is decided from.
 
     Args:
@@ -145,7 +145,7 @@ def gather(
     record, stale = None, ""
     if settings.strategy == "auto" and not hypothetical:
         record, stale = tuned.find(settings, card)
-    return Facts(
+    return PlanFacts(
         gpus=seen.cards,
         gpu=card,
         gpu_problem=seen.lack,
@@ -159,7 +159,7 @@ def gather(
     )
 
 
-def decide(settings: Settings, facts: Facts) -> Decision:
+def decide(settings: Settings, facts: PlanFacts) -> PlanDecision:
     """Return the candidates to try, what each needs, and none that is above the memory budget: a
     pure function of these facts.
 
@@ -174,7 +174,7 @@ def decide(settings: Settings, facts: Facts) -> Decision:
         asked, facts.gpu, settings.preset, evidence, facts.gpu_problem, _why_cpu(settings, facts)
     )
     if facts.header is None:
-        return Decision(made)
+        return PlanDecision(made)
     allowed = budget(settings.vram_budget, facts.gpu.total) if facts.gpu else None
     limit = facts.free
     if limit is not None and allowed is not None:
@@ -187,10 +187,10 @@ def decide(settings: Settings, facts: Facts) -> Decision:
     made = msgspec.structs.replace(made, needs=needed)
     if allowed is not None:
         made = fitted(made, allowed)
-    return Decision(made, allowed, limit, lines)
+    return PlanDecision(made, allowed, limit, lines)
 
 
-def _why_cpu(settings: Settings, facts: Facts) -> str:
+def _why_cpu(settings: Settings, facts: PlanFacts) -> str:
     """Return why a plan is for the CPU, where it is."""
     if settings.device == "cpu":
         return "device = cpu"
