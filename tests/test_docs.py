@@ -19,7 +19,8 @@ from asrd import errors
 from asrd.config import settings as config_settings
 from asrd.config.settings import Settings
 from asrd.daemon.control_server import VERBS, Request
-from asrd.engine.planner import header_of, parse_gpu, plan_report
+from asrd.engine.model_facts import header_of
+from asrd.engine.planner import parse_gpu, plan_report
 from asrd.evaluation.report import text as report_text
 from asrd.models.memory_estimate import weights_bytes
 from asrd.precision.strategies import PRESETS, TABLE
