@@ -367,7 +367,7 @@ async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
     status = STATUS | {"fallback": below}
-    assert "below     half on cpu was asked for and is not used: the encoder put out nan" in page(
+    assert "fallback  half on cpu was asked for and is not used: the encoder put out nan" in page(
         status
     )
     assert waybar(status | {"state": "IDLE"})["class"] == ["idle", "fallback", "below"]
