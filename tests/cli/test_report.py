@@ -190,7 +190,7 @@ def test_a_machine_without_a_journal_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(AsrdError, match="no journalctl here"):
+    with pytest.raises(AsrdError, match="journalctl is not installed"):
         list(report.entries("today"))
     journalctl(tmp_path, "echo 'No journal files were opened.' >&2; exit 1", monkeypatch)
     with pytest.raises(AsrdError, match="cannot be read: No journal files"):

@@ -113,7 +113,8 @@ class Running:
 
     def speak(self, seconds: float = 0.6) -> str:
         """Start a recording and wait until so much of it is on disk; return the take."""
-        take = str(self.ask(verb="start")["recording"])
+        reply = self.ask(verb="start")
+        take = str(reply.get("recording") or reply["take"])  # the older name, of an old release
         self.until(lambda: self.recorded(take) >= seconds)
         return take
 
