@@ -26,7 +26,7 @@ async def test_each_verb_has_a_handler_and_a_status_is_its_type(
         assert set(reply) == expected | renamed
         told = msgspec.convert(reply, Status)
         assert (told.schema, told.state, told.engine["strategy"]) == (1, "UNLOADED", "half")
-        await one.daemon.transcriber.load()
+        await one.daemon.slot.load()
         assert msgspec.convert(await one.ask("status"), Status).strategy == "half"
         assert set(await one.ask("takes")) == {"takes", "more"}
         assert set(await one.ask("recordings")) == {"recordings", "more"}
