@@ -291,7 +291,8 @@ class Rehearsal:
         process = self.daemons[-1].process
         assert process is not None
         if hanging is not None:
-            self.one.until(hanging.with_suffix(".has-it").exists)
+            # Many daemons start at once here, and a busy machine needs its time.
+            self.one.until(hanging.with_suffix(".has-it").exists, seconds=60.0)
             process.kill()
         assert process.wait(30) == -signal.SIGKILL, self.one.log.read_text()
         if waiting is not None:
