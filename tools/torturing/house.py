@@ -38,7 +38,7 @@ SINK_SECONDS = 15.0
 FAST = 1000.0
 """Times as fast as speech: all of it at once, so that much of it waits in the pipe."""
 
-AT_REST = ("IDLE", "PARKED")
+AT_REST = ("IDLE", "UNLOADED")
 """States of a daemon that has nothing to do."""
 
 ABSENT_MODEL = "absent.nemo"
