@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,5 +121,15 @@ def show(text: str) -> None:
     os.environ.setdefault("LESS", "-RFX")
     console = Console()
     console.width = min(console.width, MAX_COLUMNS)
+    page = Markdown(text, hyperlinks=False)
+    if not _has_pager():
+        console.print(page)
+        return
     with console.pager(styles=True):
-        console.print(Markdown(text, hyperlinks=False))
+        console.print(page)
+
+
+def _has_pager() -> bool:
+    """Tell whether the pager that the user named is installed, or none is named."""
+    pager = os.environ.get("MANPAGER") or os.environ.get("PAGER")
+    return not pager or shutil.which(pager.split()[0]) is not None

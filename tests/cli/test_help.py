@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import pty
+import select
+import shutil
 import subprocess
 import sys
+import termios
 import zipfile
 from pathlib import Path
 
@@ -80,36 +83,54 @@ def test_a_page_fits_an_encoding_without_its_signs(installed: Path) -> None:
     assert done.stdout.isascii()
 
 
-@pytest.mark.parametrize("pager", ["cat", "less", "", "head -n 3"])
-def test_a_page_goes_through_the_pager_on_a_terminal(installed: Path, pager: str) -> None:
+def shown_on_a_terminal(installed: Path, pager: str, keys: bytes) -> tuple[int, bytes]:
+    """Show a page on a terminal that is 80 columns wide, press keys after its heading; return
+    the exit code and what the terminal got."""
     outer, inner = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": str(installed), "TERM": "xterm", "LESS": "-RFX"}
-    environment.pop("MANPAGER", None)
-    environment |= {"PAGER": pager, "PYTHONUTF8": "1"}
+    termios.tcsetwinsize(inner, (24, 80))
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONUTF8": "1", "PAGER": pager}
+    environment |= {"TERM": "xterm", "LESS": "-RFX"}
+    for name in ("MANPAGER", "COLUMNS", "LINES", "NO_COLOR"):
+        environment.pop(name, None)
     process = subprocess.Popen(
-        command("help", "fallback"),
-        stdin=subprocess.DEVNULL, stdout=inner, stderr=subprocess.DEVNULL, env=environment,
-        cwd=installed.parent, start_new_session=True,
+        ["setsid", "--ctty", "--wait", *command("help", "fallback")],
+        stdin=inner, stdout=inner, stderr=inner, env=environment, cwd=installed.parent,
     )  # fmt: skip
-    os.close(inner)
     shown = b""
-    while b"Fallback" not in shown:
-        shown += os.read(outer, 4096)
-    if pager in ("less", ""):  # it waits for keys of a terminal that nobody has here
-        process.kill()
-    while True:
-        try:
-            if not os.read(outer, 4096):
-                break
-        except OSError:  # the other end is closed
-            break
-        if process.poll() is not None and pager in ("less", ""):
-            break
-    process.wait(30)
+    # `inner` stays open until the process has ended, as a hang-up can discard what is not read.
+    while process.poll() is None or select.select([outer], [], [], 0.2)[0]:
+        if select.select([outer], [], [], 0.2)[0]:
+            shown += os.read(outer, 4096)
+        if keys and b"Fallback" in shown:
+            os.write(outer, keys)
+            keys = b""
+    os.close(inner)
     os.close(outer)
+    return process.returncode, shown
+
+
+PAGERS = {
+    "cat": (b"", {"first": True, "last": True}),
+    "": (b"q", {"first": True, "last": False}),  # pydoc takes less
+    "head -n 3": (b"", {"first": True, "last": False}),
+    "less": (b"q", {"first": True, "last": False}),
+    "no-such-pager": (b"", {"first": True, "last": True}),
+}
+"""Pagers -> the keys that end them, and the parts of the page that they show."""
+
+
+@pytest.mark.parametrize("pager", PAGERS)
+def test_a_page_goes_through_the_pager_on_a_terminal(installed: Path, pager: str) -> None:
+    keys, parts = PAGERS[pager]
+    if pager in ("less", "") and shutil.which("less") is None:
+        pytest.skip("less is not installed")
+    code, shown = shown_on_a_terminal(installed, pager, keys)
+    print(shown)
+    last = text_of("fallback").split()[-1].encode()
+    assert code == 0
     assert b"# Fallback" not in shown
-    assert b"\x1b[1m" in shown
-    assert pager in ("less", "") or process.returncode == 0
+    assert (b"\x1b[1;4mFallback" in shown) is parts["first"]
+    assert (last in shown) is parts["last"]
 
 
 UNKNOWN = {
