@@ -245,7 +245,11 @@ def test_mypy_strict() -> None:
 def test_shellcheck() -> None:
     scripts = [
         os.fspath(path)
-        for path in [*(ROOT / "tools").iterdir(), ROOT / ".ci" / "run", ROOT / "tests" / "integration" / "session"]
+        for path in [
+            *(ROOT / "tools").iterdir(),
+            ROOT / ".ci" / "run",
+            ROOT / "tests" / "integration" / "session",
+        ]
         if path.is_file()
         and path.read_bytes().startswith((b"#!/usr/bin/env bash\n", b"# shellcheck shell=bash\n"))
     ]

@@ -326,7 +326,13 @@ def test_a_decoder_ends_with_its_reader(files: Path) -> None:
 
 
 def test_the_verb_reads_media_files_and_leaves_out_bad_ones(files: Path, tmp_path: Path) -> None:
-    _ffmpeg("-i", str(DATA / "eval" / CLIP["audio_filepath"]), "-c:a", "aac", str(tmp_path / "a clip.m4a"))
+    _ffmpeg(
+        "-i",
+        str(DATA / "eval" / CLIP["audio_filepath"]),
+        "-c:a",
+        "aac",
+        str(tmp_path / "a clip.m4a"),
+    )
     (tmp_path / "bad.m3u8").write_text(PLAYLISTS["a.m3u8"].format(path=tmp_path / "a clip.m4a"))
     names = [files / "mute.mp4", tmp_path / "bad.m3u8", tmp_path / "a clip.m4a"]
     words = [

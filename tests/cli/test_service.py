@@ -583,7 +583,10 @@ def test_the_session_says_why_it_cannot() -> None:
             )
     else:
         done = subprocess.run(
-            [ROOT / "tests" / "integration" / "session", "true"], capture_output=True, text=True, check=False
+            [ROOT / "tests" / "integration" / "session", "true"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
     assert done.returncode == 77
     assert done.stderr.endswith("needs root, to make a user and a user manager of its own\n")
