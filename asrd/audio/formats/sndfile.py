@@ -4,6 +4,7 @@ before it."""
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ class Sndfile:
         return (
             _Streamed(os.dup(descriptor), closefd=True)
             if self._view is None
-            else _Streamed(self._view)
+            else _Streamed(io.BufferedReader(self._view))  # libmpg123 reads 200 bytes at once
         )
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
