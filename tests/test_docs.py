@@ -165,8 +165,8 @@ PAGES = [README, *sorted(DOCS.glob("*.md"))]
 WRITTEN_ELSEWHERE = ("changelog.md",)
 """Pages that name what an older release had."""
 
-MAX_SENTENCE_WORDS = 30
-"""Words of a sentence; the rule is 25, and figures with their command may need more."""
+MAX_SENTENCE_WORDS = 25
+"""Words of a sentence, without its code."""
 
 
 def pattern(name: str) -> re.Pattern[str]:
