@@ -85,7 +85,7 @@ class EngineError(AsrdError):
     exit_code = 75
 
 
-class SoundError(EngineError):
+class UnansweredError(EngineError):
     """No worker could answer for one sound, though each had proved itself: others are not
     concerned."""
 

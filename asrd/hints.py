@@ -29,7 +29,7 @@ SYSTEM_UNITS = (
 )
 """Where units lie that are for every user."""
 
-INSTALL = "asrd service install --now makes a service of it"
+INSTALL_HINT = "asrd service install --now makes a service of it"
 
 
 def managed() -> bool:
@@ -55,7 +55,7 @@ def start(where: Path | None = None) -> str:
     """
     folder = installed()
     if folder is None:
-        return f"in a terminal: {run_command(where)}; {INSTALL}"
+        return f"in a terminal: {run_command(where)}; {INSTALL_HINT}"
     if where is not None and not _listens(folder, where):
         return f"in a terminal: {run_command(where)}; the service listens on another socket"
     states = _states()

@@ -17,7 +17,7 @@ from typing import Any
 
 from asrd.text.characters import printable
 
-EVENTS = {
+MESSAGE_IDS = {
     "starting": "088ee354924549cb94b4a52c1b48e7be",
     "ready": "aec8d466c947473a8c2056fdd19c77b1",
     "state": "d61dd31b953e4ba69a9aad9f9a1f0dac",
@@ -48,10 +48,10 @@ EVENTS = {
 }
 """Event -> MESSAGE_ID, by which `journalctl MESSAGE_ID=` finds it in every version of asrd."""
 
-JOURNAL = "/run/systemd/journal/socket"
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
 """Where journald takes entries with fields."""
 
-LONGEST = 16384
+MAX_FIELD_BYTES = 16384
 """Bytes of one field; a whole entry has to fit into one datagram of about 200 KB."""
 
 logger = logging.getLogger("asrd")
@@ -62,16 +62,16 @@ logger = logging.getLogger("asrd")
 
 
 def event(name: str, message: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Log one of EVENTS.
+    """Log one of MESSAGE_IDS.
 
     Args:
-        name: a key of EVENTS.
+        name: a key of MESSAGE_IDS.
         message: one sentence for a person; counts and figures, never what was said.
         level: of `logging`.
         fields: what a program may read: `audio_seconds=3.2` becomes ASRD_AUDIO_SECONDS=3.2. None is
             left out; lists are joined by commas; floats keep six digits.
     """
-    extra = {"MESSAGE_ID": EVENTS[name], "ASRD_EVENT": name}
+    extra = {"MESSAGE_ID": MESSAGE_IDS[name], "ASRD_EVENT": name}
     extra |= {
         f"ASRD_{key.upper()}": _value(value) for key, value in fields.items() if value is not None
     }
@@ -125,14 +125,14 @@ def _stderr_is_journal() -> bool:
 
 
 def _journal_handler() -> logging.Handler | None:
-    if not os.access(JOURNAL, os.W_OK):
+    if not os.access(JOURNAL_SOCKET, os.W_OK):
         return None
     try:
         from systemd.journal import JournalHandler
     except ImportError:
         return None
     handler: logging.Handler = JournalHandler(
-        sender_function=Sender(JOURNAL), SYSLOG_IDENTIFIER="asrd"
+        sender_function=Sender(JOURNAL_SOCKET), SYSLOG_IDENTIFIER="asrd"
     )
     return handler
 
@@ -187,7 +187,9 @@ class Sender:
 
 def entry_line(name: str, value: str) -> bytes:
     """Return a field as journald's native protocol has it (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
-    data = printable(value).encode(errors="replace")[:LONGEST].decode(errors="ignore").encode()
+    data = (
+        printable(value).encode(errors="replace")[:MAX_FIELD_BYTES].decode(errors="ignore").encode()
+    )
     if b"\n" not in data:
         return name.encode() + b"=" + data + b"\n"
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"

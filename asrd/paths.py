@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 from asrd.text import filenames
 
-DATA = Path(__file__).with_name("data")
+DATA_FOLDER = Path(__file__).with_name("data")
 """What is shipped: models, cues, units, speech to measure with."""
 
-EVALUATION = DATA / "eval" / "manifest.jsonl"
+EVALUATION_MANIFEST = DATA_FOLDER / "eval" / "manifest.jsonl"
 """The speech that is shipped, as a manifest."""
 
 

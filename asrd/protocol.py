@@ -20,16 +20,16 @@ from asrd.precision.memory import Memory
 from asrd.precision.strategies import Precision
 from asrd.text import filenames
 
-PROTOCOL = 4
+PROTOCOL_VERSION = 4
 """Both sides say it in their first message; a worker of another version is refused."""
 
-MAX_LINE = 1 << 20
+MAX_LINE_BYTES = 1 << 20
 """Bytes of one JSON line; longer is garbage, not a message."""
 
-ENCODED = 640 << 10
+MAX_ENCODED_BYTES = 640 << 10
 """Bytes of encoder output in one answer, which is a line: 12 s of an encoder that is 1,024 wide."""
 
-MAX_PAYLOAD = 64 << 20
+MAX_PAYLOAD_BYTES = 64 << 20
 """Bytes of sound in one frame (about 17 minutes)."""
 
 
@@ -78,7 +78,7 @@ class Fallback(msgspec.Struct, frozen=True):
     reason: str
 
 
-def reasons(fallbacks: Sequence[Fallback]) -> str:
+def fallback_reasons(fallbacks: Sequence[Fallback]) -> str:
     """Return one clause for each reason, with all the components that share it; "" where all runs
     as asked."""
     groups: dict[str, list[str]] = {}
@@ -140,7 +140,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     path: str = ""
     """The .nemo file that `model` names. Where it is empty, the worker looks the name up, without
     the network."""
-    protocol: int = PROTOCOL
+    protocol: int = PROTOCOL_VERSION
 
 
 class DecodingContext(msgspec.Struct, frozen=True):
@@ -288,7 +288,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     are wanted."""
     remarks: list[str] = []
     """What of the model file's config was passed on unknown, or left empty."""
-    protocol: int = PROTOCOL
+    protocol: int = PROTOCOL_VERSION
 
 
 class Answer(msgspec.Struct, tag="answer", frozen=True):
@@ -321,7 +321,7 @@ class Encoded(msgspec.Struct, tag="encoded", frozen=True):
     id: int
     values: bytes
     """float32, all dimensions of the first frame, then of the next; as many whole frames as fit
-    into ENCODED bytes."""
+    into MAX_ENCODED_BYTES bytes."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
@@ -352,7 +352,7 @@ _request = msgspec.json.Decoder(Request)
 _reply = msgspec.json.Decoder(Reply)
 
 
-HELD = b"\\udc"
+ESCAPED_SURROGATE = b"\\udc"
 """What a line has in it where a name is not UTF-8, and as good as no other line."""
 
 
@@ -392,7 +392,7 @@ def _unheld(line: bytes, kind: Any) -> Any:
 def unpack_request(line: bytes) -> Request:
     """Decode one line that came from the daemon. Raises GarbageError."""
     try:
-        return _unheld(line, Request) if HELD in line else _request.decode(line)
+        return _unheld(line, Request) if ESCAPED_SURROGATE in line else _request.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GarbageError(f"not a request: {line[:80]!r} ({error})") from error
 
@@ -400,14 +400,14 @@ def unpack_request(line: bytes) -> Request:
 def unpack_reply(line: bytes) -> Reply:
     """Decode one line that came from the worker. Raises GarbageError."""
     try:
-        return _unheld(line, Reply) if HELD in line else _reply.decode(line)
+        return _unheld(line, Reply) if ESCAPED_SURROGATE in line else _reply.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GarbageError(f"not a reply: {line[:80]!r} ({error})") from error
 
 
 def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
     """Read one frame of the daemon from a blocking stream; None at its end. Raises GarbageError."""
-    line = stream.readline(MAX_LINE)
+    line = stream.readline(MAX_LINE_BYTES)
     if not line:
         return None
     if not line.endswith(b"\n"):
@@ -416,7 +416,7 @@ def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
     sizes = [buffer.size for buffer in message.buffers] if isinstance(message, Recognize) else []
     sizes += [message.size] if isinstance(message, Encode) else []
     size = sum(sizes)
-    if size > MAX_PAYLOAD or any(part < 0 or part % 4 for part in sizes):
+    if size > MAX_PAYLOAD_BYTES or any(part < 0 or part % 4 for part in sizes):
         raise GarbageError(f"a payload of {size} bytes is not float32 sound")
     payload = stream.read(size) if size else b""
     if len(payload) != size:

@@ -15,7 +15,7 @@ import msgspec
 if TYPE_CHECKING:
     import numpy as np
 
-RESAMPLES = 10_000
+BOOTSTRAP_RESAMPLES = 10_000
 """Bootstrap resamples behind one interval."""
 
 FEWEST_UTTERANCES = 20
@@ -58,7 +58,7 @@ def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
 
 @functools.lru_cache(maxsize=64)
 def interval(
-    candidate: Edits, baseline: Edits, resamples: int = RESAMPLES, seed: int = 0
+    candidate: Edits, baseline: Edits, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = 0
 ) -> tuple[float, float] | None:
     """Return the 95 % paired-bootstrap interval of candidate.rate - baseline.rate, in points.
 
@@ -164,6 +164,6 @@ def median_uncertainty(seconds: Sequence[float], seed: int = 0) -> float:
     import numpy as np
 
     values = np.asarray(seconds, float)
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
+    drawn = np.random.default_rng(seed).integers(0, len(values), (BOOTSTRAP_RESAMPLES, len(values)))
     low, high = np.percentile(np.median(values[drawn], axis=1), (2.5, 97.5))
     return float((high - low) / 2 / np.median(values))

@@ -55,7 +55,7 @@ def folders_of_libraries() -> Iterator[None]:
 def fitting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have cards that a test makes up be ones that the installed torch, which may be without CUDA,
     can use."""
-    monkeypatch.setattr(gpus, "unfit", lambda card: ("", ""))
+    monkeypatch.setattr(gpus, "torch_problem", lambda card: ("", ""))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,7 +23,7 @@ from asrd.engine.model_facts import header_of
 from asrd.engine.planner import parse_gpu, plan_report
 from asrd.evaluation.report import text as report_text
 from asrd.models.memory_estimate import weights_bytes
-from asrd.precision.strategies import PRESETS, TABLE
+from asrd.precision.strategies import AUTO_PRESETS, STRATEGY_TABLE
 from tests.helpers import ROOT
 from tools.benchmark.figures import Result
 from tools.benchmark.page import table
@@ -46,7 +46,7 @@ def settings() -> str:
 def presets() -> str:
     lines = [
         f"| `{p.name}` | {', '.join(f'`{c}`' for c in p.candidates)} | {p.max_wer_delta:g} |"
-        for p in PRESETS.values()
+        for p in AUTO_PRESETS.values()
     ]
     head = [
         "| preset | candidates, cheapest memory first | points of WER each may cost |",
@@ -102,11 +102,11 @@ def costs() -> str:
     found = cells.read(RESULTS / "gpu.json")
     assert found is not None
     header, _ = header_of(f"nvidia/{LARGE}")
-    whole = weights_bytes(header, TABLE["fp32"])
+    whole = weights_bytes(header, STRATEGY_TABLE["fp32"])
     head = f"| strategy | weights, {LARGE} | GPU memory, {LARGE} | 10 s of audio, {LARGE} "
     lines = [head + "| words changed in 100, `demo` |", "|---|---|---|---|---|"]
     for name in COMPARED:
-        weights = f"{weights_bytes(header, TABLE[name]) / whole:.2f}"
+        weights = f"{weights_bytes(header, STRATEGY_TABLE[name]) / whole:.2f}"
         lines.append(
             "| " + " | ".join([f"`{name}`", weights, *tables.costs(found, LARGE, name)]) + " |"
         )
@@ -194,7 +194,7 @@ def test_every_strategy_and_every_verb_is_explained() -> None:
     from asrd.cli.main import VERBS
 
     text = "".join(path.read_text() for path in PAGES)
-    for name in TABLE:
+    for name in STRATEGY_TABLE:
         assert f"`{name}`" in (DOCS / "strategies.md").read_text()
     for verb in VERBS:
         assert f"asrd {verb}" in text
@@ -281,7 +281,7 @@ def test_a_module_or_class_that_a_page_names_exists(path: Path) -> None:
 
 def test_a_name_that_is_not_defined_is_found() -> None:
     assert is_defined("engine.engine.Engine.transcribe")
-    assert is_defined("journal.EVENTS")
+    assert is_defined("journal.MESSAGE_IDS")
     assert is_defined("worker.casting.cast")
     for wrong in ("engine.engine.Motor", "engine.motor", "journal.EVENT", "motor.engine"):
         assert not is_defined(wrong)

@@ -130,10 +130,10 @@ def test_inherited_sockets_come_by_name_and_are_not_passed_on() -> None:
 
 
 def test_every_event_has_an_id_of_its_own_and_stands_in_the_table() -> None:
-    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in journal.EVENTS.values())
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in journal.MESSAGE_IDS.values())
     text = (ROOT / "asrd" / "docs" / "journal.md").read_text()
     table = re.findall(r"^\| `([a-z-]+)` \| `([0-9a-f]{32})` \|", text, re.MULTILINE)
-    assert table == list(journal.EVENTS.items())
+    assert table == list(journal.MESSAGE_IDS.items())
 
 
 def test_an_event_is_a_record_with_upper_case_fields(caplog: pytest.LogCaptureFixture) -> None:
@@ -150,7 +150,7 @@ def test_an_event_is_a_record_with_upper_case_fields(caplog: pytest.LogCaptureFi
     (record,) = caplog.records
     fields = {key: value for key, value in vars(record).items() if key.isupper()}
     assert fields == {
-        "MESSAGE_ID": journal.EVENTS["take"],
+        "MESSAGE_ID": journal.MESSAGE_IDS["take"],
         "ASRD_EVENT": "take",
         "ASRD_RTF": "0.333333",
         "ASRD_SINKS": "a,b",
@@ -179,7 +179,7 @@ def logged(prelude: str, **environment: str) -> subprocess.CompletedProcess[str]
     )  # fmt: skip
 
 
-NO_JOURNAL = "journal.JOURNAL = '/nonexistent'"
+NO_JOURNAL = "journal.JOURNAL_SOCKET = '/nonexistent'"
 
 
 def test_without_a_journal_stderr_gets_it() -> None:
@@ -199,14 +199,14 @@ def test_somebody_elses_journal_stream_is_not_ours() -> None:
 def test_a_terminal_sees_what_the_journal_gets(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(str(tmp_path / "socket"))
-        done = logged(f"journal.JOURNAL = {str(tmp_path / 'socket')!r}")
+        done = logged(f"journal.JOURNAL_SOCKET = {str(tmp_path / 'socket')!r}")
         entry = parsed(journald.recv(1 << 16))
     assert (done.stdout, done.stderr) == ("True\n", "asrd: two\nlines\n")
     assert entry["MESSAGE"] == "two\nlines"
     assert entry["PRIORITY"] == "4"
     assert entry["SYSLOG_IDENTIFIER"] == "asrd"
     assert entry["ASRD_FIGURE"] == "1"
-    assert entry["MESSAGE_ID"] == journal.EVENTS["ready"]
+    assert entry["MESSAGE_ID"] == journal.MESSAGE_IDS["ready"]
 
 
 # -- journald's native protocol
@@ -234,8 +234,8 @@ def test_what_is_sent_is_what_journald_reads(fields: dict[str, str]) -> None:
 
 
 def test_a_long_field_is_cut_between_letters() -> None:
-    value = parsed(journal.entry_line("A", "ö" * journal.LONGEST + "\n"))["A"]
-    assert value == "ö" * (journal.LONGEST // 2)
+    value = parsed(journal.entry_line("A", "ö" * journal.MAX_FIELD_BYTES + "\n"))["A"]
+    assert value == "ö" * (journal.MAX_FIELD_BYTES // 2)
 
 
 def test_values_of_variables_and_odd_names_stay_out(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd import protocol
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 
 def frame(message: protocol.Request, payload: bytes = b"") -> bytes:
@@ -32,9 +32,9 @@ def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: by
     assert protocol.read_request(stream) is None
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", STRATEGY_TABLE)
 def test_start_carries_the_whole_precision(name: str) -> None:
-    start = protocol.Start("demo", TABLE[name], "cuda:1", pnc=False)
+    start = protocol.Start("demo", STRATEGY_TABLE[name], "cuda:1", pnc=False)
     assert protocol.unpack_request(frame(start)) == start
 
 
@@ -50,7 +50,7 @@ def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
         protocol.unpack_reply(noise + b"\n")
 
 
-@pytest.mark.parametrize("size", [-4, 3, protocol.MAX_PAYLOAD + 4])
+@pytest.mark.parametrize("size", [-4, 3, protocol.MAX_PAYLOAD_BYTES + 4])
 def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
     with pytest.raises(protocol.GarbageError, match="float32"):
         protocol.read_request(io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, size)]))))
@@ -67,11 +67,11 @@ def test_a_payload_cut_short_is_the_end_and_not_a_buffer() -> None:
 
 def test_a_line_without_an_end_is_refused() -> None:
     with pytest.raises(protocol.GarbageError):
-        protocol.read_request(io.BytesIO(b"{" * (protocol.MAX_LINE + 5)))
+        protocol.read_request(io.BytesIO(b"{" * (protocol.MAX_LINE_BYTES + 5)))
 
 
 def test_the_longest_encoder_output_fits_a_line() -> None:
-    told = protocol.Encoded(1, bytes(range(256)) * (protocol.ENCODED // 256))
+    told = protocol.Encoded(1, bytes(range(256)) * (protocol.MAX_ENCODED_BYTES // 256))
     line = b"".join(bytes(piece) for piece in protocol.pack(told))
-    assert len(line) < protocol.MAX_LINE
+    assert len(line) < protocol.MAX_LINE_BYTES
     assert protocol.unpack_reply(line) == told

@@ -7,7 +7,7 @@ from asrd import protocol
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 BLOCK = 1600
 
@@ -16,12 +16,12 @@ class Ear:
     """What `StreamingSession` takes for an engine: one model in FP32 on the CPU, and no other
     candidate."""
 
-    candidate = Candidate(TABLE["fp32"], "cpu")
+    candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
 
     def __init__(self, name: str) -> None:
         from asrd.worker.recognizer import Recognizer
 
-        start = protocol.Start(name, TABLE["fp32"], threads=1, self_test=False)
+        start = protocol.Start(name, STRATEGY_TABLE["fp32"], threads=1, self_test=False)
         self._recognizer = Recognizer(start, lambda _: None)
         self.ready = self._recognizer.ready_message()
         self.seconds = 0.0

@@ -27,11 +27,11 @@ from asrd.desktop import sinks
 from asrd.desktop.keyboard import Check
 from asrd.engine import planner
 from asrd.errors import AsrdError, AudioError, SocketError
-from asrd.journal import JOURNAL
+from asrd.journal import JOURNAL_SOCKET
 from asrd.models import checkpoint, choice, names
 from asrd.precision import cuda_errors, gpu_power, gpus
 from asrd.precision.plan import Gpu, obstacle
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Download
 from asrd.recordings import store
 from asrd.terminal.output import one_line, tell, tell_document
@@ -138,11 +138,11 @@ def _card_power(power: list[gpu_power.CardPower], sleeping: bool, wake: bool) ->
 def _card(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     """GPU, driver, NVML, the torch that is to use them, bf16."""
     if not cards:
-        why, fix = gpus.absence()
+        why, fix = gpus.gpu_problem()
         said = why or "no NVIDIA driver: models run on the CPU"
         yield Finding("gpu", False, settings.device not in ("auto", "cpu"), said, fix)
         return
-    for sentence in gpus.lost():
+    for sentence in gpus.lost_cards():
         yield Finding("gpu", False, False, sentence, "nvidia-smi; sudo dmesg | grep -i nvrm")
     for card in cards:
         major, minor = card.capability
@@ -151,13 +151,13 @@ def _card(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
         about = f"cuda:{card.index} {card.name}, compute capability {major}.{minor}, {free}{mode}"
         yield Finding("gpu", card.mode != "prohibited", False, about, "sudo nvidia-smi -c 0")
         yield from _torch(card)
-        why = obstacle(TABLE["bfloat16"], card)
+        why = obstacle(STRATEGY_TABLE["bfloat16"], card)
         yield Finding("bf16", not why, False, why or "native")
 
 
 def _torch(card: Gpu) -> Iterator[Finding]:
     """Whether the installed torch can use a card; only the worker's own try is proof."""
-    torch = cuda_errors.build()
+    torch = cuda_errors.torch_build()
     if torch is None:
         yield Finding("torch", False, True, "torch is not installed", "pip install torch")
         return
@@ -274,7 +274,7 @@ def _desk(settings: Settings) -> Iterator[Finding]:
 
 def _service(daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
     """Journal, user manager, the control socket and who answers on it."""
-    journal = os.path.exists(JOURNAL)
+    journal = os.path.exists(JOURNAL_SOCKET)
     about = "accepts entries with fields" if journal else "not here: the log goes to stderr"
     yield Finding("journal", journal, False, about)
     if isinstance(daemon, AsrdError):

@@ -16,15 +16,15 @@ from asrd.config.settings import Settings
 from asrd.engine.estimates import StrategyEstimate
 from asrd.engine.model_facts import header_of, languages
 from asrd.engine.planner import PlanReport, parse_gpu, plan_report
-from asrd.engine.tuned import TAKES, TunedStrategy, TuningResult
+from asrd.engine.tuned import KEPT_RECORDINGS, TunedStrategy, TuningResult
 from asrd.errors import ModelError
 from asrd.evaluation.normalising import units
 from asrd.models import architectures, choice, names
 from asrd.models.memory_estimate import weights_bytes
 from asrd.precision import gpus, ledger
-from asrd.precision.fallback import after
+from asrd.precision.fallback import candidates_after
 from asrd.precision.plan import Gpu
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Download
 from asrd.terminal import listing
 from asrd.terminal.output import tell, tell_document
@@ -118,7 +118,9 @@ def _entry(name: str) -> ModelEntry:
         header, path = header_of(name)
     except ModelError as error:
         return ModelEntry(name, "", 0, False, "", "", 0, {}, error.message)
-    weights = {strategy: weights_bytes(header, precision) for strategy, precision in TABLE.items()}
+    weights = {
+        strategy: weights_bytes(header, precision) for strategy, precision in STRATEGY_TABLE.items()
+    }
     spoken = languages(name, header)
     recalled = (
         architectures.ARCHITECTURES[name].recalled
@@ -221,7 +223,7 @@ def _show(found: PlanReport, settings: Settings) -> None:
 
 def show_evidence(record: TuningResult) -> None:
     """Print by what figures `auto` chose, and why it did not take what it refused."""
-    what = "differs" if record.speech == TAKES else record.metric
+    what = "differs" if record.speech == KEPT_RECORDINGS else record.metric
     narrow = listing.columns() < listing.PIPE_COLUMNS
     joint = "\n" if narrow else " "
     failed = not narrow or any(one.failures for one in record.candidates)
@@ -255,7 +257,7 @@ def show_evidence(record: TuningResult) -> None:
     listing.show(headings, rows)
     counted = units(record.metric)
     kinds = "; ".join(
-        dict.fromkeys(ledger.words(one.source) for one in record.candidates if one.source)
+        dict.fromkeys(ledger.source_words(one.source) for one in record.candidates if one.source)
     )
     listing.say(
         "",
@@ -268,7 +270,7 @@ def show_evidence(record: TuningResult) -> None:
 
 
 def _speech(record: TuningResult) -> str:
-    return "the recordings that are kept" if record.speech == TAKES else record.speech
+    return "the recordings that are kept" if record.speech == KEPT_RECORDINGS else record.speech
 
 
 def _range(one: TunedStrategy, joint: str) -> str:
@@ -308,7 +310,7 @@ def _decision(found: PlanReport) -> list[str]:
         lines.append(f"if it fails: {', '.join(candidate.name for candidate in candidates[1:])}")
     smaller = [
         candidate.name
-        for candidate in after(found.plan, candidates, "out-of-memory")
+        for candidate in candidates_after(found.plan, candidates, "out-of-memory")
         if first.device != "cpu"
     ]
     if smaller and smaller != [candidate.name for candidate in candidates[1:]]:
@@ -354,7 +356,7 @@ def _measured(found: PlanReport) -> list[str]:
     if not sources or found.card is None:
         return []
     what = "; ".join(
-        ledger.KINDS[source].meaning if source in ledger.KINDS else source
+        ledger.MEMORY_KINDS[source].meaning if source in ledger.MEMORY_KINDS else source
         for source in sorted(sources)
     )
     return [

@@ -269,7 +269,7 @@ def _group(takes: list[dict[str, Any]]) -> Group:
         stop_to_text_ms=spread(_figures(takes, "STOP_TO_TEXT_MS")),
         memory={name: round(max(values)) for name, values in memory.items() if values},
         memory_kinds=sorted(
-            filter(None, {ledger.key(_text(take, "MEMORY_SOURCE")) for take in takes})
+            filter(None, {ledger.source_key(_text(take, "MEMORY_SOURCE")) for take in takes})
         ),
         process_delta=spread(_figures(takes, "BASELINE_PROCESS_DELTA_BYTES")),
         effective=sorted({_text(take, "EFFECTIVE") for take in takes} - {""}),
@@ -397,7 +397,7 @@ def _group_lines(group: Group) -> list[str]:
 
 def _kinds(name: str, group: Group) -> str:
     """Return what a figure of the worker's process is, behind it."""
-    words = [kind.words for kind in ledger.KINDS.values() if kind.key in group.memory_kinds]
+    words = [kind.words for kind in ledger.MEMORY_KINDS.values() if kind.key in group.memory_kinds]
     return f" ({' or '.join(words)})" if name == "process" and words else ""
 
 

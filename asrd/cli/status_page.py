@@ -151,7 +151,7 @@ def _shadow(shadow: Mapping[str, Any] | None) -> str:
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:
-    return ledger.told(memory) if memory else ""
+    return ledger.reading_text(memory) if memory else ""
 
 
 def level(found: Mapping[str, Any] | None) -> str:

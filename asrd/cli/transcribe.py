@@ -170,7 +170,7 @@ def transcribe(args: argparse.Namespace, settings: Settings) -> int:
                         meter.show(path, source.seconds)
                         if not lent:
                             runner.run(engine.start())
-                            size = engine.together
+                            size = engine.max_together
                         group.append(
                             (number, source, FileTranscript(path, source.seconds, settings))
                         )

@@ -30,7 +30,7 @@ from asrd.config.settings import Settings, budget
 from asrd.daemon import client
 from asrd.engine import engine, planner, tuned
 from asrd.engine.model_facts import check_languages
-from asrd.engine.tuned import TAKES, TuningResult
+from asrd.engine.tuned import KEPT_RECORDINGS, TuningResult
 from asrd.errors import (
     AsrdError,
     ControlError,
@@ -196,7 +196,7 @@ def _job(
         clips, speech = _taken(settings, args.limit)
     else:
         clips, speech = runner.spoken(
-            args.manifest or paths.EVALUATION, args.limit, settings.target_lang
+            args.manifest or paths.EVALUATION_MANIFEST, args.limit, settings.target_lang
         )
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     free = msgspec.structs.replace(
@@ -231,7 +231,7 @@ def _taken(settings: Settings, limit: int | None) -> tuple[list[Clip], Speech]:
         hint = 'set keep_audio = "always", then dictate; or name a --manifest'
         raise ManifestError("no recording with audio is kept", hint)
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
-    return clips, Speech(TAKES, len(clips), 0, seconds, settings.target_lang)
+    return clips, Speech(KEPT_RECORDINGS, len(clips), 0, seconds, settings.target_lang)
 
 
 @contextlib.contextmanager

@@ -140,7 +140,11 @@ def _words(key: str, value: Any) -> list[str]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise ValueError("no list of texts")
     words = [word.strip() for word in words]
-    return [spellings.same(word, SINK_WORDS) for word in words] if key == "sinks" else words
+    return (
+        [spellings.resolve_spelling(word, SINK_WORDS) for word in words]
+        if key == "sinks"
+        else words
+    )
 
 
 SINK_WORDS = ("type", "paste", "clipboard", "stdout", "journal", "none")

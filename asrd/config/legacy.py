@@ -11,7 +11,7 @@ from typing import Any
 
 from asrd.errors import ConfigError, nearest
 from asrd.precision import spellings
-from asrd.precision.strategies import DTYPES, canonical
+from asrd.precision.strategies import FLOAT_DTYPES, canonical
 
 KEYS = ("autocast_dtype", "use_bf16", "use_fp16")
 
@@ -65,10 +65,11 @@ def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[
     ]
     if "autocast_dtype" in given:
         asked, origin = given["autocast_dtype"]
-        dtype = spellings.dtype(str(asked), DTYPES)
-        if dtype not in DTYPES:
+        dtype = spellings.dtype(str(asked), FLOAT_DTYPES)
+        if dtype not in FLOAT_DTYPES:
             raise ConfigError(
-                f"autocast_dtype = {asked!r} ({origin}) is no dtype", nearest(str(asked), DTYPES)
+                f"autocast_dtype = {asked!r} ({origin}) is no dtype",
+                nearest(str(asked), FLOAT_DTYPES),
             )
         other = [key for key in named if FLAGS[key] != dtype]
         return dtype, "autocast_dtype", [f"autocast_dtype goes before {key}" for key in other]

@@ -18,7 +18,7 @@ from asrd.config import conversion, legacy, proposals
 from asrd.config import faults as config_faults
 from asrd.config.voice_commands import Phrase, table
 from asrd.errors import ConfigError, nearest
-from asrd.precision.strategies import PRESETS, Precision, find, with_parts
+from asrd.precision.strategies import AUTO_PRESETS, Precision, find, with_parts
 from asrd.text import durations
 
 
@@ -201,7 +201,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def wer_bound(self) -> float:
         """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
         return (
-            PRESETS[self.preset].max_wer_delta if self.max_wer_delta is None else self.max_wer_delta
+            AUTO_PRESETS[self.preset].max_wer_delta
+            if self.max_wer_delta is None
+            else self.max_wer_delta
         )
 
     @property
@@ -286,10 +288,10 @@ def check(settings: Settings, origins: dict[str, str]) -> Settings:
         with_parts(settings.parts)
     except ConfigError as error:
         raise ConfigError(f"{error.message} ({origins['parts']})", error.hint) from error
-    if settings.preset not in PRESETS:
+    if settings.preset not in AUTO_PRESETS:
         raise ConfigError(
             f"unknown preset {settings.preset!r} ({origins['preset']})",
-            nearest(settings.preset, tuple(PRESETS)),
+            nearest(settings.preset, tuple(AUTO_PRESETS)),
         )
     for key in ("source_lang", "target_lang"):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", code := getattr(settings, key)):

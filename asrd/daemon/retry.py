@@ -21,7 +21,7 @@ from asrd.errors import (
     AudioError,
     ClaimedError,
     SinkError,
-    SoundError,
+    UnansweredError,
     UncertainError,
     UsageError,
 )
@@ -89,7 +89,7 @@ class Retry:
                 ):
                     async for reply in replies:
                         yield reply
-            except (AudioError, SoundError, SinkError, ClaimedError, UsageError) as error:
+            except (AudioError, UnansweredError, SinkError, ClaimedError, UsageError) as error:
                 if not self._all or isinstance(error, UncertainError):
                     raise
                 if not isinstance(error, ClaimedError | UsageError):

@@ -239,7 +239,7 @@ def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
     if engine.ready is not None:
         parts.append(f"{engine.candidate.precision.name} on {engine.ready.device}")
     if memory is not None and memory.process is not None:
-        parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.words(memory.source)}")
+        parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.source_words(memory.source)}")
     if (fallback := _fallback(transcriber)) is not None:
         parts.append(f"fell back from {fallback.wanted}: {fallback.kind}")
     parts += [transcriber.slot.loading, transcriber.slot.error, recorder.problem]

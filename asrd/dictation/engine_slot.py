@@ -21,7 +21,7 @@ from asrd.dictation.shadow import Shadow
 from asrd.engine.capacity import fits_beside
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for, start_for
-from asrd.errors import AsrdError, AudioError, PrecisionError, SoundError, UsageError
+from asrd.errors import AsrdError, AudioError, PrecisionError, UnansweredError, UsageError
 from asrd.models import choice
 from asrd.precision import fallback
 from asrd.precision.memory import Memory
@@ -76,7 +76,7 @@ class EngineSlot:
     @property
     def precision_note(self) -> str:
         """What the worker does not run as asked, and why; "" where it does, or there is none."""
-        return protocol.reasons(self.engine.ready.fallbacks) if self.engine.ready else ""
+        return protocol.fallback_reasons(self.engine.ready.fallbacks) if self.engine.ready else ""
 
     @property
     def bytes_in_use(self) -> int | None:
@@ -115,7 +115,7 @@ class EngineSlot:
                 await self.activity.wait_until_quiet()
             try:
                 yield engine
-            except (AudioError, SoundError):
+            except (AudioError, UnansweredError):
                 self._reload_lost()
                 raise
             finally:
@@ -362,9 +362,9 @@ class EngineSlot:
         Returns whether another candidate is in service now.
         """
         old, monitor, memory = self.engine, self.monitor, self.loader.memory
-        plan = fallback.again(old.plan, old.left, old.candidates, old.rejected)
+        plan = fallback.retry_plan(old.plan, old.left, old.candidates, old.rejected)
         if plan is None or not old.candidates:
-            monitor.calm.tried(time.monotonic(), held=True)
+            monitor.backoff.note_retry(time.monotonic(), held=True)
             return False
         new = self.loader.engine_after(old, plan, self.settings)
         # Without a worker the new engine starts with the next recording; until then no card is
@@ -385,7 +385,7 @@ class EngineSlot:
                     if not unloaded:  # else it is reported once it has tested itself
                         monitor.promoted(new)
                     held = new.candidate == plan.candidates[0]
-                    monitor.calm.tried(time.monotonic(), held)
+                    monitor.backoff.note_retry(time.monotonic(), held)
         except AsrdError as error:
             log.info("no better candidate holds: %s", error.message)
         finally:
@@ -393,7 +393,7 @@ class EngineSlot:
                 self.loader.memory = memory
             await (old if taken else new).stop()
         if not taken:
-            monitor.calm.tried(time.monotonic(), held=False)
+            monitor.backoff.note_retry(time.monotonic(), held=False)
         if not (taken or beside):
             await self.load()
         return taken

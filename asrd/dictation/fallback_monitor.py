@@ -23,7 +23,7 @@ from asrd.errors import AsrdError
 from asrd.precision import fallback, gpus
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Plan, Rejected
-from asrd.precision.strategies import BASELINE, index_of
+from asrd.precision.strategies import FP32_BASELINE, index_of
 from asrd.text.wording import with_hint
 
 PERIOD = 500
@@ -45,7 +45,7 @@ class FallbackMonitor:
     def __init__(self, settings: Settings, engine: Engine, warn: Warn) -> None:
         self.settings, self.wanted = settings, wanted(engine.plan)
         self._serving = engine.plan.candidates[0].name
-        self.calm = fallback.RetryBackoff(settings.promote_after)
+        self.backoff = fallback.RetryBackoff(settings.promote_after)
         self.wordless_seconds = 0.0
         """Seconds of clear speech since the last word, in recordings that have ended."""
         self._warn = warn
@@ -57,9 +57,9 @@ class FallbackMonitor:
     def adopt(self, settings: Settings) -> None:
         """Take over limits that were changed; what is remembered stays."""
         self.settings = settings
-        self.calm.minutes = settings.promote_after
+        self.backoff.minutes = settings.promote_after
         if self._serving != self.wanted:
-            self.calm.wait_from(time.monotonic())
+            self.backoff.wait_from(time.monotonic())
 
     def heard(self, seconds: float, phase: str, answer: protocol.Answer) -> None:
         """Take an answer into account."""
@@ -79,10 +79,10 @@ class FallbackMonitor:
         candidate, limits = engine.candidate, self.settings
         known = (
             baseline.find(limits.model, candidate.device)
-            if not fallback.plain(candidate.precision)
+            if not fallback.is_full_fp32(candidate.precision)
             else None
         )
-        fp32 = known.strategies.get(BASELINE.name) if known else None
+        fp32 = known.strategies.get(FP32_BASELINE.name) if known else None
         costs = [
             (seconds, spent)
             for name, seconds, spent in self._costs
@@ -128,12 +128,12 @@ class FallbackMonitor:
             if engine.ready is not None:
                 self._come_back(engine)
                 if engine.candidate.name == self.wanted:
-                    self.calm.tried(time.monotonic(), held=True)
+                    self.backoff.note_retry(time.monotonic(), held=True)
             return
         self._serving = engine.candidate.name
         self._buffers, self._forgiven = 0, engine.failures
-        if fallback.again(engine.plan, engine.left, engine.candidates, engine.rejected):
-            self.calm.trouble(time.monotonic())
+        if fallback.retry_plan(engine.plan, engine.left, engine.candidates, engine.rejected):
+            self.backoff.note_failure(time.monotonic())
         to = engine.candidate.name
         said = f"fell back from {before} to {to}: {cause.detail}"
         journal.event(
@@ -171,7 +171,7 @@ class FallbackMonitor:
         rejected: list[Rejected] = [
             one for one in engine.rejected if one.candidate == self.wanted
         ] or engine.rejected[-1:]
-        left = self.calm.left(time.monotonic())
+        left = self.backoff.seconds_left(time.monotonic())
         return {
             "wanted": self.wanted,
             "kind": rejected[0].kind if rejected else "",

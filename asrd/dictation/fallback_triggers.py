@@ -111,7 +111,7 @@ def heavy(
     if budget is not None and memory.source != "rss" and process > budget:
         return Trigger(
             "budget",
-            f"{_mib(process)} in use ({ledger.words(memory.source)}), vram_budget is {_mib(budget)}",
+            f"{_mib(process)} in use ({ledger.source_words(memory.source)}), vram_budget is {_mib(budget)}",
             {"process_bytes": process, "budget_bytes": budget},
         )
     if not limit or fp32 is None or not fp32.process or fp32.source != memory.source:
@@ -120,7 +120,7 @@ def heavy(
         return None
     return Trigger(
         "memory",
-        f"{_mib(process)} in use ({ledger.words(memory.source)}), "
+        f"{_mib(process)} in use ({ledger.source_words(memory.source)}), "
         f"FP32 held {_mib(fp32.process)} when it was measured here",
         {"process_bytes": process, "baseline_process_bytes": fp32.process},
     )

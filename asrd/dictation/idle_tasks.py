@@ -33,7 +33,7 @@ class IdleTasks:
         if not slot.idle:
             return None
         quiet = max(0.0, slot.activity.quiet_since + shadow.QUIET - now)
-        known = [slot.monitor.calm.left(now), quiet if slot.shadow.waiting else None]
+        known = [slot.monitor.backoff.seconds_left(now), quiet if slot.shadow.waiting else None]
         return min((max(quiet, each) for each in known if each is not None), default=None)
 
     async def run(self) -> None:
@@ -51,7 +51,7 @@ class IdleTasks:
 
     async def _jobs(self) -> None:
         slot = self.slot
-        if slot.monitor.calm.left(time.monotonic()) == 0.0 and not self._would_wake():
+        if slot.monitor.backoff.seconds_left(time.monotonic()) == 0.0 and not self._would_wake():
             await slot.try_restore()
         if slot.shadow.waiting:
             await slot.shadow.work(slot.settings, slot.bytes_in_use, slot.engine.on_card)

@@ -29,7 +29,7 @@ def log_loaded(
     model: str, candidate: Candidate, ready: protocol.Ready, memory: Memory | None
 ) -> None:
     """Write the entry of one start of a worker."""
-    otherwise = protocol.reasons(ready.fallbacks)
+    otherwise = protocol.fallback_reasons(ready.fallbacks)
     journal.event(
         "loaded",
         f"{model} runs as {candidate.precision.name} on {ready.device_name or ready.device}"
@@ -124,7 +124,7 @@ def ledger(memory: Memory | None) -> dict[str, Any]:
         return found
     return found | {
         "memory_source": memory.source,
-        "memory_kind": precision_ledger.key(memory.source),
+        "memory_kind": precision_ledger.source_key(memory.source),
     }
 
 
@@ -193,7 +193,7 @@ class Alert:
         if used > limit and not self._given:
             journal.event(
                 "vram-alert",
-                f"the worker holds {used / (1 << 20):.0f} MiB ({precision_ledger.words(memory.source)}), "
+                f"the worker holds {used / (1 << 20):.0f} MiB ({precision_ledger.source_words(memory.source)}), "
                 f"above the alert level of {limit / (1 << 20):.0f} MiB",
                 logging.WARNING,
                 process_bytes=used,

@@ -140,7 +140,7 @@ class Shadow:
             return
         start = start_for(msgspec.structs.replace(settings, faults="", vram_budget=""))
         try:
-            async with self._hold(fallback.fp32(device), start) as engine:
+            async with self._hold(fallback.fp32_plan(device), start) as engine:
                 while self._waiting:
                     await self._hear(engine, self._waiting[0])
         except AsrdError as error:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from asrd import protocol
 from asrd.audio.format import SAMPLE_RATE
-from asrd.errors import AudioError, SoundError
+from asrd.errors import AudioError, UnansweredError
 
 MAX_BUFFERS = {"cpu": 1, "cuda": 8}
 """Buffers of several callers that a device computes at once; a card replays so many together, as
@@ -40,7 +40,7 @@ class WaitingBuffer:
         self.answer: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
 
 
-def together(waiting: Sequence[WaitingBuffer], limit: int) -> list[WaitingBuffer]:
+def select_batch(waiting: Sequence[WaitingBuffer], limit: int) -> list[WaitingBuffer]:
     """Return what is asked next: the first final buffer, else the first, and up to `limit` in all
     that go with it.
 
@@ -123,7 +123,7 @@ class BatchQueue:
             self._turn = None
 
     async def _take_turn(self) -> None:
-        self._asked = together(self._waiting, self._limit())
+        self._asked = select_batch(self._waiting, self._limit())
         self._waiting = [one for one in self._waiting if one not in self._asked]
         try:
             await self._answer(self._asked)
@@ -135,7 +135,7 @@ class BatchQueue:
         try:
             answers = await self._ask(asked)
         except Exception as error:
-            if len(asked) > 1 and isinstance(error, AudioError | SoundError):
+            if len(asked) > 1 and isinstance(error, AudioError | UnansweredError):
                 for one in asked:  # only one of them may be to blame
                     await self._answer([one])
                 return

@@ -15,7 +15,7 @@ from asrd.engine import planner
 from asrd.errors import AsrdError
 from asrd.precision import gpus
 from asrd.precision.plan import Gpu
-from asrd.precision.strategies import BASELINE
+from asrd.precision.strategies import FP32_BASELINE
 
 
 def fits_beside(settings: Settings, used: int | None) -> bool:
@@ -54,7 +54,7 @@ def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | N
         sight = _without_card(settings) if crowded else planner.plan_report(settings, gpus.gpus())
     except AsrdError:  # a model whose sizes nobody knows
         return "cpu"
-    need = next(line.process for line in sight.strategies if line.strategy == BASELINE.name)
+    need = next(line.process for line in sight.strategies if line.strategy == FP32_BASELINE.name)
     if sight.card is not None and _fits(need, sight.card, settings, used):
         return f"cuda:{sight.card.index}"
     return "cpu" if need <= available() else None

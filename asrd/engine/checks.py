@@ -61,7 +61,7 @@ def check_room(plan: Plan, candidate: Candidate) -> None:
     Raises WorkerFailedError: device-lost, no-room.
     """
     free = gpus.free_bytes(index_of(candidate.device))
-    if free is None and (gone := gpus.lost()):
+    if free is None and (gone := gpus.lost_cards()):
         hint = "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back"
         raise WorkerFailedError("device-lost", gone[0], hint)
     need = plan.needs.get(candidate.precision.name)
@@ -82,7 +82,7 @@ def check_limit(ready: protocol.Ready, limit: int) -> None:
         return
     if memory.process is None or memory.process <= limit:
         return
-    held = f"{memory.process / MIB:.0f} MiB ({ledger.words(memory.source)})"
+    held = f"{memory.process / MIB:.0f} MiB ({ledger.source_words(memory.source)})"
     detail = f"the worker holds {held}; vram_budget allows {limit / MIB:.0f} MiB"
     if memory.source == "nvml":
         raise WorkerFailedError("budget", detail, "asrd plan lists what each strategy needs")

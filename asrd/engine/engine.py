@@ -21,9 +21,9 @@ from asrd import protocol
 from asrd.engine import checks, verify
 from asrd.engine.batching import MAX_BUFFERS, BatchQueue, WaitingBuffer
 from asrd.engine.fallback_chain import FallbackChain, Trial, details
-from asrd.engine.process import NO_CARD, WorkerFailedError, WorkerProcess, worker_log
+from asrd.engine.process import NO_CARD_ENVIRONMENT, WorkerFailedError, WorkerProcess, worker_log
 from asrd.engine.reception import bounded, received
-from asrd.errors import AsrdError, AudioError, SoundError
+from asrd.errors import AsrdError, AudioError, UnansweredError
 from asrd.models import downloader
 from asrd.precision.failures import action_of
 from asrd.precision.memory import Memory
@@ -32,7 +32,7 @@ from asrd.text.wording import counted, with_hint
 
 log = logging.getLogger("asrd.engine")
 
-WORKER = (sys.executable, "-P", "-m", "asrd.worker")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "asrd.worker")
 """How a worker is started."""
 
 
@@ -48,7 +48,7 @@ class Deadlines(msgspec.Struct, frozen=True):
     """For a worker to end by itself."""
 
 
-DEADLINES = Deadlines()
+DEFAULT_DEADLINES = Deadlines()
 
 
 class CrowdedError(WorkerFailedError):
@@ -80,8 +80,8 @@ class Engine:
         *,
         on_progress: Callable[[protocol.Progress], None] | None = None,
         on_answer: Callable[[float, str, protocol.Answer], None] | None = None,
-        deadlines: Deadlines = DEADLINES,
-        command: Sequence[str] = WORKER,
+        deadlines: Deadlines = DEFAULT_DEADLINES,
+        command: Sequence[str] = WORKER_COMMAND,
         download: Callable[
             [str, Callable[[protocol.Progress], None]], Awaitable[Path]
         ] = downloader.fetch,
@@ -108,7 +108,7 @@ class Engine:
         self._ends: list[float] = []
         self._queue = BatchQueue(
             self._answer,
-            lambda: self.together if self._chain.candidates else 1,
+            lambda: self.max_together if self._chain.candidates else 1,
             self._lock,
             on_answer or (lambda seconds, phase, answer: None),
         )
@@ -161,7 +161,7 @@ class Engine:
         return self._queue.idle
 
     @property
-    def together(self) -> int:
+    def max_together(self) -> int:
         """How many buffers of several callers are computed at once, at most, on the candidate in
         service."""
         kind = self.candidate.device.partition(":")[0]
@@ -230,7 +230,7 @@ class Engine:
         answers: list[protocol.Answer] = []
         await self._service()
         while len(answers) < len(asked):
-            part = asked[len(answers) : len(answers) + self.together]
+            part = asked[len(answers) : len(answers) + self.max_together]
             found = await self._recognize_part(part)
             answers += [
                 bounded(answer, one.start, one.samples)
@@ -387,7 +387,7 @@ class Engine:
 
     def _ask_for_fewer(self, loss: CrowdedError) -> None:
         """Ask for half as many buffers at once from here on."""
-        self._max_buffers = max(1, self.together // 2)
+        self._max_buffers = max(1, self.max_together // 2)
         most = counted(self._max_buffers, "buffer")
         name = self.candidate.name
         log.warning("%s: %s: at most %s at once from now on", name, loss.kind, most)
@@ -420,7 +420,7 @@ class Engine:
             await asyncio.to_thread(checks.check_room, self.plan, candidate)
         log.info("starting a worker: %s on %s", candidate.precision.name, candidate.device)
         began = asyncio.get_running_loop().time()  # what a person waits for is the imports as well
-        variables = NO_CARD if candidate.device == "cpu" else {}
+        variables = NO_CARD_ENVIRONMENT if candidate.device == "cpu" else {}
         worker = self._worker = await WorkerProcess.spawn(self._command, variables)
         if not self._allowed.is_set():
             raise WorkerFailedError("killed", "the worker was ended while it started")
@@ -444,7 +444,7 @@ class Engine:
                 continue
             if isinstance(reply, protocol.Failed):
                 raise _failed(reply)
-            if isinstance(reply, protocol.Ready) and reply.protocol == protocol.PROTOCOL:
+            if isinstance(reply, protocol.Ready) and reply.protocol == protocol.PROTOCOL_VERSION:
                 return reply
             name = type(reply).__name__
             raise WorkerFailedError("garbage", f"{name} of another protocol while loading")
@@ -519,4 +519,4 @@ def _inherent(blamed: Sequence[Rejected]) -> AsrdError:
     )
     if all(one.kind == "non-finite" for one in blamed):
         return AudioError(f"no precision makes text of this sound ({tried})", hint)
-    return SoundError(f"no worker could answer for this sound ({tried})", hint)
+    return UnansweredError(f"no worker could answer for this sound ({tried})", hint)

@@ -13,7 +13,7 @@ from asrd.engine.baseline import BaselineFigures
 from asrd.models.checkpoint import Header
 from asrd.models.memory_estimate import CONTEXT, needs
 from asrd.precision.plan import Gpu, obstacle
-from asrd.precision.strategies import TABLE, Precision
+from asrd.precision.strategies import STRATEGY_TABLE, Precision
 
 
 class StrategyEstimate(msgspec.Struct, frozen=True):
@@ -67,9 +67,9 @@ def context_bytes(header: Header, settings: Settings, before: Mapping[str, Basel
     """Return what CUDA and its libraries take on this card: the most that a measured process held
     beside its model."""
     beside = [
-        (one.process or 0) - needs(header, TABLE[name], settings.window).process + CONTEXT
+        (one.process or 0) - needs(header, STRATEGY_TABLE[name], settings.window).process + CONTEXT
         for name, one in before.items()
-        if name in TABLE
+        if name in STRATEGY_TABLE
     ]
     return max(0, *beside) if beside else CONTEXT
 
@@ -104,9 +104,9 @@ def _estimate(
 ) -> StrategyEstimate:
     hidden = settings.timestamps_model
     estimate = needs(header, precision, settings.window, hidden)
-    whole = needs(header, TABLE["fp32"], settings.window, hidden).weights
+    whole = needs(header, STRATEGY_TABLE["fp32"], settings.window, hidden).weights
     # A map of the user's own was not measured under the shipped one's name.
-    own = precision != TABLE.get(precision.name)
+    own = precision != STRATEGY_TABLE.get(precision.name)
     seen = None if own else before.get(precision.name)
     estimated = estimate.process - CONTEXT + context
     need = estimated if seen is None or seen.process is None else seen.process

@@ -15,7 +15,7 @@ from asrd.precision import fallback
 from asrd.precision.failures import action_of
 from asrd.precision.plan import Candidate, Plan, Rejected
 
-GRAPHS = "CUDA graphs"
+GRAPHS_NAME = "CUDA graphs"
 """What is left before the candidate of a card's worker."""
 
 
@@ -39,7 +39,7 @@ class Trial:
     @property
     def inherent(self) -> bool:
         """Whether FP32 failed as well, so that no precision is to blame."""
-        return any(fallback.plain(one.precision) for one in self.failed)
+        return any(fallback.is_full_fp32(one.precision) for one in self.failed)
 
 
 class FallbackChain:
@@ -92,7 +92,7 @@ class FallbackChain:
 
     def can_fall_back(self, kind: str) -> bool:
         """Return whether another candidate would help after such a failure."""
-        return bool(fallback.after(self.plan, self.candidates, kind))
+        return bool(fallback.candidates_after(self.plan, self.candidates, kind))
 
     def fall_back(
         self,
@@ -111,14 +111,16 @@ class FallbackChain:
         here, *rest = self.candidates
         self._reject(Rejected(here.name, kind, detail, hint, figures or {}))
         out = {one.candidate for one in self.rejected}
-        self.candidates = list(fallback.after(self.plan, self.candidates, kind, component, out))
+        self.candidates = list(
+            fallback.candidates_after(self.plan, self.candidates, kind, component, out)
+        )
         skipped = [candidate for candidate in rest if candidate not in self.candidates]
         self.left += [here, *skipped]
 
     def acquit(self, trial: Trial) -> list[Rejected]:
         """Put back every candidate that failed at one request, FP32 among them; return what they
         were rejected for."""
-        names = {candidate.name for candidate in trial.failed} | {GRAPHS}
+        names = {candidate.name for candidate in trial.failed} | {GRAPHS_NAME}
         blamed = [one for one in self.rejected[len(trial.rejected) :] if one.candidate in names]
         self.rejected = [one for one in self.rejected if one not in blamed]
         self._unreported = [one for one in self._unreported if one not in blamed]
@@ -156,7 +158,7 @@ class FallbackChain:
     def _leave_graphs(self, loss: WorkerFailedError) -> None:
         self.graphs = False
         hint = "graphs = false does without from the start"
-        self._reject(Rejected(GRAPHS, loss.kind, loss.detail, hint))
+        self._reject(Rejected(GRAPHS_NAME, loss.kind, loss.detail, hint))
 
     def _reject(self, one: Rejected) -> None:
         self.rejected.append(one)

@@ -25,7 +25,7 @@ from asrd.precision import gpus
 from asrd.precision.gpus import GpuSelection
 from asrd.precision.needs import fitted
 from asrd.precision.plan import Gpu, Need, Plan, device_for, plan
-from asrd.precision.strategies import BASELINE, TABLE
+from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE
 
 log = logging.getLogger("asrd")
 
@@ -179,7 +179,7 @@ def decide(settings: Settings, facts: PlanFacts) -> PlanDecision:
     limit = facts.free
     if limit is not None and allowed is not None:
         limit = min(limit, allowed)
-    table = TABLE if isinstance(asked, str) else TABLE | {asked.name: asked}
+    table = STRATEGY_TABLE if isinstance(asked, str) else STRATEGY_TABLE | {asked.name: asked}
     lines = estimates.estimates(
         facts.header, table.values(), settings, facts.gpu, limit, facts.baseline
     )
@@ -290,7 +290,7 @@ def start_for(settings: Settings) -> protocol.Start:
     card = _select(settings).card if settings.vram_budget else None
     return protocol.Start(
         model=settings.model,
-        precision=BASELINE,
+        precision=FP32_BASELINE,
         source_lang=settings.source_lang,
         target_lang=settings.target_lang,
         pnc=settings.pnc,

@@ -26,30 +26,30 @@ from typing import ClassVar
 from asrd import paths
 from asrd import protocol as asrd_protocol
 from asrd.errors import DiskError
-from asrd.protocol import MAX_LINE, GarbageError, Reply, Request, Stop
+from asrd.protocol import MAX_LINE_BYTES, GarbageError, Reply, Request, Stop
 from asrd.text.characters import without_controls
 
 log = logging.getLogger("asrd.engine")
 
-REMARK = re.compile(r"[IW]\d{4} |\[NeMo [IWD] ")
+HARMLESS_LINE = re.compile(r"[IW]\d{4} |\[NeMo [IWD] ")
 """How a line of noise begins that is no reason to die: torch's and NeMo's information and
 warnings."""
 worker_log = logging.getLogger("asrd.worker")
 
-PIPE = 1 << 20
+PIPE_BYTES = 1 << 20
 """Bytes that a pipe to a worker holds, where Linux allows it: a buffer then goes in one piece."""
 
-TAKEN = 60.0
+SEND_SECONDS = 60.0
 """Seconds within which a worker, which is asked only while it waits, takes what it is sent out of
 its pipe."""
 
-KILLED = 10.0
+KILL_SECONDS = 10.0
 """Seconds that a killed process is waited for: a card's driver may take a while to let go of it."""
 
-MOMENT = 1.0
+LAST_OUTPUT_SECONDS = 1.0
 """Seconds in which the last words of a process that is over arrive."""
 
-ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # CUDA then numbers the cards as NVML does
     "CUDA_MODULE_LOADING": "LAZY",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # every buffer has another length
@@ -72,7 +72,7 @@ ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 
-NO_CARD = {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+NO_CARD_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Variables of a worker on the CPU: what NeMo imports asks for cards, and that alone would wake one
 and hold it."""
 
@@ -163,7 +163,10 @@ class WorkerProcess:
         self.process = process
         self.scratch = scratch
         self.noise: collections.deque[str] = collections.deque(maxlen=20)
-        self._stdout, self._stderr = asyncio.StreamReader(MAX_LINE), asyncio.StreamReader(MAX_LINE)
+        self._stdout, self._stderr = (
+            asyncio.StreamReader(MAX_LINE_BYTES),
+            asyncio.StreamReader(MAX_LINE_BYTES),
+        )
         self._stdin: asyncio.StreamWriter | None = None
         self._pump = asyncio.create_task(self._listen())
         self._readers: list[asyncio.ReadTransport] = []
@@ -227,11 +230,11 @@ class WorkerProcess:
         assert self._stdin is not None
         try:
             self._stdin.writelines(asrd_protocol.pack(message, *payload))
-            async with asyncio.timeout(TAKEN):
+            async with asyncio.timeout(SEND_SECONDS):
                 await self._stdin.drain()
         except TimeoutError:
             raise WorkerFailedError(
-                "stalled", f"it did not take what it was sent within {TAKEN:.0f} s"
+                "stalled", f"it did not take what it was sent within {SEND_SECONDS:.0f} s"
             ) from None
         except (ConnectionError, RuntimeError):
             raise await self._gone() from None
@@ -247,7 +250,9 @@ class WorkerProcess:
         except TimeoutError:
             raise WorkerFailedError("stalled", f"no answer within {deadline:.0f} s") from None
         except ValueError:
-            raise WorkerFailedError("garbage", f"a line longer than {MAX_LINE} bytes") from None
+            raise WorkerFailedError(
+                "garbage", f"a line longer than {MAX_LINE_BYTES} bytes"
+            ) from None
         if not line.endswith(b"\n"):
             raise await self._gone()
         try:
@@ -264,7 +269,9 @@ class WorkerProcess:
                 "killed", f"the worker was ended by {signal.Signals(-code).name}"
             )
         await self._silence()
-        telling = (line for line in reversed(self.noise) if line.strip() and not REMARK.match(line))
+        telling = (
+            line for line in reversed(self.noise) if line.strip() and not HARMLESS_LINE.match(line)
+        )
         said = next(telling, "it said nothing")
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return WorkerFailedError("died", f"the worker ended with {how}: {said}")
@@ -295,7 +302,7 @@ class WorkerProcess:
     @staticmethod
     def longest(patience: float) -> float:
         """Return the seconds that `end` may take."""
-        return patience + KILLED + 2 * MOMENT
+        return patience + KILL_SECONDS + 2 * LAST_OUTPUT_SECONDS
 
     def kill(self) -> None:
         """Kill the process and what it started, at once; nothing is waited for."""
@@ -313,14 +320,14 @@ class WorkerProcess:
             if await self._exit(patience) is not None:
                 await self._silence()
         self.kill()
-        if await self._exit(KILLED) is None:
+        if await self._exit(KILL_SECONDS) is None:
             log.warning("the worker %d was killed and does not end", self.process.pid)
         elif self._stdin is not None:
             await self._silence()
 
     async def _silence(self) -> None:
         """Wait for the end of what it says, but a moment only."""
-        await asyncio.wait([self._pump], timeout=MOMENT)
+        await asyncio.wait([self._pump], timeout=LAST_OUTPUT_SECONDS)
 
     async def _exit(self, limit: float) -> int | None:
         """Return how the process ended, negative for a signal; None if it still runs after `limit`
@@ -372,7 +379,7 @@ def _launched(
         OSError
     ):  # without a home that can be written, libraries go without, or to TMPDIR
         paths.make_folder(paths.cache())
-    environment = {**os.environ, **paths.library_folders(), **ENVIRONMENT, **more}
+    environment = {**os.environ, **paths.library_folders(), **WORKER_ENVIRONMENT, **more}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -384,7 +391,7 @@ def _launched(
     )
     assert process.stdin is not None
     with contextlib.suppress(OSError):  # a user may have reached the limit of all pipes
-        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE)
+        fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     return process
 
 

@@ -27,16 +27,16 @@ from asrd.text.characters import readable
 log = logging.getLogger("asrd")
 
 
-TAKES = "the takes that are kept"
+KEPT_RECORDINGS = "the takes that are kept"
 """What a verdict was found on where nobody wrote down what was said."""
 
 
-ROOM = 1 << 18
+PROBE_BYTES = 1 << 18
 """Bytes that must fit into the state folder before a verdict is looked for: those that are kept,
 and what goes on."""
 
 
-class Key(msgspec.Struct, frozen=True):
+class TuningKey(msgspec.Struct, frozen=True):
     """What a verdict was found with, and holds for."""
 
     model: str
@@ -61,13 +61,13 @@ class Key(msgspec.Struct, frozen=True):
     """`vram_budget` as it is set."""
 
 
-LABELS = {
+KEY_LABELS = {
     "device": "the device", "driver": "the driver", "torch": "torch", "asrd": "asrd", "languages": "the language",
     "preset": "the preset", "bound": "max_wer_delta", "budget": "vram_budget",
 }  # fmt: skip
 """Fields of a key as a person calls them; those of the model's file are told together."""
 
-PLACE = ("model", "device", "preset", "bound", "budget")
+IDENTITY_FIELDS = ("model", "device", "preset", "bound", "budget")
 """Fields by which verdicts stand beside each other; of those that agree in them the last one is
 kept."""
 
@@ -108,7 +108,7 @@ class TunedStrategy(msgspec.Struct, frozen=True):
 class TuningResult(msgspec.Struct, frozen=True):
     """A verdict with its evidence."""
 
-    key: Key
+    key: TuningKey
     chosen: str
     reason: str
     candidates: list[TunedStrategy]
@@ -139,14 +139,14 @@ def path() -> Path:
     return paths.state() / "verdicts.json"
 
 
-def key_for(settings: Settings, gpu: Gpu | None) -> Key | None:
+def key_for(settings: Settings, gpu: Gpu | None) -> TuningKey | None:
     """Return what a verdict for these settings on this device must have been found with; None
     without a model file."""
     try:
         file = names.resolve(settings.model).stat()
     except (AsrdError, OSError):
         return None
-    return Key(
+    return TuningKey(
         model=readable(settings.model),
         size=file.st_size,
         modified=file.st_mtime_ns,
@@ -185,7 +185,7 @@ def check_room() -> None:
     probe = paths.state() / "room.probe"
     try:
         paths.make_folder(probe.parent)
-        paths.write_whole(probe, bytes(ROOM))
+        paths.write_whole(probe, bytes(PROBE_BYTES))
         probe.unlink()
     except OSError as error:
         raise _unkept(error) from error
@@ -201,7 +201,9 @@ def keep(record: TuningResult) -> None:
     DiskError."""
     target = path()
     others = [
-        one for one in read() if any(_of(one.key, name) != _of(record.key, name) for name in PLACE)
+        one
+        for one in read()
+        if any(_of(one.key, name) != _of(record.key, name) for name in IDENTITY_FIELDS)
     ]
     try:
         paths.make_folder(target.parent)
@@ -228,17 +230,17 @@ def find(settings: Settings, gpu: Gpu | None) -> tuple[TuningResult | None, str]
     return nearest, "; ".join(_differences(nearest.key, key))
 
 
-def _of(key: Key, name: str) -> object:
+def _of(key: TuningKey, name: str) -> object:
     return getattr(key, name)
 
 
-def _differences(was: Key, now: Key) -> list[str]:
+def _differences(was: TuningKey, now: TuningKey) -> list[str]:
     """Return in words what a verdict was found with and what is here."""
     written = was.modified != now.modified and now.model not in names.SHIPPED
     moved = was.size != now.size or written
     return ["the model's file has changed"] * moved + [
         f"{label} was {_shown(_of(was, name))} and is {_shown(_of(now, name))}"
-        for name, label in LABELS.items()
+        for name, label in KEY_LABELS.items()
         if _of(was, name) != _of(now, name)
     ]
 

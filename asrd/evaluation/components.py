@@ -15,7 +15,7 @@ from asrd.errors import ConfigError, nearest
 from asrd.models.checkpoint import Header
 from asrd.models.memory_estimate import modules, weights_bytes
 from asrd.precision import spellings
-from asrd.precision.strategies import KINDRED, Precision, Stored
+from asrd.precision.strategies import RELATED_FAMILIES, Precision, Stored
 
 LOW: tuple[Stored, ...] = ("bfloat16", "float16", "int8")
 """What each component is put to where nothing else is asked for."""
@@ -108,7 +108,7 @@ def wanted(words: str) -> tuple[tuple[Stored, ...], bool]:
 
 def derive(header: Header, blocks: bool = False) -> list[Component]:
     """Return the components that a model has: a few that mean something, or one for each block."""
-    family = KINDRED.get(header.family, header.family)
+    family = RELATED_FAMILIES.get(header.family, header.family)
     known = modules(header.tensors)
     found = [*ENCODER, *AFTER.get(family, ())]
     if blocks:

@@ -29,7 +29,7 @@ from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 from asrd.precision.plan import for_family
 from asrd.precision.strategies import Precision
-from asrd.protocol import Ready, reasons
+from asrd.protocol import Ready, fallback_reasons
 from asrd.scoring import (
     Edits,
     changed_interval,
@@ -306,7 +306,7 @@ def _row(measured: Run, heard: WordErrors | None, context: _Context) -> Strategy
         role=measured.role,
         requested=describe(for_family(measured.precision, ready.family if ready else "")),
         effective=ready.effective if ready else {},
-        fallback_reason=reasons(ready.fallbacks) if ready else "",
+        fallback_reason=fallback_reasons(ready.fallbacks) if ready else "",
         weights_bytes=ready.weights_bytes if ready else None,
         ledger={**ready.ledger, **measured.ledger} if ready else {},
         load_peak=ready.load_peak if ready else None,

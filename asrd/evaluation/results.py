@@ -15,7 +15,7 @@ from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import Precision
 from asrd.protocol import Ready, SelfTest
-from asrd.scoring import FEWEST_UTTERANCES, RESAMPLES, Percentiles
+from asrd.scoring import BOOTSTRAP_RESAMPLES, FEWEST_UTTERANCES, Percentiles
 
 SCHEMA = 2
 """Version of the JSON; grows when a key changes its meaning."""
@@ -41,9 +41,10 @@ DEFINITIONS = {
     "metric": "WER, or CER: a character error rate, where most letters of the references are of scripts without "
     "spaces. Every figure that counts words then counts characters, under its name as ever.",
     "wer_delta": "WER minus FP32's on the same utterances, in absolute percentage points.",
-    "wer_delta_ci": f"95 % interval of wer_delta: paired bootstrap over utterances, {RESAMPLES} resamples, fixed seed. "
-    f"None below {FEWEST_UTTERANCES} utterances, where a bootstrap says nothing. No change in N utterances gives "
-    "[0, 0]; it still leaves room for a change in 3/N of all utterances.",
+    "wer_delta_ci": "95 % interval of wer_delta: paired bootstrap over utterances, "
+    f"{BOOTSTRAP_RESAMPLES} resamples, fixed seed. None below {FEWEST_UTTERANCES} utterances, where a "
+    "bootstrap says nothing. No change in N utterances gives [0, 0]; it still leaves "
+    "room for a change in 3/N of all utterances.",
     "changed_per_100": "Word edits between this hypothesis and FP32's, per 100 words of FP32's. It sees changes that "
     "cancel out in the WER.",
     "changed_ci": "95 % interval of changed_per_100, by the same bootstrap, and with the same limits.",

@@ -47,7 +47,7 @@ from asrd.precision import ledger
 from asrd.precision import plan as precision_plan
 from asrd.precision import strategies as precision_strategies
 from asrd.precision.plan import Candidate, Gpu, Plan
-from asrd.precision.strategies import BASELINE, PRESETS, Precision
+from asrd.precision.strategies import AUTO_PRESETS, FP32_BASELINE, Precision
 from asrd.streaming.session import StreamingSession
 from asrd.terminal.output import one_line, tell
 from asrd.terminal.progress import DownloadBar, RunProgress
@@ -88,10 +88,10 @@ class ComparisonSpec:
     def runs(self) -> list[tuple[Precision, Role]]:
         """FP32 twice, then what was asked for; FP32 itself is then there already."""
         asked: list[tuple[Precision, Role]] = [
-            (p, "asked") for p in self.precisions if p.name != BASELINE.name
+            (p, "asked") for p in self.precisions if p.name != FP32_BASELINE.name
         ]
         down: list[tuple[Precision, Role]] = [(one.precision, "component") for one in self.alone]
-        return [(BASELINE, "baseline"), (BASELINE, "again"), *asked, *down]
+        return [(FP32_BASELINE, "baseline"), (FP32_BASELINE, "again"), *asked, *down]
 
     @property
     def workers(self) -> int:
@@ -112,7 +112,7 @@ class ComparisonState:
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `asrd compare` takes."""
-    known = ", ".join(PRESETS)
+    known = ", ".join(AUTO_PRESETS)
     parser.epilog = HELP
     parser.add_argument(
         "--strategies", metavar="a,b", help=f"names, all, presets: {known} (the preset in force)"
@@ -250,7 +250,9 @@ def _job(
         chosen = [own if p.name == own.name else p for p in chosen]
     check_languages(settings)
     gpu = planner.card_for(settings)
-    clips, speech = spoken(args.manifest or paths.EVALUATION, args.limit, settings.target_lang)
+    clips, speech = spoken(
+        args.manifest or paths.EVALUATION_MANIFEST, args.limit, settings.target_lang
+    )
     device = f"cuda:{gpu.index}" if gpu else "cpu"
     for_files(named)  # says that the demo runs, now that nothing is wrong with what was asked
     file = fetched(settings.model)  # before the first worker, so that no measurement waits for it
@@ -289,8 +291,8 @@ def spoken(path: Path, limit: int | None, language: str) -> tuple[list[Clip], Sp
             f"{path} has no reference text", 'each line needs it: {..., "text": ...}'
         )
     seconds = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
-    installed = path == paths.EVALUATION  # its name is the same wherever asrd is installed
-    shown = path.relative_to(paths.DATA.parents[1]) if installed else path
+    installed = path == paths.EVALUATION_MANIFEST  # its name is the same wherever asrd is installed
+    shown = path.relative_to(paths.DATA_FOLDER.parents[1]) if installed else path
     return clips, Speech(readable(str(shown)), len(clips), words, seconds, language, skipped, kind)
 
 
@@ -332,7 +334,7 @@ async def measure(
             found.measured.append(await _run(job, chosen, role, buffer, progress))
             progress.done(found.measured[-1].failure)
             save()
-        progress.begin(f"{BASELINE.name} latency again", job.workers)
+        progress.begin(f"{FP32_BASELINE.name} latency again", job.workers)
         found.again = await _latency_again(job, buffer, progress)
         progress.done()
 
@@ -467,8 +469,8 @@ async def _long_clip(
 
 async def _latency_again(job: ComparisonSpec, buffer: Samples, progress: RunProgress) -> Run:
     """Return latency and memory of one more FP32 worker."""
-    measured = Run(BASELINE, "again")
-    one = _engine(job, BASELINE, progress)
+    measured = Run(FP32_BASELINE, "again")
+    one = _engine(job, FP32_BASELINE, progress)
     with contextlib.suppress(
         AsrdError
     ):  # two runs have worked; without the third the floor rests on them

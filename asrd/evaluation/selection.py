@@ -19,7 +19,7 @@ from asrd.evaluation.judging import WordErrors, judge, word_errors
 from asrd.evaluation.normalising import metric, normaliser, units
 from asrd.evaluation.results import RESOLUTION, NoiseFloor, Run, StrategyResult
 from asrd.precision import ledger
-from asrd.precision.strategies import BASELINE, quantizes
+from asrd.precision.strategies import FP32_BASELINE, quantizes
 from asrd.scoring import FEWEST_UTTERANCES, Edits, upper_bound
 
 BUSY = 0.15
@@ -234,7 +234,7 @@ def _refusal(
     ):
         return f"does not run as asked: {row.fallback_reason}"
     if found.source != whole.source:
-        return f"its memory is {ledger.words(found.source)}, FP32's is {ledger.words(whole.source)}"
+        return f"its memory is {ledger.source_words(found.source)}, FP32's is {ledger.source_words(whole.source)}"
     if bounds.budget is not None and (found.memory or 0) > bounds.budget:
         return f"needs {_mib(found.memory)} MiB; vram_budget allows {_mib(bounds.budget)}"
     for one in row.criteria:
@@ -309,7 +309,7 @@ def _dear(found: TunedStrategy, missing: int, bounds: _Bounds) -> str:
 def _reason(taken: TunedStrategy, candidates: Sequence[TunedStrategy], bounds: _Bounds) -> str:
     """Return by what figures it was chosen, one clause."""
     whole = candidates[-1]
-    if taken.strategy == BASELINE.name:
+    if taken.strategy == FP32_BASELINE.name:
         others = [one for one in candidates[:-1] if not one.refused]
         if not others:
             return "measured here: no cheaper candidate qualifies"
@@ -318,8 +318,8 @@ def _reason(taken: TunedStrategy, candidates: Sequence[TunedStrategy], bounds: _
     what = bounds.unit
     return (
         f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_mib(taken.memory)} MiB "
-        f"against FP32's {_mib(whole.memory)} ({ledger.words(taken.source)}), {_ms(taken.p50_ms)} ms for 10 s against "
-        f"{_ms(whole.p50_ms)}"
+        f"against FP32's {_mib(whole.memory)} ({ledger.source_words(taken.source)}), "
+        f"{_ms(taken.p50_ms)} ms for 10 s against {_ms(whole.p50_ms)}"
     )
 
 

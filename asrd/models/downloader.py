@@ -107,7 +107,7 @@ async def _started(name: str) -> AsyncIterator[tuple[asyncio.StreamReader, IO[by
             # Ctrl-C is for the parent, which then ends the download in order
             start_new_session=True,
         )
-        lines = asyncio.StreamReader(protocol.MAX_LINE)
+        lines = asyncio.StreamReader(protocol.MAX_LINE_BYTES)
         try:
             reading = functools.partial(asyncio.StreamReaderProtocol, lines)
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(

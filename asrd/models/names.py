@@ -14,7 +14,7 @@ from asrd import paths
 from asrd.errors import ModelError, nearest
 from asrd.models.architectures import ARCHITECTURES
 
-SHIPPED = {name: paths.DATA / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
+SHIPPED = {name: paths.DATA_FOLDER / f"{name}.nemo" for name in ("demo", "demo-ctc", "demo-tdt")}
 """Name -> file of the models that come with asrd; they know synthetic voices and a closed
 vocabulary."""
 

@@ -17,7 +17,7 @@ import msgspec
 
 from asrd.precision.plan import Gpu
 
-KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+MESSAGE_PATTERNS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "no-device",  # torch cannot use this card at all, under no precision
         (
@@ -105,14 +105,14 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Kind -> patterns of the message or the name of the exception's class, in lower case; the first
 that fits decides."""
 
-WHEELS = "https://download.pytorch.org/whl/"
+WHEELS_URL = "https://download.pytorch.org/whl/"
 """Where torch is for each version of CUDA."""
 
-OLDEST = (7, 5)
+MIN_CAPABILITY = (7, 5)
 """The oldest compute capability that a torch for CUDA 13 has kernels for."""
 
 
-class Build(msgspec.Struct, frozen=True):
+class TorchBuild(msgspec.Struct, frozen=True):
     """What torch says of its own build."""
 
     version: str
@@ -120,7 +120,7 @@ class Build(msgspec.Struct, frozen=True):
     """The CUDA it is built for, as "13.0"; empty where it is built without."""
 
 
-def build() -> Build | None:
+def torch_build() -> TorchBuild | None:
     """Return what the installed torch is built for, without importing it; None where there is
     none."""
     found = importlib.util.find_spec("torch")
@@ -136,15 +136,18 @@ def build() -> Build | None:
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
             values[target.id] = value.value
-    return Build(str(values.get("__version__") or ""), str(values.get("cuda") or ""))
+    return TorchBuild(str(values.get("__version__") or ""), str(values.get("cuda") or ""))
 
 
-def kind(error: BaseException) -> str:
+def kind_of(error: BaseException) -> str:
     """Return the kind of a failure that is torch's or CUDA's; empty where it is of neither."""
     text = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError):
         return "out-of-memory"
-    return next((name for name, signs in KINDS if any(re.search(sign, text) for sign in signs)), "")
+    return next(
+        (name for name, signs in MESSAGE_PATTERNS if any(re.search(sign, text) for sign in signs)),
+        "",
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -152,7 +155,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def mismatch(torch: Build, card: Gpu, driver: str) -> tuple[str, str]:
+def mismatch(torch: TorchBuild, card: Gpu, driver: str) -> tuple[str, str]:
     """Return why this torch cannot run beside this driver, and what helps; two empty strings where
     nothing is known.
 
@@ -160,35 +163,36 @@ def mismatch(torch: Build, card: Gpu, driver: str) -> tuple[str, str]:
         driver: the newest CUDA that the driver knows, as "12.8"; empty where it does not say.
     """
     if not torch.cuda:
-        return f"torch {torch.version} is built without CUDA and cannot use {card.name}", install(
-            torch, card, driver
+        return (
+            f"torch {torch.version} is built without CUDA and cannot use {card.name}",
+            install_command(torch, card, driver),
         )
     if driver and _major(torch.cuda) > _major(driver):
         why = f"torch {torch.version} is built for CUDA {torch.cuda}; the driver {card.driver} knows {driver} at most"
-        return why, f"update the NVIDIA driver, or {install(torch, card, driver)}"
-    if _major(torch.cuda) >= 13 and card.capability < OLDEST:
-        return no_kernels(torch, card), install(torch, card, driver)
+        return why, f"update the NVIDIA driver, or {install_command(torch, card, driver)}"
+    if _major(torch.cuda) >= 13 and card.capability < MIN_CAPABILITY:
+        return no_kernels(torch, card), install_command(torch, card, driver)
     return "", ""
 
 
-def no_kernels(torch: Build, card: Gpu) -> str:
+def no_kernels(torch: TorchBuild, card: Gpu) -> str:
     """Return the sentence for a card that a torch was not built for."""
     capability = ".".join(map(str, card.capability))
     return f"torch {torch.version} has no kernels for {card.name}, compute capability {capability}"
 
 
-def install(torch: Build, card: Gpu, driver: str) -> str:
+def install_command(torch: TorchBuild, card: Gpu, driver: str) -> str:
     """Return the command that installs the same torch for this card and driver."""
     newest = not driver or _major(driver) >= 13
-    wheel = "cu130" if newest and card.capability >= OLDEST else "cu126"
+    wheel = "cu130" if newest and card.capability >= MIN_CAPABILITY else "cu126"
     if driver and _major(driver) < 12:
-        return f"update the NVIDIA driver, then pip install -i {WHEELS}{wheel} torch"
-    return (
-        f"pip install --force-reinstall -i {WHEELS}{wheel} torch=={torch.version.partition('+')[0]}"
-    )
+        return f"update the NVIDIA driver, then pip install -i {WHEELS_URL}{wheel} torch"
+    return f"pip install --force-reinstall -i {WHEELS_URL}{wheel} torch=={torch.version.partition('+')[0]}"
 
 
-def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -> tuple[str, str]:
+def explain(
+    error: BaseException, torch: TorchBuild, card: Gpu | None, driver: str
+) -> tuple[str, str]:
     """Return one sentence on why torch cannot use a card, and what helps.
 
     Args:
@@ -203,7 +207,7 @@ def explain(error: BaseException, torch: Build, card: Gpu | None, driver: str) -
     if why:
         return why, fix
     if "kernel image" in text or "unsupported toolchain" in text:
-        return no_kernels(torch, card), install(torch, card, driver)
+        return no_kernels(torch, card), install_command(torch, card, driver)
     if "busy or unavailable" in text:
         why = f"{card.name} takes no further process" + (
             f" in the compute mode {card.mode}" if card.mode else ""

@@ -21,7 +21,7 @@ from asrd.errors import (
 )
 
 
-class Action(msgspec.Struct, frozen=True, kw_only=True):
+class FailureAction(msgspec.Struct, frozen=True, kw_only=True):
     """What is done about one kind of failure."""
 
     follow: Literal["next", "smaller", "same device", "other device", "component"] = "next"
@@ -47,61 +47,61 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     """The error for the user where no other candidate would cure it."""
 
 
-ACTIONS: dict[str, Action] = {
+FAILURE_ACTIONS: dict[str, FailureAction] = {
     # what no other precision would cure
-    "model": Action(error=ModelError),
-    "network": Action(error=NetworkError),
-    "disk": Action(error=DiskError),
-    "usage": Action(error=UsageError),
-    "config": Action(error=ConfigError),
-    "audio": Action(error=AudioError),
+    "model": FailureAction(error=ModelError),
+    "network": FailureAction(error=NetworkError),
+    "disk": FailureAction(error=DiskError),
+    "usage": FailureAction(error=UsageError),
+    "config": FailureAction(error=ConfigError),
+    "audio": FailureAction(error=AudioError),
     # what a worker says of itself
-    "non-finite": Action(follow="component"),
-    "self-test": Action(),
-    "unsupported": Action(),
-    "internal": Action(),
-    "no-device": Action(follow="other device"),
-    "device-lost": Action(
+    "non-finite": FailureAction(follow="component"),
+    "self-test": FailureAction(),
+    "unsupported": FailureAction(),
+    "internal": FailureAction(),
+    "no-device": FailureAction(follow="other device"),
+    "device-lost": FailureAction(
         without_graphs=True, may_return=True, over_after_stop=True, ends_worker=True
     ),
-    "out-of-memory": Action(follow="smaller", may_return=True, fewer_at_once=True),
+    "out-of-memory": FailureAction(follow="smaller", may_return=True, fewer_at_once=True),
     # how a worker is lost, or is not what was started
-    "killed": Action(retry=True, may_return=True),
-    "stalled": Action(retry=True, may_return=True),
-    "died": Action(retry=True, without_graphs=True, may_return=True),
-    "garbage": Action(),
-    "dtypes": Action(),
+    "killed": FailureAction(retry=True, may_return=True),
+    "stalled": FailureAction(retry=True, may_return=True),
+    "died": FailureAction(retry=True, without_graphs=True, may_return=True),
+    "garbage": FailureAction(),
+    "dtypes": FailureAction(),
     # before a worker is started
-    "no-room": Action(follow="smaller", may_return=True, over_after_stop=True),
-    "budget": Action(follow="smaller", may_return=True),
-    "hardware": Action(),
-    "measured": Action(),
+    "no-room": FailureAction(follow="smaller", may_return=True, over_after_stop=True),
+    "budget": FailureAction(follow="smaller", may_return=True),
+    "hardware": FailureAction(),
+    "measured": FailureAction(),
     # what a worker's answers show
-    "slow": Action(follow="same device", may_return=True),
-    "memory": Action(follow="same device", may_return=True),
-    "changed": Action(follow="same device"),
-    "empty": Action(follow="same device"),
-    "failures": Action(may_return=True),
-    "silent": Action(may_return=True),
+    "slow": FailureAction(follow="same device", may_return=True),
+    "memory": FailureAction(follow="same device", may_return=True),
+    "changed": FailureAction(follow="same device"),
+    "empty": FailureAction(follow="same device"),
+    "failures": FailureAction(may_return=True),
+    "silent": FailureAction(may_return=True),
 }
 """Kind of a failure -> what is done about it.
 
 `silent` is `empty` once FP32 found no words either.
 """
 
-UNKNOWN = Action()
+UNKNOWN_ACTION = FailureAction()
 """For a kind that is not in the table: the next candidate, for good."""
 
 
-def action_of(kind: str) -> Action:
+def action_of(kind: str) -> FailureAction:
     """Return what is done about a kind of failure; for one that nobody knows, the next candidate
     follows."""
-    return ACTIONS.get(kind, UNKNOWN)
+    return FAILURE_ACTIONS.get(kind, UNKNOWN_ACTION)
 
 
 def kind_of(error: AsrdError) -> str:
     """Return the kind of an error that no other precision would cure; "" for every other error."""
-    for kind, action in ACTIONS.items():
+    for kind, action in FAILURE_ACTIONS.items():
         if action.error is not None and isinstance(error, action.error):
             return kind
     return ""
@@ -109,4 +109,4 @@ def kind_of(error: AsrdError) -> str:
 
 def kinds_that(follow: str) -> tuple[str, ...]:
     """Return the kinds after which such a candidate follows."""
-    return tuple(kind for kind, action in ACTIONS.items() if action.follow == follow)
+    return tuple(kind for kind, action in FAILURE_ACTIONS.items() if action.follow == follow)

@@ -15,7 +15,7 @@ from asrd.precision.failures import action_of
 from asrd.precision.needs import smaller_candidates
 from asrd.precision.plan import Candidate, Plan, Rejected
 from asrd.precision.strategies import (
-    BASELINE,
+    FP32_BASELINE,
     Precision,
     Stored,
     dtypes,
@@ -26,12 +26,12 @@ MAX_WAIT_SECONDS = 24 * 3600.0
 """How long a candidate stays left at most, however often it came back in vain."""
 
 
-def plain(precision: Precision) -> bool:
+def is_full_fp32(precision: Precision) -> bool:
     """Whether a precision stores and computes everything in FP32, TF32 off."""
     return dtypes(precision) == {"float32"} and not quantizes(precision) and not precision.tf32
 
 
-def after(
+def candidates_after(
     plan: Plan,
     candidates: Sequence[Candidate],
     kind: str,
@@ -55,7 +55,7 @@ def after(
     elsewhere = tuple(candidate for candidate in rest if candidate.device != here.device)
     if follow == "same device":
         # FP32 is what the others are measured against, and another device would be no cure.
-        stays = plain(here.precision) or len(elsewhere) == len(rest)
+        stays = is_full_fp32(here.precision) or len(elsewhere) == len(rest)
         return () if stays else tuple(rest)
     if follow == "other device":
         return elsewhere
@@ -99,7 +99,7 @@ def storage_of(precision: Precision, path: str) -> str:
 # -----------------------------------------------------------------------------------------------------
 
 
-def again(
+def retry_plan(
     plan: Plan,
     left: Sequence[Candidate],
     candidates: Sequence[Candidate],
@@ -148,7 +148,7 @@ class RetryBackoff:
         self._due: float | None = None
         self._returned: float | None = None
 
-    def trouble(self, now: float) -> None:
+    def note_failure(self, now: float) -> None:
         """A candidate was left at `now` (seconds)."""
         if self._returned is not None:
             lasted, self._returned = now - self._returned, None
@@ -161,7 +161,7 @@ class RetryBackoff:
         if self._due is None and self.minutes:
             self._due = now + self.wait
 
-    def tried(self, now: float, held: bool) -> None:
+    def note_retry(self, now: float, held: bool) -> None:
         """A better candidate was tried: it is in service now, or it did not hold."""
         if held:
             self._returned, self._due = now, None
@@ -174,12 +174,14 @@ class RetryBackoff:
         """Seconds that the present wait lasts."""
         return min(MAX_WAIT_SECONDS, 60 * self.minutes * 2.0 ** min(self._vain, 30))
 
-    def left(self, now: float) -> float | None:
+    def seconds_left(self, now: float) -> float | None:
         """Return the seconds until a better candidate may be tried; None while there is nothing to
         wait for."""
         return None if self._due is None or not self.minutes else max(0.0, self._due - now)
 
 
-def fp32(device: str) -> Plan:
+def fp32_plan(device: str) -> Plan:
     """Return the plan of FP32 on a device and nothing else."""
-    return Plan(BASELINE.name, (Candidate(BASELINE, device),), "the reference that a shadow is")
+    return Plan(
+        FP32_BASELINE.name, (Candidate(FP32_BASELINE, device),), "the reference that a shadow is"
+    )

@@ -1,4 +1,4 @@
-"""Whether an NVIDIA card sleeps, whether it could, and what keeps it awake, by what the kernel
+"""Whether an NVIDIA_VENDOR card sleeps, whether it could, and what keeps it awake, by what the kernel
 tells of it.
 
 Reads /sys and /proc alone. That wakes no card, as NVML and CUDA do. Daemon side.
@@ -13,28 +13,28 @@ from typing import Literal
 
 import msgspec
 
-DEVICES = Path("/sys/bus/pci/devices")
+PCI_DEVICES = Path("/sys/bus/pci/devices")
 
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 """Has a folder for each card that NVIDIA's own driver holds."""
 
-PROCESSES = Path("/proc")
+PROC_FOLDER = Path("/proc")
 
-NVIDIA = "0x10de"
+NVIDIA_VENDOR = "0x10de"
 """The PCI vendor."""
 
 DISPLAY_CLASS = "0x03"
 """Beginning of the PCI class of what computes pictures: 0x0300 with outputs, 0x0302 without."""
 
-FUNCTIONS = {"0x0403": "sound", "0x0c03": "USB", "0x0c80": "USB-C"}
+FUNCTION_NAMES = {"0x0403": "sound", "0x0c03": "USB", "0x0c80": "USB-C"}
 """Beginning of the PCI class -> what else is on a card, and sleeps only together with it."""
 
 OWN_DRIVERS = ("nvidia", "nouveau")
 
-RULE = 'ACTION=="bind", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{power/control}="auto"'
-"""For udev: lets all functions of NVIDIA cards sleep."""
+UDEV_RULE = 'ACTION=="bind", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{power/control}="auto"'
+"""For udev: lets all functions of NVIDIA_VENDOR cards sleep."""
 
-OPTION = "options nvidia NVreg_DynamicPowerManagement=0x02"
+DRIVER_OPTION = "options nvidia NVreg_DynamicPowerManagement=0x02"
 
 
 class CardPower(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class CardPower(msgspec.Struct, frozen=True):
 
 
 def survey() -> list[CardPower]:
-    """Return how each NVIDIA card stands, in the order of the bus; empty where there is none, or no
+    """Return how each NVIDIA_VENDOR card stands, in the order of the bus; empty where there is none, or no
     /sys."""
     return [_judge(card, DRIVER_CARDS / card.name) for card in _cards()]
 
@@ -63,10 +63,10 @@ def asleep() -> bool:
 
 
 def holders() -> list[str]:
-    """Return the processes that hold an NVIDIA device file, as "name (number)"; only those this
+    """Return the processes that hold an NVIDIA_VENDOR device file, as "name (number)"; only those this
     user may look into."""
-    numbers = sorted(int(one.name) for one in _listed(PROCESSES) if one.name.isdigit())
-    holding = [PROCESSES / str(number) for number in numbers if _holds(PROCESSES / str(number))]
+    numbers = sorted(int(one.name) for one in _listed(PROC_FOLDER) if one.name.isdigit())
+    holding = [PROC_FOLDER / str(number) for number in numbers if _holds(PROC_FOLDER / str(number))]
     return [f"{_read(process / 'comm') or '?'} ({process.name})" for process in holding]
 
 
@@ -83,8 +83,10 @@ def _target(link: Path) -> str:
 
 def _cards() -> Iterator[Path]:
     """Yield the folders of NVIDIA's display controllers."""
-    for device in _listed(DEVICES):
-        if _read(device / "vendor") == NVIDIA and _read(device / "class").startswith(DISPLAY_CLASS):
+    for device in _listed(PCI_DEVICES):
+        if _read(device / "vendor") == NVIDIA_VENDOR and _read(device / "class").startswith(
+            DISPLAY_CLASS
+        ):
             yield device
 
 
@@ -109,7 +111,7 @@ def _judge(card: Path, known: Path) -> CardPower:
         return result(
             False,
             "active; no driver holds it, so nothing lets it sleep",
-            "install the NVIDIA driver",
+            "install the NVIDIA_VENDOR driver",
         )
     if outputs := _outputs(card):
         return result(False, f"active; it drives a display ({', '.join(outputs)})")
@@ -144,9 +146,7 @@ def _asleep(card: Path) -> tuple[str, str]:
 
 def _allow(control: Path) -> str:
     """Return what lets a function sleep: now, and after a restart."""
-    return (
-        f"echo auto | sudo tee {control}; for good, in /etc/udev/rules.d/80-nvidia-pm.rules: {RULE}"
-    )
+    return f"echo auto | sudo tee {control}; for good, in /etc/udev/rules.d/80-nvidia-pm.rules: {UDEV_RULE}"
 
 
 def _refused(known: Path) -> tuple[str, str] | None:
@@ -157,7 +157,7 @@ def _refused(known: Path) -> tuple[str, str] | None:
         (value.strip() for key, _, value in lines if key.strip() == "Runtime D3 status"), ""
     )
     if said.startswith("Disabled"):
-        fix = f"echo {OPTION} | sudo tee /etc/modprobe.d/nvidia-pm.conf, then restart the machine"
+        fix = f"echo {DRIVER_OPTION} | sudo tee /etc/modprobe.d/nvidia-pm.conf, then restart the machine"
         return f"active; the driver does not let it sleep (Runtime D3 status: {said})", fix
     if said.startswith("Not supported"):
         return (
@@ -171,7 +171,7 @@ def _functions(card: Path) -> Iterator[tuple[Path, str]]:
     """Yield what else is on a card: its folder, and a name for it."""
     slot = card.name.rpartition(".")[0]
     for device in _listed(card.parent):
-        what = FUNCTIONS.get(_read(device / "class")[:6])
+        what = FUNCTION_NAMES.get(_read(device / "class")[:6])
         if what and device.name.rpartition(".")[0] == slot:
             yield device, f"its {what} function ({device.name})"
 

@@ -21,13 +21,13 @@ from asrd.errors import PrecisionError
 from asrd.precision import cuda_errors
 from asrd.precision.plan import Gpu, device_for
 
-DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
+DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))
 """What is there where the kernel has an NVIDIA driver; the last one under WSL2."""
 
-MISSING = 12
+LIBRARY_NOT_FOUND = 12
 """NVML's code for a library that is not there."""
 
-WHY = {
+OPEN_PROBLEMS = {
     4: ("this user may not use the NVIDIA driver", "ls -l /dev/nvidia*"),
     9: (
         "the NVIDIA driver is installed and not loaded",
@@ -37,7 +37,7 @@ WHY = {
 }
 """NVML's code when it cannot be opened -> why, and what helps."""
 
-MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {
+COMPUTE_MODES: dict[int, Literal["", "exclusive", "prohibited"]] = {
     1: "exclusive",
     2: "prohibited",
     3: "exclusive",
@@ -99,11 +99,11 @@ def _open() -> tuple[ModuleType | None, tuple[str, str]]:
 def _reason(error: Exception) -> tuple[str, str]:
     """Return why NVML could not be opened, and what helps."""
     code = getattr(error, "value", None)
-    if code in WHY:
-        return WHY[code]
-    if code is not None and code != MISSING:
+    if code in OPEN_PROBLEMS:
+        return OPEN_PROBLEMS[code]
+    if code is not None and code != LIBRARY_NOT_FOUND:
         return f"NVML cannot be opened: {error}", "nvidia-smi"
-    if any(path.exists() for path in DRIVER):
+    if any(path.exists() for path in DRIVER_FILES):
         return (
             "there is an NVIDIA driver, but its library libnvidia-ml.so.1 is not found, so no card can be seen",
             "install the driver's libraries; in a container: NVIDIA_DRIVER_CAPABILITIES=compute,utility",
@@ -112,7 +112,7 @@ def _reason(error: Exception) -> tuple[str, str]:
 
 
 @opened
-def silence() -> tuple[str, str]:
+def nvml_problem() -> tuple[str, str]:
     """Return why NVML tells nothing, and what helps; two empty strings where it can be asked."""
     return opened.silence
 
@@ -234,12 +234,12 @@ def _describe(index: int, card: Any) -> Gpu | None:
         memory.free,
         _text(_ask("nvmlSystemGetDriverVersion")),
         _text(_ask("nvmlDeviceGetUUID", card)),
-        MODES.get(_ask("nvmlDeviceGetComputeMode", whole) or 0, ""),
+        COMPUTE_MODES.get(_ask("nvmlDeviceGetComputeMode", whole) or 0, ""),
     )
 
 
 @opened
-def lost() -> list[str]:
+def lost_cards() -> list[str]:
     """Return a sentence for each card that NVML counts and that does not answer."""
     said = []
     for index, card in enumerate(_whole()):
@@ -253,7 +253,7 @@ def lost() -> list[str]:
 
 
 @opened
-def divided() -> list[str]:
+def divided_cards() -> list[str]:
     """Return the names of cards that are divided (MIG) and have no instance that a process could
     use."""
     return [
@@ -264,15 +264,15 @@ def divided() -> list[str]:
 
 
 @opened
-def absence() -> tuple[str, str]:
+def gpu_problem() -> tuple[str, str]:
     """Return why no card can be seen, and what helps; two empty strings where there simply is
     none."""
-    why, fix = silence()
+    why, fix = nvml_problem()
     if why:
         return (why, fix) if fix else ("", "")
-    if gone := lost():
+    if gone := lost_cards():
         return "; ".join(gone), "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back"
-    if parts := divided():
+    if parts := divided_cards():
         return (
             f"{', '.join(parts)} is divided (MIG) into no instance",
             "sudo nvidia-smi mig -cgi PROFILE -C",
@@ -310,23 +310,23 @@ def select_gpu(device: str) -> GpuSelection:
     seen = gpus()
     meant = _meant(device, seen)
     if meant is None:
-        return GpuSelection(seen, *(absence() if device == "auto" else ("", "")))
-    fit = [card for card in seen if not unfit(card)[0]]
+        return GpuSelection(seen, *(gpu_problem() if device == "auto" else ("", "")))
+    fit = [card for card in seen if not torch_problem(card)[0]]
     if meant in fit:
         return GpuSelection(fit, card=meant)
     # Another card may be meant as well, by the same words.
     try:
         card = device_for(device, fit)
     except PrecisionError:
-        raise PrecisionError(*unfit(meant)) from None
-    return GpuSelection(fit, *(("", "") if card else unfit(meant)), card=card)
+        raise PrecisionError(*torch_problem(meant)) from None
+    return GpuSelection(fit, *(("", "") if card else torch_problem(meant)), card=card)
 
 
 @opened
-def unfit(card: Gpu) -> tuple[str, str]:
+def torch_problem(card: Gpu) -> tuple[str, str]:
     """Return why the installed torch cannot use a card, and what helps; two empty strings where
     nothing is known."""
-    torch = cuda_errors.build()
+    torch = cuda_errors.torch_build()
     return cuda_errors.mismatch(torch, card, driver_cuda()) if torch else ("", "")
 
 
@@ -336,7 +336,7 @@ def _meant(device: str, seen: list[Gpu]) -> Gpu | None:
     try:
         return device_for(device, seen)
     except PrecisionError as error:
-        why, fix = ("", "") if seen else absence()
+        why, fix = ("", "") if seen else gpu_problem()
         if device.startswith("MIG-") and _named(device, _whole()) is not None:
             why, fix = (
                 "CUDA shows a process one instance (MIG)",

@@ -26,7 +26,7 @@ WORKING_PHASES = ("steady", "after")
 manifest."""
 
 
-class Kind(NamedTuple):
+class MemoryKind(NamedTuple):
     """What a figure of the worker's memory is."""
 
     key: str
@@ -37,24 +37,24 @@ class Kind(NamedTuple):
     """One sentence without its subject."""
 
 
-KINDS = {
-    "rss": Kind(
+MEMORY_KINDS = {
+    "rss": MemoryKind(
         "anonymous",
         "anonymous",
         "anonymous resident memory (the kernel's RssAnon): private to the worker, without the pages of libraries and "
         "files that it shares",
     ),
-    "nvml": Kind(
+    "nvml": MemoryKind(
         "gpu",
         "GPU, by NVML",
         "what NVML says the worker's process holds of the GPU, CUDA's own share too",
     ),
-    "meminfo": Kind(
+    "meminfo": MemoryKind(
         "gpu-change",
         "change of the whole GPU",
         "what the whole GPU lost since the worker started, as NVML does not see the process; other programs disturb it",
     ),
-    "torch": Kind(
+    "torch": MemoryKind(
         "gpu-allocator",
         "GPU, torch's allocator",
         "what torch allocated on the GPU, without CUDA's own share",
@@ -70,14 +70,14 @@ def source_of(memory: Memory | None) -> str:
     return "torch" if memory.process is None else memory.source
 
 
-def words(source: str) -> str:
+def source_words(source: str) -> str:
     """Return what the figures of an instrument are, in a few words; "unknown" of none."""
-    return KINDS[source].words if source in KINDS else source or "unknown"
+    return MEMORY_KINDS[source].words if source in MEMORY_KINDS else source or "unknown"
 
 
-def key(source: str) -> str:
+def source_key(source: str) -> str:
     """Return what they are as JSON has it."""
-    return KINDS[source].key if source in KINDS else source
+    return MEMORY_KINDS[source].key if source in MEMORY_KINDS else source
 
 
 def worker_bytes(memory: Memory) -> int | None:
@@ -102,22 +102,27 @@ def growth_bytes(ledger: Mapping[str, Memory]) -> int | None:
     return None if before is None or now is None else now - before
 
 
-def sentence(readings: Iterable[Memory]) -> str:
+def sources_sentence(readings: Iterable[Memory]) -> str:
     """Return what the memory figures of some readings are, as one sentence; "" where there is
     none."""
     sources = dict.fromkeys(filter(None, map(source_of, readings)))
-    told = [KINDS[source].meaning if source in KINDS else source for source in sources]
-    return f"Memory is {'; or '.join(told)}." if told else ""
+    meanings = [_meaning(source) for source in sources]
+    return f"Memory is {'; or '.join(meanings)}." if meanings else ""
 
 
-def told(memory: Mapping[str, int | str | None]) -> str:
+def _meaning(source: str) -> str:
+    """Return what the figures of an instrument are, in one sentence without its subject."""
+    return MEMORY_KINDS[source].meaning if source in MEMORY_KINDS else source
+
+
+def reading_text(memory: Mapping[str, int | str | None]) -> str:
     """Return a reading, as a status carries it, for a person: each figure with what it is."""
     names = ("weights", "allocated", "reserved", "process", "device")
     source, resident = str(memory.get("source") or ""), memory.get("resident")
     beside = {
         "allocated": "GPU, by torch",
         "reserved": "GPU, by torch",
-        "process": words(source) + (", private to the worker" if source == "rss" else ""),
+        "process": source_words(source) + (", private to the worker" if source == "rss" else ""),
         "device": "GPU, by everybody",
     }
     parts = []

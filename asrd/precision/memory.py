@@ -23,7 +23,7 @@ class Memory(msgspec.Struct, frozen=True):
     """Where `process` comes from: nvml, meminfo (what the card lost since; other processes disturb
     it) or rss."""
     kind: str = ""
-    """What `process` is, as ledger.KINDS has it: anonymous, gpu or gpu-change; empty in readings of
+    """What `process` is, as ledger.MEMORY_KINDS has it: anonymous, gpu or gpu-change; empty in readings of
     before."""
     resident: int | None = None
     """On the CPU: resident memory, the pages of files and libraries that the process shares

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import msgspec
 
 from asrd.precision.plan import Candidate, Plan, Rejected
-from asrd.precision.strategies import BYTES, Precision
+from asrd.precision.strategies import WEIGHT_BYTES, Precision
 
 
 def width(precision: Precision) -> float:
@@ -16,8 +16,8 @@ def width(precision: Precision) -> float:
     if precision.quantize:
         return 1.0
     stored = [
-        BYTES[precision.weights],
-        *(BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms"),
+        WEIGHT_BYTES[precision.weights],
+        *(WEIGHT_BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms"),
     ]
     return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
 

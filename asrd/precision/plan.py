@@ -14,11 +14,11 @@ import msgspec
 
 from asrd.errors import PrecisionError
 from asrd.precision.strategies import (
-    BASELINE,
-    KINDRED,
-    ON_CPU,
-    PRESETS,
-    TABLE,
+    AUTO_PRESETS,
+    CPU_CANDIDATES,
+    FP32_BASELINE,
+    RELATED_FAMILIES,
+    STRATEGY_TABLE,
     Precision,
     dtypes,
     find,
@@ -126,7 +126,7 @@ class Plan(msgspec.Struct, frozen=True):
 def for_family(precision: Precision, family: str) -> Precision:
     """Return the precision as it is for models of one family, as `checkpoint` names it; `families`
     is empty then."""
-    parts = precision.families.get(KINDRED.get(family, family), precision.parts)
+    parts = precision.families.get(RELATED_FAMILIES.get(family, family), precision.parts)
     return msgspec.structs.replace(precision, parts=parts, families={})
 
 
@@ -171,14 +171,18 @@ def fallback_order(precision: Precision) -> list[Precision]:
         else "float32"
     )
     down = ("bfloat16", "tf32", "fp32") if quantizes(precision) else steps[low]
-    return [precision, *(TABLE[name] for name in down if name != precision.name)]
+    return [precision, *(STRATEGY_TABLE[name] for name in down if name != precision.name)]
 
 
 def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
     """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and
     the last."""
-    names = [name for name in PRESETS[preset].candidates if gpu is not None or name in ON_CPU]
-    return [TABLE[name] for name in dict.fromkeys([*names, BASELINE.name])]
+    names = [
+        name
+        for name in AUTO_PRESETS[preset].candidates
+        if gpu is not None or name in CPU_CANDIDATES
+    ]
+    return [STRATEGY_TABLE[name] for name in dict.fromkeys([*names, FP32_BASELINE.name])]
 
 
 def choose(
@@ -192,13 +196,16 @@ def choose(
     """
     options = candidates(preset, gpu)
     if len(options) == 1:
-        return BASELINE, f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}"
+        return (
+            FP32_BASELINE,
+            f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}",
+        )
     if evidence is not None and not evidence.stale:
         for precision in options:
             if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
     precision, reason = (
-        _by_hardware(preset, gpu) if gpu else (BASELINE, f"{why_cpu}, so FP32 on the CPU")
+        _by_hardware(preset, gpu) if gpu else (FP32_BASELINE, f"{why_cpu}, so FP32 on the CPU")
     )
     stale = (
         f"; what was measured is stale: {evidence.stale}"
@@ -218,7 +225,7 @@ def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
             return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
         passed.append(precision.name)
     never = f"; {' or '.join(passed)} must be measured first" if passed else ""
-    return BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
+    return FP32_BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
@@ -255,7 +262,7 @@ def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Candidate, ..
     """Return the preset's other candidates that the card can run; float16 is not for falling back
     to."""
     known = {step.name for step in fallback_order(precision)}
-    able = [TABLE[name] for name in PRESETS[preset].candidates if name not in known]
+    able = [STRATEGY_TABLE[name] for name in AUTO_PRESETS[preset].candidates if name not in known]
     able = [other for other in able if not obstacle(other, gpu) and "float16" not in dtypes(other)]
     return tuple(Candidate(other, f"cuda:{gpu.index}") for other in able)
 
@@ -297,11 +304,11 @@ def plan(
     for step in fallback_order(precision):
         if why := obstacle(step, gpu):
             rejected.append(Rejected(step.name, "hardware", why))
-        elif step.name in unfit and step.name not in (precision.name, BASELINE.name):
+        elif step.name in unfit and step.name not in (precision.name, FP32_BASELINE.name):
             rejected.append(Rejected(step.name, "measured", unfit[step.name]))
         else:
             candidates.append(Candidate(step, f"cuda:{gpu.index}"))
-    candidates.append(Candidate(BASELINE, "cpu"))
+    candidates.append(Candidate(FP32_BASELINE, "cpu"))
     if rejected and rejected[0].candidate == precision.name:
         reason = f"{rejected[0].detail}; {candidates[0].name} instead"
     smaller = tuple(
@@ -316,14 +323,14 @@ def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
     """Return the candidates where there is only the CPU: what was asked for, as far as it has that,
     and FP32."""
     if why := obstacle(precision, None):
-        only = Candidate(BASELINE, "cpu")
+        only = Candidate(FP32_BASELINE, "cpu")
         return Plan(
             name,
             (only,),
             f"{why}; {only.name} instead{lack}",
             (Rejected(precision.name, "hardware", why),),
         )
-    steps = [precision] if precision.name == BASELINE.name else [precision, BASELINE]
+    steps = [precision] if precision.name == FP32_BASELINE.name else [precision, FP32_BASELINE]
     return Plan(
         name, tuple(Candidate(step, "cpu") for step in steps), reason + _instead(precision) + lack
     )

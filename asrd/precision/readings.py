@@ -42,14 +42,18 @@ def read(
     if device == "cpu":
         status = process_status(pid)
         anonymous, resident = _kib(status, "RssAnon"), _kib(status, "VmRSS")
-        return Memory(weights, None, None, anonymous, None, "rss", ledger.key("rss"), resident)
+        return Memory(
+            weights, None, None, anonymous, None, "rss", ledger.source_key("rss"), resident
+        )
     index = index_of(device)
     with opened:
         process, used = process_bytes(pid, index), device_bytes(index)
     if process is None and used is not None and device_at_start is not None:
         lost = max(0, used - device_at_start)
-        return Memory(weights, allocated, reserved, lost, used, "meminfo", ledger.key("meminfo"))
-    return Memory(weights, allocated, reserved, process, used, "nvml", ledger.key("nvml"))
+        return Memory(
+            weights, allocated, reserved, lost, used, "meminfo", ledger.source_key("meminfo")
+        )
+    return Memory(weights, allocated, reserved, process, used, "nvml", ledger.source_key("nvml"))
 
 
 def allocator_bytes(limit: int, now: Memory, assumed: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-STRATEGIES = {
+STRATEGY_SPELLINGS = {
     "fp32": (
         "float32",
         "float",
@@ -32,7 +32,7 @@ STRATEGIES = {
 }
 """Strategy -> what else it is called."""
 
-DTYPES = {
+DTYPE_SPELLINGS = {
     "float32": ("fp32", "f32", "single", "float", "full", "32"),
     "float16": ("fp16", "f16", "half", "16"),
     "bfloat16": ("bf16", "b16"),
@@ -54,7 +54,9 @@ def squeezed(word: str) -> str:
     return plain.removesuffix("bit")
 
 
-def same(word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | None = None) -> str:
+def resolve_spelling(
+    word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | None = None
+) -> str:
     """Return the known name that a word spells otherwise; the word itself where it spells none.
 
     Args:
@@ -71,12 +73,12 @@ def same(word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | N
 
 def strategy(word: str, known: Iterable[str]) -> str:
     """Return the name of the strategy that a word means; the word itself where it means none."""
-    return same(word, known, STRATEGIES)
+    return resolve_spelling(word, known, STRATEGY_SPELLINGS)
 
 
 def dtype(word: str, known: Iterable[str]) -> str:
     """Return the name of the dtype that a word means; the word itself where it means none."""
-    return same(word, known, DTYPES)
+    return resolve_spelling(word, known, DTYPE_SPELLINGS)
 
 
 def device(word: str) -> str:

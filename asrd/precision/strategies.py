@@ -14,12 +14,12 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 Stored = Literal["float32", "float16", "bfloat16", "int8"]
 Phase = Literal["warmup", "draft", "final"]
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
+WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Bytes of one weight."""
 
-DTYPES = ("float32", "float16", "bfloat16")
+FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
-STORED = (*DTYPES, "int8")
+STORAGE_DTYPES = (*FLOAT_DTYPES, "int8")
 """What a component can be stored as. int8: the weights of linear layers and embeddings, the rest of
 it bfloat16."""
 
@@ -59,10 +59,10 @@ class Precision(msgspec.Struct, frozen=True):
     """One line for tables and help."""
 
 
-KINDRED = {"tdt": "rnnt", "hybrid": "rnnt"}
+RELATED_FAMILIES = {"tdt": "rnnt", "hybrid": "rnnt"}
 """Family -> the one that it has its components in common with."""
 
-MATRICES: dict[str, Stored] = {
+MATRIX_PARTS: dict[str, Stored] = {
     "encoder.layers.*.feed_forward?": "bfloat16",
     "encoder.layers.*.self_attn.linear_*": "bfloat16",
     "encoder.layers.*.conv": "bfloat16",
@@ -71,7 +71,7 @@ MATRICES: dict[str, Stored] = {
 up to, their norms, the scores of attention and the subsampling stay float32. Measured on the
 shipped models by `compare --components`."""
 
-TABLE: dict[str, Precision] = {
+STRATEGY_TABLE: dict[str, Precision] = {
     p.name: p
     for p in (
         Precision("fp32", summary="IEEE FP32 everywhere, TF32 off: the baseline"),
@@ -101,8 +101,8 @@ TABLE: dict[str, Precision] = {
         Precision("autocast-bf16", autocast="bfloat16", summary="the same, bfloat16"),
         Precision(
             "selective",
-            parts=MATRICES,  # CTC output, prediction net and joint hold few bytes, and stay
-            families={"aed": {**MATRICES, "decoder": "bfloat16"}},
+            parts=MATRIX_PARTS,  # CTC output, prediction net and joint hold few bytes, and stay
+            families={"aed": {**MATRIX_PARTS, "decoder": "bfloat16"}},
             summary="matrices bfloat16, sums and norms FP32",
         ),
         Precision(
@@ -120,7 +120,7 @@ TABLE: dict[str, Precision] = {
 }
 """Every strategy with a name, in the order the report shows them."""
 
-BASELINE = TABLE["fp32"]
+FP32_BASELINE = STRATEGY_TABLE["fp32"]
 
 
 class Preset(msgspec.Struct, frozen=True):
@@ -132,7 +132,7 @@ class Preset(msgspec.Struct, frozen=True):
     """Absolute points of WER that a candidate may cost against FP32."""
 
 
-PRESETS: dict[str, Preset] = {
+AUTO_PRESETS: dict[str, Preset] = {
     p.name: p
     for p in (
         Preset("conservative", ("tf32", "fp32"), 0.0),
@@ -142,7 +142,7 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-ON_CPU = ("int8", "bfloat16", "fp32")
+CPU_CANDIDATES = ("int8", "bfloat16", "fp32")
 """Candidates that make sense on a processor: it has no TF32, and halves of float16 only by way of
 float32."""
 
@@ -155,15 +155,18 @@ def index_of(device: str) -> int:
 def canonical(name: str) -> str:
     """Return the strategy's own name for what a person calls it ("fp16", "BF16"); an unknown word
     as it came."""
-    return spellings.strategy(name, (*TABLE, "auto"))
+    return spellings.strategy(name, (*STRATEGY_TABLE, "auto"))
 
 
 def find(name: str) -> Precision:
     """Return the strategy called `name`, or by another spelling of it. Raises ConfigError naming
     the nearest one."""
-    if (own := canonical(name)) in TABLE:
-        return TABLE[own]
-    raise ConfigError(f"unknown strategy {name!r}", nearest(name, (*TABLE, "auto", *ALSO), LISTING))
+    if (own := canonical(name)) in STRATEGY_TABLE:
+        return STRATEGY_TABLE[own]
+    raise ConfigError(
+        f"unknown strategy {name!r}",
+        nearest(name, (*STRATEGY_TABLE, "auto", *HINT_SPELLINGS), LISTING_COMMAND),
+    )
 
 
 def select(names: str) -> list[Precision]:
@@ -172,48 +175,52 @@ def select(names: str) -> list[Precision]:
 
     Raises ConfigError.
     """
-    groups = {name: preset.candidates for name, preset in PRESETS.items()} | {"all": tuple(TABLE)}
-    known = (*TABLE, *groups)
+    groups = {name: preset.candidates for name, preset in AUTO_PRESETS.items()} | {
+        "all": tuple(STRATEGY_TABLE)
+    }
+    known = (*STRATEGY_TABLE, *groups)
     words = [
         spellings.strategy(word, (*known, "auto")) for word in names.split(",") if word.strip()
     ]
     if not words:
         raise ConfigError(
-            "no strategy is named", f"name some, or a preset ({', '.join(PRESETS)}), or all"
+            "no strategy is named", f"name some, or a preset ({', '.join(AUTO_PRESETS)}), or all"
         )
     for word in words:
         if word == "auto":  # which it is there, is what a comparison is to find out
             raise ConfigError(
                 "auto cannot be compared",
-                f"name strategies, a preset ({', '.join(PRESETS)}), or all",
+                f"name strategies, a preset ({', '.join(AUTO_PRESETS)}), or all",
             )
         if word not in known:
             raise ConfigError(
-                f"unknown strategy {word.strip()!r}", nearest(word, (*known, *ALSO), LISTING)
+                f"unknown strategy {word.strip()!r}",
+                nearest(word, (*known, *HINT_SPELLINGS), LISTING_COMMAND),
             )
     return [
-        TABLE[name]
+        STRATEGY_TABLE[name]
         for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))
     ]
 
 
-ALSO = ("fp16", "bf16", "float16", "float32")
+HINT_SPELLINGS = ("fp16", "bf16", "float16", "float32")
 """Other spellings that a hint may name."""
 
-LISTING = "asrd plan"
+LISTING_COMMAND = "asrd plan"
 """The command that lists the strategies."""
 
 
 def with_parts(parts: Mapping[str, str]) -> Precision:
     """Return `selective` with the user's own map of component to dtype. Raises ConfigError for an
     unknown dtype."""
-    own = {component: spellings.dtype(dtype, STORED) for component, dtype in parts.items()}
+    own = {component: spellings.dtype(dtype, STORAGE_DTYPES) for component, dtype in parts.items()}
     for component, dtype in own.items():
-        if dtype not in STORED:
+        if dtype not in STORAGE_DTYPES:
             raise ConfigError(
-                f"unknown dtype {dtype!r} for component {component!r}", nearest(dtype, STORED)
+                f"unknown dtype {dtype!r} for component {component!r}",
+                nearest(dtype, STORAGE_DTYPES),
             )
-    base = TABLE["selective"]
+    base = STRATEGY_TABLE["selective"]
     return msgspec.convert({**msgspec.to_builtins(base), "parts": own, "families": {}}, Precision)
 
 

@@ -194,7 +194,7 @@ class StreamingSession:
         context = self.transcript.said(buffer.start) if resumed else None
         heard_from = context.until if context else buffer.start
         clear_seconds = self.vad.clear(heard_from, buffer.stop) / SAMPLE_RATE
-        plain = fallback.plain(engine.candidate.precision)
+        plain = fallback.is_full_fp32(engine.candidate.precision)
         retry, until = self.empty_retry, self.transcript.committed_until
         check = retry.check(buffer, answer, until, clear_seconds, plain)
         if check is EmptyCheck.KEEP or (check is EmptyCheck.FALL_BACK and fall_back is None):

@@ -36,7 +36,7 @@ def _failure(error: BaseException, number: int | None) -> protocol.Failed:
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, AsrdError) and (kind := _own_kind(error)):
         return protocol.Failed(kind, error.message, error.hint, number, trace)
-    name = OWN.get(type(error)) or cuda_errors.kind(error) or "internal"
+    name = OWN.get(type(error)) or cuda_errors.kind_of(error) or "internal"
     said, hint, component = (
         cuda_errors.first_line(error),
         getattr(error, "hint", ""),
@@ -76,7 +76,7 @@ def _serve(
     if first is None:
         return 0
     start, _ = first
-    if not isinstance(start, protocol.Start) or start.protocol != protocol.PROTOCOL:
+    if not isinstance(start, protocol.Start) or start.protocol != protocol.PROTOCOL_VERSION:
         say(
             protocol.Failed(
                 "internal", f"a {type(start).__name__} of another protocol where Start was due"

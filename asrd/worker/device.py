@@ -39,10 +39,10 @@ def open_device(torch: Any, index: int) -> None:
         torch.cuda.set_device(index)
         torch.zeros(1, device=f"cuda:{index}").add_(1).item()
     except Exception as error:  # what is missing, each layer says in a class of its own
-        if cuda_errors.kind(error) != "no-device":
+        if cuda_errors.kind_of(error) != "no-device":
             raise
         card = next((one for one in gpus.gpus() if one.index == index), None)
-        built = cuda_errors.Build(str(torch.__version__), str(torch.version.cuda or ""))
+        built = cuda_errors.TorchBuild(str(torch.__version__), str(torch.version.cuda or ""))
         raise NoDeviceError(*cuda_errors.explain(error, built, card, gpus.driver_cuda())) from error
 
 

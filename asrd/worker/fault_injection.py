@@ -24,8 +24,8 @@ PRECISE = ("non-finite", "empty", "garbled", "slow")
 def strikes(fault: Fault, start: protocol.Start) -> bool:
     """Whether a worker that is started so is struck by a fault at all."""
     if fault.kind in PRECISE:
-        return not fallback.plain(start.precision)
-    return start.device != "cpu" or not fallback.plain(start.precision)
+        return not fallback.is_full_fp32(start.precision)
+    return start.device != "cpu" or not fallback.is_full_fp32(start.precision)
 
 
 def rehearse(recognizer: Any, start: protocol.Start) -> None:

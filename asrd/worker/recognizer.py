@@ -333,7 +333,7 @@ class Recognizer:
         with self._torch.inference_mode(), self._applied.context("final"):
             encoded, _ = self._encode([samples])
         frames = encoded[0].T.float().cpu().contiguous()
-        values: bytes = frames[: protocol.ENCODED // frames[0].nbytes].numpy().tobytes()
+        values: bytes = frames[: protocol.MAX_ENCODED_BYTES // frames[0].nbytes].numpy().tobytes()
         return values
 
     def measure(self) -> memory.Memory:
@@ -357,7 +357,9 @@ class Recognizer:
 
     def _peak(self, resident: int) -> memory.Memory:
         if self.start.device == "cpu":
-            return memory.Memory(self.weights_bytes, process=resident, kind=ledger.key("rss"))
+            return memory.Memory(
+                self.weights_bytes, process=resident, kind=ledger.source_key("rss")
+            )
         cuda = self._torch.cuda
         now = self.measure()
         return memory.Memory(
@@ -453,11 +455,11 @@ def _known_clip(audio: Any) -> tuple[bytes, str]:
     """Return the self-test's samples and words. Raises AudioError when the shipped data is not
     there."""
     try:
-        with paths.EVALUATION.open("rb") as lines:
+        with paths.EVALUATION_MANIFEST.open("rb") as lines:
             entry = msgspec.json.decode(lines.readline())
     except OSError as error:
         raise AudioError(f"the shipped clips are missing: {error}", "install asrd again") from error
-    samples = audio.read(paths.EVALUATION.parent / entry["audio_filepath"])
+    samples = audio.read(paths.EVALUATION_MANIFEST.parent / entry["audio_filepath"])
     return samples.tobytes(), str(entry["text"])
 
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from asrd.audio import files
 from asrd.audio.channels import Mixer
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.sound import RATE, hum, noise, tone
 
 Sound = NDArray[np.float32]
 
-EVALUATION = sorted((DATA / "eval").glob("*.flac"))
+EVALUATION = sorted((DATA_FOLDER / "eval").glob("*.flac"))
 VOICE, OTHER = (np.resize(files.read(path), 3 * RATE) for path in EVALUATION[:2])
 HUM = (0.02 * hum(len(VOICE) / RATE, 1)).astype(np.float32)
 EITHER = -1

@@ -19,7 +19,7 @@ from asrd.audio import files
 from asrd.audio.files import SoundFile
 from asrd.audio.formats import containers
 from asrd.errors import AudioError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.daemon.test_daemon import Start, daemon  # noqa: F401 - a fixture
 from tests.helpers import ROOT
 from tests.sound import speech
@@ -27,7 +27,7 @@ from tests.sound_files import LIST, RATE, Member, complete, encoded, incomplete,
 
 SOUND = speech(3.2)
 LOSSLESS = (".flac", ".aiff", ".caf", ".au", ".w64", ".rf64")
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 CLIPS = list(map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines()))
 CLIP = next(line for line in CLIPS if line["sound"] == "clean" and line["group"] == "trained voice")
 

@@ -10,10 +10,10 @@ from asrd.audio import blocks, files, levels
 from asrd.audio.levels import Loudness, judge
 from asrd.audio.vad import Vad
 from asrd.cli import status_page
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.sound import RATE, noise, silence
 
-CLIPS = sorted((DATA / "eval").glob("*.flac"))[:6]
+CLIPS = sorted((DATA_FOLDER / "eval").glob("*.flac"))[:6]
 Sound = NDArray[np.float32]
 
 

@@ -19,7 +19,7 @@ import soundfile
 from asrd.audio.files import SoundFile
 from asrd.audio.formats import media, mpeg
 from asrd.errors import AudioError
-from tests.audio.test_containers import CLIP, DATA
+from tests.audio.test_containers import CLIP, DATA_FOLDER
 from tests.sound import speech
 
 SECONDS = 6.0
@@ -328,7 +328,7 @@ def test_a_decoder_ends_with_its_reader(files: Path) -> None:
 def test_the_verb_reads_media_files_and_leaves_out_bad_ones(files: Path, tmp_path: Path) -> None:
     _ffmpeg(
         "-i",
-        str(DATA / "eval" / CLIP["audio_filepath"]),
+        str(DATA_FOLDER / "eval" / CLIP["audio_filepath"]),
         "-c:a",
         "aac",
         str(tmp_path / "a clip.m4a"),

@@ -36,7 +36,7 @@ from asrd.audio.resampling import BLOCK, GAP, Resampler
 from asrd.audio.sources import AudioSource, Pipe, PlayedFile, open_source
 from asrd.config.settings import Settings
 from asrd.errors import AudioError, ConfigError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.helpers import ROOT
 from tests.integration.sound_server import SoundServer, need_sound_server, sound_server
 from tests.sound import noise, silence, speech, tone
@@ -1233,7 +1233,7 @@ def test_devices_says_how_loud_the_chosen_one_is(server: SoundServer) -> None:
     module = server.add_microphone("quiet", "Quiet")
     server.set_default("quiet")
     server.pactl("set-source-volume", "quiet.monitor", "50%")
-    clip = files.read(DATA / "eval" / "0129.flac")
+    clip = files.read(DATA_FOLDER / "eval" / "0129.flac")
     # The second in which asrd listens may be a pause, or come before the player's first sound: it
     # is asked again.
     with server.playing("quiet", np.tile(clip * np.float32(0.4), 40)):

@@ -17,14 +17,14 @@ from asrd.audio.devices import Device
 from asrd.cli import doctor
 from asrd.config.settings import Settings
 from asrd.daemon import control_socket
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision import cuda_errors
 from tests.helpers import ROOT
 from tests.precision.test_gpus import driver
 
 __all__ = ["driver"]
 
-CLIP = DATA / "eval" / "0001.flac"
+CLIP = DATA_FOLDER / "eval" / "0001.flac"
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_each_card_is_told_with_the_torch_that_is_to_use_it(driver: Path) -> Non
         "cuda:0 Tesla T4, compute capability 7.5, 14.6 of 15.6 GiB free, compute mode exclusive",
         "cuda:1 RTX A1000, compute capability 8.6, 3.4 of 4.0 GiB free, compute mode exclusive",
     ]
-    torch = cuda_errors.build()
+    torch = cuda_errors.torch_build()
     assert torch is not None
     (told, _) = [one for one in here if one["name"] == "torch"]
     assert torch.version in str(told["detail"])

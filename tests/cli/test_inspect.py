@@ -21,7 +21,7 @@ from asrd.config.settings import Settings
 from asrd.engine import tuned
 from asrd.engine.tuned import TunedStrategy, TuningResult
 from asrd.models import architectures, names
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tests.helpers import ROOT
 from tests.precision.test_gpus import TWO, driver
 
@@ -87,7 +87,7 @@ def test_models_lists_what_is_shipped_known_and_cached(tmp_path: Path) -> None:
     assert own["path"] == str(snapshot / "own.nemo")
     assert own["bytes"] == names.SHIPPED["demo-ctc"].stat().st_size
     assert own["weights"] == entries["demo-ctc"]["weights"]
-    assert set(own["weights"]) == set(TABLE)
+    assert set(own["weights"]) == set(STRATEGY_TABLE)
     assert not entries["nvidia/canary-1b"]["exact"]
     assert entries["nvidia/canary-1b"]["bytes"] == 0
     text = asrd(tmp_path, "models")
@@ -239,7 +239,7 @@ def test_plan_as_json_is_exact(tmp_path: Path) -> None:
     found = json.loads(asrd(tmp_path, "plan", "--model", "demo", "--json", "--gpu", CARD))
     assert found["chosen"] == "bfloat16"
     assert found["card"]["capability"] == [8, 6]
-    assert [line["strategy"] for line in found["strategies"]] == list(TABLE)
+    assert [line["strategy"] for line in found["strategies"]] == list(STRATEGY_TABLE)
     for line in found["strategies"]:
         assert line["headroom"] == found["limit"] - line["process"]
         assert line["measured"] is None

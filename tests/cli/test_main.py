@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asrd.cli import main
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.text.characters import without_controls
 from tests.helpers import ROOT, have_own_folders
 
@@ -142,7 +142,7 @@ def test_output_that_finds_no_room_is_one_sentence(words: list[str], unbuffered:
 
 
 def test_ctrl_c_ends_at_once_and_leaves_no_child() -> None:
-    clip = next((DATA / "eval").glob("*.flac"))
+    clip = next((DATA_FOLDER / "eval").glob("*.flac"))
     words = [sys.executable, "-m", "asrd", "transcribe", str(clip)]
     process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     child = wait_for_child(process.pid)

@@ -120,7 +120,7 @@ def test_ready_status_and_the_inherited_socket(installed: Service) -> None:
     assert installed.ask("ping") == f"ok {installed.show('MainPID')}"
     (ready,) = installed.entries("ready")
     assert ready["_SYSTEMD_USER_UNIT"] == "asrd.service"
-    assert ready["MESSAGE_ID"] == journal.EVENTS["ready"]
+    assert ready["MESSAGE_ID"] == journal.MESSAGE_IDS["ready"]
 
 
 def test_a_connection_starts_a_daemon_that_is_down(installed: Service) -> None:
@@ -298,7 +298,7 @@ def test_a_take_in_the_journal_and_in_the_report(installed: Service) -> None:
         "ASRD_OUTCOME": "delivered",
         "ASRD_SINKS": "type,clipboard",
     }
-    assert entry["MESSAGE_ID"] == journal.EVENTS["take"]
+    assert entry["MESSAGE_ID"] == journal.MESSAGE_IDS["take"]
     assert (entry["PRIORITY"], entry["SYSLOG_IDENTIFIER"], entry["MESSAGE"]) == (
         "6",
         "asrd",

@@ -28,14 +28,14 @@ from asrd.cli import transcribe as cli_transcribe
 from asrd.cli.transcribe import CUE_LETTERS, CUE_SECONDS
 from asrd.config.settings import Settings
 from asrd.errors import EngineError, UsageError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from tests.helpers import ROOT
 from tests.sound import silence, speech, tone
 
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 CLEAN = [
     line
     for line in map(json.loads, (EVAL / "manifest.jsonl").read_text().splitlines())
@@ -347,12 +347,12 @@ class Told:
 
     fails_at = 10**12
     stopped = 0
-    together = 1
+    max_together = 1
     most = now = 0
     ready = None
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        self.candidate = Candidate(TABLE["fp32"], "cpu")
+        self.candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
 
     async def start(self) -> None: ...
 
@@ -440,7 +440,7 @@ def test_a_device_that_computes_several_at_once_gets_several_files(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Told, "together", 3)
+    monkeypatch.setattr(Told, "max_together", 3)
     monkeypatch.setattr(Told, "most", 0)
     assert call("--json", *[spoken] * 5, "absent.wav") == 65
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

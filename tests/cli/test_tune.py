@@ -271,7 +271,11 @@ def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(be
         spool.delivered(take, "what it was heard as")
     shown, _ = bench.run("bfloat16=spoil:2:1", "--recordings")
     record = kept(bench)
-    assert (record.speech, record.utterances, record.words) == (tuned.TAKES, COUNT, 20 * COUNT)
+    assert (record.speech, record.utterances, record.words) == (
+        tuned.KEPT_RECORDINGS,
+        COUNT,
+        20 * COUNT,
+    )
     assert (record.chosen, of(record, "bfloat16").verdict) == ("fp32", "differs")
     assert "words in 100 other than FP32's" in of(record, "bfloat16").refused
     assert "WER" not in shown

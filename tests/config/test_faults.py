@@ -27,16 +27,16 @@ from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for, start_for
 from asrd.errors import ConfigError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Candidate, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker import fault_injection
 from asrd.worker.fault_injection import rehearse, strikes
 from tests.dictation.test_transcriber import Room, until
 
-EVALUATION = DATA / "eval"
-HALF = protocol.Start("demo", TABLE["half"])
+EVALUATION = DATA_FOLDER / "eval"
+HALF = protocol.Start("demo", STRATEGY_TABLE["half"])
 
 
 def test_faults_are_read() -> None:
@@ -64,8 +64,8 @@ def test_the_last_resort_is_never_struck(kind: str) -> None:
     on_card = msgspec.structs.replace(HALF, device="cuda:0")
     assert strikes(fault, HALF)
     assert strikes(fault, on_card)
-    assert not strikes(fault, msgspec.structs.replace(HALF, precision=TABLE["fp32"]))
-    exact = msgspec.structs.replace(on_card, precision=TABLE["fp32"])
+    assert not strikes(fault, msgspec.structs.replace(HALF, precision=STRATEGY_TABLE["fp32"]))
+    exact = msgspec.structs.replace(on_card, precision=STRATEGY_TABLE["fp32"])
     assert strikes(fault, exact) is (kind not in fault_injection.PRECISE)
 
 
@@ -108,7 +108,7 @@ def test_each_strikes_at_its_buffer() -> None:
     assert time.perf_counter() - began >= 0.06
     assert rehearsed("memory:4")[-1] == 1600
     assert rehearsed("memory:5")[-1] == 100
-    fp32 = msgspec.structs.replace(HALF, precision=TABLE["fp32"])
+    fp32 = msgspec.structs.replace(HALF, precision=STRATEGY_TABLE["fp32"])
     assert rehearsed("oom:1,empty:1,slow:1,memory:1", start=fp32) == [*plain, 100]
 
 
@@ -171,7 +171,7 @@ def test_a_plan_of_one_candidate_fails_as_it_did() -> None:
     """What is compared must not be replaced by something softer."""
 
     async def go() -> list[tuple[str, str]]:
-        plan = Plan("bfloat16", (Candidate(TABLE["bfloat16"], "cpu"),), "test")
+        plan = Plan("bfloat16", (Candidate(STRATEGY_TABLE["bfloat16"], "cpu"),), "test")
         start = msgspec.structs.replace(
             HALF, model="demo-ctc", faults="non-finite:1:encoder.layers.1"
         )

@@ -21,7 +21,7 @@ from asrd.daemon import replies
 from asrd.dictation.metrics import _moment
 from asrd.dictation.recording import DictationResult
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.recordings.deliveries import sink_name
 from asrd.recordings.files import RecordingInfo
 from asrd.text.wording import counted, parted, said_of, with_hint
@@ -660,7 +660,7 @@ def test_a_pipe_shorter_than_any_header_is_heard(daemon: Start) -> None:
 
 
 def test_a_refused_model_costs_one_worker_and_a_file_that_changes_another(tmp_path: Path) -> None:
-    clip = DATA / "eval" / "0001.flac"
+    clip = DATA_FOLDER / "eval" / "0001.flac"
     model = tmp_path / "bad.nemo"
     model.write_bytes(b"\0" * 5000)
     done = subprocess.run(

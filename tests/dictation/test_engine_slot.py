@@ -19,7 +19,7 @@ from asrd.engine.planner import plan_for as planned
 from asrd.errors import AsrdError, EngineError, NetworkError, PrecisionError
 from asrd.precision import gpus
 from asrd.precision.plan import Candidate, Gpu
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tests.dictation.test_transcriber import (
     IN_TIME,
     SAID,
@@ -333,6 +333,6 @@ def test_a_second_worker_goes_beside_the_first_only_where_it_fits(
 
 def test_candidates_of_the_fake_are_those_of_the_plan() -> None:
     assert planned(Settings(model="demo", strategy="half", device="cpu")).candidates == (
-        Candidate(TABLE["half"], "cpu"),
-        Candidate(TABLE["fp32"], "cpu"),
+        Candidate(STRATEGY_TABLE["half"], "cpu"),
+        Candidate(STRATEGY_TABLE["fp32"], "cpu"),
     )

@@ -142,7 +142,7 @@ async def test_where_fp32_hears_nothing_either_the_candidate_is_pardoned_and_the
         told = await one.say().told
         assert (told.outcome, told.text) == ("empty", "")
         assert left(one) == ("fp32 on cpu", [("half on cpu", "silent")])
-        assert one.slot.monitor.calm.left(0.0) is not None, "it may return"
+        assert one.slot.monitor.backoff.seconds_left(0.0) is not None, "it may return"
         pid = one.slot.engine.pid
         await rested(one)
         assert (await one.say().told).outcome == "empty"
@@ -473,13 +473,13 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
         await one.say().told
         await rested(one)
-        wait = one.slot.monitor.calm.wait
+        wait = one.slot.monitor.backoff.wait
         one.slot.settings = msgspec.structs.replace(one.settings, model="half=refuse")
         served = one.slot.engine
         assert not await one.slot.try_restore()
         assert one.slot.engine is served
         assert served.ready is not None, "it serves as before"
-        assert one.slot.monitor.calm.wait == 2 * wait
+        assert one.slot.monitor.backoff.wait == 2 * wait
         assert one.engines[-1].pid is None
         assert (await one.say().told).strategy == "fp32"
 
@@ -499,7 +499,7 @@ async def test_a_candidate_that_is_tried_again_is_judged_by_what_it_does_from_th
         for expected in ("half", "half", "fp32"):
             assert (await one.say().told).strategy == expected
             await rested(one)
-        assert one.slot.monitor.calm.wait == 120, "it was in vain"
+        assert one.slot.monitor.backoff.wait == 120, "it was in vain"
 
 
 @case
@@ -542,7 +542,7 @@ async def test_use_overrides_and_forgets(tmp_path: Path) -> None:
         assert left(one) == ("fp32 on cpu", [("half on cpu", "non-finite")])
         await one.slot.replace(one.settings, strict=True)
         assert left(one) == ("half on cpu", [])
-        assert one.slot.monitor.calm.left(0.0) is None
+        assert one.slot.monitor.backoff.seconds_left(0.0) is None
         assert (await one.say().told).strategy == "half"
 
 
@@ -713,7 +713,7 @@ async def test_what_failed_for_another_reason_after_parking_is_told(
         assert (await one.say().told).outcome == "delivered"
         assert [step["KIND"] for step in events(caplog, "demoted")] == ["no-room", "out-of-memory"]
         assert len(told) == 2
-        assert one.slot.monitor.calm.left(0.0) is not None
+        assert one.slot.monitor.backoff.seconds_left(0.0) is not None
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, one: Room) -> None:
@@ -786,17 +786,17 @@ async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_p
 async def test_no_return_means_none(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
         assert (await one.say().told).outcome == "delivered"
-        calm, never = (
-            one.slot.monitor.calm,
+        backoff, never = (
+            one.slot.monitor.backoff,
             msgspec.structs.replace(one.settings, promote_after=0.0),
         )
-        assert calm.left(0.0)
+        assert backoff.seconds_left(0.0)
         one.slot.monitor.adopt(never)
-        assert calm.left(0.0) is None
-        calm.tried(0.0, held=False)
-        assert calm.left(1e9) is None
+        assert backoff.seconds_left(0.0) is None
+        backoff.note_retry(0.0, held=False)
+        assert backoff.seconds_left(1e9) is None
         one.slot.monitor.adopt(one.settings)
-        assert calm.left(0.0), "what is below is waited for again"
+        assert backoff.seconds_left(0.0), "what is below is waited for again"
 
 
 @case

@@ -19,13 +19,13 @@ import msgspec
 import pytest
 
 from asrd import protocol
-from asrd.engine.batching import WaitingBuffer, together
+from asrd.engine.batching import WaitingBuffer, select_batch
 from asrd.engine.engine import Deadlines, Engine
 from asrd.engine.process import Scratch
 from asrd.errors import AudioError, EngineError, ModelError, NetworkError
 from asrd.precision import gpus
 from asrd.precision.plan import Candidate, Gpu, Need, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tests.fakes.worker import as_it_is
 from tests.helpers import ROOT
 from tests.precision.plans import plan_on
@@ -50,11 +50,13 @@ def engine(
     device: str = "cpu",
 ) -> Engine:
     plan = Plan(
-        "half", tuple(Candidate(TABLE[name], device) for name in candidates.split()), "test"
+        "half",
+        tuple(Candidate(STRATEGY_TABLE[name], device) for name in candidates.split()),
+        "test",
     )
     return Engine(
         plan,
-        protocol.Start(script, TABLE["fp32"]),
+        protocol.Start(script, STRATEGY_TABLE["fp32"]),
         deadlines=deadlines,
         command=FAKE,
         download=as_it_is,
@@ -440,11 +442,11 @@ def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
         finals = [
             WaitingBuffer(sounds[n], 0, "final") for n in (1_000, 10_000, 1_100, 1_900, 1_000)
         ]
-        assert together([draft], 8) == [draft]
-        assert together([draft, *finals], 8) == [finals[0], finals[2], finals[4]]
-        assert together([draft, *finals], 2) == [finals[0], finals[2]]
-        assert together([finals[1], draft], 8) == [finals[1]]
-        assert together([], 8) == []
+        assert select_batch([draft], 8) == [draft]
+        assert select_batch([draft, *finals], 8) == [finals[0], finals[2], finals[4]]
+        assert select_batch([draft, *finals], 2) == [finals[0], finals[2]]
+        assert select_batch([finals[1], draft], 8) == [finals[1]]
+        assert select_batch([], 8) == []
 
     asyncio.run(go())
 
@@ -489,7 +491,7 @@ def test_no_room_for_several_costs_their_number_and_not_the_candidate() -> None:
             answers = await asyncio.gather(*(held.transcribe(SOUND, start=n) for n in range(5)))
             assert [a.hypothesis.start for a in answers] == list(range(5))
             assert {a.hypothesis.precision for a in answers} == {"half"}
-            assert (held.together, held.rejected) == (1, [])
+            assert (held.max_together, held.rejected) == (1, [])
 
     asyncio.run(go())
 
@@ -584,7 +586,7 @@ def test_what_the_encoder_puts_out_is_asked_for_in_turn() -> None:
         async with running("*=ok") as held:
             answer, encoded = await asyncio.gather(held.transcribe(SOUND), held.encode(SOUND))
             assert answer.hypothesis.text.startswith(f"{len(SOUND)} samples")
-            assert encoded == SOUND.tobytes()[: protocol.ENCODED]
+            assert encoded == SOUND.tobytes()[: protocol.MAX_ENCODED_BYTES]
 
     asyncio.run(go())
 
@@ -601,7 +603,7 @@ def test_a_large_buffer_goes_through() -> None:
 def test_a_worker_that_does_not_take_a_large_buffer_is_stalled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asrd.engine.process.TAKEN", 0.5)
+    monkeypatch.setattr("asrd.engine.process.SEND_SECONDS", 0.5)
 
     async def go() -> None:
         async with running("*=ok") as held:
@@ -699,7 +701,7 @@ def test_what_only_canary_knows_is_told_where_another_model_is_asked_for_it(
 ) -> None:
     async def go(**asked: object) -> list[str]:
         caplog.clear()
-        start = msgspec.structs.replace(protocol.Start("*=ok", TABLE["fp32"]), **asked)
+        start = msgspec.structs.replace(protocol.Start("*=ok", STRATEGY_TABLE["fp32"]), **asked)
         async with Engine(
             engine("*=ok").plan, start, deadlines=SHORT, command=FAKE, download=as_it_is
         ) as held:
@@ -725,7 +727,7 @@ def on_a_card(
 ) -> Engine:
     made = plan_on(name, gpus=[CARD], preset=preset)
     needs = {strategy: Need(mib * MIB) for strategy, mib in NEEDS.items()}
-    start = protocol.Start(script, TABLE["fp32"], vram_limit=limit)
+    start = protocol.Start(script, STRATEGY_TABLE["fp32"], vram_limit=limit)
     return Engine(
         msgspec.structs.replace(made, needs=needs),
         start,
@@ -840,7 +842,7 @@ def test_a_card_that_vanished_is_not_tried_and_may_come_back(
     async def go() -> None:
         free[:] = [None]
         lost = ["card 0 does not answer"]
-        monkeypatch.setattr(gpus, "lost", lambda: lost)
+        monkeypatch.setattr(gpus, "lost_cards", lambda: lost)
         async with on_a_card("*=ok") as held:
             assert (await held.start()).device == "cpu"
             assert [(one.candidate, one.kind) for one in held.rejected] == [

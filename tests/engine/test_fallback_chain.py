@@ -6,22 +6,22 @@ import random
 
 import pytest
 
-from asrd.engine.fallback_chain import GRAPHS, FallbackChain, Trial
+from asrd.engine.fallback_chain import GRAPHS_NAME, FallbackChain, Trial
 from asrd.engine.process import WorkerFailedError
 from asrd.errors import EngineError
 from asrd.precision import failures
 from asrd.precision.plan import Candidate, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 NAMES = ("half", "bfloat16", "tf32", "fp32")
-KINDS = [kind for kind, action in failures.ACTIONS.items() if action.error is None]
+KINDS = [kind for kind, action in failures.FAILURE_ACTIONS.items() if action.error is None]
 SEEDS = range(30)
 
 
 def chain(device: str = "cuda:0", names: tuple[str, ...] = NAMES) -> FallbackChain:
-    there = [Candidate(TABLE[name], device) for name in names]
+    there = [Candidate(STRATEGY_TABLE[name], device) for name in names]
     if device != "cpu":
-        there.append(Candidate(TABLE["fp32"], "cpu"))
+        there.append(Candidate(STRATEGY_TABLE["fp32"], "cpu"))
     return FallbackChain(Plan("half", tuple(there), "test"))
 
 
@@ -84,7 +84,11 @@ def test_a_start_that_fails_everywhere_blames_every_candidate() -> None:
 def test_graphs_go_first_on_a_card_and_once_and_never_on_the_cpu() -> None:
     one = chain()
     one.settle(loss("device-lost"), Trial(one), started=True, proved=True)
-    assert (one.graphs, one.candidate.name, one.rejected[-1].candidate) == (False, "half", GRAPHS)
+    assert (one.graphs, one.candidate.name, one.rejected[-1].candidate) == (
+        False,
+        "half",
+        GRAPHS_NAME,
+    )
     one.settle(loss("device-lost"), Trial(one), started=True, proved=True)
     assert one.candidate.name == "bfloat16"
     one = chain("cpu")
@@ -93,7 +97,7 @@ def test_graphs_go_first_on_a_card_and_once_and_never_on_the_cpu() -> None:
 
 
 def test_a_stop_gives_back_what_may_be_over_and_nothing_else() -> None:
-    for kind, action in failures.ACTIONS.items():
+    for kind, action in failures.FAILURE_ACTIONS.items():
         one = chain()
         one.fall_back(kind, "why")
         there = list(one.candidates)

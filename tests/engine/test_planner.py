@@ -12,7 +12,7 @@ from asrd.errors import ConfigError, ModelError, PrecisionError, UsageError
 from asrd.models import checkpoint, memory_estimate, names
 from asrd.precision.gpus import GpuSelection
 from asrd.precision.plan import Gpu, Plan, device_for
-from asrd.precision.strategies import PRESETS, TABLE
+from asrd.precision.strategies import AUTO_PRESETS, STRATEGY_TABLE
 from tests.precision.plans import plan_on
 
 GIB = 1 << 30
@@ -34,10 +34,10 @@ def no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_strategy_has_a_line_and_fp32_is_the_whole() -> None:
     found = planner.plan_report(Settings(model="demo"), [])
-    assert [line.strategy for line in found.strategies] == list(TABLE)
+    assert [line.strategy for line in found.strategies] == list(STRATEGY_TABLE)
     header = checkpoint.header(names.SHIPPED["demo"])
     for line in found.strategies:
-        assert line.weights == memory_estimate.weights_bytes(header, TABLE[line.strategy])
+        assert line.weights == memory_estimate.weights_bytes(header, STRATEGY_TABLE[line.strategy])
         assert line.load_peak == line.weights
         assert line.headroom is None
     ratio = {line.strategy: line.ratio for line in found.strategies}
@@ -88,12 +88,14 @@ def test_the_users_own_map_and_buffer_are_what_is_reckoned_with() -> None:
     found = planner.plan_report(settings, [card(4)])
     lines = {line.strategy: line for line in found.strategies}
     assert lines["selective"].weights == memory_estimate.weights_bytes(header, own)
-    assert lines["selective"].weights != memory_estimate.weights_bytes(header, TABLE["selective"])
+    assert lines["selective"].weights != memory_estimate.weights_bytes(
+        header, STRATEGY_TABLE["selective"]
+    )
     longer = planner.plan_report(Settings(model="demo", window=20.0), [card(4)])
     assert longer.strategies[0].activations == 2 * found.strategies[0].activations
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", AUTO_PRESETS)
 def test_presets_choose_as_the_engine_would(preset: str) -> None:
     found = planner.plan_report(Settings(model="demo", preset=preset), [card(4)])
     expected = plan_on("auto", "auto", [card(4)], preset)

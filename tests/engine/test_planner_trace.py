@@ -103,7 +103,7 @@ def traced(act: Callable[[], Any]) -> Trace:
 def one_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
-    monkeypatch.setattr(cuda_errors, "build", lambda: None)
+    monkeypatch.setattr(cuda_errors, "torch_build", lambda: None)
 
 
 def name_of(settings: Settings) -> str:

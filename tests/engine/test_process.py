@@ -15,7 +15,7 @@ import pytest
 
 from asrd import protocol
 from asrd.engine.process import WorkerProcess, kill_all
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tests.engine.test_engine import FAKE, alive, children
 from tests.helpers import ROOT
 
@@ -32,7 +32,7 @@ async def loaded(act: str) -> AsyncIterator[WorkerProcess]:
     """Hold a worker that said that it is ready."""
     worker = await WorkerProcess.spawn(FAKE)
     try:
-        await worker.send(protocol.Start(f"*={act}", TABLE["fp32"]))
+        await worker.send(protocol.Start(f"*={act}", STRATEGY_TABLE["fp32"]))
         while not isinstance(await worker.receive(10.0), protocol.Ready):
             pass
         yield worker
@@ -102,7 +102,7 @@ def test_a_worker_that_even_a_kill_does_not_end_is_given_up(
     async def go() -> None:
         async with loaded("ok") as worker:
             with monkeypatch.context() as patch:
-                patch.setattr("asrd.engine.process.KILLED", 0.2)
+                patch.setattr("asrd.engine.process.KILL_SECONDS", 0.2)
                 patch.setattr(worker, "kill", lambda: None)
                 await worker.end(0.0)
             assert f"the worker {worker.process.pid} was killed and does not end" in caplog.text

@@ -12,7 +12,7 @@ from asrd.evaluation import components as evaluation_components
 from asrd.evaluation.components import ENCODER
 from asrd.models import architectures, checkpoint, memory_estimate
 from asrd.models.names import SHIPPED
-from asrd.precision.strategies import BASELINE, Precision
+from asrd.precision.strategies import FP32_BASELINE, Precision
 from tests.fakes import tiny
 
 FAMILIES = ("ctc", "tdt", "ca_hybrid", "canary2")
@@ -82,7 +82,7 @@ def test_each_goes_down_alone_and_weighs_what_was_foretold(family: str, tmp_path
 
     path = tiny.build(family, tmp_path)
     header = checkpoint.header(path)
-    whole = memory_estimate.weights_bytes(header, BASELINE)
+    whole = memory_estimate.weights_bytes(header, FP32_BASELINE)
     for one in evaluation_components.sweep(header, "bfloat16,int8"):
         model = tiny.restore(path)
         applied = cast.apply(model, one.precision, torch.device("cpu"))
@@ -99,7 +99,7 @@ def test_each_goes_down_alone_and_weighs_what_was_foretold(family: str, tmp_path
 
 def test_components_that_share_nothing_add_up_to_what_they_save_together() -> None:
     header = checkpoint.header(SHIPPED["demo"])
-    whole = memory_estimate.weights_bytes(header, BASELINE)
+    whole = memory_estimate.weights_bytes(header, FP32_BASELINE)
     alone = {
         one.component: one.precision for one in evaluation_components.sweep(header, "bfloat16")
     }

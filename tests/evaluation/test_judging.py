@@ -12,7 +12,7 @@ from asrd.evaluation.normalising import normaliser
 from asrd.evaluation.results import Run
 from asrd.precision import memory
 from asrd.precision.ledger import MEMORY_RESOLUTION
-from asrd.precision.strategies import BASELINE, TABLE, Precision
+from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE, Precision
 from tests.fakes.engine import MIB, WEIGHTS, ready
 
 
@@ -58,7 +58,7 @@ def test_verdict(
 
 
 def test_load_peak_by_its_two_definitions() -> None:
-    cpu = ready(BASELINE)
+    cpu = ready(FP32_BASELINE)
     assert judging.load_peak_ratio(cpu) == pytest.approx(2.0)
     card = msgspec.structs.replace(
         cpu, device="cuda:0", load_peak=memory.Memory(allocated=42 * MIB, process=900 * MIB)
@@ -69,7 +69,7 @@ def test_load_peak_by_its_two_definitions() -> None:
     assert judging.load_peak_ratio(msgspec.structs.replace(cpu, weights_bytes=0)) is None
 
 
-@pytest.mark.parametrize("precision", TABLE.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("precision", STRATEGY_TABLE.values(), ids=lambda p: p.name)
 def test_describe_names_every_dtype_asked_for(precision: Precision) -> None:
     said = judging.describe(precision)
     for dtype in {
@@ -92,7 +92,7 @@ ENOUGH = 1.5
 
 def measured(name: str = "fp32", role: str = "asked", **changes: object) -> Run:
     """A complete run that heard everything right, but for `changes`."""
-    chosen = TABLE[name]
+    chosen = STRATEGY_TABLE[name]
     steady = memory.Memory(WEIGHTS, process=900 * MIB)
     one = Run(
         chosen,
@@ -229,7 +229,7 @@ def test_a_lost_worker_has_no_wer() -> None:
 
 
 def test_a_worker_that_never_started() -> None:
-    _, _, rows = judged(Run(TABLE["16-mixed"], "asked", failure="unsupported"))
+    _, _, rows = judged(Run(STRATEGY_TABLE["16-mixed"], "asked", failure="unsupported"))
     row = rows[-1]
     assert (row.errors, row.utterances, row.verdict, row.passed) == (40, 0, "undecided", False)
     assert (row.weights_bytes, row.latency_ms, row.effective, row.ledger) == (None, None, {}, {})
@@ -263,7 +263,7 @@ def test_one_reason_is_said_once_for_all_its_components() -> None:
         protocol.Fallback(part, "tf32", "float32", "no CUDA.") for part in ("encoder", "decoder")
     ]
     other = protocol.Fallback("joint", "float16", "float32", "no kernel")
-    said = msgspec.structs.replace(ready(TABLE["tf32"]), fallbacks=[*told, other])
+    said = msgspec.structs.replace(ready(STRATEGY_TABLE["tf32"]), fallbacks=[*told, other])
     _, _, rows = judged(measured("tf32", ready=said))
     assert rows[-1].fallback_reason == (
         "encoder, decoder: tf32 asked, float32 runs: no CUDA; joint: float16 asked, float32 runs: no kernel"
@@ -277,7 +277,7 @@ def test_memory_falls_back_to_torchs_own_where_the_driver_hides_processes() -> N
 
 
 def test_weights_are_shown_where_fewer_bits_were_asked_for_and_do_not_decide() -> None:
-    whole = ready(TABLE["half"])
+    whole = ready(STRATEGY_TABLE["half"])
     same_size = msgspec.structs.replace(whole, weights_bytes=WEIGHTS)
     _, _, rows = judged(measured("half"), measured("half", ready=same_size), measured("tf32"))
     half, fat, tf32 = ({c.name: c for c in row.criteria} for row in rows[-3:])

@@ -38,7 +38,7 @@ from asrd.models.names import SHIPPED
 from asrd.precision import gpus
 from asrd.precision import strategies as precision_strategies
 from asrd.precision.plan import Gpu
-from asrd.precision.strategies import PRESETS, TABLE
+from asrd.precision.strategies import AUTO_PRESETS, STRATEGY_TABLE
 from tests.fakes import engine as fake_engine
 from tests.fakes.engine import MIB, Script
 from tests.helpers import ROOT
@@ -358,8 +358,8 @@ def test_a_wrong_strategy_is_told_what_may_stand_there(names: str, hint: str) ->
 
 def test_presets_and_all_may_stand_among_names() -> None:
     names = [one.name for one in precision_strategies.select("half, conservative,fp32")]
-    assert names == ["half", *PRESETS["conservative"].candidates]
-    assert [one.name for one in precision_strategies.select("all")] == list(TABLE)
+    assert names == ["half", *AUTO_PRESETS["conservative"].candidates]
+    assert [one.name for one in precision_strategies.select("all")] == list(STRATEGY_TABLE)
 
 
 def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:

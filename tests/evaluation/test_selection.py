@@ -19,7 +19,7 @@ from asrd.engine.tuned import TunedStrategy
 from asrd.evaluation.results import NoiseFloor, Role, Run
 from asrd.evaluation.selection import Choice, cheapest, select_strategy
 from asrd.precision.memory import Memory
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.scoring import Edits, upper_bound
 from tests.fakes import engine as fake_engine
 from tests.fakes.engine import MIB
@@ -69,7 +69,7 @@ def measured(
     source: str = "rss",
     failure: str = "",
 ) -> Run:
-    precision = TABLE[name]
+    precision = STRATEGY_TABLE[name]
     steady = {"steady": Memory(process=mib * MIB, source=source)}
     ready = fake_engine.ready(precision)
     return Run(precision, role, ready, steady, [ms / 1000] * 3, texts=list(texts), failure=failure)

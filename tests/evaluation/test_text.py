@@ -19,7 +19,7 @@ from asrd.evaluation.report import plots
 from asrd.evaluation.report import text as report_text
 from asrd.evaluation.results import Comparison, Run, Skipped, Speech, StrategyResult
 from asrd.precision import memory
-from asrd.precision.strategies import TABLE, Precision
+from asrd.precision.strategies import STRATEGY_TABLE, Precision
 from tests.fakes.engine import MIB, ready
 
 REFERENCES = [f"open the door number {i % 7} now please" for i in range(40)]
@@ -29,9 +29,9 @@ EVIL = '<script>alert("x")</script>'
 def measured(name: str, role: str = "asked", wrong: int = 0, **changes: object) -> Run:
     texts = [text.replace("door", EVIL) if i < wrong else text for i, text in enumerate(REFERENCES)]
     one = Run(
-        TABLE[name],
+        STRATEGY_TABLE[name],
         role,  # type: ignore[arg-type]
-        ready=ready(TABLE[name]),
+        ready=ready(STRATEGY_TABLE[name]),
         ledger={
             phase: memory.Memory(process=900 * MIB) for phase in ("warm-up", "steady", "after")
         },
@@ -72,14 +72,18 @@ def full() -> Comparison:
     """Every strategy, with one of each fate."""
     fates = {
         "half-naive": measured("half-naive", wrong=20),
-        "16-mixed": Run(TABLE["16-mixed"], "asked", failure=f"unsupported: no kernel {EVIL}"),
+        "16-mixed": Run(
+            STRATEGY_TABLE["16-mixed"], "asked", failure=f"unsupported: no kernel {EVIL}"
+        ),
         "autocast-fp16": measured(
             "autocast-fp16", texts=REFERENCES[:3], failure="non-finite: nan at clip 4 of 40"
         ),
         "phased": measured("phased", drafts=list(REFERENCES), draft_latency=[0.05] * 3),
         "half": measured("half", latency=[0.3] * 15),
     }
-    return comparison(*(fates.get(name, measured(name)) for name in TABLE if name != "fp32"))
+    return comparison(
+        *(fates.get(name, measured(name)) for name in STRATEGY_TABLE if name != "fp32")
+    )
 
 
 # -- JSON
@@ -155,7 +159,7 @@ def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int)
     shown = report_text.table(msgspec.structs.replace(full, model="demo"), width)
     assert not [line for line in shown.splitlines() if len(line) > width and len(line.split()) > 1]
     assert "…" not in shown
-    for name in TABLE:
+    for name in STRATEGY_TABLE:
         assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
     wide = report_text.table(msgspec.structs.replace(full, model="demo"), 300)
     numbers = [set(re.findall(r"\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?", text)) for text in (shown, wide)]
@@ -391,7 +395,7 @@ def test_the_bars_of_the_weights_are_as_long_as_the_weights() -> None:
 
 
 def test_a_plot_without_figures_is_left_out() -> None:
-    lost = Run(TABLE["half"], "asked", failure="x")
+    lost = Run(STRATEGY_TABLE["half"], "asked", failure="x")
     runs = comparison(lost)
     titles = [plot.title for plot in plots.draw(msgspec.structs.replace(runs, rows=runs.rows[-1:]))]
     assert titles == []
@@ -403,7 +407,7 @@ def test_a_plot_without_figures_is_left_out() -> None:
 
 def component(name: str, dtype: str, wrong: int = 0, error: float = 0.0) -> Run:
     down = Precision(f"{name} {dtype}", parts={"encoder": dtype})  # type: ignore[dict-item]
-    weights = msgspec.structs.replace(ready(TABLE["fp32"]), weights_bytes=30 * MIB)
+    weights = msgspec.structs.replace(ready(STRATEGY_TABLE["fp32"]), weights_bytes=30 * MIB)
     changes = {
         "precision": down,
         "ready": weights,

@@ -28,13 +28,13 @@ from asrd.audio.files import read
 from asrd.audio.sources import AudioSource, open_source
 from asrd.cli import main, run
 from asrd.engine import engine
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision import cuda_errors, gpus
 from asrd.recordings.deliveries import Deliveries
 from asrd.recordings.store import RecordingStore
 from tests.fakes.worker import as_it_is
 
-CLIP = DATA / "eval" / "0001.flac"
+CLIP = DATA_FOLDER / "eval" / "0001.flac"
 FIRST = 24_000
 """Sample of the clip at which it begins to speak."""
 BLOCK = 320
@@ -126,7 +126,7 @@ if __name__ == "__main__":
     if moment := os.environ.get("DIE_AT"):
         dying(moment.partition(":")[0], int(moment.partition(":")[2]))
     if cuda := os.environ.get("FAKE_TORCH"):
-        cuda_errors.build = lambda: cuda_errors.Build("2.13.0", cuda)
+        cuda_errors.torch_build = lambda: cuda_errors.TorchBuild("2.13.0", cuda)
     if os.environ.get("FORGET_SHUTDOWN"):
         type(gpus.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]  # the planted fault
     hold = functools.partial(

@@ -12,7 +12,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 
 HAN = 0x4E00
 """The first of as many Chinese letters as there are tokens."""
@@ -21,7 +21,7 @@ HAN = 0x4E00
 def relabelled(name: str, folder: Path) -> Path:
     """Write a shipped model with Chinese letters for its tokens; return the file."""
     path = folder / f"{name}-han.nemo"
-    with tarfile.open(DATA / f"{name}.nemo") as old, tarfile.open(path, "w") as new:
+    with tarfile.open(DATA_FOLDER / f"{name}.nemo") as old, tarfile.open(path, "w") as new:
         contents = {
             member.name: old.extractfile(member) for member in old.getmembers() if member.isfile()
         }
@@ -61,7 +61,7 @@ def chinese(text: str, name: str) -> str:
 
 
 def _tokenizer(name: str) -> bytes:
-    with tarfile.open(DATA / f"{name}.nemo") as archive:
+    with tarfile.open(DATA_FOLDER / f"{name}.nemo") as archive:
         members = [
             member for member in archive.getmembers() if member.name.endswith("tokenizer.model")
         ]

@@ -143,7 +143,7 @@ def bear(apart: bool) -> None:
 
 
 ON_BEGIN: dict[str, Callable[[], object]] = {
-    "loud": lambda: print("x" * (4 * protocol.MAX_LINE), file=sys.stderr, flush=True),
+    "loud": lambda: print("x" * (4 * protocol.MAX_LINE_BYTES), file=sys.stderr, flush=True),
     "parent": lambda: bear(False),
     "parent-of-a-stranger": lambda: bear(True),
 }
@@ -181,7 +181,7 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     "stall": lambda n: time.sleep(3600),
     "garbage": lambda n: raw(b"Traceback (most recent call last):\n"),
     "binary": lambda n: raw(b"\xff\xfe\x00{}\n"),
-    "endless": lambda n: raw(b"x" * (protocol.MAX_LINE + 10)),
+    "endless": lambda n: raw(b"x" * (protocol.MAX_LINE_BYTES + 10)),
     "half": lambda n: (raw(b'{"type":"answer","id":'), die(0)),
     "close": lambda n: (sys.stdout.buffer.close(), os.close(1), time.sleep(3600)),
     "wrong-id": lambda n: say(protocol.Reading(n + 7, "steady", Memory())),
@@ -274,7 +274,7 @@ def main() -> int:
             read = msgspec.structs.replace(read, process=1 << 40) if act == "heavy" else read
             say(protocol.Reading(message.id, message.phase, read))
         elif isinstance(message, protocol.Encode):
-            say(protocol.Encoded(message.id, payload[: protocol.ENCODED]))
+            say(protocol.Encoded(message.id, payload[: protocol.MAX_ENCODED_BYTES]))
         elif (
             isinstance(message, protocol.Recognize)
             and act.startswith("allergic:")

@@ -38,7 +38,7 @@ them for its own."""
 WITH_JOURNAL = """
 import runpy, sys
 from asrd import journal
-journal.JOURNAL = sys.argv.pop(1)
+journal.JOURNAL_SOCKET = sys.argv.pop(1)
 runpy.run_module("tests.fakes.deaf_daemon", run_name="__main__", alter_sys=True)
 """
 """Today's daemon with a journal that listens on the path that is its first argument."""

@@ -169,8 +169,8 @@ def test_a_checkout_that_nobody_installed_is_handed_on(monkeypatch: pytest.Monke
 def test_each_python_that_is_started_leaves_the_current_folder_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert engine.WORKER[1] == "-P"
-    assert process.ENVIRONMENT["PYTHONSAFEPATH"] == "1"
+    assert engine.WORKER_COMMAND[1] == "-P"
+    assert process.WORKER_ENVIRONMENT["PYTHONSAFEPATH"] == "1"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "asrd" / "__main__.py")])
     assert "-P" in service.program()
     unit = (ROOT / "systemd" / "asrd.service").read_text()

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from asrd.engine.process import ENVIRONMENT
-from asrd.paths import DATA
+from asrd.engine.process import WORKER_ENVIRONMENT
+from asrd.paths import DATA_FOLDER
 from tests.fakes.hub_server import Hub, wait_for
 from tests.hub_user import FILE, NAME, ROOT, SIZE, User
 from tests.models.test_download import MIB, children
 
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 CLIP = EVAL / "0001.flac"
 TEXT = json.loads((EVAL / "manifest.jsonl").read_text().splitlines()[0])["text"]
 
@@ -223,10 +223,11 @@ def note(event, args):
         asked.append(repr(args))
 sys.addaudithook(note)
 from asrd import protocol
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.recognizer import Recognizer
-heard = [Recognizer(protocol.Start(name, TABLE["fp32"], threads=1), lambda _: None).self_test for name in sys.argv[1:]]
-print(json.dumps({"passed": [one.passed for one in heard], "asked": asked}))
+fp32 = STRATEGY_TABLE["fp32"]
+tests = [Recognizer(protocol.Start(name, fp32, threads=1), lambda _: None).self_test for name in sys.argv[1:]]
+print(json.dumps({"passed": [one.passed for one in tests], "asked": asked}))
 """
 
 
@@ -242,7 +243,7 @@ def test_a_worker_loads_the_shipped_models_without_any_network_and_asks_nobody(u
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env=user.environment | ENVIRONMENT,
+        env=user.environment | WORKER_ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=240,

@@ -14,7 +14,7 @@ import sys
 import pytest
 import torch
 
-from asrd.engine.process import ENVIRONMENT
+from asrd.engine.process import WORKER_ENVIRONMENT
 from asrd.models import downloader
 
 HUB = "from huggingface_hub import constants as c, is_offline_mode\n"
@@ -90,7 +90,7 @@ def ask(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {
         key: value
         for key, value in os.environ.items()
-        if key not in ENVIRONMENT and "OFFLINE" not in key
+        if key not in WORKER_ENVIRONMENT and "OFFLINE" not in key
     }
     asked = f"{program}\nimport json; print('ANSWER', json.dumps(sorted(found) if isinstance(found, set) else found))"
     command = [sys.executable, "-c", asked]
@@ -108,7 +108,7 @@ def answer(program: str, **environment: str) -> object:
 
 
 def test_every_variable_has_a_test_with_a_library_that_reads_it() -> None:
-    assert {row[0] for row in READERS} | set(SEEN_OTHERWISE) == set(ENVIRONMENT)
+    assert {row[0] for row in READERS} | set(SEEN_OTHERWISE) == set(WORKER_ENVIRONMENT)
     assert set(SEEN_OTHERWISE.values()) <= set(globals())
 
 
@@ -122,13 +122,13 @@ def test_a_variable_does_to_a_library_what_it_is_set_for(
 ) -> None:
     if importlib.util.find_spec(library) is None:
         pytest.skip(f"{library} is not installed")
-    assert answer(program, **{variable: ENVIRONMENT[variable]}) == with_it, about
+    assert answer(program, **{variable: WORKER_ENVIRONMENT[variable]}) == with_it, about
     assert answer(program) == without, f"{library} no longer needs {variable}"
 
 
 def test_onednn_keeps_as_many_primitives_as_it_is_told() -> None:
     name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    for capacity, last in ((ENVIRONMENT[name], "cache_miss"), ("1024", "cache_hit")):
+    for capacity, last in ((WORKER_ENVIRONMENT[name], "cache_miss"), ("1024", "cache_hit")):
         told = ask(CONVOLVE, ONEDNN_VERBOSE="profile_create", **{name: capacity}).stdout
         assert [line for line in told.splitlines() if ",convolution," in line][-1].find(last) > 0, (
             told[-400:]
@@ -136,7 +136,7 @@ def test_onednn_keeps_as_many_primitives_as_it_is_told() -> None:
 
 
 def test_threads_of_openmp_do_not_spin() -> None:
-    policy = {"OMP_WAIT_POLICY": ENVIRONMENT["OMP_WAIT_POLICY"]}
+    policy = {"OMP_WAIT_POLICY": WORKER_ENVIRONMENT["OMP_WAIT_POLICY"]}
     for environment, spins in ((policy, "'0'"), ({}, "'300000'")):
         told = ask("import torch; found = None", OMP_DISPLAY_ENV="VERBOSE", **environment).stderr
         assert f"GOMP_SPINCOUNT = {spins}" in told, told
@@ -151,7 +151,7 @@ def test_cuda_numbers_cards_as_nvml_does() -> None:
         "theirs = [nvmlDeviceGetPciInfo(nvmlDeviceGetHandleByIndex(n)).bus for n in range(len(ours))]\n"
         "found = ours == theirs"
     )
-    assert answer(program, CUDA_DEVICE_ORDER=ENVIRONMENT["CUDA_DEVICE_ORDER"]) is True
+    assert answer(program, CUDA_DEVICE_ORDER=WORKER_ENVIRONMENT["CUDA_DEVICE_ORDER"]) is True
 
 
 @pytest.mark.gpu
@@ -161,11 +161,13 @@ def test_cuda_loads_kernels_when_they_are_needed() -> None:
         "import ctypes; cuda = ctypes.CDLL('libcuda.so.1'); mode = ctypes.c_int(); cuda.cuInit(0)\n"
         "cuda.cuModuleGetLoadingMode(ctypes.byref(mode)); found = mode.value"
     )
-    assert answer(program, CUDA_MODULE_LOADING=ENVIRONMENT["CUDA_MODULE_LOADING"]) == 2  # lazy
+    assert (
+        answer(program, CUDA_MODULE_LOADING=WORKER_ENVIRONMENT["CUDA_MODULE_LOADING"]) == 2
+    )  # lazy
     assert answer(program, CUDA_MODULE_LOADING="EAGER") == 1
 
 
 def test_a_worker_is_offline_and_a_download_is_not() -> None:
-    assert answer(HUB + "found = is_offline_mode()", **ENVIRONMENT) is True
+    assert answer(HUB + "found = is_offline_mode()", **WORKER_ENVIRONMENT) is True
     asked = HUB + "found = [is_offline_mode(), c.HF_HUB_DISABLE_XET, c.HF_HUB_DISABLE_TELEMETRY]"
     assert answer(asked, **downloader.ENVIRONMENT) == [False, True, True]

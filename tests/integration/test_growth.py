@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from asrd.engine import process
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.casting import cast
 from asrd.worker.encoder import conformer, functional
 from tests.fakes import tiny
@@ -30,7 +30,7 @@ def put_out(strategy: str, folder: Path, lengths: list[int]) -> list[torch.Tenso
     straight program."""
     model = tiny.restore(tiny.built("ctc", folder))
     assert conformer.whole(model, CPU)
-    applied = cast.apply(model, TABLE[strategy], CPU)
+    applied = cast.apply(model, STRATEGY_TABLE[strategy], CPU)
     runs: list[Any] = [lambda features: model.encoder(audio_signal=features)[0]]
     if strategy == "fp32":
         runs.append(functional.FunctionalEncoder(model.encoder))
@@ -83,7 +83,7 @@ def test_a_worker_gains_little_from_new_lengths(
     """Without a bound the library keeps kernels for each length: the check must see that."""
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         if capacity:
-            monkeypatch.setitem(process.ENVIRONMENT, name, capacity)
+            monkeypatch.setitem(process.WORKER_ENVIRONMENT, name, capacity)
     found = asyncio.run(growth.measure(strategy, "demo-ctc", 220, 120))
     gained = found.series[-1][1] - found.series[0][1]
     assert gained < bound if bound is not None else gained > 12.0, found.series

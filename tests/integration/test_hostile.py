@@ -16,10 +16,10 @@ from asrd import protocol
 from asrd.audio import blocks, files
 from asrd.config.settings import Settings
 from asrd.engine import batching
-from asrd.engine.engine import WORKER, Deadlines, Engine
+from asrd.engine.engine import WORKER_COMMAND, Deadlines, Engine
 from asrd.engine.planner import plan_for
-from asrd.errors import AudioError, SoundError
-from asrd.paths import DATA
+from asrd.errors import AudioError, UnansweredError
+from asrd.paths import DATA_FOLDER
 from asrd.recordings.deliveries import Deliveries
 from asrd.recordings.files import HEADER, RecordingInfo
 from asrd.recordings.store import RecordingStore
@@ -188,7 +188,7 @@ async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -
         before = await engine.transcribe(SAID)
         candidates = engine.candidates
         with pytest.raises(
-            AudioError if act.startswith("nan") else SoundError, match="this sound"
+            AudioError if act.startswith("nan") else UnansweredError, match="this sound"
         ) as caught:
             await engine.transcribe(marked(draw))
         assert candidates[-1].name in caught.value.message
@@ -237,11 +237,11 @@ async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path
 
 @case
 async def test_a_real_worker_answers_what_is_left_of_damaged_recordings(tmp_path: Path) -> None:
-    clip = files.read(DATA / "eval" / "0129.flac")
+    clip = files.read(DATA_FOLDER / "eval" / "0129.flac")
     async with at_work(tmp_path, "demo-ctc") as one:
 
         def hold(plan: Any, start: protocol.Start, **more: Any) -> Engine:
-            one.engines.append(Engine(plan, start, command=WORKER, **more))
+            one.engines.append(Engine(plan, start, command=WORKER_COMMAND, **more))
             return one.engines[-1]
 
         one.slot.loader._engine_factory = hold

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.helpers import ROOT
 
-CLIP = DATA / "eval" / "0001.flac"
+CLIP = DATA_FOLDER / "eval" / "0001.flac"
 SAID = "remind me to open a teacher before i start my meeting"
 MIN_SELECTED = 20
 """Tests that are marked at least: an empty selection would pass."""

@@ -21,7 +21,7 @@ from asrd.dictation.engine_slot import EngineSlot
 from asrd.dictation.fallback_monitor import _budget
 from asrd.dictation.idle_tasks import IdleTasks
 from asrd.engine import capacity, planner
-from asrd.engine.process import NO_CARD
+from asrd.engine.process import NO_CARD_ENVIRONMENT
 from asrd.precision import gpu_power, gpus
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Gpu
@@ -255,13 +255,15 @@ built for CUDA."""
 
 
 @pytest.mark.parametrize(
-    ("more", "said"), [(NO_CARD, "False 0 []"), ({}, "True 1 [1, 1]")], ids=["CPU", "card"]
+    ("more", "said"),
+    [(NO_CARD_ENVIRONMENT, "False 0 []"), ({}, "True 1 [1, 1]")],
+    ids=["CPU", "card"],
 )
 def test_what_a_worker_on_the_cpu_imports_looks_for_no_card(
     driver: Path, tmp_path: Path, more: dict[str, str], said: str
 ) -> None:
     calls = tmp_path / "calls"
-    clean = {key: value for key, value in os.environ.items() if key not in NO_CARD}
+    clean = {key: value for key, value in os.environ.items() if key not in NO_CARD_ENVIRONMENT}
     clean |= {
         "LD_LIBRARY_PATH": os.fspath(driver),
         "FAKE_GPUS": CARD,

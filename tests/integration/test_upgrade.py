@@ -337,8 +337,8 @@ def test_a_bar_is_told_the_same_of_every_state(world: World) -> None:
 def test_events_keep_their_names_and_numbers(world: World) -> None:
     before = world.release.ask("events")
     assert len(before) > 20
-    assert {name: journal.EVENTS.get(name) for name in before} == before
-    assert len(set(journal.EVENTS.values())) == len(journal.EVENTS)
+    assert {name: journal.MESSAGE_IDS.get(name) for name in before} == before
+    assert len(set(journal.MESSAGE_IDS.values())) == len(journal.MESSAGE_IDS)
 
 
 def lacking(now: Any, before: Any, where: str = "") -> list[str]:

@@ -18,10 +18,10 @@ from typing import Any
 import jiwer
 import pytest
 
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.integration.user_session import UserSession, until, user_session
 
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 CLIPS = [json.loads(line) for line in (EVAL / "manifest.jsonl").read_text().splitlines()][:3]
 PROGRAMS = {"sway": "sway", "foot": "foot", "wtype": "wtype", "paplay": "pulseaudio-utils"}
 CONFIG = 'model = "demo-ctc"\nmicrophone = "virtmic"\nsinks = ["type"]\nnotify = false\n'

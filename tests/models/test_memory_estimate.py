@@ -13,7 +13,7 @@ import pytest
 from asrd.errors import ConfigError
 from asrd.models import architectures, checkpoint, memory_estimate
 from asrd.models.tensors import EMBEDDING, is_buffer
-from asrd.precision.strategies import TABLE, Precision, quantizes, with_parts
+from asrd.precision.strategies import STRATEGY_TABLE, Precision, quantizes, with_parts
 from tests.fakes import tiny
 
 STORED = ("fp32", "half", "bfloat16", "half-naive", "selective", "int8")
@@ -78,18 +78,18 @@ def check(path: Path, precision: Precision) -> None:
 def test_every_family_weighs_what_was_foretold(
     family: str, name: str, built: Callable[[str], Path]
 ) -> None:
-    check(built(family), TABLE[name])
+    check(built(family), STRATEGY_TABLE[name])
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in STORED])
+@pytest.mark.parametrize("name", [name for name in STRATEGY_TABLE if name not in STORED])
 def test_strategies_that_only_compute_otherwise_store_float32(
     name: str, built: Callable[[str], Path]
 ) -> None:
-    check(built("canary2"), TABLE[name])
+    check(built("canary2"), STRATEGY_TABLE[name])
     header = checkpoint.header(built("canary2"))
-    assert memory_estimate.weights_bytes(header, TABLE[name]) == memory_estimate.weights_bytes(
-        header, TABLE["fp32"]
-    )
+    assert memory_estimate.weights_bytes(
+        header, STRATEGY_TABLE[name]
+    ) == memory_estimate.weights_bytes(header, STRATEGY_TABLE["fp32"])
 
 
 @pytest.mark.parametrize("parts", [*PARTS.values(), *TIED.values()], ids=[*PARTS, *TIED])
@@ -105,8 +105,8 @@ def test_a_half_checkpoint_is_restored_as_float32_and_counted_so(
     built: Callable[[str], Path], tmp_path: Path
 ) -> None:
     tiny.restore(built("tdt")).half().save_to(str(tmp_path / "half.nemo"))
-    check(tmp_path / "half.nemo", TABLE["fp32"])
-    check(tmp_path / "half.nemo", TABLE["half"])
+    check(tmp_path / "half.nemo", STRATEGY_TABLE["fp32"])
+    check(tmp_path / "half.nemo", STRATEGY_TABLE["half"])
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_tables_of_positions_and_shared_biases_are_counted(
     encoder: dict[str, object], tmp_path: Path
 ) -> None:
     path = tiny.build("ctc", tmp_path, **encoder)  # type: ignore[arg-type]
-    check(path, TABLE["fp32"])
-    check(path, TABLE["half"])
+    check(path, STRATEGY_TABLE["fp32"])
+    check(path, STRATEGY_TABLE["half"])
 
 
 def test_an_unknown_component_is_an_error_that_names_the_nearest(
@@ -143,7 +143,8 @@ def test_an_unknown_component_is_an_error_that_names_the_nearest(
 def test_estimates_grow_with_what_they_depend_on(built: Callable[[str], Path]) -> None:
     header = checkpoint.header(built("canary2"))
     fp32, half, mixed = (
-        memory_estimate.needs(header, TABLE[name]) for name in ("fp32", "half", "autocast-fp16")
+        memory_estimate.needs(header, STRATEGY_TABLE[name])
+        for name in ("fp32", "half", "autocast-fp16")
     )
     for estimate in (fp32, half, mixed):
         assert estimate.load_peak == estimate.weights
@@ -151,12 +152,15 @@ def test_estimates_grow_with_what_they_depend_on(built: Callable[[str], Path]) -
     assert half.weights < fp32.weights == mixed.weights
     assert half.activations < mixed.activations < fp32.activations
     assert (
-        memory_estimate.needs(header, TABLE["fp32"], seconds=20.0).activations
+        memory_estimate.needs(header, STRATEGY_TABLE["fp32"], seconds=20.0).activations
         == 2 * fp32.activations
     )
     second = msgspec.structs.replace(header, hidden_bytes=1000)
-    assert memory_estimate.needs(second, TABLE["half"], hidden=True).process == half.process + 1000
-    assert memory_estimate.needs(second, TABLE["half"]) == half
+    assert (
+        memory_estimate.needs(second, STRATEGY_TABLE["half"], hidden=True).process
+        == half.process + 1000
+    )
+    assert memory_estimate.needs(second, STRATEGY_TABLE["half"]) == half
 
 
 # -- known by their architecture
@@ -184,11 +188,11 @@ def test_the_computed_architecture_is_the_real_one(
     assert names == {name: tensor.shape for name, tensor in real.tensors.items()}
     for name in STORED:
         assert memory_estimate.weights_bytes(
-            computed, TABLE[name]
-        ) == memory_estimate.weights_bytes(real, TABLE[name])
-    for name in TABLE:
-        assert memory_estimate.needs(computed, TABLE[name]) == memory_estimate.needs(
-            real, TABLE[name]
+            computed, STRATEGY_TABLE[name]
+        ) == memory_estimate.weights_bytes(real, STRATEGY_TABLE[name])
+    for name in STRATEGY_TABLE:
+        assert memory_estimate.needs(computed, STRATEGY_TABLE[name]) == memory_estimate.needs(
+            real, STRATEGY_TABLE[name]
         )
 
 
@@ -211,7 +215,8 @@ def test_int8_reaches_95_percent_of_the_weights_and_a_quarter_of_the_bytes(name:
     )
     assert covered / sum(tensor.elements for tensor in parameters.values()) > 0.95
     whole, int8 = (
-        memory_estimate.weights_bytes(header, TABLE[strategy]) for strategy in ("fp32", "int8")
+        memory_estimate.weights_bytes(header, STRATEGY_TABLE[strategy])
+        for strategy in ("fp32", "int8")
     )
     assert int8 / whole < 0.28
 

@@ -29,12 +29,12 @@ from asrd.errors import ModelError
 from asrd.models import archive, checkpoint, config_schema, model_config, torch_file, untrusted_yaml
 from asrd.models.names import SHIPPED
 from asrd.models.tensors import Tensor
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.fakes import tiny
 from tests.models.test_checkpoint import archive as packed
 from tests.models.test_checkpoint import members_of
 
-CLIP = next(DATA.rglob("*.flac"))
+CLIP = next(DATA_FOLDER.rglob("*.flac"))
 Config = dict[str, Any]
 
 

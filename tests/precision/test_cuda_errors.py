@@ -87,24 +87,24 @@ TEXTS = [
 
 @pytest.mark.parametrize(("kind", "error"), TEXTS, ids=lambda value: str(value)[:50])
 def test_each_text_is_of_its_kind(kind: str, error: BaseException) -> None:
-    assert cuda_errors.kind(error) == kind
+    assert cuda_errors.kind_of(error) == kind
     assert "\n" not in cuda_errors.first_line(error)
     assert cuda_errors.first_line(error)
 
 
 A1000 = Gpu(0, "RTX A1000", (8, 6), 4 << 30, 3 << 30, "570.00")
 PASCAL = Gpu(0, "GTX 1080", (6, 1), 8 << 30, 8 << 30, "580.00")
-NEW = cuda_errors.Build("2.13.0+cu130", "13.0")
+NEW = cuda_errors.TorchBuild("2.13.0+cu130", "13.0")
 
 
 def test_the_installed_torch_is_known_without_its_import() -> None:
-    found = cuda_errors.build()
+    found = cuda_errors.torch_build()
     assert found is not None
     assert (found.version, found.cuda) == (str(torch.__version__), torch.version.cuda or "")
 
 
 def test_a_torch_without_cuda_beside_a_card_is_named_with_the_command() -> None:
-    why, fix = cuda_errors.mismatch(cuda_errors.Build("2.13.0+cpu", ""), A1000, "13.0")
+    why, fix = cuda_errors.mismatch(cuda_errors.TorchBuild("2.13.0+cpu", ""), A1000, "13.0")
     assert why == "torch 2.13.0+cpu is built without CUDA and cannot use RTX A1000"
     assert (
         fix
@@ -120,7 +120,7 @@ def test_a_driver_that_is_too_old_is_named_with_both_versions() -> None:
     assert cuda_errors.mismatch(NEW, A1000, "11.4")[1].count("update the NVIDIA driver") >= 1
     for driver in ("13.0", "13.2", ""):
         assert cuda_errors.mismatch(NEW, A1000, driver) == ("", "")
-    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu128", "12.8"), A1000, "12.2") == (
+    assert cuda_errors.mismatch(cuda_errors.TorchBuild("2.13.0+cu128", "12.8"), A1000, "12.2") == (
         "",
         "",
     )
@@ -130,7 +130,7 @@ def test_a_card_that_is_too_old_for_a_torch_is_known_before_it_is_tried() -> Non
     why, fix = cuda_errors.mismatch(NEW, PASCAL, "13.0")
     assert why == "torch 2.13.0+cu130 has no kernels for GTX 1080, compute capability 6.1"
     assert "whl/cu126 torch==2.13.0" in fix
-    assert cuda_errors.mismatch(cuda_errors.Build("2.13.0+cu126", "12.6"), PASCAL, "13.0") == (
+    assert cuda_errors.mismatch(cuda_errors.TorchBuild("2.13.0+cu126", "12.6"), PASCAL, "13.0") == (
         "",
         "",
     )

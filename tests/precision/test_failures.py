@@ -9,15 +9,15 @@ from asrd.engine.fallback_chain import FallbackChain, Trial
 from asrd.engine.process import WorkerFailedError
 from asrd.precision import failures, fallback
 from asrd.precision.plan import Candidate, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 CANDIDATES = tuple(
-    Candidate(TABLE[name], device)
+    Candidate(STRATEGY_TABLE[name], device)
     for name, device in (
         ("half", "cuda:0"), ("bfloat16", "cuda:0"), ("fp32", "cuda:0"), ("fp32", "cpu")
     )
 )  # fmt: skip
-PLAN = Plan("half", CANDIDATES, "test", smaller=(Candidate(TABLE["int8"], "cuda:0"),))
+PLAN = Plan("half", CANDIDATES, "test", smaller=(Candidate(STRATEGY_TABLE["int8"], "cuda:0"),))
 NEXT, SMALLER, OFF_CARD = "bfloat16", "int8", "fp32 on cpu"
 SAME, NO_GRAPHS = "half", "half without graphs"
 
@@ -54,7 +54,7 @@ ERRORS = {
 
 
 def test_each_kind_is_in_one_table() -> None:
-    assert {*ACTIONS, *ERRORS} - {"a kind nobody knows"} == set(failures.ACTIONS)
+    assert {*ACTIONS, *ERRORS} - {"a kind nobody knows"} == set(failures.FAILURE_ACTIONS)
 
 
 def shown(chain: FallbackChain) -> str | None:
@@ -77,7 +77,7 @@ def test_a_kind_leads_to_its_candidate_and_may_return_or_not(kind: str) -> None:
         assert again == second
     left = [PLAN.candidates[0]]
     rejected = [failures_of(kind)]
-    assert bool(fallback.again(PLAN, left, PLAN.candidates[1:], rejected)) == returns
+    assert bool(fallback.retry_plan(PLAN, left, PLAN.candidates[1:], rejected)) == returns
 
 
 def failures_of(kind: str) -> fallback.Rejected:

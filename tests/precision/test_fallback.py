@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from asrd.engine.verify import mismatch
 from asrd.precision import fallback
 from asrd.precision.failures import kinds_that
-from asrd.precision.fallback import RetryBackoff, again, plain, restored
+from asrd.precision.fallback import RetryBackoff, is_full_fp32, restored, retry_plan
 from asrd.precision.plan import Candidate, Gpu, Plan, Rejected
-from asrd.precision.strategies import BASELINE, TABLE, Precision, with_parts
+from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE, Precision, with_parts
 from asrd.protocol import Fallback, Ready
 from tests.fakes.engine import ready as introduced
 from tests.precision.plans import plan_on
@@ -40,7 +40,7 @@ def candidates(strategy: str, device: str = "auto") -> tuple[Candidate, ...]:
 
 def after(found: Sequence[Candidate], kind: str, component: str = "") -> tuple[Candidate, ...]:
     """Return what is left of candidates that are a plan by themselves."""
-    return fallback.after(Plan("", tuple(found), ""), found, kind, component)
+    return fallback.candidates_after(Plan("", tuple(found), ""), found, kind, component)
 
 
 def names(found: tuple[Candidate, ...]) -> list[str]:
@@ -88,12 +88,12 @@ def test_the_component_goes_first_then_the_whole_of_it_then_the_model() -> None:
 
 def test_a_plan_of_one_candidate_is_a_wish_for_that_one() -> None:
     for kind in KINDS:
-        assert after([Candidate(TABLE["half"], "cpu")], kind, "encoder") == ()
+        assert after([Candidate(STRATEGY_TABLE["half"], "cpu")], kind, "encoder") == ()
 
 
 @pytest.mark.parametrize("name", ["fp32", "tf32", "int8", "autocast-bf16", "16-mixed", "phased"])
 def test_a_component_cannot_be_restored_where_parts_do_not_reach(name: str) -> None:
-    assert restored(TABLE[name], "encoder.layers.3") is None
+    assert restored(STRATEGY_TABLE[name], "encoder.layers.3") is None
 
 
 def test_what_is_float32_already_is_not_restored() -> None:
@@ -106,7 +106,7 @@ def test_what_is_float32_already_is_not_restored() -> None:
 
 
 @given(
-    st.sampled_from(sorted(TABLE)), st.sampled_from(["auto", "cpu"]),
+    st.sampled_from(sorted(STRATEGY_TABLE)), st.sampled_from(["auto", "cpu"]),
     st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from(["", "encoder", "encoder.layers.1"])), max_size=12),
 )  # fmt: skip
 def test_every_way_down_ends_and_only_ever_gains_range(
@@ -116,7 +116,7 @@ def test_every_way_down_ends_and_only_ever_gains_range(
     left: Sequence[Candidate] = whole.candidates
     seen = {left[0].name}
     for kind, component in trouble:
-        after_it = fallback.after(whole, left, kind, component, seen)
+        after_it = fallback.candidates_after(whole, left, kind, component, seen)
         if not after_it:
             assert kind in kinds_that("same device") or len(left) == 1
             continue
@@ -127,7 +127,7 @@ def test_every_way_down_ends_and_only_ever_gains_range(
         assert not low, f"{here.name} -> {there.name} goes to float16"
         assert all(candidate in (*left[1:], *whole.smaller) for candidate in after_it[1:])
         left = after_it
-    assert left[-1].precision == BASELINE
+    assert left[-1].precision == FP32_BASELINE
 
 
 # -- what a worker must be
@@ -144,15 +144,15 @@ def said(
     return mismatch(Candidate(precision, "cpu"), told)
 
 
-@pytest.mark.parametrize("name", sorted(TABLE))
+@pytest.mark.parametrize("name", sorted(STRATEGY_TABLE))
 def test_what_the_worker_double_says_is_right(name: str) -> None:
-    assert mismatch(Candidate(TABLE[name], "cpu"), introduced(TABLE[name])) == ""
+    assert mismatch(Candidate(STRATEGY_TABLE[name], "cpu"), introduced(STRATEGY_TABLE[name])) == ""
 
 
 def test_a_worker_of_another_candidate_is_refused() -> None:
-    told: Ready = introduced(TABLE["half"])
-    assert "says that it is half on cpu" in mismatch(Candidate(TABLE["fp32"], "cpu"), told)
-    assert "half on cpu" in mismatch(Candidate(TABLE["half"], "cuda:0"), told)
+    told: Ready = introduced(STRATEGY_TABLE["half"])
+    assert "says that it is half on cpu" in mismatch(Candidate(STRATEGY_TABLE["fp32"], "cpu"), told)
+    assert "half on cpu" in mismatch(Candidate(STRATEGY_TABLE["half"], "cuda:0"), told)
 
 
 @pytest.mark.parametrize(
@@ -178,24 +178,29 @@ def test_a_worker_of_another_candidate_is_refused() -> None:
     ],
 )
 def test_dtypes_are_those_of_the_candidate(name: str, effective: str, wrong: bool) -> None:
-    assert bool(said(TABLE[name], {"preprocessor": "float32", "encoder": effective})) is wrong
-    assert said(TABLE[name], {"preprocessor": "float32", "timestamps_asr_model": "float32"}) == ""
+    assert (
+        bool(said(STRATEGY_TABLE[name], {"preprocessor": "float32", "encoder": effective})) is wrong
+    )
+    assert (
+        said(STRATEGY_TABLE[name], {"preprocessor": "float32", "timestamps_asr_model": "float32"})
+        == ""
+    )
 
 
 def test_what_a_fallback_names_may_be_what_it_says() -> None:
     fell = Fallback("decoder", "float16", "float32", "no LSTM")
-    assert said(TABLE["half"], {"encoder": "float16", "decoder": "float32"}, (fell,)) == ""
-    assert "decoder" in said(TABLE["half"], {"encoder": "float16", "decoder": "float32"})
-    assert "decoder" in said(TABLE["fp32"], {"decoder": "float16"}, (fell,))
+    assert said(STRATEGY_TABLE["half"], {"encoder": "float16", "decoder": "float32"}, (fell,)) == ""
+    assert "decoder" in said(STRATEGY_TABLE["half"], {"encoder": "float16", "decoder": "float32"})
+    assert "decoder" in said(STRATEGY_TABLE["fp32"], {"decoder": "float16"}, (fell,))
 
 
 def test_parts_decide_and_what_they_name_must_be_there() -> None:
-    selective = TABLE["selective"]
+    selective = STRATEGY_TABLE["selective"]
     assert said(selective, {"encoder": "bfloat16/float32", "decoder": "float32"}) == ""
     assert said(selective, {"encoder": "bfloat16", "decoder": "bfloat16"})
     mine = with_parts({"encoder": "bfloat16", "decoder": "float16"})
     assert said(mine, {"encoder": "bfloat16", "transf_decoder": "float16"}) == ""
-    layer = restored(TABLE["half"], "encoder.layers.3")
+    layer = restored(STRATEGY_TABLE["half"], "encoder.layers.3")
     assert layer is not None
     assert said(layer, {"encoder": "float16/float32", "decoder": "float16"}) == ""
     assert "nothing of encoder" in said(layer, {"encoder": "float16", "decoder": "float16"})
@@ -206,7 +211,7 @@ def test_parts_decide_and_what_they_name_must_be_there() -> None:
 
 
 def test_only_fp32_is_plain() -> None:
-    assert [name for name, one in TABLE.items() if plain(one)] == ["fp32"]
+    assert [name for name, one in STRATEGY_TABLE.items() if is_full_fp32(one)] == ["fp32"]
 
 
 # -- the way back
@@ -217,20 +222,20 @@ def test_what_may_be_over_returns_and_what_is_the_candidates_own_does_not() -> N
     bf16, tf32, fp32, cpu = candidates("bfloat16")
     start = Plan("bfloat16", (bf16, tf32, fp32, cpu), "asked")
     why = [Rejected("bfloat16", "non-finite", "nan"), Rejected("tf32", "slow", "slow")]
-    found = again(start, [bf16, tf32], [fp32, cpu], why)
+    found = retry_plan(start, [bf16, tf32], [fp32, cpu], why)
     assert found is not None
     assert names(found.candidates) == ["tf32", "fp32", "fp32 on cpu"]
     assert [one.candidate for one in found.rejected] == ["bfloat16"]
-    assert again(start, [bf16], [tf32], why) is None
-    assert again(start, [], [bf16], []) is None
+    assert retry_plan(start, [bf16], [tf32], why) is None
+    assert retry_plan(start, [], [bf16], []) is None
 
 
 def test_what_returns_does_so_in_the_order_of_the_plan() -> None:
     half, bf16, tf32, fp32, cpu = candidates("half")
-    layer = restored(TABLE["half"], "encoder.layers.3")
+    layer = restored(STRATEGY_TABLE["half"], "encoder.layers.3")
     assert layer is not None
     start = Plan("half", (half, bf16, tf32, fp32, cpu), "asked")
-    found = again(start, [half, tf32, fp32, Candidate(layer, half.device), bf16], [cpu], [])
+    found = retry_plan(start, [half, tf32, fp32, Candidate(layer, half.device), bf16], [cpu], [])
     assert found is not None
     assert names(found.candidates) == [
         "half",
@@ -243,28 +248,28 @@ def test_what_returns_does_so_in_the_order_of_the_plan() -> None:
 
 
 def test_each_try_in_vain_doubles_the_wait() -> None:
-    calm = RetryBackoff(30)
-    assert calm.left(0) is None
-    calm.trouble(100)
-    assert calm.left(100) == 1800
-    assert calm.left(1000) == 900
-    calm.trouble(1000)
-    assert calm.left(1000) == 1800, "calm begins anew with each trouble"
-    calm.tried(2800, held=False)
-    assert calm.left(2800) == 3600
-    calm.tried(6400, held=True)
-    assert calm.left(6400) is None
-    calm.trouble(6500)
-    assert calm.left(6500) == 7200, "it held for a moment only"
-    calm.tried(13700, held=True)
-    calm.trouble(13700 + 2 * 7200 + 1)
-    assert calm.left(13700 + 2 * 7200 + 1) == 1800, "it held"
+    backoff = RetryBackoff(30)
+    assert backoff.seconds_left(0) is None
+    backoff.note_failure(100)
+    assert backoff.seconds_left(100) == 1800
+    assert backoff.seconds_left(1000) == 900
+    backoff.note_failure(1000)
+    assert backoff.seconds_left(1000) == 1800, "the wait begins anew with each failure"
+    backoff.note_retry(2800, held=False)
+    assert backoff.seconds_left(2800) == 3600
+    backoff.note_retry(6400, held=True)
+    assert backoff.seconds_left(6400) is None
+    backoff.note_failure(6500)
+    assert backoff.seconds_left(6500) == 7200, "it held for a moment only"
+    backoff.note_retry(13700, held=True)
+    backoff.note_failure(13700 + 2 * 7200 + 1)
+    assert backoff.seconds_left(13700 + 2 * 7200 + 1) == 1800, "it held"
 
 
 def test_it_can_be_told_never_to_return() -> None:
-    calm = RetryBackoff(0)
-    calm.trouble(5)
-    assert calm.left(10**9) is None
+    backoff = RetryBackoff(0)
+    backoff.note_failure(5)
+    assert backoff.seconds_left(10**9) is None
 
 
 @given(
@@ -274,14 +279,14 @@ def test_it_can_be_told_never_to_return() -> None:
 def test_a_wait_is_as_long_as_asked_and_a_day_at_most(
     minutes: float, acts: list[tuple[float, str]]
 ) -> None:
-    calm, now = RetryBackoff(minutes), 0.0
+    backoff, now = RetryBackoff(minutes), 0.0
     for step, act in acts:
         now += step
         if act == "t":
-            calm.trouble(now)
+            backoff.note_failure(now)
         else:
-            calm.tried(now, held=act == "y")
-        left = calm.left(now)
+            backoff.note_retry(now, held=act == "y")
+        left = backoff.seconds_left(now)
         if left is not None:
             rounding = 1e-6 * max(1, now)
             assert (

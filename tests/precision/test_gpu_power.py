@@ -131,7 +131,11 @@ def build(root: Path, machine: dict[str, Facts]) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the root of a machine's files, which has nothing yet."""
-    for name, folder in (("DEVICES", "pci"), ("DRIVER_CARDS", "nvidia"), ("PROCESSES", "proc")):
+    for name, folder in (
+        ("PCI_DEVICES", "pci"),
+        ("DRIVER_CARDS", "nvidia"),
+        ("PROC_FOLDER", "proc"),
+    ):
         monkeypatch.setattr(gpu_power, name, tmp_path / "a machine" / folder)
     return tmp_path / "a machine"
 

@@ -123,7 +123,7 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 # -- drivers and cards that are not as they should be
 # -----------------------------------------------------------------
 
-WHY = "print(json.dumps([gpus.silence(), msgspec.to_builtins(gpus.gpus())]))"
+WHY = "print(json.dumps([gpus.nvml_problem(), msgspec.to_builtins(gpus.gpus())]))"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_driver_that_does_not_answer_is_named_with_what_helps(
 
 def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> None:
     (tmp_path / "version").touch()
-    program = "from pathlib import Path\ngpus.DRIVER = (Path({!r}),)\n" + WHY
+    program = "from pathlib import Path\ngpus.DRIVER_FILES = (Path({!r}),)\n" + WHY
     (why, fix), cards = under(None, program.format(str(tmp_path / "version")))
     assert "libnvidia-ml.so.1 is not found" in why
     assert "NVIDIA_DRIVER_CAPABILITIES" in fix
@@ -157,16 +157,16 @@ def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> 
 def test_a_driver_that_comes_later_is_found(driver: Path) -> None:
     program = (
         "os.environ['FAKE_INIT'] = '9'\nbefore = len(gpus.gpus())\ndel os.environ['FAKE_INIT']\n"
-        "print(json.dumps([before, len(gpus.gpus()), gpus.silence()]))"
+        "print(json.dumps([before, len(gpus.gpus()), gpus.nvml_problem()]))"
     )
     assert under(driver, program, FAKE_GPUS=TWO) == [0, 2, ["", ""]]
 
 
 def test_a_card_that_falls_off_the_bus_is_missed_and_found_again(driver: Path) -> None:
     program = (
-        "names = lambda: [card.name for card in gpus.gpus()]\nfound = [names(), gpus.lost()]\n"
-        "os.environ['FAKE_LOST'] = '0'\nfound += [gpus.free_bytes(0), names(), gpus.lost()]\n"
-        "del os.environ['FAKE_LOST']\nfound += [names(), gpus.lost()]\nprint(json.dumps(found))"
+        "names = lambda: [card.name for card in gpus.gpus()]\nfound = [names(), gpus.lost_cards()]\n"
+        "os.environ['FAKE_LOST'] = '0'\nfound += [gpus.free_bytes(0), names(), gpus.lost_cards()]\n"
+        "del os.environ['FAKE_LOST']\nfound += [names(), gpus.lost_cards()]\nprint(json.dumps(found))"
     )
     before, none, free, without, lost, after, none_again = under(driver, program, FAKE_GPUS=TWO)
     assert before == after == ["Tesla T4", A1000]
@@ -218,7 +218,7 @@ def test_an_instance_has_its_own_memory_and_processes_and_its_cards_capability(
 def test_a_card_that_is_divided_into_nothing_is_named(driver: Path) -> None:
     found = under(
         driver,
-        "print(json.dumps([len(gpus.gpus()), gpus.divided()]))",
+        "print(json.dumps([len(gpus.gpus()), gpus.divided_cards()]))",
         FAKE_GPUS=A100,
         FAKE_MIG="0:",
     )
@@ -284,7 +284,7 @@ def test_the_peak_is_seen_even_when_it_is_over() -> None:
 def test_why_no_card_is_seen_is_told_with_what_helps(
     driver: Path, environment: dict[str, str], said: str
 ) -> None:
-    why, fix = under(driver, "print(json.dumps(gpus.absence()))", **environment)
+    why, fix = under(driver, "print(json.dumps(gpus.gpu_problem()))", **environment)
     assert said in why
     assert fix
 
@@ -336,6 +336,6 @@ def test_a_device_that_cannot_be_had_is_one_sentence_with_what_helps(
 
 
 def test_where_there_simply_is_no_card_nothing_is_told(driver: Path, tmp_path: Path) -> None:
-    program = f"from pathlib import Path\ngpus.DRIVER = (Path({str(tmp_path / 'none')!r}),)\n"
-    assert under(None, program + "print(json.dumps(gpus.absence()))") == ["", ""]
-    assert under(driver, "print(json.dumps(gpus.absence()))", FAKE_GPUS=A100) == ["", ""]
+    program = f"from pathlib import Path\ngpus.DRIVER_FILES = (Path({str(tmp_path / 'none')!r}),)\n"
+    assert under(None, program + "print(json.dumps(gpus.gpu_problem()))") == ["", ""]
+    assert under(driver, "print(json.dumps(gpus.gpu_problem()))", FAKE_GPUS=A100) == ["", ""]

@@ -55,7 +55,7 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
         "report": "\n".join(
             report.described(report.history([take(process_bytes=9, memory_source=source)]))
         ),
-        "tune": selection.ledger.words(source),
+        "tune": selection.ledger.source_words(source),
     }
     for where, text in shown.items():
         assert words in text, where
@@ -75,7 +75,7 @@ def test_a_reading_of_this_process_is_anonymous_and_smaller_than_what_is_residen
     assert memory.process is not None
     assert memory.resident is not None
     assert 0 < memory.process < memory.resident
-    assert "with the libraries and files that it shares" in ledger.told(
+    assert "with the libraries and files that it shares" in ledger.reading_text(
         msgspec.structs.asdict(memory)
     )
 

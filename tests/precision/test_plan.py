@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asrd.errors import ConfigError, PrecisionError
 from asrd.precision.failures import kinds_that
-from asrd.precision.fallback import after
+from asrd.precision.fallback import candidates_after
 from asrd.precision.needs import fitted, needs_less, width
 from asrd.precision.plan import (
     Candidate,
@@ -24,8 +24,8 @@ from asrd.precision.plan import (
     obstacle,
 )
 from asrd.precision.strategies import (
-    PRESETS,
-    TABLE,
+    AUTO_PRESETS,
+    STRATEGY_TABLE,
     Precision,
     dtypes,
     quantizes,
@@ -43,20 +43,23 @@ def names(made: Plan) -> list[str]:
 
 
 def test_the_table_has_every_strategy() -> None:
-    assert " ".join(TABLE) == (
+    assert " ".join(STRATEGY_TABLE) == (
         "fp32 tf32 16-mixed bf16-mixed half bfloat16 half-naive autocast-fp16 autocast-bf16 selective phased int8"
     )
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", STRATEGY_TABLE)
 def test_a_strategy_survives_the_wire(name: str) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(TABLE[name]), type=Precision) == TABLE[name]
+    assert (
+        msgspec.json.decode(msgspec.json.encode(STRATEGY_TABLE[name]), type=Precision)
+        == STRATEGY_TABLE[name]
+    )
 
 
 def test_only_the_baseline_is_plain() -> None:
     plain = [
         p.name
-        for p in TABLE.values()
+        for p in STRATEGY_TABLE.values()
         if msgspec.structs.replace(p, name="", summary="") == Precision("")
     ]
     assert plain == ["fp32"]
@@ -181,11 +184,11 @@ def test_candidates_end_with_fp32_and_the_cpu_has_fewer() -> None:
     assert "leaves only FP32" in plan_on("auto", preset="conservative").reason
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", STRATEGY_TABLE)
 def test_a_fallback_order_starts_at_the_request_ends_at_fp32_and_never_climbs_to_float16(
     name: str,
 ) -> None:
-    steps = fallback_order(TABLE[name])
+    steps = fallback_order(STRATEGY_TABLE[name])
     assert steps[0].name == name
     assert steps[-1].name == "fp32"
     assert all("float16" not in dtypes(step) for step in steps[1:])
@@ -193,10 +196,10 @@ def test_a_fallback_order_starts_at_the_request_ends_at_fp32_and_never_climbs_to
 
 
 @given(
-    st.sampled_from([*TABLE, "auto"]),
+    st.sampled_from([*STRATEGY_TABLE, "auto"]),
     st.integers(5, 12),
     st.integers(0, 9),
-    st.sampled_from(list(PRESETS)),
+    st.sampled_from(list(AUTO_PRESETS)),
 )
 def test_a_plan_never_holds_a_candidate_that_the_card_cannot_run(
     name: str, major: int, minor: int, preset: str
@@ -231,9 +234,9 @@ def test_a_card_that_is_not_there_is_an_error_that_lists_those_that_are(wanted: 
 
 
 def test_selections() -> None:
-    assert [p.name for p in select("all")] == list(TABLE)
+    assert [p.name for p in select("all")] == list(STRATEGY_TABLE)
     assert [p.name for p in select("half, fp32,half")] == ["half", "fp32"]
-    assert [p.name for p in select("default")] == list(PRESETS["default"].candidates)
+    assert [p.name for p in select("default")] == list(AUTO_PRESETS["default"].candidates)
     for bad in ("", ",", "bf17", "half,,x"):
         with pytest.raises(ConfigError):
             select(bad)
@@ -304,19 +307,23 @@ MIB = 1 << 20
 
 
 def names_after(made: Plan, kind: str, at: int = 0) -> list[str]:
-    return [candidate.name for candidate in after(made, made.candidates[at:], kind)]
+    return [candidate.name for candidate in candidates_after(made, made.candidates[at:], kind)]
 
 
 def test_strategies_are_ordered_by_what_they_store() -> None:
-    order = sorted(TABLE, key=lambda name: width(TABLE[name]))
+    order = sorted(STRATEGY_TABLE, key=lambda name: width(STRATEGY_TABLE[name]))
     assert order[0] == "int8"
     assert (
-        width(TABLE["bfloat16"])
-        == width(TABLE["half"])
-        < width(TABLE["selective"])
-        < width(TABLE["fp32"])
+        width(STRATEGY_TABLE["bfloat16"])
+        == width(STRATEGY_TABLE["half"])
+        < width(STRATEGY_TABLE["selective"])
+        < width(STRATEGY_TABLE["fp32"])
     )
-    assert width(TABLE["tf32"]) == width(TABLE["fp32"]) < width(TABLE["autocast-bf16"])
+    assert (
+        width(STRATEGY_TABLE["tf32"])
+        == width(STRATEGY_TABLE["fp32"])
+        < width(STRATEGY_TABLE["autocast-bf16"])
+    )
 
 
 def test_want_of_memory_never_leads_to_more_of_it() -> None:
@@ -344,7 +351,7 @@ def test_what_the_preset_allows_is_taken_where_it_needs_less() -> None:
 
 def test_what_failed_before_does_not_come_back_for_want_of_memory() -> None:
     made = plan_on("fp32", gpus=[A1000])
-    left = after(made, made.candidates, "out-of-memory", out={"selective"})
+    left = candidates_after(made, made.candidates, "out-of-memory", out={"selective"})
     assert [candidate.name for candidate in left] == ["bfloat16", "fp32 on cpu"]
 
 
@@ -408,10 +415,12 @@ def test_what_was_refused_for_another_reason_does_not_come_back_for_the_limit() 
 
 
 @given(
-    st.sampled_from([*TABLE, "auto"]),
-    st.sampled_from(list(PRESETS)),
+    st.sampled_from([*STRATEGY_TABLE, "auto"]),
+    st.sampled_from(list(AUTO_PRESETS)),
     st.dictionaries(
-        st.sampled_from(list(TABLE)), st.builds(Need, st.integers(1, 5000)), max_size=len(TABLE)
+        st.sampled_from(list(STRATEGY_TABLE)),
+        st.builds(Need, st.integers(1, 5000)),
+        max_size=len(STRATEGY_TABLE),
     ),
     st.sampled_from(kinds_that("smaller")),
     st.integers(0, 5000),
@@ -430,7 +439,7 @@ def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(
     while left[0].device != "cpu":
         failed = left[0]
         out.add(failed.name)
-        left = after(bounded, left, kind, out)
+        left = candidates_after(bounded, left, kind, out)
         assert left[-1] == made.candidates[-1]
         assert all(
             candidate.device == "cpu" or needs_less(bounded, candidate, failed)
@@ -440,7 +449,7 @@ def test_memory_failures_only_ever_lead_downwards_and_end_on_the_cpu(
 
 
 def test_a_family_has_a_map_of_its_own_where_one_was_measured() -> None:
-    selective = TABLE["selective"]
+    selective = STRATEGY_TABLE["selective"]
     assert for_family(selective, "aed").parts == {**selective.parts, "decoder": "bfloat16"}
     for family in ("ctc", "rnnt", "tdt", "hybrid", "unknown"):
         assert for_family(selective, family).parts == selective.parts
@@ -448,14 +457,14 @@ def test_a_family_has_a_map_of_its_own_where_one_was_measured() -> None:
     assert (
         for_family(other, "tdt").parts == for_family(other, "hybrid").parts == {"joint": "bfloat16"}
     )
-    assert for_family(TABLE["half"], "aed") == TABLE["half"]
+    assert for_family(STRATEGY_TABLE["half"], "aed") == STRATEGY_TABLE["half"]
 
 
 def test_a_users_own_map_holds_for_every_family_and_may_ask_for_int8() -> None:
     own = with_parts({"encoder": "int8"})
     assert for_family(own, "aed").parts == {"encoder": "int8"}
     assert quantizes(own)
-    assert not quantizes(TABLE["selective"])
+    assert not quantizes(STRATEGY_TABLE["selective"])
     assert dtypes(own) == {"float32", "bfloat16"}
     assert [step.name for step in fallback_order(own)] == ["selective", "bfloat16", "tf32", "fp32"]
     assert "bfloat16" in obstacle(own, T4)

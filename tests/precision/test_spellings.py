@@ -108,10 +108,12 @@ def test_dtypes_of_parts_and_of_the_older_spelling_have_short_names_too(
 
 
 def test_every_name_spells_itself_and_no_spelling_means_two() -> None:
-    every = [word for words in spellings.STRATEGIES.values() for word in words]
+    every = [word for words in spellings.STRATEGY_SPELLINGS.values() for word in words]
     assert len(every) == len(set(every))
-    assert not set(every) & set(strategies.TABLE)
-    assert {strategies.canonical(name) for name in strategies.TABLE} == set(strategies.TABLE)
+    assert not set(every) & set(strategies.STRATEGY_TABLE)
+    assert {strategies.canonical(name) for name in strategies.STRATEGY_TABLE} == set(
+        strategies.STRATEGY_TABLE
+    )
 
 
 WRONG = {

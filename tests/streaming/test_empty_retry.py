@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Answer, Hypothesis
 from asrd.streaming.empty_retry import (
     MAX_KEPT_BUFFERS,
@@ -103,7 +103,7 @@ class Order:
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(TABLE[self._names[0]], "cpu")
+        return Candidate(STRATEGY_TABLE[self._names[0]], "cpu")
 
     async def fall_back(self, candidate: Candidate, kind: str, *_: Any) -> bool:
         assert (candidate, kind) == (self.candidate, "empty")

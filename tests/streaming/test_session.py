@@ -17,7 +17,7 @@ from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from asrd.streaming.segmenter import GRID
 from asrd.streaming.session import StreamingSession
@@ -30,7 +30,7 @@ class Listener:
     """An engine that hears a word in every half second of the clock that is loud, named by its
     place."""
 
-    candidate = Candidate(TABLE["fp32"], "cpu")
+    candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
     ready: Any = None
 
     async def fall_back(self, *_: Any) -> bool:
@@ -152,7 +152,7 @@ def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
 @pytest.mark.parametrize("resumed", [True, False])
 def test_only_speech_that_a_decoder_was_to_hear_is_held_against_its_silence(resumed: bool) -> None:
     class Deaf(Listener):
-        candidate = Candidate(TABLE["half"], "cpu")
+        candidate = Candidate(STRATEGY_TABLE["half"], "cpu")
         left = 0
 
         async def transcribe(self, *asked: Any) -> Answer:
@@ -185,7 +185,7 @@ class Hard(Listener):
 
     def __init__(self, deaf: int) -> None:
         super().__init__()
-        self.candidate, self._deaf = Candidate(TABLE["half"], "cpu"), deaf
+        self.candidate, self._deaf = Candidate(STRATEGY_TABLE["half"], "cpu"), deaf
 
     async def transcribe(self, *asked: Any) -> Answer:
         answer = await super().transcribe(*asked)
@@ -196,7 +196,7 @@ class Hard(Listener):
 
     async def fall_back(self, candidate: Candidate, *_: Any) -> bool:
         assert candidate == self.candidate
-        self.candidate = Candidate(TABLE["fp32"], "cpu")
+        self.candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
         return True
 
     def mark_inherent(self, kind: str, names: Any) -> None: ...
@@ -247,7 +247,7 @@ def test_fp32_that_came_for_another_reason_hears_what_was_missed_before_it() -> 
             for at in feed(dictation, SENTENCES):
                 await dictation.decode(one, fall_back=one.fall_back)
                 if at >= 4 * SAMPLE_RATE:
-                    one.candidate = Candidate(TABLE["fp32"], "cpu")
+                    one.candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
             texts.append(dictation.transcript.text)
         assert texts[0] == texts[1] != ""
 

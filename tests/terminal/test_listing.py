@@ -16,7 +16,7 @@ from asrd.cli import devices, main, report
 from asrd.config import settings
 from asrd.models import architectures
 from asrd.models.names import SHIPPED
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.recordings.store import RecordingStore, folder
 from asrd.terminal import listing
 from tests.helpers import have_own_folders
@@ -65,7 +65,7 @@ def shown(width: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
             ("models",),
             [*SHIPPED, *(name.partition("/")[2] for name in architectures.ARCHITECTURES)],
         ),
-        (("plan", "--model", "demo"), list(TABLE)),
+        (("plan", "--model", "demo"), list(STRATEGY_TABLE)),
         (("config",), list(settings.FIELDS)),
     ],
 )
@@ -160,7 +160,7 @@ def test_kept_recordings_are_listed_by_their_whole_names(
 def test_json_has_every_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(json.loads(shown(0, monkeypatch, "config", "--json"))) == set(settings.FIELDS)
     found = json.loads(shown(0, monkeypatch, "plan", "--model", "demo", "--json"))
-    assert [line["strategy"] for line in found["strategies"]] == list(TABLE)
+    assert [line["strategy"] for line in found["strategies"]] == list(STRATEGY_TABLE)
     known = {
         entry["name"]: entry for entry in json.loads(shown(0, monkeypatch, "models", "--json"))
     }

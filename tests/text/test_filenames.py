@@ -19,15 +19,15 @@ from asrd import paths, protocol
 from asrd.cli.service import units
 from asrd.errors import ConfigError, UsageError
 from asrd.evaluation import manifest, runner
-from asrd.paths import DATA
-from asrd.precision.strategies import TABLE
+from asrd.paths import DATA_FOLDER
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.text import filenames
 from asrd.text.characters import printable, readable
 from tests.daemon.test_daemon import ROOT, Start, daemon
 
 __all__ = ["daemon"]
 
-CLIP = DATA / "eval" / "0170.flac"
+CLIP = DATA_FOLDER / "eval" / "0170.flac"
 
 NAMES: dict[str, tuple[bytes, str]] = {
     "Latin-1": (b"caf\xe9", r"caf\xe9"),
@@ -168,7 +168,7 @@ def test_a_name_survives_every_border(name: bytes, shown: str) -> None:
     told = json.loads(json.dumps(filenames.exact("path", held)))
     data = base64.b64decode(told.get("path_bytes", ""))
     assert (told["path"], filenames.named(told["path"], data)) == (shown, held)
-    start = protocol.Start(model=held, precision=TABLE["fp32"], path=held)
+    start = protocol.Start(model=held, precision=STRATEGY_TABLE["fp32"], path=held)
     assert protocol.unpack_request(protocol.pack(start)[0]) == start
     arrived = protocol.Downloaded(held)
     assert protocol.unpack_reply(protocol.pack(arrived)[0]) == arrived

@@ -18,10 +18,10 @@ from asrd.engine import tuned
 from asrd.engine.baseline import Baseline
 from asrd.errors import AsrdError, ConfigError, ManifestError
 from asrd.evaluation import manifest
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.text import text_files
 
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 
 MARK = text_files.MARK
 

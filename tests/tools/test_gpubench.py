@@ -15,7 +15,7 @@ from asrd.evaluation import manifest
 from asrd.models.architectures import ARCHITECTURES, Architecture, describe
 from asrd.models.tensors import is_buffer
 from asrd.precision.memory import Memory
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tools.gpubench import __main__ as bench
 from tools.gpubench import architectures, cells, measuring, tables
 from tools.gpubench.cells import Cell, Found, Result, Times
@@ -248,7 +248,7 @@ def test_the_first_cells_are_the_most_telling_and_none_comes_twice() -> None:
         for cell in found
         if (cell.model, cell.kind) == ("canary-1b-flash", "strategy")
     }
-    assert whole >= set(TABLE)
+    assert whole >= set(STRATEGY_TABLE)
     assert found[0] == Cell("demo", "fp32", "words")
     assert next(cell for cell in found if cell.kind == "strategy") == Cell(
         "canary-1b-flash", "fp32"

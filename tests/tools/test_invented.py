@@ -22,7 +22,7 @@ from asrd.audio.blocks import AudioBlock
 from asrd.config.settings import Settings
 from asrd.models.names import SHIPPED
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from asrd.streaming.session import StreamingSession
 from asrd.streaming.transcript import credible
@@ -39,7 +39,7 @@ class Ear:
     """A model in this process, asked as the engine is; or one that hears one word in whatever it is
     given."""
 
-    candidate = Candidate(TABLE["fp32"], "cpu")
+    candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
     ready = None
 
     def __init__(self, model: str = "", confidence: float | None = None) -> None:
@@ -62,7 +62,7 @@ class Ear:
 @cache
 def worker(model: str) -> Recognizer:
     return Recognizer(
-        protocol.Start(model, TABLE["fp32"], threads=1, self_test=False), lambda _: None
+        protocol.Start(model, STRATEGY_TABLE["fp32"], threads=1, self_test=False), lambda _: None
     )
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from tests.helpers import load_tool
 
-EVAL = DATA / "eval"
+EVAL = DATA_FOLDER / "eval"
 
 
 tool = load_tool("train-demo-model")
@@ -196,7 +196,7 @@ def test_a_transducer_learns_on_the_encoder_of_the_ctc(tmp_path: Path, corpus: t
         init_tdt=None,
         minutes_tdt=1.0,
         rate=1e-3,
-        init_ctc=DATA / "demo-ctc.nemo",
+        init_ctc=DATA_FOLDER / "demo-ctc.nemo",
     )
     for name in ("train", "dev"):
         for kind in ("json", "frames.json", "mel"):
@@ -274,7 +274,7 @@ def test_errors_counts_edits(hypothesis: str, reference: str, count: int) -> Non
 def test_the_shipped_models_can_write_every_word() -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     for name in ("demo.nemo", "demo-ctc.nemo", "demo-tdt.nemo"):
-        with tarfile.open(DATA / name) as archive:
+        with tarfile.open(DATA_FOLDER / name) as archive:
             files = [m for m in archive.getmembers() if m.name.endswith("tokenizer.model")]
             models = [archive.extractfile(m).read() for m in files]  # type: ignore[union-attr]
             config = archive.extractfile("model_config.yaml").read().decode()  # type: ignore[union-attr]

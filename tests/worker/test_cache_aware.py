@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrd import protocol
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.recognizer import NonFiniteError, Recognizer
 from tests.fakes import tiny
 
@@ -33,7 +33,8 @@ def worker(family: str, folder: Path, strategy: str = "fp32") -> Recognizer:
     path = folder / f"{family}.nemo"
     path = path if path.exists() else tiny.build(family, folder)
     return Recognizer(
-        protocol.Start(str(path), TABLE[strategy], threads=1, self_test=False), lambda _: None
+        protocol.Start(str(path), STRATEGY_TABLE[strategy], threads=1, self_test=False),
+        lambda _: None,
     )
 
 
@@ -280,7 +281,7 @@ def test_cuts_change_nothing_under_reduced_precision(
 def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Path) -> None:
     worker(family, folder)
     start = protocol.Start(
-        str(folder / f"{family}.nemo"), TABLE["fp32"], threads=1, self_test=False
+        str(folder / f"{family}.nemo"), STRATEGY_TABLE["fp32"], threads=1, self_test=False
     )
     held = Recognizer(start, lambda _: None)
     with listening(held) as heard:
@@ -302,7 +303,8 @@ def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
     name = f"ahead{context[1]}"
     path = tiny.build("ca_rnnt", folder, name=name, encoder__att_context_size=[context, [70, 13]])
     held = Recognizer(
-        protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None
+        protocol.Start(str(path), STRATEGY_TABLE["fp32"], threads=1, self_test=False),
+        lambda _: None,
     )
     with listening(held) as heard:
         for cut in (RATE, 2 * RATE, round(3.3 * RATE), 5 * RATE, len(SOUND)):
@@ -326,7 +328,8 @@ def test_other_models_hear_the_whole_buffer(
 ) -> None:
     path = tiny.build(family, folder, name=f"other-{family}-{len(str(overrides))}", **overrides)
     held = Recognizer(
-        protocol.Start(str(path), TABLE["fp32"], threads=1, self_test=False), lambda _: None
+        protocol.Start(str(path), STRATEGY_TABLE["fp32"], threads=1, self_test=False),
+        lambda _: None,
     )
     assert held.ready_message().streaming == "buffer"
     ask(held, SOUND[: 3 * RATE])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from asrd.errors import ConfigError, ModelError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.worker.decoding import aed, canary, factory
 from asrd.worker.decoding.word_times import Decoded
 from tests.fakes import tiny
@@ -252,16 +252,16 @@ def test_a_real_decoder_forced_into_a_loop_is_cut(restored: Restore) -> None:
 def test_every_shipped_clip_gets_the_tokens_of_nemo_and_the_guard_never_fires() -> None:
     from asrd.audio import files
 
-    if not (DATA / "demo.nemo").is_file():
+    if not (DATA_FOLDER / "demo.nemo").is_file():
         pytest.skip("asrd/data/demo.nemo is not there: tools/train-demo-model makes it")
-    model = tiny.restore(DATA / "demo.nemo")
+    model = tiny.restore(DATA_FOLDER / "demo.nemo")
     decoder = factory.decoder_for(model)
     assert isinstance(decoder, aed.Aed)
     prompt = decoder.canary._prompt
-    lines = (DATA / "eval" / "manifest.jsonl").read_text().splitlines()
+    lines = (DATA_FOLDER / "eval" / "manifest.jsonl").read_text().splitlines()
     for line in lines:
         encoded, length = tiny.encode(
-            model, files.read(DATA / "eval" / json.loads(line)["audio_filepath"])
+            model, files.read(DATA_FOLDER / "eval" / json.loads(line)["audio_filepath"])
         )
         decoded = decoder(encoded, length)
         with torch.inference_mode():

@@ -19,7 +19,7 @@ from asrd.engine.verify import mismatch
 from asrd.errors import ConfigError, ModelError, PrecisionError
 from asrd.precision.fallback import restored
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import BASELINE, TABLE, Precision
+from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE, Precision
 from asrd.worker.casting import cast, components, quantize
 from tests.fakes import tiny
 from tests.fakes.engine import ready as introduced
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 EVERY = ("ctc", "tdt", "canary2")
 """Families that every strategy is tried on; the others get those that differ most."""
 SOME = ("fp32", "half", "selective", "autocast-fp16", "int8")
-PAIRS = [(family, name) for family in EVERY for name in TABLE]
+PAIRS = [(family, name) for family in EVERY for name in STRATEGY_TABLE]
 PAIRS += [(family, name) for family in tiny.FAMILIES if family not in EVERY for name in SOME]
 
 CARRIED = {"float16": 2e-3, "bfloat16": 1.5e-2, "int8": 2.5e-2}
@@ -99,11 +99,15 @@ def transcribe(model: Any, applied: cast.CastModel, phase: str = "final") -> str
 
 def apply(model: Any, precision: Precision | str) -> cast.CastModel:
     with tiny.quiet():
-        return cast.apply(model, TABLE[precision] if isinstance(precision, str) else precision, CPU)
+        return cast.apply(
+            model, STRATEGY_TABLE[precision] if isinstance(precision, str) else precision, CPU
+        )
 
 
 def parted(parts: dict[str, Any], weights: Any = "float32") -> Precision:
-    return msgspec.structs.replace(TABLE["selective"], parts=parts, families={}, weights=weights)
+    return msgspec.structs.replace(
+        STRATEGY_TABLE["selective"], parts=parts, families={}, weights=weights
+    )
 
 
 def hooks(model: nn.Module) -> int:
@@ -114,8 +118,8 @@ def hooks(model: nn.Module) -> int:
 def baseline(family: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor, str]:
     """Return (features, encoded, text) of a model that nothing was applied to."""
     model = restore(family, folder)
-    untouched = cast.CastModel(model, BASELINE, CPU, None)
-    cast.set_flags(BASELINE, CPU)
+    untouched = cast.CastModel(model, FP32_BASELINE, CPU, None)
+    cast.set_flags(FP32_BASELINE, CPU)
     return *encode(model, untouched), transcribe(model, untouched)
 
 
@@ -134,7 +138,7 @@ def arithmetic(precision: Precision) -> str:
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
 def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: Path) -> None:
-    model, precision = restore(family, folder), TABLE[name]
+    model, precision = restore(family, folder), STRATEGY_TABLE[name]
     applied = apply(model, precision)
     phase = "draft" if precision.phases else "final"
     with applied.observing():
@@ -178,7 +182,7 @@ def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(fold
     found = components.first_non_finite(model, lambda: encode(model, applied))
     assert found == "encoder.layers.1"
     assert hooks(model) == hooks(apply(restore("ctc", folder), "half").model)
-    softer = restored(TABLE["half"], found)
+    softer = restored(STRATEGY_TABLE["half"], found)
     assert softer is not None
     cured = apply(twin, softer)
     assert encode(twin, cured)[1].isfinite().all()
@@ -192,7 +196,7 @@ def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(fold
 def test_every_component_that_can_be_restored_is_what_its_candidate_says(
     family: str, component: str, folder: Path
 ) -> None:
-    softer = restored(TABLE["bfloat16"], component)
+    softer = restored(STRATEGY_TABLE["bfloat16"], component)
     assert softer is not None
     model = restore(family, folder)
     applied = apply(model, softer)
@@ -221,7 +225,7 @@ EFFECTIVE = {
 
 
 @pytest.mark.processor
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", STRATEGY_TABLE)
 def test_effective_is_read_back_from_storage_and_arithmetic(name: str, folder: Path) -> None:
     model = restore("ctc", folder)
     applied = apply(model, name)
@@ -255,7 +259,7 @@ def test_observing_leaves_no_hook_even_when_the_step_fails(folder: Path) -> None
 # ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "half-naive"])
+@pytest.mark.parametrize("name", [name for name in STRATEGY_TABLE if name != "half-naive"])
 def test_the_front_end_stays_float32_to_the_bit(name: str, folder: Path) -> None:
     model = restore("canary2", folder)
     before = {
@@ -282,7 +286,7 @@ def test_the_naive_cast_is_a_bare_half(folder: Path) -> None:
         torch.equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine
     )
     assert torch.equal(
-        encode(naive, applied)[1], encode(bare, cast.CastModel(bare, BASELINE, CPU, None))[1]
+        encode(naive, applied)[1], encode(bare, cast.CastModel(bare, FP32_BASELINE, CPU, None))[1]
     )
 
 
@@ -448,7 +452,7 @@ def test_a_shared_weight_has_one_dtype_and_it_is_said(named: str, folder: Path) 
 
 def test_a_model_without_an_encoder_is_refused() -> None:
     with pytest.raises(ModelError, match="no encoder"):
-        cast.apply(nn.Sequential(nn.Linear(2, 2)), BASELINE, CPU)
+        cast.apply(nn.Sequential(nn.Linear(2, 2)), FP32_BASELINE, CPU)
 
 
 # -- contexts
@@ -591,7 +595,7 @@ def test_emulated_bfloat16_is_refused(folder: Path, monkeypatch: pytest.MonkeyPa
     model = restore("ctc", folder)
     for name in ("bfloat16", "selective", "phased", "autocast-bf16", "int8"):
         with pytest.raises(PrecisionError, match="Quadro T1000 only emulates bfloat16"):
-            cast.apply(model, TABLE[name], torch.device("cuda:0"))
+            cast.apply(model, STRATEGY_TABLE[name], torch.device("cuda:0"))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -606,11 +610,11 @@ def switches() -> set[str]:
     return {place.fp32_precision for place in places}
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "tf32"])
+@pytest.mark.parametrize("name", [name for name in STRATEGY_TABLE if name != "tf32"])
 def test_tf32_is_off_everywhere(name: str) -> None:
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.allow_tf32 = True
-    cast.set_flags(TABLE[name], CPU)
+    cast.set_flags(STRATEGY_TABLE[name], CPU)
     assert switches() == {"ieee"}
     assert torch.get_float32_matmul_precision() == "highest"
     assert not torch.backends.cudnn.allow_tf32
@@ -622,7 +626,7 @@ def test_the_newer_switches_cannot_turn_it_on_behind_the_older() -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     torch.backends.cudnn.conv.fp32_precision = "tf32"
     torch.backends.cudnn.rnn.fp32_precision = "tf32"
-    cast.set_flags(BASELINE, CPU)
+    cast.set_flags(FP32_BASELINE, CPU)
     assert switches() == {"ieee"}
     assert (
         not torch.backends.cudnn.allow_tf32
@@ -635,8 +639,8 @@ def test_tf32_follows_the_card(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     for _ in range(2):
-        cast.set_flags(BASELINE, torch.device("cuda:0"))
-        cast.set_flags(TABLE["tf32"], torch.device("cuda:0"))
+        cast.set_flags(FP32_BASELINE, torch.device("cuda:0"))
+        cast.set_flags(STRATEGY_TABLE["tf32"], torch.device("cuda:0"))
     assert torch.get_float32_matmul_precision() == ("high" if on else "highest")
     assert torch.backends.cudnn.allow_tf32 is on
     assert torch.backends.cuda.matmul.allow_tf32 is on
@@ -804,5 +808,5 @@ def test_without_torchao_int8_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(PrecisionError, match="torchao") as caught:
-        cast.apply(restore("ctc", folder), TABLE["int8"], CPU)
+        cast.apply(restore("ctc", folder), STRATEGY_TABLE["int8"], CPU)
     assert "asrd[int8]" in caught.value.hint

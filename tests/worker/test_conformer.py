@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from asrd import protocol
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.casting import cast, components
 from asrd.worker.encoder import conformer
 from asrd.worker.recognizer import Recognizer
@@ -109,14 +109,14 @@ def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
         assert_same(one.float(), other.float())
 
 
-@pytest.mark.parametrize("strategy", TABLE)
+@pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 @pytest.mark.parametrize("family", ["ctc", "canary2"])
 def test_what_runs_in_what_is_told_as_without_it(
     family: str, strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Casting reads what is effective from the model: our classes must leave it the same layers to
     read from."""
-    start = protocol.Start(str(tiny.built(family, folder)), TABLE[strategy])
+    start = protocol.Start(str(tiny.built(family, folder)), STRATEGY_TABLE[strategy])
     ours = Recognizer(start, lambda _: None)
     monkeypatch.setattr(conformer, "whole", lambda *_, **__: False)
     theirs = Recognizer(start, lambda _: None)
@@ -136,7 +136,7 @@ def test_reduced_precision_is_no_further_from_float32_than_nemos(
         model = tiny.restore(tiny.built("ctc", folder))
         if name == "ours":
             assert conformer.whole(model, CPU)
-        applied = cast.apply(model, TABLE[strategy], CPU)
+        applied = cast.apply(model, STRATEGY_TABLE[strategy], CPU)
         with torch.inference_mode(), applied.context("final"):
             apart[name] = float((run(model, sound(64_000)).float() - exact).pow(2).mean().sqrt())
     assert apart["ours"] <= 1.25 * apart["nemo"]

@@ -22,8 +22,8 @@ from asrd.audio import files
 from asrd.evaluation import components
 from asrd.models.checkpoint import header
 from asrd.models.names import SHIPPED
-from asrd.paths import EVALUATION
-from asrd.precision.strategies import TABLE
+from asrd.paths import EVALUATION_MANIFEST
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.decoding import decoder as decoding_decoder
 from asrd.worker.decoding import factory, transducer
 from asrd.worker.decoding.aed import Aed
@@ -66,7 +66,7 @@ def near(found: torch.Tensor, expected: torch.Tensor, part: float = 2e-5) -> Non
 
 def worker(model: Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     words = {"threads": 1, "self_test": False, **options}
-    made = Recognizer(protocol.Start(str(model), TABLE[strategy], **words), lambda _: None)
+    made = Recognizer(protocol.Start(str(model), STRATEGY_TABLE[strategy], **words), lambda _: None)
     if made.start.device == "cpu":
         made._replay = (
             None  # the straight program, which rounds otherwise than the modules replayed here
@@ -668,11 +668,11 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
 @pytest.mark.parametrize("model", SHIPPED)
 def test_the_shipped_models_hear_the_same(model: str) -> None:
     plain, held = (
-        Recognizer(protocol.Start(model, TABLE["fp32"], self_test=False), lambda _: None)
+        Recognizer(protocol.Start(model, STRATEGY_TABLE["fp32"], self_test=False), lambda _: None)
         for _ in range(2)
     )
-    lines = (json.loads(line) for line in EVALUATION.read_text().splitlines()[:12])
-    clips = [files.read(EVALUATION.parent / line["audio_filepath"]) for line in lines]
+    lines = (json.loads(line) for line in EVALUATION_MANIFEST.read_text().splitlines()[:12])
+    clips = [files.read(EVALUATION_MANIFEST.parent / line["audio_filepath"]) for line in lines]
     held.replay(GraphCapture(CPU), clips[0].tobytes())
     for clip in clips:
         found, expected = heard(held, clip), heard(plain, clip)

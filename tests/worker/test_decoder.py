@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.errors import ModelError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.text.spacing import join
 from asrd.worker.decoding import aed, factory
 from asrd.worker.decoding.word_times import Decoded, Token, words
@@ -315,15 +315,15 @@ def test_words_are_in_order_inside_and_spell_the_text(
 def clips(count: int) -> Iterator[Any]:
     from asrd.audio import files
 
-    for line in (DATA / "eval" / "manifest.jsonl").read_text().splitlines()[:count]:
-        yield files.read(DATA / "eval" / json.loads(line)["audio_filepath"])
+    for line in (DATA_FOLDER / "eval" / "manifest.jsonl").read_text().splitlines()[:count]:
+        yield files.read(DATA_FOLDER / "eval" / json.loads(line)["audio_filepath"])
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
-    if not (DATA / name).is_file():
+    if not (DATA_FOLDER / name).is_file():
         pytest.skip(f"asrd/data/{name} is not there: tools/train-demo-model makes it")
-    oracle, ours = tiny.restore(DATA / name), tiny.restore(DATA / name)
+    oracle, ours = tiny.restore(DATA_FOLDER / name), tiny.restore(DATA_FOLDER / name)
     decoder = factory.decoder_for(ours)
     assert decoder.family == SHIPPED[name]
     whole = list(clips(8))
@@ -340,9 +340,9 @@ def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
 
 @pytest.mark.parametrize("other", ["demo.nemo", "demo-tdt.nemo"])
 def test_attention_and_transducer_hear_words_where_ctc_does(other: str) -> None:
-    if not all((DATA / name).is_file() for name in SHIPPED):
+    if not all((DATA_FOLDER / name).is_file() for name in SHIPPED):
         pytest.skip("the shipped models are not there: tools/train-demo-model makes them")
-    models = [tiny.restore(DATA / name) for name in (other, "demo-ctc.nemo")]
+    models = [tiny.restore(DATA_FOLDER / name) for name in (other, "demo-ctc.nemo")]
     decoders = [factory.decoder_for(one) for one in models]
     off = []
     for sound in clips(16):

@@ -12,11 +12,11 @@ import pytest
 
 from asrd import protocol
 from asrd.models import memory_estimate
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision import gpus
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Gpu
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker import device as worker_device
 from asrd.worker.device import BudgetError, NoDeviceError
 from tests.helpers import ROOT
@@ -158,7 +158,7 @@ def without_cuda() -> bool:
 def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -> None:
     start = b"".join(
         bytes(part)
-        for part in protocol.pack(protocol.Start("demo-ctc", TABLE["bfloat16"], "cuda:0"))
+        for part in protocol.pack(protocol.Start("demo-ctc", STRATEGY_TABLE["bfloat16"], "cuda:0"))
     )
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "FAKE_CUDA": "12080"}
     words = [sys.executable, "-m", "asrd.worker"]
@@ -176,7 +176,7 @@ def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -
 def test_a_file_becomes_text_on_the_cpu_where_torch_cannot_use_the_card(
     driver: Path, tmp_path: Path
 ) -> None:
-    clip = DATA / "eval" / "0001.flac"
+    clip = DATA_FOLDER / "eval" / "0001.flac"
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "XDG_CONFIG_HOME": str(tmp_path)}
     words = [
         sys.executable,
@@ -226,7 +226,7 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
     from asrd.errors import PrecisionError
 
     monkeypatch.setattr(gpus, "gpus", list)
-    monkeypatch.setattr(gpus, "silence", lambda: ("its library is not found", "install it"))
+    monkeypatch.setattr(gpus, "nvml_problem", lambda: ("its library is not found", "install it"))
     made = plan_for(Settings())
     assert [candidate.name for candidate in made.candidates] == ["fp32 on cpu"]
     assert made.reason.startswith("no usable GPU, so FP32 on the CPU")
@@ -238,7 +238,7 @@ def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
         plan_for(Settings(device="cuda"))
     assert caught.value.hint == "install it"
     assert "its library is not found: the plan is for the CPU (install it)" in caplog.text
-    monkeypatch.setattr(gpus, "silence", lambda: ("no NVIDIA driver", ""))
+    monkeypatch.setattr(gpus, "nvml_problem", lambda: ("no NVIDIA driver", ""))
     assert "driver" not in plan_for(Settings()).reason
 
 
@@ -252,7 +252,9 @@ def test_a_card_that_torch_cannot_use_is_not_planned_with(
     old = Gpu(1, "GTX 1080", (6, 1), 8192 * MIB, 8000 * MIB)
     monkeypatch.setattr(gpus, "gpus", lambda: [A1000, old])
     monkeypatch.setattr(
-        gpus, "unfit", lambda card: ("it is too old", "another torch") if card == old else ("", "")
+        gpus,
+        "torch_problem",
+        lambda card: ("it is too old", "another torch") if card == old else ("", ""),
     )
     assert {candidate.device for candidate in plan_for(Settings()).candidates} == {"cuda:0", "cpu"}
     assert start_for(Settings(vram_budget="50%")).vram_limit == 2048 * MIB
@@ -327,7 +329,7 @@ def test_tf32_without_a_card_is_told_to_be_fp32(
     from asrd.engine.planner import plan_for
 
     monkeypatch.setattr(gpus, "gpus", list)
-    monkeypatch.setattr(gpus, "absence", lambda: ("", ""))
+    monkeypatch.setattr(gpus, "gpu_problem", lambda: ("", ""))
     assert [candidate.name for candidate in plan_for(Settings(strategy="tf32")).candidates] == [
         "fp32 on cpu"
     ]
@@ -352,11 +354,14 @@ def test_on_a_real_card_the_whole_process_stays_within_its_budget() -> None:
     from asrd.engine.engine import Engine
     from asrd.precision.plan import Candidate, Plan
 
-    candidates = (Candidate(TABLE["fp32"], "cuda:0"), Candidate(TABLE["fp32"], "cpu"))
+    candidates = (
+        Candidate(STRATEGY_TABLE["fp32"], "cuda:0"),
+        Candidate(STRATEGY_TABLE["fp32"], "cpu"),
+    )
     sound = memoryview(bytes(4 * 16_000 * 10)).cast("f")
 
     async def held(limit: int) -> tuple[str, int, list[str]]:
-        start = protocol.Start("demo", TABLE["fp32"], vram_limit=limit)
+        start = protocol.Start("demo", STRATEGY_TABLE["fp32"], vram_limit=limit)
         async with Engine(Plan("fp32", candidates, "test"), start) as engine:
             for _ in range(20):
                 await engine.transcribe(sound)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from asrd import protocol
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.casting import components
 from asrd.worker.encoder import conformer, functional
 from asrd.worker.recognizer import NonFiniteError, Recognizer
@@ -99,17 +99,19 @@ def test_what_it_cannot_do_is_left_to_the_modules(folder: Path) -> None:
     assert functional.refusal(restored("ca_ctc", folder).encoder)
 
 
-@pytest.mark.parametrize("strategy", TABLE)
+@pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 def test_only_a_plain_float32_encoder_is_run_so(strategy: str, folder: Path) -> None:
     held = Recognizer(
-        protocol.Start(str(tiny.built("ctc", folder)), TABLE[strategy]), lambda _: None
+        protocol.Start(str(tiny.built("ctc", folder)), STRATEGY_TABLE[strategy]), lambda _: None
     )
     lowered = {"half", "half-naive", "bfloat16", "selective", "int8"}
     assert (held._replay is None) == (strategy in lowered), functional.refusal(held.model.encoder)
 
 
 def test_where_nan_begins_is_found_all_the_same(folder: Path) -> None:
-    held = Recognizer(protocol.Start(str(tiny.built("ctc", folder)), TABLE["fp32"]), lambda _: None)
+    held = Recognizer(
+        protocol.Start(str(tiny.built("ctc", folder)), STRATEGY_TABLE["fp32"]), lambda _: None
+    )
     assert held._replay is not None
     held.model.encoder.layers[0].feed_forward2.linear1.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"encoder\.layers\.0"):

@@ -18,13 +18,15 @@ import torch
 
 from asrd.audio import files
 from asrd.errors import ConfigError
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.worker.decoding import aed, factory
 from asrd.worker.decoding.phrase_boosting import Boost, token_ids
 from tests import sound
 from tests.fakes import tiny
 
-CLIPS = [json.loads(line) for line in (DATA / "eval" / "manifest.jsonl").read_text().splitlines()]
+CLIPS = [
+    json.loads(line) for line in (DATA_FOLDER / "eval" / "manifest.jsonl").read_text().splitlines()
+]
 SHIPPED = ("demo-ctc", "demo-tdt", "demo")
 FAMILIES = (
     "ctc",
@@ -69,11 +71,11 @@ def shipped() -> Callable[[str], tuple[Any, list[Any]]]:
     known: dict[str, tuple[Any, list[Any]]] = {}
 
     def of(name: str) -> tuple[Any, list[Any]]:
-        if not (DATA / f"{name}.nemo").is_file():
+        if not (DATA_FOLDER / f"{name}.nemo").is_file():
             pytest.skip(f"asrd/data/{name}.nemo is not there: tools/train-demo-model makes it")
         if name not in known:
-            model = tiny.restore(DATA / f"{name}.nemo")
-            sounds = (files.read(DATA / "eval" / clip["audio_filepath"]) for clip in CLIPS)
+            model = tiny.restore(DATA_FOLDER / f"{name}.nemo")
+            sounds = (files.read(DATA_FOLDER / "eval" / clip["audio_filepath"]) for clip in CLIPS)
             known[name] = model, [tiny.encode(model, samples) for samples in sounds]
         return known[name]
 
@@ -398,9 +400,10 @@ def main() -> int:
         "model     weight  mended  harmed  of  errors: plain  50 never said  the same, NeMo's penalty"
     )
     for name in SHIPPED:
-        model = tiny.restore(DATA / f"{name}.nemo")
+        model = tiny.restore(DATA_FOLDER / f"{name}.nemo")
         encoded = [
-            tiny.encode(model, files.read(DATA / "eval" / clip["audio_filepath"])) for clip in CLIPS
+            tiny.encode(model, files.read(DATA_FOLDER / "eval" / clip["audio_filepath"]))
+            for clip in CLIPS
         ]
         decoder = factory.decoder_for(model)
         plain = [decoder(*one).text.strip() for one in encoded]

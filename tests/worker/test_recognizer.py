@@ -25,16 +25,16 @@ from asrd.engine.verify import mismatch
 from asrd.errors import ConfigError, ModelError
 from asrd.models import checkpoint, memory_estimate, tensors
 from asrd.models.names import SHIPPED
-from asrd.paths import DATA
+from asrd.paths import DATA_FOLDER
 from asrd.precision.plan import Candidate, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.text.spacing import join
 from asrd.worker.__main__ import _serve
 from asrd.worker.recognizer import SMALL, Recognizer, _threads
 from tests.fakes import tiny
 from tests.helpers import ROOT
 
-EVALUATION = DATA / "eval"
+EVALUATION = DATA_FOLDER / "eval"
 FAMILIES = ("ctc", "rnnt", "tdt", "hybrid", "ca_ctc", "ca_rnnt", "ca_hybrid", "canary1", "canary2")
 
 
@@ -48,7 +48,7 @@ def clips(count: int) -> list[tuple[np.ndarray, str]]:
 
 def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     said: list[protocol.Reply] = []
-    made = Recognizer(protocol.Start(str(model), TABLE[strategy], **options), said.append)
+    made = Recognizer(protocol.Start(str(model), STRATEGY_TABLE[strategy], **options), said.append)
     stages = {message.stage for message in said if isinstance(message, protocol.Progress)}
     assert stages >= {"import", "restore", "cast"}
     return made
@@ -228,7 +228,8 @@ def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
     path = tiny.build("ctc", tmp_path, hidden=512, encoder_layers=4)
     worker = recognizer(path, "int8", self_test=False)
     freed = (
-        memory_estimate.weights_bytes(checkpoint.header(path), TABLE["fp32"]) - worker.weights_bytes
+        memory_estimate.weights_bytes(checkpoint.header(path), STRATEGY_TABLE["fp32"])
+        - worker.weights_bytes
     )
     before, after = worker.ledger["load"].process, worker.ledger["cast"].process
     assert before is not None
@@ -237,7 +238,12 @@ def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [name for name in TABLE if TABLE[name].weights != "float32" or TABLE[name].parts]
+    "strategy",
+    [
+        name
+        for name in STRATEGY_TABLE
+        if STRATEGY_TABLE[name].weights != "float32" or STRATEGY_TABLE[name].parts
+    ],
 )
 @pytest.mark.parametrize("family", ["tdt", "ca_hybrid", "canary2"])
 def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(
@@ -251,7 +257,7 @@ def test_numbers_read_into_their_dtype_are_those_that_a_cast_makes(
     found = recognizer(tiny.built(family, folder), strategy, self_test=False).model.state_dict()
     plain = tiny.restore(tiny.built(family, folder)).requires_grad_(False)
     conformer.whole(plain, torch.device("cpu"))
-    cast.apply(plain, TABLE[strategy], torch.device("cpu"))
+    cast.apply(plain, STRATEGY_TABLE[strategy], torch.device("cpu"))
     expected = plain.state_dict()
     assert list(found) == list(expected)
     for name, value in found.items():
@@ -265,24 +271,24 @@ def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: P
     told = recognizer(tiny.built("ctc", folder), self_test=False).encode(
         tiny.noise(240.0).tobytes()
     )
-    assert protocol.ENCODED - 64 * 4 < len(told) <= protocol.ENCODED
+    assert protocol.MAX_ENCODED_BYTES - 64 * 4 < len(told) <= protocol.MAX_ENCODED_BYTES
     assert len(told) % (64 * 4) == 0
 
 
-@pytest.mark.parametrize("strategy", TABLE)
+@pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 @pytest.mark.parametrize("model", SHIPPED)
 def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
     model: str, strategy: str
 ) -> None:
     ready = recognizer(model, strategy).ready_message()
     assert ready.requested == strategy
-    assert mismatch(Candidate(TABLE[strategy], "cpu"), ready) == ""
+    assert mismatch(Candidate(STRATEGY_TABLE[strategy], "cpu"), ready) == ""
     assert ready.self_test is not None
     assert ready.self_test.text == ready.self_test.expected
     stored = {
         dtype.split(" as ")[0] for name, dtype in ready.effective.items() if name != "preprocessor"
     }
-    precision = TABLE[strategy]
+    precision = STRATEGY_TABLE[strategy]
     if precision.weights == "float16":
         assert stored == {"float16"}
     if not (precision.parts or precision.quantize):
@@ -322,7 +328,7 @@ def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None
     small = checkpoint.header(SHIPPED["demo"])
     wide = {f"encoder.{n}.weight": tensors.Tensor((SMALL // 2, 2), "float32") for n in range(2)}
     large = msgspec.structs.replace(small, tensors=wide)
-    start = protocol.Start("demo", TABLE["fp32"])
+    start = protocol.Start("demo", STRATEGY_TABLE["fp32"])
     assert _threads(start, small) == 1
     assert _threads(start, large) == 0
     assert _threads(msgspec.structs.replace(start, threads=3), small) == 3
@@ -335,9 +341,11 @@ def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None
 
 def engine(model: str, deadlines: Deadlines) -> Engine:
     plan = Plan(
-        "fp32", (Candidate(TABLE["bfloat16"], "cpu"), Candidate(TABLE["fp32"], "cpu")), "test"
+        "fp32",
+        (Candidate(STRATEGY_TABLE["bfloat16"], "cpu"), Candidate(STRATEGY_TABLE["fp32"], "cpu")),
+        "test",
     )
-    return Engine(plan, protocol.Start(model, TABLE["fp32"]), deadlines=deadlines)
+    return Engine(plan, protocol.Start(model, STRATEGY_TABLE["fp32"]), deadlines=deadlines)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -372,7 +380,9 @@ def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals
 
 
 def test_stdout_carries_frames_and_nothing_else() -> None:
-    start = b"".join(bytes(p) for p in protocol.pack(protocol.Start("demo", TABLE["16-mixed"])))
+    start = b"".join(
+        bytes(p) for p in protocol.pack(protocol.Start("demo", STRATEGY_TABLE["16-mixed"]))
+    )
     samples = clips(1)[0][0].tobytes()
     ask = b"".join(
         bytes(p)
@@ -443,7 +453,7 @@ def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
 def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -> None:
     said: list[protocol.Reply] = []
     start = protocol.Start(
-        str(tiny.built("ctc", folder)), TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0
+        str(tiny.built("ctc", folder)), STRATEGY_TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0
     )
     assert _serve(iter([(start, b"")]), said.append) == 70
     assert isinstance(said[-1], protocol.Failed)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 
-from asrd.engine.process import ENVIRONMENT
+from asrd.engine.process import WORKER_ENVIRONMENT
 from asrd.errors import DiskError, ModelError
 from asrd.models.checkpoint import WEIGHTS, tensor_locations, unpacked_bytes
 from asrd.models.names import SHIPPED
@@ -405,7 +405,7 @@ def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() 
     assert run(threads("onnxruntime"), ORT_DISABLE_TELEMETRY="0") > alone, (
         "its telemetry has changed: look at it anew"
     )
-    assert run(threads("onnxruntime"), **ENVIRONMENT) == alone
+    assert run(threads("onnxruntime"), **WORKER_ENVIRONMENT) == alone
 
 
 def test_a_tokenizer_that_nemo_would_fetch_is_refused_in_a_sentence() -> None:

@@ -28,7 +28,7 @@ from asrd.config.settings import Settings
 from asrd.engine import engine, planner
 from asrd.precision import gpus, readings
 from asrd.precision.plan import Candidate, Plan
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 from . import sounds
 
@@ -63,7 +63,7 @@ class Growth(msgspec.Struct, frozen=True):
 async def measure(strategy: str, model: str, count: int, every: int = EVERY_UTTERANCES) -> Growth:
     """Return what the worker of a strategy holds after each `every` of `count` utterances, no two
     of one length."""
-    chosen = TABLE[strategy]
+    chosen = STRATEGY_TABLE[strategy]
     sound = np.concatenate([clip.samples for clip in sounds.clips()])
     draw = random.Random(0)
     lengths = draw.sample(range(SHORTEST_SAMPLES, LONGEST_SAMPLES), count)
@@ -104,7 +104,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print and write; return 0 where every strategy meets the goal, else 3."""
     parser = argparse.ArgumentParser(prog="python -m tools.benchmark.growth")
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--strategies", default=",".join(name for name in TABLE if name != "tf32"))
+    parser.add_argument(
+        "--strategies", default=",".join(name for name in STRATEGY_TABLE if name != "tf32")
+    )
     parser.add_argument("--utterances", type=int, default=1000)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(words)

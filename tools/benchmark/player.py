@@ -217,7 +217,7 @@ def command(*what: str) -> tuple[str, ...]:
     return (
         (sys.executable, "-P", "-m", "tools.benchmark.player", "worker", *what)
         if what
-        else engine.WORKER
+        else engine.WORKER_COMMAND
     )
 
 
@@ -225,7 +225,7 @@ def main(verb: str, *words: str) -> int:
     """Be the worker or the daemon; return the exit code."""
     if verb == "worker":
         return worker(*words)
-    journal.JOURNAL = ""  # these takes are not the user's
+    journal.JOURNAL_SOCKET = ""  # these takes are not the user's
     if "reread" in words:
         reread()
     hold = functools.partial(

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asrd.engine.process import ENVIRONMENT
+from asrd.engine.process import WORKER_ENVIRONMENT
 
 from .figures import Run
 
@@ -81,7 +81,13 @@ def environment(threads: int, **more: str) -> dict[str, str]:
     """Return the environment that everything is measured in: asrd's own worker's, with so many
     threads."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("ASRD_")}
-    return {**ours, **ENVIRONMENT, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT), **more}
+    return {
+        **ours,
+        **WORKER_ENVIRONMENT,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": str(ROOT),
+        **more,
+    }
 
 
 class Host:

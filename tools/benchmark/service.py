@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asrd.audio.format import SAMPLE_RATE
-from asrd.engine.process import ENVIRONMENT
+from asrd.engine.process import WORKER_ENVIRONMENT
 from asrd.scoring import edits
 
 from . import sounds
@@ -279,7 +279,7 @@ def _floor(checkpoint: Path) -> float:
     command = [sys.executable, "-c", IMPORTS, str(checkpoint)]
     began = time.perf_counter()
     with subprocess.Popen(
-        command, env={**os.environ, **ENVIRONMENT}, stdout=-1, stderr=-3, text=True
+        command, env={**os.environ, **WORKER_ENVIRONMENT}, stdout=-1, stderr=-3, text=True
     ) as process:
         assert process.stdout is not None
         if not any(line == "read\n" for line in process.stdout):

@@ -18,7 +18,7 @@ from typing import Any
 
 from asrd.evaluation import manifest
 from asrd.models.architectures import ARCHITECTURES, Architecture
-from asrd.paths import EVALUATION
+from asrd.paths import EVALUATION_MANIFEST
 
 NAMES = {
     "canary-1b-flash": "nvidia/canary-1b-flash",
@@ -32,7 +32,7 @@ NAMES = {
 TOKENS = 40
 """What a quick speaker says in ten seconds."""
 
-SPEECH = EVALUATION
+SPEECH = EVALUATION_MANIFEST
 
 POOL = 1 << 24
 """Random numbers that are drawn; every tensor is cut out of them at another place."""

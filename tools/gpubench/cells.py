@@ -16,7 +16,7 @@ import msgspec
 
 from asrd.models.names import SHIPPED as FILES
 from asrd.precision.memory import Memory
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Fallback
 
 from . import architectures
@@ -141,19 +141,20 @@ def cells(models: list[str], strategies: list[str] | None) -> list[Cell]:
     """
     first = list(architectures.NAMES)[:2]
     asked = {
-        m: strategies or (list(TABLE) if m in (*SHIPPED, *first) else list(CORE)) for m in models
+        m: strategies or (list(STRATEGY_TABLE) if m in (*SHIPPED, *first) else list(CORE))
+        for m in models
     }
     small, large = ([m for m in models if (m in SHIPPED) is shipped] for shipped in (True, False))
     head = [
         Cell(m, s, "words") for s in ("fp32", AGAIN) for m in small
     ]  # first, as the others build meanwhile
-    head += [Cell(m, s, "words") for s in TABLE for m in small if s in asked[m]]
+    head += [Cell(m, s, "words") for s in STRATEGY_TABLE for m in small if s in asked[m]]
     body = [Cell(m, s) for m in large[:2] for s in ("fp32", "bfloat16", "half") if s in asked[m]]
     body += [Cell(m, s, "eager") for m in large[:2] for s in EAGER if s in asked[m]]
     body += [Cell(m, "fp32", kind) for m in large[:2] for kind in ("nemo", "naive")]
     body += [Cell(m, s) for s in CORE for m in large if s in asked[m]]
     body += [Cell(m, "fp32", "nemo") for m in models]
-    body += [Cell(m, s) for s in TABLE for m in large if s in asked[m]]
+    body += [Cell(m, s) for s in STRATEGY_TABLE for m in large if s in asked[m]]
     body += [Cell(m, AGAIN) for m in large[:2]]
     body += [Cell(m, "fp32", "naive") for m in large]
     body += [Cell(m, s) for m in small for s in ("fp32", "bfloat16") if s in asked[m]]

@@ -26,11 +26,11 @@ import numpy as np
 from asrd import protocol
 from asrd.audio.format import SAMPLE_RATE
 from asrd.engine import verify
-from asrd.engine.process import ENVIRONMENT, WorkerFailedError, WorkerProcess
+from asrd.engine.process import WORKER_ENVIRONMENT, WorkerFailedError, WorkerProcess
 from asrd.models import names
 from asrd.precision import memory
 from asrd.precision.plan import Candidate
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 from .bare import READY
 from .cells import BATCHES, EAGER, LENGTHS, UNTIMED, Cell, Found, Times
@@ -128,7 +128,7 @@ class Bench:
     ) -> None:
         """Have a worker load; unless it is not timed it has the card for itself from when its model
         moves there."""
-        precision = TABLE[cell.strategy.partition(" ")[0]]
+        precision = STRATEGY_TABLE[cell.strategy.partition(" ")[0]]
         await worker.send(
             protocol.Start(
                 self.paths[cell.model], precision, self.device, graphs=cell.kind != "eager"
@@ -179,7 +179,7 @@ class Bench:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
-                env=os.environ | ENVIRONMENT,
+                env=os.environ | WORKER_ENVIRONMENT,
             )
             assert process.stdout is not None
             try:

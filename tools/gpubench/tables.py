@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from asrd import scoring
 from asrd.evaluation import normalising
 from asrd.precision.memory import Memory
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 
 from .architectures import NAMES
 from .cells import AGAIN, SHIPPED, Found, Result, Times, digest
@@ -74,7 +74,7 @@ def _model(result: Result, model: str) -> str:
     """Return one model's strategies, then NeMo by itself and what memory does in the long run."""
     kind = "words" if model in SHIPPED else ""
     base = _found(result, model, "fp32", kind)
-    names = [name for name in (*TABLE, AGAIN) if _found(result, model, name, kind)]
+    names = [name for name in (*STRATEGY_TABLE, AGAIN) if _found(result, model, name, kind)]
     rows = [_row(result, model, name, base, kind) for name in names]
     size = (
         f"{base.parameters / 1e6:.1f} M parameters" if base and base.parameters else "no FP32 yet"
@@ -100,7 +100,7 @@ def _eager(result: Result, model: str) -> Iterable[str]:
     """Say what the strategies take without CUDA graphs, as far as their row could not."""
     alone = [
         name
-        for name in TABLE
+        for name in STRATEGY_TABLE
         if _found(result, model, name, "eager") and not p50(_found(result, model, name))
     ]
     said = [f"{name} {_ms(p50(_found(result, model, name, 'eager')))} ms" for name in alone]
@@ -181,7 +181,7 @@ def _nemo(result: Result, model: str) -> Iterable[str]:
 
 
 def _growth(result: Result, model: str) -> Iterable[str]:
-    for name in TABLE:
+    for name in STRATEGY_TABLE:
         found = _found(result, model, name, "growth")
         if found and found.growth:
             marks = ", ".join(

@@ -83,7 +83,8 @@ def draw(comparison: Comparison) -> list[Plot]:
 
 def _memory_caption(comparison: Comparison) -> str:
     kinds = dict.fromkeys(
-        ledger.words(ledger.source_of(row.ledger.get("steady"))) for row in comparison.strategies
+        ledger.source_words(ledger.source_of(row.ledger.get("steady")))
+        for row in comparison.strategies
     )
     return f"MiB ({' or '.join(kinds)}); bar: steady state"
 

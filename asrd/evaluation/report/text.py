@@ -237,7 +237,7 @@ def device_sentence(comparison: Comparison) -> str:
 
 def memory_sentence(comparison: Comparison) -> str:
     """Return what the figures of memory are; "" where there is none."""
-    said = precision_ledger.sentence(
+    said = precision_ledger.sources_sentence(
         memory for row in comparison.rows for memory in row.ledger.values()
     )
     return f"{said} grew: what it gained from steady to the end of the manifest." if said else ""
