@@ -7,7 +7,8 @@ A file imports only from files above it, and from packages below this one.
     model_facts  what is known of a model before a worker is started: header, languages
     estimates  what each strategy would need on a card: exact, estimated and measured figures
     planner    which strategy would run, what each needs, and why: gathers facts once, then decides
-    process    the worker from outside: its process, its frames, its scratch folder, how it was lost
+    scratch    a folder for what a worker unpacks; removes those that killed daemons left
+    process    the worker from outside: its process, its frames, how it was lost
     reception  what a worker sends, made harmless: its strings, and the times of its words (pure)
     verify     whether a worker runs in the precision that it was started with (pure)
     batching   buffers of several callers that wait for the one worker; which of them one request takes

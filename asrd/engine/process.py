@@ -1,4 +1,4 @@
-"""The worker from outside: its process, its frames, its scratch folder, and how it was lost.
+"""The worker from outside: its process, its frames, and how it was lost.
 
 Knows pipes and signals; does not know what is said over them, nor which worker comes next. Daemon
 side.
@@ -14,10 +14,8 @@ import functools
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -25,7 +23,7 @@ from typing import ClassVar
 
 from asrd import paths
 from asrd import protocol as asrd_protocol
-from asrd.errors import DiskError
+from asrd.engine.scratch import ScratchFolder
 from asrd.protocol import MAX_LINE_BYTES, GarbageError, Reply, Request, Stop
 from asrd.text.characters import without_controls
 
@@ -94,61 +92,6 @@ class WorkerFailedError(Exception):
         )
 
 
-class Scratch:
-    """A folder for what a worker unpacks, which of an old checkpoint is all; locked as long as this
-    process lives.
-
-    Making one removes those of daemons that were killed. Raises DiskError.
-    """
-
-    PREFIX = "asrd-worker-"
-    FRESH = 60.0
-    """Seconds within which a folder without a lock may be one that is just being made."""
-
-    def __init__(self) -> None:
-        where = paths.scratch()
-        self._sweep(where)
-        try:
-            self.path = tempfile.mkdtemp(prefix=self.PREFIX, dir=where)
-            self._handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise DiskError(
-                f"cannot make a scratch folder: {error}", "set TMPDIR to a writable folder"
-            ) from error
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def remove(self) -> None:
-        """Delete it with all that is in it; a second time it does nothing."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def _sweep(self, where: str) -> None:
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(where):
-                if entry.name.startswith(self.PREFIX) and _abandoned(entry, self.FRESH):
-                    log.info("removing %s, which a killed daemon left", entry.path)
-                    shutil.rmtree(entry.path, ignore_errors=True)
-
-
-def _abandoned(entry: os.DirEntry[str], fresh: float) -> bool:
-    """Whether a scratch folder is ours, of some age, and locked by nobody."""
-    try:
-        facts = entry.stat(follow_symlinks=False)
-        if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < fresh:
-            return False
-        handle = os.open(entry.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        finally:
-            os.close(handle)
-    except OSError:
-        return False
-    return True
-
-
 class WorkerProcess:
     """One child process and the frames to and from it.
 
@@ -159,7 +102,7 @@ class WorkerProcess:
     live: ClassVar[set[WorkerProcess]] = set()
     """All that were started and are not closed."""
 
-    def __init__(self, process: subprocess.Popen[bytes], scratch: Scratch) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], scratch: ScratchFolder) -> None:
         self.process = process
         self.scratch = scratch
         self.noise: collections.deque[str] = collections.deque(maxlen=20)
@@ -182,7 +125,7 @@ class WorkerProcess:
         Args:
             more: variables of its environment, beside those of every worker.
         """
-        scratch = Scratch()
+        scratch = ScratchFolder()
         try:
             process = _launched(command, scratch.path, more)
         except BaseException:

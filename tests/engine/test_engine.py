@@ -21,7 +21,7 @@ import pytest
 from asrd import protocol
 from asrd.engine.batching import WaitingBuffer, select_batch
 from asrd.engine.engine import Deadlines, Engine
-from asrd.engine.process import Scratch
+from asrd.engine.scratch import ScratchFolder
 from asrd.errors import AudioError, EngineError, ModelError, NetworkError
 from asrd.precision import gpus
 from asrd.precision.plan import Candidate, Gpu, Need, Plan
@@ -282,7 +282,7 @@ def test_no_child_and_no_scratch_folder_stays_behind(at_root: Path) -> None:
 def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(
     at_root: Path,
 ) -> None:
-    held = Scratch()  # of a daemon that lives
+    held = ScratchFolder()  # of a daemon that lives
     old, fresh = at_root / "asrd-worker-old", at_root / "asrd-worker-fresh"
     for folder in (old, fresh):
         folder.mkdir()
@@ -290,7 +290,7 @@ def test_what_a_killed_daemon_unpacked_goes_and_what_a_living_one_holds_stays(
     hour_ago = time.time() - 3600
     for path in (old, Path(held.path)):
         os.utime(path, (hour_ago, hour_ago))
-    again = Scratch()
+    again = ScratchFolder()
     assert sorted(at_root.iterdir()) == sorted([fresh, Path(held.path), Path(again.path)])
     held.remove()
     again.remove()
