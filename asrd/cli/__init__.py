@@ -11,6 +11,7 @@ A file imports only from files above it, and from packages below this one.
     report       verb report: the figures of a day from the journal alone
     doctor       verb: what works on this machine, what is missing, what fixes it
     help         pages of the documentation, listed and shown
+    completion   what a shell proposes behind asrd
     main         verb -> module:function; nothing heavy imported
     devices      Verb devices: the microphones, and how loud each is
     run          Verb run: the daemon in the foreground

@@ -99,6 +99,7 @@ def overview() -> str:
             "",
             "  asrd VERB --help   the flags and arguments of a verb",
             "  asrd help          the pages of the documentation; asrd help TOPIC shows one",
+            "  asrd completion    completions for bash, zsh or fish",
             "  asrd --version     the version of asrd",
             "",
             "exit codes: 0 done, 1 no text, 2 wrong command line, 3 criteria not met, 65 bad or incomplete audio,",
@@ -134,6 +135,11 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     return parser, getattr(module, name)
 
 
+def every_parser() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each verb. Imports all of their modules."""
+    return {verb: parser_for(verb)[0] for verb in VERBS}
+
+
 OTHER_VERBS = {
     "history": "report", "listen": "run", "daemon": "run", "serve": "run", "record": "start",
     "dictate": "toggle", "precision": "use", "strategy": "use", "strategies": "plan", "mics": "devices",
@@ -149,7 +155,7 @@ def _verb_hint(word: str) -> str:
         return f"did you mean 'asrd {meant}'?"
     if Path(word).suffix.lower() in (".wav", ".flac", ".mp3", ".ogg", ".m4a", ".opus"):
         return f"to transcribe a file: asrd transcribe {word}"
-    return nearest(word, (*VERBS, "help"), "asrd --help")
+    return nearest(word, (*VERBS, "help", "completion"), "asrd --help")
 
 
 MAX_VERBS = 3
@@ -209,6 +215,10 @@ def run(words: Sequence[str]) -> int:
         if not (len(words) == 2 and words[1] in VERBS and words[1] not in pages.TOPICS):
             return pages.help_pages(words[1:])
         words = [words[1], "--help"]
+    if words and words[0] == "completion":
+        from asrd.cli.completion import completion
+
+        return completion(words[1:], every_parser)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0 if words else 2

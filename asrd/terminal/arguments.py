@@ -69,6 +69,12 @@ class Parser(argparse.ArgumentParser):
             raise UsageError(f"{self.prog} takes no further word: {rest[0]!r}", hint)
         return found
 
+    def print_help(self, file: Any = None) -> None:
+        """Print the help, in colours on a terminal."""
+        if file is None and sys.stdout.isatty():
+            self.formatter_class = _coloured
+        super().print_help(file)
+
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with argparse's complaint in our words."""
         raise UsageError(*self._explained(message))
@@ -155,6 +161,18 @@ class Parser(argparse.ArgumentParser):
         if why.startswith("ignored explicit argument"):
             return f"{name} takes no value", f"write {name.split('/')[-1]} alone"
         return f"{name}: {why}", see
+
+
+def _coloured(prog: str) -> argparse.HelpFormatter:
+    """Return a formatter whose headings and flags have colours where the terminal has them."""
+    # Imported here, as argparse makes a formatter for each argument that a verb adds.
+    from rich_argparse import RichHelpFormatter
+
+    class ColouredHelpFormatter(RichHelpFormatter):
+        group_name_formatter = str
+        help_markup = text_markup = False
+
+    return ColouredHelpFormatter(prog)
 
 
 def _label(action: argparse.Action) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -83,9 +84,11 @@ def test_a_page_fits_an_encoding_without_its_signs(installed: Path) -> None:
     assert done.stdout.isascii()
 
 
-def shown_on_a_terminal(installed: Path, pager: str, keys: bytes) -> tuple[int, bytes]:
-    """Show a page on a terminal that is 80 columns wide, press keys after its heading; return
-    the exit code and what the terminal got."""
+def shown_on_a_terminal(
+    installed: Path, pager: str, keys: bytes, words: tuple[str, ...] = ("help", "fallback")
+) -> tuple[int, bytes]:
+    """Run asrd on a terminal that is 80 columns wide, press keys after the heading of the page;
+    return the exit code and what the terminal got."""
     outer, inner = pty.openpty()
     termios.tcsetwinsize(inner, (24, 80))
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONUTF8": "1", "PAGER": pager}
@@ -93,7 +96,7 @@ def shown_on_a_terminal(installed: Path, pager: str, keys: bytes) -> tuple[int, 
     for name in ("MANPAGER", "COLUMNS", "LINES", "NO_COLOR"):
         environment.pop(name, None)
     process = subprocess.Popen(
-        ["setsid", "--ctty", "--wait", *command("help", "fallback")],
+        ["setsid", "--ctty", "--wait", *command(*words)],
         stdin=inner, stdout=inner, stderr=inner, env=environment, cwd=installed.parent,
     )  # fmt: skip
     shown = b""
@@ -131,6 +134,22 @@ def test_a_page_goes_through_the_pager_on_a_terminal(installed: Path, pager: str
     assert b"# Fallback" not in shown
     assert (b"\x1b[1;4mFallback" in shown) is parts["first"]
     assert (last in shown) is parts["last"]
+
+
+def test_the_help_of_a_verb_has_colours_on_a_terminal_alone(installed: Path) -> None:
+    code, shown = shown_on_a_terminal(installed, "", b"", ("transcribe", "--help"))
+    plain = asrd(installed, "transcribe", "--help").stdout
+    assert code == 0
+    assert b"\x1b[36m--no-daemon\x1b[0m" in shown
+    assert "\x1b" not in plain
+    assert re.sub(rb"\x1b\[[0-9;]*m", b"", shown).split() == plain.encode().split()
+
+
+def test_the_wheel_has_manual_pages(installed: Path) -> None:
+    (wheel,) = installed.parent.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for page in ("man1/asrd.1", *(f"man7/asrd-{topic}.7" for topic in TOPICS)):
+        assert any(name.endswith(f".data/data/share/man/{page}") for name in names)
 
 
 UNKNOWN = {
