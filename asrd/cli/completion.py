@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from asrd.cli.help import TOPICS
 from asrd.config.settings import CHOICES
 from asrd.models import architectures, names
-from asrd.precision.strategies import PRESETS, TABLE
+from asrd.precision.strategies import AUTO_PRESETS, STRATEGY_TABLE
 from asrd.terminal.arguments import Parser
 
 SHELLS = ("bash", "zsh", "fish")
@@ -21,9 +21,9 @@ FILES = ("FILE", "PATH", "F", "F.jsonl")
 """How a verb's help calls a value that is a file's name."""
 
 WORDS = {
-    "strategy": ("auto", *TABLE),
-    "wanted": ("auto", *TABLE),
-    "preset": tuple(PRESETS),
+    "strategy": ("auto", *STRATEGY_TABLE),
+    "wanted": ("auto", *STRATEGY_TABLE),
+    "preset": tuple(AUTO_PRESETS),
     "device": ("auto", "cpu", "cuda"),
     "deliver": CHOICES["deliver"],
     "sinks": ("type", "paste", "clipboard", "stdout", "journal", "none"),

@@ -13,7 +13,7 @@ import pytest
 from asrd.cli.completion import SHELLS, whole_parser
 from asrd.cli.help import TOPICS
 from asrd.cli.main import VERBS, every_parser
-from asrd.precision.strategies import TABLE
+from asrd.precision.strategies import STRATEGY_TABLE
 from tests.helpers import ROOT
 
 BASH = """
@@ -111,7 +111,7 @@ def test_a_shell_proposes(scripts: Path, shell: str, meant: str) -> None:
 def test_a_shell_knows_every_verb_topic_and_strategy(scripts: Path, shell: str) -> None:
     assert proposed(scripts, shell, "") >= {*VERBS, "help", "completion"}
     assert proposed(scripts, shell, "help", "") >= {*TOPICS}
-    assert proposed(scripts, shell, "use", "") >= {"auto", *TABLE}
+    assert proposed(scripts, shell, "use", "") >= {"auto", *STRATEGY_TABLE}
 
 
 def test_the_whole_parser_takes_what_the_verbs_take() -> None:
