@@ -6,6 +6,8 @@ A file imports only from files above it, and from packages below this one.
     control      the control socket from outside: the verbs that only ask the daemon
     transcribe   verb: files -> text
     inspect      verbs: models, plan, config
+    measuring    what compare and tune share before they measure
+    compare      verb: what each strategy saves and costs here
     tune         verb: the candidates of auto measured here, and the verdict that auto goes by
     service      verb: the user service, installed, removed, printed
     report       verb report: the figures of a day from the journal alone

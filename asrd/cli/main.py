@@ -46,7 +46,7 @@ VERBS = {
     "devices": ("asrd.cli.devices:devices", "list the microphones"),
     "transcribe": ("asrd.cli.transcribe:transcribe", "transcribe audio files"),
     "compare": (
-        "asrd.evaluation.runner:compare",
+        "asrd.cli.compare:compare",
         "measure what each precision strategy saves and costs",
     ),
     "tune": ("asrd.cli.tune:tune", "measure here which strategy auto may use; auto then uses it"),

@@ -11,5 +11,8 @@ A file imports only from files above it, and from packages below this one.
     report.plots  the report's plots as SVG (pure)
     report.text   one comparison -> table, JSON, HTML (pure)
     report.page   one comparison as an HTML page (pure)
-    runner        verb: every strategy in a fresh worker, measured and judged
+    speech        the speech that is compared on: a manifest, or the recordings that are kept
+    runner        every strategy in a fresh worker, measured
+    daemon_baseline  what a comparison leaves for the daemon
+    tuning        the work of asrd tune: an interrupted run that goes on, and the verdict
 """

@@ -23,6 +23,7 @@ from asrd.cli import tune
 from asrd.config.settings import Settings
 from asrd.engine import baseline, planner, tuned
 from asrd.errors import DiskError, ManifestError, ModelError, UsageError
+from asrd.evaluation import tuning
 from asrd.precision import gpus
 from asrd.precision.plan import Gpu
 from asrd.recordings.store import RecordingStore, folder
@@ -247,7 +248,7 @@ def test_a_second_one_beside_the_first_is_told_to_wait(bench: Bench) -> None:
         if line.startswith("bfloat16 (3/4) import"):
             break
     acts = script(bench)
-    with pytest.raises(tune.TuneRunningError, match="another asrd tune is running") as told:
+    with pytest.raises(tuning.TuneRunningError, match="another asrd tune is running") as told:
         tune.tune(
             arguments("--manifest", bench.manifest, "--repeats", 2), bench.settings, acts.engine
         )
@@ -359,7 +360,7 @@ def test_what_was_measured_of_something_else_is_not_taken_up(bench: Bench, chang
         words[-1] = 3
     elif change == "age":
         held = json.loads(begun.read_bytes())
-        begun.write_text(json.dumps(held | {"at": held["at"] - tune.FRESH - 1}))
+        begun.write_text(json.dumps(held | {"at": held["at"] - tuning.RESUMABLE_SECONDS - 1}))
     elif change == "anew":
         words.append("--rerun")
     elif change == "damage":
@@ -507,7 +508,7 @@ def test_a_reader_that_leaves_early_costs_nothing_but_what_it_did_not_read(
 
     told: list[str] = []
     monkeypatch.setattr(tune.inspect, "show_evidence", gone)
-    monkeypatch.setattr(tune, "_tell", lambda settings: told.append(settings.model) or "")
+    monkeypatch.setattr(tune, "_inform_daemon", lambda settings: told.append(settings.model) or "")
     with pytest.raises(BrokenPipeError):
         tune.tune(
             arguments("--manifest", bench.manifest, "--repeats", 2),

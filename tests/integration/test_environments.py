@@ -228,16 +228,16 @@ import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from types import SimpleNamespace as Args
 from asrd.engine import baseline
-from asrd.evaluation import runner
 from asrd.engine import tuned
 from asrd.cli import service
 from asrd.recordings import store
-from asrd.cli import tune
+from asrd.cli import compare
+from asrd.evaluation import tuning
 from asrd.config.settings import Settings
 baseline.keep("demo", "cpu", baseline.Baseline("now", {}))
 tuned.check_room()
-with tune._alone(): pass
-runner._write(Path.home() / "report.html", b"<html>")
+with tuning.only_run(): pass
+compare._write(Path.home() / "report.html", b"<html>")
 service._managed, service.program = lambda: False, lambda: ["/usr/bin/asrd"]
 service.service(Args(act="install", unit=None, now=False), Settings())
 kept = store.RecordingStore(store.folder()); one = kept.begin()

@@ -17,7 +17,7 @@ import soundfile
 
 from asrd.evaluation.report.page import html
 from asrd.evaluation.report.text import table
-from asrd.evaluation.runner import spoken
+from asrd.evaluation.speech import read_manifest
 from asrd.scoring import edits
 from tests.evaluation.test_text import comparison, measured
 from tests.fakes.relabelled import chinese, plain, relabelled
@@ -64,7 +64,7 @@ def test_a_manifest_of_such_a_script_is_counted_in_characters(tmp_path: Path) ->
         soundfile.write(tmp_path / f"{number}.wav", [0.0] * 16_000, 16_000)
         lines.append(json.dumps({"audio_filepath": f"{number}.wav", "text": text}))
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
-    _, speech = spoken(tmp_path / "m.jsonl", None, "en")
+    _, speech = read_manifest(tmp_path / "m.jsonl", None, "en")
     assert (speech.metric, speech.words) == ("CER", sum(map(len, said)))
 
 

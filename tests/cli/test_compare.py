@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from asrd.cli import compare
 from asrd.config.settings import Settings
 from asrd.engine import baseline
 from asrd.engine.engine import Engine
@@ -79,7 +80,7 @@ def spoiled(count: int) -> dict[int, str]:
 
 def arguments(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    runner.compare_arguments(parser)
+    compare.compare_arguments(parser)
     return parser.parse_args([str(word) for word in words])
 
 
@@ -89,7 +90,7 @@ def run(
     """Run the verb with --json and return its exit code and what the file says."""
     out = tmp_path / "out.json"
     args = arguments("--manifest", speech, "--json", out, "--repeats", 3, *words)
-    code = runner.compare(args, settings or Settings(), acts.engine)
+    code = compare.compare(args, settings or Settings(), acts.engine)
     return code, report_text.from_json(out.read_bytes())
 
 
@@ -114,7 +115,7 @@ def test_every_clip_and_the_fixed_buffer_are_asked_of_each(speech: Path, tmp_pat
     acts = script()
     run(speech, tmp_path, acts, "--strategies", "half")
     asked = [(length, phase) for name, length, phase in acts.requests if name == "half"]
-    assert asked == [(160_000, "final")] * (runner.WARM_UP + 3) + [
+    assert asked == [(160_000, "final")] * (runner.WARM_UP_BUFFERS + 3) + [
         (length, "final") for length in LENGTHS
     ]
 
@@ -123,7 +124,7 @@ def test_a_phased_strategy_is_heard_in_its_draft_phase_too(speech: Path, tmp_pat
     acts = script()
     _, result = run(speech, tmp_path, acts, "--strategies", "phased")
     drafts = [length for name, length, phase in acts.requests if phase == "draft"]
-    assert drafts == [160_000] * (runner.WARM_UP + 3) + LENGTHS
+    assert drafts == [160_000] * (runner.WARM_UP_BUFFERS + 3) + LENGTHS
     draft = result.rows[-1].draft
     assert draft is not None
     assert draft.latency_ms is not None
@@ -277,12 +278,12 @@ def test_the_page_and_the_table_come_from_the_same_result(
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
     speech: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(runner, "_check_writable", lambda path: None)
+    monkeypatch.setattr(compare, "_check_writable", lambda path: None)
     args = arguments(
         "--manifest", speech, "--json", "/dev/full", "--repeats", 2, "--strategies", "tf32"
     )
     with pytest.raises(DiskError, match="No space left"):
-        runner.compare(args, Settings(), script().engine)
+        compare.compare(args, Settings(), script().engine)
     assert "1 of 1 strategies meet every criterion" in capsys.readouterr().out
 
 
@@ -305,7 +306,7 @@ def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
         "tf32",
     )
     with pytest.raises(BrokenPipeError):
-        runner.compare(args, Settings(), script().engine)
+        compare.compare(args, Settings(), script().engine)
     assert "tf32" in (tmp_path / "out.html").read_text()
     assert baseline.find("demo", "cpu") is not None
 
@@ -314,7 +315,7 @@ def test_json_to_standard_output_is_only_json(
     speech: Path, capfdbinary: pytest.CaptureFixture
 ) -> None:
     args = arguments("--manifest", speech, "--json", "-", "--repeats", 2, "--strategies", "tf32")
-    assert runner.compare(args, Settings(), script().engine) == 0
+    assert compare.compare(args, Settings(), script().engine) == 0
     assert report_text.from_json(capfdbinary.readouterr().out).rows[-1].strategy == "tf32"
 
 
@@ -336,7 +337,7 @@ def test_what_is_wrong_is_said_before_anything_starts(
 ) -> None:
     acts = script()
     with pytest.raises(error):
-        runner.compare(arguments("--manifest", speech, *words), Settings(), acts.engine)
+        compare.compare(arguments("--manifest", speech, *words), Settings(), acts.engine)
     assert acts.started == []
 
 
@@ -365,7 +366,7 @@ def test_presets_and_all_may_stand_among_names() -> None:
 def test_a_manifest_without_a_usable_line(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("nothing\n")
     with pytest.raises(ManifestError, match="no usable line"):
-        runner.compare(arguments("--manifest", tmp_path / "m.jsonl"), Settings(), script().engine)
+        compare.compare(arguments("--manifest", tmp_path / "m.jsonl"), Settings(), script().engine)
 
 
 @pytest.mark.parametrize("text", ["", " ", "!"])
@@ -374,14 +375,14 @@ def test_a_manifest_without_a_word(speech: Path, text: str) -> None:
     mute.write_text(json.dumps({"audio_filepath": "0.wav", "text": text}))
     acts = script()
     with pytest.raises(ManifestError, match="has no reference text") as told:
-        runner.compare(arguments("--manifest", mute), Settings(), acts.engine)
+        compare.compare(arguments("--manifest", mute), Settings(), acts.engine)
     assert (told.value.exit_code, acts.started) == (65, [])
     assert '"text"' in told.value.hint
 
 
 def test_a_device_that_is_not_there(speech: Path) -> None:
     with pytest.raises(PrecisionError):
-        runner.compare(arguments("--manifest", speech), Settings(device="cuda:7"), script().engine)
+        compare.compare(arguments("--manifest", speech), Settings(device="cuda:7"), script().engine)
 
 
 def test_a_precision_that_the_card_only_emulates_is_not_started(
@@ -537,7 +538,7 @@ def test_another_model_file_replaces_what_is_known_of_the_last(
 
 PROGRAM = """
 import functools, sys
-from asrd.evaluation import runner
+from asrd.cli import compare, measuring
 from asrd.config import settings
 from asrd.engine import engine
 from asrd.terminal import progress
@@ -546,11 +547,11 @@ from tests.fakes.worker import as_it_is
 import argparse
 gpus.gpus = list
 progress.EVERY = 0.0
-runner.fetched = lambda model: None  # a script is no model, and has no file
+measuring.fetched = lambda model: None  # a script is no model, and has no file
 hold = functools.partial(engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), download=as_it_is)
 parser = argparse.ArgumentParser()
-runner.compare_arguments(parser)
-raise SystemExit(runner.compare(parser.parse_args(sys.argv[2:]), settings.Settings(model=sys.argv[1]), hold))
+compare.compare_arguments(parser)
+raise SystemExit(compare.compare(parser.parse_args(sys.argv[2:]), settings.Settings(model=sys.argv[1]), hold))
 """
 
 
@@ -620,7 +621,7 @@ def test_measure_can_be_cancelled_by_its_caller(speech: Path) -> None:
     async def go() -> None:
         acts = script()
         args = arguments("--manifest", speech)
-        job = runner._job(args, Settings(model="demo"), acts.engine)
+        job = compare._spec(args, Settings(model="demo"), acts.engine)
         task = asyncio.create_task(runner.measure(job, runner.ComparisonState()))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
