@@ -146,7 +146,6 @@ TOO_LONG = {
     "desktop.sinks": "every sink of text",
     "engine.engine": "the start of a worker, the requests to it and its end",
     "evaluation.report.text": "text and JSON of a comparison",
-    "precision.gpus": "NVML and the choice of a card",
     "protocol": "every message between the daemon and its worker",
     "worker.encoder.conformer": "the encoder that the native runtime will replace",
     "worker.loading.restore": "the reader that the native runtime will replace",

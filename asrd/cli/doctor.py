@@ -29,7 +29,7 @@ from asrd.engine import planner
 from asrd.errors import AsrdError, AudioError, SocketError
 from asrd.journal import JOURNAL_SOCKET
 from asrd.models import checkpoint, choice, names
-from asrd.precision import cuda_errors, gpu_power, gpus
+from asrd.precision import cuda_errors, gpu_power, gpus, nvml
 from asrd.precision.plan import Gpu, obstacle
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Download
@@ -134,7 +134,7 @@ def _card_power(power: list[gpu_power.CardPower], sleeping: bool, wake: bool) ->
         yield Finding("gpu asked", wake, False, asked, "" if wake else "asrd doctor --wake")
 
 
-@gpus.opened
+@nvml.opened
 def _card(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     """GPU, driver, NVML, the torch that is to use them, bf16."""
     if not cards:

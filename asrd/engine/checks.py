@@ -9,7 +9,7 @@ from pathlib import Path
 
 from asrd import protocol
 from asrd.engine.process import WorkerFailedError
-from asrd.precision import gpus, ledger
+from asrd.precision import gpus, ledger, nvml
 from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import index_of
 
@@ -54,7 +54,7 @@ class ModelRefusals:
             self._since = asyncio.get_running_loop().time()
 
 
-@gpus.opened
+@nvml.opened
 def check_room(plan: Plan, candidate: Candidate) -> None:
     """Refuse a candidate whose card is gone or has too little memory free now.
 

@@ -19,7 +19,7 @@ from asrd import __version__, paths
 from asrd.config.settings import Settings
 from asrd.errors import AsrdError, DiskError
 from asrd.models import names
-from asrd.precision import gpus as precision_gpus
+from asrd.precision import kernel_facts
 from asrd.precision.plan import Evidence, Gpu
 from asrd.text import filenames, text_files
 from asrd.text.characters import readable
@@ -150,7 +150,7 @@ def key_for(settings: Settings, gpu: Gpu | None) -> TuningKey | None:
         model=readable(settings.model),
         size=file.st_size,
         modified=file.st_mtime_ns,
-        device=gpu.name if gpu else precision_gpus.processor(),
+        device=gpu.name if gpu else kernel_facts.processor(),
         driver=gpu.driver if gpu else "",
         torch=_version("torch"),
         asrd=__version__,

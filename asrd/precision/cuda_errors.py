@@ -132,22 +132,29 @@ def torch_build() -> TorchBuild | None:
         return None
     values: dict[str, object] = {}
     for node in tree.body:
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        target = _target(node)
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and isinstance(value, ast.Constant):
             values[target.id] = value.value
     return TorchBuild(str(values.get("__version__") or ""), str(values.get("cuda") or ""))
 
 
+def _target(node: ast.stmt) -> object:
+    """Return what a statement assigns to; None where it assigns to nothing."""
+    if isinstance(node, ast.Assign):
+        return node.targets[0]
+    return getattr(node, "target", None)
+
+
 def kind_of(error: BaseException) -> str:
     """Return the kind of a failure that is torch's or CUDA's; empty where it is of neither."""
-    text = f"{type(error).__name__}: {error}".lower()
     if isinstance(error, MemoryError):
         return "out-of-memory"
-    return next(
-        (name for name, signs in MESSAGE_PATTERNS if any(re.search(sign, text) for sign in signs)),
-        "",
-    )
+    text = f"{type(error).__name__}: {error}".lower()
+    for kind, patterns in MESSAGE_PATTERNS:
+        if any(re.search(pattern, text) for pattern in patterns):
+            return kind
+    return ""
 
 
 def first_line(error: BaseException) -> str:
@@ -157,21 +164,19 @@ def first_line(error: BaseException) -> str:
 
 def mismatch(torch: TorchBuild, card: Gpu, driver: str) -> tuple[str, str]:
     """Return why this torch cannot run beside this driver, and what helps; two empty strings where
-    nothing is known.
+    no reason is found.
 
     Args:
-        driver: the newest CUDA that the driver knows, as "12.8"; empty where it does not say.
+        driver: the newest CUDA that the driver supports, as "12.8"; empty where it does not say.
     """
+    fix = install_command(torch, card, driver)
     if not torch.cuda:
-        return (
-            f"torch {torch.version} is built without CUDA and cannot use {card.name}",
-            install_command(torch, card, driver),
-        )
+        return f"torch {torch.version} is built without CUDA and cannot use {card.name}", fix
     if driver and _major(torch.cuda) > _major(driver):
         why = f"torch {torch.version} is built for CUDA {torch.cuda}; the driver {card.driver} knows {driver} at most"
-        return why, f"update the NVIDIA driver, or {install_command(torch, card, driver)}"
+        return why, f"update the NVIDIA driver, or {fix}"
     if _major(torch.cuda) >= 13 and card.capability < MIN_CAPABILITY:
-        return no_kernels(torch, card), install_command(torch, card, driver)
+        return no_kernels(torch, card), fix
     return "", ""
 
 
@@ -183,11 +188,13 @@ def no_kernels(torch: TorchBuild, card: Gpu) -> str:
 
 def install_command(torch: TorchBuild, card: Gpu, driver: str) -> str:
     """Return the command that installs the same torch for this card and driver."""
-    newest = not driver or _major(driver) >= 13
-    wheel = "cu130" if newest and card.capability >= MIN_CAPABILITY else "cu126"
+    wheel = "cu126"
+    if card.capability >= MIN_CAPABILITY and (not driver or _major(driver) >= 13):
+        wheel = "cu130"
     if driver and _major(driver) < 12:
         return f"update the NVIDIA driver, then pip install -i {WHEELS_URL}{wheel} torch"
-    return f"pip install --force-reinstall -i {WHEELS_URL}{wheel} torch=={torch.version.partition('+')[0]}"
+    version = torch.version.partition("+")[0]
+    return f"pip install --force-reinstall -i {WHEELS_URL}{wheel} torch=={version}"
 
 
 def explain(
@@ -197,27 +204,30 @@ def explain(
 
     Args:
         error: one of the kind no-device.
-        card: the card as NVML tells it; None where NVML does not see it.
-        driver: the newest CUDA that the driver knows; empty where it does not say.
+        card: the card as NVML reports it; None where NVML does not see it.
+        driver: the newest CUDA that the driver supports; empty where it does not say.
     """
-    text, said = str(error).lower(), first_line(error)
+    text, message = str(error).lower(), first_line(error)
     if card is None:
-        return f"torch {torch.version} cannot use the card: {said}", "asrd doctor; nvidia-smi"
+        return f"torch {torch.version} cannot use the card: {message}", "asrd doctor; nvidia-smi"
     why, fix = mismatch(torch, card, driver)
     if why:
         return why, fix
     if "kernel image" in text or "unsupported toolchain" in text:
         return no_kernels(torch, card), install_command(torch, card, driver)
     if "busy or unavailable" in text:
-        why = f"{card.name} takes no further process" + (
-            f" in the compute mode {card.mode}" if card.mode else ""
-        )
+        why = f"{card.name} takes no further process"
+        if card.mode:
+            why += f" in the compute mode {card.mode}"
         return why, "nvidia-smi shows who has it; sudo nvidia-smi -c 0 lets everybody in"
     if "driver combination" in text or "forward compatibility" in text:
-        return f"the driver that is loaded does not fit its library: {said}", "restart the machine"
-    return f"torch {torch.version} cannot use {card.name}: {said}", "asrd doctor; nvidia-smi"
+        why = f"the driver that is loaded does not fit its library: {message}"
+        return why, "restart the machine"
+    return f"torch {torch.version} cannot use {card.name}: {message}", "asrd doctor; nvidia-smi"
 
 
 def _major(version: str) -> int:
     digits = version.partition(".")[0]
-    return int(digits) if digits.isdigit() else 0
+    if digits.isdigit():
+        return int(digits)
+    return 0

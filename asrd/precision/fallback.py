@@ -1,8 +1,8 @@
-"""The fallback order at run time: what comes after a candidate that did not hold, whether a worker
-is what its candidate says, and when a better candidate may be tried again.
+"""The fallback order at run time: what comes after a candidate that failed, and when a better
+candidate may be tried again.
 
-Pure: takes candidates, kinds of trouble and times, returns values; starts nothing and reads no
-    clock.
+Pure: takes candidates, kinds of failures and times, returns values; starts nothing and reads no
+clock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 
 from asrd.precision.failures import action_of
 from asrd.precision.needs import smaller_candidates
-from asrd.precision.plan import Candidate, Plan, Rejected
+from asrd.precision.plan import Candidate, Plan, Rejected, elsewhere, without
 from asrd.precision.strategies import (
     FP32_BASELINE,
     Precision,
@@ -27,7 +27,7 @@ MAX_WAIT_SECONDS = 24 * 3600.0
 
 
 def is_full_fp32(precision: Precision) -> bool:
-    """Whether a precision stores and computes everything in FP32, TF32 off."""
+    """Return whether a precision stores and computes everything in FP32, TF32 off."""
     return dtypes(precision) == {"float32"} and not quantizes(precision) and not precision.tf32
 
 
@@ -38,12 +38,12 @@ def candidates_after(
     component: str = "",
     out: Collection[str] = (),
 ) -> tuple[Candidate, ...]:
-    """Return what is left to try once the first of `candidates` did not hold.
+    """Return what is left to try once the first of `candidates` failed.
 
     Args:
         plan: what the candidates are of; it knows what each needs.
-        kind: of the trouble, as in Rejected.
-        component: the module whose output was not finite, where a worker could tell.
+        kind: of the failure, as in Rejected.
+        component: the module whose output was not finite, where a worker could name one.
         out: names of candidates that failed and are not to come back.
 
     A plan of one candidate is a wish for that one and nothing else: nothing comes after it.
@@ -52,13 +52,14 @@ def candidates_after(
     follow = action_of(kind).follow
     if follow == "component" and rest and (softer := restored(here.precision, component)):
         return Candidate(softer, here.device), *rest
-    elsewhere = tuple(candidate for candidate in rest if candidate.device != here.device)
+    others = elsewhere(rest, here.device)
     if follow == "same device":
         # FP32 is what the others are measured against, and another device would be no cure.
-        stays = is_full_fp32(here.precision) or len(elsewhere) == len(rest)
-        return () if stays else tuple(rest)
+        if is_full_fp32(here.precision) or len(others) == len(rest):
+            return ()
+        return tuple(rest)
     if follow == "other device":
-        return elsewhere
+        return tuple(others)
     if follow == "smaller" and here.device != "cpu":
         return tuple(smaller_candidates(plan, candidates, out))
     return tuple(rest)
@@ -86,13 +87,14 @@ def restored(precision: Precision, component: str) -> Precision | None:
 def storage_of(precision: Precision, path: str) -> str:
     """Return what `parts` or, where they do not name it or a module above it, `weights` say of a
     module."""
-    words = path.split(".")
-    above = (".".join(words[:count]) for count in range(len(words), 0, -1))
-    exempt = words[0] == "preprocessor" and precision.features == "float32"
-    return next(
-        (precision.parts[p] for p in above if p in precision.parts),
-        "float32" if exempt else precision.weights,
-    )
+    above = path
+    while above:
+        if above in precision.parts:
+            return precision.parts[above]
+        above = above.rpartition(".")[0]
+    if path.partition(".")[0] == "preprocessor" and precision.features == "float32":
+        return "float32"
+    return precision.weights
 
 
 # -- the way back
@@ -112,16 +114,20 @@ def retry_plan(
         candidates: those that are still there; the first is in service.
         rejected: why each of the others is not.
     """
-    lasting = {one.candidate for one in rejected if not action_of(one.kind).may_return}
-    names = [candidate.name for candidate in plan.candidates]
-    better = sorted(
-        (candidate for candidate in left if candidate.name not in lasting),
-        key=lambda candidate: (
-            names.index(_base(candidate)) if _base(candidate) in names else len(names)
-        ),
-    )
+    lasting: set[str] = set()
+    for one in rejected:
+        if not action_of(one.kind).may_return:
+            lasting.add(one.candidate)
+    better = without(left, lasting)
     if not better:
         return None
+    order = [candidate.name for candidate in plan.candidates]
+
+    def place(candidate: Candidate) -> int:
+        base = _base(candidate)
+        return order.index(base) if base in order else len(order)
+
+    better.sort(key=place)
     why = tuple(one for one in rejected if one.candidate in lasting)
     return msgspec.structs.replace(plan, candidates=(*better, *candidates), rejected=why)
 
@@ -135,7 +141,7 @@ def _base(candidate: Candidate) -> str:
 
 
 class RetryBackoff:
-    """When a better candidate may be tried again: after `minutes` without trouble, twice as long
+    """When a better candidate may be tried again: after `minutes` without a failure, twice as long
     each time that was in vain.
 
     Args:
@@ -149,25 +155,34 @@ class RetryBackoff:
         self._returned: float | None = None
 
     def note_failure(self, now: float) -> None:
-        """A candidate was left at `now` (seconds)."""
+        """Note that a candidate was left at `now` (seconds)."""
         if self._returned is not None:
             lasted, self._returned = now - self._returned, None
-            self._vain = 0 if lasted > 2 * self.wait else self._vain + 1
-        self._due = now + self.wait if self.minutes else None
+            if lasted > 2 * self.wait:
+                self._vain = 0
+            else:
+                self._vain += 1
+        self._begin_wait(now)
 
     def wait_from(self, now: float) -> None:
-        """A worse candidate than was asked for is in service: a better one is waited for, unless it
-        is already."""
-        if self._due is None and self.minutes:
-            self._due = now + self.wait
+        """Begin to wait, unless a wait has begun: a worse candidate than was asked for is in
+        service."""
+        if self._due is None:
+            self._begin_wait(now)
 
     def note_retry(self, now: float, held: bool) -> None:
-        """A better candidate was tried: it is in service now, or it did not hold."""
+        """Note that a better candidate was tried: it is in service now, or it failed again."""
         if held:
             self._returned, self._due = now, None
         else:
             self._vain += 1
-            self._due = now + self.wait if self.minutes else None
+            self._begin_wait(now)
+
+    def _begin_wait(self, now: float) -> None:
+        """Wait from now on; with `minutes` at 0 there is nothing to wait for."""
+        self._due = None
+        if self.minutes:
+            self._due = now + self.wait
 
     @property
     def wait(self) -> float:
@@ -177,7 +192,9 @@ class RetryBackoff:
     def seconds_left(self, now: float) -> float | None:
         """Return the seconds until a better candidate may be tried; None while there is nothing to
         wait for."""
-        return None if self._due is None or not self.minutes else max(0.0, self._due - now)
+        if self._due is None or not self.minutes:
+            return None
+        return max(0.0, self._due - now)
 
 
 def fp32_plan(device: str) -> Plan:

@@ -1,5 +1,5 @@
-"""Whether an NVIDIA_VENDOR card sleeps, whether it could, and what keeps it awake, by what the kernel
-tells of it.
+"""Whether an NVIDIA card sleeps, whether it could, and what keeps it awake, by what the kernel
+says of it.
 
 Reads /sys and /proc alone. That wakes no card, as NVML and CUDA do. Daemon side.
 """
@@ -32,7 +32,7 @@ FUNCTION_NAMES = {"0x0403": "sound", "0x0c03": "USB", "0x0c80": "USB-C"}
 OWN_DRIVERS = ("nvidia", "nouveau")
 
 UDEV_RULE = 'ACTION=="bind", SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{power/control}="auto"'
-"""For udev: lets all functions of NVIDIA_VENDOR cards sleep."""
+"""For udev: lets all functions of NVIDIA cards sleep."""
 
 DRIVER_OPTION = "options nvidia NVreg_DynamicPowerManagement=0x02"
 
@@ -52,22 +52,30 @@ class CardPower(msgspec.Struct, frozen=True):
 
 
 def survey() -> list[CardPower]:
-    """Return how each NVIDIA_VENDOR card stands, in the order of the bus; empty where there is none, or no
+    """Return how each NVIDIA card stands, in the order of the bus; empty where there is none, or no
     /sys."""
-    return [_judge(card, DRIVER_CARDS / card.name) for card in _cards()]
+    return list(map(_judge, _cards()))
 
 
 def asleep() -> bool:
     """Return whether a card sleeps, so that opening NVML would wake it: NVML opens all cards."""
-    return any(_state(card) == "suspended" and _driver(card) in OWN_DRIVERS for card in _cards())
+    return any(_sleeps(card) for card in _cards())
+
+
+def _sleeps(card: Path) -> bool:
+    return _state(card) == "suspended" and _driver(card) in OWN_DRIVERS
 
 
 def holders() -> list[str]:
-    """Return the processes that hold an NVIDIA_VENDOR device file, as "name (number)"; only those this
+    """Return the processes that hold an NVIDIA device file, as "name (number)"; only those this
     user may look into."""
-    numbers = sorted(int(one.name) for one in _listed(PROC_FOLDER) if one.name.isdigit())
-    holding = [PROC_FOLDER / str(number) for number in numbers if _holds(PROC_FOLDER / str(number))]
-    return [f"{_read(process / 'comm') or '?'} ({process.name})" for process in holding]
+    processes = [folder for folder in _listed(PROC_FOLDER) if folder.name.isdigit()]
+    processes.sort(key=lambda folder: int(folder.name))
+    found: list[str] = []
+    for folder in processes:
+        if _holds(folder):
+            found.append(f"{_read(folder / 'comm') or '?'} ({folder.name})")
+    return found
 
 
 def _holds(process: Path) -> bool:
@@ -90,12 +98,8 @@ def _cards() -> Iterator[Path]:
             yield device
 
 
-def _judge(card: Path, known: Path) -> CardPower:
-    """Return how a card stands: the first of what decides it.
-
-    Args:
-        known: what NVIDIA's driver tells of it.
-    """
+def _judge(card: Path) -> CardPower:
+    """Return how a card stands: the first of what decides it."""
     state, driver = _state(card), _driver(card)
 
     def result(can_sleep: bool, detail: str, fix: str = "") -> CardPower:
@@ -111,7 +115,7 @@ def _judge(card: Path, known: Path) -> CardPower:
         return result(
             False,
             "active; no driver holds it, so nothing lets it sleep",
-            "install the NVIDIA_VENDOR driver",
+            "install the NVIDIA driver",
         )
     if outputs := _outputs(card):
         return result(False, f"active; it drives a display ({', '.join(outputs)})")
@@ -119,8 +123,8 @@ def _judge(card: Path, known: Path) -> CardPower:
         if _read(function / "power/control") == "on":
             why = f"active; power/control of {name} is 'on', which keeps the card awake"
             return result(False, why, _allow(function / "power/control"))
-    if driver == "nvidia" and (refused := _refused(known)):
-        return result(False, *refused)
+    if driver == "nvidia" and (refusal := _refusal(DRIVER_CARDS / card.name)):
+        return result(False, *refusal)
     return result(True, "active now; it may sleep when nothing uses it")
 
 
@@ -128,13 +132,17 @@ def _state(card: Path) -> Literal["active", "suspended", "unsupported"]:
     status = _read(card / "power/runtime_status")
     if status in ("suspended", "suspending"):
         return "suspended"
-    return "active" if status in ("active", "resuming") else "unsupported"  # "error" as well
+    if status in ("active", "resuming"):
+        return "active"
+    return "unsupported"  # "error" as well
 
 
 def _asleep(card: Path) -> tuple[str, str]:
     """Return what to say of a card that sleeps, and what would make it sleep deeper."""
-    spent = _read(card / "power/runtime_suspended_time")
-    slept = f", {int(spent) / 60_000:.0f} min in all" if spent.isdecimal() else ""
+    milliseconds = _read(card / "power/runtime_suspended_time")
+    slept = ""
+    if milliseconds.isdecimal():
+        slept = f", {int(milliseconds) / 60_000:.0f} min in all"
     if _read(card / "d3cold_allowed") == "0":
         path = card / "d3cold_allowed"
         return (
@@ -149,22 +157,32 @@ def _allow(control: Path) -> str:
     return f"echo auto | sudo tee {control}; for good, in /etc/udev/rules.d/80-nvidia-pm.rules: {UDEV_RULE}"
 
 
-def _refused(known: Path) -> tuple[str, str] | None:
+def _refusal(folder: Path) -> tuple[str, str] | None:
     """Return why NVIDIA's driver does not let a card sleep, and what helps; None where it does, or
-    does not say."""
-    lines = (line.partition(":") for line in _read(known / "power").splitlines())
-    said = next(
-        (value.strip() for key, _, value in lines if key.strip() == "Runtime D3 status"), ""
-    )
-    if said.startswith("Disabled"):
+    does not say.
+
+    Args:
+        folder: of that driver, for the card.
+    """
+    status = _runtime_d3(folder)
+    if status.startswith("Disabled"):
         fix = f"echo {DRIVER_OPTION} | sudo tee /etc/modprobe.d/nvidia-pm.conf, then restart the machine"
-        return f"active; the driver does not let it sleep (Runtime D3 status: {said})", fix
-    if said.startswith("Not supported"):
+        return f"active; the driver does not let it sleep (Runtime D3 status: {status})", fix
+    if status.startswith("Not supported"):
         return (
             "active; the driver cannot let this card sleep (Runtime D3 status: Not supported)",
             "",
         )
     return None
+
+
+def _runtime_d3(folder: Path) -> str:
+    """Return whether the driver lets a card sleep, in its own words; "" where it does not say."""
+    for line in _read(folder / "power").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "Runtime D3 status":
+            return value.strip()
+    return ""
 
 
 def _functions(card: Path) -> Iterator[tuple[Path, str]]:
@@ -178,8 +196,12 @@ def _functions(card: Path) -> Iterator[tuple[Path, str]]:
 
 def _outputs(card: Path) -> list[str]:
     """Return the names of the card's outputs at which a display is."""
-    status = (one for drm in _listed(card / "drm") for one in _listed(drm) if "-" in one.name)
-    return [one.name.partition("-")[2] for one in status if _read(one / "status") == "connected"]
+    found: list[str] = []
+    for drm in _listed(card / "drm"):
+        for output in _listed(drm):
+            if "-" in output.name and _read(output / "status") == "connected":
+                found.append(output.name.partition("-")[2])
+    return found
 
 
 def _driver(card: Path) -> str:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-if (
-    TYPE_CHECKING
-):  # a key press asks the daemon by way of this module, and needs no messages of a worker
+# A key press imports this module, and needs no messages of a worker.
+if TYPE_CHECKING:
     from asrd.precision.memory import Memory
 
 MIB = 1 << 20
@@ -67,70 +66,83 @@ def source_of(memory: Memory | None) -> str:
     """Return the instrument of `worker_bytes`; "" where there is no figure."""
     if memory is None or worker_bytes(memory) is None:
         return ""
-    return "torch" if memory.process is None else memory.source
+    if memory.process is None:
+        return "torch"
+    return memory.source
 
 
 def source_words(source: str) -> str:
     """Return what the figures of an instrument are, in a few words; "unknown" of none."""
-    return MEMORY_KINDS[source].words if source in MEMORY_KINDS else source or "unknown"
+    return _kind(source).words
 
 
 def source_key(source: str) -> str:
     """Return what they are as JSON has it."""
-    return MEMORY_KINDS[source].key if source in MEMORY_KINDS else source
+    return _kind(source).key
 
 
-def worker_bytes(memory: Memory) -> int | None:
+def worker_bytes(memory: Memory | None) -> int | None:
     """Return the bytes that belong to the worker: of its process, or torch's own where the driver
     hides it."""
-    return memory.process if memory.process is not None else memory.allocated
+    if memory is None:
+        return None
+    if memory.process is None:
+        return memory.allocated
+    return memory.process
 
 
 def largest_bytes(ledger: Mapping[str, Memory]) -> int | None:
     """Return the most that the worker held in the phases of work; None without a figure."""
-    held = (worker_bytes(ledger[phase]) for phase in WORKING_PHASES if phase in ledger)
-    return max((size for size in held if size is not None), default=None)
+    largest: int | None = None
+    for phase in WORKING_PHASES:
+        size = worker_bytes(ledger.get(phase))
+        if size is not None:
+            largest = max(size, largest or 0)
+    return largest
 
 
 def growth_bytes(ledger: Mapping[str, Memory]) -> int | None:
-    """Return the bytes that the worker gained from steady to the end of the manifest; None where
-    one is not known."""
-    steady, after = (ledger.get(phase) for phase in WORKING_PHASES)
-    if steady is None or after is None or source_of(steady) != source_of(after):
-        return None
+    """Return the bytes that the worker gained from steady to the end of the manifest; None without
+    both figures, or where they are of two instruments."""
+    steady, after = map(ledger.get, WORKING_PHASES)
     before, now = worker_bytes(steady), worker_bytes(after)
-    return None if before is None or now is None else now - before
+    if before is None or now is None or source_of(steady) != source_of(after):
+        return None
+    return now - before
 
 
 def sources_sentence(readings: Iterable[Memory]) -> str:
     """Return what the memory figures of some readings are, as one sentence; "" where there is
     none."""
     sources = dict.fromkeys(filter(None, map(source_of, readings)))
-    meanings = [_meaning(source) for source in sources]
-    return f"Memory is {'; or '.join(meanings)}." if meanings else ""
+    if not sources:
+        return ""
+    return f"Memory is {'; or '.join(_kind(source).meaning for source in sources)}."
 
 
-def _meaning(source: str) -> str:
-    """Return what the figures of an instrument are, in one sentence without its subject."""
-    return MEMORY_KINDS[source].meaning if source in MEMORY_KINDS else source
+def _kind(source: str) -> MemoryKind:
+    """Return what the figures of an instrument are; of one that is not in the table, its name."""
+    return MEMORY_KINDS.get(source) or MemoryKind(source, source or "unknown", source)
 
 
 def reading_text(memory: Mapping[str, int | str | None]) -> str:
     """Return a reading, as a status carries it, for a person: each figure with what it is."""
-    names = ("weights", "allocated", "reserved", "process", "device")
     source, resident = str(memory.get("source") or ""), memory.get("resident")
-    beside = {
-        "allocated": "GPU, by torch",
-        "reserved": "GPU, by torch",
-        "process": source_words(source) + (", private to the worker" if source == "rss" else ""),
-        "device": "GPU, by everybody",
+    process = source_words(source)
+    if source == "rss":
+        process += ", private to the worker"
+    notes = {
+        "weights": "",
+        "allocated": " (GPU, by torch)",
+        "reserved": " (GPU, by torch)",
+        "process": f" ({process})",
+        "device": " (GPU, by everybody)",
     }
-    parts = []
-    for name in names:
+    parts: list[str] = []
+    for name, note in notes.items():
         size = memory.get(name)
         if isinstance(size, int):
-            what = f" ({beside[name]})" if name in beside else ""
-            parts.append(f"{name} {size / MIB:.1f} MiB{what}")
+            parts.append(f"{name} {size / MIB:.1f} MiB{note}")
     if isinstance(resident, int):
         parts.append(
             f"resident {resident / MIB:.1f} MiB (with the libraries and files that it shares)"

@@ -6,20 +6,23 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from asrd.precision.plan import Candidate, Plan, Rejected
+from asrd.precision.plan import Candidate, Plan, Rejected, elsewhere, names_of, without
 from asrd.precision.strategies import WEIGHT_BYTES, Precision
 
 
 def width(precision: Precision) -> float:
-    """Return roughly the bytes of a weight, which orders strategies by what they need where nothing
-    better is known."""
+    """Return roughly the bytes of a weight, which orders strategies by what they need where no
+    figure exists."""
     if precision.quantize:
         return 1.0
-    stored = [
-        WEIGHT_BYTES[precision.weights],
-        *(WEIGHT_BYTES[dtype] for part, dtype in precision.parts.items() if part != "norms"),
-    ]
-    return sum(stored) / len(stored) + (0.1 if precision.autocast or precision.phases else 0.0)
+    stored = [WEIGHT_BYTES[precision.weights]]
+    for part, dtype in precision.parts.items():
+        if part != "norms":
+            stored.append(WEIGHT_BYTES[dtype])
+    mean = sum(stored) / len(stored)
+    if precision.autocast or precision.phases:
+        return mean + 0.1
+    return mean
 
 
 def needs_less(plan: Plan, candidate: Candidate, than: Candidate) -> bool:
@@ -27,7 +30,7 @@ def needs_less(plan: Plan, candidate: Candidate, than: Candidate) -> bool:
 
     It must store less; a figure can only speak against it, and only beside one of its own kind.
     """
-    first, second = plan.needs.get(candidate.precision.name), plan.needs.get(than.precision.name)
+    first, second = plan.need_of(candidate), plan.need_of(than)
     if first and second and first.measured == second.measured and first.bytes >= second.bytes:
         return False
     return width(candidate.precision) < width(than.precision)
@@ -37,7 +40,7 @@ def largest_first(plan: Plan, candidates: Iterable[Candidate]) -> list[Candidate
     """Return candidates by what they store, then by what they need: the largest first."""
 
     def size(candidate: Candidate) -> tuple[float, float]:
-        need = plan.needs.get(candidate.precision.name)
+        need = plan.need_of(candidate)
         return width(candidate.precision), need.bytes if need else 0.0
 
     return sorted(candidates, key=size, reverse=True)
@@ -56,14 +59,15 @@ def smaller_candidates(
         out: names of candidates that failed before and are not to come back.
     """
     failed, *rest = candidates
-    allowed = [one for one in plan.smaller if one not in rest and one.name not in out]
-    less = [
-        candidate
-        for candidate in (*rest, *allowed)
-        if candidate.device == failed.device and needs_less(plan, candidate, failed)
-    ]
-    elsewhere = [candidate for candidate in rest if candidate.device != failed.device]
-    return [*largest_first(plan, less), *elsewhere]
+    options = list(rest)
+    for candidate in without(plan.smaller, out):
+        if candidate not in rest:
+            options.append(candidate)
+    less: list[Candidate] = []
+    for candidate in options:
+        if candidate.device == failed.device and needs_less(plan, candidate, failed):
+            less.append(candidate)
+    return [*largest_first(plan, less), *elsewhere(rest, failed.device)]
 
 
 def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
@@ -77,29 +81,31 @@ def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
     """
 
     def over(candidate: Candidate) -> str:
-        need = plan.needs.get(candidate.precision.name)
+        need = plan.need_of(candidate)
         if candidate.device == "cpu" or need is None or need.bytes <= limit:
             return ""
         return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
 
-    too_large = [candidate for candidate in plan.candidates if over(candidate)]
-    kept = [candidate for candidate in plan.candidates if not over(candidate)]
-    refused = {one.candidate for one in plan.rejected}
-    smaller = [
-        candidate
-        for candidate in plan.smaller
-        if not over(candidate) and candidate not in kept and candidate.name not in refused
-    ]
+    kept: list[Candidate] = []
+    rejected = list(plan.rejected)
+    for candidate in plan.candidates:
+        if why := over(candidate):
+            rejected.append(Rejected(candidate.name, "budget", why))
+        else:
+            kept.append(candidate)
+    smaller: list[Candidate] = []
+    for candidate in without(plan.smaller, names_of(plan.rejected)):
+        if candidate not in kept and not over(candidate):
+            smaller.append(candidate)
     if all(candidate.device == "cpu" for candidate in kept):
         kept, smaller = [*largest_first(plan, smaller), *kept], []
-    rejected = [Rejected(one.name, "budget", over(one)) for one in too_large]
     first, reason = plan.candidates[0], plan.reason
     if over(first) and kept:
         reason = f"{first.name} {over(first)}; {kept[0].name} instead"
     return msgspec.structs.replace(
         plan,
         candidates=tuple(kept),
-        rejected=(*plan.rejected, *rejected),
+        rejected=tuple(rejected),
         smaller=tuple(smaller),
         reason=reason,
     )

@@ -7,7 +7,7 @@ Knows nothing of torch, NeMo or processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -36,11 +36,11 @@ class Evidence(msgspec.Struct, frozen=True):
     refused: dict[str, str] = {}
     """Strategy -> why it did not qualify; no candidate falls to it."""
     stale: str = ""
-    """Why it does not hold any more; it then decides nothing and is only told."""
+    """Why it does not hold any more; it then decides nothing and is only shown."""
 
 
 class Gpu(msgspec.Struct, frozen=True):
-    """The facts of one card that a plan needs, as NVML tells them."""
+    """The facts of one card that a plan needs, as NVML reports them."""
 
     index: int
     name: str
@@ -76,17 +76,19 @@ class Candidate(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The strategy, with the device where it is not the obvious one."""
-        return self.precision.name if self.device != "cpu" else f"{self.precision.name} on cpu"
+        if self.device == "cpu":
+            return f"{self.precision.name} on cpu"
+        return self.precision.name
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A candidate that was not taken, or did not hold, and why."""
+    """A candidate that was not tried, or that failed, and why."""
 
     candidate: str
     kind: str
     """Why it is not in service.
 
-    hardware, budget, no-room or measured before it was tried; that of a wire.Failed, or died,
+    hardware, budget, no-room or measured before it was tried; that of a protocol.Failed, or died,
     stalled, garbage, dtypes; or one of the triggers': empty, failures, slow, memory, budget,
     changed.
     """
@@ -106,7 +108,8 @@ class Need(msgspec.Struct, frozen=True):
     """True where `asrd compare` measured it on this card, False where it is an estimate."""
 
     def __str__(self) -> str:
-        return f"{self.bytes / (1 << 20):.0f} MiB ({'measured' if self.measured else 'estimated'})"
+        source = "measured" if self.measured else "estimated"
+        return f"{self.bytes / (1 << 20):.0f} MiB ({source})"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -117,10 +120,29 @@ class Plan(msgspec.Struct, frozen=True):
     reason: str
     rejected: tuple[Rejected, ...] = ()
     smaller: tuple[Candidate, ...] = ()
-    """What the preset allows beside the candidates; taken where memory is short and they need
+    """What the preset allows beside the candidates; used where memory is short and they need
     less."""
     needs: dict[str, Need] = {}
     """Strategy -> what it needs of the card, as far as that is known."""
+
+    def need_of(self, candidate: Candidate) -> Need | None:
+        """Return what a candidate needs of the card; None where that is not known."""
+        return self.needs.get(candidate.precision.name)
+
+
+def names_of(rejected: Iterable[Rejected]) -> set[str]:
+    """Return the names of the candidates that were rejected."""
+    return {one.candidate for one in rejected}
+
+
+def without(candidates: Iterable[Candidate], names: Collection[str]) -> list[Candidate]:
+    """Return the candidates whose name is none of these, in order."""
+    return [candidate for candidate in candidates if candidate.name not in names]
+
+
+def elsewhere(candidates: Iterable[Candidate], device: str) -> list[Candidate]:
+    """Return the candidates of all other devices, in order."""
+    return [candidate for candidate in candidates if candidate.device != device]
 
 
 def for_family(precision: Precision, family: str) -> Precision:
@@ -133,7 +155,7 @@ def for_family(precision: Precision, family: str) -> Precision:
 def obstacle(precision: Precision, gpu: Gpu | None) -> str:
     """Return why this card, or the CPU, cannot run this precision natively, or "" when it can."""
     if gpu is None:
-        return "TF32 is a unit of CUDA cards, and a CPU has none" if precision.tf32 else ""
+        return _cpu_obstacle(precision)
     capability = ".".join(map(str, gpu.capability))
     if gpu.mode == "prohibited":
         return f"{gpu.name} is in the compute mode prohibited: no process may use it"
@@ -144,45 +166,53 @@ def obstacle(precision: Precision, gpu: Gpu | None) -> str:
     return ""
 
 
+def _cpu_obstacle(precision: Precision) -> str:
+    """Return why the CPU cannot run this precision; "" when it can."""
+    if precision.tf32:
+        return "TF32 is a unit of CUDA cards, and a CPU has none"
+    return ""
+
+
 def _instead(precision: Precision) -> str:
     """Return what the library makes of a precision on a CPU, as a clause to follow a reason; ""
     where it takes it."""
-    mixed = precision.trainer and precision.autocast == "float16"
-    return "; on a CPU Lightning makes bfloat16 of its float16" if mixed else ""
+    if precision.trainer and precision.autocast == "float16":
+        return "; on a CPU Lightning makes bfloat16 of its float16"
+    return ""
 
 
 def fallback_order(precision: Precision) -> list[Precision]:
-    """Return the precision and what to demote to: towards range and mantissa, never towards
+    """Return the precision and what to fall back to: towards range and mantissa, never towards
     float16.
 
-    Automatic demotion from bfloat16 to float16 is the known way to all-NaN logits, so no fallback
-    order contains it.
+    A fallback from bfloat16 to float16 is a frequent cause of all-NaN logits, so no fallback order
+    contains it.
     """
-    steps = {
-        "float16": ("bfloat16", "tf32", "fp32"),
-        "bfloat16": ("tf32", "fp32"),
-        "float32": ("fp32",),
-    }
-    low = (
-        "float16"
-        if "float16" in dtypes(precision)
-        else "bfloat16"
-        if "bfloat16" in dtypes(precision)
-        else "float32"
-    )
-    down = ("bfloat16", "tf32", "fp32") if quantizes(precision) else steps[low]
-    return [precision, *(STRATEGY_TABLE[name] for name in down if name != precision.name)]
+    order = [precision]
+    for name in _safer_names(precision):
+        if name != precision.name:
+            order.append(STRATEGY_TABLE[name])
+    return order
+
+
+def _safer_names(precision: Precision) -> tuple[str, ...]:
+    """Return the strategies with more range or mantissa than the lowest dtype of a precision."""
+    used = dtypes(precision)
+    if quantizes(precision) or "float16" in used:
+        return ("bfloat16", "tf32", "fp32")
+    if "bfloat16" in used:
+        return ("tf32", "fp32")
+    return ("fp32",)
 
 
 def candidates(preset: str, gpu: Gpu | None) -> list[Precision]:
     """Return what `auto` may choose among on a card, or on the CPU; FP32 is always one of them and
     the last."""
-    names = [
-        name
-        for name in AUTO_PRESETS[preset].candidates
-        if gpu is not None or name in CPU_CANDIDATES
-    ]
-    return [STRATEGY_TABLE[name] for name in dict.fromkeys([*names, FP32_BASELINE.name])]
+    found: list[Precision] = []
+    for name in AUTO_PRESETS[preset].candidates:
+        if name != FP32_BASELINE.name and (gpu is not None or name in CPU_CANDIDATES):
+            found.append(STRATEGY_TABLE[name])
+    return [*found, FP32_BASELINE]
 
 
 def choose(
@@ -196,36 +226,44 @@ def choose(
     """
     options = candidates(preset, gpu)
     if len(options) == 1:
-        return (
-            FP32_BASELINE,
-            f"preset {preset} leaves only FP32 on {gpu.name if gpu else 'the CPU'}",
-        )
+        where = gpu.name if gpu else "the CPU"
+        return FP32_BASELINE, f"preset {preset} leaves only FP32 on {where}"
     if evidence is not None and not evidence.stale:
         for precision in options:
             if precision.name == evidence.chosen and not obstacle(precision, gpu):
                 return precision, evidence.reason
-    precision, reason = (
-        _by_hardware(preset, gpu) if gpu else (FP32_BASELINE, f"{why_cpu}, so FP32 on the CPU")
-    )
-    stale = (
-        f"; what was measured is stale: {evidence.stale}"
-        if evidence is not None and evidence.stale
-        else ""
-    )
-    return precision, f"{reason}; not measured: asrd tune{stale}"
+    if gpu is None:
+        precision, reason = FP32_BASELINE, f"{why_cpu}, so FP32 on the CPU"
+    else:
+        precision, reason = _by_hardware(preset, gpu)
+    reason += "; not measured: asrd tune"
+    if evidence is not None and evidence.stale:
+        reason += f"; what was measured is stale: {evidence.stale}"
+    return precision, reason
 
 
 def _by_hardware(preset: str, gpu: Gpu) -> tuple[Precision, str]:
-    """Return the first candidate that the card runs and that may be taken unmeasured, float16 and
-    int8 may not."""
+    """Return the first candidate that the card runs and that may be chosen without a measurement.
+
+    float16 and int8 may not.
+    """
     passed: list[str] = []
-    for precision in (one for one in candidates(preset, gpu)[:-1] if not obstacle(one, gpu)):
+    for precision in candidates(preset, gpu)[:-1]:
+        if obstacle(precision, gpu):
+            continue
         if "float16" not in dtypes(precision) and not quantizes(precision):
-            never = f"; {' or '.join(passed)} must be measured first" if passed else ""
+            never = _must_be_measured(passed)
             return precision, f"preset {preset} on {gpu.name}, by hardware alone{never}"
         passed.append(precision.name)
-    never = f"; {' or '.join(passed)} must be measured first" if passed else ""
+    never = _must_be_measured(passed)
     return FP32_BASELINE, f"{gpu.name} has neither native bfloat16 nor TF32{never}"
+
+
+def _must_be_measured(names: Sequence[str]) -> str:
+    """Return the clause about strategies that were passed over; "" where there are none."""
+    if not names:
+        return ""
+    return f"; {' or '.join(names)} must be measured first"
 
 
 def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
@@ -237,15 +275,14 @@ def device_for(wanted: str, gpus: Iterable[Gpu]) -> Gpu | None:
     cards = list(gpus)
     if wanted == "cpu" or (wanted == "auto" and not cards):
         return None
-    if wanted in ("auto", "cuda") and cards:
-        return max(cards, key=lambda card: card.free)
-    fitting = [card for card in cards if _means(wanted, card)]
+    fitting = cards
+    if wanted not in ("auto", "cuda"):
+        fitting = [card for card in cards if _means(wanted, card)]
     if fitting:
         return max(fitting, key=lambda card: card.free)
-    seen = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards) or "none"
-    raise PrecisionError(
-        f"no GPU matches device {wanted!r}", f'visible GPUs: {seen}; device = "cpu" always works'
-    )
+    visible = ", ".join(f"cuda:{card.index} ({card.name})" for card in cards) or "none"
+    hint = f'visible GPUs: {visible}; device = "cpu" always works'
+    raise PrecisionError(f"no GPU matches device {wanted!r}", hint)
 
 
 def _means(wanted: str, card: Gpu) -> bool:
@@ -258,13 +295,24 @@ def _means(wanted: str, card: Gpu) -> bool:
     )
 
 
-def _smaller(precision: Precision, gpu: Gpu, preset: str) -> tuple[Candidate, ...]:
+def _smaller(
+    precision: Precision, gpu: Gpu, preset: str, unfit: Collection[str]
+) -> tuple[Candidate, ...]:
     """Return the preset's other candidates that the card can run; float16 is not for falling back
-    to."""
-    known = {step.name for step in fallback_order(precision)}
-    able = [STRATEGY_TABLE[name] for name in AUTO_PRESETS[preset].candidates if name not in known]
-    able = [other for other in able if not obstacle(other, gpu) and "float16" not in dtypes(other)]
-    return tuple(Candidate(other, f"cuda:{gpu.index}") for other in able)
+    to.
+
+    Args:
+        unfit: names of strategies that a measurement refused.
+    """
+    order = {step.name for step in fallback_order(precision)}
+    found: list[Candidate] = []
+    for name in AUTO_PRESETS[preset].candidates:
+        other = STRATEGY_TABLE[name]
+        if name in order or name in unfit or "float16" in dtypes(other):
+            continue
+        if not obstacle(other, gpu):
+            found.append(Candidate(other, f"cuda:{gpu.index}"))
+    return tuple(found)
 
 
 def plan(
@@ -287,20 +335,37 @@ def plan(
 
     Raises ConfigError: an unknown strategy.
     """
+    unfit: dict[str, str] = {}
     if requested == "auto":
+        name = requested
         precision, reason = choose(preset, gpu, evidence, why_cpu)
-    else:
-        precision = find(requested) if isinstance(requested, str) else requested
+        if evidence is not None and not evidence.stale:
+            unfit = evidence.refused
+    elif isinstance(requested, str):
+        name, precision = requested, find(requested)
         reason = f"{precision.name} was asked for"
-    name = requested if isinstance(requested, str) else requested.name
+    else:
+        name, precision = requested.name, requested
+        reason = f"{precision.name} was asked for"
     if gpu is None:
-        return _on_cpu(name, precision, reason, f"; {lack}" if lack else "")
-    candidates, rejected = [], []
-    unfit = (
-        evidence.refused
-        if requested == "auto" and evidence is not None and not evidence.stale
-        else {}
-    )
+        return _on_cpu(name, precision, reason, lack)
+    candidates, rejected = _sorted_out(precision, gpu, unfit)
+    if rejected and rejected[0].candidate == precision.name:
+        reason = f"{rejected[0].detail}; {candidates[0].name} instead"
+    smaller = _smaller(precision, gpu, preset, unfit)
+    return Plan(name, tuple(candidates), reason, tuple(rejected), smaller)
+
+
+def _sorted_out(
+    precision: Precision, gpu: Gpu, unfit: Mapping[str, str]
+) -> tuple[list[Candidate], list[Rejected]]:
+    """Return the candidates of a fallback order, FP32 on the CPU as the last, and what is none.
+
+    Args:
+        unfit: strategy -> why a measurement refused it.
+    """
+    candidates: list[Candidate] = []
+    rejected: list[Rejected] = []
     for step in fallback_order(precision):
         if why := obstacle(step, gpu):
             rejected.append(Rejected(step.name, "hardware", why))
@@ -309,28 +374,19 @@ def plan(
         else:
             candidates.append(Candidate(step, f"cuda:{gpu.index}"))
     candidates.append(Candidate(FP32_BASELINE, "cpu"))
-    if rejected and rejected[0].candidate == precision.name:
-        reason = f"{rejected[0].detail}; {candidates[0].name} instead"
-    smaller = tuple(
-        candidate
-        for candidate in _smaller(precision, gpu, preset)
-        if candidate.precision.name not in unfit
-    )
-    return Plan(name, tuple(candidates), reason, tuple(rejected), smaller)
+    return candidates, rejected
 
 
 def _on_cpu(name: str, precision: Precision, reason: str, lack: str) -> Plan:
     """Return the candidates where there is only the CPU: what was asked for, as far as it has that,
     and FP32."""
+    if lack:
+        lack = f"; {lack}"
+    fp32 = Candidate(FP32_BASELINE, "cpu")
     if why := obstacle(precision, None):
-        only = Candidate(FP32_BASELINE, "cpu")
-        return Plan(
-            name,
-            (only,),
-            f"{why}; {only.name} instead{lack}",
-            (Rejected(precision.name, "hardware", why),),
-        )
-    steps = [precision] if precision.name == FP32_BASELINE.name else [precision, FP32_BASELINE]
-    return Plan(
-        name, tuple(Candidate(step, "cpu") for step in steps), reason + _instead(precision) + lack
-    )
+        rejected = Rejected(precision.name, "hardware", why)
+        return Plan(name, (fp32,), f"{why}; {fp32.name} instead{lack}", (rejected,))
+    candidates: tuple[Candidate, ...] = (fp32,)
+    if precision.name != FP32_BASELINE.name:
+        candidates = (Candidate(precision, "cpu"), fp32)
+    return Plan(name, candidates, reason + _instead(precision) + lack)

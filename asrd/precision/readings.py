@@ -6,8 +6,10 @@ import os
 import threading
 
 from asrd.precision import ledger
-from asrd.precision.gpus import device_bytes, opened, process_bytes, process_status
+from asrd.precision.gpus import device_bytes, process_bytes
+from asrd.precision.kernel_facts import process_status
 from asrd.precision.memory import Memory
+from asrd.precision.nvml import opened
 from asrd.precision.strategies import index_of
 
 
@@ -18,9 +20,11 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _kib(status: dict[str, str], name: str) -> int | None:
-    """Return a figure of /proc/PID/status in bytes; None where the kernel tells none."""
+    """Return a figure of /proc/PID/status in bytes; None where the kernel gives none."""
     size = status.get(name, "").split()
-    return int(size[0]) * 1024 if size else None
+    if not size:
+        return None
+    return int(size[0]) * 1024
 
 
 def read(
@@ -63,11 +67,11 @@ def allocator_bytes(limit: int, now: Memory, assumed: int) -> int:
 
     Args:
         now: a reading of this process, after its first tensor.
-        assumed: bytes beside the allocator where the reading cannot tell them.
+        assumed: bytes beside the allocator where the reading does not give them.
     """
-    known = now.process is not None and now.reserved is not None
-    beside = max(0, int(now.process or 0) - int(now.reserved or 0)) if known else assumed
-    return limit - beside
+    if now.process is None or now.reserved is None:
+        return limit - assumed
+    return limit - max(0, now.process - now.reserved)
 
 
 class Peak:

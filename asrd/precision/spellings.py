@@ -55,30 +55,31 @@ def squeezed(word: str) -> str:
 
 
 def resolve_spelling(
-    word: str, known: Iterable[str], others: dict[str, tuple[str, ...]] | None = None
+    word: str, names: Iterable[str], others: dict[str, tuple[str, ...]] | None = None
 ) -> str:
-    """Return the known name that a word spells otherwise; the word itself where it spells none.
+    """Return the name that a word spells otherwise; the word itself where it spells none.
 
     Args:
-        known: the names there are.
+        names: the names there are.
         others: name -> other words for it.
     """
-    names = {folded(name): name for name in known}
-    ways = {squeezed(name): name for name in names.values()}
+    exact = {folded(name): name for name in names}
+    loose = {squeezed(name): name for name in exact.values()}
     for name, spellings in (others or {}).items():
-        if name in names.values():
-            ways = {squeezed(spelling): name for spelling in spellings} | ways
-    return names.get(folded(word)) or ways.get(squeezed(word)) or word
+        if name in exact.values():
+            for spelling in spellings:
+                loose.setdefault(squeezed(spelling), name)
+    return exact.get(folded(word)) or loose.get(squeezed(word)) or word
 
 
-def strategy(word: str, known: Iterable[str]) -> str:
+def strategy(word: str, names: Iterable[str]) -> str:
     """Return the name of the strategy that a word means; the word itself where it means none."""
-    return resolve_spelling(word, known, STRATEGY_SPELLINGS)
+    return resolve_spelling(word, names, STRATEGY_SPELLINGS)
 
 
-def dtype(word: str, known: Iterable[str]) -> str:
+def dtype(word: str, names: Iterable[str]) -> str:
     """Return the name of the dtype that a word means; the word itself where it means none."""
-    return resolve_spelling(word, known, DTYPE_SPELLINGS)
+    return resolve_spelling(word, names, DTYPE_SPELLINGS)
 
 
 def device(word: str) -> str:
@@ -91,4 +92,6 @@ def device(word: str) -> str:
             return "cuda"
         if plain.startswith(prefix) and rest.isdecimal() and rest.isascii():
             return f"cuda:{int(rest)}"
-    return plain if plain in ("auto", "cpu") else word.strip()
+    if plain in ("auto", "cpu"):
+        return plain
+    return word.strip()

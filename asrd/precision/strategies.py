@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -71,9 +71,15 @@ MATRIX_PARTS: dict[str, Stored] = {
 up to, their norms, the scores of attention and the subsampling stay float32. Measured on the
 shipped models by `compare --components`."""
 
-STRATEGY_TABLE: dict[str, Precision] = {
-    p.name: p
-    for p in (
+Named = TypeVar("Named", "Precision", "Preset")
+
+
+def _by_name(entries: Iterable[Named]) -> dict[str, Named]:
+    return {one.name: one for one in entries}
+
+
+STRATEGY_TABLE: dict[str, Precision] = _by_name(
+    (
         Precision("fp32", summary="IEEE FP32 everywhere, TF32 off: the baseline"),
         Precision("tf32", tf32=True, summary="FP32 weights, TF32 matrix products and convolutions"),
         Precision(
@@ -117,7 +123,7 @@ STRATEGY_TABLE: dict[str, Precision] = {
             summary="int8 matrices and embeddings, rest bfloat16",
         ),
     )
-}
+)
 """Every strategy with a name, in the order the report shows them."""
 
 FP32_BASELINE = STRATEGY_TABLE["fp32"]
@@ -132,14 +138,13 @@ class Preset(msgspec.Struct, frozen=True):
     """Absolute points of WER that a candidate may cost against FP32."""
 
 
-AUTO_PRESETS: dict[str, Preset] = {
-    p.name: p
-    for p in (
+AUTO_PRESETS: dict[str, Preset] = _by_name(
+    (
         Preset("conservative", ("tf32", "fp32"), 0.0),
         Preset("default", ("bfloat16", "selective", "tf32", "fp32"), 0.5),
         Preset("aggressive", ("int8", "bfloat16", "half", "selective", "tf32", "fp32"), 1.0),
     )
-}
+)
 
 
 CPU_CANDIDATES = ("int8", "bfloat16", "fp32")
@@ -175,32 +180,36 @@ def select(names: str) -> list[Precision]:
 
     Raises ConfigError.
     """
-    groups = {name: preset.candidates for name, preset in AUTO_PRESETS.items()} | {
-        "all": tuple(STRATEGY_TABLE)
-    }
-    known = (*STRATEGY_TABLE, *groups)
+    groups = {preset.name: preset.candidates for preset in AUTO_PRESETS.values()}
+    groups["all"] = tuple(STRATEGY_TABLE)
+    allowed = (*STRATEGY_TABLE, *groups)
     words = [
-        spellings.strategy(word, (*known, "auto")) for word in names.split(",") if word.strip()
+        spellings.strategy(word, (*allowed, "auto")) for word in names.split(",") if word.strip()
     ]
     if not words:
         raise ConfigError(
             "no strategy is named", f"name some, or a preset ({', '.join(AUTO_PRESETS)}), or all"
         )
+    found: dict[str, Precision] = {}
     for word in words:
-        if word == "auto":  # which it is there, is what a comparison is to find out
-            raise ConfigError(
-                "auto cannot be compared",
-                f"name strategies, a preset ({', '.join(AUTO_PRESETS)}), or all",
-            )
-        if word not in known:
-            raise ConfigError(
-                f"unknown strategy {word.strip()!r}",
-                nearest(word, (*known, *HINT_SPELLINGS), LISTING_COMMAND),
-            )
-    return [
-        STRATEGY_TABLE[name]
-        for name in dict.fromkeys(name for word in words for name in groups.get(word, (word,)))
-    ]
+        _check_comparable(word, allowed)
+        for name in groups.get(word, (word,)):
+            found[name] = STRATEGY_TABLE[name]
+    return list(found.values())
+
+
+def _check_comparable(word: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError for a word that names no strategy to compare."""
+    if word == "auto":  # which it is there, is what a comparison is to find out
+        raise ConfigError(
+            "auto cannot be compared",
+            f"name strategies, a preset ({', '.join(AUTO_PRESETS)}), or all",
+        )
+    if word not in allowed:
+        raise ConfigError(
+            f"unknown strategy {word.strip()!r}",
+            nearest(word, (*allowed, *HINT_SPELLINGS), LISTING_COMMAND),
+        )
 
 
 HINT_SPELLINGS = ("fp16", "bf16", "float16", "float32")
@@ -213,13 +222,15 @@ LISTING_COMMAND = "asrd plan"
 def with_parts(parts: Mapping[str, str]) -> Precision:
     """Return `selective` with the user's own map of component to dtype. Raises ConfigError for an
     unknown dtype."""
-    own = {component: spellings.dtype(dtype, STORAGE_DTYPES) for component, dtype in parts.items()}
-    for component, dtype in own.items():
+    own: dict[str, str] = {}
+    for component, word in parts.items():
+        dtype = spellings.dtype(word, STORAGE_DTYPES)
         if dtype not in STORAGE_DTYPES:
             raise ConfigError(
                 f"unknown dtype {dtype!r} for component {component!r}",
                 nearest(dtype, STORAGE_DTYPES),
             )
+        own[component] = dtype
     base = STRATEGY_TABLE["selective"]
     return msgspec.convert({**msgspec.to_builtins(base), "parts": own, "families": {}}, Precision)
 
@@ -231,20 +242,25 @@ def quantizes(precision: Precision) -> bool:
 
 def beside_int8(precision: Precision) -> Dtype:
     """Return what is computed in, and what is not a matrix stored as, where int8 is asked for."""
-    return precision.weights if precision.quantize else "bfloat16"
+    if precision.quantize:
+        return precision.weights
+    return "bfloat16"
 
 
 def dtypes(precision: Precision) -> set[str]:
     """Return every dtype that a precision computes in."""
-    used = {precision.weights, *precision.phases.values(), *(_maps(precision) - {"int8"})}
-    used |= {beside_int8(precision)} if quantizes(precision) else set()
-    return used | ({precision.autocast} if precision.autocast else set())
+    used = {precision.weights, *precision.phases.values(), *_maps(precision)}
+    used.discard("int8")
+    if quantizes(precision):
+        used.add(beside_int8(precision))
+    if precision.autocast:
+        used.add(precision.autocast)
+    return used
 
 
 def _maps(precision: Precision) -> set[str]:
-    """Return what the maps of a precision ask for, whatever the family."""
-    return {
-        dtype
-        for parts in (precision.parts, *precision.families.values())
-        for dtype in parts.values()
-    }
+    """Return the dtypes in the maps of a precision, whatever the family."""
+    used: set[str] = set(precision.parts.values())
+    for parts in precision.families.values():
+        used.update(parts.values())
+    return used

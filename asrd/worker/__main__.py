@@ -17,7 +17,7 @@ import msgspec
 
 from asrd import protocol
 from asrd.errors import AsrdError, PrecisionError
-from asrd.precision import cuda_errors, failures, gpus
+from asrd.precision import cuda_errors, failures, nvml
 from asrd.worker.device import BudgetError, NoDeviceError
 from asrd.worker.loading.libraries import import_nemo
 from asrd.worker.recognizer import NonFiniteError, Recognizer, SelfTestError
@@ -86,7 +86,7 @@ def _serve(
     on_card = (
         start.device != "cpu"
     )  # CUDA keeps it awake for this worker's whole life: NVML is opened once beside it
-    with gpus.opened if on_card else contextlib.nullcontext():
+    with nvml.opened if on_card else contextlib.nullcontext():
         return _answer(start, requests, say)
 
 

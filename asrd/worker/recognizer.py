@@ -32,7 +32,7 @@ from asrd.errors import (
 from asrd.models import checkpoint as models_checkpoint
 from asrd.models import names
 from asrd.models.checkpoint import Header
-from asrd.precision import gpus, ledger, memory, readings
+from asrd.precision import gpus, kernel_facts, ledger, memory, readings
 from asrd.precision.strategies import index_of, quantizes
 from asrd.worker import device as worker_device
 from asrd.worker.loading import restore
@@ -414,7 +414,9 @@ class Recognizer:
             effective=self._applied.effective(),
             fallbacks=list(self._applied.fallbacks),
             device=self.start.device,
-            device_name=torch.cuda.get_device_name(self._index) if cuda else gpus.processor(),
+            device_name=torch.cuda.get_device_name(self._index)
+            if cuda
+            else kernel_facts.processor(),
             family=self._decode.family,
             streaming="cache-aware" if self._stream else "buffer",
             target=self.header.target,
@@ -474,7 +476,7 @@ def _versions(torch: Any, on_card: bool) -> dict[str, str]:
         found["cuda"] = str(torch.version.cuda)
         seen = gpus.gpus() if on_card else []  # a worker on the CPU wakes no card
         found["driver"] = (
-            next((gpu.driver for gpu in seen), "") or gpus.driver_version() or "unknown"
+            next((gpu.driver for gpu in seen), "") or kernel_facts.driver_version() or "unknown"
         )
     return found
 

@@ -24,7 +24,7 @@ ORDER = re.findall(r"^    (\w+)  +\w", (HOUSE / "__init__.py").read_text(), re.M
 PLANNER = str(HOUSE / "engine" / "planner.py")
 MOST_CLIMBS = 3
 LOOKUPS = {
-    "gpus._ask", "gpus.gpus", "names.resolve", "checkpoint.header", "model_facts.header_of", "tuned.find", "tuned.read",
+    "nvml.ask", "gpus.gpus", "names.resolve", "checkpoint.header", "model_facts.header_of", "tuned.find", "tuned.read",
     "baseline.find", "baseline.read", "text_files.plain", "paths.state",
 }  # fmt: skip
 """Functions that ask NVML or the file system."""

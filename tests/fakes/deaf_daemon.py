@@ -29,7 +29,7 @@ from asrd.audio.sources import AudioSource, open_source
 from asrd.cli import main, run
 from asrd.engine import engine
 from asrd.paths import DATA_FOLDER
-from asrd.precision import cuda_errors, gpus
+from asrd.precision import cuda_errors, nvml
 from asrd.recordings.deliveries import Deliveries
 from asrd.recordings.store import RecordingStore
 from tests.fakes.worker import as_it_is
@@ -128,7 +128,7 @@ if __name__ == "__main__":
     if cuda := os.environ.get("FAKE_TORCH"):
         cuda_errors.torch_build = lambda: cuda_errors.TorchBuild("2.13.0", cuda)
     if os.environ.get("FORGET_SHUTDOWN"):
-        type(gpus.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]  # the planted fault
+        type(nvml.opened).__exit__ = lambda *_: None  # type: ignore[method-assign,assignment]  # the planted fault
     hold = functools.partial(
         engine.Engine, command=(sys.executable, "-m", "tests.fakes.worker"), download=as_it_is
     )

@@ -335,10 +335,10 @@ def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(
 
 def test_scopes_of_several_threads_open_the_library_once(driver: Path, tmp_path: Path) -> None:
     program = (
-        "import threading\nfrom asrd.precision import gpus\n"
-        "def ask():\n    for _ in range(50):\n        with gpus.opened:\n            assert len(gpus.gpus()) == 1\n"
+        "import threading\nfrom asrd.precision import gpus, nvml\n"
+        "def ask():\n    for _ in range(50):\n        with nvml.opened:\n            assert len(gpus.gpus()) == 1\n"
         "many = [threading.Thread(target=ask) for _ in range(8)]\n"
-        "with gpus.opened:\n    [one.start() for one in many]\n    [one.join() for one in many]\n"
+        "with nvml.opened:\n    [one.start() for one in many]\n    [one.join() for one in many]\n"
     )
     calls = tmp_path / "calls"
     more = {"LD_LIBRARY_PATH": os.fspath(driver), "FAKE_GPUS": CARD, "FAKE_CALLS": os.fspath(calls)}

@@ -9,7 +9,7 @@ import pytest
 
 from asrd.cli import doctor
 from asrd.config.settings import Settings
-from asrd.precision import gpu_power, gpus
+from asrd.precision import gpu_power, nvml
 
 GPU = "0000:01:00.0"
 ACTIVE = {
@@ -180,7 +180,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     monkeypatch.setattr(doctor, "survey", list)
     monkeypatch.setattr(
-        gpus, "_open", lambda: (calls.append(1), (None, ("no NVIDIA driver", "")))[1]
+        nvml, "_open", lambda: (calls.append(1), (None, ("no NVIDIA driver", "")))[1]
     )
     return calls
 

@@ -39,7 +39,7 @@ def under(driver: Path | None, program: str, **environment: str) -> Any:
         [
             sys.executable,
             "-c",
-            f"import json, os, msgspec\nfrom asrd.precision import gpus, readings\n{program}",
+            f"import json, os, msgspec\nfrom asrd.precision import gpus, nvml, readings\n{program}",
         ],
         cwd=ROOT,
         env={**os.environ, **path, **environment},
@@ -123,7 +123,7 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 # -- drivers and cards that are not as they should be
 # -----------------------------------------------------------------
 
-WHY = "print(json.dumps([gpus.nvml_problem(), msgspec.to_builtins(gpus.gpus())]))"
+WHY = "print(json.dumps([nvml.nvml_problem(), msgspec.to_builtins(gpus.gpus())]))"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_driver_that_does_not_answer_is_named_with_what_helps(
 
 def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> None:
     (tmp_path / "version").touch()
-    program = "from pathlib import Path\ngpus.DRIVER_FILES = (Path({!r}),)\n" + WHY
+    program = "from pathlib import Path\nnvml.DRIVER_FILES = (Path({!r}),)\n" + WHY
     (why, fix), cards = under(None, program.format(str(tmp_path / "version")))
     assert "libnvidia-ml.so.1 is not found" in why
     assert "NVIDIA_DRIVER_CAPABILITIES" in fix
@@ -157,7 +157,7 @@ def test_a_driver_without_its_library_is_told_from_no_driver(tmp_path: Path) -> 
 def test_a_driver_that_comes_later_is_found(driver: Path) -> None:
     program = (
         "os.environ['FAKE_INIT'] = '9'\nbefore = len(gpus.gpus())\ndel os.environ['FAKE_INIT']\n"
-        "print(json.dumps([before, len(gpus.gpus()), gpus.nvml_problem()]))"
+        "print(json.dumps([before, len(gpus.gpus()), nvml.nvml_problem()]))"
     )
     assert under(driver, program, FAKE_GPUS=TWO) == [0, 2, ["", ""]]
 
@@ -336,6 +336,6 @@ def test_a_device_that_cannot_be_had_is_one_sentence_with_what_helps(
 
 
 def test_where_there_simply_is_no_card_nothing_is_told(driver: Path, tmp_path: Path) -> None:
-    program = f"from pathlib import Path\ngpus.DRIVER_FILES = (Path({str(tmp_path / 'none')!r}),)\n"
+    program = f"from pathlib import Path\nnvml.DRIVER_FILES = (Path({str(tmp_path / 'none')!r}),)\n"
     assert under(None, program + "print(json.dumps(gpus.gpu_problem()))") == ["", ""]
     assert under(driver, "print(json.dumps(gpus.gpu_problem()))", FAKE_GPUS=A100) == ["", ""]

@@ -26,7 +26,7 @@ import numpy as np
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.engine import engine, planner
-from asrd.precision import gpus, readings
+from asrd.precision import kernel_facts, readings
 from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import STRATEGY_TABLE
 
@@ -118,7 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.json:
         told: dict[str, Any] = {
             "model": args.model,
-            "processor": gpus.processor(),
+            "processor": kernel_facts.processor(),
             "utterances": args.utterances,
         }
         rows = [msgspec.to_builtins(one) | {"gained_mib": round(one.gained, 2)} for one in found]
