@@ -11,7 +11,8 @@ Reading order, which is the order of the packages: each imports only from those 
     scoring     word edits, bootstrap intervals and percentiles (pure)
     journal     events into the systemd journal, and the log beside them
     precision   strategies as values, the plan for a card, the fallback order, NVML and memory readings
-    protocol    frames between the daemon and its worker, and each message as a type
+    protocol    what crosses between the daemon and its worker: each message as a type
+    framing     messages as frames on a pipe
     terminal    what a person reads: safe text, tables, progress; parsers of arguments
     config      settings from defaults, file, environment and flags; voice commands; faults to rehearse
     audio       audio in: files of any kind, microphones, levels, resampling, voice activity detection

@@ -1,36 +1,26 @@
-"""What crosses between the daemon and its worker: frames, and each message as a type.
+"""What crosses between the daemon and its worker: each message as a type.
 
-A frame is one JSON line and, for messages that carry sound, that many raw bytes after it. Knows the
-shapes of things, not what they mean. Runs on both sides; imports neither torch nor numpy.
+Defines the shapes of messages; how they lie on a pipe is `framing`. Runs on both sides; imports
+neither torch nor numpy.
 
-Sound is float32, mono, 16 kHz, little endian. Positions are integer sample indices on the one clock
+Audio is float32, mono, 16 kHz, little endian. Positions are integer sample indices on the one clock
 of the program.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Sequence
-from typing import Any, BinaryIO
 
 import msgspec
 
 from asrd.precision.memory import Memory
 from asrd.precision.strategies import Precision
-from asrd.text import filenames
 
 PROTOCOL_VERSION = 4
 """Both sides say it in their first message; a worker of another version is refused."""
 
-MAX_LINE_BYTES = 1 << 20
-"""Bytes of one JSON line; longer is garbage, not a message."""
-
 MAX_ENCODED_BYTES = 640 << 10
 """Bytes of encoder output in one answer, which is a line: 12 s of an encoder that is 1,024 wide."""
-
-MAX_PAYLOAD_BYTES = 64 << 20
-"""Bytes of sound in one frame (about 17 minutes)."""
 
 
 class Word(msgspec.Struct, frozen=True, gc=False):
@@ -52,7 +42,7 @@ class Word(msgspec.Struct, frozen=True, gc=False):
 
 
 class Hypothesis(msgspec.Struct, frozen=True):
-    """What one buffer was heard as."""
+    """The text of one buffer, and when each word was spoken."""
 
     text: str
     words: list[Word]
@@ -83,14 +73,13 @@ def fallback_reasons(fallbacks: Sequence[Fallback]) -> str:
     as asked."""
     groups: dict[str, list[str]] = {}
     for one in fallbacks:
-        groups.setdefault(
-            f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}", []
-        ).append(one.component)
+        reason = f"{one.wanted} asked, {one.got} runs: {one.reason.rstrip('.')}"
+        groups.setdefault(reason, []).append(one.component)
     return "; ".join(f"{', '.join(components)}: {reason}" for reason, components in groups.items())
 
 
 class SelfTest(msgspec.Struct, frozen=True):
-    """The known clip, as this worker heard it."""
+    """The shipped clip, as this worker transcribed it."""
 
     expected: str
     text: str
@@ -120,7 +109,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """Ask Canary for punctuation and capitals, or for none; None: as the checkpoint's own prompt
     does."""
     vocabulary: tuple[str, ...] = ()
-    """Phrases that are preferred where the sound leaves a choice."""
+    """Phrases that are preferred where the audio leaves a choice."""
     boost: float = 0.0
     """How much, in nats a token; 0 is not at all."""
     timestamps_model: bool = False
@@ -136,7 +125,7 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     """On a card, replay whole steps of the encoder and the decoder as CUDA graphs where that is
     possible."""
     faults: str = ""
-    """Trouble to rehearse, as in `faults.parse`; "" for none."""
+    """Failures to rehearse, as in `faults.parse`; "" for none."""
     path: str = ""
     """The .nemo file that `model` names. Where it is empty, the worker looks the name up, without
     the network."""
@@ -220,19 +209,29 @@ class Download(msgspec.Struct, frozen=True):
     @property
     def text(self) -> str:
         """The figures for a person."""
-        of = f" of {decimal(self.total)}" if self.total is not None else ""
-        return f"{self.model}: {decimal(self.bytes)}{of}" + (f" ({self.note})" if self.note else "")
+        text = f"{self.model}: {self._size}"
+        if self.note:
+            text += f" ({self.note})"
+        return text
 
     @property
     def kept(self) -> str:
         """What stays of a download that ends before its time, and what becomes of it."""
-        of = f" of {decimal(self.total)}" if self.total is not None else ""
-        return f"{decimal(self.bytes)}{of} of {self.model} are kept; the next download goes on from there"
+        return f"{self._size} of {self.model} are kept; the next download goes on from there"
+
+    @property
+    def _size(self) -> str:
+        """What is here, of how much where that is known."""
+        if self.total is None:
+            return decimal(self.bytes)
+        return f"{decimal(self.bytes)} of {decimal(self.total)}"
 
 
 def decimal(count: int) -> str:
     """Return bytes as the hub shows them: decimal megabytes and gigabytes."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB"
 
 
 class Progress(msgspec.Struct, tag="progress", frozen=True):
@@ -255,7 +254,7 @@ class Downloaded(msgspec.Struct, tag="downloaded", frozen=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The worker has proved itself. What is effective was read back from the model, not copied from
+    """The worker has passed its self-test. What is effective was read back from the model, not copied from
     the request."""
 
     requested: str
@@ -281,7 +280,7 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
     versions: dict[str, str]
     pid: int
     streaming: str = "buffer"
-    """What a draft costs: buffer, all of it each time; cache-aware, what is new since the last
+    """What a partial buffer costs: buffer, all of it each time; cache-aware, what is new since the last
     one."""
     graphs: dict[str, str] = {}
     """encoder, decoder -> what of it is replayed as CUDA graphs, and why not more; empty where none
@@ -304,7 +303,7 @@ class Answer(msgspec.Struct, tag="answer", frozen=True):
     headroom: float | None = None
     """Largest |encoder output| over 65504, the largest float16."""
     tokens: int = 0
-    """Tokens of the text, as the decoder said them."""
+    """Tokens of the text that the decoder wrote."""
 
 
 class Reading(msgspec.Struct, tag="reading", frozen=True):
@@ -346,94 +345,3 @@ class Failed(msgspec.Struct, tag="failed", frozen=True):
 
 Request = Start | Recognize | Encode | Measure | Stop
 Reply = Progress | Downloaded | Ready | Answer | Encoded | Reading | Failed
-
-_encode = msgspec.json.Encoder().encode
-_request = msgspec.json.Decoder(Request)
-_reply = msgspec.json.Decoder(Reply)
-
-
-ESCAPED_SURROGATE = b"\\udc"
-"""What a line has in it where a name is not UTF-8, and as good as no other line."""
-
-
-class GarbageError(Exception):
-    """Bytes on the pipe that are no message of this protocol."""
-
-
-def pack(message: Request | Reply, *payload: bytes | memoryview) -> list[bytes | memoryview]:
-    """Return the pieces of one frame; a payload goes with Recognize and Encode: their buffers'
-    samples, in order."""
-    return [_line(message) + b"\n", *filter(len, payload)]
-
-
-def _line(message: Request | Reply) -> bytes:
-    """Return a message as JSON.
-
-    A file's name that is not UTF-8 keeps its bytes where it is to be opened, as the lone surrogates
-    that Python holds them as; in what a worker tells, it is only to be read.
-    """
-    try:
-        return _encode(message)
-    except UnicodeEncodeError:
-        if isinstance(message, Request | Downloaded):
-            return json.dumps(msgspec.to_builtins(message)).encode()
-        return filenames.to_json(message)
-
-
-def _unheld(line: bytes, kind: Any) -> Any:
-    """Decode a line that has such a name, which msgspec takes for damage. Raises
-    msgspec.DecodeError."""
-    try:
-        return msgspec.convert(filenames.from_json(line), kind)
-    except (ValueError, RecursionError) as error:
-        raise msgspec.DecodeError(f"{error}") from error
-
-
-def unpack_request(line: bytes) -> Request:
-    """Decode one line that came from the daemon. Raises GarbageError."""
-    try:
-        return _unheld(line, Request) if ESCAPED_SURROGATE in line else _request.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GarbageError(f"not a request: {line[:80]!r} ({error})") from error
-
-
-def unpack_reply(line: bytes) -> Reply:
-    """Decode one line that came from the worker. Raises GarbageError."""
-    try:
-        return _unheld(line, Reply) if ESCAPED_SURROGATE in line else _reply.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise GarbageError(f"not a reply: {line[:80]!r} ({error})") from error
-
-
-def read_request(stream: BinaryIO) -> tuple[Request, bytes] | None:
-    """Read one frame of the daemon from a blocking stream; None at its end. Raises GarbageError."""
-    line = stream.readline(MAX_LINE_BYTES)
-    if not line:
-        return None
-    if not line.endswith(b"\n"):
-        raise GarbageError(f"a line of {len(line)} bytes without an end")
-    message = unpack_request(line)
-    sizes = [buffer.size for buffer in message.buffers] if isinstance(message, Recognize) else []
-    sizes += [message.size] if isinstance(message, Encode) else []
-    size = sum(sizes)
-    if size > MAX_PAYLOAD_BYTES or any(part < 0 or part % 4 for part in sizes):
-        raise GarbageError(f"a payload of {size} bytes is not float32 sound")
-    payload = stream.read(size) if size else b""
-    if len(payload) != size:
-        return None
-    return message, payload
-
-
-def write(stream: BinaryIO, message: Request | Reply, *payload: bytes | memoryview) -> None:
-    """Write one frame to a blocking stream and flush it."""
-    stream.writelines(pack(message, *payload))
-    stream.flush()
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however it ends."""
-    import ctypes
-    import signal
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

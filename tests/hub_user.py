@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.models.downloader import ENVIRONMENT
 from asrd.models.names import SHIPPED
 from tests.fakes.hub_server import Hub
@@ -87,7 +87,7 @@ class User:
             out, err = process.communicate(timeout=120)
         assert "Traceback" not in err, err
         return Outcome(
-            process.returncode, [protocol.unpack_reply(line.encode()) for line in out.splitlines()]
+            process.returncode, [framing.unpack_reply(line.encode()) for line in out.splitlines()]
         )
 
 

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
-from asrd import paths
-from asrd import protocol as asrd_protocol
+from asrd import framing, paths
 from asrd.engine.scratch import ScratchFolder
-from asrd.protocol import MAX_LINE_BYTES, GarbageError, Reply, Request, Stop
+from asrd.framing import MAX_LINE_BYTES, GarbageError
+from asrd.protocol import Reply, Request, Stop
 from asrd.text.characters import without_controls
 
 log = logging.getLogger("asrd.engine")
@@ -172,7 +172,7 @@ class WorkerProcess:
         """Write one frame. Raises WorkerFailedError: stalled, or how the worker is gone."""
         assert self._stdin is not None
         try:
-            self._stdin.writelines(asrd_protocol.pack(message, *payload))
+            self._stdin.writelines(framing.pack(message, *payload))
             async with asyncio.timeout(SEND_SECONDS):
                 await self._stdin.drain()
         except TimeoutError:
@@ -199,7 +199,7 @@ class WorkerProcess:
         if not line.endswith(b"\n"):
             raise await self._gone()
         try:
-            return asrd_protocol.unpack_reply(line)
+            return framing.unpack_reply(line)
         except GarbageError as error:
             raise WorkerFailedError("garbage", str(error)) from None
 
@@ -258,7 +258,7 @@ class WorkerProcess:
         for hours."""
         if self._stdin is not None and patience > 0:
             with contextlib.suppress(ConnectionError, RuntimeError):
-                self._stdin.writelines(asrd_protocol.pack(Stop()))
+                self._stdin.writelines(framing.pack(Stop()))
                 self._stdin.close()
             if await self._exit(patience) is not None:
                 await self._silence()

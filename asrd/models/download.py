@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.errors import AsrdError, NetworkError
 from asrd.models import hub, names
 from asrd.models.hub import HubEntry, PassingError
@@ -300,13 +300,13 @@ def failure(error: Exception) -> protocol.Failed:
 
 def main() -> int:
     """Download the model that the command line names; return the exit code."""
-    protocol.die_with_parent()
+    framing.die_with_parent()
     frames, sys.stdout = sys.stdout.buffer, sys.stderr
     name = sys.argv[1]
 
     def say(message: protocol.Reply) -> None:
         try:
-            protocol.write(frames, message)
+            framing.write(frames, message)
         except BrokenPipeError:  # whoever asked has gone; what is here is kept
             os._exit(0)
 

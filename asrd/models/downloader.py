@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO
 
-from asrd import paths, protocol
+from asrd import framing, paths, protocol
 from asrd.errors import AsrdError, NetworkError
 from asrd.models import names
 from asrd.precision import failures
@@ -85,7 +85,7 @@ async def _downloaded(name: str, tell: Tell) -> Path:
                 raise _lost(name, f"it reported nothing for {SILENCE_SECONDS:.0f} s") from None
             if not line.endswith(b"\n"):
                 raise _lost(name, _last_line(said))
-            reply = protocol.unpack_reply(line)
+            reply = framing.unpack_reply(line)
             if isinstance(reply, protocol.Downloaded):
                 return Path(reply.path)
             if isinstance(reply, protocol.Failed):
@@ -107,7 +107,7 @@ async def _started(name: str) -> AsyncIterator[tuple[asyncio.StreamReader, IO[by
             # Ctrl-C is for the parent, which then ends the download in order
             start_new_session=True,
         )
-        lines = asyncio.StreamReader(protocol.MAX_LINE_BYTES)
+        lines = asyncio.StreamReader(framing.MAX_LINE_BYTES)
         try:
             reading = functools.partial(asyncio.StreamReaderProtocol, lines)
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.errors import AsrdError, PrecisionError
 from asrd.precision import cuda_errors, failures, nvml
 from asrd.worker.device import BudgetError, NoDeviceError
@@ -62,7 +62,7 @@ def _reserve_stdout() -> BinaryIO:
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[protocol.Request, bytes]]:
-    while (frame := protocol.read_request(stream)) is not None and not isinstance(
+    while (frame := framing.read_request(stream)) is not None and not isinstance(
         frame[0], protocol.Stop
     ):
         yield frame
@@ -140,12 +140,12 @@ def _numbered(answer: protocol.Answer, number: int) -> protocol.Answer:
 def main() -> int:
     """Run a worker on stdin and stdout; return the exit code."""
     frames = _reserve_stdout()
-    protocol.die_with_parent()
+    framing.die_with_parent()
     if "--early" in sys.argv[1:]:  # a spare, whose import is over when it is given a model
         import_nemo()
     try:
-        return _serve(_requests(sys.stdin.buffer), lambda message: protocol.write(frames, message))
-    except protocol.GarbageError as error:
+        return _serve(_requests(sys.stdin.buffer), lambda message: framing.write(frames, message))
+    except framing.GarbageError as error:
         print(f"asrd.worker: {error}", file=sys.stderr)  # noqa: T201
         return 76
     except BrokenPipeError:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import msgspec
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.precision.memory import Memory
 
 TEXTS = os.environ.get("FAKE_WORKER_TEXTS", "")
@@ -143,7 +143,7 @@ def bear(apart: bool) -> None:
 
 
 ON_BEGIN: dict[str, Callable[[], object]] = {
-    "loud": lambda: print("x" * (4 * protocol.MAX_LINE_BYTES), file=sys.stderr, flush=True),
+    "loud": lambda: print("x" * (4 * framing.MAX_LINE_BYTES), file=sys.stderr, flush=True),
     "parent": lambda: bear(False),
     "parent-of-a-stranger": lambda: bear(True),
 }
@@ -181,7 +181,7 @@ ON_BUFFER: dict[str, Callable[[int], object]] = {
     "stall": lambda n: time.sleep(3600),
     "garbage": lambda n: raw(b"Traceback (most recent call last):\n"),
     "binary": lambda n: raw(b"\xff\xfe\x00{}\n"),
-    "endless": lambda n: raw(b"x" * (protocol.MAX_LINE_BYTES + 10)),
+    "endless": lambda n: raw(b"x" * (framing.MAX_LINE_BYTES + 10)),
     "half": lambda n: (raw(b'{"type":"answer","id":'), die(0)),
     "close": lambda n: (sys.stdout.buffer.close(), os.close(1), time.sleep(3600)),
     "wrong-id": lambda n: say(protocol.Reading(n + 7, "steady", Memory())),
@@ -235,11 +235,11 @@ def raw(data: bytes) -> None:
 
 
 def say(message: protocol.Reply) -> None:
-    protocol.write(sys.stdout.buffer, message)
+    framing.write(sys.stdout.buffer, message)
 
 
 def main() -> int:
-    frame = protocol.read_request(sys.stdin.buffer)
+    frame = framing.read_request(sys.stdin.buffer)
     assert frame is not None
     start = frame[0]
     assert isinstance(start, protocol.Start)
@@ -263,7 +263,7 @@ def main() -> int:
         ON_LOAD[act]()
         return 70
     say(ready(start, act))
-    while (frame := protocol.read_request(sys.stdin.buffer)) is not None:
+    while (frame := framing.read_request(sys.stdin.buffer)) is not None:
         message, payload = frame
         if isinstance(message, protocol.Stop):
             return 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from asrd import paths, protocol
+from asrd import framing, paths, protocol
 from asrd.cli.service import units
 from asrd.errors import ConfigError, UsageError
 from asrd.evaluation import manifest, runner
@@ -169,12 +169,10 @@ def test_a_name_survives_every_border(name: bytes, shown: str) -> None:
     data = base64.b64decode(told.get("path_bytes", ""))
     assert (told["path"], filenames.named(told["path"], data)) == (shown, held)
     start = protocol.Start(model=held, precision=STRATEGY_TABLE["fp32"], path=held)
-    assert protocol.unpack_request(protocol.pack(start)[0]) == start
+    assert framing.unpack_request(framing.pack(start)[0]) == start
     arrived = protocol.Downloaded(held)
-    assert protocol.unpack_reply(protocol.pack(arrived)[0]) == arrived
-    failed = protocol.unpack_reply(
-        protocol.pack(protocol.Failed("model", f"cannot read {held}"))[0]
-    )
+    assert framing.unpack_reply(framing.pack(arrived)[0]) == arrived
+    failed = framing.unpack_reply(framing.pack(protocol.Failed("model", f"cannot read {held}"))[0])
     assert isinstance(failed, protocol.Failed)
     assert failed.detail == f"cannot read {shown}"
     assert json.loads(filenames.to_json({"a": [held], held: (1,)})) == {"a": [shown], shown: [1]}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.models import memory_estimate
 from asrd.paths import DATA_FOLDER
 from asrd.precision import gpus
@@ -158,14 +158,14 @@ def without_cuda() -> bool:
 def test_the_real_worker_beside_a_card_that_its_torch_cannot_use(driver: Path) -> None:
     start = b"".join(
         bytes(part)
-        for part in protocol.pack(protocol.Start("demo-ctc", STRATEGY_TABLE["bfloat16"], "cuda:0"))
+        for part in framing.pack(protocol.Start("demo-ctc", STRATEGY_TABLE["bfloat16"], "cuda:0"))
     )
     more = {"LD_LIBRARY_PATH": str(driver), "FAKE_GPUS": CARDS, "FAKE_CUDA": "12080"}
     words = [sys.executable, "-m", "asrd.worker"]
     done = subprocess.run(
         words, input=start, cwd=ROOT, env={**os.environ, **more}, capture_output=True, timeout=300
     )
-    last = protocol.unpack_reply(done.stdout.splitlines()[-1])
+    last = framing.unpack_reply(done.stdout.splitlines()[-1])
     assert isinstance(last, protocol.Failed)
     assert last.kind == "no-device"
     assert "is built without CUDA and cannot use RTX A1000" in last.detail

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from asrd import protocol
+from asrd import framing, protocol
 from asrd.audio import files
 from asrd.engine.engine import Deadlines, Engine
 from asrd.engine.verify import mismatch
@@ -381,18 +381,18 @@ def test_the_real_worker_struck_in_mid_buffer_costs_no_word(blow: signal.Signals
 
 def test_stdout_carries_frames_and_nothing_else() -> None:
     start = b"".join(
-        bytes(p) for p in protocol.pack(protocol.Start("demo", STRATEGY_TABLE["16-mixed"]))
+        bytes(p) for p in framing.pack(protocol.Start("demo", STRATEGY_TABLE["16-mixed"]))
     )
     samples = clips(1)[0][0].tobytes()
     ask = b"".join(
         bytes(p)
-        for p in protocol.pack(protocol.Recognize(1, [protocol.Buffer(0, len(samples))]), samples)
+        for p in framing.pack(protocol.Recognize(1, [protocol.Buffer(0, len(samples))]), samples)
     )
     words = [sys.executable, "-m", "asrd.worker"]
     done = subprocess.run(
         words, input=start + ask, cwd=ROOT, capture_output=True, check=True, timeout=300
     )
-    replies = [protocol.unpack_reply(line) for line in done.stdout.splitlines()]
+    replies = [framing.unpack_reply(line) for line in done.stdout.splitlines()]
     assert [type(reply).__name__ for reply in replies][-2:] == ["Ready", "Answer"]
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
-from asrd import protocol
+from asrd import framing
 from asrd.audio.format import SAMPLE_RATE
 
 FORMATS = (
@@ -49,7 +49,7 @@ MAX_ASF_HEAD_BYTES = 1 << 20
 
 def main() -> int:
     """Decode; return the exit code."""
-    protocol.die_with_parent()
+    framing.die_with_parent()
     _bound(os.fstat(0).st_size)
     os.lseek(0, 0, os.SEEK_SET)
     if sys.argv[1] == "pyav":
@@ -219,7 +219,7 @@ def _with_ffmpeg() -> int:
     # ffprobe is to end with this process, which ends with its own parent.
     asked = ["ffprobe", "-of", "json", "-select_streams", "a", "-show_entries", shown, *source]
     found = subprocess.run(
-        asked, stdin=0, stdout=subprocess.PIPE, check=False, preexec_fn=protocol.die_with_parent
+        asked, stdin=0, stdout=subprocess.PIPE, check=False, preexec_fn=framing.die_with_parent
     )
     if found.returncode:
         return 1
