@@ -7,6 +7,8 @@ where it has one, so that a service manager can tell what a restart may cure fro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class AsrdError(Exception):
     """An error with one sentence for the user and, where there is one, a hint that helps.
@@ -49,7 +51,7 @@ class ModelError(AsrdError):
 
 
 class AudioError(AsrdError):
-    """Sound that cannot be read, or holds none; its code is also that of a file whose end is
+    """Audio that cannot be read, or is empty; its code is also that of a file whose end is
     missing."""
 
     exit_code = 65
@@ -86,8 +88,10 @@ class EngineError(AsrdError):
 
 
 class UnansweredError(EngineError):
-    """No worker could answer for one sound, though each had proved itself: others are not
-    concerned."""
+    """No worker could answer for one buffer, though each had passed its self-test.
+
+    Other buffers are not concerned.
+    """
 
 
 class SinkError(AsrdError):
@@ -136,23 +140,27 @@ MAX_NAMES = 8
 """Names in a hint; of more, a command lists them all."""
 
 
-def nearest(word: str, known: list[str] | tuple[str, ...], listing: str = "") -> str:
-    """Return a hint for a word that is not known: the nearest name, or all of them where they are
-    few.
+def nearest(word: str, names: Sequence[str], listing: str = "") -> str:
+    """Return a hint for an unknown word: the nearest name, or all of them where they are few.
 
     Args:
         word: what was written.
-        known: the names there are.
+        names: the names there are.
         listing: the command that lists them, for a hint that would be too long.
     """
     import difflib
 
-    folded = {name.lower().replace("_", "-"): name for name in known}
-    wanted = word.strip().lower().replace("_", "-")
-    close = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.55)
+    folded = {_folded(name): name for name in names}
+    close = difflib.get_close_matches(_folded(word.strip()), folded, n=1, cutoff=0.55)
     if close:
         return f"did you mean {folded[close[0]]!r}?"
-    if len(known) <= MAX_NAMES or not listing:
-        shown = ", ".join(known[:MAX_NAMES])
-        return f"known: {shown}" + (", ..." if len(known) > MAX_NAMES else "")
-    return f"{listing} lists them all"
+    if len(names) > MAX_NAMES and listing:
+        return f"{listing} lists them all"
+    shown = ", ".join(names[:MAX_NAMES])
+    if len(names) > MAX_NAMES:
+        shown += ", ..."
+    return f"known: {shown}"
+
+
+def _folded(word: str) -> str:
+    return word.lower().replace("_", "-")

@@ -1,8 +1,8 @@
 """Which command starts, ends or explains the daemon here: a hint names only units that are
 installed.
 
-Asked only when there is an error to tell, so it costs a key nothing. Imports little: a key waits
-for it.
+Asked only when there is an error to print, so a key press pays nothing. Imports little: a key press
+waits for it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ SYSTEM_UNITS = (
 
 INSTALL_HINT = "asrd service install --now makes a service of it"
 
+INSTALL_COMMANDS = {
+    "apt-get": "apt-get install",
+    "dnf": "dnf install",
+    "pacman": "pacman -S",
+    "zypper": "zypper install",
+}
+"""Package manager -> its command that installs."""
+
 
 def managed() -> bool:
     """Return whether the user's own service manager answers here: not for root in a container, nor
@@ -41,10 +49,10 @@ def managed() -> bool:
 def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
     own = paths.config_home(environment) / "systemd" / "user"
-    return next(
-        (folder for folder in (own, *map(Path, SYSTEM_UNITS)) if os.path.exists(folder / SERVICE)),
-        None,
-    )
+    for folder in (own, *map(Path, SYSTEM_UNITS)):
+        if os.path.exists(folder / SERVICE):
+            return folder
+    return None
 
 
 def start(where: Path | None = None) -> str:
@@ -61,7 +69,9 @@ def start(where: Path | None = None) -> str:
     states = _states()
     if states is None:
         return f"no user manager answers here, so in a terminal: {run_command(where)}"
-    units = f"{SOCKET} {SERVICE}" if os.path.exists(folder / SOCKET) else SERVICE
+    units = SERVICE
+    if os.path.exists(folder / SOCKET):
+        units = f"{SOCKET} {SERVICE}"
     begin = f"systemctl --user start {units}"
     if "failed" in states:
         return f"systemctl --user reset-failed {units}; {begin}; asrd service status says why it failed"
@@ -72,8 +82,9 @@ def restart(where: Path) -> str:
     """Return what starts a daemon anew that does not answer on a socket."""
     if serves(where):
         return f"systemctl --user restart {SERVICE}"
-    pid = listener(where)
-    end = f"kill -KILL {pid}" if pid else "end it in its terminal with Ctrl-C"
+    end = "end it in its terminal with Ctrl-C"
+    if pid := listener(where):
+        end = f"kill -KILL {pid}"
     return f"{end}; then: {run_command(where)}"
 
 
@@ -81,8 +92,9 @@ def stop(where: Path) -> str:
     """Return what ends the daemon that answers on a socket."""
     if serves(where):
         return f"systemctl --user stop {SOCKET} {SERVICE}"
-    pid = listener(where)
-    return f"kill {pid}" if pid else "Ctrl-C in its terminal"
+    if pid := listener(where):
+        return f"kill {pid}"
+    return "Ctrl-C in its terminal"
 
 
 def explain(where: Path) -> str:
@@ -108,18 +120,19 @@ def serves(where: Path) -> bool:
 
 def run_command(where: Path | None) -> str:
     """Return the command that runs a daemon in a terminal, on a socket."""
-    usual = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    if (
-        where is None
-        or where == Path(usual) / "asrd.sock"
-        or os.fspath(where) == os.environ.get("ASRD_SOCKET")
-    ):
+    if where is None or where == Path(_runtime_folder()) / "asrd.sock":
+        return "asrd run"
+    if os.fspath(where) == os.environ.get("ASRD_SOCKET"):
         return "asrd run"
     return f"asrd run --socket {_quoted(os.fspath(where))}"
 
 
+def _runtime_folder() -> str:
+    return os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+
+
 def listener(where: Path) -> int:
-    """Return the process that listens on a socket; 0 where nobody does, or it cannot be told."""
+    """Return the process that listens on a socket; 0 where none does, or it is not known."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(where))
@@ -133,16 +146,10 @@ def install(package: str) -> str:
     """Return the command that installs a package here."""
     import shutil
 
-    installers = {
-        "apt-get": "apt-get install",
-        "dnf": "dnf install",
-        "pacman": "pacman -S",
-        "zypper": "zypper install",
-    }
-    words = next(
-        (words for name, words in installers.items() if shutil.which(name)), "apt-get install"
-    )
-    return f"sudo {words} {package}"
+    for program, command in INSTALL_COMMANDS.items():
+        if shutil.which(program):
+            return f"sudo {command} {package}"
+    return f"sudo apt-get install {package}"
 
 
 def _quoted(word: str) -> str:
@@ -158,14 +165,15 @@ def _listens(folder: Path, where: Path) -> bool:
         text = (folder / SOCKET).read_text("utf-8", errors="surrogateescape")
     except OSError:
         return True
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-    lines = re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE)
-    return os.fspath(where) in [line.replace("%t", runtime).replace("%%", "%") for line in lines]
+    for line in re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE):
+        if line.replace("%t", _runtime_folder()).replace("%%", "%") == os.fspath(where):
+            return True
+    return False
 
 
 def _states() -> tuple[str, ...] | None:
     """Return how the service and its socket are; None where no user manager answers."""
-    import shutil  # a verb that fares well needs neither
+    import shutil  # a verb without an error needs neither
     import subprocess
 
     if shutil.which("systemctl") is None:
@@ -177,4 +185,6 @@ def _states() -> tuple[str, ...] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return tuple(done.stdout.split()) if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    return tuple(done.stdout.split())

@@ -66,24 +66,27 @@ def event(name: str, message: str, level: int = logging.INFO, **fields: Any) -> 
 
     Args:
         name: a key of MESSAGE_IDS.
-        message: one sentence for a person; counts and figures, never what was said.
+        message: one sentence for a person; counts and figures, never dictated text.
         level: of `logging`.
         fields: what a program may read: `audio_seconds=3.2` becomes ASRD_AUDIO_SECONDS=3.2. None is
             left out; lists are joined by commas; floats keep six digits.
     """
     extra = {"MESSAGE_ID": MESSAGE_IDS[name], "ASRD_EVENT": name}
-    extra |= {
-        f"ASRD_{key.upper()}": _value(value) for key, value in fields.items() if value is not None
-    }
+    for key, value in fields.items():
+        if value is not None:
+            extra[f"ASRD_{key.upper()}"] = _value(value)
     logger.log(level, "%s", message, extra=extra)
 
 
 def _value(value: Any) -> str:
+    """Return a value as a field of the journal has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.6g}"
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value)
 
 
 def log_to_journal() -> bool:
@@ -102,24 +105,23 @@ def log_to_journal() -> bool:
     if ours is None or not streamed:
         # A copy: PortAudio's bindings point descriptor 2 elsewhere for a moment, again and again.
         terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w", errors="backslashreplace"))
-        terminal.setFormatter(
-            _Prefixed("%(message)s") if streamed else JournalFormatter("asrd: %(message)s")
-        )
+        if streamed:
+            terminal.setFormatter(_Prefixed("%(message)s"))
+        else:
+            terminal.setFormatter(JournalFormatter("asrd: %(message)s"))
         handlers.append(terminal)
     logger.handlers[:] = handlers
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if os.environ.get("ASRD_DEBUG") else logging.INFO)
+    logger.setLevel(logging.INFO)
+    if os.environ.get("ASRD_DEBUG"):
+        logger.setLevel(logging.DEBUG)
     return ours is not None
 
 
 def _stderr_is_journal() -> bool:
     try:
         file = os.fstat(sys.stderr.fileno())
-    except (
-        OSError,
-        ValueError,
-        AttributeError,
-    ):  # closed, or replaced by something that is no file
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by what is no file
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{file.st_dev}:{file.st_ino}"
 
@@ -143,7 +145,7 @@ class Sender:
 
     _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
     _PRIVATE = ("CODE_ARGS", "EXCEPTION_INFO")
-    """Values of a program's variables, which may be what was said."""
+    """Values of a program's variables, which may be dictated text."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -171,16 +173,14 @@ class Sender:
         self._socket.close()
 
     def _send(self, fields: dict[str, Any]) -> bool:
-        kept = (
-            (k, v) for k, v in fields.items() if self._NAME.fullmatch(k) and k not in self._PRIVATE
-        )
+        entry = bytearray()
+        for name, value in fields.items():
+            if self._NAME.fullmatch(name) and name not in self._PRIVATE:
+                entry += entry_line(name, str(value))
         try:
-            self._socket.sendto(
-                b"".join(entry_line(name, str(value)) for name, value in kept), self.path
-            )
-        except (
-            OSError
-        ):  # full, gone, or started anew and not yet there: counted, and said with the next entry
+            self._socket.sendto(entry, self.path)
+        except OSError:
+            # Full, gone, or started anew and not yet there: counted, and reported with the next.
             return False
         return True
 
@@ -203,20 +203,25 @@ class JournalFormatter(logging.Formatter):
         """Return the entry, with its lines but no other control character; what it quotes begins no
         line."""
         quoting = copy.copy(record)
-        if (
-            isinstance(record.args, tuple) and record.msg != "%s"
-        ):  # else the argument is all of the message
+        # Where the message is "%s", the argument is all of it and keeps its lines.
+        if isinstance(record.args, tuple) and record.msg != "%s":
             quoting.args = tuple(map(_quoted, record.args))
         return printable(super().format(quoting))
 
 
 def _quoted(value: object) -> object:
     """Return an argument of a log entry on one line where it may have a file's name in it."""
-    return (
-        printable(str(value), breaks=False)
-        if isinstance(value, str | os.PathLike | Exception)
-        else value
-    )
+    if isinstance(value, str | os.PathLike | Exception):
+        return printable(str(value), breaks=False)
+    return value
+
+
+def _priority(level: int) -> int:
+    """Return the priority of syslog for a level of `logging`."""
+    for lowest, priority in ((50, 2), (40, 3), (30, 4), (20, 6)):
+        if level >= lowest:
+            return priority
+    return 7
 
 
 class _Prefixed(JournalFormatter):
@@ -224,7 +229,6 @@ class _Prefixed(JournalFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the entry's lines, each with its priority."""
-        level = next(
-            (n for at, n in ((50, 2), (40, 3), (30, 4), (20, 6)) if record.levelno >= at), 7
-        )
-        return "\n".join(f"<{level}>{line}" for line in super().format(record).splitlines() or [""])
+        priority = _priority(record.levelno)
+        lines = super().format(record).splitlines() or [""]
+        return "\n".join(f"<{priority}>{line}" for line in lines)

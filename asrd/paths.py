@@ -53,15 +53,21 @@ LIBRARY_FOLDERS = {
 
 def library_folders(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Return the variables of LIBRARY_FOLDERS that the user has not set."""
-    own = {name: folder for name, folder in LIBRARY_FOLDERS.items() if name not in environment}
-    return {name: os.fspath(cache(environment) / folder) for name, folder in own.items()}
+    parent = cache(environment)
+    folders: dict[str, str] = {}
+    for name, folder in LIBRARY_FOLDERS.items():
+        if name not in environment:
+            folders[name] = os.fspath(parent / folder)
+    return folders
 
 
 def xdg(name: str, environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder that a variable of the XDG specification names; a relative path counts as
     none, as it says."""
     named = environment.get(name, "")
-    return Path(named) if os.path.isabs(named) else None
+    if os.path.isabs(named):
+        return Path(named)
+    return None
 
 
 def home(environment: Mapping[str, str] = os.environ) -> Path:
@@ -82,10 +88,12 @@ def scratch(environment: Mapping[str, str] = os.environ) -> str:
     """Return the folder for what a worker unpacks: TMPDIR, or /var/tmp where it is unset, not UTF-8
     or has controls.
 
-    Libraries that read there in C take no such names.
+    Libraries that read there in C cannot open such names.
     """
     named = environment.get("TMPDIR", "")
-    return named if named and filenames.in_utf8(named).isprintable() else "/var/tmp"
+    if named and filenames.in_utf8(named).isprintable():
+        return named
+    return "/var/tmp"
 
 
 def make_folder(path: Path) -> None:
@@ -105,19 +113,23 @@ def open_private(path: Path) -> BinaryIO:
     """Open a file anew for writing, for the user alone, whatever the umask. Raises OSError."""
     file = os.fdopen(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb")
     with contextlib.suppress(OSError):  # a file system may have no rights
-        os.fchmod(
-            file.fileno(), 0o600
-        )  # the umask may have taken more, and an older file may have given more
+        # The umask may have removed more, and an older file may have given more.
+        os.fchmod(file.fileno(), 0o600)
     return file
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Make a file hold `data`, for the user alone: whole, or as it was. Raises OSError."""
-    new = path.with_suffix(".new")
+def write_whole(path: Path, data: bytes, beside: str = "") -> None:
+    """Make a file hold `data`, for the user alone: whole, or as it was. Raises OSError.
+
+    Args:
+        beside: name of the file that is written first and then renamed; `path` with the ending
+            .new where it is empty, which is for folders that are asrd's own.
+    """
+    new = path.with_name(beside) if beside else path.with_suffix(".new")
     try:
         with open_private(new) as out:
             out.write(data)
-        new.rename(path)
+        new.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             new.unlink()
@@ -130,11 +142,7 @@ def python_path() -> str:
     An empty or relative entry of PYTHONPATH means the current folder too, so only absolute ones are
     handed on.
     """
-    entries = [
-        entry
-        for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)
-        if os.path.isabs(entry)
-    ]
+    entries = list(filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
         entries.append(home)

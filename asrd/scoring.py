@@ -14,6 +14,7 @@ import msgspec
 
 if TYPE_CHECKING:
     import numpy as np
+    from jiwer import AlignmentChunk
 
 BOOTSTRAP_RESAMPLES = 10_000
 """Bootstrap resamples behind one interval."""
@@ -36,7 +37,10 @@ class Edits(msgspec.Struct, frozen=True):
     @property
     def rate(self) -> float | None:
         """Edits per 100 reference words over all utterances; None where there are no words."""
-        return 100 * sum(self.errors) / sum(self.words) if sum(self.words) else None
+        words = sum(self.words)
+        if not words:
+            return None
+        return 100 * sum(self.errors) / words
 
 
 def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
@@ -45,15 +49,15 @@ def edits(references: Sequence[str], hypotheses: Sequence[str]) -> Edits:
     import jiwer
 
     output = jiwer.process_words(list(references), list(hypotheses))
-    errors = [
-        sum(
-            max(c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx)
-            for c in chunks
-            if c.type != "equal"
-        )
-        for chunks in output.alignments
-    ]
-    return Edits(tuple(errors), tuple(len(reference.split()) for reference in references))
+    errors = tuple(sum(map(_chunk_edits, chunks)) for chunks in output.alignments)
+    return Edits(errors, tuple(len(reference.split()) for reference in references))
+
+
+def _chunk_edits(chunk: AlignmentChunk) -> int:
+    """Return the edits that one part of an alignment stands for."""
+    if chunk.type == "equal":
+        return 0
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
 
 
 @functools.lru_cache(maxsize=64)
@@ -96,22 +100,27 @@ def upper_bound(candidate: Edits, baseline: Edits, larger: float = 1.0) -> float
     Args:
         larger: what it would be on so many times as much speech with the same rates.
     """
-    pairs = zip(candidate.errors, baseline.errors, strict=True)
-    steps = [now - before for now, before in pairs if now != before]
-    worse, better = (
-        larger * sum(s for s in steps if s > 0),
-        larger * -sum(s for s in steps if s < 0),
-    )
-    clusters = sum(s * s for s in steps) / sum(map(abs, steps)) if steps else 1.0
-    net, words = worse - better, larger * sum(baseline.words)
+    words = larger * sum(baseline.words)
     if not words:
         return float("inf")
-    low, high = max(net, 0.0), max(net, 0.0) + 4.0
+    gained, lost, squares = 0, 0, 0
+    for now, before in zip(candidate.errors, baseline.errors, strict=True):
+        step = now - before
+        gained += max(step, 0)
+        lost += max(-step, 0)
+        squares += step * step
+    clusters = squares / (gained + lost) if squares else 1.0
+    worse, better = larger * gained, larger * lost
+    low = max(worse - better, 0.0)
+    high = low + 4.0
     while not _beyond(high, worse, better, clusters):
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if _beyond(middle, worse, better, clusters) else (middle, high)
+        if _beyond(middle, worse, better, clusters):
+            high = middle
+        else:
+            low = middle
     return 100 * high / words
 
 
@@ -119,9 +128,8 @@ def _beyond(supposed: float, worse: float, better: float, clusters: float) -> bo
     """Return whether a true net count of `supposed` is refuted by what was counted, one-sided at
     2.5 %."""
     total = 2 * supposed - worse - better
-    improved = (
-        -total + (total * total + 8 * better * supposed) ** 0.5
-    ) / 4  # most likely, if `supposed` is true
+    # The most likely count of words made better, if `supposed` is true.
+    improved = (-total + (total * total + 8 * better * supposed) ** 0.5) / 4
     return (supposed - worse + better) ** 2 > 1.96**2 * clusters * (2 * improved + supposed)
 
 
@@ -155,8 +163,10 @@ def percentiles(seconds: Sequence[float]) -> Percentiles | None:
 
 def spread(values: Sequence[float | None]) -> float | None:
     """Return the largest of `values` over the smallest, minus one; None with fewer than two."""
-    known = [value for value in values if value]
-    return max(known) / min(known) - 1 if len(known) > 1 else None
+    figures = [value for value in values if value]
+    if len(figures) < 2:
+        return None
+    return max(figures) / min(figures) - 1
 
 
 def median_uncertainty(seconds: Sequence[float], seed: int = 0) -> float:

@@ -180,16 +180,13 @@ def _keep_so_far(args: argparse.Namespace, spec: ComparisonSpec, state: Comparis
 
 
 def _write(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".asrd-{os.getpid()}.new")  # a name may be as long as names can be
+    beside = f".asrd-{os.getpid()}.new"  # a name may be as long as names can be
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        with paths.open_private(beside) as file:
-            file.write(content)
-        beside.replace(path)
+        paths.write_whole(path, content, beside)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise DiskError(f"cannot write {path}: {error.strerror}") from error
 
 

@@ -114,8 +114,10 @@ def _for_unit(path: str) -> str:
 
 def _template(name: str) -> str:
     """Return a unit as it is shipped: inside the package, or beside it in a checkout."""
-    packaged = HOME / "data" / name
-    return (packaged if packaged.exists() else HOME.parent / "systemd" / name).read_text("utf-8")
+    path = paths.DATA_FOLDER / name
+    if not path.exists():
+        path = HOME.parent / "systemd" / name
+    return path.read_text("utf-8")
 
 
 def _for_version(text: str, version: int) -> str:
@@ -356,10 +358,8 @@ def _write(path: Path, text: str) -> bool:
             _say(f"{path} is up to date")
             return False
         paths.make_folder(path.parent)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        with paths.open_private(fresh) as file:
-            file.write(text.encode(errors="surrogateescape"))
-        fresh.replace(path)
+        content = text.encode(errors="surrogateescape")
+        paths.write_whole(path, content, beside=f".{path.name}.{os.getpid()}")
     except OSError as error:
         raise DiskError(
             f"cannot write {path}: {error.strerror}", "the folder has to be yours"
