@@ -145,7 +145,6 @@ TOO_LONG = {
     "cli.service": "the unit, the desktop entry and the verbs that install them",
     "cli.transcribe": "the verb and its printers",
     "desktop.sinks": "every sink of text",
-    "engine.engine": "the start of a worker, the requests to it and its end",
     "evaluation.report.text": "text and JSON of a comparison",
     "worker.encoder.conformer": "the encoder that the native runtime will replace",
     "worker.loading.restore": "the reader that the native runtime will replace",

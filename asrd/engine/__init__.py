@@ -14,6 +14,7 @@ A file imports only from files above it, and from packages below this one.
     batching   buffers of several callers that wait for the one worker; which of them one request takes
     fallback_chain  the candidates of one engine: in service, behind it, left, and why (pure)
     checks     around the start of a worker: file, room on the card, limit
+    worker_session  the worker in service and what it is asked: one message at a time, with deadlines
     engine     holds the one worker: start on a candidate, ask, deadline, next candidate
     capacity   whether a second worker has room beside the one in service, and where
 """

@@ -29,13 +29,13 @@ class WaitingBuffer:
 
     def __init__(
         self,
-        sound: memoryview,
+        audio: memoryview,
         start: int,
         phase: str,
         context: protocol.DecodingContext | None = None,
     ) -> None:
-        self.sound, self.start, self.phase, self.context = sound, start, phase, context
-        self.samples = len(sound) // 4
+        self.audio, self.start, self.phase, self.context = audio, start, phase, context
+        self.samples = len(audio) // 4
         self.seconds = self.samples / SAMPLE_RATE
         self.answer: asyncio.Future[protocol.Answer] = asyncio.get_running_loop().create_future()
 
@@ -45,7 +45,7 @@ def select_batch(waiting: Sequence[WaitingBuffer], limit: int) -> list[WaitingBu
     that go with it.
 
     Of one phase, and so alike in length that padding them costs little. Who came first goes first,
-    but a draft, which is replaced soon, waits for every final buffer that is there.
+    but a partial one, which is replaced soon, waits for every final buffer that is there.
     """
     found: list[WaitingBuffer] = []
     ordered = sorted(waiting, key=lambda one: one.phase == "draft")

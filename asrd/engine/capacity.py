@@ -20,10 +20,10 @@ from asrd.precision.strategies import FP32_BASELINE
 
 def fits_beside(settings: Settings, used: int | None) -> bool:
     """Return whether what these settings choose fits beside the worker in service; True where
-    nothing is known.
+    no figure tells otherwise.
 
     Args:
-        used: bytes that the one in service holds, which a budget counts; None where nothing tells.
+        used: bytes that the one in service holds, which a budget counts; None where it is not known.
     """
     if settings.device == "cpu":
         return True
@@ -31,15 +31,16 @@ def fits_beside(settings: Settings, used: int | None) -> bool:
     if not cards:
         return True
     try:
-        sight = planner.plan_report(settings, cards)
+        report = planner.plan_report(settings, cards)
     except AsrdError:
         return False
-    if sight.card is None:
+    if report.card is None:
         return True
-    if sight.card.mode == "exclusive":
+    if report.card.mode == "exclusive":
         return False  # the card takes one process, and the worker in service is it
-    need = next((line.need for line in sight.strategies if line.strategy == sight.chosen), 0)
-    return _fits(need, sight.card, settings, used)
+    estimate = report.estimate(report.chosen)
+    need = estimate.need if estimate else 0
+    return _fits(need, report.card, settings, used)
 
 
 def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | None:
@@ -51,32 +52,43 @@ def place_beside(settings: Settings, used: int | None, crowded: bool) -> str | N
         crowded: not to try the card, nor to ask it.
     """
     try:
-        sight = _without_card(settings) if crowded else planner.plan_report(settings, gpus.gpus())
-    except AsrdError:  # a model whose sizes nobody knows
+        if crowded:
+            report = _without_card(settings)
+        else:
+            report = planner.plan_report(settings, gpus.gpus())
+    except AsrdError:  # a model whose sizes are not known
         return "cpu"
-    need = next(line.process for line in sight.strategies if line.strategy == FP32_BASELINE.name)
-    if sight.card is not None and _fits(need, sight.card, settings, used):
-        return f"cuda:{sight.card.index}"
-    return "cpu" if need <= available() else None
+    fp32 = report.estimate(FP32_BASELINE.name)
+    assert fp32 is not None, "FP32 is in the table of strategies"
+    need = fp32.process
+    if report.card is not None and _fits(need, report.card, settings, used):
+        return f"cuda:{report.card.index}"
+    if need <= available():
+        return "cpu"
+    return None
 
 
 def _without_card(settings: Settings) -> planner.PlanReport:
-    """Return what each strategy needs on the CPU. Raises as `forecast.outlook`."""
+    """Return what each strategy needs on the CPU. Raises as `planner.plan_report`."""
     return planner.plan_report(msgspec.structs.replace(settings, device="cpu"), [])
 
 
 def _fits(need: int, card: Gpu, settings: Settings, used: int | None) -> bool:
     limit = budget(settings.vram_budget, card.total)
-    return need <= card.free and (limit is None or (used is not None and used + need <= limit))
+    if need > card.free:
+        return False
+    if limit is None:
+        return True
+    return used is not None and used + need <= limit
 
 
 def available() -> float:
     """Return the bytes of main memory that a program may still take; all there are where the kernel
     does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(
-            1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")
-        )
-    except (OSError, StopIteration, ValueError):
-        return float("inf")
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return float("inf")

@@ -64,7 +64,7 @@ def check_room(plan: Plan, candidate: Candidate) -> None:
     if free is None and (gone := gpus.lost_cards()):
         hint = "nvidia-smi; sudo dmesg | grep -i nvrm; a restart may bring it back"
         raise WorkerFailedError("device-lost", gone[0], hint)
-    need = plan.needs.get(candidate.precision.name)
+    need = plan.need_of(candidate)
     if free is None or need is None or need.bytes <= free:
         return
     detail = f"would need {need}; {free / MIB:.0f} MiB of the card are free"
@@ -91,9 +91,14 @@ def check_limit(ready: protocol.Ready, limit: int) -> None:
 
 def log_idle_wishes(start: protocol.Start, family: str) -> None:
     """Log what was asked for and only Canary can do."""
-    wishes = ["translation"] if start.source_lang != start.target_lang else []
-    wishes += ["pnc"] if start.pnc is not None else []
-    if wishes and family != "aed":
+    if family == "aed":
+        return
+    wishes: list[str] = []
+    if start.source_lang != start.target_lang:
+        wishes.append("translation")
+    if start.pnc is not None:
+        wishes.append("pnc")
+    if wishes:
         log.warning(
             "only Canary knows %s; this %s model writes what it was trained to",
             " and ".join(wishes),

@@ -20,10 +20,9 @@ import msgspec
 from asrd import protocol
 from asrd.engine import checks, verify
 from asrd.engine.batching import MAX_BUFFERS, BatchQueue, WaitingBuffer
-from asrd.engine.fallback_chain import FallbackChain, Trial, details
-from asrd.engine.process import NO_CARD_ENVIRONMENT, WorkerFailedError, WorkerProcess, worker_log
-from asrd.engine.reception import bounded, received
-from asrd.errors import AsrdError, AudioError, UnansweredError
+from asrd.engine.fallback_chain import FallbackChain, Trial, details, inherent_error
+from asrd.engine.process import NO_CARD_ENVIRONMENT, WorkerFailedError, worker_log
+from asrd.engine.worker_session import CrowdedError, Deadlines, WorkerSession
 from asrd.models import downloader
 from asrd.precision.failures import action_of
 from asrd.precision.memory import Memory
@@ -35,27 +34,10 @@ log = logging.getLogger("asrd.engine")
 WORKER_COMMAND = (sys.executable, "-P", "-m", "asrd.worker")
 """How a worker is started."""
 
-
-class Deadlines(msgspec.Struct, frozen=True):
-    """How long the engine waits before it calls a worker stalled, in seconds."""
-
-    load: float = 300.0
-    """Without a sign of progress while loading."""
-    answer: float = 60.0
-    """For one buffer, plus `per_second` for each second of it."""
-    per_second: float = 6.0
-    stop: float = 3.0
-    """For a worker to end by itself."""
+T = TypeVar("T")
 
 
 DEFAULT_DEADLINES = Deadlines()
-
-
-class CrowdedError(WorkerFailedError):
-    """The device had no room for several buffers at once; it may have for fewer."""
-
-
-Reply = TypeVar("Reply", protocol.Answer, protocol.Encoded, protocol.Reading)
 
 
 class Engine:
@@ -87,31 +69,28 @@ class Engine:
         ] = downloader.fetch,
     ) -> None:
         self.plan = plan
-        self.ready: protocol.Ready | None = None
-        """How the worker in service described itself; None while there is none."""
         self.failures = 0
         """Times that a buffer or a start cost the worker, forgiven ones as well."""
         self._chain = FallbackChain(plan, start.graphs)
         self._template = start
         self._on_progress = on_progress or (lambda progress: None)
-        self._deadlines = deadlines
-        self._command = tuple(command)
+        self._session = WorkerSession(command, deadlines, self._on_progress)
         self._download = download
         self._refusals = checks.ModelRefusals()
-        self._worker: WorkerProcess | None = None
         self._lock = asyncio.Lock()
         self._allowed = asyncio.Event()
         self._allowed.set()
-        self._number = 0
         self._max_buffers = max(MAX_BUFFERS.values())
-        self._due: float | None = None
-        self._ends: list[float] = []
         self._queue = BatchQueue(
             self._answer,
-            lambda: self.max_together if self._chain.candidates else 1,
+            self._buffer_limit,
             self._lock,
             on_answer or (lambda seconds, phase, answer: None),
         )
+
+    def _buffer_limit(self) -> int:
+        """Return how many buffers go together now; one where no candidate is left to ask."""
+        return self.max_together if self._chain.candidates else 1
 
     async def __aenter__(self) -> Engine:
         return self
@@ -137,7 +116,7 @@ class Engine:
 
     @property
     def rejected(self) -> list[Rejected]:
-        """Every candidate that was not taken or did not hold, and why."""
+        """Every candidate that was not tried or that failed, and why."""
         return self._chain.rejected
 
     @property
@@ -151,9 +130,14 @@ class Engine:
         return self.ready is not None and self.ready.device != "cpu"
 
     @property
+    def ready(self) -> protocol.Ready | None:
+        """How the worker in service described itself; None while there is none."""
+        return self._session.ready
+
+    @property
     def pid(self) -> int | None:
         """The worker's process number; None while there is none."""
-        return self._worker.process.pid if self._worker else None
+        return self._session.pid
 
     @property
     def idle(self) -> bool:
@@ -171,8 +155,7 @@ class Engine:
     def overdue(self) -> bool:
         """Whether a deadline has passed without being acted upon, which only a fault of this
         program can cause."""
-        now = asyncio.get_running_loop().time()
-        return any(now > due + 5.0 for due in (self._due, *self._ends) if due is not None)
+        return self._session.overdue
 
     async def download(self) -> Path:
         """Return the file of the model, downloading it where it is not here.
@@ -203,7 +186,7 @@ class Engine:
 
         Callers may ask at once: who waits while the worker answers is asked next, several together
         where the device gains by it. A caller that is cancelled leaves the others theirs; one that
-        was alone takes the worker along.
+        was alone ends the worker too.
 
         Args:
             samples: float32, mono, 16 kHz, one-dimensional and contiguous: anything with the buffer
@@ -214,15 +197,12 @@ class Engine:
 
         Raises: as `start`.
         """
-        sound = memoryview(samples).cast("B")
-        return await self._queue.answer(WaitingBuffer(sound, start, phase, context))
+        audio = memoryview(samples).cast("B")
+        return await self._queue.answer(WaitingBuffer(audio, start, phase, context))
 
     async def _answer(self, asked: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
         """Return the answers for buffers, from whichever candidate can give them."""
-        found: list[protocol.Answer] = await self._persist(
-            lambda: self._recognize(asked), sound=True
-        )
-        return found
+        return await self._persist(lambda: self._recognize(asked), is_request=True)
 
     async def _recognize(self, asked: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
         """Ask the worker for buffers, as many at once as it can hold; return their answers in
@@ -231,51 +211,26 @@ class Engine:
         await self._service()
         while len(answers) < len(asked):
             part = asked[len(answers) : len(answers) + self.max_together]
-            found = await self._recognize_part(part)
-            answers += [
-                bounded(answer, one.start, one.samples)
-                for answer, one in zip(found, part, strict=True)
-            ]
+            answers += await self._session.recognize(part)
         return answers
 
-    async def _recognize_part(self, part: Sequence[WaitingBuffer]) -> list[protocol.Answer]:
-        """Ask the worker for buffers, all at once."""
-        self._number += 1
-        buffers = [protocol.Buffer(one.start, len(one.sound), one.context) for one in part]
-        message = protocol.Recognize(self._number, buffers, part[0].phase)
-        seconds = sum(one.seconds for one in part)
-        deadline = self._deadlines.answer + self._deadlines.per_second * seconds
-        try:
-            sounds = [one.sound for one in part]
-            return await self._ask(message, protocol.Answer, deadline, *sounds)
-        except WorkerFailedError as loss:
-            if len(part) > 1 and action_of(loss.kind).fewer_at_once:
-                raise CrowdedError(loss.kind, loss.detail) from None
-            raise
-
     async def encode(self, samples: Any) -> bytes:
-        """Return what the worker's encoder puts out for samples, as wire.Encoded holds it. Raises:
+        """Return what the worker's encoder puts out for samples, as protocol.Encoded holds it. Raises:
         as `start`."""
 
         async def ask() -> bytes:
             await self._service()
-            self._number += 1
-            sound = memoryview(samples).cast("B")
-            message = protocol.Encode(self._number, len(sound))
-            deadline = self._deadlines.answer
-            answers = await self._ask(message, protocol.Encoded, deadline, sound)
-            return answers[0].values
+            return await self._session.encode(memoryview(samples).cast("B"))
 
         async with self._lock:
-            found: bytes = await self._persist(ask)
-        return found
+            return await self._persist(ask)
 
     async def measure(self, phase: str) -> Memory:
         """Return a reading of the worker's ledger. Raises: as `start`."""
 
         async def ask() -> Memory:
             await self._service()
-            return await self._measured(phase)
+            return await self._session.measure(phase)
 
         async with self._lock:
             return await self._persist(ask)
@@ -294,24 +249,17 @@ class Engine:
             if self.ready is None:
                 return None
             try:
-                return await self._measured(phase)
+                return await self._session.measure(phase)
             except WorkerFailedError as loss:
-                await self._retire(0.0)
+                await self._session.retire(0.0)
                 if self._allowed.is_set():  # else `halt` ended it, which says nothing about it
                     self.failures += 1
                     sentence = with_hint(loss.detail, loss.hint)
                     log.warning("%s: %s: %s", self.candidate.name, loss.kind, sentence)
                 return None
             except asyncio.CancelledError:
-                await self._retire(0.0)  # an unread answer would be taken for the next one's
+                await self._session.retire(0.0)  # an unread answer would pass for the next one's
                 raise
-
-    async def _measured(self, phase: str) -> Memory:
-        """Ask the worker for a reading. Raises WorkerFailedError."""
-        self._number += 1
-        message = protocol.Measure(self._number, phase)
-        readings = await self._ask(message, protocol.Reading, self._deadlines.answer)
-        return readings[0].memory
 
     async def fall_back(
         self, candidate: Candidate, kind: str, detail: str, figures: dict[str, float] | None = None
@@ -333,7 +281,7 @@ class Engine:
             if not self._chain.can_fall_back(kind):
                 return False
             self._chain.fall_back(kind, detail, figures=figures)
-            await self._retire(self._deadlines.stop)
+            await self._session.retire(self._session.deadlines.stop)
             return True
 
     def take_unreported(self) -> list[Rejected]:
@@ -348,41 +296,42 @@ class Engine:
     async def stop(self) -> None:
         """End the worker; the engine can be started again, and then tries what failed for a reason
         that may be over."""
-        await self._retire(self._deadlines.stop)
+        await self._session.retire(self._session.deadlines.stop)
         self._chain.restore_passing()
 
     async def halt(self) -> None:
         """End the worker at once and start none until `go_on`; what is being asked is asked again
         then."""
         self._allowed.clear()
-        await self._retire(0.0)
+        await self._session.retire(0.0)
 
     def go_on(self) -> None:
         """Allow workers again after `halt`."""
         self._allowed.set()
 
-    async def _persist(self, act: Callable[[], Any], sound: bool = False) -> Any:
+    async def _persist(self, act: Callable[[], Awaitable[T]], is_request: bool = False) -> T:
         """Do `act` until it succeeds, falling back after each failure that is the candidate's.
 
         Args:
-            sound: `act` asks for a sound. One that FP32 cannot answer either costs no candidate.
+            is_request: `act` asks for buffers. One that FP32 cannot answer either costs no
+                candidate.
         """
         trial = Trial(self._chain)
         while True:
             try:
                 return await act()
             except CrowdedError as loss:
-                await self._retire(0.0)
+                await self._session.retire(0.0)
                 self._ask_for_fewer(loss)
             except WorkerFailedError as loss:
-                started, proved = self._worker is not None, self.ready is not None
-                await self._retire(0.0)
+                started, proved = self._session.started, self.ready is not None
+                await self._session.retire(0.0)
                 # A worker that `halt` ended says nothing about its candidate.
                 if self._allowed.is_set():
-                    self._settle(loss, trial, started, proved and sound)
+                    self._settle(loss, trial, started, proved and is_request)
             except asyncio.CancelledError:
-                # A half-written frame or an unread answer would be taken for the next one's.
-                await self._retire(0.0)
+                # A half-written frame or an unread answer would pass for the next one's.
+                await self._session.retire(0.0)
                 raise
 
     def _ask_for_fewer(self, loss: CrowdedError) -> None:
@@ -404,119 +353,46 @@ class Engine:
         log.warning("%s: %s: %s", self.candidate.name, loss.kind, reason)
         self._chain.settle(loss, trial, started=started, proved=proved)
         if not self._chain.candidates and trial.inherent:
-            raise _inherent(self._chain.acquit(trial)) from None
+            blamed = self._chain.acquit(trial)
+            log.warning(
+                "no precision could answer for one recording (%s); the one before stays in use",
+                details(blamed),
+            )
+            raise inherent_error(blamed) from None
 
     async def _service(self) -> protocol.Ready:
         """Return how the worker in service described itself, starting one on the present candidate
         if there is none."""
-        if self._worker is not None and self.ready is not None:
+        if self.ready is not None:
             return self.ready
         path = await self.download()
         self._refusals.check(path)
         await self._allowed.wait()
         candidate = self.candidate
+        variables = NO_CARD_ENVIRONMENT
         if candidate.device != "cpu":
+            variables = {}
             # A card that slept needs seconds to wake up, and the key must not wait for it.
             await asyncio.to_thread(checks.check_room, self.plan, candidate)
         log.info("starting a worker: %s on %s", candidate.precision.name, candidate.device)
         began = asyncio.get_running_loop().time()  # what a person waits for is the imports as well
-        variables = NO_CARD_ENVIRONMENT if candidate.device == "cpu" else {}
-        worker = self._worker = await WorkerProcess.spawn(self._command, variables)
+        await self._session.spawn(variables)
         if not self._allowed.is_set():
             raise WorkerFailedError("killed", "the worker was ended while it started")
         own = {"precision": candidate.precision, "device": candidate.device, "path": str(path)}
-        await worker.send(msgspec.structs.replace(self.template, **own))
-        ready = await self._loaded(worker)
-        self._check_ready(worker, candidate, ready)
+        ready = await self._session.load(msgspec.structs.replace(self.template, **own))
+        self._check_ready(candidate, ready)
         load_seconds = asyncio.get_running_loop().time() - began
-        self.ready = ready = msgspec.structs.replace(ready, load_seconds=load_seconds)
+        ready = msgspec.structs.replace(ready, load_seconds=load_seconds)
+        self._session.ready = ready
         for remark in ready.remarks:
             log.info("%s: %s", self._template.model, remark)
         checks.log_idle_wishes(self._template, ready.family)
         return ready
 
-    async def _loaded(self, worker: WorkerProcess) -> protocol.Ready:
-        """Return how a worker describes itself once it has loaded its model."""
-        while True:
-            reply = await self._reply(worker, self._deadlines.load)
-            if isinstance(reply, protocol.Progress):
-                self._on_progress(reply)
-                continue
-            if isinstance(reply, protocol.Failed):
-                raise _failed(reply)
-            if isinstance(reply, protocol.Ready) and reply.protocol == protocol.PROTOCOL_VERSION:
-                return reply
-            name = type(reply).__name__
-            raise WorkerFailedError("garbage", f"{name} of another protocol while loading")
-
-    def _check_ready(
-        self, worker: WorkerProcess, candidate: Candidate, ready: protocol.Ready
-    ) -> None:
-        """Refuse a worker that is not what was started. Raises WorkerFailedError: killed, budget,
+    def _check_ready(self, candidate: Candidate, ready: protocol.Ready) -> None:
+        """Refuse a worker that is not what was started. Raises WorkerFailedError: budget,
         dtypes."""
-        if worker is not self._worker:
-            raise WorkerFailedError("killed", "the worker was ended while it loaded")
         checks.check_limit(ready, self._template.vram_limit)
         if wrong := verify.mismatch(candidate, ready):
             raise WorkerFailedError("dtypes", wrong)
-
-    async def _ask(
-        self,
-        message: protocol.Recognize | protocol.Encode | protocol.Measure,
-        kind: type[Reply],
-        deadline: float,
-        *payload: memoryview,
-    ) -> list[Reply]:
-        """Return what answers a message, one of `kind` for each of its buffers."""
-        worker = self._worker
-        if worker is None:
-            raise WorkerFailedError("killed", "the worker was ended before it was asked")
-        await worker.send(message, *payload)
-        replies: list[Reply] = []
-        while len(replies) < max(1, len(payload)):
-            reply = await self._reply(worker, deadline)
-            if isinstance(reply, protocol.Failed):
-                raise _failed(reply)
-            if not isinstance(reply, kind):
-                raise WorkerFailedError(
-                    "garbage", f"a {type(reply).__name__} where {kind.__name__} was due"
-                )
-            if reply.id != message.id:
-                raise WorkerFailedError(
-                    "garbage", f"an answer to {reply.id}, asked was {message.id}"
-                )
-            replies.append(reply)
-        return replies
-
-    async def _reply(self, worker: WorkerProcess, deadline: float) -> protocol.Reply:
-        self._due = asyncio.get_running_loop().time() + deadline
-        try:
-            return received(await worker.receive(deadline))
-        finally:
-            self._due = None
-
-    async def _retire(self, patience: float) -> None:
-        worker, self._worker, self.ready = self._worker, None, None
-        if worker is None:
-            return
-        due = asyncio.get_running_loop().time() + worker.longest(patience)
-        self._ends.append(due)
-        try:
-            await worker.end(patience)
-        finally:
-            self._ends.remove(due)
-
-
-def _failed(reply: protocol.Failed) -> WorkerFailedError:
-    return WorkerFailedError(reply.kind, reply.detail, reply.hint, reply.trace, reply.component)
-
-
-def _inherent(blamed: Sequence[Rejected]) -> AsrdError:
-    """Return the error for a sound that every precision failed at."""
-    tried, hint = details(blamed), "other recordings are not concerned"
-    log.warning(
-        "no precision could answer for one recording (%s); the one before stays in use", tried
-    )
-    if all(one.kind == "non-finite" for one in blamed):
-        return AudioError(f"no precision makes text of this sound ({tried})", hint)
-    return UnansweredError(f"no worker could answer for this sound ({tried})", hint)

@@ -15,6 +15,8 @@ from asrd.models.memory_estimate import CONTEXT, needs
 from asrd.precision.plan import Gpu, obstacle
 from asrd.precision.strategies import STRATEGY_TABLE, Precision
 
+NOT_MEASURED = BaselineFigures(None, "", None, None, None)
+
 
 class StrategyEstimate(msgspec.Struct, frozen=True):
     """What one strategy would need. Bytes; `weights` is exact where a file was read, `measured` was
@@ -27,7 +29,7 @@ class StrategyEstimate(msgspec.Struct, frozen=True):
     load_peak: int
     activations: int
     process: int
-    """Estimated: weights, activations, and `context` of the outlook."""
+    """Estimated: weights, activations, and `context` of the report."""
     measured: int | None
     """What `asrd compare` saw the process hold on this card; None where it did not."""
     source: str
@@ -41,8 +43,10 @@ class StrategyEstimate(msgspec.Struct, frozen=True):
 
     @property
     def need(self) -> int:
-        """Bytes that a plan reckons with: measured where that is known, else estimated."""
-        return self.process if self.measured is None else self.measured
+        """Bytes that a plan reckons with: measured where there is such a figure, else estimated."""
+        if self.measured is None:
+            return self.process
+        return self.measured
 
 
 def measured(settings: Settings, card: Gpu | None) -> dict[str, BaselineFigures]:
@@ -56,22 +60,24 @@ def measured(settings: Settings, card: Gpu | None) -> dict[str, BaselineFigures]
     found = baseline.find(settings.model, "cuda")
     if found is None or found.card not in ("", card.name):
         return {}
-    return {
-        name: one
-        for name, one in found.strategies.items()
-        if one.process is not None and one.source != "rss"
-    }
+    figures: dict[str, BaselineFigures] = {}
+    for name, one in found.strategies.items():
+        if one.process is not None and one.source != "rss":
+            figures[name] = one
+    return figures
 
 
 def context_bytes(header: Header, settings: Settings, before: Mapping[str, BaselineFigures]) -> int:
     """Return what CUDA and its libraries take on this card: the most that a measured process held
     beside its model."""
-    beside = [
-        (one.process or 0) - needs(header, STRATEGY_TABLE[name], settings.window).process + CONTEXT
-        for name, one in before.items()
-        if name in STRATEGY_TABLE
-    ]
-    return max(0, *beside) if beside else CONTEXT
+    beside: list[int] = []
+    for name, one in before.items():
+        if name in STRATEGY_TABLE:
+            model = needs(header, STRATEGY_TABLE[name], settings.window).process
+            beside.append((one.process or 0) - model + CONTEXT)
+    if not beside:
+        return CONTEXT
+    return max(0, *beside)
 
 
 def estimates(
@@ -105,20 +111,22 @@ def _estimate(
     hidden = settings.timestamps_model
     estimate = needs(header, precision, settings.window, hidden)
     whole = needs(header, STRATEGY_TABLE["fp32"], settings.window, hidden).weights
+    figures = NOT_MEASURED
     # A map of the user's own was not measured under the shipped one's name.
-    own = precision != STRATEGY_TABLE.get(precision.name)
-    seen = None if own else before.get(precision.name)
-    estimated = estimate.process - CONTEXT + context
-    need = estimated if seen is None or seen.process is None else seen.process
-    return StrategyEstimate(
+    if precision == STRATEGY_TABLE.get(precision.name):
+        figures = before.get(precision.name, NOT_MEASURED)
+    made = StrategyEstimate(
         strategy=precision.name,
         weights=estimate.weights,
         ratio=round(estimate.weights / whole, 4),
         load_peak=estimate.load_peak,
         activations=estimate.activations,
-        process=estimated,
-        measured=seen.process if seen else None,
-        source=seen.source if seen else "",
+        process=estimate.process - CONTEXT + context,
+        measured=figures.process,
+        source=figures.source,
         obstacle=obstacle(precision, card) if card else "",
-        headroom=None if limit is None else limit - need,
+        headroom=None,
     )
+    if limit is None:
+        return made
+    return msgspec.structs.replace(made, headroom=limit - made.need)

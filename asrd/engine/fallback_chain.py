@@ -10,10 +10,10 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from asrd.engine.process import WorkerFailedError
-from asrd.errors import EngineError
+from asrd.errors import AsrdError, AudioError, EngineError, UnansweredError
 from asrd.precision import fallback
 from asrd.precision.failures import action_of
-from asrd.precision.plan import Candidate, Plan, Rejected
+from asrd.precision.plan import Candidate, Plan, Rejected, names_of, with_names, without
 
 GRAPHS_NAME = "CUDA graphs"
 """What is left before the candidate of a card's worker."""
@@ -34,7 +34,7 @@ class Trial:
         self.retried: set[str] = set()
         """Names of candidates that were started once more for this request."""
         self.failed: list[Candidate] = []
-        """Candidates that had proved themselves and failed at it."""
+        """Candidates that had passed their self-test and failed at it."""
 
     @property
     def inherent(self) -> bool:
@@ -58,7 +58,7 @@ class FallbackChain:
         self.left: list[Candidate] = []
         """Candidates that were left for the next, in order."""
         self.rejected: list[Rejected] = list(plan.rejected)
-        """Every candidate that was not taken or did not hold, and why."""
+        """Every candidate that was not tried or that failed, and why."""
         self._unreported: list[Rejected] = []
 
     @property
@@ -105,29 +105,30 @@ class FallbackChain:
         """Go on to the next candidate that may help; what lies between is left as well.
 
         Args:
-            component: the module whose output was not finite, where a worker could tell.
+            component: the module whose output was not finite, where a worker could name one.
             kind, detail, hint, figures: as in Rejected.
         """
         here, *rest = self.candidates
         self._reject(Rejected(here.name, kind, detail, hint, figures or {}))
-        out = {one.candidate for one in self.rejected}
-        self.candidates = list(
-            fallback.candidates_after(self.plan, self.candidates, kind, component, out)
-        )
-        skipped = [candidate for candidate in rest if candidate not in self.candidates]
-        self.left += [here, *skipped]
+        out = names_of(self.rejected)
+        after = fallback.candidates_after(self.plan, self.candidates, kind, component, out)
+        self.left.append(here)
+        for candidate in rest:
+            if candidate not in after:
+                self.left.append(candidate)
+        self.candidates = list(after)
 
     def acquit(self, trial: Trial) -> list[Rejected]:
         """Put back every candidate that failed at one request, FP32 among them; return what they
         were rejected for."""
-        names = {candidate.name for candidate in trial.failed} | {GRAPHS_NAME}
+        names = {GRAPHS_NAME, *(candidate.name for candidate in trial.failed)}
         blamed = [one for one in self.rejected[len(trial.rejected) :] if one.candidate in names]
-        self.rejected = [one for one in self.rejected if one not in blamed]
-        self._unreported = [one for one in self._unreported if one not in blamed]
-        out = {one.candidate for one in self.rejected}
+        self.rejected = _beside(self.rejected, blamed)
+        self._unreported = _beside(self._unreported, blamed)
+        out = names_of(self.rejected)
         self.graphs = trial.graphs
-        self.candidates = [one for one in trial.candidates if one.name not in out]
-        lasting = [one for one in self.left[len(trial.left) :] if one.name in out]
+        self.candidates = without(trial.candidates, out)
+        lasting = with_names(self.left[len(trial.left) :], out)
         self.left = trial.left + lasting
         return blamed
 
@@ -138,11 +139,11 @@ class FallbackChain:
         return fresh
 
     def mark_inherent(self, kind: str, names: Collection[str]) -> None:
-        """Say of candidates that were left for `kind` that FP32 did no better: they may return."""
-        self.rejected = [
-            _silent(one) if one.kind == kind and one.candidate in names else one
-            for one in self.rejected
-        ]
+        """Note that FP32 did no better than candidates that were left for `kind`: they may
+        return."""
+        for place, one in enumerate(self.rejected):
+            if one.kind == kind and one.candidate in names:
+                self.rejected[place] = _silent(one)
 
     def restore_passing(self) -> None:
         """Give candidates another chance whose failure may be over now that the worker was
@@ -150,10 +151,10 @@ class FallbackChain:
         lasting = [one for one in self.rejected if not action_of(one.kind).over_after_stop]
         if len(lasting) == len(self.rejected):
             return
-        out = {one.candidate for one in lasting}
+        out = names_of(lasting)
         self.rejected = lasting
-        self.candidates = [one for one in self.plan.candidates if one.name not in out]
-        self.left = [one for one in self.left if one.name in out]
+        self.candidates = without(self.plan.candidates, out)
+        self.left = with_names(self.left, out)
 
     def _leave_graphs(self, loss: WorkerFailedError) -> None:
         self.graphs = False
@@ -175,6 +176,19 @@ class FallbackChain:
 def details(rejected: Sequence[Rejected]) -> str:
     """Return what was tried and how it failed, as one clause."""
     return "; ".join(f"{one.candidate}: {one.detail}" for one in rejected)
+
+
+def inherent_error(blamed: Sequence[Rejected]) -> AsrdError:
+    """Return the error for a recording that every precision failed at."""
+    tried, hint = details(blamed), "other recordings are not concerned"
+    if all(one.kind == "non-finite" for one in blamed):
+        return AudioError(f"no precision makes text of this audio ({tried})", hint)
+    return UnansweredError(f"no worker could answer for this audio ({tried})", hint)
+
+
+def _beside(rejected: Sequence[Rejected], blamed: Sequence[Rejected]) -> list[Rejected]:
+    """Return what was rejected beside these."""
+    return [one for one in rejected if one not in blamed]
 
 
 def _silent(one: Rejected) -> Rejected:

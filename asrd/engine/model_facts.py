@@ -1,6 +1,6 @@
-"""What is known of a model before a worker is started: its header, and its languages.
+"""The facts of a model before a worker is started: its header, and its languages.
 
-Reads a header or, where no file is here, the known architecture; opens no weights.
+Reads a header or, where no file is here, the table of architectures; opens no weights.
 """
 
 from __future__ import annotations
@@ -39,21 +39,22 @@ def header_of(name: str) -> tuple[Header, str]:
 
 
 def languages(name: str, header: Header) -> str:
-    """Return the languages of a model, as its name is known for or its file tells; empty where
+    """Return the languages of a model, as its architecture lists them or its file does; empty where
     neither does."""
-    full = f"nvidia/{name}" if f"nvidia/{name}" in architectures.ARCHITECTURES else name
-    known = architectures.ARCHITECTURES.get(full)
     if name in names.SHIPPED:
         return "en"
-    return known.languages if known else " ".join(header.languages)
+    for full in (f"nvidia/{name}", name):
+        if full in architectures.ARCHITECTURES:
+            return architectures.ARCHITECTURES[full].languages
+    return " ".join(header.languages)
 
 
 def check_languages(settings: Settings, header: Header | None = None) -> None:
-    """Say where a language was chosen that the model is known not to have. Reads a model file only
+    """Log where a language was chosen that the model does not have. Reads a model file only
     where one was.
 
     Args:
-        header: the model's, where it is known already.
+        header: the model's, where it was read already.
 
     Raises ConfigError for a model that is told the language, which it then would refuse or write
     nonsense in.
@@ -63,18 +64,18 @@ def check_languages(settings: Settings, header: Header | None = None) -> None:
         return
     try:
         header = header or header_of(settings.model)[0]
-    except AsrdError:  # the worker tells what is wrong with the model
+    except AsrdError:  # the worker reports what is wrong with the model
         return
-    known = languages(settings.model, header).split()
-    if not known or not all(map(LANGUAGE_CODE.fullmatch, known)):
+    offered = languages(settings.model, header).split()
+    if not offered or not all(map(LANGUAGE_CODE.fullmatch, offered)):
         return
-    spoken = {code.partition("-")[0] for code in known}
-    have = f"the model {settings.model} knows {' '.join(known)}"
+    spoken = {code.partition("-")[0] for code in offered}
+    have = f"the model {settings.model} knows {' '.join(offered)}"
     for key in asked:
         code = getattr(settings, key)
         if code.partition("-")[0] in spoken:
             continue
         if header.family == "aed":
-            hint = f'write {key} = "{known[0]}", or choose another model'
+            hint = f'write {key} = "{offered[0]}", or choose another model'
             raise ConfigError(f"{key} = {code!r} is no language of this model: {have}", hint)
         log.warning("%s = %r does nothing: %s", key, code, have)

@@ -105,6 +105,13 @@ class PlanReport(msgspec.Struct, frozen=True):
     stale: str = ""
     """Why it does not hold any more; empty while it does."""
 
+    def estimate(self, strategy: str) -> StrategyEstimate | None:
+        """Return what a strategy needs; None where there is no such line."""
+        for line in self.strategies:
+            if line.strategy == strategy:
+                return line
+        return None
+
 
 def parse_gpu(text: str) -> Gpu:
     """Return the card that "NAME:CAPABILITY:GIB" describes, all of its memory free. Raises
@@ -136,26 +143,31 @@ def gather(
     Raises PrecisionError: a device that is not there.
     """
     header, path, problem = None, "", None
-    card = seen.card
+    card, free = seen.card, None
+    if card is not None:
+        free = card.free
     if card is not None or always_header:
         try:
             header, path = model_facts.header_of(settings.model)
         except AsrdError as error:
             problem = error
     record, stale = None, ""
-    if settings.strategy == "auto" and not hypothetical:
-        record, stale = tuned.find(settings, card)
+    measured: dict[str, BaselineFigures] = {}
+    if not hypothetical:
+        measured = estimates.measured(settings, card)
+        if settings.strategy == "auto":
+            record, stale = tuned.find(settings, card)
     return PlanFacts(
         gpus=seen.cards,
         gpu=card,
         gpu_problem=seen.lack,
-        free=card.free if card else None,
+        free=free,
         header=header,
         path=path,
         model_problem=problem,
         tuned=record,
         stale=stale,
-        baseline={} if hypothetical else estimates.measured(settings, card),
+        baseline=measured,
     )
 
 
@@ -163,23 +175,24 @@ def decide(settings: Settings, facts: PlanFacts) -> PlanDecision:
     """Return the candidates to try, what each needs, and none that is above the memory budget: a
     pure function of these facts.
 
-    A model whose sizes nobody knows keeps all its candidates; the worker's own allocator then keeps
-    the limit.
+    A model whose sizes are not known keeps all its candidates; the worker's own allocator then
+    keeps the limit.
 
     Raises ConfigError, PrecisionError: no such strategy or component.
     """
     asked = settings.requested
-    evidence = facts.tuned.value(facts.stale) if facts.tuned else None
+    evidence = None
+    if facts.tuned:
+        evidence = facts.tuned.value(facts.stale)
     made = plan(
         asked, facts.gpu, settings.preset, evidence, facts.gpu_problem, _why_cpu(settings, facts)
     )
     if facts.header is None:
         return PlanDecision(made)
-    allowed = budget(settings.vram_budget, facts.gpu.total) if facts.gpu else None
-    limit = facts.free
-    if limit is not None and allowed is not None:
-        limit = min(limit, allowed)
-    table = STRATEGY_TABLE if isinstance(asked, str) else STRATEGY_TABLE | {asked.name: asked}
+    allowed, limit = _limits(settings, facts)
+    table = STRATEGY_TABLE
+    if not isinstance(asked, str):
+        table = STRATEGY_TABLE | {asked.name: asked}
     lines = estimates.estimates(
         facts.header, table.values(), settings, facts.gpu, limit, facts.baseline
     )
@@ -190,11 +203,24 @@ def decide(settings: Settings, facts: PlanFacts) -> PlanDecision:
     return PlanDecision(made, allowed, limit, lines)
 
 
+def _limits(settings: Settings, facts: PlanFacts) -> tuple[int | None, int | None]:
+    """Return the bytes that `vram_budget` allows, and those that the worker may use; None for no
+    limit."""
+    if facts.gpu is None:
+        return None, facts.free
+    allowed = budget(settings.vram_budget, facts.gpu.total)
+    if allowed is None or facts.free is None:
+        return allowed, facts.free
+    return allowed, min(allowed, facts.free)
+
+
 def _why_cpu(settings: Settings, facts: PlanFacts) -> str:
     """Return why a plan is for the CPU, where it is."""
     if settings.device == "cpu":
         return "device = cpu"
-    return "no usable GPU" if facts.gpu_problem else "no GPU"
+    if facts.gpu_problem:
+        return "no usable GPU"
+    return "no GPU"
 
 
 def plan_report(
@@ -214,7 +240,9 @@ def plan_report(
     if facts.header is None:
         raise facts.model_problem or UsageError(f"no header of {settings.model}")
     header, found = facts.header, decide(settings, facts)
-    fits = found.plan if found.limit is None else fitted(found.plan, found.limit)
+    fits = found.plan
+    if found.limit is not None:
+        fits = fitted(found.plan, found.limit)
     recalled = ""
     if not facts.path:
         recalled = architectures.ARCHITECTURES[names.hub_name(settings.model)].recalled
@@ -246,7 +274,9 @@ def plan_report(
 def _select(settings: Settings) -> GpuSelection:
     """Return the cards to choose among; for the CPU none is asked, which would wake one that
     sleeps."""
-    return GpuSelection([]) if settings.device == "cpu" else gpus.select_gpu(settings.device)
+    if settings.device == "cpu":
+        return GpuSelection([])
+    return gpus.select_gpu(settings.device)
 
 
 def plan_for(settings: Settings) -> Plan:
@@ -255,29 +285,29 @@ def plan_for(settings: Settings) -> Plan:
     Raises: UsageError, PrecisionError; ConfigError for a language that the model has not.
     """
     seen = _select(settings)
-    made = planned(settings, seen)
+    made = plan_with(settings, seen)
     if any(one.detail in made.reason for one in made.rejected):
-        # Another strategy than was asked for is never taken in silence.
+        # Another strategy than was asked for is never chosen in silence.
         log.warning("%s", made.reason)
     elif seen.why:
         log.warning("%s: the plan is for the CPU (%s)", seen.why, seen.fix)
     return made
 
 
-def planned(settings: Settings, seen: GpuSelection) -> Plan:
+def plan_with(settings: Settings, seen: GpuSelection) -> Plan:
     """Return the plan for these settings with these cards. Raises as `plan_for`."""
     facts = gather(settings, seen, always_header=False)
     model_facts.check_languages(settings, facts.header)
     try:
         return decide(settings, facts).plan
     except AsrdError:
-        # Components that the model lacks are the worker's to tell; the plan does without figures.
+        # The worker reports components that the model lacks; the plan does without figures.
         return decide(settings, msgspec.structs.replace(facts, header=None)).plan
 
 
 def card_for(settings: Settings) -> Gpu | None:
-    """Return the card that these settings mean, None for the CPU; why one cannot be used is told.
-    As `plan_for`."""
+    """Return the card that these settings mean, None for the CPU; why one cannot be used is logged.
+    Raises as `plan_for`."""
     seen = _select(settings)
     if seen.why:
         log.warning("%s: the CPU is measured (%s)", seen.why, seen.fix)
@@ -287,7 +317,6 @@ def card_for(settings: Settings) -> Gpu | None:
 def start_for(settings: Settings) -> protocol.Start:
     """Return what a worker is started with under these settings; the candidate fills in precision
     and device."""
-    card = _select(settings).card if settings.vram_budget else None
     return protocol.Start(
         model=settings.model,
         precision=FP32_BASELINE,
@@ -299,6 +328,16 @@ def start_for(settings: Settings) -> protocol.Start:
         timestamps_model=settings.timestamps_model,
         threads=settings.threads,
         graphs=settings.graphs,
-        vram_limit=max(1, budget(settings.vram_budget, card.total) or 0) if card else 0,
+        vram_limit=_vram_limit(settings),
         faults=settings.faults,
     )
+
+
+def _vram_limit(settings: Settings) -> int:
+    """Return the bytes of the card that a worker may hold; 0 for no limit."""
+    if not settings.vram_budget:
+        return 0
+    card = _select(settings).card
+    if card is None:
+        return 0
+    return max(1, budget(settings.vram_budget, card.total) or 0)

@@ -1,6 +1,6 @@
 """The worker from outside: its process, its frames, and how it was lost.
 
-Knows pipes and signals; does not know what is said over them, nor which worker comes next. Daemon
+Knows pipes and signals; does not know what the messages mean, nor which worker comes next. Daemon
 side.
 """
 
@@ -83,13 +83,8 @@ class WorkerFailedError(Exception):
         self, kind: str, detail: str, hint: str = "", trace: str = "", component: str = ""
     ) -> None:
         super().__init__(detail)
-        self.kind, self.detail, self.hint, self.trace, self.component = (
-            kind,
-            detail,
-            hint,
-            trace,
-            component,
-        )
+        self.kind, self.detail, self.hint = kind, detail, hint
+        self.trace, self.component = trace, component
 
 
 class WorkerProcess:
@@ -106,10 +101,8 @@ class WorkerProcess:
         self.process = process
         self.scratch = scratch
         self.noise: collections.deque[str] = collections.deque(maxlen=20)
-        self._stdout, self._stderr = (
-            asyncio.StreamReader(MAX_LINE_BYTES),
-            asyncio.StreamReader(MAX_LINE_BYTES),
-        )
+        self._stdout = asyncio.StreamReader(MAX_LINE_BYTES)
+        self._stderr = asyncio.StreamReader(MAX_LINE_BYTES)
         self._stdin: asyncio.StreamWriter | None = None
         self._pump = asyncio.create_task(self._listen())
         self._readers: list[asyncio.ReadTransport] = []
@@ -146,9 +139,8 @@ class WorkerProcess:
         for pipe, reader in ((process.stdout, self._stdout), (process.stderr, self._stderr)):
             reading = functools.partial(asyncio.StreamReaderProtocol, reader)
             self._readers.append((await loop.connect_read_pipe(reading, pipe))[0])
-        writing = functools.partial(
-            asyncio.StreamReaderProtocol, asyncio.StreamReader()
-        )  # it has the flow control
+        # Flow control is in this protocol, though nothing is read from the pipe.
+        writing = functools.partial(asyncio.StreamReaderProtocol, asyncio.StreamReader())
         transport, protocol = await loop.connect_write_pipe(writing, process.stdin)
         self._stdin = asyncio.StreamWriter(transport, protocol, None, loop)
 
@@ -160,13 +152,18 @@ class WorkerProcess:
             try:
                 line = await self._stderr.readline()
             except ValueError:  # comes again for each further piece of the same line
-                line, endless = b"" if endless else b"(a line too long to be shown)\n", True
-            else:
-                if not line:
-                    return
-            if line:
-                self.noise.append(without_controls(line.decode(errors="replace").rstrip()))
-                worker_log.debug("%s", self.noise[-1])
+                if not endless:
+                    self._note(b"(a line too long to be shown)\n")
+                endless = True
+                continue
+            if not line:
+                return
+            self._note(line)
+
+    def _note(self, line: bytes) -> None:
+        """Keep a line of stderr, and log it."""
+        self.noise.append(without_controls(line.decode(errors="replace").rstrip()))
+        worker_log.debug("%s", self.noise[-1])
 
     async def send(self, message: Request, *payload: memoryview) -> None:
         """Write one frame. Raises WorkerFailedError: stalled, or how the worker is gone."""
@@ -186,9 +183,8 @@ class WorkerProcess:
         """Read one frame within `deadline` seconds. Raises WorkerFailedError: stalled, garbage, killed or
         died."""
         try:
-            async with asyncio.timeout(
-                deadline
-            ):  # wait_for of Python 3.11 can swallow a cancellation
+            # wait_for of Python 3.11 can swallow a cancellation.
+            async with asyncio.timeout(deadline):
                 line = await self._stdout.readline()
         except TimeoutError:
             raise WorkerFailedError("stalled", f"no answer within {deadline:.0f} s") from None
@@ -204,20 +200,25 @@ class WorkerProcess:
             raise WorkerFailedError("garbage", str(error)) from None
 
     async def _gone(self) -> WorkerFailedError:
+        """Return how the worker was lost."""
         code = await self._exit(2.0)
         if code is None:
             return WorkerFailedError("garbage", "the worker closed its pipe and went on")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
-            return WorkerFailedError(
-                "killed", f"the worker was ended by {signal.Signals(-code).name}"
-            )
+            name = signal.Signals(-code).name
+            return WorkerFailedError("killed", f"the worker was ended by {name}")
         await self._silence()
-        telling = (
-            line for line in reversed(self.noise) if line.strip() and not HARMLESS_LINE.match(line)
-        )
-        said = next(telling, "it said nothing")
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return WorkerFailedError("died", f"the worker ended with {how}: {said}")
+        how = f"exit code {code}"
+        if code < 0:
+            how = signal.Signals(-code).name
+        return WorkerFailedError("died", f"the worker ended with {how}: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        """Return the last line on stderr that may be the reason of its end."""
+        for line in reversed(self.noise):
+            if line.strip() and not HARMLESS_LINE.match(line):
+                return line
+        return "it said nothing"
 
     async def end(self, patience: float) -> None:
         """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with
@@ -233,9 +234,8 @@ class WorkerProcess:
                 await asyncio.wait([ending])
             except asyncio.CancelledError as error:
                 cancelled = error
-        if (
-            ending.cancelled()
-        ):  # by the end of the whole loop, which cancels every task there is, once
+        # The end of the whole loop cancels every task there is, once.
+        if ending.cancelled():
             await self.end(0.0)
         self._close()
         if cancelled is not None:
@@ -288,7 +288,9 @@ class WorkerProcess:
             return self.process.poll()
         if over is None:
             return None
-        return over.si_status if over.si_code == os.CLD_EXITED else -over.si_status
+        if over.si_code == os.CLD_EXITED:
+            return over.si_status
+        return -over.si_status
 
     def _close(self) -> None:
         """Reap the process and let go of all that was held for it; a second time it does
@@ -298,11 +300,11 @@ class WorkerProcess:
         self._pump.cancel()
         for reader in self._readers:
             reader.close()
-        writer = self._stdin.transport if self._stdin is not None else None
-        if writer is not None and (
-            not writer.is_closing() or writer.get_write_buffer_size()
-        ):  # else it is lost
-            writer.abort()
+        if self._stdin is not None:
+            writer = self._stdin.transport
+            # One that is closed and has written everything is not to be aborted.
+            if not writer.is_closing() or writer.get_write_buffer_size():
+                writer.abort()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 pipe.close()
@@ -318,9 +320,8 @@ def _launched(
     Not through asyncio, whose process is over only when its pipes are, and which can wait for ever
     for one whose creation was cancelled half-way.
     """
-    with contextlib.suppress(
-        OSError
-    ):  # without a home that can be written, libraries go without, or to TMPDIR
+    # Without a home that can be written, libraries go without, or to TMPDIR.
+    with contextlib.suppress(OSError):
         paths.make_folder(paths.cache())
     environment = {**os.environ, **paths.library_folders(), **WORKER_ENVIRONMENT, **more}
     process = subprocess.Popen(

@@ -1,7 +1,7 @@
 """What a worker sends, made harmless where it enters the daemon: its strings, and the times of its
 words.
 
-A worker runs a model's file, so nothing that it says is believed beyond its type. Pure.
+A worker runs a model's file, so nothing in its messages is trusted beyond its type. Pure.
 """
 
 from __future__ import annotations
@@ -37,29 +37,25 @@ def bounded(answer: Answer, start: int, size: int) -> Answer:
     Each word gets a sample at least and leaves one to each word behind it, so that words which a
     transcript moves apart still end with their buffer. A confidence lies in 0..1.
     """
-    heard = answer.hypothesis
-    words = [word for word in heard.words if word.text][:size]
-    fitted = [
-        _fitted(word, start, start + size - left)
-        for left, word in zip(_down(len(words)), words, strict=True)
-    ]
-    heard = msgspec.structs.replace(heard, words=fitted, start=start, stop=start + size)
-    return msgspec.structs.replace(answer, hypothesis=heard)
-
-
-def _down(count: int) -> range:
-    """Return how many words are behind each of `count` words."""
-    return range(count - 1, -1, -1)
+    hypothesis = answer.hypothesis
+    words = [word for word in hypothesis.words if word.text][:size]
+    stop = start + size
+    first_end = stop - len(words) + 1
+    fitted = [_fitted(word, start, end) for end, word in enumerate(words, first_end)]
+    hypothesis = msgspec.structs.replace(hypothesis, words=fitted, start=start, stop=stop)
+    return msgspec.structs.replace(answer, hypothesis=hypothesis)
 
 
 def _fitted(word: Word, start: int, stop: int) -> Word:
     """Return a word inside start..stop, at least one sample long."""
     first = min(max(word.start, start), stop - 1)
     last = min(max(word.stop, first + 1), stop)
-    sure = None if word.confidence is None else min(max(word.confidence, 0.0), 1.0)
-    if (first, last, sure) == (word.start, word.stop, word.confidence):
+    confidence = word.confidence
+    if confidence is not None:
+        confidence = min(max(confidence, 0.0), 1.0)
+    if (first, last, confidence) == (word.start, word.stop, word.confidence):
         return word
-    return msgspec.structs.replace(word, start=first, stop=last, confidence=sure)
+    return msgspec.structs.replace(word, start=first, stop=last, confidence=confidence)
 
 
 def _cleaned(value: T) -> T:
@@ -70,13 +66,12 @@ def _cleaned(value: T) -> T:
     elif isinstance(value, list | tuple):
         found = type(value)(map(_cleaned, value))
     elif isinstance(value, dict):
-        found = {_cleaned(key): _cleaned(each) for key, each in value.items()}
+        found = dict(zip(map(_cleaned, value), map(_cleaned, value.values()), strict=True))
     elif isinstance(value, msgspec.Struct):
-        fields = ((name, getattr(value, name)) for name in value.__struct_fields__)
-        changed = {
-            name: _cleaned(each)
-            for name, each in fields
-            if not isinstance(each, int | float | bytes)
-        }
+        changed: dict[str, Any] = {}
+        for name in value.__struct_fields__:
+            field = getattr(value, name)
+            if not isinstance(field, int | float | bytes):
+                changed[name] = _cleaned(field)
         found = msgspec.structs.replace(value, **changed)
     return found

@@ -2,7 +2,7 @@
 what figures.
 
 One file under the state directory. A verdict holds for the very file, device, driver, versions and
-bound it was found with; with any of them changed it is told as stale and decides nothing. Daemon
+bound it was found with; with any of them changed it is shown as stale and decides nothing. Daemon
 side; imports neither torch nor numpy.
 """
 
@@ -28,7 +28,7 @@ log = logging.getLogger("asrd")
 
 
 KEPT_RECORDINGS = "the takes that are kept"
-"""What a verdict was found on where nobody wrote down what was said."""
+"""What a verdict was found on where there are no reference texts."""
 
 
 PROBE_BYTES = 1 << 18
@@ -65,7 +65,7 @@ KEY_LABELS = {
     "device": "the device", "driver": "the driver", "torch": "torch", "asrd": "asrd", "languages": "the language",
     "preset": "the preset", "bound": "max_wer_delta", "budget": "vram_budget",
 }  # fmt: skip
-"""Fields of a key as a person calls them; those of the model's file are told together."""
+"""Fields of a key as a person calls them; those of the model's file are named together."""
 
 IDENTITY_FIELDS = ("model", "device", "preset", "bound", "budget")
 """Fields by which verdicts stand beside each other; of those that agree in them the last one is
@@ -82,13 +82,13 @@ class TunedStrategy(msgspec.Struct, frozen=True):
     verdict: str
     """better, same, worse or undecided, on words alone."""
     delta: float | None
-    """WER against FP32's; over takes, the words that differ from FP32's in a hundred."""
+    """WER against FP32's; over recordings, the words that differ from FP32's in a hundred."""
     interval: tuple[float, float] | None
     """95 % paired bootstrap of `delta`."""
     most: float | None
     """The upper bound of `delta` that was held against the limit."""
     changed: int | None
-    """Words heard otherwise than by FP32."""
+    """Words that differ from FP32's."""
     memory: int | None
     """Process memory in the steady state."""
     source: str
@@ -113,11 +113,11 @@ class TuningResult(msgspec.Struct, frozen=True):
     reason: str
     candidates: list[TunedStrategy]
     speech: str
-    """The manifest, or takes."""
+    """The manifest, or KEPT_RECORDINGS."""
     utterances: int
     words: int
     seconds: float
-    """Of sound."""
+    """Of audio."""
     measured: str
     """When, ISO 8601, UTC."""
     limit: float
@@ -146,19 +146,23 @@ def key_for(settings: Settings, gpu: Gpu | None) -> TuningKey | None:
         file = names.resolve(settings.model).stat()
     except (AsrdError, OSError):
         return None
-    return TuningKey(
+    key = TuningKey(
         model=readable(settings.model),
         size=file.st_size,
         modified=file.st_mtime_ns,
-        device=gpu.name if gpu else kernel_facts.processor(),
-        driver=gpu.driver if gpu else "",
+        device="",
+        driver="",
         torch=_version("torch"),
         asrd=__version__,
         languages=f"{settings.source_lang} > {settings.target_lang}",
         preset=settings.preset,
         bound=settings.wer_bound,
-        budget=settings.vram_budget if gpu else "",
+        budget="",
     )
+    if gpu is None:
+        return msgspec.structs.replace(key, device=kernel_facts.processor())
+    card = {"device": gpu.name, "driver": gpu.driver, "budget": settings.vram_budget}
+    return msgspec.structs.replace(key, **card)
 
 
 @functools.cache
@@ -197,19 +201,14 @@ def _unkept(error: OSError) -> DiskError:
 
 
 def keep(record: TuningResult) -> None:
-    """Put a verdict in the place of the last one for the same model, device and bounds. Raises
+    """Replace the last verdict for the same model, device and bounds by this one. Raises
     DiskError."""
     target = path()
-    others = [
-        one
-        for one in read()
-        if any(_of(one.key, name) != _of(record.key, name) for name in IDENTITY_FIELDS)
-    ]
+    kept = [one for one in read() if _place(one.key) != _place(record.key)]
+    kept.append(record)
     try:
         paths.make_folder(target.parent)
-        paths.write_whole(
-            target, msgspec.json.format(filenames.to_json([*others, record]), indent=1)
-        )
+        paths.write_whole(target, msgspec.json.format(filenames.to_json(kept), indent=1))
     except OSError as error:
         raise _unkept(error) from error
 
@@ -230,20 +229,27 @@ def find(settings: Settings, gpu: Gpu | None) -> tuple[TuningResult | None, str]
     return nearest, "; ".join(_differences(nearest.key, key))
 
 
-def _of(key: TuningKey, name: str) -> object:
-    return getattr(key, name)
+def _place(key: TuningKey) -> tuple[object, ...]:
+    """Return the fields by which verdicts stand beside each other."""
+    return tuple(getattr(key, name) for name in IDENTITY_FIELDS)
 
 
 def _differences(was: TuningKey, now: TuningKey) -> list[str]:
     """Return in words what a verdict was found with and what is here."""
-    written = was.modified != now.modified and now.model not in names.SHIPPED
-    moved = was.size != now.size or written
-    return ["the model's file has changed"] * moved + [
-        f"{label} was {_shown(_of(was, name))} and is {_shown(_of(now, name))}"
-        for name, label in KEY_LABELS.items()
-        if _of(was, name) != _of(now, name)
-    ]
+    found: list[str] = []
+    rewritten = was.modified != now.modified and now.model not in names.SHIPPED
+    if was.size != now.size or rewritten:
+        found.append("the model's file has changed")
+    for name, label in KEY_LABELS.items():
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            found.append(f"{label} was {_shown(before)} and is {_shown(after)}")
+    return found
 
 
 def _shown(value: object) -> str:
-    return "unset" if value == "" else f"{value:g}" if isinstance(value, float) else str(value)
+    if value == "":
+        return "unset"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)

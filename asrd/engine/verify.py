@@ -10,9 +10,6 @@ from asrd.precision.strategies import (
 )
 from asrd.protocol import Ready
 
-# -- what a worker must be
-# --------------------------------------------------------------------------------------------
-
 
 def mismatch(candidate: Candidate, ready: Ready) -> str:
     """Return where a worker, as it read itself back, is not what its candidate says; "" where it
@@ -25,23 +22,51 @@ def mismatch(candidate: Candidate, ready: Ready) -> str:
     if (ready.requested, ready.device) != (precision.name, candidate.device):
         return f"a worker for {candidate.name} says that it is {ready.requested} on {ready.device}"
     for component, effective in ready.effective.items():
-        stored, _, ran = effective.partition(" as ")
-        allowed = _allowed(precision, component) | {
-            f.got for f in ready.fallbacks if f.component == component
-        }
-        lower = {"float16", "bfloat16"} if precision.autocast or precision.phases else set()
-        lower |= {"tf32"} if precision.tf32 else set()
-        for what, found, right in (
-            ("stored in", stored, allowed),
-            ("computed in", ran, {"float32"} | allowed | lower),
-        ):
-            if wrong := set(filter(None, found.split("/"))) - right:
-                must = " or ".join(sorted(right))
-                return f"{component} is {what} {wrong.pop()} under {candidate.name}, which allows {must}"
-        for path, dtype in precision.parts.items():
-            inside = "." in path and not _pattern(path) and path.partition(".")[0] == component
-            if inside and dtype not in {*stored.split("/"), *(f.wanted for f in ready.fallbacks)}:
-                return f"nothing of {component} is stored in {dtype} under {candidate.name}, which wants {path} so"
+        stored, _, computed = effective.partition(" as ")
+        allowed = _allowed(precision, component)
+        for fallback in ready.fallbacks:
+            if fallback.component == component:
+                allowed.add(fallback.got)
+        arithmetic = {"float32"} | allowed | _lowered(precision)
+        wrong = _forbidden("stored", stored, allowed) or _forbidden(
+            "computed", computed, arithmetic
+        )
+        if wrong:
+            what, dtype, right = wrong
+            must = " or ".join(sorted(right))
+            return f"{component} is {what} in {dtype} under {candidate.name}, which allows {must}"
+        if path := _unmet(precision, ready, component, stored):
+            dtype = precision.parts[path]
+            return f"nothing of {component} is stored in {dtype} under {candidate.name}, which wants {path} so"
+    return ""
+
+
+def _lowered(precision: Precision) -> set[str]:
+    """Return the dtypes below the storage that arithmetic may run in."""
+    lower: set[str] = set()
+    if precision.autocast or precision.phases:
+        lower |= {"float16", "bfloat16"}
+    if precision.tf32:
+        lower.add("tf32")
+    return lower
+
+
+def _forbidden(what: str, found: str, right: set[str]) -> tuple[str, str, set[str]] | None:
+    """Return the first dtype of "X/Y" that is not allowed, with what it is of; None where all
+    are."""
+    wrong = set(filter(None, found.split("/"))) - right
+    if not wrong:
+        return None
+    return what, wrong.pop(), right
+
+
+def _unmet(precision: Precision, ready: Ready, component: str, stored: str) -> str:
+    """Return a path below a component whose dtype is nowhere in it; "" where there is none."""
+    wanted = {fallback.wanted for fallback in ready.fallbacks}
+    for path, dtype in precision.parts.items():
+        inside = "." in path and not _pattern(path) and path.partition(".")[0] == component
+        if inside and dtype not in wanted and dtype not in stored.split("/"):
+            return path
     return ""
 
 
@@ -63,5 +88,5 @@ def _allowed(precision: Precision, component: str) -> set[str]:
 
 
 def _pattern(path: str) -> bool:
-    """Whether a key of `parts` is a pattern, which may reach into any component."""
+    """Return whether a key of `parts` is a pattern, which may reach into any component."""
     return not {"*", "?", "["}.isdisjoint(path)

@@ -140,6 +140,11 @@ def without(candidates: Iterable[Candidate], names: Collection[str]) -> list[Can
     return [candidate for candidate in candidates if candidate.name not in names]
 
 
+def with_names(candidates: Iterable[Candidate], names: Collection[str]) -> list[Candidate]:
+    """Return the candidates whose name is one of these, in order."""
+    return [candidate for candidate in candidates if candidate.name in names]
+
+
 def elsewhere(candidates: Iterable[Candidate], device: str) -> list[Candidate]:
     """Return the candidates of all other devices, in order."""
     return [candidate for candidate in candidates if candidate.device != device]

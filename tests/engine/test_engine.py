@@ -676,7 +676,7 @@ def test_a_worker_that_is_not_ended_in_time_is_overdue(
     async def go() -> None:
         async with engine("*=ok") as held:
             await held.start()
-            worker, allowed = held._worker, asyncio.Event()
+            worker, allowed = held._session._worker, asyncio.Event()
             assert worker is not None
             stop = worker._stop
 

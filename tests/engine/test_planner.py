@@ -24,7 +24,7 @@ def card(gib: float, capability: tuple[int, int] = (8, 6), free: float | None = 
 
 def planned(settings: Settings, cards: list[Gpu]) -> Plan:
     """Return what the engine gets for these settings with these cards."""
-    return planner.planned(settings, GpuSelection(cards, card=device_for(settings.device, cards)))
+    return planner.plan_with(settings, GpuSelection(cards, card=device_for(settings.device, cards)))
 
 
 @pytest.fixture(autouse=True)

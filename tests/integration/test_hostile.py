@@ -188,7 +188,7 @@ async def test_a_sound_that_no_candidate_answers_costs_no_candidate(name: str) -
         before = await engine.transcribe(SAID)
         candidates = engine.candidates
         with pytest.raises(
-            AudioError if act.startswith("nan") else UnansweredError, match="this sound"
+            AudioError if act.startswith("nan") else UnansweredError, match="this audio"
         ) as caught:
             await engine.transcribe(marked(draw))
         assert candidates[-1].name in caught.value.message
@@ -226,7 +226,7 @@ async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path
     async with at_work(tmp_path, "*=allergic:nan") as one:
         told = await one.say(marked(np.random.default_rng(3))).told
         assert told.outcome == "kept"
-        assert "no precision makes text of this sound" in told.detail
+        assert "no precision makes text of this audio" in told.detail
         await rested(one)
         await until(lambda: one.slot.engine.ready is not None)
         await until(lambda: one.slot.error == "")
