@@ -573,7 +573,7 @@ def test_the_ledger_is_read_and_progress_is_told() -> None:
     async def go() -> None:
         told: list[protocol.Progress] = []
         held = engine("*=ok")
-        held._on_progress = told.append
+        held._session._on_progress = told.append
         async with held:
             assert (await held.measure("steady")).process == 1000
         assert [p.stage for p in told] == ["import"]
