@@ -105,7 +105,7 @@ class UncertainError(SinkError):
 
 
 class ClaimedError(AsrdError):
-    """A recording that somebody else has in hand."""
+    """A recording that another process works on."""
 
     exit_code = 75
 

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from asrd import paths
 
-SERVICE, SOCKET = "asrd.service", "asrd.socket"
+SERVICE_UNIT, SOCKET_UNIT = "asrd.service", "asrd.socket"
 
 MANAGER_SECONDS = 2.0
-"""How long the user manager may take to say how a unit is."""
+"""Within which the user manager has to report the state of a unit."""
 
 SYSTEM_UNITS = (
     "/etc/systemd/user",
@@ -50,7 +50,7 @@ def installed(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of the user's unit, or of everybody's; None where none is installed."""
     own = paths.config_home(environment) / "systemd" / "user"
     for folder in (own, *map(Path, SYSTEM_UNITS)):
-        if os.path.exists(folder / SERVICE):
+        if os.path.exists(folder / SERVICE_UNIT):
             return folder
     return None
 
@@ -69,9 +69,9 @@ def start(where: Path | None = None) -> str:
     states = _states()
     if states is None:
         return f"no user manager answers here, so in a terminal: {run_command(where)}"
-    units = SERVICE
-    if os.path.exists(folder / SOCKET):
-        units = f"{SOCKET} {SERVICE}"
+    units = SERVICE_UNIT
+    if os.path.exists(folder / SOCKET_UNIT):
+        units = f"{SOCKET_UNIT} {SERVICE_UNIT}"
     begin = f"systemctl --user start {units}"
     if "failed" in states:
         return f"systemctl --user reset-failed {units}; {begin}; asrd service status says why it failed"
@@ -81,7 +81,7 @@ def start(where: Path | None = None) -> str:
 def restart(where: Path) -> str:
     """Return what starts a daemon anew that does not answer on a socket."""
     if serves(where):
-        return f"systemctl --user restart {SERVICE}"
+        return f"systemctl --user restart {SERVICE_UNIT}"
     end = "end it in its terminal with Ctrl-C"
     if pid := listener(where):
         end = f"kill -KILL {pid}"
@@ -91,7 +91,7 @@ def restart(where: Path) -> str:
 def stop(where: Path) -> str:
     """Return what ends the daemon that answers on a socket."""
     if serves(where):
-        return f"systemctl --user stop {SOCKET} {SERVICE}"
+        return f"systemctl --user stop {SOCKET_UNIT} {SERVICE_UNIT}"
     if pid := listener(where):
         return f"kill {pid}"
     return "Ctrl-C in its terminal"
@@ -100,15 +100,15 @@ def stop(where: Path) -> str:
 def explain(where: Path) -> str:
     """Return where the daemon on a socket, or the one that was there, says what happened to it."""
     if serves(where):
-        return f"journalctl --user -u {SERVICE} -n 20 tells why"
+        return f"journalctl --user -u {SERVICE_UNIT} -n 20 tells why"
     return "the terminal of asrd run tells why"
 
 
 def again(environment: Mapping[str, str] = os.environ) -> str:
-    """Return what starts this very daemon again once it has ended. Asks nobody: a daemon calls it
+    """Return what starts this very daemon again once it has ended. Asks no other process: a daemon calls it
     on its loop."""
     if environment.get("NOTIFY_SOCKET"):
-        return f"start it again: systemctl --user start {SERVICE}"
+        return f"start it again: systemctl --user start {SERVICE_UNIT}"
     return "start it again: asrd run"
 
 
@@ -162,7 +162,7 @@ def _listens(folder: Path, where: Path) -> bool:
     """Return whether the socket unit beside the service listens there; a service without one does
     by its settings."""
     try:
-        text = (folder / SOCKET).read_text("utf-8", errors="surrogateescape")
+        text = (folder / SOCKET_UNIT).read_text("utf-8", errors="surrogateescape")
     except OSError:
         return True
     for line in re.findall(r"^ListenStream=(.+)$", text, re.MULTILINE):
@@ -178,7 +178,15 @@ def _states() -> tuple[str, ...] | None:
 
     if shutil.which("systemctl") is None:
         return None
-    command = ["systemctl", "--user", "show", "--property=ActiveState", "--value", SERVICE, SOCKET]
+    command = [
+        "systemctl",
+        "--user",
+        "show",
+        "--property=ActiveState",
+        "--value",
+        SERVICE_UNIT,
+        SOCKET_UNIT,
+    ]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=MANAGER_SECONDS

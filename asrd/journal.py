@@ -49,7 +49,7 @@ MESSAGE_IDS = {
 """Event -> MESSAGE_ID, by which `journalctl MESSAGE_ID=` finds it in every version of asrd."""
 
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
-"""Where journald takes entries with fields."""
+"""Where journald receives entries with fields."""
 
 MAX_FIELD_BYTES = 16384
 """Bytes of one field; a whole entry has to fit into one datagram of about 200 KB."""
@@ -94,7 +94,7 @@ def log_to_journal() -> bool:
     too.
 
     Returns:
-        Whether there is a journal that takes fields. Without it stderr gets everything, with the
+        Whether there is a journal that receives fields. Without it stderr gets everything, with the
         <N> priorities that journald reads where stderr leads to one.
     """
     handlers: list[logging.Handler] = []
@@ -140,7 +140,7 @@ def _journal_handler() -> logging.Handler | None:
 
 
 class Sender:
-    """Sends entries to journald and never waits: what it does not take at once is counted and
+    """Sends entries to journald and never waits: what it does not accept at once is counted and
     dropped."""
 
     _NAME = re.compile(r"[A-Z][A-Z0-9_]{0,63}")

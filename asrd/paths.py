@@ -80,7 +80,7 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
 
     try:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
-    except KeyError:  # a container may run as a number that nobody has
+    except KeyError:  # a container may run as a number without an account
         return Path("/")
 
 
@@ -104,7 +104,7 @@ def make_folder(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             each.mkdir(0o700)
             with contextlib.suppress(OSError):  # a file system may have no rights
-                each.chmod(0o700)  # a umask may take rights from the user as well
+                each.chmod(0o700)  # a umask may remove rights of the user as well
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fspath(path))
 
@@ -144,6 +144,6 @@ def python_path() -> str:
     """
     entries = list(filter(os.path.isabs, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    if home not in sys.path[1:]:  # a checkout that nobody installed, found as the current folder
+    if home not in sys.path[1:]:  # a checkout that is not installed, found as the current folder
         entries.append(home)
     return os.pathsep.join(entries)

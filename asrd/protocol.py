@@ -221,7 +221,7 @@ class Download(msgspec.Struct, frozen=True):
 
     @property
     def _size(self) -> str:
-        """What is here, of how much where that is known."""
+        """The size of what is here, and of the whole where the server says it."""
         if self.total is None:
             return decimal(self.bytes)
         return f"{decimal(self.bytes)} of {decimal(self.total)}"
@@ -241,7 +241,7 @@ class Progress(msgspec.Struct, tag="progress", frozen=True):
     """download, import, restore, cast, move, warm-up or self-test."""
     detail: str = ""
     fraction: float | None = None
-    """0..1 where it is known."""
+    """0..1; None where the stage has no measure."""
     download: Download | None = None
     """Of the stage download, which is another process than the worker."""
 

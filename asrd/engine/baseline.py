@@ -55,7 +55,7 @@ def path() -> Path:
 
 
 def read() -> dict[str, Baseline]:
-    """Return everything known, by "model on device"; what cannot be read is nothing."""
+    """Return all baselines, by "model on device"; none from a file that cannot be read."""
     return _read(logging.DEBUG, "no baseline can be read from %s: %s")
 
 
@@ -87,8 +87,10 @@ def outweighs(old: Baseline, new: Baseline, tried: Collection[str]) -> bool:
 
 
 def keep(model: str, device: str, found: Baseline) -> None:
-    """Put a comparison in the place of the last one; a file that cannot be read is told and goes.
-    Raises DiskError."""
+    """Replace the last comparison by this one; a file that cannot be read is logged and replaced.
+
+    Raises DiskError.
+    """
     target = path()
     try:
         paths.make_folder(target.parent)

@@ -1,6 +1,6 @@
-"""Buffers of several callers that wait for the one worker, and which of them one request takes.
+"""Buffers of several callers that wait for the one worker, and which of them are asked together.
 
-Runs on the event loop of whoever asks; knows no process.
+Runs on the event loop of the engine; knows no process.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class BatchQueue:
                     one.answer.set_result(answer)
 
     async def _abandon(self, mine: WaitingBuffer) -> None:
-        """Let go of a buffer whose caller was cancelled; nobody else's answer is touched."""
+        """Let go of a buffer whose caller was cancelled; no other answer is touched."""
         if mine in self._waiting:
             self._waiting.remove(mine)
         if mine not in self._asked or not all(one.answer.done() for one in self._asked):

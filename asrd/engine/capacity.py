@@ -20,7 +20,7 @@ from asrd.precision.strategies import FP32_BASELINE
 
 def fits_beside(settings: Settings, used: int | None) -> bool:
     """Return whether what these settings choose fits beside the worker in service; True where
-    no figure tells otherwise.
+    there are no figures.
 
     Args:
         used: bytes that the one in service holds, which a budget counts; None where it is not known.
@@ -37,7 +37,7 @@ def fits_beside(settings: Settings, used: int | None) -> bool:
     if report.card is None:
         return True
     if report.card.mode == "exclusive":
-        return False  # the card takes one process, and the worker in service is it
+        return False  # the card allows one process, which is the worker in service
     estimate = report.estimate(report.chosen)
     need = estimate.need if estimate else 0
     return _fits(need, report.card, settings, used)

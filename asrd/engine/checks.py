@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 class ModelRefusals:
-    """Remembers the model file that a worker refused, so that nobody starts another one for it at
+    """Remembers the model file that a worker refused, so that no other one is started for it at
     once."""
 
     def __init__(self) -> None:

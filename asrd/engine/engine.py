@@ -2,7 +2,7 @@
 candidate when it fails.
 
 The caller awaits a hypothesis and need not know that the worker died twice on the way. Knows
-processes and frames; does not know what a model is. Runs on the event loop of whoever asks; imports
+processes and frames; does not know what a model is. Runs on the event loop of its callers; imports
 neither torch nor numpy.
 """
 
@@ -141,7 +141,7 @@ class Engine:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for an answer."""
+        """Whether no caller waits for an answer."""
         return self._queue.idle
 
     @property
@@ -192,7 +192,7 @@ class Engine:
             samples: float32, mono, 16 kHz, one-dimensional and contiguous: anything with the buffer
                 protocol.
             start: sample index of its first sample.
-            phase: warmup, draft or final.
+            phase: warmup, draft (a partial buffer) or final.
             context: what is final already of the speech that goes on in it.
 
         Raises: as `start`.
@@ -239,7 +239,7 @@ class Engine:
         """Return a reading of the ledger of the worker in service; None where there is none, or it
         is lost.
 
-        No other worker is started for figures: that takes as long as a start, and nobody waits for
+        No other worker is started for figures: that takes as long as a start, and no caller waits for
         it.
 
         Args:

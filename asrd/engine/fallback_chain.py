@@ -192,5 +192,5 @@ def _beside(rejected: Sequence[Rejected], blamed: Sequence[Rejected]) -> list[Re
 
 
 def _silent(one: Rejected) -> Rejected:
-    detail = f"{one.detail}; FP32 heard nothing either"
+    detail = f"{one.detail}; FP32 found no words either"
     return msgspec.structs.replace(one, kind="silent", detail=detail)

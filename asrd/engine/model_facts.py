@@ -23,7 +23,7 @@ def header_of(name: str) -> tuple[Header, str]:
     architecture.
 
     Raises:
-        ModelError: a file that cannot be used, or a name on the hub that is neither here nor known.
+        ModelError: a file that cannot be used, or a name on the hub without a file here and without sizes.
         UsageError: no name at all.
     """
     try:
@@ -56,7 +56,7 @@ def check_languages(settings: Settings, header: Header | None = None) -> None:
     Args:
         header: the model's, where it was read already.
 
-    Raises ConfigError for a model that is told the language, which it then would refuse or write
+    Raises ConfigError for a model that is given the language, which it then would refuse or write
     nonsense in.
     """
     asked = [key for key in ("source_lang", "target_lang") if getattr(settings, key) != "en"]

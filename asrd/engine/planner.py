@@ -46,7 +46,7 @@ class PlanFacts(msgspec.Struct, frozen=True):
     header: Header | None
     """The model's; None where it was not read or could not be."""
     path: str
-    """Where the header was read; empty where it was computed from the known architecture."""
+    """Where the header was read; empty where it was computed from the table of architectures."""
     model_problem: AsrdError | None
     """Why there is no header."""
     tuned: TuningResult | None
@@ -74,7 +74,7 @@ class PlanReport(msgspec.Struct, frozen=True):
 
     model: str
     path: str
-    """Empty where the figures come from the known architecture."""
+    """Empty where the figures come from the table of architectures."""
     exact: bool
     family: str
     parameters: int
@@ -98,7 +98,7 @@ class PlanReport(msgspec.Struct, frozen=True):
     context: int
     """Bytes reckoned for CUDA and its libraries: as measured on this card, else assumed."""
     recalled: str
-    """Sizes of the known architecture that no public copy of the config confirmed."""
+    """Sizes in the table of architectures that no public copy of the config confirmed."""
     strategies: list[StrategyEstimate]
     evidence: TuningResult | None = None
     """What was measured of `auto`, here and for this model."""

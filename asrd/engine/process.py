@@ -38,11 +38,10 @@ PIPE_BYTES = 1 << 20
 """Bytes that a pipe to a worker holds, where Linux allows it: a buffer then goes in one piece."""
 
 SEND_SECONDS = 60.0
-"""Seconds within which a worker, which is asked only while it waits, takes what it is sent out of
-its pipe."""
+"""Within which a worker has to read a message, as it is asked only while it waits."""
 
 KILL_SECONDS = 10.0
-"""Seconds that a killed process is waited for: a card's driver may take a while to let go of it."""
+"""Seconds that a killed process is waited for: a card's driver may need a while to let go of it."""
 
 LAST_OUTPUT_SECONDS = 1.0
 """Seconds in which the last words of a process that is over arrive."""
@@ -145,7 +144,7 @@ class WorkerProcess:
         self._stdin = asyncio.StreamWriter(transport, protocol, None, loop)
 
     async def _listen(self) -> None:
-        """Read stderr to its end, whatever comes: a pipe that nobody reads would stop the
+        """Read stderr to its end, whatever comes: a pipe that is not read would stop the
         worker."""
         endless = False
         while True:

@@ -58,7 +58,7 @@ class ScratchFolder:
 
 
 def _abandoned(entry: os.DirEntry[str]) -> bool:
-    """Return whether a scratch folder is ours, of some age, and locked by nobody."""
+    """Return whether a scratch folder is ours, of some age, and locked by no process."""
     try:
         facts = entry.stat(follow_symlinks=False)
         if facts.st_uid != os.getuid() or time.time() - facts.st_mtime < NEW_FOLDER_SECONDS:

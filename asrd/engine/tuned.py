@@ -1,4 +1,4 @@
-"""What `asrd tune` found here, kept: which strategy `auto` takes for a model on a device, and by
+"""What `asrd tune` found here, kept: which strategy `auto` starts with for a model on a device, and by
 what figures.
 
 One file under the state directory. A verdict holds for the very file, device, driver, versions and

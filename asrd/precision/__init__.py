@@ -5,7 +5,7 @@ A file imports only from files above it, and from packages below this one.
     spellings    other spellings of strategies, dtypes and devices (pure)
     strategies   precision strategies as values: dtypes, storage, phases, presets and their names (pure)
     failures     what each kind of failure means for its candidate: one table, kind -> action (pure)
-    plan         strategies as values, presets, plan() -> candidates + reason (pure)
+    plan         the request and the facts of a card -> candidates and the reason (pure)
     needs        which candidates need less memory, and which fit into a limit (pure)
     ledger       what each figure of memory is, in words; how much a worker gained while it worked (pure)
     fallback     which candidate follows one that failed, and when a better one may return (pure)

@@ -94,7 +94,7 @@ UNKNOWN_ACTION = FailureAction()
 
 
 def action_of(kind: str) -> FailureAction:
-    """Return what is done about a kind of failure; for one that nobody knows, the next candidate
+    """Return what is done about a kind of failure; for an unknown one, the next candidate
     follows."""
     return FAILURE_ACTIONS.get(kind, UNKNOWN_ACTION)
 

@@ -107,7 +107,7 @@ def retry_plan(
     candidates: Sequence[Candidate],
     rejected: Sequence[Rejected],
 ) -> Plan | None:
-    """Return the plan with the candidates whose trouble may be over, or None where there is none.
+    """Return the plan with the candidates whose failure may be over, or None where there is none.
 
     Args:
         left: candidates that were left.

@@ -30,7 +30,7 @@ OPEN_PROBLEMS = {
 
 
 class Library(contextlib.ContextDecorator):
-    """NVML while somebody asks it: opened by the first of several scopes, shut down by the last.
+    """NVML while it is asked: opened by the first of several scopes, shut down by the last.
 
     An open NVML holds the device files of every card, so a laptop's card never sleeps. Outside a
     scope none is held. The library's code stays mapped once it was needed; it is not before. May be

@@ -1,6 +1,6 @@
-"""What a precision is, which there are, and which one a machine should try first.
+"""Which precision a machine should try first, and which follow it.
 
-Strategies are values in one table; code branches on their fields, never on their names. `plan` is a
+Code branches on the fields of a strategy, never on its name. `plan` is a
 pure function of the request and the facts of the hardware: it returns candidates and the reason.
 Knows nothing of torch, NeMo or processes.
 """
@@ -94,7 +94,7 @@ class Rejected(msgspec.Struct, frozen=True):
     """
     detail: str
     hint: str = ""
-    """What helps; empty where nothing is known to."""
+    """What helps; empty where there is no advice."""
     figures: dict[str, float] = {}
     """What a trigger decided by."""
 
@@ -123,10 +123,10 @@ class Plan(msgspec.Struct, frozen=True):
     """What the preset allows beside the candidates; used where memory is short and they need
     less."""
     needs: dict[str, Need] = {}
-    """Strategy -> what it needs of the card, as far as that is known."""
+    """Strategy -> what it needs of the card, as far as there are figures."""
 
     def need_of(self, candidate: Candidate) -> Need | None:
-        """Return what a candidate needs of the card; None where that is not known."""
+        """Return what a candidate needs of the card; None without a figure."""
         return self.needs.get(candidate.precision.name)
 
 
@@ -180,7 +180,7 @@ def _cpu_obstacle(precision: Precision) -> str:
 
 def _instead(precision: Precision) -> str:
     """Return what the library makes of a precision on a CPU, as a clause to follow a reason; ""
-    where it takes it."""
+    where it runs it as it is."""
     if precision.trainer and precision.autocast == "float16":
         return "; on a CPU Lightning makes bfloat16 of its float16"
     return ""

@@ -39,7 +39,7 @@ class Precision(msgspec.Struct, frozen=True):
     """Component (a child of the model, a dotted path below one, or `norms`) -> its storage and
     arithmetic."""
     families: dict[str, dict[str, Stored]] = {}
-    """Family (ctc, rnnt or aed) -> `parts` for it; a plan is made before a family is known, see
+    """Family (ctc, rnnt or aed) -> `parts` for it; a plan is made before the family is read, see
     `for_family`."""
     features: Literal["float32", "weights"] = "float32"
     """float32: the mel front end stays FP32 and only its output is cast; weights: it is cast with
@@ -114,7 +114,7 @@ STRATEGY_TABLE: dict[str, Precision] = _by_name(
         Precision(
             "phased",
             phases={"draft": "bfloat16"},
-            summary="drafts under bfloat16 autocast, final decode FP32",
+            summary="partial text under bfloat16 autocast, final decode FP32",
         ),
         Precision(
             "int8",

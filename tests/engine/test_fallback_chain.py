@@ -113,4 +113,4 @@ def test_what_fp32_does_no_better_is_silent_and_only_that() -> None:
     one.fall_back("unsupported", "no kernel")
     one.mark_inherent("empty", ["half", "bfloat16"])
     assert [each.kind for each in one.rejected] == ["silent", "unsupported"]
-    assert one.rejected[0].detail == "no word; FP32 heard nothing either"
+    assert one.rejected[0].detail == "no word; FP32 found no words either"
