@@ -19,14 +19,14 @@ def frame(message: protocol.Request, payload: bytes = b"") -> bytes:
 @given(
     st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400)
 )
-def test_buffers_are_read_as_they_were_written(start: int, phase: str, sound: bytes) -> None:
-    sound = sound[: len(sound) // 4 * 4]
-    half = len(sound) // 8 * 4
+def test_buffers_are_read_as_they_were_written(start: int, phase: str, audio: bytes) -> None:
+    audio = audio[: len(audio) // 4 * 4]
+    half = len(audio) // 8 * 4
     said = protocol.DecodingContext("was für\n", start + 9)
-    buffers = [protocol.Buffer(start, half), protocol.Buffer(start + 5, len(sound) - half, said)]
+    buffers = [protocol.Buffer(start, half), protocol.Buffer(start + 5, len(audio) - half, said)]
     several = protocol.Recognize(7, buffers, phase)
-    encode, measure = protocol.Encode(9, len(sound)), protocol.Measure(8, "steady")
-    sent = [(several, sound), (encode, sound), (measure, b""), (protocol.Stop(), b"")]
+    encode, measure = protocol.Encode(9, len(audio)), protocol.Measure(8, "steady")
+    sent = [(several, audio), (encode, audio), (measure, b""), (protocol.Stop(), b"")]
     stream = io.BytesIO(b"".join(frame(message, payload) for message, payload in sent))
     assert [framing.read_request(stream) for _ in sent] == sent
     assert framing.read_request(stream) is None
@@ -51,7 +51,7 @@ def test_no_bytes_do_more_than_be_refused(noise: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [-4, 3, framing.MAX_PAYLOAD_BYTES + 4])
-def test_a_payload_that_cannot_be_sound_is_refused(size: int) -> None:
+def test_a_payload_that_cannot_be_audio_is_refused(size: int) -> None:
     with pytest.raises(framing.GarbageError, match="float32"):
         framing.read_request(io.BytesIO(frame(protocol.Recognize(1, [protocol.Buffer(0, size)]))))
 
@@ -71,7 +71,7 @@ def test_a_line_without_an_end_is_refused() -> None:
 
 
 def test_the_longest_encoder_output_fits_a_line() -> None:
-    told = protocol.Encoded(1, bytes(range(256)) * (protocol.MAX_ENCODED_BYTES // 256))
-    line = b"".join(bytes(piece) for piece in framing.pack(told))
+    encoded = protocol.Encoded(1, bytes(range(256)) * (protocol.MAX_ENCODED_BYTES // 256))
+    line = b"".join(bytes(piece) for piece in framing.pack(encoded))
     assert len(line) < framing.MAX_LINE_BYTES
-    assert framing.unpack_reply(line) == told
+    assert framing.unpack_reply(line) == encoded
