@@ -105,8 +105,3 @@ def kind_of(error: AsrdError) -> str:
         if action.error is not None and isinstance(error, action.error):
             return kind
     return ""
-
-
-def kinds_that(follow: str) -> tuple[str, ...]:
-    """Return the kinds after which such a candidate follows."""
-    return tuple(kind for kind, action in FAILURE_ACTIONS.items() if action.follow == follow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from asrd.precision.failures import FAILURE_ACTIONS
 from asrd.precision.plan import Evidence, Gpu, Plan, device_for, plan
 from asrd.precision.strategies import Precision
 
@@ -18,3 +19,8 @@ def plan_on(
     """Return the plan for a request on the card that a device means."""
     why_cpu = "device = cpu" if device == "cpu" else "no GPU"
     return plan(requested, device_for(device, gpus), preset, evidence, why_cpu=why_cpu)
+
+
+def kinds_that(follow: str) -> tuple[str, ...]:
+    """Return the kinds after which such a candidate follows."""
+    return tuple(kind for kind, action in FAILURE_ACTIONS.items() if action.follow == follow)

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from asrd.engine.verify import mismatch
 from asrd.precision import fallback
-from asrd.precision.failures import kinds_that
 from asrd.precision.fallback import RetryBackoff, is_full_fp32, restored, retry_plan
 from asrd.precision.plan import Candidate, Gpu, Plan, Rejected
 from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE, Precision, with_parts
 from asrd.protocol import Fallback, Ready
 from tests.fakes.engine import ready as introduced
-from tests.precision.plans import plan_on
+from tests.precision.plans import kinds_that, plan_on
 
 CARD = Gpu(0, "A card", (8, 6), 1 << 33, 1 << 33)
 KINDS = [

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asrd.errors import ConfigError, PrecisionError
-from asrd.precision.failures import kinds_that
 from asrd.precision.fallback import candidates_after
 from asrd.precision.needs import fitted, needs_less, width
 from asrd.precision.plan import (
@@ -32,7 +31,7 @@ from asrd.precision.strategies import (
     select,
     with_parts,
 )
-from tests.precision.plans import plan_on
+from tests.precision.plans import kinds_that, plan_on
 
 T4 = Gpu(0, "Tesla T4", (7, 5), 16 << 30, 15 << 30)
 A1000 = Gpu(1, "NVIDIA RTX A1000", (8, 6), 4 << 30, 3 << 30)
