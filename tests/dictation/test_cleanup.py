@@ -57,8 +57,12 @@ class Handled(NamedTuple):
 
 
 CALLS = 150
-"""Of functions by which two dictations of one kind differ: turns of the loop, and words that
-wait."""
+"""Of functions that a long dictation may make more than a short one: turns of the loop, and words
+that wait."""
+
+TRIES = 4
+"""Pairs of dictations of which one has to be without noise: other work of the machine adds turns
+of the loop to one of the two, never to all."""
 
 PATIENT_SECONDS = 0.5
 """That what can wait waits for the reply here."""
@@ -189,14 +193,22 @@ async def test_what_is_handled_between_stop_and_text_does_not_grow(
     for module in (cleanup, transcriber):  # a machine with much to do needs longer for the turns
         monkeypatch.setattr(module, "MOMENT_SECONDS", PATIENT_SECONDS)
     watch = Watch(monkeypatch)
-    short, outcome = await handled(tmp_path / "short", watch, SHORT, **kind)
-    long, again = await handled(tmp_path / "long", watch, LONG, **kind)
-    assert outcome == again == wanted
-    assert "fsync" not in long.acts
-    assert "fdatasync" not in long.acts
-    assert long.acts == short.acts == (["release"] if wanted == "kept" else [])
-    assert long.read - short.read < ROOM_BYTES
-    assert abs(long.calls - short.calls) < CALLS
-    assert (
-        long.written - short.written < BUFFER_BYTES + ROOM_BYTES < (LONG - SHORT) * TWICE.nbytes / 8
-    )
+    more_calls = []
+    for number in range(TRIES):
+        pair = tmp_path / str(number)
+        short, outcome = await handled(pair / "short", watch, SHORT, **kind)
+        long, again = await handled(pair / "long", watch, LONG, **kind)
+        assert outcome == again == wanted
+        assert "fsync" not in long.acts
+        assert "fdatasync" not in long.acts
+        assert long.acts == short.acts == (["release"] if wanted == "kept" else [])
+        assert long.read - short.read < ROOM_BYTES
+        assert (
+            long.written - short.written
+            < BUFFER_BYTES + ROOM_BYTES
+            < (LONG - SHORT) * TWICE.nbytes / 8
+        )
+        more_calls.append(long.calls - short.calls)
+        if more_calls[-1] < CALLS:
+            return
+    pytest.fail(f"a long dictation makes more calls in each of {TRIES} pairs: {more_calls}")
