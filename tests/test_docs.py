@@ -85,7 +85,7 @@ def gpu() -> str:
 
 def torture() -> str:
     """Return the committed runs of tools/torture."""
-    names = ("torture-cpu.json", "torture-mended-cpu.json", "torture-microphone-cpu.json")
+    names = ("torture-cpu.json",)
     found = (msgspec.json.decode((RESULTS / name).read_bytes(), type=page.Report) for name in names)
     return "```\n" + "\n\n".join(map(page.whole, found)) + "\n```"
 
