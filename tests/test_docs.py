@@ -21,7 +21,8 @@ from asrd.config.settings import Settings
 from asrd.daemon.control_server import VERBS, Request
 from asrd.engine.model_facts import header_of
 from asrd.engine.planner import parse_gpu, plan_report
-from asrd.evaluation.report import text as report_text
+from asrd.evaluation.report import documents
+from asrd.evaluation.report import table as report_table
 from asrd.models.memory_estimate import weights_bytes
 from asrd.precision.strategies import AUTO_PRESETS, STRATEGY_TABLE
 from tests.helpers import ROOT
@@ -66,8 +67,8 @@ def files() -> str:
 
 def measured(model: str) -> str:
     """Return the comparison of a model as committed."""
-    found = report_text.from_json((RESULTS / f"compare-{model}-cpu.json").read_bytes())
-    return "```\n" + report_text.table(found, 120, colour=False).rstrip() + "\n```"
+    found = documents.from_json((RESULTS / f"compare-{model}-cpu.json").read_bytes())
+    return "```\n" + report_table.table(found, 120, colour=False).rstrip() + "\n```"
 
 
 def bench() -> str:

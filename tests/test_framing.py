@@ -17,7 +17,7 @@ def frame(message: protocol.Request, payload: bytes = b"") -> bytes:
 
 
 @given(
-    st.integers(0, 2**40), st.sampled_from(["warmup", "draft", "final"]), st.binary(max_size=400)
+    st.integers(0, 2**40), st.sampled_from(["warmup", "partial", "final"]), st.binary(max_size=400)
 )
 def test_buffers_are_read_as_they_were_written(start: int, phase: str, audio: bytes) -> None:
     audio = audio[: len(audio) // 4 * 4]

@@ -145,7 +145,6 @@ TOO_LONG = {
     "cli.service": "the unit, the desktop entry and the verbs that install them",
     "cli.transcribe": "the verb and its printers",
     "desktop.sinks": "every sink of text",
-    "evaluation.report.text": "text and JSON of a comparison",
     "worker.encoder.conformer": "the encoder that the native runtime will replace",
     "worker.loading.restore": "the reader that the native runtime will replace",
     "worker.recognizer": "loading, self-test and recognition in one class",

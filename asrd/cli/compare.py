@@ -22,8 +22,8 @@ from asrd.engine.model_facts import check_languages
 from asrd.errors import DiskError
 from asrd.evaluation import components
 from asrd.evaluation.daemon_baseline import keep_baseline
-from asrd.evaluation.report import page
-from asrd.evaluation.report import text as report_text
+from asrd.evaluation.report import documents, page
+from asrd.evaluation.report import table as report_table
 from asrd.evaluation.results import Comparison
 from asrd.evaluation.runner import ComparisonSpec, ComparisonState, conclude, measure
 from asrd.models import checkpoint
@@ -176,7 +176,7 @@ def _keep_so_far(args: argparse.Namespace, spec: ComparisonSpec, state: Comparis
     written again."""
     if args.json is not None and str(args.json) != "-":
         with contextlib.suppress(DiskError):
-            _write(args.json, report_text.to_json(conclude(spec, state, partial=True)))
+            _write(args.json, documents.to_json(conclude(spec, state, partial=True)))
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -201,20 +201,20 @@ def _show(args: argparse.Namespace, result: Comparison) -> None:
 
 def _print(args: argparse.Namespace, result: Comparison) -> None:
     if str(args.json) == "-":
-        sys.stdout.buffer.write(printable(report_text.to_json(result).decode()).encode())
+        sys.stdout.buffer.write(printable(documents.to_json(result).decode()).encode())
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else 120
     print(
-        report_text.table(result, width, colour=terminal and "NO_COLOR" not in os.environ),
+        report_table.table(result, width, colour=terminal and "NO_COLOR" not in os.environ),
         flush=True,
     )
 
 
 def _write_files(args: argparse.Namespace, result: Comparison) -> None:
     for path, render in (
-        (args.json, report_text.to_json),
+        (args.json, documents.to_json),
         (args.html, lambda state: page.html(state).encode()),
     ):
         if path is not None and str(path) != "-":

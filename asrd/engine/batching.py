@@ -48,7 +48,7 @@ def select_batch(waiting: Sequence[WaitingBuffer], limit: int) -> list[WaitingBu
     but a partial one, which is replaced soon, waits for every final buffer that is there.
     """
     found: list[WaitingBuffer] = []
-    ordered = sorted(waiting, key=lambda one: one.phase == "draft")
+    ordered = sorted(waiting, key=lambda one: one.phase == "partial")
     for one in ordered:
         if one.phase == ordered[0].phase and _alike([*found, one]):
             found.append(one)

@@ -9,7 +9,10 @@ A file imports only from files above it, and from packages below this one.
     judging       word edits, intervals, the noise floor, criteria, verdicts (pure)
     selection     what was measured -> the cheapest strategy that qualifies, and why others do not (pure)
     report.plots  the report's plots as SVG (pure)
-    report.text   one comparison -> table, JSON, HTML (pure)
+    report.documents  a comparison as JSON, and back (pure)
+    report.cells  figures as short texts (pure)
+    report.sentences  what was found, in sentences (pure)
+    report.table  tables for a terminal (pure)
     report.page   one comparison as an HTML page (pure)
     speech        the speech that is compared on: a manifest, or the recordings that are kept
     runner        every strategy in a fresh worker, measured

@@ -330,7 +330,7 @@ def _row(measured: Run, heard: WordErrors | None, context: _Context) -> Strategy
         changes=_changes(heard, context)[:CHANGES_KEPT],
         changed_utterances=len(_changes(heard, context)),
         self_test=ready.self_test if ready else None,
-        draft=_draft(measured, context),
+        partial_results=_partial_results(measured, context),
         component=measured.component,
         dtype=measured.dtype,
         changed_ci=changed_interval(heard.against_baseline) if heard else None,
@@ -381,16 +381,16 @@ def _changes(heard: WordErrors | None, context: _Context) -> list[Change]:
     ]
 
 
-def _draft(measured: Run, context: _Context) -> PartialFigures | None:
-    if not measured.draft_latency and not measured.drafts:
+def _partial_results(measured: Run, context: _Context) -> PartialFigures | None:
+    if not measured.partial_latency and not measured.partial_texts:
         return None
     heard = None
     if context.heard is not None:
-        as_texts = msgspec.structs.replace(measured, texts=list(measured.drafts))
+        as_texts = msgspec.structs.replace(measured, texts=list(measured.partial_texts))
         heard = word_errors(
             as_texts, context.references, context.heard.texts, context.language, context.kind
         )
-    latency = percentiles(measured.draft_latency)
+    latency = percentiles(measured.partial_latency)
     if heard is None:
         return PartialFigures(latency, None, None)
     against = heard.against_baseline

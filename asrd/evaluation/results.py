@@ -17,8 +17,8 @@ from asrd.precision.strategies import Precision
 from asrd.protocol import Ready, SelfTest
 from asrd.scoring import BOOTSTRAP_RESAMPLES, FEWEST_UTTERANCES, Percentiles
 
-SCHEMA = 2
-"""Version of the JSON; grows when a key changes its meaning."""
+SCHEMA = 3
+"""Version of the JSON; grows when a key changes its name or its meaning."""
 
 RESOLUTION = 0.25
 """Points of WER that too little speech may have missed under any bound: none proves that not one
@@ -105,9 +105,9 @@ class Run(msgspec.Struct):
     lost there."""
     compute: float = 0.0
     """Seconds in the worker for `texts`."""
-    drafts: list[str] = []
-    """Hypotheses of the draft phase, for a precision that has one of its own."""
-    draft_latency: list[float] = []
+    partial_texts: list[str] = []
+    """Hypotheses of partial results, for a precision that has one of its own."""
+    partial_latency: list[float] = []
     failure: str = ""
     """Why it did not start, or stopped; one sentence."""
     component: str = ""
@@ -168,7 +168,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class PartialFigures(msgspec.Struct, frozen=True):
-    """The draft phase of a strategy that computes drafts in a dtype of their own."""
+    """Partial results of a strategy that computes them in a dtype of their own."""
 
     latency_ms: Percentiles | None
     wer: float | None
@@ -212,7 +212,7 @@ class StrategyResult(msgspec.Struct, frozen=True):
     changes: list[Change] = []
     changed_utterances: int = 0
     self_test: SelfTest | None = None
-    draft: PartialFigures | None = None
+    partial_results: PartialFigures | None = None
     component: str = ""
     """What was put down by itself; empty for a strategy."""
     dtype: str = ""

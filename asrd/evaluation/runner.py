@@ -193,13 +193,13 @@ async def _measure_latency(
         progress.step("10-s buffer", number + 1, repeats)
         _check_cancelled()
     measured.ledger["steady"] = await one.measure("steady")
-    if "draft" in measured.precision.phases:
+    if "partial" in measured.precision.phases:
         for number in range(WARM_UP_BUFFERS + repeats):
             # Another start each time, as a cache-aware model would have kept the last buffer
             # and would have nothing to compute.
-            answer = await one.transcribe(buffer, number, "draft")
+            answer = await one.transcribe(buffer, number, "partial")
             if number >= WARM_UP_BUFFERS:
-                measured.draft_latency.append(answer.seconds)
+                measured.partial_latency.append(answer.seconds)
 
 
 async def _transcribe_clips(
@@ -221,9 +221,9 @@ async def _transcribe_clips(
         progress.step("clips", number + 1, len(spec.clips))
         _check_cancelled()
     measured.ledger["after"] = await one.measure("after")
-    if "draft" in measured.precision.phases:
+    if "partial" in measured.precision.phases:
         for clip in spec.clips:
-            measured.drafts.append((await _clip(one, clip, spec, "draft"))[0])
+            measured.partial_texts.append((await _clip(one, clip, spec, "partial"))[0])
 
 
 async def _clip(

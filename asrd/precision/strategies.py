@@ -12,7 +12,7 @@ from asrd.precision import spellings
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 Stored = Literal["float32", "float16", "bfloat16", "int8"]
-Phase = Literal["warmup", "draft", "final"]
+Phase = Literal["warmup", "partial", "final"]
 
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 """Bytes of one weight."""
@@ -113,8 +113,8 @@ STRATEGY_TABLE: dict[str, Precision] = _by_name(
         ),
         Precision(
             "phased",
-            phases={"draft": "bfloat16"},
-            summary="partial text under bfloat16 autocast, final decode FP32",
+            phases={"partial": "bfloat16"},
+            summary="partial results under bfloat16 autocast, final ones FP32",
         ),
         Precision(
             "int8",

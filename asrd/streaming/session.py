@@ -182,7 +182,7 @@ class StreamingSession:
         buffer = self.window.draft()
         if buffer is None:
             return False
-        self.transcript.suppose((await self._ask(engine, buffer, "draft")).hypothesis)
+        self.transcript.suppose((await self._ask(engine, buffer, "partial")).hypothesis)
         return True
 
     async def _retry_empty(

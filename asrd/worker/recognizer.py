@@ -223,7 +223,7 @@ class Recognizer:
         stream = self._stream
         if (
             stream is not None
-            and phase == "draft"
+            and phase == "partial"
             and len(asked) == 1
             and len(asked[0].raw) >= 4 * MINIMUM
         ):
@@ -402,8 +402,8 @@ class Recognizer:
         otherwise.
         """
         if self.start.device != "cpu" or self.start.precision.phases:
-            return ("warmup", "draft")
-        return ("draft",) if self._stream is not None else ()
+            return ("warmup", "partial")
+        return ("partial",) if self._stream is not None else ()
 
     def ready_message(self) -> protocol.Ready:
         """Return what this worker is, read back from the model."""

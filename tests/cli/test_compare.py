@@ -31,8 +31,9 @@ from asrd.errors import (
     UsageError,
 )
 from asrd.evaluation import components, runner
+from asrd.evaluation.report import documents
 from asrd.evaluation.report import page as report_page
-from asrd.evaluation.report import text as report_text
+from asrd.evaluation.report import table as report_table
 from asrd.evaluation.results import Comparison
 from asrd.models import checkpoint
 from asrd.models.names import SHIPPED
@@ -91,7 +92,7 @@ def run(
     out = tmp_path / "out.json"
     args = arguments("--manifest", speech, "--json", out, "--repeats", 3, *words)
     code = compare.compare(args, settings or Settings(), acts.engine)
-    return code, report_text.from_json(out.read_bytes())
+    return code, documents.from_json(out.read_bytes())
 
 
 def test_fp32_runs_twice_first_and_once_more_at_the_end(speech: Path, tmp_path: Path) -> None:
@@ -123,12 +124,12 @@ def test_every_clip_and_the_fixed_buffer_are_asked_of_each(speech: Path, tmp_pat
 def test_a_phased_strategy_is_heard_in_its_draft_phase_too(speech: Path, tmp_path: Path) -> None:
     acts = script()
     _, result = run(speech, tmp_path, acts, "--strategies", "phased")
-    drafts = [length for name, length, phase in acts.requests if phase == "draft"]
-    assert drafts == [160_000] * (runner.WARM_UP_BUFFERS + 3) + LENGTHS
-    draft = result.rows[-1].draft
-    assert draft is not None
-    assert draft.latency_ms is not None
-    assert draft.latency_ms.p50 == pytest.approx(50)
+    partial = [length for name, length, phase in acts.requests if phase == "partial"]
+    assert partial == [160_000] * (runner.WARM_UP_BUFFERS + 3) + LENGTHS
+    figures = result.rows[-1].partial_results
+    assert figures is not None
+    assert figures.latency_ms is not None
+    assert figures.latency_ms.p50 == pytest.approx(50)
 
 
 def test_rows_carry_what_the_worker_said_of_itself(speech: Path, tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_each_complete_run_is_in_the_file_at_once(speech: Path, tmp_path: Path) 
 
     class Watching(Script):
         def engine(self, plan, start, *, on_progress=None):  # type: ignore[no-untyped-def]
-            seen.append(len(report_text.from_json(out.read_bytes()).rows) if out.exists() else 0)
+            seen.append(len(documents.from_json(out.read_bytes()).rows) if out.exists() else 0)
             return super().engine(plan, start, on_progress=on_progress)
 
     run(speech, tmp_path, Watching(texts=acts.texts), "--strategies", "half,tf32")
@@ -272,7 +273,7 @@ def test_the_page_and_the_table_come_from_the_same_result(
         speech, tmp_path, script(), "--strategies", "half", "--html", tmp_path / "out.html"
     )
     assert (tmp_path / "out.html").read_text() == report_page.html(result)
-    assert report_text.table(result, 120) in capsys.readouterr().out
+    assert report_table.table(result, 120) in capsys.readouterr().out
 
 
 def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
@@ -294,7 +295,7 @@ def test_a_reader_that_leaves_early_costs_neither_files_nor_what_is_kept(
         raise BrokenPipeError
 
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(report_text, "table", gone)
+    monkeypatch.setattr(report_table, "table", gone)
     args = arguments(
         "--manifest",
         speech,
@@ -316,7 +317,7 @@ def test_json_to_standard_output_is_only_json(
 ) -> None:
     args = arguments("--manifest", speech, "--json", "-", "--repeats", 2, "--strategies", "tf32")
     assert compare.compare(args, Settings(), script().engine) == 0
-    assert report_text.from_json(capfdbinary.readouterr().out).rows[-1].strategy == "tf32"
+    assert documents.from_json(capfdbinary.readouterr().out).rows[-1].strategy == "tf32"
 
 
 @pytest.mark.parametrize(
@@ -584,8 +585,7 @@ def test_workers_that_fail_each_in_their_way(speech: Path, tmp_path: Path) -> No
     _, told = program.communicate(timeout=120)
     assert program.returncode == 3, told
     rows = {
-        row.strategy: row
-        for row in report_text.from_json((tmp_path / "out.json").read_bytes()).rows
+        row.strategy: row for row in documents.from_json((tmp_path / "out.json").read_bytes()).rows
     }
     assert rows["half"].failure == "non-finite: the encoder put out nan"
     assert rows["tf32"].failure == "unsupported: cannot do that here"
@@ -609,7 +609,7 @@ def test_a_signal_ends_the_worker_and_leaves_a_partial_report(
     assert program.returncode == code, told
     assert "Traceback" not in told
     assert "half, tf32 not measured" in " ".join(shown.split())
-    result = report_text.from_json((tmp_path / "out.json").read_bytes())
+    result = documents.from_json((tmp_path / "out.json").read_bytes())
     assert result.partial
     assert [row.role for row in result.rows] == ["baseline", "again"]
     assert list((tmp_path / "scratch").iterdir()) == [], (

@@ -258,8 +258,8 @@ def test_every_answer_is_told_with_its_length_and_each_lost_worker_is_counted(
         held._queue._on_answer = lambda seconds, phase, answer: told.append((seconds, phase))
         async with held:
             await held.transcribe(SOUND)
-            await held.transcribe(SOUND[:8000], phase="draft")
-            assert told == [(1.0, "final"), (0.5, "draft")]
+            await held.transcribe(SOUND[:8000], phase="partial")
+            assert told == [(1.0, "final"), (0.5, "partial")]
             assert (held.failures, held.rejected) == (1, [])
 
     asyncio.run(go())
@@ -438,7 +438,7 @@ def test_each_goes_on_from_what_was_said_before_it_alone(device: str) -> None:
 def test_what_is_asked_together_is_alike_and_drafts_come_last() -> None:
     async def go() -> None:
         sounds = {n: memoryview(bytes(4 * n)) for n in (1_000, 1_100, 1_900, 10_000)}
-        draft = WaitingBuffer(sounds[1_000], 0, "draft")
+        draft = WaitingBuffer(sounds[1_000], 0, "partial")
         finals = [
             WaitingBuffer(sounds[n], 0, "final") for n in (1_000, 10_000, 1_100, 1_900, 1_000)
         ]

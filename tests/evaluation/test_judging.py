@@ -296,13 +296,15 @@ def test_fallbacks_are_spelled_out() -> None:
 
 
 def test_drafts_are_heard_by_themselves() -> None:
-    drafts = [text or "" for text in spoiled(14)]
-    _, _, rows = judged(measured("phased", drafts=drafts, draft_latency=[0.05] * 5), limit=ENOUGH)
-    draft = rows[-1].draft
-    assert draft is not None
-    assert draft.latency_ms is not None
-    assert draft.latency_ms.p50 == pytest.approx(50)
-    assert draft.changed_per_100 == pytest.approx(100 * 14 / 280)
+    partial = [text or "" for text in spoiled(14)]
+    _, _, rows = judged(
+        measured("phased", partial_texts=partial, partial_latency=[0.05] * 5), limit=ENOUGH
+    )
+    figures = rows[-1].partial_results
+    assert figures is not None
+    assert figures.latency_ms is not None
+    assert figures.latency_ms.p50 == pytest.approx(50)
+    assert figures.changed_per_100 == pytest.approx(100 * 14 / 280)
     assert rows[-1].verdict == "same"
 
 

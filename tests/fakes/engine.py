@@ -131,7 +131,7 @@ class Engine:
             raise AudioError("this clip is too short to hear")
         own = script.heard.get(self.name, {})
         text = own.get(length, script.texts.get(length, ""))
-        seconds = script.seconds.get(self.name, 0.1) * (0.5 if phase == "draft" else 1)
+        seconds = script.seconds.get(self.name, 0.1) * (0.5 if phase == "partial" else 1)
         return protocol.Answer(
             1, protocol.Hypothesis(text, [], start, start + length), seconds, seconds / 2, seconds
         )

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from asrd.evaluation.report.page import html
-from asrd.evaluation.report.text import table
+from asrd.evaluation.report.table import table
 from asrd.evaluation.speech import read_manifest
 from asrd.scoring import edits
 from tests.evaluation.test_text import comparison, measured

@@ -13,15 +13,15 @@ from asrd.cli import report, status_page
 from asrd.dictation import fallback_triggers, metrics
 from asrd.engine.baseline import BaselineFigures
 from asrd.evaluation import judging, selection
-from asrd.evaluation.report import page, plots
-from asrd.evaluation.report import text as report_text
+from asrd.evaluation.report import cells, documents, page, plots, sentences
+from asrd.evaluation.report import table as report_table
 from asrd.evaluation.results import Comparison
 from asrd.precision import ledger
 from asrd.precision import readings as precision_readings
 from asrd.precision.memory import Memory
 from tests.cli.test_control import STATUS
 from tests.cli.test_report import take
-from tests.evaluation.test_text import comparison, measured
+from tests.evaluation.test_table import comparison, measured
 
 MIB = 1 << 20
 
@@ -62,7 +62,7 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
     assert metrics.ledger(memory)["memory_kind"] == fields["kind"] == key
     assert report.history([take(process_bytes=9, memory_source=source)]).all.memory_kinds == [key]
     found = compared(source)
-    for told in (report_text.table(found, 160), page.html(found)):
+    for told in (report_table.table(found, 160), page.html(found)):
         assert part in " ".join(told.split())
     assert words in plots._memory_caption(found).replace(" or anonymous", "").replace(
         "anonymous or ", ""
@@ -106,14 +106,14 @@ def test_growth_is_shown_and_judged(whole: int, half: int, within: bool) -> None
     judged = next(one for one in row.criteria if one.name == "growth")
     assert row.growth_bytes == half * MIB
     assert judged.passed is within
-    assert within or "growth" in report_text.outcome(row)
+    assert within or "growth" in cells.outcome(row)
     found = msgspec.structs.replace(comparison(), rows=rows, criteria=bounds, noise_floor=floor)
     signed = f"{half:+d}".replace("-", "−") if half else "0"
     for width in (80, 100, 116, 120, 160):
-        assert signed in report_text.table(found, width).split(), width
+        assert signed in report_table.table(found, width).split(), width
     assert f'<td class="n">{signed}</td>' in page.html(found)
-    assert f'"growth_bytes": {half * MIB}' in report_text.to_json(found).decode()
-    assert within or f"growth {signed} MiB (limit ≤ " in " ".join(report_text.remarks(found))
+    assert f'"growth_bytes": {half * MIB}' in documents.to_json(found).decode()
+    assert within or f"growth {signed} MiB (limit ≤ " in " ".join(sentences.remarks(found))
 
 
 def test_memory_is_judged_at_its_largest() -> None:

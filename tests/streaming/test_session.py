@@ -125,7 +125,7 @@ def test_a_draft_is_what_was_said_so_far_and_is_no_text() -> None:
                 assert await dictation.draft(engine)
                 assert dictation.transcript.draft == "w0 w1 w2 w3"
                 assert dictation.transcript.text == ""
-        assert [phase for phase, _, _ in engine.asked] == ["draft"]
+        assert [phase for phase, _, _ in engine.asked] == ["partial"]
 
     asyncio.run(go())
 
@@ -362,7 +362,7 @@ def test_everything_is_asked_on_one_grid_of_frames() -> None:
                 await dictation.draft(engine)
         dictation.finish()
         await dictation.decode(engine)
-        assert {phase for phase, _, _ in engine.asked} == {"draft", "final"}
+        assert {phase for phase, _, _ in engine.asked} == {"partial", "final"}
         assert len({start for _, start, _ in engine.asked}) > 4
         assert all(start % GRID == 0 for _, start, _ in engine.asked)
 

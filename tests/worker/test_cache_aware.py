@@ -39,7 +39,7 @@ def worker(family: str, folder: Path, strategy: str = "fp32") -> Recognizer:
 
 
 def ask(
-    held: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "draft"
+    held: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "partial"
 ) -> protocol.Hypothesis:
     return held.recognize(samples.tobytes(), start, phase).hypothesis
 

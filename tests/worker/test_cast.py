@@ -140,7 +140,7 @@ def arithmetic(precision: Precision) -> str:
 def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: Path) -> None:
     model, precision = restore(family, folder), STRATEGY_TABLE[name]
     applied = apply(model, precision)
-    phase = "draft" if precision.phases else "final"
+    phase = "partial" if precision.phases else "final"
     with applied.observing():
         _, encoded = encode(model, applied, phase)
         text = transcribe(model, applied, phase)
@@ -230,7 +230,7 @@ def test_effective_is_read_back_from_storage_and_arithmetic(name: str, folder: P
     model = restore("ctc", folder)
     applied = apply(model, name)
     with applied.observing():
-        transcribe(model, applied, "draft")
+        transcribe(model, applied, "partial")
     assert tuple(applied.effective().values()) == EFFECTIVE[name]
 
 
@@ -495,12 +495,12 @@ def test_what_lightning_changes_is_a_fallback_in_its_own_words(folder: Path) -> 
 
 def test_autocast_is_nested_safely_and_keeps_no_weights(folder: Path) -> None:
     applied = apply(restore("ctc", folder), "autocast-bf16")
-    with applied.context("final"), applied.context("draft"):
+    with applied.context("final"), applied.context("partial"):
         assert autocast_now() == (True, torch.bfloat16, False)
     assert not torch.is_autocast_enabled("cpu")
 
 
-@pytest.mark.parametrize(("phase", "on"), [("warmup", False), ("draft", True), ("final", False)])
+@pytest.mark.parametrize(("phase", "on"), [("warmup", False), ("partial", True), ("final", False)])
 def test_only_the_named_phase_runs_under_autocast(phase: str, on: bool, folder: Path) -> None:
     model = restore("ctc", folder)
     applied = apply(model, "phased")

@@ -305,7 +305,7 @@ def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
 )
 def test_families_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), strategy)
-    for phase in ("draft", "final"):
+    for phase in ("partial", "final"):
         assert hear(worker, clips(1)[0][0], phase=phase).precision == strategy
 
 

@@ -77,7 +77,7 @@ async def measure(strategy: str, model: str, count: int, every: int = EVERY_UTTE
         ready = _anonymous_mib(one)
         for number, length in enumerate(lengths, 1):
             first = draw.randrange(len(sound) - length)
-            phase = "draft" if "draft" in chosen.phases and number % 2 else "final"
+            phase = "partial" if "partial" in chosen.phases and number % 2 else "final"
             answer = await one.transcribe(sound[first : first + length], first, phase)
             spent += answer.cpu_seconds
             if number % every == 0 or number == count:

@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
-from asrd.evaluation.report.text import (
+from asrd.evaluation.report.cells import (
     INSTRUMENTS,
     PHASES,
     changed_words,
     criterion_text,
     delta,
-    device_sentence,
     effective,
     error_text,
     figure,
-    floor_sentence,
     grew,
     indistinct,
     mark,
-    memory_sentence,
     mib,
     name,
     outcome,
     pair,
     saved,
     shorten,
-    speech_sentence,
     steady,
-    summary,
     value_text,
+)
+from asrd.evaluation.report.sentences import (
+    device_sentence,
+    floor_sentence,
+    memory_sentence,
+    speech_sentence,
+    summary,
 )
 from asrd.evaluation.results import (
     Comparison,
     StrategyResult,
 )
+from asrd.paths import DATA_FOLDER
 from asrd.precision.memory import Memory
 from asrd.text.characters import readable
 
@@ -68,7 +70,7 @@ def html(comparison: Comparison) -> str:
         short=shorten,
     )
     environment.filters["changed"] = changed_words
-    template = environment.from_string(files("asrd").joinpath("report.html.j2").read_text("utf-8"))
+    template = environment.from_string((DATA_FOLDER / "report.html.j2").read_text("utf-8"))
     page = template.render(
         c=comparison,
         rows=[_view(row, comparison) for row in comparison.strategies],

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from asrd.evaluation import judging
+from asrd.evaluation.report import cells, documents, plots, sentences
 from asrd.evaluation.report import page as report_page
-from asrd.evaluation.report import plots
-from asrd.evaluation.report import text as report_text
+from asrd.evaluation.report import table as report_table
 from asrd.evaluation.results import Comparison, Run, Skipped, Speech, StrategyResult
 from asrd.precision import memory
 from asrd.precision.strategies import STRATEGY_TABLE, Precision
@@ -78,7 +78,7 @@ def full() -> Comparison:
         "autocast-fp16": measured(
             "autocast-fp16", texts=REFERENCES[:3], failure="non-finite: nan at clip 4 of 40"
         ),
-        "phased": measured("phased", drafts=list(REFERENCES), draft_latency=[0.05] * 3),
+        "phased": measured("phased", partial_texts=list(REFERENCES), partial_latency=[0.05] * 3),
         "half": measured("half", latency=[0.3] * 15),
     }
     return comparison(
@@ -91,11 +91,11 @@ def full() -> Comparison:
 
 
 def test_json_comes_back_as_the_same_comparison(full: Comparison) -> None:
-    assert report_text.from_json(report_text.to_json(full)) == full
+    assert documents.from_json(documents.to_json(full)) == full
 
 
 def test_json_has_the_keys_that_scripts_rely_on(full: Comparison) -> None:
-    said = json.loads(report_text.to_json(full))
+    said = json.loads(documents.to_json(full))
     assert {
         "model",
         "device",
@@ -156,12 +156,12 @@ def test_every_key_of_a_row_that_needs_words_has_them(full: Comparison) -> None:
     "width", [40, 50, 60, 66, 70, 72, 76, 80, 85, 90, 99, 100, 110, 115, 116, 119, 120, 126, 200]
 )
 def test_the_table_fits_its_width_and_cuts_nothing(full: Comparison, width: int) -> None:
-    shown = report_text.table(msgspec.structs.replace(full, model="demo"), width)
+    shown = report_table.table(msgspec.structs.replace(full, model="demo"), width)
     assert not [line for line in shown.splitlines() if len(line) > width and len(line.split()) > 1]
     assert "…" not in shown
     for name in STRATEGY_TABLE:
         assert re.search(rf"^{name}\b", shown, re.MULTILINE), name
-    wide = report_text.table(msgspec.structs.replace(full, model="demo"), 300)
+    wide = report_table.table(msgspec.structs.replace(full, model="demo"), 300)
     numbers = [set(re.findall(r"\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?", text)) for text in (shown, wide)]
     assert numbers[0] <= numbers[1], "no number is broken"
 
@@ -185,21 +185,21 @@ CRITERIA = ("errors", "wer_delta", "memory", "latency")
 def test_what_was_not_measured_is_no_failure(seed: int) -> None:
     draw = random.Random(seed)
     names = draw.sample(CRITERIA[1:], draw.randint(1, 3))
-    told = report_text.outcome(lacking(*names))
+    told = cells.outcome(lacking(*names))
     assert told == f"not measured: {', '.join(name for name in CRITERIA if name in names)}"
-    assert report_text.outcome(lacking(*names, missed="errors")) == "FAIL: errors"
+    assert cells.outcome(lacking(*names, missed="errors")) == "FAIL: errors"
     runs = comparison(measured("half"))
     runs = msgspec.structs.replace(runs, rows=[*runs.rows[:-1], lacking(*names)])
     for width in (60, 80, 120, 160):
-        assert "FAIL" not in report_text.table(runs, width)
-        assert "not measured" in " ".join(report_text.table(runs, width).split())
+        assert "FAIL" not in report_table.table(runs, width)
+        assert "not measured" in " ".join(report_table.table(runs, width).split())
     page = report_page.html(runs)
     assert 'class="open"' in page
     assert "FAIL" not in page
 
 
 def test_the_table_says_what_happened(full: Comparison) -> None:
-    shown = " ".join(report_text.table(full, 120).split())
+    shown = " ".join(report_table.table(full, 120).split())
     assert "bfloat16 bf16; fp32" in shown
     assert "worse FAIL" in shown
     assert (
@@ -219,7 +219,7 @@ def test_the_table_says_what_happened(full: Comparison) -> None:
 
 
 def test_a_row_by_hand() -> None:
-    shown = report_text.table(comparison(measured("half", wrong=14)), 140)
+    shown = report_table.table(comparison(measured("half", wrong=14)), 140)
     line = next(line for line in shown.splitlines() if line.startswith("half"))
     cells = re.split(r"\s{2,}", line)
     assert cells[2:6] == ["20.0", "2.00", "900.0", "0"]
@@ -231,40 +231,40 @@ def test_a_row_by_hand() -> None:
 
 
 def test_words_too_few_to_tell_are_not_called_indistinguishable() -> None:
-    assert "Words not distinguishable from FP32: half." in report_text.remarks(
+    assert "Words not distinguishable from FP32: half." in sentences.remarks(
         comparison(measured("half"))
     )
     few = comparison(measured("half"), limit=0.5)
     assert few.rows[-1].verdict == "undecided"
-    assert not any("not distinguishable" in line for line in report_text.remarks(few))
-    assert "no word changed" in report_text.table(few, 120), "which is what was seen"
+    assert not any("not distinguishable" in line for line in sentences.remarks(few))
+    assert "no word changed" in report_table.table(few, 120), "which is what was seen"
 
 
 def test_a_figure_that_nvml_did_not_give_is_told_as_such() -> None:
     hidden = {"steady": memory.Memory(process=900 * MIB, source="meminfo")}
-    said = report_text.memory_sentence(comparison(measured("half", ledger=hidden)))
+    said = sentences.memory_sentence(comparison(measured("half", ledger=hidden)))
     assert "NVML does not see the process" in said
-    assert "NVML" not in report_text.memory_sentence(comparison(measured("half")))
+    assert "NVML" not in sentences.memory_sentence(comparison(measured("half")))
 
 
 def test_colour_only_when_asked_for(full: Comparison) -> None:
-    assert "\x1b[" not in report_text.table(full, 120)
-    assert "\x1b[" in report_text.table(full, 120, colour=True)
+    assert "\x1b[" not in report_table.table(full, 120)
+    assert "\x1b[" in report_table.table(full, 120, colour=True)
 
 
 def test_figures_have_true_signs_and_no_minus_zero() -> None:
-    assert report_text.figure(-0.001, 2, "+") == "+0.00"
-    assert report_text.figure(-0.25, 2, "+") == "−0.25"
-    assert report_text.figure(None) == "–"
+    assert cells.figure(-0.001, 2, "+") == "+0.00"
+    assert cells.figure(-0.25, 2, "+") == "−0.25"
+    assert cells.figure(None) == "–"
 
 
 def test_effective_names_what_differs() -> None:
     row = comparison(measured("half")).rows[-1]
-    assert report_text.effective(row) == "fp16; fp32 preprocessor"
+    assert cells.effective(row) == "fp16; fp32 preprocessor"
     mixed = msgspec.structs.replace(
         row, effective={"encoder": "float32 as bfloat16", "decoder": "float32 as bfloat16"}
     )
-    assert report_text.effective(mixed) == "fp32 as bf16"
+    assert cells.effective(mixed) == "fp32 as bf16"
 
 
 @pytest.mark.parametrize("width", [60, 120])
@@ -276,7 +276,7 @@ def test_an_empty_partial_comparison(width: int) -> None:
         criteria=[],
         noise_floor=judging.NoiseFloor(),
     )
-    shown = " ".join(report_text.table(nothing, width).split())
+    shown = " ".join(report_table.table(nothing, width).split())
     assert "No strategy was measured. Interrupted: fp32, half not measured." in shown
     assert "partial" in report_page.html(nothing)
 
@@ -342,7 +342,7 @@ def test_the_page_escapes_what_people_and_models_wrote(full: Comparison) -> None
 def test_the_page_tells_everything(full: Comparison) -> None:
     said = " ".join(" ".join(Page(report_page.html(full)).words).split())
     for row in full.rows:
-        assert report_text.name(row) in said
+        assert cells.name(row) in said
         assert row.requested in said
         assert row.failure in said
         assert row.fallback_reason in said
@@ -439,7 +439,7 @@ def by_component() -> Comparison:
 
 @pytest.mark.parametrize("width", [72, 100, 160])
 def test_components_have_a_table_of_their_own(by_component: Comparison, width: int) -> None:
-    shown = report_text.table(by_component, width)
+    shown = report_table.table(by_component, width)
     assert max(map(len, shown.splitlines())) <= width
     lines = [" ".join(line.split()) for line in shown.splitlines()]
     listed = "attention to bf16, saves MiB 10.0, encoder error % 1, changed [95 %] /100 0.00, delta [95 %] points no"
@@ -450,7 +450,7 @@ def test_components_have_a_table_of_their_own(by_component: Comparison, width: i
 
 
 def test_what_components_cost_is_said_in_words(by_component: Comparison) -> None:
-    said = report_text.summary(by_component)
+    said = sentences.summary(by_component)
     assert said.startswith("Of 3 components lowered one by one, 1 change no word; 1 change so few")
     assert said.endswith(f"1 change some beyond doubt: attention {EVIL} int8.")
 
@@ -462,5 +462,5 @@ def test_components_on_the_page_are_those_of_the_result(by_component: Comparison
     assert section.count("<tr>") == 1 + 3
     assert "3.4" in section
     assert "One component at a time" not in report_page.html(comparison())
-    assert report_text.from_json(report_text.to_json(by_component)) == by_component
+    assert documents.from_json(documents.to_json(by_component)) == by_component
     assert by_component.asked == []
