@@ -35,8 +35,7 @@ from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Download
 from asrd.recordings import store
 from asrd.terminal.output import one_line, tell, tell_document
-
-GIB = 1 << 30
+from asrd.text.sizes import GIB
 
 MARGIN = 64 << 20
 """Bytes of scratch beside what a model needs: what libraries put there themselves."""

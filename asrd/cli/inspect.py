@@ -29,11 +29,10 @@ from asrd.protocol import Download
 from asrd.terminal import listing
 from asrd.terminal.output import tell, tell_document
 from asrd.text import filenames
+from asrd.text.sizes import mib_figure, readable_size
 
 MAIN = ("fp32", "bfloat16", "int8")
 """Strategies whose weights the list of models shows: the baseline, the half and the least."""
-
-MIB, GIB = 1 << 20, 1 << 30
 
 
 # -- models
@@ -102,8 +101,8 @@ def _cells(entry: ModelEntry) -> list[str]:
         entry.family or "?",
         f"{'' if entry.exact else '~'}{entry.parameters / 1e6:.1f} M" if entry.parameters else "?",
         entry.languages or "?",
-        _mib(entry.bytes) if entry.bytes else "-",
-        *(_mib(entry.weights[name]) if entry.weights else "?" for name in MAIN),
+        mib_figure(entry.bytes) if entry.bytes else "-",
+        *(mib_figure(entry.weights[name]) if entry.weights else "?" for name in MAIN),
     ]
 
 
@@ -200,10 +199,10 @@ def _show(found: PlanReport, settings: Settings) -> None:
         [
             ">" if line.strategy == first else "",
             line.strategy,
-            size(line.weights),
+            readable_size(line.weights),
             f"{100 * line.ratio:.1f} %",
-            size(line.process),
-            *([size(line.measured) if line.measured is not None else "-"] if seen else []),
+            readable_size(line.process),
+            *([readable_size(line.measured) if line.measured is not None else "-"] if seen else []),
             *([_headroom(line)] if found.card else []),
             "not on this card"
             if line.obstacle
@@ -247,7 +246,7 @@ def show_evidence(record: TuningResult) -> None:
             _range(one, joint),
             _signed(one.most),
             "-" if one.changed is None else str(one.changed),
-            "-" if one.memory is None else _mib(one.memory),
+            "-" if one.memory is None else mib_figure(one.memory),
             "-" if one.p50_ms is None else f"{one.p50_ms:.1f}",
             *([str(one.failures)] if failed else []),
             "refused" if one.refused else "chosen" if one.strategy == record.chosen else "fit",
@@ -286,14 +285,17 @@ def _signed(value: float | None) -> str:
 def _card(gpu: Gpu, found: PlanReport) -> str:
     capability = ".".join(map(str, gpu.capability))
     if found.hypothetical:
-        named = f"{gpu.name}, capability {capability}, {size(gpu.total)}"
+        named = f"{gpu.name}, capability {capability}, {readable_size(gpu.total)}"
         return f"{named}: hypothetical, not in this machine, all of it free"
-    return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {size(gpu.total)}, {size(gpu.free)} free"
+    sizes = f"{readable_size(gpu.total)}, {readable_size(gpu.free)} free"
+    return f"cuda:{gpu.index} {gpu.name}, capability {capability}, {sizes}"
 
 
 def _headroom(line: StrategyEstimate) -> str:
     return (
-        size(line.headroom or 0) if (line.headroom or 0) >= 0 else f"-{size(-(line.headroom or 0))}"
+        readable_size(line.headroom or 0)
+        if (line.headroom or 0) >= 0
+        else f"-{readable_size(-(line.headroom or 0))}"
     )
 
 
@@ -334,10 +336,12 @@ def _decision(found: PlanReport) -> list[str]:
         if candidate.device != "cpu" and candidate.precision.name in tight
     ]
     if short:
-        wanted = ", ".join(f"{name} {size(tight[name].need)}" for name in dict.fromkeys(short))
+        wanted = ", ".join(
+            f"{name} {readable_size(tight[name].need)}" for name in dict.fromkeys(short)
+        )
         lines.append(
-            f"these do not fit into the {size(found.limit)} {source}: {wanted}. asrd checks again before each start "
-            f"and skips what does not fit; expected to hold: {found.expected}"
+            f"these do not fit into the {readable_size(found.limit)} {source}: {wanted}. "
+            f"asrd checks again before each start and skips what does not fit; expected to hold: {found.expected}"
         )
     fitting = [
         line.strategy
@@ -372,8 +376,8 @@ def _remarks(found: PlanReport, settings: Settings) -> list[str]:
         ("Weights are exact: every parameter and buffer, as the worker will report them." if found.exact else
          "Weights are computed from the published architecture; the file may differ by a per cent.")
         + " The load peak equals them, because the cast is made before the model moves to the GPU.",
-        f"\"On a GPU about\" is an estimate: weights, up to {size(activations)} of activations for a "
-        f"{settings.window:g}-s buffer, and {size(found.context)} for CUDA and its libraries"
+        f"\"On a GPU about\" is an estimate: weights, up to {readable_size(activations)} of activations for a "
+        f"{settings.window:g}-s buffer, and {readable_size(found.context)} for CUDA and its libraries"
         + (", as measured here." if _measured(found) else ", which is assumed. asrd compare measures it."),
         *_measured(found),
         "Strategies at 100 % compute in another format but store FP32; they do not shrink the weights.",
@@ -385,7 +389,7 @@ def _remarks(found: PlanReport, settings: Settings) -> list[str]:
             else "is left out (timestamps_model = false)"
         )
         lines.append(
-            f"The file carries a second model for timestamps, {size(found.hidden_bytes)}; it {added}."
+            f"The file carries a second model for timestamps, {readable_size(found.hidden_bytes)}; it {added}."
         )
     if found.recalled:
         lines.append(f"Not confirmed by a public copy of its config: {found.recalled}.")
@@ -433,15 +437,3 @@ def _value(name: str, value: Any, settings: Settings) -> str:
 
 # -- text
 # -------------------------------------------------------------------------------------------------------------
-
-
-def size(count: int) -> str:
-    """Return bytes as a person reads them: MiB up to 1000 of them, GiB above."""
-    mib = count / MIB
-    return f"{mib:.1f} MiB" if mib < 999.95 else f"{count / GIB:.2f} GiB"
-
-
-def _mib(count: int) -> str:
-    """Return bytes as a bare number of MiB."""
-    mib = count / MIB
-    return f"{mib:.1f}" if mib < 99.95 else f"{mib:.0f}"

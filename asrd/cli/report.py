@@ -25,9 +25,8 @@ from asrd.hints import install
 from asrd.precision import ledger
 from asrd.terminal.output import tell, tell_document
 from asrd.text import durations
+from asrd.text.sizes import MIB, readable_size
 from asrd.text.wording import counted
-
-MIB = 1 << 20
 
 EVENTS = (
     *(
@@ -384,7 +383,7 @@ def _group_lines(group: Group) -> list[str]:
         )
     if group.memory:
         held = ", ".join(
-            f"{name} {_size(value)}{_kinds(name, group)}" for name, value in group.memory.items()
+            f"{name} {readable_size(value)}{_kinds(name, group)}" for name, value in group.memory.items()
         )
         lines.append(f"  memory, most  {held}")
     if group.process_delta:
@@ -412,7 +411,3 @@ def _spread(figures: Spread, text: Callable[[float], str]) -> str:
         return f"{text(figures.p50)} (n=1)"
     high = f"95 % within {text(figures.p95)}, " if figures.count >= FEWEST_FOR_P95 else ""
     return f"median {text(figures.p50)}, {high}most {text(figures.max)} (n={figures.count})"
-
-
-def _size(count: int) -> str:
-    return f"{count / MIB:.0f} MiB" if count < 1000 * MIB else f"{count / (1 << 30):.2f} GiB"

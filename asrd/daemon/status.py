@@ -18,6 +18,7 @@ from asrd.models import choice
 from asrd.precision import ledger
 from asrd.precision.memory import Memory
 from asrd.protocol import Download
+from asrd.text.sizes import mib
 
 SCHEMA = 1
 """Number of the form of the status. It grows when a key is renamed or removed, not when one is
@@ -239,7 +240,7 @@ def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
     if engine.ready is not None:
         parts.append(f"{engine.candidate.precision.name} on {engine.ready.device}")
     if memory is not None and memory.process is not None:
-        parts.append(f"{memory.process / (1 << 20):.0f} MiB {ledger.source_words(memory.source)}")
+        parts.append(f"{mib(memory.process)} {ledger.source_words(memory.source)}")
     if (fallback := _fallback(transcriber)) is not None:
         parts.append(f"fell back from {fallback.wanted}: {fallback.kind}")
     parts += [transcriber.slot.loading, transcriber.slot.error, recorder.problem]

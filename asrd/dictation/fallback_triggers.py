@@ -18,6 +18,7 @@ from asrd.precision import ledger
 from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
 from asrd.scoring import Edits, interval
+from asrd.text.sizes import mib
 
 BUFFER = 10.0
 """Seconds of the buffer whose latency `asrd compare` measures."""
@@ -111,7 +112,7 @@ def heavy(
     if budget is not None and memory.source != "rss" and process > budget:
         return Trigger(
             "budget",
-            f"{_mib(process)} in use ({ledger.source_words(memory.source)}), vram_budget is {_mib(budget)}",
+            f"{mib(process)} in use ({ledger.source_words(memory.source)}), vram_budget is {mib(budget)}",
             {"process_bytes": process, "budget_bytes": budget},
         )
     if not limit or fp32 is None or not fp32.process or fp32.source != memory.source:
@@ -120,8 +121,8 @@ def heavy(
         return None
     return Trigger(
         "memory",
-        f"{_mib(process)} in use ({ledger.source_words(memory.source)}), "
-        f"FP32 held {_mib(fp32.process)} when it was measured here",
+        f"{mib(process)} in use ({ledger.source_words(memory.source)}), "
+        f"FP32 held {mib(fp32.process)} when it was measured here",
         {"process_bytes": process, "baseline_process_bytes": fp32.process},
     )
 
@@ -162,7 +163,3 @@ def wilson(hits: int, of: int) -> tuple[float, float]:
     middle = (rate + square / 2) / (1 + square)
     half = Z * math.sqrt(rate * (1 - rate) / of + square / (4 * of)) / (1 + square)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _mib(size: float) -> str:
-    return f"{size / (1 << 20):.0f} MiB"

@@ -21,6 +21,7 @@ from asrd.precision import gpus
 from asrd.precision import ledger as precision_ledger
 from asrd.precision.memory import Memory
 from asrd.precision.plan import Candidate
+from asrd.text.sizes import mib
 from asrd.text.spacing import word_count
 from asrd.text.wording import counted
 
@@ -193,8 +194,8 @@ class Alert:
         if used > limit and not self._given:
             journal.event(
                 "vram-alert",
-                f"the worker holds {used / (1 << 20):.0f} MiB ({precision_ledger.source_words(memory.source)}), "
-                f"above the alert level of {limit / (1 << 20):.0f} MiB",
+                f"the worker holds {mib(used)} ({precision_ledger.source_words(memory.source)}), "
+                f"above the alert level of {mib(limit)}",
                 logging.WARNING,
                 process_bytes=used,
                 limit_bytes=limit,

@@ -12,14 +12,13 @@ from asrd.engine.process import WorkerFailedError
 from asrd.precision import gpus, ledger, nvml
 from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import index_of
+from asrd.text.sizes import mib
 
 log = logging.getLogger("asrd.engine")
 
 REFUSAL_SECONDS = 10.0
 """How long a model file that was refused counts as refused without another worker; a file that
 changes does not."""
-
-MIB = 1 << 20
 
 
 class ModelRefusals:
@@ -67,7 +66,7 @@ def check_room(plan: Plan, candidate: Candidate) -> None:
     need = plan.need_of(candidate)
     if free is None or need is None or need.bytes <= free:
         return
-    detail = f"would need {need}; {free / MIB:.0f} MiB of the card are free"
+    detail = f"would need {need}; {mib(free)} of the card are free"
     raise WorkerFailedError("no-room", detail, "nvidia-smi")
 
 
@@ -82,8 +81,8 @@ def check_limit(ready: protocol.Ready, limit: int) -> None:
         return
     if memory.process is None or memory.process <= limit:
         return
-    held = f"{memory.process / MIB:.0f} MiB ({ledger.source_words(memory.source)})"
-    detail = f"the worker holds {held}; vram_budget allows {limit / MIB:.0f} MiB"
+    held = f"{mib(memory.process)} ({ledger.source_words(memory.source)})"
+    detail = f"the worker holds {held}; vram_budget allows {mib(limit)}"
     if memory.source == "nvml":
         raise WorkerFailedError("budget", detail, "asrd plan lists what each strategy needs")
     log.warning("%s; other processes disturb that figure, so the worker stays", detail)

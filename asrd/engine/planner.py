@@ -26,10 +26,9 @@ from asrd.precision.gpus import GpuSelection
 from asrd.precision.needs import fitted
 from asrd.precision.plan import Gpu, Need, Plan, device_for, plan
 from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE
+from asrd.text.sizes import GIB
 
 log = logging.getLogger("asrd")
-
-GIB = 1 << 30
 
 
 class PlanFacts(msgspec.Struct, frozen=True):

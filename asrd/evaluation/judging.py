@@ -40,6 +40,7 @@ from asrd.scoring import (
     spread,
     upper_bound,
 )
+from asrd.text.sizes import MIB
 
 HALF = 0.55
 """Weights over FP32's that a strategy with 16-bit storage should reach: one half, and some for FP32
@@ -243,7 +244,7 @@ def noise_floor(
 
 
 def _bounds(floor: NoiseFloor, limit: float, base: Mapping[str, Memory]) -> list[Bound]:
-    growth = (max(0, ledger.growth_bytes(base) or 0) + GROWTH_BYTES) / ledger.MIB
+    growth = (max(0, ledger.growth_bytes(base) or 0) + GROWTH_BYTES) / MIB
     return [
         Bound("errors", 0, "utterances without an answer"),
         Bound(
@@ -351,7 +352,7 @@ def _criteria(
         "latency": ratio(now.p50 if now else None, before.p50 if before else None),
     }
     if (growth := ledger.growth_bytes(measured.ledger)) is not None:
-        values["growth"] = growth / ledger.MIB
+        values["growth"] = growth / MIB
     precision = measured.precision
     if precision.weights != "float32" or precision.quantize:
         sizes = [one.ready.weights_bytes if one.ready else None for one in (measured, base)]

@@ -21,6 +21,7 @@ from asrd.evaluation.results import RESOLUTION, NoiseFloor, Run, StrategyResult
 from asrd.precision import ledger
 from asrd.precision.strategies import FP32_BASELINE, quantizes
 from asrd.scoring import FEWEST_UTTERANCES, Edits, upper_bound
+from asrd.text.sizes import mib
 
 BUSY = 0.15
 """Part by which FP32's latency may differ from itself before the machine counts as too busy to tell
@@ -28,8 +29,6 @@ much."""
 
 REACH = 100_000
 """Words beyond which asking for more is no advice: some ten hours of speech."""
-
-MIB = 1 << 20
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -236,12 +235,12 @@ def _refusal(
     if found.source != whole.source:
         return f"its memory is {ledger.source_words(found.source)}, FP32's is {ledger.source_words(whole.source)}"
     if bounds.budget is not None and (found.memory or 0) > bounds.budget:
-        return f"needs {_mib(found.memory)} MiB; vram_budget allows {_mib(bounds.budget)}"
+        return f"needs {_memory(found.memory)}; vram_budget allows {_memory(bounds.budget)}"
     for one in row.criteria:
         if one.passed or not one.required or one.name not in ("memory", "latency"):
             continue
         if one.name == "memory":
-            return f"needs more memory than FP32: {_mib(found.memory)} MiB against {_mib(whole.memory)}"
+            return f"needs more memory than FP32: {_memory(found.memory)} against {_memory(whole.memory)}"
         return f"is slower than FP32: {_ms(found.p50_ms)} ms for 10 s against {_ms(whole.p50_ms)}"
     return ""
 
@@ -317,8 +316,8 @@ def _reason(taken: TunedStrategy, candidates: Sequence[TunedStrategy], bounds: _
         return f"measured here: FP32 is as cheap, within its own spread, as the others that qualify: {names}"
     what = bounds.unit
     return (
-        f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_mib(taken.memory)} MiB "
-        f"against FP32's {_mib(whole.memory)} ({ledger.source_words(taken.source)}), "
+        f"measured here: at most {_points(taken.most)} {what} (limit {bounds.limit:.2f}), {_memory(taken.memory)} "
+        f"against FP32's {_memory(whole.memory)} ({ledger.source_words(taken.source)}), "
         f"{_ms(taken.p50_ms)} ms for 10 s against {_ms(whole.p50_ms)}"
     )
 
@@ -350,8 +349,11 @@ def _points(value: float | None) -> str:
     return "?" if value is None else f"{value + 0.0:+.2f}".replace("-", "−")
 
 
-def _mib(value: int | None) -> str:
-    return "?" if value is None else f"{value / MIB:.0f}"
+def _memory(value: int | None) -> str:
+    """Return bytes in MiB, or a question mark where they were not measured."""
+    if value is None:
+        return "? MiB"
+    return mib(value)
 
 
 def _ms(value: float | None) -> str:

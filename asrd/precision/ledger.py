@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from asrd.text.sizes import MIB
+
 # A key press imports this module, and needs no messages of a worker.
 if TYPE_CHECKING:
     from asrd.precision.memory import Memory
-
-MIB = 1 << 20
 
 MEMORY_RESOLUTION = 16 << 20
 """Bytes by which the resident memory of two runs of one program differs for no reason (measured:

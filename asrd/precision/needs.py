@@ -8,6 +8,7 @@ import msgspec
 
 from asrd.precision.plan import Candidate, Plan, Rejected, elsewhere, names_of, without
 from asrd.precision.strategies import WEIGHT_BYTES, Precision
+from asrd.text.sizes import mib
 
 
 def width(precision: Precision) -> float:
@@ -84,7 +85,7 @@ def fitted(plan: Plan, limit: int, allowed: str = "vram_budget allows") -> Plan:
         need = plan.need_of(candidate)
         if candidate.device == "cpu" or need is None or need.bytes <= limit:
             return ""
-        return f"would need {need}; {allowed} {limit / (1 << 20):.0f} MiB"
+        return f"would need {need}; {allowed} {mib(limit)}"
 
     kept: list[Candidate] = []
     rejected = list(plan.rejected)

@@ -24,6 +24,7 @@ from asrd.precision.strategies import (
     find,
     quantizes,
 )
+from asrd.text.sizes import mib
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ class Need(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         source = "measured" if self.measured else "estimated"
-        return f"{self.bytes / (1 << 20):.0f} MiB ({source})"
+        return f"{mib(self.bytes)} ({source})"
 
 
 class Plan(msgspec.Struct, frozen=True):

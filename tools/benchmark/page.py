@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from asrd.evaluation.report.plots import COLOURS, Plot, svg
+from asrd.paths import DATA_FOLDER
 
 from .figures import Ratio, Result
 
@@ -262,13 +262,8 @@ def html(result: Result) -> str:
     )
     environment.filters.update(figure=figure, span=span, goal=goal)
     template = environment.from_string(Path(__file__).with_name("page.html.j2").read_text("utf-8"))
-    style = (
-        files("asrd")
-        .joinpath("report.html.j2")
-        .read_text("utf-8")
-        .partition("<style>")[2]
-        .partition("</style>")[0]
-    )
+    report = (DATA_FOLDER / "report.html.j2").read_text("utf-8")
+    style = report.partition("<style>")[2].partition("</style>")[0]
     return template.render(
         style=style,
         result=result,

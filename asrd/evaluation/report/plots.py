@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from asrd import paths
 from asrd.evaluation.results import Comparison, StrategyResult
 from asrd.precision import ledger
-
-MIB = 1 << 20
+from asrd.text.sizes import MIB
 
 COLOURS = {
     "ink": "#010203",
