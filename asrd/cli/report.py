@@ -383,7 +383,8 @@ def _group_lines(group: Group) -> list[str]:
         )
     if group.memory:
         held = ", ".join(
-            f"{name} {readable_size(value)}{_kinds(name, group)}" for name, value in group.memory.items()
+            f"{name} {readable_size(value)}{_kinds(name, group)}"
+            for name, value in group.memory.items()
         )
         lines.append(f"  memory, most  {held}")
     if group.process_delta:
