@@ -298,17 +298,3 @@ def test_neither_torch_nor_nemo_nor_numpy_is_imported(words: str, tmp_path: Path
         check=True,
     )
     assert done.stdout.strip() == "0 []"
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0.0 MiB"),
-        (1 << 19, "0.5 MiB"),
-        (999 << 20, "999.0 MiB"),
-        (1000 << 20, "0.98 GiB"),
-        (4 << 30, "4.00 GiB"),
-    ],
-)
-def test_sizes_are_short_and_have_a_unit(count: int, text: str) -> None:
-    assert inspect.size(count) == text

@@ -159,7 +159,7 @@ def test_words_for_a_day() -> None:
     assert lines[0] == "recordings since -2h until now: 2"
     assert "  audio         1 h 02 min, 10 words" in lines
     assert "  stop to text  median 100 ms, most 100 ms (n=2)" in lines
-    assert "  memory, most  process 7 MiB" in lines
+    assert "  memory, most  process 7.0 MiB" in lines
     assert "  against FP32  -3 MiB in the worker" in lines
     assert "recordings kept for asrd retry: 1" in lines
     assert "could not run half, 1 time: half: not finite" in lines

@@ -414,7 +414,7 @@ def test_on_a_card_the_budget_decides_by_what_was_measured(
     )
     assert acts.started == ["fp32", "fp32", "half", "fp32"], "the rest needs another card"
     assert "only emulate" in of(record, "bfloat16").refused
-    assert of(record, "half").refused == "needs 600 MiB; vram_budget allows 500"
+    assert of(record, "half").refused == "needs 600 MiB; vram_budget allows 500 MiB"
     assert record.chosen == "fp32"
 
 

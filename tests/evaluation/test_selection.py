@@ -110,7 +110,7 @@ def test_the_same_words_at_half_the_memory_are_taken() -> None:
     assert made.chosen == "bfloat16"
     assert (one(made).verdict, one(made).refused, one(made).changed) == ("same", "", 0)
     assert one(made).most == pytest.approx(100 * 1.96**2 / 1980, rel=1e-3)
-    assert "450 MiB against FP32's 900 (anonymous)" in made.reason
+    assert "450 MiB against FP32's 900 MiB (anonymous)" in made.reason
 
 
 def test_two_identical_runs_of_fp32_are_the_same() -> None:
@@ -253,7 +253,7 @@ def test_what_was_dictated_counts_every_word_heard_otherwise() -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"mib": 950}, "needs more memory than FP32: 950 MiB against 900"),
+        ({"mib": 950}, "needs more memory than FP32: 950 MiB against 900 MiB"),
         ({"ms": 120.0}, "is slower than FP32: 120.0 ms for 10 s against 100.0"),
         (
             {"failure": "died: the worker ended with exit code 9"},
@@ -280,7 +280,7 @@ def test_an_utterance_without_an_answer_refuses() -> None:
 def test_the_memory_budget_is_held_against_what_was_measured() -> None:
     truth = sentences(180, 11, 5)
     made = select_strategy(three(list(truth), list(truth)), truth, 900.0, 0.5, budget=400 * MIB)
-    assert one(made).refused == "needs 450 MiB; vram_budget allows 400"
+    assert one(made).refused == "needs 450 MiB; vram_budget allows 400 MiB"
 
 
 def test_a_busy_machine_is_told() -> None:
