@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from asrd.cli import inspect
 from asrd.config.settings import Settings
 from asrd.engine import tuned
 from asrd.engine.tuned import TunedStrategy, TuningResult
