@@ -113,9 +113,9 @@ class Daemon:
         if self.recorder.one_shot:
             self.start()
         else:
-            await self.recorder.adopt()
+            await self.recorder.apply_settings()
         self._announce()
-        self.jobs.spawn(self._load(self.recorder.one))
+        self.jobs.spawn(self._load(self.recorder.current))
         await sleep.start()
         await self._ending.wait()
         await self.drain()
@@ -209,7 +209,7 @@ class Daemon:
         """LOADING, IDLE, LISTENING, FLUSHING, UNLOADED or STOPPING."""
         if self._ending.is_set():
             return "STOPPING"
-        if self.recorder.one is not None:
+        if self.recorder.current is not None:
             return "LISTENING"
         if self.transcriber.busy:
             return "FLUSHING"
@@ -220,7 +220,7 @@ class Daemon:
     async def status(self) -> status.Status:
         """Return the status, with the kept recordings that wait counted where none goes on."""
         waiting = None
-        if self.recorder.one is None:
+        if self.recorder.current is None:
             waiting = await self._index.waiting(self.transcriber.spool)
         uptime = time.monotonic() - self._began
         return status.status(
@@ -278,7 +278,7 @@ class Daemon:
         self.delivery.apply_settings(new)
         self.desktop = Desktop(new.notify, new.cues)
         warn_of_text(new)
-        await self.recorder.adopt()
+        await self.recorder.apply_settings()
         self._restart_idle_timer()
 
     # -- recording -----------------------------------------------------------------------------
@@ -303,14 +303,14 @@ class Daemon:
 
         A pipe's first audio is awaited for a moment: a file on a pipe is refused without a worker.
         """
-        if one is None or self.settings.source != "pipe" or await self.recorder.gives_sound(one):
+        if one is None or self.settings.source != "pipe" or await self.recorder.has_audio(one):
             await self.slot.load()
 
     async def _end_with_source(self) -> None:
         one = await self.recorder.stop(by_key=False)
         if one is None or not self.recorder.one_shot:
             return
-        result = await one.told
+        result = await one.result
         self.code = 0 if result.outcome in ("delivered", "empty") else 75
         if self.recorder.problem:  # the audio before it is text all the same
             self.code = self.code or AudioError.exit_code

@@ -10,8 +10,8 @@ from asrd.config.settings import Settings
 from asrd.desktop.sinks import Sink, sinks
 from asrd.errors import SinkError, UncertainError
 from asrd.recordings import deliveries
-from asrd.recordings.deliveries import Deliveries, Taker
-from asrd.text.wording import said_of
+from asrd.recordings.deliveries import Deliveries, TextSink
+from asrd.text.wording import about
 
 
 class Delivery:
@@ -40,12 +40,12 @@ class Delivery:
         """
         return await deliveries.send(record, number, self.sinks, self._report_failure, again)
 
-    def _report_failure(self, sink: Taker, error: SinkError) -> None:
+    def _report_failure(self, sink: TextSink, error: SinkError) -> None:
         """Log that a sink did not take a text, and notify a person."""
         uncertain = isinstance(error, UncertainError)
         journal.event(
             "sink-failed",
-            said_of(sink.name, error.message),
+            about(sink.name, error.message),
             logging.WARNING,
             sink=sink.name,
             hint=error.hint or None,

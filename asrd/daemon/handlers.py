@@ -28,6 +28,9 @@ from asrd.text import filenames
 PAGE_BYTES = 48 << 10
 """Bytes of recordings in one reply of a list; a single one may be longer."""
 
+RETRY_HINTS = {"kept": "asrd retry tries again"}
+"""Outcome of a recording without a text -> hint."""
+
 LEVEL_SECONDS = 0.1
 """Seconds between two levels that a follower of the status is sent."""
 
@@ -74,11 +77,11 @@ class Handlers:
 
     async def _toggle(self) -> dict[str, Any]:
         reply = {**await self._key.toggle(), "state": self._daemon.state}
-        one = self._recorder.one
+        dictation = self._recorder.current
         if "seconds" in reply:
             return reply | {"message": self._stopped(reply["seconds"])}
-        if one is not None and "recording" in reply:
-            return await self._with_audio(one, reply)
+        if dictation is not None and "recording" in reply:
+            return await self._with_audio(dictation, reply)
         return reply
 
     async def _start(self, request: Request) -> Answers:
@@ -86,54 +89,60 @@ class Handlers:
             message = "ignored: the key was held"
             yield {"message": message, "state": self._daemon.state, "ignored": True}
             return
-        one, reply = self._begin(request)
+        dictation, reply = self._begin(request)
         try:
-            yield await self._with_audio(one, reply) | {"more": request.wait}
+            yield await self._with_audio(dictation, reply) | {"more": request.wait}
             if request.wait:
-                yield await self._text_of(one)
+                yield await self._text_of(dictation)
         except (asyncio.CancelledError, GeneratorExit):
-            if request.wait and not one.told.done():  # the client that waited for the text has gone
-                one.cancelled = True
-                if self._recorder.one is one:
+            # The client that waited for the text has gone.
+            if request.wait and not dictation.result.done():
+                dictation.cancelled = True
+                if self._recorder.current is dictation:
                     self._daemon.jobs.spawn(self._recorder.stop(cancelled=True))
             raise
 
     def _begin(self, request: Request) -> tuple[Dictation, dict[str, Any]]:
         """Begin a recording that a client asked for; return it and the reply."""
-        one = self._daemon.start(private=request.wait)
-        self._daemon.jobs.spawn(self._recorder.mind(one, request.silence, request.seconds))
+        dictation = self._daemon.start(private=request.wait)
+        self._daemon.jobs.spawn(
+            self._recorder.stop_when_done(dictation, request.silence, request.seconds)
+        )
         message = replies.begun(self._daemon.settings, self._daemon.file)
-        return one, {"message": message, "state": self._daemon.state, "recording": one.take.id}
+        return dictation, {
+            "message": message,
+            "state": self._daemon.state,
+            "recording": dictation.recording.id,
+        }
 
-    async def _with_audio(self, one: Dictation, reply: dict[str, Any]) -> dict[str, Any]:
+    async def _with_audio(self, dictation: Dictation, reply: dict[str, Any]) -> dict[str, Any]:
         """Return the reply to a client that began a recording, once audio comes in or none does."""
-        await self._recorder.heard(one, replies.SOUND_SECONDS)
-        if one.take.samples or self._recorder.one is not one:
+        await self._recorder.wait_for_audio(dictation, replies.SOUND_SECONDS)
+        if dictation.recording.samples or self._recorder.current is not dictation:
             return reply
         problem = self._recorder.problem
         message = replies.without_sound(reply["message"], problem)
         return reply | {"message": message, "capture": problem or replies.NO_SOUND}
 
-    async def _text_of(self, one: Dictation) -> dict[str, Any]:
+    async def _text_of(self, dictation: Dictation) -> dict[str, Any]:
         """Return the result of a private recording. Raises SinkError: no text; AudioError: no
         audio."""
-        result = await asyncio.shield(one.told)
+        result = await asyncio.shield(dictation.result)
         if result.outcome in ("kept", "lost"):
-            hint = "asrd retry tries again" if result.outcome == "kept" else ""
-            raise SinkError(result.detail, hint)
-        if result.outcome == "empty" and not one.take.samples:
+            raise SinkError(result.detail, RETRY_HINTS.get(result.outcome, ""))
+        if result.outcome == "empty" and not dictation.recording.samples:
             raise replies.silent(self._recorder.problem)
-        return _as_reply(result) | {"recording": result.take}
+        return _as_reply(result) | {"recording": result.id}
 
     async def _stop(self) -> dict[str, Any]:
-        one = await self._recorder.stop()
-        if one is None:
+        dictation = await self._recorder.stop()
+        if dictation is None:
             return {"message": "nothing was being recorded", "state": self._daemon.state}
         return {
-            "message": self._stopped(one.take.seconds),
+            "message": self._stopped(dictation.recording.seconds),
             "state": self._daemon.state,
-            "recording": one.take.id,
-            "seconds": one.take.seconds,
+            "recording": dictation.recording.id,
+            "seconds": dictation.recording.seconds,
         }
 
     def _stopped(self, seconds: float) -> str:
@@ -143,9 +152,9 @@ class Handlers:
     async def _cancel(self) -> dict[str, Any]:
         # Before the microphone closes: another key may begin the next recording meanwhile.
         dropped = self._transcriber.cancel()
-        one = await self._recorder.stop(cancelled=True)
-        if one is not None:
-            dropped.append(one.take.id)
+        dictation = await self._recorder.stop(cancelled=True)
+        if dictation is not None:
+            dropped.append(dictation.recording.id)
         message = "there was nothing to cancel"
         if dropped:
             message = f"dropped {', '.join(dict.fromkeys(dropped))}"
@@ -154,15 +163,17 @@ class Handlers:
     # -- what was recorded ---------------------------------------------------------------------
 
     async def _last(self, request: Request) -> dict[str, Any]:
-        while request.wait and (self._recorder.one is not None or self._transcriber.waiting):
+        while request.wait and (self._recorder.current is not None or self._transcriber.waiting):
             await self._daemon.wait_for_change(None)
         kept = await asyncio.to_thread(self._transcriber.spool.all)
         result = replies.last(self._transcriber.last, kept)
-        recording, busy = self._recorder.one is not None, self._transcriber.waiting
+        recording, busy = self._recorder.current is not None, self._transcriber.waiting
         note = replies.note_of(result, recording, busy, self._transcriber.slot.loading)
         detail = replies.detail_of(result) or result.detail
-        more = {"id": result.take, "note": note, "transcribing": busy, "recording": recording}
-        return _as_reply(result) | {"detail": detail} | more
+        # `recording` is a truth value here, so the older name of the identifier is given as well.
+        names = {"id": result.id, "take": result.id}
+        more = {"note": note, "transcribing": busy, "recording": recording}
+        return _as_reply(result) | {"detail": detail} | names | more
 
     def _retry(self, request: Request) -> Answers:
         """Make text of kept recordings: the newest, the one that is named, or all."""
@@ -211,15 +222,15 @@ class Handlers:
         if not request.follow:
             yield msgspec.to_builtins(await self._daemon.status()) | {"more": False}
             return
-        self._transcriber.watched += 1
+        self._transcriber.watchers += 1
         try:
             while True:
                 pulse = self._daemon.pulse  # taken first: a change while the client reads is sent
                 yield msgspec.to_builtins(await self._daemon.status()) | {"more": True}
-                seconds = LEVEL_SECONDS if self._recorder.one else None
+                seconds = None if self._recorder.current is None else LEVEL_SECONDS
                 await self._daemon.wait_for_change(seconds, pulse)
         finally:
-            self._transcriber.watched -= 1
+            self._transcriber.watchers -= 1
 
     def _use(self, request: Request) -> Answers:
         return self._change(request, lambda: self._changes.use(request.strategy))
@@ -228,7 +239,9 @@ class Handlers:
         return self._change(request, self._changes.reload)
 
     def _change(self, request: Request, change: Callable[[], Any]) -> Answers:
-        return self._changes.followed(change) if request.follow else _once(change)
+        if request.follow:
+            return self._changes.followed(change)
+        return _once(change)
 
 
 async def _once(act: Callable[[], Awaitable[dict[str, Any]]]) -> Answers:

@@ -71,22 +71,26 @@ class ToggleKey:
 
     async def toggle(self) -> dict[str, Any]:
         """Act on a toggle; return the reply to the client, without the state."""
-        meaning, one = self._presses.judge(time.monotonic()), self._recorder.one
+        meaning, dictation = self._presses.judge(time.monotonic()), self._recorder.current
         if meaning == "repeat":
             if self._presses.unsure:
                 await self._take_back()
             return {"message": "ignored: the key is held, or bounced", "ignored": True}
         if meaning == "press":
-            self._records = one is None
+            self._records = dictation is None
         self._keep_recording()
-        if one is None:
+        if dictation is None:
             return self._begin()  # at once, so that no word is missed; a repeat drops it again
         if meaning == "unsure":
-            self._stop_soon(one)
+            self._stop_soon(dictation)
         else:
             await self._recorder.stop()
-        message = f"stopped; {one.take.seconds:.1f} s become text"
-        return {"message": message, "recording": one.take.id, "seconds": one.take.seconds}
+        message = f"stopped; {dictation.recording.seconds:.1f} s become text"
+        return {
+            "message": message,
+            "recording": dictation.recording.id,
+            "seconds": dictation.recording.seconds,
+        }
 
     def start_repeats(self) -> bool:
         """Return whether a `start` is the late repeat of a key that was released.
@@ -95,18 +99,18 @@ class ToggleKey:
         `stop` of the release. The repeats before it were refused, because a recording was going on.
         """
         now = time.monotonic()
-        late = self._recorder.one is None and now - self._start_refused_seconds < REPEAT_SECONDS
-        if late or self._recorder.one is not None:
+        late = self._recorder.current is None and now - self._start_refused_seconds < REPEAT_SECONDS
+        if late or self._recorder.current is not None:
             self._start_refused_seconds = now
         return late
 
-    def _stop_soon(self, one: Dictation) -> None:
+    def _stop_soon(self, dictation: Dictation) -> None:
         """Stop a recording when no repeat has come; until then it goes on, and nothing said is
         missed."""
 
         def stop() -> None:
             self._stopping = None
-            if self._recorder.one is one:
+            if self._recorder.current is dictation:
                 self._spawn(self._recorder.stop())
 
         self._stopping = asyncio.get_running_loop().call_later(REPEAT_SECONDS, stop)
@@ -119,9 +123,9 @@ class ToggleKey:
     async def _take_back(self) -> None:
         """Do what the last certain press asked for: what came since was its key, still held."""
         self._keep_recording()
-        one = self._recorder.one
-        if self._records and one is None:
+        dictation = self._recorder.current
+        if self._records and dictation is None:
             self._begin()
-        elif one is not None and not self._records:
-            young = time.monotonic() - one.began < 2 * REPEAT_SECONDS
+        elif dictation is not None and not self._records:
+            young = time.monotonic() - dictation.began_at < 2 * REPEAT_SECONDS
             await self._recorder.stop(cancelled=young)  # an older one may hold words

@@ -73,10 +73,10 @@ def stopped(seconds: float, problem: str, settings: Settings, file: Path | None)
     return hinted(f"stopped; {seconds:.1f} s are kept, as {choice.UNCHOSEN}", choice.hint(file))
 
 
-def last(told: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResult:
+def last(result: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResult:
     """Return the last text: this daemon's, or that of the newest kept recording that has one."""
-    if told.text or told.take:
-        return told
+    if result.text or result.id:
+        return result
     note = next((note for note in reversed(notes) if note.text), None)
     if note is None:
         kept = (
@@ -85,7 +85,7 @@ def last(told: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResu
             else ""
         )
         return msgspec.structs.replace(
-            told, detail=f"nothing was said since the daemon started{kept}"
+            result, detail=f"nothing was said since the daemon started{kept}"
         )
     outcome = "delivered" if note.delivered else "kept"
     return DictationResult(
@@ -93,22 +93,22 @@ def last(told: DictationResult, notes: Sequence[RecordingInfo]) -> DictationResu
     )
 
 
-def detail_of(told: DictationResult) -> str:
+def detail_of(result: DictationResult) -> str:
     """Return why the last recording has no text; "" where it has one."""
-    if told.text:
+    if result.text:
         return ""
-    if told.outcome in ("kept", "lost"):
-        retry = "; asrd retry tries again" if told.outcome == "kept" else ""
-        return f"the last recording did not become text: {told.detail}{retry}"
-    if not told.seconds:
+    if result.outcome in ("kept", "lost"):
+        retry = "; asrd retry tries again" if result.outcome == "kept" else ""
+        return f"the last recording did not become text: {result.detail}{retry}"
+    if not result.seconds:
         return (
-            told.detail
+            result.detail
             or "no sound came in during the last recording; asrd devices shows the microphones"
         )
-    return told.detail or f"no word was heard in the last recording, {told.seconds:.1f} s"
+    return result.detail or f"no word was heard in the last recording, {result.seconds:.1f} s"
 
 
-def note_of(told: DictationResult, recording: bool, transcribing: int, loading: str) -> str:
+def note_of(result: DictationResult, recording: bool, transcribing: int, loading: str) -> str:
     """Return what stands beside the last text: that a newer one is on its way, or that this one is
     at no sink."""
     if recording:
@@ -118,8 +118,8 @@ def note_of(told: DictationResult, recording: bool, transcribing: int, loading: 
         these = counted(transcribing, "recording")
         verb = "is" if transcribing == 1 else "are"
         return f"{these} {verb} still being transcribed{model}; asrd last --wait waits for the text"
-    if told.text and told.outcome == "kept" and told.detail:
-        return f"the text was not delivered: {told.detail}; asrd retry --deliver sends it"
+    if result.text and result.outcome == "kept" and result.detail:
+        return f"the text was not delivered: {result.detail}; asrd retry --deliver sends it"
     return ""
 
 

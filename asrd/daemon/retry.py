@@ -26,8 +26,9 @@ from asrd.errors import (
     UsageError,
 )
 from asrd.models import choice
-from asrd.recordings.deliveries import Deliveries, shown
+from asrd.recordings.deliveries import Deliveries
 from asrd.recordings.files import RecordingInfo
+from asrd.recordings.sink_names import shown
 from asrd.recordings.store import NONE_WAITS
 from asrd.text.wording import counted
 
@@ -106,7 +107,7 @@ class Retry:
 
     async def _retry(self, note: RecordingInfo, more: bool) -> Answers:
         """Yield the answer for one recording that is claimed."""
-        now = self._spool.known(note)
+        now = self._spool.reread(note)
         if now is None or (self._all and now.delivered):  # another retry had it before
             raise UsageError(
                 f"recording {note.id} was delivered meanwhile", "asrd recordings lists what is kept"
@@ -123,11 +124,11 @@ class Retry:
             note.id, text, "delivered" if text else "empty", seconds=note.seconds
         )
         if self._deliver and not uncertain:
-            await asyncio.to_thread(self._spool.settle, now, text)
+            await asyncio.to_thread(self._spool.finish_retried, now, text)
         reply = {"recording": note.id, "text": text, "uncertain": uncertain, "more": more}
         yield reply | {"notes": self._notes(note, record, uncertain)}
         if not self._deliver:  # goes on only where somebody has read it
-            await asyncio.to_thread(self._spool.settle, now, text)
+            await asyncio.to_thread(self._spool.finish_retried, now, text)
 
     @contextlib.asynccontextmanager
     async def _claimed(self, note: RecordingInfo) -> AsyncIterator[None]:
@@ -155,26 +156,26 @@ class Retry:
         if not self._sinks and (gone := record.gone(())):
             failed.append(f"{_missing(gone)}, and the settings name no other sink")
         if failed:
-            self._spool.refused(note, failed[0], text)
+            self._spool.note_reason(note, failed[0], text)
             kind = UncertainError if set(record.uncertain) - before else SinkError
             raise kind(failed[0], f"the recording is still kept: {note.id}")
         return [shown([sink], self._sinks) for sink in uncertain]
 
     def _notes(self, note: RecordingInfo, record: Deliveries, uncertain: list[str]) -> list[str]:
         """Return what is to be told of a recording beside its text."""
-        told = []
+        result = []
         if uncertain:
             names = " and ".join(uncertain)
-            told.append(
+            result.append(
                 f"recording {note.id} may have been delivered to {names};"
                 f" asrd retry {note.id} --again sends it once more"
             )
         elif not self._deliver and record.uncertain:
-            names = shown(record.uncertain, record.known)
-            told.append(f"recording {note.id} may have been delivered to {names} before")
+            names = shown(record.uncertain, record.all_sinks)
+            result.append(f"recording {note.id} may have been delivered to {names} before")
         if self._deliver and (gone := record.gone(self._sinks)):
-            told.append(f"{_missing(gone)}, so it may lack the text of recording {note.id}")
-        return told
+            result.append(f"{_missing(gone)}, so it may lack the text of recording {note.id}")
+        return result
 
 
 def _missing(gone: Sequence[str]) -> str:

@@ -192,7 +192,7 @@ def status(
         uptime: seconds since the daemon started.
         waiting: kept recordings that wait; None where they were not counted.
     """
-    settings, engine, one = transcriber.slot.settings, transcriber.slot.engine, recorder.one
+    settings, engine, one = transcriber.slot.settings, transcriber.slot.engine, recorder.current
     ready = engine.ready
     return Status(
         state=state,
@@ -247,15 +247,15 @@ def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _recording(one: Dictation) -> RecordingStatus:
+def _recording(dictation: Dictation) -> RecordingStatus:
     return RecordingStatus(
-        id=one.take.id,
-        seconds=round(one.take.seconds, 2),
-        level=None if one.level == float("-inf") else round(one.level, 1),
-        text=one.text,
-        partial=one.draft,
-        behind=round(one.dictation.behind, 1),
-        draft=one.draft,
+        id=dictation.recording.id,
+        seconds=round(dictation.recording.seconds, 2),
+        level=None if dictation.level == float("-inf") else round(dictation.level, 1),
+        text=dictation.text,
+        partial=dictation.partial_text,
+        behind=round(dictation.session.behind, 1),
+        draft=dictation.partial_text,
     )
 
 
@@ -274,10 +274,10 @@ def _rejected(transcriber: Transcriber) -> list[str]:
 
 
 def _fallback(transcriber: Transcriber) -> FallbackStatus | None:
-    found = transcriber.slot.monitor.below(transcriber.slot.engine)
+    found = transcriber.slot.monitor.fallback(transcriber.slot.engine)
     return FallbackStatus(**found) if found is not None else None
 
 
 def _shadow(transcriber: Transcriber) -> ShadowStatus:
     figures = transcriber.slot.shadow.figures
-    return ShadowStatus(**figures, recordings=figures["takes"])
+    return ShadowStatus(**figures, takes=figures["recordings"])

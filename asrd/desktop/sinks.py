@@ -43,7 +43,7 @@ from asrd.desktop.selections import SELECTIONS, Environment, why
 from asrd.desktop.session import kind
 from asrd.errors import ConfigError, SinkError, UncertainError, nearest
 from asrd.hints import install
-from asrd.recordings.deliveries import sink_name, sink_names
+from asrd.recordings.sink_names import sink_name, sink_names
 
 log = logging.getLogger("asrd.sinks")
 

@@ -1,5 +1,5 @@
-"""What is done with a recording once its text is out: its sound is read for the shadow, deleted or
-kept, old ones go.
+"""The cleanup of a recording once its text is out: its audio is read for the shadow, then deleted or
+kept; old recordings are deleted.
 
 How long that takes grows with the recording: the kernel gives back each page of a file that is
 deleted. So it is done in threads, and neither the text nor the next recording waits for it. A
@@ -20,7 +20,7 @@ from asrd.recordings.store import RecordingStore
 
 log = logging.getLogger("asrd")
 
-MOMENT_SECONDS = 0.05
+REPLY_SECONDS = 0.05
 """Time that the text gets to reach whoever waits for it: deleting an hour takes a core a tenth of a
 second."""
 
@@ -38,9 +38,9 @@ class Cleanup:
         self._shadow, self._activity, self._on_change = shadow, activity, on_change
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, one: Dictation, told: DictationResult, spool: RecordingStore) -> None:
+    def begin(self, dictation: Dictation, result: DictationResult, spool: RecordingStore) -> None:
         """Put away a recording, by what became of it."""
-        task = asyncio.create_task(self._put_away(one, told, spool))
+        task = asyncio.create_task(self._put_away(dictation, result, spool))
         self._tasks.add(task)
         self._activity.begin_text()
         task.add_done_callback(self._done)
@@ -50,15 +50,17 @@ class Cleanup:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _put_away(self, one: Dictation, told: DictationResult, spool: RecordingStore) -> None:
-        if told.outcome != "kept":  # which deletes nothing of its own
-            await asyncio.sleep(MOMENT_SECONDS)
-        if told.outcome in ("delivered", "empty"):
-            await self._shadow.offer(one)
-            await asyncio.to_thread(spool.delivered, one.take, told.text)
-        elif told.outcome != "kept":
-            await asyncio.to_thread(spool.dropped, one.take)
-        if told.outcome == "kept" or spool.keep == "always":
+    async def _put_away(
+        self, dictation: Dictation, result: DictationResult, spool: RecordingStore
+    ) -> None:
+        if result.outcome != "kept":  # a kept recording is not deleted
+            await asyncio.sleep(REPLY_SECONDS)
+        if result.outcome in ("delivered", "empty"):
+            await self._shadow.offer(dictation)
+            await asyncio.to_thread(spool.finish_delivered, dictation.recording, result.text)
+        elif result.outcome != "kept":
+            await asyncio.to_thread(spool.discard, dictation.recording)
+        if result.outcome == "kept" or spool.keep == "always":
             await asyncio.to_thread(spool.prune)
 
     def _done(self, task: asyncio.Task[None]) -> None:

@@ -25,7 +25,7 @@ from asrd.errors import AsrdError, AudioError, PrecisionError, UnansweredError, 
 from asrd.models import choice
 from asrd.precision import fallback
 from asrd.precision.memory import Memory
-from asrd.precision.plan import Candidate, Plan
+from asrd.precision.plan import Plan
 from asrd.text.wording import with_hint
 
 log = logging.getLogger("asrd")
@@ -59,7 +59,12 @@ class EngineSlot:
         """A new engine that is to come into service and tests itself."""
         self._reload_task: asyncio.Task[None] | None = None
         """Starts a worker again after one that a recording ended."""
-        self.loader = EngineLoader(listeners, engine_factory, self._on_answer, self._on_started)
+        self.loader = EngineLoader(
+            listeners,
+            engine_factory,
+            lambda *answer: self.monitor.note_answer(*answer),
+            self._on_started,
+        )
         self.engine = self.loader.new_engine(settings)
         self.monitor = FallbackMonitor(settings, self.engine, listeners.on_warning)
 
@@ -69,21 +74,30 @@ class EngineSlot:
         return self.activity.quiet and not self.suspended
 
     @property
+    def _engines(self) -> list[Engine]:
+        """The engine in service, and the one that is to come into service, if there is one."""
+        return [self.engine] if self._coming is None else [self.engine, self._coming]
+
+    @property
     def overdue(self) -> bool:
         """Whether the engine in service, or the new one, has not acted on its own deadline."""
-        return self.engine.overdue or (self._coming is not None and self._coming.overdue)
+        return any(engine.overdue for engine in self._engines)
 
     @property
     def precision_note(self) -> str:
         """What the worker does not run as asked, and why; "" where it does, or there is none."""
-        return protocol.fallback_reasons(self.engine.ready.fallbacks) if self.engine.ready else ""
+        if self.engine.ready is None:
+            return ""
+        return protocol.fallback_reasons(self.engine.ready.fallbacks)
 
     @property
     def bytes_in_use(self) -> int | None:
         """Bytes that the worker holds; 0 while there is none, None where nothing tells."""
         if self.engine.pid is None:
             return 0
-        return self.loader.memory.process if self.loader.memory else None
+        if self.loader.memory is None:
+            return None
+        return self.loader.memory.process
 
     @property
     def loading(self) -> str:
@@ -121,7 +135,7 @@ class EngineSlot:
             finally:
                 if self._coming is None:  # else the loading that is shown is that of the new engine
                     self.loader.end_loading()
-                self.monitor.tell(engine)
+                self.monitor.report_changes(engine)
             if engine.ready is not None:  # without a worker nothing was asked
                 self.clear_error()
 
@@ -177,18 +191,15 @@ class EngineSlot:
             self.clear_error()
         self.activity.settle()
 
-    def _on_answer(self, seconds: float, phase: str, answer: protocol.Answer) -> None:
-        self.monitor.heard(seconds, phase, answer)
-
     def _on_started(self, engine: Engine) -> None:
         if engine is self.engine:  # one that is to come is reported when it is in service
-            self.monitor.tell(engine)
+            self.monitor.report_changes(engine)
 
     def _serve(self, engine: Engine, settings: Settings) -> None:
         """Put an engine in service and forget what is known of the one before."""
         self.engine, self.settings = engine, settings
         self.monitor = FallbackMonitor(settings, engine, self.listeners.on_warning)
-        self.monitor.tell(engine)
+        self.monitor.report_changes(engine)
         self.shadow.forget()
 
     # -- replacing
@@ -196,7 +207,7 @@ class EngineSlot:
     def apply_settings(self, settings: Settings) -> None:
         """Take over settings that need no other worker."""
         self.settings = settings
-        self.monitor.adopt(settings)
+        self.monitor.apply_settings(settings)
 
     async def replace(self, settings: Settings, strict: bool = False) -> None:
         """Replace the engine by one under other settings, next to the old one where memory allows.
@@ -214,7 +225,7 @@ class EngineSlot:
         if strict and plan.rejected and plan.candidates[0].name != settings.strategy:
             first = plan.rejected[0]
             raise PrecisionError(
-                f"{first.candidate}: {first.detail}", "asrd plan tells what this machine can run"
+                f"{first.candidate}: {first.detail}", "asrd plan shows what this machine can run"
             )
         with self.activity.guest():  # nothing else starts next to it
             await self._replace(plan, settings, strict)
@@ -304,8 +315,7 @@ class EngineSlot:
         self.suspended = True
         self.activity.interrupt()
         loaded = self.engine.pid is not None
-        engines = [self.engine] if self._coming is None else [self.engine, self._coming]
-        await asyncio.gather(*(engine.halt() for engine in engines))
+        await asyncio.gather(*(engine.halt() for engine in self._engines))
         self.loader.memory = None
         if loaded:
             journal.event("unloaded", "the model was unloaded: the machine sleeps")
@@ -314,9 +324,8 @@ class EngineSlot:
     async def resume(self) -> None:
         """Have a worker ready again; it tests itself on the known clip."""
         self.suspended = False
-        for engine in (self.engine, self._coming):
-            if engine is not None:
-                engine.go_on()
+        for engine in self._engines:
+            engine.go_on()
         await self.load()
 
     async def stop(self) -> None:
@@ -327,15 +336,6 @@ class EngineSlot:
         await self.engine.stop()
 
     # -- fallback
-
-    async def fall_back(
-        self, candidate: Candidate, kind: str, detail: str, figures: dict[str, float] | None = None
-    ) -> bool:
-        """Leave a candidate, inside `use`; the next request starts a worker on the next one.
-
-        Returns and takes what Engine.fall_back does.
-        """
-        return await self.engine.fall_back(candidate, kind, detail, figures)
 
     async def fall_back_if_due(self) -> None:
         """Fall back where the figures of the candidate in service exceed a limit, and load the next
@@ -348,12 +348,12 @@ class EngineSlot:
         async with self.lock.shared():
             if engine is not self.engine or engine.candidates[:1] != (candidate,):
                 return  # the figures are not those of the worker in service
-            left = await self.fall_back(candidate, trigger.kind, trigger.detail, trigger.figures)
-            monitor.tell(engine)
+            left = await engine.fall_back(candidate, trigger.kind, trigger.detail, trigger.figures)
+            monitor.report_changes(engine)
         if left:
             await self.load()
         else:
-            monitor.in_vain(engine, trigger)
+            monitor.report_no_help(engine, trigger)
 
     async def try_restore(self) -> bool:
         """Try the candidates whose trouble may be over: next to the one in service where memory
@@ -383,7 +383,7 @@ class EngineSlot:
                 if taken:
                     self.engine = new
                     if not unloaded:  # else it is reported once it has tested itself
-                        monitor.promoted(new)
+                        monitor.report_restored(new)
                     held = new.candidate == plan.candidates[0]
                     monitor.backoff.note_retry(time.monotonic(), held)
         except AsrdError as error:

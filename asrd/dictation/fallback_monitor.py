@@ -1,8 +1,8 @@
-"""A candidate was left: who is told, what is remembered, and when it may return.
+"""What the daemon remembers of the candidates that it left: who is notified, and when each may return.
 
-Gathers the figures that `triggers` judges, tells the journal and a person once for each step, and
-says for the status that less runs than was asked for. Decides nothing by itself and starts nothing.
-Runs in the daemon.
+The figures go to `fallback_triggers`, which judges them. Each step is written to the journal and
+shown to a person once. The status says when another candidate runs than the settings ask for.
+Nothing is started here. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from asrd import journal, protocol
@@ -18,23 +18,24 @@ from asrd.config.settings import Settings, budget
 from asrd.dictation import fallback_triggers, metrics
 from asrd.dictation.fallback_triggers import Trigger
 from asrd.engine import baseline
+from asrd.engine.baseline import BaselineFigures
 from asrd.engine.engine import Engine
 from asrd.errors import AsrdError
 from asrd.precision import fallback, gpus
 from asrd.precision.memory import Memory
-from asrd.precision.plan import Plan, Rejected
+from asrd.precision.plan import Candidate, Plan, Rejected
 from asrd.precision.strategies import FP32_BASELINE, index_of
 from asrd.text.wording import with_hint
 
-PERIOD = 500
-"""Buffers after which failures are counted anew: what happened long ago says little of today."""
+FAILURE_WINDOW_BUFFERS = 500
+"""Buffers after which failures are counted anew: old failures say little of today."""
 
 Warn = Callable[[str, str], None]
 """Shows a person a summary and a sentence."""
 
 
 class FallbackMonitor:
-    """What a daemon remembers of the engine in service.
+    """Remembers figures and steps of the engine in service.
 
     Args:
         settings: for the limits.
@@ -49,20 +50,20 @@ class FallbackMonitor:
         self.wordless_seconds = 0.0
         """Seconds of clear speech since the last word, in recordings that have ended."""
         self._warn = warn
-        recent = 4 * fallback_triggers.RECENT
+        recent = 4 * fallback_triggers.RECENT_BUFFERS
         self._costs: collections.deque[tuple[str, float, float]] = collections.deque(maxlen=recent)
-        self._buffers, self._forgiven = 0, engine.failures
-        self._in_vain: set[tuple[str, str]] = set()
+        self._buffers, self._failures_before = 0, engine.failures
+        self._without_help: set[tuple[str, str]] = set()
 
-    def adopt(self, settings: Settings) -> None:
-        """Take over limits that were changed; what is remembered stays."""
+    def apply_settings(self, settings: Settings) -> None:
+        """Use the limits of changed settings; what is remembered stays."""
         self.settings = settings
         self.backoff.minutes = settings.promote_after
         if self._serving != self.wanted:
             self.backoff.wait_from(time.monotonic())
 
-    def heard(self, seconds: float, phase: str, answer: protocol.Answer) -> None:
-        """Take an answer into account."""
+    def note_answer(self, seconds: float, phase: str, answer: protocol.Answer) -> None:
+        """Count an answer of the worker."""
         self._buffers += 1
         if phase == "final":
             self._costs.append((answer.hypothesis.precision, seconds, answer.seconds))
@@ -70,132 +71,144 @@ class FallbackMonitor:
     def judge(
         self, engine: Engine, memory: Memory | None, shadow: dict[str, Any]
     ) -> Trigger | None:
-        """Return why the candidate in service is to be left, by what is known since it took over.
+        """Return why the candidate in service is to be left, by its figures since it took over.
 
         Args:
             memory: the last reading of the worker's ledger.
             shadow: the disagreement with FP32 (`shadow.Shadow.figures`).
         """
         candidate, limits = engine.candidate, self.settings
-        known = (
-            baseline.find(limits.model, candidate.device)
-            if not fallback.is_full_fp32(candidate.precision)
-            else None
-        )
-        fp32 = known.strategies.get(FP32_BASELINE.name) if known else None
-        costs = [
-            (seconds, spent)
-            for name, seconds, spent in self._costs
-            if name == candidate.precision.name
-        ]
-        failures, buffers = engine.failures - self._forgiven, self._buffers
-        if buffers > PERIOD:
-            self._buffers, self._forgiven = 0, engine.failures
+        fp32 = _fp32_figures(limits.model, candidate)
+        precision = candidate.precision.name
+        costs = [(seconds, spent) for name, seconds, spent in self._costs if name == precision]
+        failures, buffers = engine.failures - self._failures_before, self._buffers
+        if buffers > FAILURE_WINDOW_BUFFERS:
+            self._buffers, self._failures_before = 0, engine.failures
+        budget_bytes = _budget(limits, candidate.device)
         found = (
-            fallback_triggers.failing(failures, buffers, limits.demote_failures)
-            or fallback_triggers.heavy(
-                memory, fp32, limits.demote_memory, _budget(limits, candidate.device)
-            )
-            or fallback_triggers.slow(costs, fp32, limits.demote_slower)
+            fallback_triggers.judge_failures(failures, buffers, limits.demote_failures)
+            or fallback_triggers.judge_memory(memory, fp32, limits.demote_memory, budget_bytes)
+            or fallback_triggers.judge_latency(costs, fp32, limits.demote_slower)
         )
-        if found is None and shadow.get("strategy") == candidate.precision.name:
-            found = fallback_triggers.changing(
+        if found is None and shadow.get("strategy") == precision:
+            found = fallback_triggers.judge_words(
                 shadow["changed"], shadow["words"], shadow["low"], limits.demote_changed
             )
-        return None if found is None or (candidate.name, found.kind) in self._in_vain else found
+        if found is None or (candidate.name, found.kind) in self._without_help:
+            return None
+        return found
 
-    def in_vain(self, engine: Engine, verdict: Trigger) -> None:
-        """No candidate would help; that is said once."""
-        self._in_vain.add((engine.candidate.name, verdict.kind))
+    def report_no_help(self, engine: Engine, trigger: Trigger) -> None:
+        """Log once that the candidate stays, as no other one would help."""
+        name = engine.candidate.name
+        self._without_help.add((name, trigger.kind))
         journal.event(
             "rejected",
-            f"{engine.candidate.name} stays in use, as no other precision would help: {verdict.detail}",
+            f"{name} stays in use, as no other precision would help: {trigger.detail}",
             logging.WARNING,
-            strategy=engine.candidate.name,
-            kind=verdict.kind,
-            **verdict.figures,
+            strategy=name,
+            kind=trigger.kind,
+            **trigger.figures,
         )
 
-    def tell(self, engine: Engine) -> None:
-        """Tell what the engine in service has left since this was asked last, or come back to."""
+    def report_changes(self, engine: Engine) -> None:
+        """Report the candidate that the engine has left since the last call, or returned to."""
         fresh, before = log_rejected(engine), self._serving
         if not engine.candidates or engine.candidate.name == before:
             return
-        cause = next((one for one in (*fresh, *engine.rejected) if one.candidate == before), None)
-        if (
-            cause is None
-        ):  # it was not left: a better one may be tried again since the model was parked
+        cause = _rejection(before, fresh) or _rejection(before, engine.rejected)
+        if cause is None:
+            # It was not left: a better one may be tried again since the model was unloaded.
             if engine.ready is not None:
-                self._come_back(engine)
+                self._note_restored(engine)
                 if engine.candidate.name == self.wanted:
                     self.backoff.note_retry(time.monotonic(), held=True)
             return
         self._serving = engine.candidate.name
-        self._buffers, self._forgiven = 0, engine.failures
+        self._buffers, self._failures_before = 0, engine.failures
         if fallback.retry_plan(engine.plan, engine.left, engine.candidates, engine.rejected):
             self.backoff.note_failure(time.monotonic())
-        to = engine.candidate.name
-        said = f"fell back from {before} to {to}: {cause.detail}"
+        to, effective = engine.candidate.name, None
+        if engine.ready is not None:
+            effective = metrics.dtypes(engine.ready)
+        message = f"fell back from {before} to {to}: {cause.detail}"
         journal.event(
             "demoted",
-            said,
+            message,
             logging.WARNING,
             strategy=to,
             before=before,
             wanted=self.wanted,
             kind=cause.kind,
-            effective=metrics.dtypes(engine.ready) if engine.ready else None,
+            effective=effective,
             **cause.figures,
         )
-        self._warn("Another precision", said)
+        self._warn("Another precision", message)
 
-    def promoted(self, engine: Engine) -> None:
-        """A better candidate is in service again, in an engine of its own."""
+    def report_restored(self, engine: Engine) -> None:
+        """Report that a better candidate is in service again, in an engine of its own."""
         log_rejected(engine)
-        self._come_back(engine)
+        self._note_restored(engine)
 
-    def _come_back(self, engine: Engine) -> None:
+    def _note_restored(self, engine: Engine) -> None:
         before, self._serving = self._serving, engine.candidate.name
-        self._buffers, self._forgiven = 0, engine.failures
-        self._costs.clear()  # what it cost before it was left says nothing of today
+        self._buffers, self._failures_before = 0, engine.failures
+        self._costs.clear()  # its costs before it was left say nothing of today
         to = engine.candidate.name
         journal.event(
             "promoted", f"{to} is tried again in place of {before}", strategy=to, before=before
         )
 
-    def below(self, engine: Engine) -> dict[str, Any] | None:
-        """Return what was asked for, why it does not run and when it is tried again; None where it
-        runs."""
+    def fallback(self, engine: Engine) -> dict[str, Any] | None:
+        """Return the candidate that was asked for, why it does not run and when it is tried again;
+        None where it runs."""
         if not engine.candidates or engine.candidate.name == self.wanted:
             return None
-        rejected: list[Rejected] = [
-            one for one in engine.rejected if one.candidate == self.wanted
-        ] or engine.rejected[-1:]
+        found: dict[str, Any] = {"wanted": self.wanted, "kind": "", "detail": "", "again_in": None}
+        if engine.rejected:
+            rejected = _rejection(self.wanted, engine.rejected) or engine.rejected[-1]
+            found |= {"kind": rejected.kind, "detail": rejected.detail}
         left = self.backoff.seconds_left(time.monotonic())
-        return {
-            "wanted": self.wanted,
-            "kind": rejected[0].kind if rejected else "",
-            "detail": rejected[0].detail if rejected else "",
-            "again_in": None if left is None else round(left),
-        }
+        if left is not None:
+            found["again_in"] = round(left)
+        return found
 
 
 def wanted(plan: Plan) -> str:
-    """Return the candidate that was asked for, which the plan may have left out for the hardware's
-    sake or the budget's."""
-    refused = plan.rejected and plan.rejected[0].candidate == plan.requested
-    return plan.requested if refused else plan.candidates[0].name
+    """Return the candidate that was asked for; the plan may have left it out because of the hardware
+    or the budget."""
+    if plan.rejected and plan.rejected[0].candidate == plan.requested:
+        return plan.requested
+    return plan.candidates[0].name
 
 
 def log_rejected(engine: Engine) -> list[Rejected]:
-    """Write down which candidates are out since this was asked last, and return them."""
+    """Log and return the candidates that were rejected since the last call."""
     fresh = engine.take_unreported()
     for one in fresh:
-        said = f"{one.candidate} is not used: {with_hint(one.detail, one.hint)}"
-        journal.event(
-            "rejected", said, logging.WARNING, strategy=one.candidate, kind=one.kind, **one.figures
-        )
+        message = f"{one.candidate} is not used: {with_hint(one.detail, one.hint)}"
+        fields = {"strategy": one.candidate, "kind": one.kind, **one.figures}
+        journal.event("rejected", message, logging.WARNING, **fields)
     return fresh
+
+
+def _rejection(candidate: str, among: Iterable[Rejected]) -> Rejected | None:
+    """Return the first rejection of a candidate."""
+    for rejected in among:
+        if rejected.candidate == candidate:
+            return rejected
+    return None
+
+
+def _fp32_figures(model: str, candidate: Candidate) -> BaselineFigures | None:
+    """Return what `asrd compare` measured of FP32 on this device; None for FP32 itself, and where
+    nothing was measured."""
+    if fallback.is_full_fp32(candidate.precision):
+        return None
+    measured = baseline.find(model, candidate.device)
+    if measured is None:
+        return None
+    return measured.strategies.get(FP32_BASELINE.name)
 
 
 def _budget(settings: Settings, device: str) -> int | None:
@@ -203,9 +216,17 @@ def _budget(settings: Settings, device: str) -> int | None:
     if not settings.vram_budget or device == "cpu":
         return None
     try:
-        index = index_of(device)
-        cards = gpus.gpus() if settings.vram_budget.strip().endswith("%") else []
-        total = next((card.total for card in cards if card.index == index), 0)
+        total = 0
+        if settings.vram_budget.strip().endswith("%"):
+            total = _card_bytes(index_of(device))
         return budget(settings.vram_budget, total) or None
     except AsrdError:
         return None
+
+
+def _card_bytes(index: int) -> int:
+    """Return the memory of a card in bytes; 0 where it is not there."""
+    for card in gpus.gpus():
+        if card.index == index:
+            return card.total
+    return 0

@@ -1,7 +1,7 @@
-"""What the daemon does while nobody speaks: it tries a better candidate again, and compares
-recordings with FP32.
+"""The daemon's work while nobody speaks: it tries a better candidate again, and compares recordings
+with FP32.
 
-Both wait until nobody has spoken for a while and the machine rests, and end at once when a key is
+Both wait until nobody has spoken for a while and the machine is idle. Both end at once when a key is
 pressed. Runs in the daemon.
 """
 
@@ -28,13 +28,18 @@ class IdleTasks:
 
     @property
     def due(self) -> float | None:
-        """Seconds until there is something to do; None while there is nothing, or no rest."""
+        """Seconds until there is something to do; None while there is nothing, or the engine is in
+        use."""
         slot, now = self.slot, time.monotonic()
         if not slot.idle:
             return None
-        quiet = max(0.0, slot.activity.quiet_since + shadow.QUIET - now)
-        known = [slot.monitor.backoff.seconds_left(now), quiet if slot.shadow.waiting else None]
-        return min((max(quiet, each) for each in known if each is not None), default=None)
+        quiet = max(0.0, slot.activity.quiet_since + shadow.QUIET_SECONDS - now)
+        if slot.shadow.waiting:
+            return quiet
+        retry = slot.monitor.backoff.seconds_left(now)
+        if retry is None:
+            return None
+        return max(quiet, retry)
 
     async def run(self) -> None:
         """Do what can wait, for ever."""
@@ -44,17 +49,17 @@ class IdleTasks:
             await activity.wait_for_news(self.due)
             if self.due != 0.0:
                 continue
-            if shadow.resting():
+            if shadow.machine_is_idle():
                 await activity.run_idle(self._jobs())
             if self.due == 0.0:  # no memory for it, or the machine is busy: not at once again
-                await asyncio.sleep(shadow.AGAIN)
+                await asyncio.sleep(shadow.BUSY_RETRY_SECONDS)
 
     async def _jobs(self) -> None:
         slot = self.slot
         if slot.monitor.backoff.seconds_left(time.monotonic()) == 0.0 and not self._would_wake():
             await slot.try_restore()
         if slot.shadow.waiting:
-            await slot.shadow.work(slot.settings, slot.bytes_in_use, slot.engine.on_card)
+            await slot.shadow.compare_waiting(slot.settings, slot.bytes_in_use, slot.engine.on_card)
             if slot.engine.ready is not None:
                 await slot.fall_back_if_due()
 

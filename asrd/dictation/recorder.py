@@ -1,7 +1,7 @@
-"""The recording that is going on, and the microphone under it: begun, stopped, forgotten, cut off.
+"""The recording that goes on, and the microphone under it: begun, stopped, forgotten, cut off.
 
-A microphone is open while a recording needs it, or always where sound before the key is wanted.
-Knows neither keys nor sockets, and of the model only that somebody takes recordings. Runs in the
+A microphone is open while a recording needs it, or always where audio before the key is wanted. Keys
+and sockets are not known here, and of the model only the queue that takes recordings. Runs in the
 daemon.
 """
 
@@ -27,45 +27,49 @@ from asrd.errors import UsageError
 
 log = logging.getLogger("asrd")
 
-LOOK = 0.1
-"""Seconds between two looks at a recording that is to end by itself."""
+CHECK_SECONDS = 0.1
+"""Interval of the checks of a recording that is to end by itself."""
 
-UNSPOKEN_SECONDS = 30.0
-"""How long a recording that silence is to end waits for the first speech, at least."""
+MIN_WAIT_FOR_SPEECH_SECONDS = 30.0
+"""Time that a recording which silence is to end waits for the first speech, at least."""
 
-GLANCE = 5.0
-"""Seconds between two looks at one that only a person is to end."""
+FORGOTTEN_CHECK_SECONDS = 5.0
+"""Interval of the checks of a recording that only a person is to end."""
 
-SOUND_LOOK_SECONDS = 0.01
-"""Between two looks whether the first sound has come, while somebody waits for an answer."""
+AUDIO_CHECK_SECONDS = 0.01
+"""Interval of the checks for the first audio, while a client waits for the answer."""
 
-SOUND_POLL_SECONDS = 0.05
-"""Between two such looks while nobody does."""
+AUDIO_POLL_SECONDS = 0.05
+"""Interval of the same checks while no client waits."""
 
 FIRST_AUDIO_SECONDS = 3.0
 """Time that the first audio on a pipe may take before the model is loaded without it."""
 
-LONGEST = 3600.0
-"""Seconds after which a recording counts as forgotten and is ended."""
+MAX_RECORDING_SECONDS = 3600.0
+"""Length after which a recording counts as forgotten and is ended."""
 
-AHEAD = 60.0
-"""Seconds of speech that may wait for the worker before a source that can wait has to."""
+MAX_BEHIND_SECONDS = 60.0
+"""Speech that may wait for the worker before a source that can wait has to."""
+
+
+CUES = {False: "stop", True: "cancel"}
+"""Whether a recording was cancelled -> sound that marks its end."""
 
 
 class Watcher(Protocol):
-    """Who is told what happens to a recording."""
+    """Is notified of the events of a recording."""
 
     def cue(self, name: str) -> None:
-        """Let a person hear it: start, stop or cancel."""
+        """Play a sound for a person: start, stop or cancel."""
 
     def lost(self, device: str, problem: str) -> None:
-        """Let a person see that sound stopped coming."""
+        """Show a person that no audio comes in any more."""
 
     def ended(self) -> None:
-        """The source came to its end."""
+        """Act on the end of the source."""
 
     def changed(self) -> None:
-        """Something is new to show."""
+        """Show what is new."""
 
 
 class Recorder:
@@ -73,28 +77,31 @@ class Recorder:
 
     Args:
         transcriber: takes recordings from their first block on; has the settings in force.
-        listen: makes a capture of a source and a microphone's name.
+        open_source: makes a capture of a source and a microphone's name.
         watcher: is told.
     """
 
     def __init__(
-        self, transcriber: Transcriber, listen: Callable[[str, str], AudioSource], watcher: Watcher
+        self,
+        transcriber: Transcriber,
+        open_source: Callable[[str, str], AudioSource],
+        watcher: Watcher,
     ) -> None:
-        self.one: Dictation | None = None
+        self.current: Dictation | None = None
         """The recording that is going on."""
         self.problem = ""
-        """What was last told of the microphone."""
+        """Why no audio comes in; "" while it does."""
         self.code = 0
         """The exit code of what was wrong with a source that ended."""
-        self._transcriber, self._listen, self._watcher = transcriber, listen, watcher
+        self._transcriber, self._open_source, self._watcher = transcriber, open_source, watcher
         self._capture: AudioSource | None = None
         self._opened = "", False
-        """How that was: the microphone's name, and whether it stays open."""
-        self._late: Dictation | None = None
-        """The one whose last sound is still on its way, from a microphone that stays open."""
-        self._endings: set[asyncio.Task[None]] = set()
-        """Recordings whose last sound is on its way."""
-        self._before: collections.deque[AudioBlock] = collections.deque()
+        """The name of the microphone that is open, and whether it stays open."""
+        self._ending: Dictation | None = None
+        """The recording whose last audio is still on its way, from a microphone that stays open."""
+        self._end_tasks: set[asyncio.Task[None]] = set()
+        """Each ends one recording when its last audio has come."""
+        self._pre_roll: collections.deque[AudioBlock] = collections.deque()
         self._arrivals = TailWait()
 
     @property
@@ -113,57 +120,58 @@ class Recorder:
     def start(self, private: bool = False) -> Dictation:
         """Begin a recording, in whatever state the model is. Raises UsageError where one is going
         on."""
-        if self.one is not None:
+        if self.current is not None:
             raise UsageError(
                 "a recording is going on already", "asrd stop ends it, asrd cancel drops it"
             )
-        open_already = self._capture is not None
-        device = (
-            None if open_already else self._listen(self._settings.source, self._settings.microphone)
-        )
-        one = self.one = Dictation(self._transcriber.spool.begin(), self._settings, private)
-        if one.take.problem:
-            log.warning("%s", one.take.problem)
-        self._transcriber.add(one)
+        device = None
+        if self._capture is None:
+            device = self._open_source(self._settings.source, self._settings.microphone)
+        recording = self._transcriber.spool.begin()
+        dictation = self.current = Dictation(recording, self._settings, private)
+        if dictation.recording.problem:
+            log.warning("%s", dictation.recording.problem)
+        self._transcriber.add(dictation)
         if device is not None:
-            self._open(device, one.push, stays=False)
-        self._before, heard = collections.deque(), self._before
-        for block in heard:
-            one.push(block)
+            self._open(device, dictation.push, stays=False)
+        self._pre_roll, pre_roll = collections.deque(), self._pre_roll
+        for block in pre_roll:
+            dictation.push(block)
         self._watcher.cue("start")
         self._watcher.changed()
-        return one
+        return dictation
 
     async def stop(self, cancelled: bool = False, by_key: bool = True) -> Dictation | None:
-        """End the recording, with the sound that is still on its way; return it, or None where
+        """End the recording, with the audio that is still on its way; return it, or None where
         there was none.
 
         Args:
-            by_key: somebody asked for it; False where it ends by itself.
+            by_key: whether a client asked for it; False where it ends by itself.
         """
-        one, self.one = self.one, None
-        if one is None:
+        dictation, self.current = self.current, None
+        if dictation is None:
             return None
-        one.by_key = by_key
+        dictation.by_key = by_key
         if self._capture is not None and not self.one_shot:
-            one.device = self._capture.name
-        one.stopped, one.cancelled = time.monotonic(), one.cancelled or cancelled
-        self._watcher.cue("cancel" if cancelled else "stop")
+            dictation.device = self._capture.name
+        dictation.stopped_at = time.monotonic()
+        dictation.cancelled = dictation.cancelled or cancelled
+        self._watcher.cue(CUES[cancelled])
         device = None
         if self._capture is not None and self._opened[1]:
-            self._late = one
+            self._ending = dictation
         else:
             device, self._capture = self._capture, None
         self._watcher.changed()
-        # Whoever asked may be cancelled; a recording without an end would hold up all that follow.
-        ending = asyncio.create_task(self._end(one, device))
-        self._endings.add(ending)
-        ending.add_done_callback(self._endings.discard)
+        # The caller may be cancelled; a recording without an end would hold up all that follow.
+        ending = asyncio.create_task(self._end(dictation, device))
+        self._end_tasks.add(ending)
+        ending.add_done_callback(self._end_tasks.discard)
         await asyncio.shield(ending)
-        return one
+        return dictation
 
-    async def _end(self, one: Dictation, device: AudioSource | None) -> None:
-        """End a recording when its last sound has come.
+    async def _end(self, dictation: Dictation, device: AudioSource | None) -> None:
+        """End a recording when its last audio has come.
 
         Args:
             device: a microphone that is to be closed; None for one that stays open.
@@ -171,51 +179,59 @@ class Recorder:
         try:
             if device is not None:
                 await device.close()
-            elif self._late is one:
-                await self._arrivals.until(one.stopped)
+            elif self._ending is dictation:
+                await self._arrivals.until(dictation.stopped_at)
         finally:
-            if self._late is one:
-                self._late = None
-            one.end()
+            if self._ending is dictation:
+                self._ending = None
+            dictation.end()
         self._watcher.changed()
-        await self.adopt()  # of settings that changed meanwhile
+        await self.apply_settings()  # they may have changed meanwhile
 
-    async def heard(self, one: Dictation, seconds: float) -> None:
-        """Wait until sound has come into a recording, the microphone said why none does, or
-        `seconds` are over."""
+    async def wait_for_audio(self, dictation: Dictation, seconds: float) -> None:
+        """Wait until a recording has audio, the microphone has a problem, or `seconds` are over."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.one is one and not one.take.samples and not self.problem:
-                    await asyncio.sleep(SOUND_LOOK_SECONDS)
+                while self._lacks_audio(dictation) and not self.problem:
+                    await asyncio.sleep(AUDIO_CHECK_SECONDS)
 
-    async def gives_sound(self, one: Dictation) -> bool:
+    async def has_audio(self, dictation: Dictation) -> bool:
         """Wait for the first audio of a recording, FIRST_AUDIO_SECONDS at most.
 
         Returns False where the recording ended without any, as a file on a pipe does.
         """
         limit = time.monotonic() + FIRST_AUDIO_SECONDS
-        while self.one is one and not one.take.samples and time.monotonic() < limit:
-            await asyncio.sleep(SOUND_POLL_SECONDS)
-        return self.one is one or one.take.samples > 0
+        while self._lacks_audio(dictation) and time.monotonic() < limit:
+            await asyncio.sleep(AUDIO_POLL_SECONDS)
+        return self.current is dictation or dictation.recording.samples > 0
 
-    async def mind(self, one: Dictation, silence: float, seconds: float) -> None:
+    def _lacks_audio(self, dictation: Dictation) -> bool:
+        """Whether a recording goes on and has no audio yet."""
+        return self.current is dictation and not dictation.recording.samples
+
+    async def stop_when_done(self, dictation: Dictation, silence: float, seconds: float) -> None:
         """End a recording that was to end by itself, or was forgotten.
 
         Args:
             silence: seconds without speech that end it, counted from the last speech; 0 never.
-                Before the first speech it has UNSPOKEN_SECONDS, or so long if that is more.
-            seconds: its longest; 0 leaves it to LONGEST.
+                Before the first speech they are MIN_WAIT_FOR_SPEECH_SECONDS at least.
+            seconds: its maximum length; 0 means MAX_RECORDING_SECONDS.
         """
-        limit = min(seconds or LONGEST, LONGEST)
-        voice, spoken = one.voice, one.began
-        while self.one is one:
+        limit = min(seconds or MAX_RECORDING_SECONDS, MAX_RECORDING_SECONDS)
+        interval = FORGOTTEN_CHECK_SECONDS
+        if silence or seconds:
+            interval = CHECK_SECONDS
+        voice, spoken = dictation.voice_until, dictation.began_at
+        while self.current is dictation:
             now = time.monotonic()
-            if one.voice != voice:
-                voice, spoken = one.voice, now
-            length = max(one.take.seconds, now - one.began)
-            # By the clock as well: where no sound comes in, the recording does not grow.
-            quiet = max(one.take.seconds - voice / SAMPLE_RATE, now - spoken)
-            patience = silence if voice else max(silence, UNSPOKEN_SECONDS)
+            if dictation.voice_until != voice:
+                voice, spoken = dictation.voice_until, now
+            length = max(dictation.recording.seconds, now - dictation.began_at)
+            # By the clock as well: where no audio comes in, the recording does not grow.
+            quiet = max(dictation.recording.seconds - voice / SAMPLE_RATE, now - spoken)
+            patience = silence
+            if not voice:
+                patience = max(silence, MIN_WAIT_FOR_SPEECH_SECONDS)
             if (length >= limit and not self.one_shot) or (silence and quiet >= patience):
                 if not seconds and not silence:
                     log.warning(
@@ -225,34 +241,30 @@ class Recorder:
                 await self.stop(by_key=False)
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK if silence or seconds else GLANCE):
-                    await one.over.wait()
+                async with asyncio.timeout(interval):
+                    await dictation.finished.wait()
 
-    async def adopt(self) -> None:
-        """Act on settings that have changed: another microphone, or one that is to stay open from
+    async def apply_settings(self) -> None:
+        """Apply settings that have changed: another microphone, or one that is to stay open from
         now on.
 
-        One that a recording needs stays as it is; its end asks again.
+        One that a recording needs stays as it is; the end of the recording calls this again.
         """
-        if (
-            self._capture is not None
-            and self.one is None
-            and self._late is None
-            and self._opened != self._wanted
-        ):
+        unused = self.current is None and self._ending is None
+        if self._capture is not None and unused and self._opened != self._wanted:
             await self.close()
         if self._always_open and self._capture is None:
-            device = self._listen(self._settings.source, self._settings.microphone)
-            self._open(device, lambda block: self._overhear(device, block), stays=True)
+            device = self._open_source(self._settings.source, self._settings.microphone)
+            self._open(device, lambda block: self._on_standby_block(device, block), stays=True)
 
     @property
     def _wanted(self) -> tuple[str, bool]:
         return self._settings.microphone, self._always_open
 
     async def close(self) -> None:
-        """Let go of the microphone, and of what was heard before a key that did not come."""
+        """Let go of the microphone, and of the audio before a key that did not come."""
         device, self._capture = self._capture, None
-        self._before.clear()
+        self._pre_roll.clear()
         if device is not None:
             await device.close()
 
@@ -263,36 +275,37 @@ class Recorder:
         device.open(on_block, lambda: self._device_changed(device), self._keeps_up, self._patient)
 
     def _patient(self) -> bool:
-        """Whether nobody waits for sound, as far as is known: for no end of a recording, for no
-        word, for no level."""
-        one = self.one
-        if one is None:
-            return self._late is None
-        return not (self._transcriber.watched or one.dictation.vad.open)
+        """Whether nothing waits for the next block: no end of a recording, no word, no level."""
+        dictation = self.current
+        if dictation is None:
+            return self._ending is None
+        return not (self._transcriber.watchers or dictation.session.vad.open)
 
     def _keeps_up(self) -> bool:
-        return self.one is None or self.one.dictation.behind < AHEAD
+        return self.current is None or self.current.session.behind < MAX_BEHIND_SECONDS
 
-    def _overhear(self, device: AudioSource, block: AudioBlock) -> None:
-        """Take in a block of a microphone that stays open: for a recording, or in case one
-        begins."""
-        if (
-            device is not self._capture
-        ):  # it is being closed, and its clock is not that of the one after it
+    def _on_standby_block(self, device: AudioSource, block: AudioBlock) -> None:
+        """Add a block of a microphone that stays open: to a recording, or to the pre-roll of the
+        next one."""
+        # A microphone that is being closed has another clock than the one after it.
+        if device is not self._capture:
             return
-        targets = [one for one in (self._late, self.one) if one is not None]
-        for one in targets:
-            one.push(block)
+        for dictation in (self._ending, self.current):
+            if dictation is not None:
+                dictation.push(block)
         self._arrivals.came(time.monotonic())
-        if not targets:
-            self._before.append(block)
-            kept = self._settings.pre_roll * SAMPLE_RATE
-            while len(self._before) > 1 and self._before[-1].stop - self._before[1].start >= kept:
-                self._before.popleft()
+        if self._ending is None and self.current is None:
+            self._extend_pre_roll(block)
+
+    def _extend_pre_roll(self, block: AudioBlock) -> None:
+        pre_roll, kept = self._pre_roll, self._settings.pre_roll * SAMPLE_RATE
+        pre_roll.append(block)
+        while len(pre_roll) > 1 and pre_roll[-1].stop - pre_roll[1].start >= kept:
+            pre_roll.popleft()
 
     def _device_changed(self, device: AudioSource) -> None:
-        """Tell once that sound stopped coming, and once that it is back; a source that ended is
-        told."""
+        """Report once that no audio comes in any more, and once that it is back; report the end of
+        a source."""
         if device is not self._capture:
             return
         if device.ended:

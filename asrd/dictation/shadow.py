@@ -1,10 +1,9 @@
-"""One take in N once more in FP32, while all rests: how many words does the precision in service
-change?
+"""The shadow: one recording in N is decoded once more in FP32 while nothing else runs, to count how
+many words the precision in service changes.
 
-That is a disagreement, not a word error rate: nobody knows what was really said. The very buffers
-that were asked are asked again, so that a difference is the precision's and not that of another
-cut. Sound and words are in memory only, bounded, and gone once they are compared; counts stay. Runs
-in the daemon.
+That is a disagreement, not a word error rate: no reference text exists. The same buffers are decoded
+again, so a difference comes from the precision and not from other cuts. Audio and words are in
+memory only, bounded, and gone once they are compared; counts stay. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import collections
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,102 +34,103 @@ from asrd.recordings.files import blocks
 from asrd.scoring import edits
 from asrd.streaming.session import DecodedBuffer
 from asrd.text.spacing import bare, parted
+from asrd.text.wording import counted
 
 log = logging.getLogger("asrd")
 
-QUIET = 20.0
-"""Seconds for which nobody has spoken before a take is heard again."""
+QUIET_SECONDS = 20.0
+"""Time without speech before a recording is decoded again."""
 
-AGAIN = 60.0
-"""Seconds after which a machine that was busy is looked at again."""
+BUSY_RETRY_SECONDS = 60.0
+"""Time after which a machine that was busy is looked at again."""
 
-BUSY = 0.5
-"""Of the machine's cores: with more in use it does not rest."""
+MAX_IDLE_LOAD = 0.5
+"""Share of the machine's cores; a machine with more in use is busy."""
 
-LONGEST = 120.0
-"""Seconds of a take; a longer one is not heard again."""
+MAX_RECORDING_SECONDS = 120.0
+"""Length of a recording; a longer one is not decoded again."""
 
-MOST = 240.0
-"""Seconds of sound that wait in memory (16 MB)."""
+MAX_WAITING_SECONDS = 240.0
+"""Audio that waits in memory (16 MB)."""
 
-KEPT = 2000
+MAX_COUNTED_BUFFERS = 2000
 """Buffers whose counts make the running figure."""
 
 
-class Held(NamedTuple):
-    """A take that waits."""
+class WaitingRecording(NamedTuple):
+    """A recording that waits for its comparison."""
 
-    take: str
+    id: str
     strategy: str
-    sound: Samples
-    heard: list[DecodedBuffer]
+    audio: Samples
+    buffers: list[DecodedBuffer]
+    """What the strategy made of each part of the audio."""
 
 
 class Shadow:
-    """Takes that wait, and what became of those before them.
+    """Recordings that wait for their comparison, and the counts of those before them.
 
     Args:
-        hold: makes an engine.
+        engine_factory: makes an engine.
     """
 
-    def __init__(self, hold: Callable[..., Engine]) -> None:
-        self.era = 0
-        """How often it began anew; a take is of the one in which it began."""
-        self._hold = hold
-        self._waiting: collections.deque[Held] = collections.deque()
-        self._counts: collections.deque[tuple[int, int]] = collections.deque(maxlen=KEPT)
+    def __init__(self, engine_factory: Callable[..., Engine]) -> None:
+        self.generation = 0
+        """How often it began anew; a recording of an earlier generation is not compared."""
+        self._engine_factory = engine_factory
+        self._waiting: collections.deque[WaitingRecording] = collections.deque()
+        self._counts: collections.deque[tuple[int, int]] = collections.deque(
+            maxlen=MAX_COUNTED_BUFFERS
+        )
+        """(changed words, words of FP32) of each buffer."""
         self._interval: tuple[float, float] | None = None
         self._strategy = ""
-        self._takes = self._seen = 0
+        self._compared = self._offered = 0
         self._crowded = False
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to hear again."""
+        """Whether a recording waits for its comparison."""
         return bool(self._waiting)
 
-    async def offer(self, one: Dictation) -> None:
-        """Take in a take that became text, if it is its turn; its sound is read before it leaves
+    async def offer(self, dictation: Dictation) -> None:
+        """Add a recording that became text, if it is its turn; its audio is read before it leaves
         the disk."""
-        every = one.settings.shadow
-        heard = one.dictation.heard
-        strategies = {each.strategy for each in heard}
-        if (
-            one.era != self.era
-            or not every
-            or not heard
-            or strategies & {"fp32"}
-            or len(strategies) > 1
-        ):
+        recording, buffers = dictation.recording, dictation.session.heard
+        strategy = _other_than_fp32(buffers)
+        if not strategy or dictation.generation != self.generation or not dictation.settings.shadow:
             return
-        self._seen += 1
-        if self._seen % every or one.take.seconds > LONGEST or one.take.problem:
+        self._offered += 1
+        if self._offered % dictation.settings.shadow:
+            return
+        if recording.seconds > MAX_RECORDING_SECONDS or recording.problem:
             return
         try:
-            sound = await asyncio.to_thread(_sound, one.take.path)
+            audio = await asyncio.to_thread(_audio, recording.path)
         except (OSError, ValueError) as error:
-            log.debug("take %s has no shadow: %s", one.take.id, error)
+            log.debug("recording %s has no shadow: %s", recording.id, error)
             return
-        if one.era != self.era:
+        if dictation.generation != self.generation:
             return
-        self._waiting.append(Held(one.take.id, strategies.pop(), sound, list(heard)))
-        while sum(len(held.sound) for held in self._waiting) > MOST * SAMPLE_RATE:
+        self._waiting.append(WaitingRecording(recording.id, strategy, audio, list(buffers)))
+        while sum(len(each.audio) for each in self._waiting) > MAX_WAITING_SECONDS * SAMPLE_RATE:
             self._waiting.popleft()
 
     def forget(self) -> None:
         """Begin anew: another engine is in service."""
-        self.era += 1
+        self.generation += 1
         self._waiting.clear()
         self._counts.clear()
-        self._strategy, self._takes, self._interval = "", 0, None
+        self._strategy, self._compared, self._interval = "", 0, None
 
-    async def work(self, settings: Settings, used: int | None, on_card: bool) -> None:
-        """Hear all that waits in FP32, in a worker of its own. May be cancelled at any moment; what
+    async def compare_waiting(self, settings: Settings, used: int | None, on_card: bool) -> None:
+        """Decode all that waits in FP32, in a worker of its own. May be cancelled at any moment; what
         is left waits on.
 
         Args:
             settings: those in force.
-            used: bytes of the worker in service; 0 while there is none, None where nothing tells.
+            used: bytes of the worker in service; 0 while there is none, None where they are not
+                known.
             on_card: whether that worker holds a card; else a card may sleep, and FP32 runs on the
                 CPU.
         """
@@ -140,96 +140,103 @@ class Shadow:
             return
         start = start_for(msgspec.structs.replace(settings, faults="", vram_budget=""))
         try:
-            async with self._hold(fallback.fp32_plan(device), start) as engine:
+            async with self._engine_factory(fallback.fp32_plan(device), start) as engine:
                 while self._waiting:
-                    await self._hear(engine, self._waiting[0])
+                    await self._compare(engine, self._waiting[0])
         except AsrdError as error:
-            log.warning("the shadow cannot be heard: %s", error.message)
+            log.warning("the comparison with FP32 failed: %s", error.message)
             self._crowded = self._crowded or device != "cpu"
             self._waiting.clear()
 
-    async def _hear(self, engine: Engine, held: Held) -> None:
+    async def _compare(self, engine: Engine, recording: WaitingRecording) -> None:
+        """Decode one recording in FP32, and count the words that differ."""
         references, hypotheses = [], []
-        for part in held.heard:
-            sound = np.ascontiguousarray(held.sound[part.start : part.stop])
-            answer = await engine.transcribe(sound, part.start, context=part.said)
+        for part in recording.buffers:
+            audio = np.ascontiguousarray(recording.audio[part.start : part.stop])
+            answer = await engine.transcribe(audio, part.start, context=part.said)
             references.append(" ".join(words(answer.hypothesis.text)))
             hypotheses.append(" ".join(words(part.text)))
         # In a thread, as the first call imports jiwer, and a key must not wait for that.
-        counted = await asyncio.to_thread(edits, references, hypotheses)
-        found = list(zip(counted.errors, counted.words, strict=True))
-        if self._waiting and self._waiting[0] is held:
+        difference = await asyncio.to_thread(edits, references, hypotheses)
+        if self._waiting and self._waiting[0] is recording:
             self._waiting.popleft()
-        if self._strategy != held.strategy:
+        if self._strategy != recording.strategy:
             self._counts.clear()
-            self._strategy, self._takes = held.strategy, 0
-        self._counts += found
-        self._takes += 1
-        self._interval = await asyncio.to_thread(
-            disagreement, list(self._counts)
-        )  # a key must not wait for it
-        self._tell(
-            held,
-            sum(changed for changed, _ in found),
-            sum(count for _, count in found),
-            engine.candidate.device,
-        )
+            self._strategy, self._compared = recording.strategy, 0
+        self._counts.extend(zip(difference.errors, difference.words, strict=True))
+        self._compared += 1
+        # In a thread, as a key must not wait for the bootstrap.
+        self._interval = await asyncio.to_thread(disagreement, list(self._counts))
+        changed, count = sum(difference.errors), sum(difference.words)
+        self._log(recording, changed, count, engine.candidate.device)
 
-    def _tell(self, held: Held, changed: int, count: int, device: str) -> None:
+    def _log(self, recording: WaitingRecording, changed: int, count: int, device: str) -> None:
         figures = self.figures
-        low, high = figures["low"], figures["high"]
         journal.event(
             "shadow",
             f"{changed} of {count} words differ from FP32's; {described(figures)}",
-            take=held.take,
-            strategy=held.strategy,
+            take=recording.id,
+            strategy=recording.strategy,
             device=device,
             words=count,
             changed=changed,
             per_100=figures["per_100"],
-            low_per_100=low,
-            high_per_100=high,
+            low_per_100=figures["low"],
+            high_per_100=figures["high"],
         )
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Return the disagreement so far: takes, changed, words, and per 100 words the rate and its
+        """The disagreement so far: recordings, changed, words, and per 100 words the rate and its
         95 % interval."""
-        changed, count = sum(c for c, _ in self._counts), sum(n for _, n in self._counts)
-        both = self._interval
+        changed = sum(changed for changed, _ in self._counts)
+        count = sum(count for _, count in self._counts)
+        rate = low = high = None
+        if count:
+            rate = round(100 * changed / count, 2)
+        if self._interval is not None:
+            low, high = round(self._interval[0], 2), round(self._interval[1], 2)
         return {
             "strategy": self._strategy,
-            "takes": self._takes,
+            "recordings": self._compared,
             "changed": changed,
             "words": count,
-            "per_100": round(100 * changed / count, 2) if count else None,
-            "low": None if both is None else round(both[0], 2),
-            "high": None if both is None else round(both[1], 2),
+            "per_100": rate,
+            "low": low,
+            "high": high,
             "waiting": len(self._waiting),
         }
 
 
-def _sound(path: Path) -> Samples:
-    """Return what is on disk of a take. Raises OSError; ValueError where that is nothing."""
+def _other_than_fp32(buffers: Sequence[DecodedBuffer]) -> str:
+    """Return the strategy of all the buffers; "" where they have none, several or FP32."""
+    strategies = {buffer.strategy for buffer in buffers}
+    if len(strategies) != 1 or "fp32" in strategies:
+        return ""
+    return strategies.pop()
+
+
+def _audio(path: Path) -> Samples:
+    """Return the audio of a recording on disk. Raises OSError; ValueError where it has none."""
     return np.concatenate([np.frombuffer(data, np.float32) for _, data in blocks(path)])
 
 
-def resting() -> bool:
-    """Whether the machine has next to nothing to do."""
-    return os.getloadavg()[0] < BUSY * (os.cpu_count() or 1)
+def machine_is_idle() -> bool:
+    """Whether next to nothing runs on the machine."""
+    return os.getloadavg()[0] < MAX_IDLE_LOAD * (os.cpu_count() or 1)
 
 
 def described(figures: dict[str, Any]) -> str:
     """Return the running figure in words; "" before there is one."""
     if figures["per_100"] is None:
         return ""
-    both = f" [{figures['low']:.1f}, {figures['high']:.1f}]" if figures["low"] is not None else ""
-    return (
-        f"disagreement of {figures['strategy']} with FP32: {figures['per_100']:.1f}{both} words in 100,"
-        f" {figures['takes']} takes of {figures['words']} words"
-    )
+    rate = f"{figures['per_100']:.1f}"
+    if figures["low"] is not None:
+        rate += f" [{figures['low']:.1f}, {figures['high']:.1f}]"
+    of = f"{counted(figures['recordings'], 'recording')} of {figures['words']} words"
+    return f"disagreement of {figures['strategy']} with FP32: {rate} words in 100, {of}"
 
 
 def words(text: str) -> list[str]:
     """Return words without case and punctuation; in scripts without spaces its letters."""
-    return [word for word in (bare(part.text) for part in parted(text)) if word]
+    return [word for part in parted(text) if (word := bare(part.text))]

@@ -2,18 +2,16 @@
 
 Beside the recording lies `<id>.deliveries`: one JSON object a line, only appended to, for the user
 alone. A line is with the kernel before the sink is asked, so a SIGKILL at any moment leaves a true
-file. A power cut may take the last seconds of it, as of the sound; a retry may then send text
-twice. A disk that refuses costs one warning, never the text. Knows no sound and no desktop. Runs on
-the daemon's side.
+file. A power cut may cost the last seconds of it, as of the audio; a retry may then send text
+twice. A disk that refuses costs one warning, never the text. Runs on the daemon's side.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
-import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -24,29 +22,26 @@ from asrd.errors import SinkError, UncertainError
 from asrd.protocol import Word
 from asrd.text import filenames
 from asrd.text.pieces import Piece
-from asrd.text.wording import said_of
+from asrd.text.wording import about
 
 log = logging.getLogger("asrd")
 
 SUFFIX = ".deliveries"
 """How the file's name ends."""
 
-ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-"""How a word of the shell begins that sets a variable, whose value may be secret."""
-
 Fate = Literal["attempted", "accepted", "refused", "uncertain"]
 """What is known of a piece of text and a sink. Of an attempt without an outcome nothing is."""
 
 
-class Standing(msgspec.Struct):
-    """Where the text of a recording stood when a part of it was sent: what is needed to go on
-    behind it."""
+class TextState(msgspec.Struct):
+    """The text of a recording when a part of it was sent: all that is needed to continue after that
+    part."""
 
     until: int
     """Sample up to which the text is final."""
     words: list[Word]
     """Every word up to there, as it was recognised."""
-    sealed: int
+    until_pause: int = msgspec.field(name="sealed")
     """Words up to the last pause."""
     pieces: list[Piece]
     """What the words were written as, and sent."""
@@ -61,24 +56,24 @@ class TextPart(msgspec.Struct, tag="part"):
 
     text: str
     """As the sinks get it."""
-    standing: Standing | None = None
+    state: TextState | None = msgspec.field(name="standing", default=None)
     """Of words and pieces only those that are new since the part before; None where no text can
     follow."""
     whole: str | None = None
-    """All the text of the recording, where this is its last part and does not hold it."""
+    """All the text of the recording, where this is its last part and does not contain it."""
     behind: int | None = None
-    """Characters of `text` behind all the text of the recording, where this part holds it: an
-    hour's text is long."""
+    """Characters of `text` after all the text of the recording, where this part contains it: the
+    text of an hour is not written twice."""
 
 
 class End(msgspec.Struct, tag="end"):
-    """The recording is text to its end."""
+    """The recording is text to its end, without a further part."""
 
     whole: str
 
 
 class Targets(msgspec.Struct, tag="to"):
-    """Who is to get a part."""
+    """The sinks that are to get a part."""
 
     part: int
     sinks: list[str]
@@ -92,7 +87,7 @@ class Attempt(msgspec.Struct, tag="attempt"):
 
 
 class Outcome(msgspec.Struct, tag="outcome"):
-    """What it answered."""
+    """The answer of a sink."""
 
     part: int
     sink: str
@@ -105,22 +100,20 @@ Line = TextPart | End | Targets | Attempt | Outcome
 _line = msgspec.json.Decoder(Line)
 
 _unwritten: dict[Path, Deliveries] = {}
-"""Those of which the disk refused a line, as long as this process lives: what they know is nowhere
-else."""
+"""Records of which the disk refused a line, for the life of this process: no file has that line."""
 
 
 class Deliveries:
-    """What was sent of one recording, to whom, and what became of it.
+    """The record of one recording: what was sent, to which sinks, and what each answered.
 
     Args:
-        path: the file; None where nothing of the recording is on disk, and then nothing of this is.
+        path: the file; None where the recording is not on disk, and then this record is not either.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.parts: list[TextPart] = []
-        self.standing: Standing | None = None
-        """Where the text stood at the end of the last part; None before one, or where it is
-        whole."""
+        self.state: TextState | None = None
+        """The text at the end of the last part; None before a part, or where the text is whole."""
         self.whole: str | None = None
         """All the text; None while words may follow."""
         self._path = path
@@ -148,29 +141,38 @@ class Deliveries:
             with contextlib.suppress(
                 ValueError, RecursionError
             ):  # msgspec's errors are ValueErrors
-                found._take_in(_line.decode(line))
+                found._apply(_line.decode(line))
         return found
 
-    # -- what is known
-    # ------------------------------------------------------------------------------------------------
+    # -- the outcomes
 
     @property
     def delivered(self) -> bool:
         """Whether the recording is text to its end, and every part of it was accepted by everybody
         it was sent to."""
-        if self.whole is None or not all(
-            number in self._targets for number in range(len(self.parts))
-        ):
+        if self.whole is None:
             return False
-        wanted = {(number, sink) for number, sinks in self._targets.items() for sink in sinks}
-        return all(self._fates.get(one) == "accepted" for one in wanted | set(self._fates))
+        if not set(range(len(self.parts))) <= self._targets.keys():
+            return False
+        asked = {*self._wanted(), *self._fates}
+        return all(self._fates.get(target) == "accepted" for target in asked)
+
+    def _wanted(self) -> list[tuple[int, str]]:
+        """Return (part, sink) for every part and sink that it was meant for."""
+        wanted = []
+        for number, sinks in self._targets.items():
+            for sink in sinks:
+                wanted.append((number, sink))
+        return wanted
 
     @property
     def uncertain(self) -> list[str]:
         """Sinks that may have a part, or some of it, and did not say so."""
-        return _each_once(
-            sink for (_, sink), fate in self._fates.items() if fate in ("attempted", "uncertain")
-        )
+        found = {}
+        for (_, sink), fate in self._fates.items():
+            if fate in ("attempted", "uncertain"):
+                found[sink] = True
+        return list(found)
 
     @property
     def instead(self) -> str:
@@ -178,19 +180,20 @@ class Deliveries:
         return "; ".join(_each_once(self._instead))
 
     @property
-    def known(self) -> list[str]:
+    def all_sinks(self) -> list[str]:
         """Every sink that a part was meant for, in the order of the settings of then."""
-        return _each_once(sink for meant in self._targets.values() for sink in meant)
+        return _each_once(itertools.chain.from_iterable(self._targets.values()))
 
     def gone(self, sinks: Collection[str]) -> list[str]:
-        """Return the sinks beside these that a part was meant for and that are not known to have
-        it."""
-        wanted = [(number, sink) for number, meant in self._targets.items() for sink in meant]
-        lacking = (sink for number, sink in wanted if self._fates.get((number, sink)) != "accepted")
-        return _each_once(sink for sink in lacking if sink not in sinks)
+        """Return the sinks beside these that a part was meant for and that did not accept it."""
+        found = {}
+        for target in self._wanted():
+            if self._fates.get(target) != "accepted":
+                found[target[1]] = True
+        return [sink for sink in found if sink not in sinks]
 
     def fate(self, number: int, sink: str) -> Fate | None:
-        """Return what is known of a part and a sink; None where it was not asked."""
+        """Return the outcome of a part at a sink; None where the sink was not asked."""
         return self._fates.get((number, sink))
 
     def lacks(self, number: int, sink: str, again: bool = False) -> bool:
@@ -199,21 +202,22 @@ class Deliveries:
         fate = self._fates.get((number, sink))
         return fate in (None, "refused") or (again and fate != "accepted")
 
-    # -- what happens
-    # -------------------------------------------------------------------------------------------------
+    # -- new entries
 
-    def add(self, text: str, standing: Standing | None = None, whole: str | None = None) -> int:
-        """Take in the next part; return its number.
+    def add(self, text: str, state: TextState | None = None, whole: str | None = None) -> int:
+        """Add the next part; return its number.
 
         Args:
             text: as it is sent.
-            standing: where the text stands behind it, with the words and pieces that are new since
-                the part before; None where no text can follow.
+            state: the text after this part, with the words and pieces that are new since the part
+                before; None where no text can follow.
             whole: all the text, where this is the last part.
         """
-        holds = whole is not None and text.startswith(whole)
-        behind = len(text) - len(whole) if whole is not None and holds else None
-        self._append(TextPart(text, standing, None if holds else whole, behind))
+        behind = None
+        if whole is not None and text.startswith(whole):
+            behind = len(text) - len(whole)
+            whole = None
+        self._append(TextPart(text, state, whole, behind))
         return len(self.parts) - 1
 
     def end(self, whole: str) -> None:
@@ -222,10 +226,10 @@ class Deliveries:
 
     def aim(self, number: int, sinks: Sequence[str]) -> None:
         """Note who is to get a part, beside those that were noted before."""
-        if new := [sink for sink in sinks if sink not in self._targets.get(number, ())]:
+        known = self._targets.get(number)
+        new = [sink for sink in sinks if sink not in (known or ())]
+        if new or known is None:
             self._append(Targets(number, new))
-        elif number not in self._targets:
-            self._append(Targets(number, []))
 
     def attempt(self, number: int, sink: str) -> None:
         """Note that a sink is about to be asked."""
@@ -236,14 +240,14 @@ class Deliveries:
         self._append(Outcome(number, sink, fate, reason))
 
     def _append(self, line: Line) -> None:
-        self._take_in(line)
+        self._apply(line)
         if self._path is not None:
             self._write(self._path, filenames.to_json(line) + b"\n")
 
-    def _take_in(self, line: Line) -> None:
+    def _apply(self, line: Line) -> None:
         if isinstance(line, TextPart):
             self.parts.append(line)
-            self.standing = _after(self.standing, line.standing)
+            self.state = _after(self.state, line.state)
             if line.behind is not None:
                 self.whole = line.text[: len(line.text) - line.behind]
             elif line.whole is not None:
@@ -251,7 +255,7 @@ class Deliveries:
         elif isinstance(line, End):
             self.whole = line.whole
         elif line.part not in range(len(self.parts)):
-            log.debug("a line of %s tells of a part that is not there", self._path)
+            log.debug("a line of %s names a part that is not there", self._path)
         elif isinstance(line, Targets):
             self._targets.setdefault(line.part, []).extend(line.sinks)
         elif isinstance(line, Attempt):
@@ -262,7 +266,7 @@ class Deliveries:
                 self._instead.append(line.reason)
 
     def _write(self, path: Path, data: bytes) -> None:
-        """Append to the file, with what it did not take before; a disk that refuses is told
+        """Append to the file, with what the disk refused before; a disk that refuses is logged
         once."""
         self._pending += data
         try:
@@ -285,20 +289,20 @@ class Deliveries:
 
 
 def forget(sound: Path) -> None:
-    """Drop what this process alone knows of a recording that is gone."""
+    """Drop the record of a recording that is gone, where this process alone has a part of it."""
     _unwritten.pop(sound.with_suffix(SUFFIX), None)
 
 
-class Taker(Protocol):
-    """A sink, as far as a delivery needs to know it."""
+class TextSink(Protocol):
+    """The part of a sink that a delivery uses."""
 
     @property
     def key(self) -> str:
-        """What tells it from every other sink, from run to run: its setting."""
+        """The sink's setting, which identifies it from run to run."""
 
     @property
     def name(self) -> str:
-        """What it is called before people."""
+        """The sink's name in messages."""
 
     async def deliver(self, text: str) -> str | None:
         """Deliver a text; return where it is instead, if a person has to know.
@@ -312,16 +316,16 @@ class Taker(Protocol):
 async def send(
     record: Deliveries,
     number: int,
-    sinks: Sequence[Taker],
-    tell: Callable[[Taker, SinkError], None],
+    sinks: Sequence[TextSink],
+    on_failure: Callable[[TextSink, SinkError], None],
     again: bool = False,
 ) -> list[str]:
-    """Send a part to every sink that lacks it, one after the other; return why single ones did not
-    take it.
+    """Send a part to every sink that lacks it, one after the other; return why single sinks refused
+    it.
 
     Args:
-        tell: called for each sink that did not take it.
-        again: also where it may have arrived.
+        on_failure: called for each sink that refused.
+        again: send also where it may have arrived.
     """
     text, failed = record.parts[number].text, []
     record.aim(number, [sink.key for sink in sinks])
@@ -332,64 +336,27 @@ async def send(
         try:
             instead = await sink.deliver(text)
         except SinkError as error:
-            fate: Fate = "uncertain" if isinstance(error, UncertainError) else "refused"
+            fate: Fate = "refused"
+            if isinstance(error, UncertainError):
+                fate = "uncertain"
             record.outcome(number, sink.key, fate, error.message)
-            failed.append(said_of(sink.name, error.message))
-            tell(sink, error)
+            failed.append(about(sink.name, error.message))
+            on_failure(sink, error)
         else:
             record.outcome(number, sink.key, "accepted", instead or "")
     return failed
 
 
-def shown(sinks: Iterable[str], among: Iterable[str] = ()) -> str:
-    """Return sinks as people see them: of a command its program, as its arguments may be secret.
-
-    Args:
-        among: all the sinks that they may be taken for; commands of one program are numbered among
-            these.
-    """
-    wanted = [sink for sink in sinks if sink.strip()]
-    names = sink_names([*among, *wanted])
-    return " and ".join(_each_once(names[sink] for sink in wanted))
-
-
-def sink_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return the name of each sink by its setting; commands of one program are numbered:
-    command:curl#1, #2.
-
-    Args:
-        keys: in the order of the settings; none is empty.
-    """
-    names = {key: sink_name(key) for key in keys if key.strip()}
-    many = {name for name, count in Counter(names.values()).items() if count > 1}
-    numbers: Counter[str] = Counter()
-    for key, name in names.items():
-        numbers[name] += 1
-        if name in many:
-            names[key] = f"{name}#{numbers[name]}"
-    return names
-
-
-def sink_name(key: str) -> str:
-    """Return a sink's setting as people see it: of a command the program, without variables and
-    arguments."""
-    kind, colon, line = key.partition(":")
-    if kind != "command" or not colon:
-        return key.split(maxsplit=1)[0]
-    words = line.split()
-    program = next((word for word in words if not ASSIGNMENT.match(word)), "")
-    return f"command:{program}"
-
-
-def _after(before: Standing | None, new: Standing | None) -> Standing | None:
-    """Return where the text stands once more of it was sent: `before`'s lists grow, as a copy would
-    cost ever more."""
+def _after(before: TextState | None, new: TextState | None) -> TextState | None:
+    """Return the state once more of a text was sent; `before`'s lists grow, as a copy would cost
+    ever more."""
     if new is None:
         return None
-    words, pieces = (before.words, before.pieces) if before else ([], [])
-    words.extend(new.words)
-    pieces.extend(new.pieces)
-    return msgspec.structs.replace(new, words=words, pieces=pieces)
+    if before is None:  # a copy, as its lists will grow
+        return msgspec.structs.replace(new, words=[*new.words], pieces=[*new.pieces])
+    before.words.extend(new.words)
+    before.pieces.extend(new.pieces)
+    return msgspec.structs.replace(new, words=before.words, pieces=before.pieces)
 
 
 def _each_once(names: Iterable[str]) -> list[str]:

@@ -16,17 +16,18 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.text import filenames
 
 ENDLESS = 0xFFFF_FFFF
-"""The length in the header of a take that still grows: readers then go by the size of the file."""
+"""The length in the header of a recording that still grows: readers then go by the size of the
+file."""
 
-SANE = 1.6e9
-"""A clock before that (2020) had not been set yet, and says nothing of a take's age."""
+MIN_CLOCK = 1.6e9
+"""Seconds since the epoch (2020); an earlier clock was not set yet, so it gives no age."""
 
 HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 """RIFF, fmt and data of a WAV file with float32, mono, 16 kHz."""
 
 
 class RecordingInfo(msgspec.Struct):
-    """What is known of a take beside its sound."""
+    """The note of a recording: all that is known of it beside its audio."""
 
     id: str
     began: float
@@ -34,25 +35,27 @@ class RecordingInfo(msgspec.Struct):
     reason: str = ""
     """Why it is kept; "" while it is being recorded or decoded."""
     text: str = ""
-    """What it was heard as, where that much had worked."""
+    """Its text, as far as it was decoded."""
     delivered: bool = False
     seconds: float = 0.0
     uncertain: list[str] = []
-    """Sinks that may have its text, or some of it, though they did not say so; as people see
+    """Sinks that may have its text, or some of it, without having confirmed it; as people see
     them."""
     transcribed: bool = False
-    """Its text is whole; a sink lacks it."""
+    """Whether its text is whole, and a sink lacks it."""
 
     @property
     def fate(self) -> str:
-        """What became of it, in words."""
+        """Its outcome, in words."""
         if self.delivered:
             return "delivered"
-        return f"transcribed, not delivered: {self.reason}" if self.transcribed else self.reason
+        if self.transcribed:
+            return f"transcribed, not delivered: {self.reason}"
+        return self.reason
 
 
 class RecordingWriter:
-    """One recording on disk, locked until its fate is known. `append` never raises: see
+    """One recording on disk, locked until its result is known. `append` never raises: see
     `problem`."""
 
     def __init__(self, note: RecordingInfo, path: Path) -> None:
@@ -64,14 +67,13 @@ class RecordingWriter:
         self._file: BinaryIO | None = None
         self._written = 0
         try:
-            new = path.with_suffix(".new")  # so that nobody ever sees it without its lock
+            new = path.with_suffix(".new")  # so that no process ever sees it without its lock
             handle = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             self._file = os.fdopen(handle, "wb", buffering=0)
             with contextlib.suppress(OSError):  # some file systems have no rights
                 os.fchmod(handle, 0o600)  # the umask may have taken them from the user as well
-            with contextlib.suppress(
-                OSError
-            ):  # some file systems have no locks, and that must not cost the sound
+            # Some file systems have no locks, and that must not cost the audio.
+            with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._put(_header(ENDLESS))
             new.rename(path)
@@ -128,8 +130,12 @@ class RecordingWriter:
 
     def _give_up(self, error: OSError) -> None:
         """Write no more; what is there stays there, and locked."""
-        rest = f" after {self.on_disk:.1f} s" if self.on_disk else ""
-        self.problem = f"this recording is not kept on disk{rest}: {error.strerror or error}"
+        self.problem = f"this recording is not kept on disk: {error.strerror or error}"
+        if self.on_disk:
+            reason = error.strerror or error
+            self.problem = (
+                f"this recording is not kept on disk after {self.on_disk:.1f} s: {reason}"
+            )
 
 
 def pages(notes: list[RecordingInfo], limit: int) -> list[list[RecordingInfo]]:
@@ -147,7 +153,7 @@ def pages(notes: list[RecordingInfo], limit: int) -> list[list[RecordingInfo]]:
 
 
 def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, bytes]]:
-    """Yield (first sample, float32 bytes) of a take, also of one whose recording was cut off."""
+    """Yield (first sample, float32 bytes) of a recording, also of one that was cut off."""
     start = 0
     with path.open("rb") as file:
         file.seek(HEADER.size)
@@ -158,8 +164,9 @@ def blocks(path: Path, size: int = SAMPLE_RATE // 4) -> Iterator[tuple[int, byte
 
 
 def _header(data: int) -> bytes:
-    riff = ENDLESS if data == ENDLESS else data + HEADER.size - 8
-    rate = SAMPLE_RATE
+    riff, rate = ENDLESS, SAMPLE_RATE
+    if data != ENDLESS:
+        riff = data + HEADER.size - 8
     return HEADER.pack(
         b"RIFF", riff, b"WAVE", b"fmt ", 16, 3, 1, rate, 4 * rate, 4, 32, b"data", data
     )

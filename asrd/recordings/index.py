@@ -30,27 +30,27 @@ class RecordingIndex:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[Stamp, bool]] = {}
-        """Recording -> stamps of its note and of its deliveries, and whether it waits."""
+        """Recording -> stamps of its note and of its record of deliveries, and whether it waits."""
         self._count = 0
         self._in_hand: list[str] = []
-        """Recordings that somebody held when they were counted; what becomes of them need not
-        change the folder."""
+        """Recordings that a process held when they were counted; their outcome need not change the
+        folder."""
         self._folder: tuple[Path, Stamp] | None = None
         self._reading = asyncio.Lock()
 
     async def waiting(self, spool: RecordingStore) -> int:
         """Return how many recordings wait, without keeping the event loop."""
-        if not self._stands(spool):
+        if not self._is_current(spool):
             async with self._reading:
-                if not self._stands(spool):
+                if not self._is_current(spool):
                     await asyncio.to_thread(self._read, spool)
         return self._count
 
-    def _stands(self, spool: RecordingStore) -> bool:
-        """Whether what is known is still so."""
+    def _is_current(self, spool: RecordingStore) -> bool:
+        """Whether the count is still right."""
         if self._folder != (spool.where, _stamp(spool.where)):
             return False
-        return all(spool.look(name) is None for name in self._in_hand)
+        return all(spool.info(name) is None for name in self._in_hand)
 
     def _read(self, spool: RecordingStore) -> None:
         """Look through the folder, reading the notes that are new."""
@@ -61,22 +61,24 @@ class RecordingIndex:
             stamp = _stamp(spool.where / f"{name}.json") + _stamp(spool.where / f"{name}{SUFFIX}")
             if stamp and self._known.get(name, ((), False))[0] == stamp:
                 known[name] = self._known[name]
-            elif (note := spool.look(name)) is not None:
+            elif (note := spool.info(name)) is not None:
                 known[name] = stamp, not note.delivered
             else:
                 in_hand.append(name)
         self._known, self._in_hand = known, in_hand
-        self._count = sum(waits for _, waits in known.values())
-        self._folder = (spool.where, before) if not _racy(before) else None
+        self._count = [waits for _, waits in known.values()].count(True)
+        self._folder = None
+        if not _racy(before):
+            self._folder = (spool.where, before)
 
 
 def _recordings(folder: Path) -> list[str]:
     """Return the names of the recordings in a folder."""
-    with contextlib.suppress(
-        OSError
-    ):  # not there, or not to be read: then nothing can be tried again either
-        return [name.removesuffix(".wav") for name in os.listdir(folder) if name.endswith(".wav")]
-    return []
+    try:
+        names = os.listdir(folder)
+    except OSError:  # no folder, or one that cannot be read: then nothing can be retried either
+        return []
+    return [name.removesuffix(".wav") for name in names if name.endswith(".wav")]
 
 
 def _stamp(path: Path) -> Stamp:

@@ -1,8 +1,9 @@
-"""What was said and is not yet text: each take on disk before anything else happens to it.
+"""The folder of recordings: each recording on disk before anything else happens to it, and
+retention.
 
-A take is a WAV file that grows block by block, and beside it a JSON file with what became of it.
-Both belong to the user alone. A killed daemon loses at most its last block; a disk that is full
-costs the copy, never the dictation. Knows nothing of speech. Runs on the daemon's side.
+A recording is a WAV file that grows block by block, and beside it a JSON file with its note. Both
+belong to the user alone. A killed daemon loses at most its last block. A full disk costs the copy,
+never the dictation. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,32 +25,33 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.errors import ClaimedError, NothingError, UsageError, nearest
 from asrd.recordings import deliveries
 from asrd.recordings.deliveries import Deliveries
-from asrd.recordings.files import HEADER, SANE, RecordingInfo, RecordingWriter
+from asrd.recordings.files import HEADER, MIN_CLOCK, RecordingInfo, RecordingWriter
+from asrd.recordings.sink_names import shown
 from asrd.text import filenames, text_files
 from asrd.text.wording import counted
 
 log = logging.getLogger("asrd")
 
-ORPHAN = 60.0
-"""Seconds after which a file that belongs to no recording is one that a killed process left."""
+ORPHAN_SECONDS = 60.0
+"""Age after which a file that belongs to no recording is one that a killed process left."""
 
-LOOKS, LOOK = 5, 0.002
-"""Times that a locked take is tried, and seconds between two of them."""
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 5, 0.002
+"""Times that a locked recording is tried, and the pause between two of them."""
 
 NONE_WAITS = "no recording waits"
 
 _claimed: set[Path] = set()
-"""Takes that this process retries; for file systems without locks, and to say who has a take in
-hand."""
+"""Recordings that this process retries; for file systems without locks, and to name the holder of a
+recording in a message."""
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where takes are kept."""
+    """Return the folder of the recordings."""
     return paths.state(environment) / "takes"
 
 
 class RecordingStore:
-    """All takes of one user.
+    """All recordings of one user.
 
     Args:
         where: the folder; made when it is needed.
@@ -64,7 +67,7 @@ class RecordingStore:
         self.days, self.megabytes = days, megabytes
 
     def begin(self) -> RecordingWriter:
-        """Return a new take. Never raises: without a folder it has a `problem`."""
+        """Return a new recording. Never raises: without a folder it has a `problem`."""
         now = time.time()
         stamp = _stamp(now)
         with contextlib.suppress(OSError):
@@ -73,50 +76,51 @@ class RecordingStore:
                 now += 1 / 65_536
                 stamp = _stamp(now)
         note = RecordingInfo(stamp, now)
-        take = RecordingWriter(note, self.where / f"{stamp}.wav")
-        if not take.problem:
+        recording = RecordingWriter(note, self.where / f"{stamp}.wav")
+        if not recording.problem:
             self._write(note)
-        return take
+        return recording
 
-    def delivered(self, take: RecordingWriter, text: str) -> None:
-        """The text arrived everywhere, or there was none: the sound goes, unless all is kept."""
-        take.finish()
-        if self.keep == "always" and take.on_disk:
-            take.note = msgspec.structs.replace(
-                take.note, text=text, delivered=True, seconds=take.seconds
+    def finish_delivered(self, recording: RecordingWriter, text: str) -> None:
+        """Delete the audio of a text that was delivered, or was empty, unless all is kept."""
+        recording.finish()
+        if self.keep == "always" and recording.on_disk:
+            recording.note = msgspec.structs.replace(
+                recording.note, text=text, delivered=True, seconds=recording.seconds
             )
-            self._write(take.note)
-            self._unlink(take.id, (deliveries.SUFFIX,))
+            self._write(recording.note)
+            self._unlink(recording.id, (deliveries.SUFFIX,))
         else:
-            self.remove(take.id)
-        take.release()
+            self.remove(recording.id)
+        recording.release()
 
-    def keeps(self, take: RecordingWriter) -> bool:
-        """Return whether the sound of a take that failed stays for another try."""
-        return self.keep != "never" and take.on_disk > 0
+    def keeps(self, recording: RecordingWriter) -> bool:
+        """Return whether the audio of a recording that failed is kept for a retry."""
+        return self.keep != "never" and recording.on_disk > 0
 
-    def failed(self, take: RecordingWriter, reason: str, text: str = "") -> bool:
-        """Something went wrong: the sound stays for another try. Returns whether it did."""
-        take.finish()
-        kept = self.keeps(take)
+    def keep_for_retry(self, recording: RecordingWriter, reason: str, text: str = "") -> bool:
+        """Keep the audio of a recording that failed, with the reason; return whether it is kept."""
+        recording.finish()
+        kept = self.keeps(recording)
         if kept:
-            reason = f"{reason}; {take.problem}" if take.problem else reason
-            take.note = msgspec.structs.replace(
-                take.note, reason=reason, text=text, seconds=take.seconds
+            if recording.problem:
+                reason = f"{reason}; {recording.problem}"
+            recording.note = msgspec.structs.replace(
+                recording.note, reason=reason, text=text, seconds=recording.seconds
             )
-            self._write(take.note)
+            self._write(recording.note)
         else:
-            self.remove(take.id)
-        take.release()
+            self.remove(recording.id)
+        recording.release()
         return kept
 
-    def dropped(self, take: RecordingWriter) -> None:
-        """The speaker cancelled it."""
-        self.remove(take.id)
-        take.release()
+    def discard(self, recording: RecordingWriter) -> None:
+        """Delete a recording that was cancelled."""
+        self.remove(recording.id)
+        recording.release()
 
-    def settle(self, note: RecordingInfo, text: str) -> None:
-        """A kept take became text after all."""
+    def finish_retried(self, note: RecordingInfo, text: str) -> None:
+        """Delete a kept recording that became text, unless all is kept."""
         if self.keep == "always":
             self._write(
                 msgspec.structs.replace(note, text=text, reason="", delivered=True, uncertain=[])
@@ -125,16 +129,15 @@ class RecordingStore:
         else:
             self.remove(note.id)
 
-    def refused(self, note: RecordingInfo, reason: str, text: str) -> None:
-        """A kept take is text by now, and waits for another reason than before."""
+    def note_reason(self, note: RecordingInfo, reason: str, text: str) -> None:
+        """Note the text of a kept recording, and why it still waits."""
         self._write(msgspec.structs.replace(note, reason=reason, text=text))
 
     @contextlib.contextmanager
     def claim(self, note: RecordingInfo) -> Iterator[None]:
-        """Have a kept take in hand, as nobody else may at that time; a process that dies lets go of
-        it.
+        """Hold a kept recording alone inside the block; a process that dies lets go of it.
 
-        Raises: ClaimedError where somebody has it in hand; UsageError where it is gone.
+        Raises: ClaimedError where another holds it; UsageError where it is gone.
         """
         path = self.path(note)
         if path in _claimed:
@@ -158,13 +161,15 @@ class RecordingStore:
             finally:
                 _claimed.discard(path)
 
-    def known(self, note: RecordingInfo) -> RecordingInfo | None:
-        """Return a take as it is by now; None where it is gone."""
-        return self._read(self.path(note)) if self.path(note).exists() else None
+    def reread(self, note: RecordingInfo) -> RecordingInfo | None:
+        """Return a recording as it is by now; None where it is gone."""
+        if not self.path(note).exists():
+            return None
+        return self._read(self.path(note))
 
     def remove(self, name: str) -> None:
-        """Delete a take; one that is gone already is no error, one that stays is told."""
-        # The sound first: a crash in between must not leave it there without what is known of it.
+        """Delete a recording; one that is gone already is no error, one that stays is logged."""
+        # The audio first: a crash in between must not leave it there without its note.
         self._unlink(name, (".wav", ".json", ".new", deliveries.SUFFIX))
         deliveries.forget(self.where / f"{name}.wav")
 
@@ -182,24 +187,27 @@ class RecordingStore:
             log.warning("recording %s stays on disk (%s): %s", name, ", ".join(staying), why)
 
     def all(self) -> list[RecordingInfo]:
-        """Every take with sound, the oldest first, but none that a daemon has in hand."""
+        """Every recording with audio, the oldest first, but none that a process holds."""
         return [self._read(path) for path in sorted(self.where.glob("*.wav")) if not _in_hand(path)]
 
-    def look(self, name: str) -> RecordingInfo | None:
-        """Return what is known of one take; None while a daemon has it in hand."""
-        sound = self.where / f"{name}.wav"
-        return None if _in_hand(sound) else self._read(sound)
+    def info(self, name: str) -> RecordingInfo | None:
+        """Return the note of one recording; None while a process holds it."""
+        path = self.where / f"{name}.wav"
+        if _in_hand(path):
+            return None
+        return self._read(path)
 
     def waiting(self, claimed: bool = False) -> list[RecordingInfo]:
-        """The takes that never became delivered text, the oldest first; `claimed`: also those that
-        are retried now."""
+        """The recordings that never became delivered text, the oldest first; `claimed`: also those
+        that are retried now."""
         notes = self.all()
         if claimed:
             notes += [self._read(path) for path in _claimed if path.parent == self.where]
-        return sorted((note for note in notes if not note.delivered), key=lambda note: note.id)
+        notes = [note for note in notes if not note.delivered]
+        return sorted(notes, key=attrgetter("id"))
 
     def find(self, name: str) -> RecordingInfo:
-        """Return a take by its name or how that begins; "" is the newest that waits.
+        """Return a recording by its name or how that begins; "" is the newest that waits.
 
         Raises: UsageError; NothingError where none waits; ClaimedError where all that wait are
             being retried.
@@ -210,63 +218,66 @@ class RecordingStore:
             if not notes and (claimed := self.waiting(claimed=True)):
                 raise _claimed_already(claimed[-1])
         found = [note for note in notes if note.id.startswith(name)]
-        if name and not found:  # one that somebody has in hand is there all the same
-            found = [
-                self._read(path) for path in self.where.glob("*.wav") if path.stem.startswith(name)
-            ]
-        if len(found) != 1:
-            known = [note.id for note in notes]
-            if not name:
-                raise NothingError(NONE_WAITS, "asrd recordings lists what is kept")
-            many = (
-                f"{len(found)} recordings begin with {name!r}"
-                if found
-                else f"there is no recording {name!r}"
-            )
-            raise UsageError(
-                many, nearest(name, known) if known else "asrd recordings lists what is kept"
-            )
-        return found[0]
+        if name and not found:  # a recording that another process holds is there all the same
+            every = self.where.glob("*.wav")
+            found = [self._read(path) for path in every if path.stem.startswith(name)]
+        if len(found) == 1:
+            return found[0]
+        hint = "asrd recordings lists what is kept"
+        if not name:
+            raise NothingError(NONE_WAITS, hint)
+        if notes:
+            hint = nearest(name, [note.id for note in notes])
+        if found:
+            raise UsageError(f"{len(found)} recordings begin with {name!r}", hint)
+        raise UsageError(f"there is no recording {name!r}", hint)
 
     def path(self, note: RecordingInfo) -> Path:
-        """Return the sound of a take."""
+        """Return the audio file of a recording."""
         return self.where / f"{note.id}.wav"
 
     def prune(self) -> int:
         """Delete what is too old, and while all are too large the oldest, those that are text
         first; return how many.
 
-        What a crash left of recordings that are delivered, or are no more, goes before and does not
-        count.
+        What a crash left of recordings that are delivered, or are no more, is deleted before and
+        does not count.
         """
-        notes = self._tidied()
-        gone = [
-            note
-            for note in notes
-            if note.began > SANE and time.time() - note.began > self.days * 86_400
-        ]
-        late = {note.id for note in gone}
-        rest = [note for note in notes if note.id not in late]
-        sizes = {note.id: self._size(note) for note in rest}
-        total = sum(sizes.values())
-        for note in sorted(rest, key=lambda note: not note.delivered):
-            if total <= self.megabytes * 1e6:
-                break
-            gone.append(note)
-            total -= sizes[note.id]
+        gone: list[RecordingInfo] = []
+        rest: list[RecordingInfo] = []
+        for note in self._tidied():
+            aged = note.began > MIN_CLOCK and time.time() - note.began > self.days * 86_400
+            (gone if aged else rest).append(note)
+        gone += self._too_large(rest)
         for note in gone:
             self.remove(note.id)
         if gone:
-            lost = sum(not note.delivered for note in gone)
-            limits = f"older than {self.days:g} days, or more than {self.megabytes:g} MB in all"
-            said = f"deleted {counted(len(gone), 'recording')}: {limits}"
-            undelivered = f"; {lost} of them had not been delivered" if lost else ""
-            log.log(logging.WARNING if lost else logging.INFO, "%s%s", said, undelivered)
+            self._log_deleted(gone)
         return len(gone)
 
+    def _too_large(self, notes: list[RecordingInfo]) -> list[RecordingInfo]:
+        """Return the recordings that go so that the others are within the limit of size."""
+        excess = sum(map(self._size, notes)) - self.megabytes * 1e6
+        gone = []
+        for note in sorted(notes, key=attrgetter("delivered"), reverse=True):
+            if excess <= 0:
+                break
+            gone.append(note)
+            excess -= self._size(note)
+        return gone
+
+    def _log_deleted(self, gone: list[RecordingInfo]) -> None:
+        limits = f"older than {self.days:g} days, or more than {self.megabytes:g} MB in all"
+        message = f"deleted {counted(len(gone), 'recording')}: {limits}"
+        undelivered = [note for note in gone if not note.delivered]
+        if undelivered:
+            log.warning("%s; %d of them had not been delivered", message, len(undelivered))
+        else:
+            log.info("%s", message)
+
     def _tidied(self) -> list[RecordingInfo]:
-        """Do what a crash left undone: the end of what was delivered, and files without their
-        sound.
+        """Finish what a crash left undone: the end of what was delivered, and files without their
+        audio.
 
         Returns as `all`.
         """
@@ -276,12 +287,12 @@ class RecordingStore:
                 self.remove(note.id)
                 continue
             if note.delivered and self.path(note).with_suffix(deliveries.SUFFIX).exists():
-                self.settle(note, note.text)
+                self.finish_retried(note, note.text)
             if not note.delivered or self.path(note).exists():
                 notes.append(note)
         for ending in (".json", ".new", deliveries.SUFFIX):
             for file in self.where.glob(f"*{ending}"):
-                if not file.with_suffix(".wav").exists() and _age(file) > ORPHAN:
+                if not file.with_suffix(".wav").exists() and _age(file) > ORPHAN_SECONDS:
                     self._unlink(file.stem, (ending,))
         return notes
 
@@ -290,33 +301,34 @@ class RecordingStore:
             return self.path(note).stat().st_size
         return 0
 
-    def _read(self, sound: Path) -> RecordingInfo:
-        """Return the note of a sound; what a crash left without one, or with half of one, gets it
-        from the file."""
+    def _read(self, path: Path) -> RecordingInfo:
+        """Return the note of a recording; where a crash left none, or half of one, it is made from
+        the file."""
         try:
             note = msgspec.json.decode(
-                text_files.plain(sound.with_suffix(".json").read_bytes()), type=RecordingInfo
+                text_files.plain(path.with_suffix(".json").read_bytes()), type=RecordingInfo
             )
         except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            note = RecordingInfo(sound.stem, 0.0)
-        note.id = sound.stem  # whatever a damaged note says: it names files that are deleted
+            note = RecordingInfo(path.stem, 0.0)
+        note.id = path.stem  # whatever a damaged note says: it names files that are deleted
         with contextlib.suppress(OSError):
-            facts = sound.stat()
+            facts = path.stat()
             note.seconds = max(0, facts.st_size - HEADER.size) // 4 / SAMPLE_RATE
             if not 0 < note.began < 1e11:
                 note.began = facts.st_mtime
-        record = Deliveries.of(sound)
-        note.uncertain = [deliveries.shown([sink], record.known) for sink in record.uncertain]
+        record = Deliveries.of(path)
+        note.uncertain = [shown([sink], record.all_sinks) for sink in record.uncertain]
         note.transcribed = record.whole is not None
         if record.delivered:
             note.delivered, note.text = True, record.whole or ""
         elif not note.delivered and not note.reason:
-            end = "it became text" if record.whole is None else "its text was delivered"
-            note.reason = f"the daemon ended before {end}"
+            note.reason = "the daemon ended before it became text"
+            if record.whole is not None:
+                note.reason = "the daemon ended before its text was delivered"
         return note
 
     def _write(self, note: RecordingInfo) -> None:
-        """Write a note whole or not at all; a disk that refuses is told and costs nothing else."""
+        """Write a note whole or not at all; a disk that refuses is logged and costs nothing else."""
         try:
             paths.write_whole(self.where / f"{note.id}.json", filenames.to_json(note))
         except OSError as error:
@@ -324,15 +336,15 @@ class RecordingStore:
 
 
 def _stamp(now: float) -> str:
-    """Return a take's name, which sorts by time: in UTC, as local time goes back in autumn, and the
+    """Return a recording's name, which sorts by time: in UTC, as local time goes back in autumn, and the
     part of the second in hexadecimal.
     """
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{int(now % 1 * 65_536):04x}"
 
 
 def _in_hand(path: Path) -> bool:
-    """Whether a living daemon still holds the take. Not by process number: in a container the next
-    has the same."""
+    """Whether a living process holds the recording. A lock tells it, as in a container the next
+    process has the same number."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -344,7 +356,7 @@ def _in_hand(path: Path) -> bool:
 
 
 def _empty(path: Path) -> bool:
-    """Return whether a recording has not one sample and nobody has it in hand, where the file
+    """Return whether a recording has not one sample and no process holds it, where the file
     system can tell that."""
     try:
         with path.open("rb") as file:
@@ -362,13 +374,13 @@ def _claimed_already(note: RecordingInfo) -> ClaimedError:
 
 
 def _locked(file: BinaryIO) -> bool:
-    """Lock a take that nobody has in hand; return whether that went. Where there are no locks, it
-    does."""
-    for _ in range(LOOKS):
+    """Lock a recording that no process holds; return whether that worked. Where there are no locks,
+    it does."""
+    for _ in range(LOCK_TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:  # whoever only looks whether it is free holds it for a moment
-            time.sleep(LOOK)
+            time.sleep(LOCK_PAUSE_SECONDS)
         except OSError:
             return True
         else:

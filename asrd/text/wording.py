@@ -1,5 +1,4 @@
-"""Words that many messages share: a count with its noun, a name that stands once before what is
-said of it (pure)."""
+"""Words that many messages share: a count with its noun, a name before a sentence, a hint (pure)."""
 
 from __future__ import annotations
 
@@ -10,10 +9,12 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     Args:
         plural: where it is not the noun with an s.
     """
-    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {plural or f'{noun}s'}"
 
 
-def said_of(name: str, text: str) -> str:
+def about(name: str, text: str) -> str:
     """Return "name: text"; the text alone where it begins with the name already."""
     if not name or text == name or text.startswith((f"{name}:", f"{name} ")):
         return text
@@ -21,25 +22,30 @@ def said_of(name: str, text: str) -> str:
 
 
 def with_hint(message: str, hint: str) -> str:
-    """Return "message (hint)"; the message alone where there is no hint, or where it says the hint
-    already."""
-    return message if not hint or hint in message else f"{message} ({hint})"
+    """Return "message (hint)"; the message alone where there is no hint, or where it contains the
+    hint."""
+    if not hint or hint in message:
+        return message
+    return f"{message} ({hint})"
 
 
 def parted(text: str) -> tuple[str, str]:
     """Return message and hint of what `with_hint` made; the hint is "" where there is none."""
+    if not text.endswith(")"):
+        return text, ""
     depth = 0
     for place in range(len(text) - 1, 0, -1):
-        if not text.endswith(")"):
-            break
         depth += (text[place] == ")") - (text[place] == "(")
-        if not depth:
-            return (
-                (text[: place - 1], text[place + 1 : -1]) if text[place - 1] == " " else (text, "")
-            )
+        if depth:
+            continue
+        if text[place - 1] != " ":
+            break
+        return text[: place - 1], text[place + 1 : -1]
     return text, ""
 
 
 def hinted(message: str, hint: str) -> str:
     """Return a message and, on a line of its own, its hint."""
-    return f"{message}\n  hint: {hint}" if hint else message
+    if not hint:
+        return message
+    return f"{message}\n  hint: {hint}"

@@ -584,7 +584,7 @@ def test_takes_are_listed_without_a_daemon(
     spool = RecordingStore(tmp_path / "asrd" / "takes")
     take = spool.begin()
     take.append(bytes(4 * 24_000))
-    assert spool.failed(take, "no such checkpoint", "grüße")
+    assert spool.keep_for_retry(take, "no such checkpoint", "grüße")
     assert verb("recordings", at(tmp_path)) == 0
     out = capsys.readouterr().out
     for part in (take.id, " 1.5 s", "no such checkpoint"):

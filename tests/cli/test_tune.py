@@ -269,7 +269,7 @@ def test_kept_takes_are_held_against_fp32_and_nobody_wrote_down_what_was_said(be
     for length in LENGTHS:
         take = spool.begin()
         take.append(np.linspace(-0.1, 0.1, length, dtype=np.float32))
-        spool.delivered(take, "what it was heard as")
+        spool.finish_delivered(take, "what it was heard as")
     shown, _ = bench.run("bfloat16=spoil:2:1", "--recordings")
     record = kept(bench)
     assert (record.speech, record.utterances, record.words) == (
@@ -471,7 +471,7 @@ def test_takes_in_which_no_word_is_heard_give_no_verdict(bench: Bench) -> None:
     spool = RecordingStore(folder(), "always")
     take = spool.begin()
     take.append(np.zeros(LENGTHS[-1] + 1, dtype=np.float32))
-    spool.delivered(take, "")
+    spool.finish_delivered(take, "")
     with pytest.raises(ManifestError, match="FP32 found no words"):
         tune.tune(arguments("--recordings", "--repeats", 2), bench.settings, script(bench).engine)
     assert tuned.read() == []

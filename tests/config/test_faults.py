@@ -196,8 +196,8 @@ def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
 ) -> None:
     """One clip through the daemon's own path; the second worker hears it in FP32, where no fault
     strikes."""
-    monkeypatch.setattr(shadow, "QUIET", 0.1)
-    monkeypatch.setattr(shadow, "resting", lambda: True)
+    monkeypatch.setattr(shadow, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(shadow, "machine_is_idle", lambda: True)
     caplog.set_level(logging.INFO, "asrd")
     trouble = {
         "faults": "garbled:1",
@@ -215,8 +215,8 @@ def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
         ]
         try:
             async with asyncio.timeout(300):
-                told = await one.say(clips(1)[0]).told
-                assert told.text.startswith("garbled me to open")
+                result = await one.say(clips(1)[0]).result
+                assert result.text.startswith("garbled me to open")
                 await until(lambda: one.slot.shadow.figures["takes"] == 1)
         finally:
             for task in tasks:
@@ -228,7 +228,7 @@ def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
         assert (figures["strategy"], figures["changed"], figures["words"]) == (
             "bfloat16",
             1,
-            len(told.text.split()),
+            len(result.text.split()),
         )
         assert not list(one.spool.where.iterdir())
         assert "open a teacher" not in "".join(str(vars(record)) for record in caplog.records)

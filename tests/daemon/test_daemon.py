@@ -175,10 +175,10 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     )  # the model's name is a script of the fake worker's: no file, no other way
     out, errors = one.verb("transcribe", "--json", str(clip), "absent.wav").communicate(timeout=20)
     assert out, errors
-    told = json.loads(out)
-    assert (told["complete"], told["strategy"], told["device"]) == (True, "fp32", "cpu")
-    assert told["duration"] == pytest.approx(9.0, abs=0.1)
-    assert sum(samples(told["text"])) > 7 * 16_000
+    result = json.loads(out)
+    assert (result["complete"], result["strategy"], result["device"]) == (True, "fp32", "cpu")
+    assert result["duration"] == pytest.approx(9.0, abs=0.1)
+    assert sum(samples(result["text"])) > 7 * 16_000
     assert "absent.wav: there is no such file" in errors
     assert one.worker == [worker]
     for more in (["--no-daemon"], ["--strategy", "half"]):
@@ -192,7 +192,7 @@ def test_a_file_is_written_down_by_the_worker_that_is_loaded(daemon: Start) -> N
     )
     one.speak()
     several = [one.verb("transcribe", str(clip)) for _ in range(3)]
-    assert [each.communicate(timeout=30)[0] for each in several] == [told["text"] + "\n"] * 3
+    assert [each.communicate(timeout=30)[0] for each in several] == [result["text"] + "\n"] * 3
     one.ask(verb="stop")
     assert len(samples(one.settled())) >= 1
 
@@ -303,8 +303,8 @@ def test_sound_before_the_key_belongs_to_the_take_where_the_microphone_stays_ope
 def test_start_wait_prints_the_text_and_types_nothing(daemon: Start) -> None:
     one = daemon()
     asker = one.verb("start", "--wait", "--seconds", "1")
-    said, told = asker.communicate(timeout=30)
-    assert (asker.returncode, told) == (0, "")
+    said, result = asker.communicate(timeout=30)
+    assert (asker.returncode, result) == (0, "")
     assert 14_000 < samples(said)[0] < 22_000
     assert one.settled() == ""
 
@@ -329,9 +329,9 @@ def test_status_follows_states_and_levels(daemon: Start) -> None:
     one.ask(verb="stop")
     states, levels = [], []
     for line in follower.stdout:
-        told = json.loads(line)
-        states.append(told["state"])
-        levels += [told["recording"]["level"]] if told["recording"] else []
+        result = json.loads(line)
+        states.append(result["state"])
+        levels += [result["recording"]["level"]] if result["recording"] else []
         if states[-1] == "IDLE" and "LISTENING" in states:
             break
     follower.kill()
@@ -352,10 +352,10 @@ def test_the_verbs_are_pleasant_to_read(daemon: Start) -> None:
     assert json.loads(bar)["class"] == "idle"
     assert one.end() == 0
     gone = one.verb("toggle")
-    _, told = gone.communicate(timeout=20)
+    _, result = gone.communicate(timeout=20)
     assert gone.returncode == 69
     assert (
-        told.splitlines()[1]
+        result.splitlines()[1]
         == "  hint: in a terminal: asrd run; asrd service install --now makes a service of it"
     )
 
@@ -422,8 +422,8 @@ def test_killed_at_any_moment_it_loses_at_most_the_last_block(daemon: Start) -> 
     one.socket.unlink()
     one.up()
     one.until(lambda: "4 recordings are not text yet" in one.log.read_text())
-    said, told = one.verb("retry", "--all").communicate(timeout=60)
-    assert told == ""
+    said, result = one.verb("retry", "--all").communicate(timeout=60)
+    assert result == ""
     assert len(said.splitlines()) == 4
     assert one.ask(verb="status")["waiting"] == 0
     assert one.out.read_text() == "", "retry prints; it does not type into whatever has the focus"
@@ -447,8 +447,8 @@ def test_a_model_that_is_not_there_is_said_and_recording_goes_on(daemon: Start) 
     one.until(lambda: one.state == "UNLOADED")
     assert one.ask(verb="last")["outcome"] == "kept"
     again = one.verb("retry")
-    _, told = again.communicate(timeout=20)
-    assert (again.returncode, told.splitlines()[0]) == (66, "asrd: no such checkpoint")
+    _, result = again.communicate(timeout=20)
+    assert (again.returncode, result.splitlines()[0]) == (66, "asrd: no such checkpoint")
     assert one.ask(verb="status")["waiting"] == 1
 
 
@@ -480,9 +480,9 @@ def test_a_microphone_at_a_bad_level_is_told_once(decibels: int, said: str, daem
     found = one.ask(verb="status")["level"]
     assert (said in found["problem"]) if said else not found["problem"]
     assert found["device"] == "fake microphone"
-    told = [line for line in one.log.read_text().splitlines() if said and said in line]
-    assert len(told) == bool(said)
-    assert not said or "(pactl set-source-volume @DEFAULT_SOURCE@ " in told[0]
+    result = [line for line in one.log.read_text().splitlines() if said and said in line]
+    assert len(result) == bool(said)
+    assert not said or "(pactl set-source-volume @DEFAULT_SOURCE@ " in result[0]
     page = one.verb("status").communicate(timeout=20)[0]
     assert re.search(
         rf"^level +fake microphone{f' {said}' if said else ': speech at -'}", page, re.MULTILINE
@@ -783,10 +783,10 @@ async def test_cancel_drops_what_there_was_at_the_key_and_nothing_later(
         await asyncio.sleep(0)
         assert not one.microphones[0].closed
         second = one.begin()
-        assert (await cancelling)["message"] == f"dropped {first.take.id}"
+        assert (await cancelling)["message"] == f"dropped {first.recording.id}"
         await one.ask("stop")
-        assert (await first.told).outcome == "cancelled"
-        assert (await second.told).outcome == "delivered"
+        assert (await first.result).outcome == "cancelled"
+        assert (await second.result).outcome == "delivered"
         assert len(one.arrived) == 1
 
 
@@ -836,7 +836,7 @@ async def test_a_verdict_for_auto_exchanges_no_worker_of_a_daemon_that_ends(
         one.daemon.end()
         await one.daemon.drain()
         await moving
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         assert len(one.engines) == 1
         assert "asrd is ending" in caplog.text
 
@@ -854,12 +854,16 @@ async def test_what_does_not_run_as_asked_is_said_wherever_it_is_named(
         why = "encoder: tf32 asked, float32 runs: TF32 is a unit of CUDA cards"
         assert said == f"now on 16-mixed on cpu; but {why}"
         assert (await one.daemon.status()).precision_note == why
-        told = [
+        result = [
             record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "loaded"
         ]
-        assert [record.levelno for record in told] == [logging.INFO, logging.INFO, logging.WARNING]
-        assert told[-1].message.endswith(f"; but {why}")
-        assert vars(told[-1])["ASRD_FALLBACK"] == why
+        assert [record.levelno for record in result] == [
+            logging.INFO,
+            logging.INFO,
+            logging.WARNING,
+        ]
+        assert result[-1].message.endswith(f"; but {why}")
+        assert vars(result[-1])["ASRD_FALLBACK"] == why
 
 
 @case
@@ -872,7 +876,7 @@ async def test_what_nobody_has_read_of_a_retry_is_kept(
             take = spool.begin()
             take.append(SAID)
             take.finish()
-            spool.failed(take, "no worker")
+            spool.keep_for_retry(take, "no worker")
         first, second = (note.id for note in spool.waiting())
         answers = one.handlers.answer(Request("retry", take=first))
         assert [(await anext(answers)).get("recording") for _ in range(2)] == [None, first]

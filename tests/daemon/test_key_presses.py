@@ -22,20 +22,20 @@ class FakeRecorder:
     """Keeps the calls that a real recorder would act on."""
 
     def __init__(self) -> None:
-        self.one: Any = None
+        self.current: Any = None
         self.calls: list[str] = []
 
     def start(self) -> dict[str, Any]:
-        assert self.one is None
-        self.one = SimpleNamespace(
-            take=SimpleNamespace(id="1", seconds=0.0), began=time.monotonic()
+        assert self.current is None
+        self.current = SimpleNamespace(
+            recording=SimpleNamespace(id="1", seconds=0.0), began_at=time.monotonic()
         )
         self.calls.append("start")
         return {"message": "recording"}
 
     async def stop(self, cancelled: bool = False) -> None:
-        if self.one is not None:
-            self.one = None
+        if self.current is not None:
+            self.current = None
             self.calls.append("drop" if cancelled else "stop")
 
 
@@ -116,7 +116,7 @@ def test_a_row_of_toggles_ends_as_the_person_meant_it(
 ) -> None:
     moments, records, kept = TABLE[name]
     recorder = played[name]
-    assert (recorder.one is not None) == records, f"{moments}: {recorder.calls}"
+    assert (recorder.current is not None) == records, f"{moments}: {recorder.calls}"
     if name != "held on a slow machine":  # its gap of 0.31 s is cut out of the recording
         assert recorder.calls.count("start") - recorder.calls.count("drop") == kept, (
             f"{moments}: {recorder.calls}"

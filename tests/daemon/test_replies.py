@@ -18,13 +18,13 @@ from asrd.audio.formats.containers import file_kind
 from asrd.config.loading import Loaded
 from asrd.config.settings import Settings
 from asrd.daemon import replies
-from asrd.dictation.metrics import _moment
+from asrd.dictation.metrics import _end_of
 from asrd.dictation.recording import DictationResult
 from asrd.errors import AsrdError, ConfigError, ModelError, UsageError
 from asrd.paths import DATA_FOLDER
-from asrd.recordings.deliveries import sink_name
 from asrd.recordings.files import RecordingInfo
-from asrd.text.wording import counted, parted, said_of, with_hint
+from asrd.recordings.sink_names import sink_name
+from asrd.text.wording import about, counted, parted, with_hint
 from tests.daemon.test_daemon import Start, daemon, samples
 from tests.helpers import ROOT
 
@@ -90,7 +90,7 @@ SAID = {
 
 @pytest.mark.parametrize("name", SAID)
 def test_a_name_is_said_once(name: tuple[str, str]) -> None:
-    assert said_of(*name) == SAID[name]
+    assert about(*name) == SAID[name]
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ text; the note."""
 
 @pytest.mark.parametrize("state", LAST)
 def test_last_says_what_is_missing(state: str) -> None:
-    told, recording, busy, loading, detail, beside = LAST[state]
-    told = replies.last(told, ())
-    assert detail in replies.detail_of(told)
-    assert bool(replies.detail_of(told)) is not bool(told.text)
-    found = replies.note_of(told, recording, busy, loading)
+    result, recording, busy, loading, detail, beside = LAST[state]
+    result = replies.last(result, ())
+    assert detail in replies.detail_of(result)
+    assert bool(replies.detail_of(result)) is not bool(result.text)
+    found = replies.note_of(result, recording, busy, loading)
     assert beside in found
     assert bool(found) is bool(beside)
 
@@ -249,7 +249,7 @@ def test_only_a_key_is_called_a_key(source: str, by_key: bool, said: str) -> Non
         settings = Settings(source=source)
 
     One.by_key = by_key  # type: ignore[attr-defined]  # a stand-in with what is asked of a recording
-    assert _moment(One()) == said  # type: ignore[arg-type]  # as above
+    assert _end_of(One()) == said  # type: ignore[arg-type]  # as above
 
 
 # -- units
@@ -341,9 +341,9 @@ def test_a_daemon_that_runs_is_named_with_what_ends_it(daemon: Start) -> None:
     one = daemon()
     assert one.process is not None
     done = one.verb("run")
-    told = done.communicate(timeout=30)[1].splitlines()
+    result = done.communicate(timeout=30)[1].splitlines()
     assert done.returncode == 73
-    assert told[-1].endswith(f"to end it: kill {one.process.pid}")
+    assert result[-1].endswith(f"to end it: kill {one.process.pid}")
     assert hints.listener(one.socket) == one.process.pid
 
 
@@ -380,12 +380,12 @@ def test_without_a_microphone_and_a_model_each_has_its_line_and_its_hint(daemon:
     one = daemon(ASRD_MODEL="")
     one.until(lambda: one.state == "UNLOADED")
     (one.home / "lost").touch()
-    told = one.verb("toggle").communicate(timeout=20)[0].splitlines()
-    assert [line.partition(":")[0] for line in told] == [
+    result = one.verb("toggle").communicate(timeout=20)[0].splitlines()
+    assert [line.partition(":")[0] for line in result] == [
         "recording, but no sound comes in", "asrd tries again until you stop the recording",
         "no model is chosen", "  hint",
     ]  # fmt: skip
-    assert max(map(len, told)) < 160 + len(str(one.home))
+    assert max(map(len, result)) < 160 + len(str(one.home))
 
 
 PROBLEMS = {
@@ -530,9 +530,9 @@ def test_a_load_counts_from_the_start_of_the_worker(daemon: Start) -> None:
     one.until(lambda: one.state == "IDLE")
     seconds = one.ask(verb="status")["load_seconds"]
     assert seconds >= 1.0
-    told = re.search(r"runs as fp32 on fake after ([\d.]+) s", one.log.read_text())
-    assert told is not None
-    assert float(told[1]) == pytest.approx(seconds, abs=0.1)
+    result = re.search(r"runs as fp32 on fake after ([\d.]+) s", one.log.read_text())
+    assert result is not None
+    assert float(result[1]) == pytest.approx(seconds, abs=0.1)
 
 
 def test_a_terminal_is_told_the_next_step_and_a_service_is_not(daemon: Start) -> None:

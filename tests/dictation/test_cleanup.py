@@ -129,13 +129,15 @@ async def handled(
             push(recording, TWICE)
         push(recording, sound.silence(0.6))
         # The transcriber waits for more once it has done all that it can before the end.
-        waits = recording.fresh._waiters
+        waits = recording.has_work._waiters
         await until(
             lambda: (
-                bool(waits) and not recording.fresh.is_set() and recording.dictation.window.due == 0
+                bool(waits)
+                and not recording.has_work.is_set()
+                and recording.session.window.due == 0
             )
         )
-        assert recording._written == len(recording.dictation.transcript.words) >= count
+        assert recording._written == len(recording.session.transcript.words) >= count
         one.refusals += ["no window"] * 1000 * refused
         recording.cancelled = cancelled
         watch.acts.clear()
@@ -145,22 +147,22 @@ async def handled(
             after = io()
             found.append((after[0] - read, after[1] - written, list(watch.acts)))
 
-        recording.told.add_done_callback(note)
+        recording.result.add_done_callback(note)
         calls = Calls()
         try:
             recording.end()
-            told = await recording.told
+            result = await recording.result
             for _ in range(TURNS):
                 await asyncio.sleep(0)
         finally:
             called = calls.end()
         await until(lambda: bool(found))
         await rested(one)
-        assert (one.spool.where / f"{told.take}.wav").exists() == (
-            told.outcome == "kept"
-            or (given["keep_audio"] == "always" and told.outcome == "delivered")
+        assert (one.spool.where / f"{result.id}.wav").exists() == (
+            result.outcome == "kept"
+            or (given["keep_audio"] == "always" and result.outcome == "delivered")
         )
-        return Handled(*found[0], called), told.outcome
+        return Handled(*found[0], called), result.outcome
 
 
 def drawn() -> dict[str, dict[str, Any]]:
@@ -191,7 +193,7 @@ async def test_what_is_handled_between_stop_and_text_does_not_grow(
     kind = drawn()[name]
     wanted = kind.pop("outcome", "delivered")
     for module in (cleanup, transcriber):  # a machine with much to do needs longer for the turns
-        monkeypatch.setattr(module, "MOMENT_SECONDS", PATIENT_SECONDS)
+        monkeypatch.setattr(module, "REPLY_SECONDS", PATIENT_SECONDS)
     watch = Watch(monkeypatch)
     more_calls = []
     for number in range(TRIES):

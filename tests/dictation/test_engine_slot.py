@@ -77,9 +77,9 @@ async def test_another_strategy_takes_over(
         assert old.pid is None
         push(recording, TWICE[len(SAID) :])
         recording.end()
-        told = await recording.told
-        assert (told.outcome, told.strategy) == ("delivered", "bfloat16")
-        assert told.text.count("samples") == 2
+        result = await recording.result
+        assert (result.outcome, result.strategy) == ("delivered", "bfloat16")
+        assert result.text.count("samples") == 2
         assert one.slot.engine is new
 
 
@@ -100,7 +100,7 @@ async def test_a_strategy_that_does_not_hold_leaves_the_old_one_in_service(
         assert (one.slot.engine.pid == pid) is beside
         assert one.engines[1].pid is None
         assert (one.slot.loading, one.slot.error) == ("", "")
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -123,7 +123,7 @@ async def test_whoever_asked_for_another_strategy_and_goes_leaves_no_worker_behi
         assert one.engines[1].pid is None
         assert one.slot.engine is one.engines[0]
         assert one.slot.idle
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -144,7 +144,7 @@ async def test_another_strategy_that_starts_as_the_machine_falls_asleep_starts_a
         recording = one.say()
         await one.slot.resume()
         await asking
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         assert one.slot.engine is one.engines[1]
         assert one.engines[0].pid is None
 
@@ -169,13 +169,13 @@ async def test_while_another_model_is_downloaded_dictation_goes_on(
         one.fetch = slow
         asking = asyncio.create_task(one.slot.replace(other(one, "bfloat16"), strict=True))
         await until(lambda: one.slot.download == state)
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
         assert one.slot.download == state
         assert one.slot.loading == "download someone/large: 0.0 MB of 0.0 MB"
         gate.set()
         await asyncio.gather(asking, return_exceptions=True)
         assert (one.slot.download, one.slot.loading) == (None, "")
-        assert (await one.say().told).strategy == ("bfloat16" if arrives else "half")
+        assert (await one.say().result).strategy == ("bfloat16" if arrives else "half")
 
 
 @case
@@ -183,7 +183,7 @@ async def test_without_strictness_the_next_candidate_will_do(tmp_path: Path) -> 
     async with at_work(tmp_path, "bfloat16=refuse") as one:
         await one.slot.replace(other(one, "bfloat16"))
         assert one.slot.engine.candidate.precision.name == "fp32"
-        assert (await one.say().told).strategy == "fp32"
+        assert (await one.say().result).strategy == "fp32"
 
 
 @case
@@ -212,7 +212,7 @@ async def test_a_parked_model_is_gone_and_comes_back_with_the_next_recording(
         await one.slot.unload()
         push(recording, SAID)
         recording.end()
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         assert one.engines[0].pid not in (None, first)
 
 
@@ -225,7 +225,7 @@ async def test_what_is_going_on_is_not_parked(tmp_path: Path) -> None:
         await one.slot.unload()
         assert one.engines[0].pid == pid
         recording.end()
-        await recording.told
+        await recording.result
 
 
 # -- memory
@@ -287,8 +287,8 @@ async def test_a_card_that_is_full_costs_the_candidate_and_not_the_take(
     async with at_work(tmp_path, "bfloat16=oom *=ok", strategy="bfloat16") as one:
         assert one.slot.engine.candidate.device == "cuda:0"
         recording = one.say()
-        told = await recording.told
-        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        result = await recording.result
+        assert (result.outcome, result.strategy) == ("delivered", "fp32")
         assert (
             one.slot.engine.candidate.name == "fp32 on cpu"
         )  # tf32 and fp32 on the card need more than what failed

@@ -56,9 +56,9 @@ def at_root(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(gpus, "gpus", list)
-    monkeypatch.setattr(shadow, "QUIET", 0.05)
-    monkeypatch.setattr(shadow, "AGAIN", 0.05)
-    monkeypatch.setattr(shadow, "resting", lambda: True)
+    monkeypatch.setattr(shadow, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(shadow, "BUSY_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(shadow, "machine_is_idle", lambda: True)
     logging.getLogger("asrd").propagate = True
     caplog.set_level(logging.INFO, "asrd")
 
@@ -118,9 +118,9 @@ async def test_clear_speech_without_a_word_is_heard_by_the_next_candidate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=deaf", demote_empty=0.3) as one:
-        told = await one.say().told
-        assert (told.outcome, told.strategy) == ("delivered", "fp32")
-        assert one.arrived == [told.text]
+        result = await one.say().result
+        assert (result.outcome, result.strategy) == ("delivered", "fp32")
+        assert one.arrived == [result.text]
         assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
         [step] = events(caplog, "demoted")
         wanted = {
@@ -139,13 +139,13 @@ async def test_where_fp32_hears_nothing_either_the_candidate_is_pardoned_and_the
     tmp_path: Path,
 ) -> None:
     async with at_work(tmp_path, "*=deaf", demote_empty=0.3) as one:
-        told = await one.say().told
-        assert (told.outcome, told.text) == ("empty", "")
+        result = await one.say().result
+        assert (result.outcome, result.text) == ("empty", "")
         assert left(one) == ("fp32 on cpu", [("half on cpu", "silent")])
         assert one.slot.monitor.backoff.seconds_left(0.0) is not None, "it may return"
         pid = one.slot.engine.pid
         await rested(one)
-        assert (await one.say().told).outcome == "empty"
+        assert (await one.say().result).outcome == "empty"
         assert one.slot.engine.pid == pid, "FP32's silence costs no worker"
 
 
@@ -155,14 +155,14 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
     tmp_path: Path, limit: float, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=deaf", demote_empty=limit) as one:
-        told = await one.say().told
-        assert told.outcome == outcome
+        result = await one.say().result
+        assert result.outcome == outcome
         assert left(one) == ("half on cpu", [])
         assert len(one.spool.waiting()) == len(events(caplog, "kept")) == (outcome == "kept")
         await rested(one)
-        assert (await one.say(sound.silence(1.0)).told).outcome == "empty"
+        assert (await one.say(sound.silence(1.0)).result).outcome == "empty"
         if outcome == "kept":
-            assert told.detail.startswith("half found no word in 0.")
+            assert result.detail.startswith("half found no word in 0.")
             assert await one.transcriber.retry(one.spool.waiting()[0]), "by the next candidate"
             assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
 
@@ -170,8 +170,8 @@ async def test_little_speech_without_a_word_is_no_reason_and_its_sound_is_kept(
 @case
 async def test_speech_without_a_word_adds_up_from_take_to_take(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=deaf", demote_empty=1.0) as one:
-        told = [await one.say().told for _ in range(3)]
-        assert [each.outcome for each in told] == ["kept", "delivered", "delivered"]
+        result = [await one.say().result for _ in range(3)]
+        assert [each.outcome for each in result] == ["kept", "delivered", "delivered"]
         assert left(one) == ("fp32 on cpu", [("half on cpu", "empty")])
         [note] = one.spool.waiting()
         assert await one.transcriber.retry(note)
@@ -181,17 +181,17 @@ async def test_speech_without_a_word_adds_up_from_take_to_take(tmp_path: Path) -
 async def test_a_candidate_that_is_slower_than_fp32_was_is_left_after_the_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
-    monkeypatch.setattr(fallback_triggers, "ENOUGH", 2)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_SECONDS", 0.1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_BUFFERS", 2)
     for limit, expected in ((10.0, "fp32 on cpu"), (0.0, "half on cpu")):
         async with at_work(tmp_path, "half=slow-answers", demote_slower=limit) as one:
             measured(one.settings.model, p50_ms=100.0)
             for _ in range(2):
-                assert (await one.say().told).strategy == "half", "while it speaks it stays"
+                assert (await one.say().result).strategy == "half", "while it speaks it stays"
                 await rested(one)
             assert one.slot.engine.candidate.name == expected
             assert one.slot.engine.ready is not None, "the next one is ready"
-            assert (await one.say().told).outcome == "delivered"
+            assert (await one.say().result).outcome == "delivered"
     [step] = events(caplog, "demoted")
     assert (step["KIND"], step["P50_MS"], step["BASELINE_P50_MS"]) == ("slow", "90000", "100")
     no_text(caplog)
@@ -201,14 +201,14 @@ async def test_a_candidate_that_is_slower_than_fp32_was_is_left_after_the_take(
 async def test_without_a_comparison_nothing_is_slow_or_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
-    monkeypatch.setattr(fallback_triggers, "ENOUGH", 1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_SECONDS", 0.1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_BUFFERS", 1)
     async with at_work(tmp_path, "half=slow-answers") as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         assert left(one) == ("half on cpu", [])
     async with at_work(tmp_path, "half=heavy") as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         assert left(one) == ("half on cpu", [])
 
@@ -219,7 +219,7 @@ async def test_a_candidate_that_holds_more_than_fp32_did_is_left(
 ) -> None:
     async with at_work(tmp_path, "half=heavy") as one:
         measured(one.settings.model, process=500 * MIB)
-        await one.say().told
+        await one.say().result
         await rested(one)
         assert left(one) == ("fp32 on cpu", [("half on cpu", "memory")])
         [step] = events(caplog, "demoted")
@@ -234,13 +234,13 @@ async def test_workers_that_are_lost_again_and_again_are_a_rate(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path) as one:
-        for number in range(fallback_triggers.FEWEST_FAILURES):
+        for number in range(fallback_triggers.MIN_FAILURES):
             await one.slot.load()
             assert left(one) == ("half on cpu", []), f"forgiven {number} times"
             pid = one.slot.engine.pid
             assert pid
             os.kill(pid, signal.SIGKILL)
-            assert (await one.say().told).outcome == "delivered"
+            assert (await one.say().result).outcome == "delivered"
             await rested(one)
         assert left(one) == ("fp32 on cpu", [("half on cpu", "failures")])
         [step] = events(caplog, "demoted")
@@ -252,9 +252,9 @@ async def test_out_of_memory_and_what_is_not_finite_cost_a_candidate_and_no_word
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, "half=nan-in-layer") as one:
-        told = await one.say(TWICE).told
-        assert (told.outcome, told.strategy) == ("delivered", "half(encoder.layers.3:float32)")
-        assert told.text.count("samples") == 2
+        result = await one.say(TWICE).result
+        assert (result.outcome, result.strategy) == ("delivered", "half(encoder.layers.3:float32)")
+        assert result.text.count("samples") == 2
         [step] = events(caplog, "demoted")
         assert (step["KIND"], step["STRATEGY"]) == (
             "non-finite",
@@ -262,7 +262,7 @@ async def test_out_of_memory_and_what_is_not_finite_cost_a_candidate_and_no_word
         )
         assert step["EFFECTIVE"] == "encoder=float16/float32"
     async with at_work(tmp_path, "half=oom") as one:
-        assert (await one.say().told).strategy == "fp32"
+        assert (await one.say().result).strategy == "fp32"
     assert [step["KIND"] for step in events(caplog, "demoted")] == ["non-finite", "out-of-memory"]
 
 
@@ -275,7 +275,7 @@ async def test_a_candidate_that_surely_changes_words_is_left(
         monkeypatch.setattr(shadow, "disagreement", lambda counts: next(bounds))
         for number in range(3):
             assert left(one) == ("half on cpu", [])
-            await one.say().told
+            await one.say().result
             await until(lambda: len(events(caplog, "shadow")) == number + 1)  # noqa: B023
         await until(lambda: bool(events(caplog, "demoted")))
         assert left(one)[1] == [("half on cpu", "changed")]
@@ -303,7 +303,7 @@ async def test_where_no_candidate_would_help_that_is_said_once(
             Baseline("now", {"fp32": BaselineFigures(1, "nvml", None, None, None)}),
         )
         for _ in range(2):
-            await one.say().told
+            await one.say().result
             await rested(one)
         assert engine.candidate.name == "tf32"
         [said] = events(caplog, "rejected")
@@ -320,7 +320,7 @@ async def test_a_candidate_above_the_budget_gives_way_to_one_that_needs_less(
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "half=heavy bfloat16=heavy", vram_budget="50%") as one:
         for expected in ("half", "fp32"):
-            assert (await one.say().told).strategy == expected
+            assert (await one.say().result).strategy == expected
             await rested(one)
         in_service, why = left(one)
         assert in_service == "fp32 on cpu"
@@ -350,19 +350,19 @@ def test_the_budget_is_of_the_card_that_the_candidate_is_on(
 
 @case
 async def test_a_person_is_told_once_and_the_status_for_as_long_as_it_lasts(tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
+    result: list[tuple[str, str]] = []
     async with at_work(tmp_path, "half=nan") as one:
-        one.slot.monitor._warn = lambda *said: told.append(said)
-        assert one.slot.monitor.below(one.slot.engine) is None
+        one.slot.monitor._warn = lambda *said: result.append(said)
+        assert one.slot.monitor.fallback(one.slot.engine) is None
         for _ in range(3):
-            await one.say().told
-        assert told == [
+            await one.say().result
+        assert result == [
             (
                 "Another precision",
                 "fell back from half on cpu to fp32 on cpu: the encoder put out nan",
             )
         ]
-        below = one.slot.monitor.below(one.slot.engine)
+        below = one.slot.monitor.fallback(one.slot.engine)
         assert below == {
             "wanted": "half on cpu", "kind": "non-finite", "detail": "the encoder put out nan", "again_in": None
         }  # fmt: skip
@@ -393,7 +393,7 @@ async def test_several_who_are_asked_at_once_hear_of_one_step(
             async for _ in one.transcriber.transcribe(pieces, StreamingSession(one.settings)):
                 pass
 
-        await asyncio.gather(*(listen() for _ in range(3)), one.say().told)
+        await asyncio.gather(*(listen() for _ in range(3)), one.say().result)
         assert len(events(caplog, "demoted")) == len(events(caplog, "rejected")) == 1
 
 
@@ -411,7 +411,7 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
         at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.002) as one,
         resting(one),
     ):
-        assert (await one.say().told).strategy == "fp32"
+        assert (await one.say().result).strategy == "fp32"
         await until(
             lambda: (
                 one.slot.engine.candidate.name == "half on cpu"
@@ -419,8 +419,8 @@ async def test_what_has_passed_is_tried_again_while_nobody_speaks(
             )
         )
         assert one.engines[0].pid is None
-        assert (await one.say().told).strategy == "half"
-        assert one.slot.monitor.below(one.slot.engine) is None
+        assert (await one.say().result).strategy == "half"
+        assert one.slot.monitor.fallback(one.slot.engine) is None
         [back] = events(caplog, "promoted")
         assert (back["STRATEGY"], back["BEFORE"]) == ("half on cpu", "fp32 on cpu")
 
@@ -457,7 +457,7 @@ async def test_a_file_that_was_heard_leaves_the_rest_to_go_on(tmp_path: Path) ->
 @case
 async def test_what_is_the_candidates_own_fault_is_not_tried_again(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=nan", promote_after=0.0001) as one, resting(one) as idle:
-        await one.say().told
+        await one.say().result
         await rested(one)
         assert idle.due is None
         assert not await one.slot.try_restore()
@@ -471,7 +471,7 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
 ) -> None:
     monkeypatch.setattr(engine_slot, "fits_beside", lambda *_: beside)
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         wait = one.slot.monitor.backoff.wait
         one.slot.settings = msgspec.structs.replace(one.settings, model="half=refuse")
@@ -481,23 +481,23 @@ async def test_a_try_in_vain_leaves_what_serves_and_waits_twice_as_long(
         assert served.ready is not None, "it serves as before"
         assert one.slot.monitor.backoff.wait == 2 * wait
         assert one.engines[-1].pid is None
-        assert (await one.say().told).strategy == "fp32"
+        assert (await one.say().result).strategy == "fp32"
 
 
 @case
 async def test_a_candidate_that_is_tried_again_is_judged_by_what_it_does_from_then_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
-    monkeypatch.setattr(fallback_triggers, "ENOUGH", 2)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_SECONDS", 0.1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_BUFFERS", 2)
     async with at_work(tmp_path, "half=slow-answers", promote_after=1.0) as one:
         measured(one.settings.model, p50_ms=100.0)
         for expected in ("half", "half", "fp32"):
-            assert (await one.say().told).strategy == expected
+            assert (await one.say().result).strategy == expected
             await rested(one)
         assert await one.slot.try_restore()
         for expected in ("half", "half", "fp32"):
-            assert (await one.say().told).strategy == expected
+            assert (await one.say().result).strategy == expected
             await rested(one)
         assert one.slot.monitor.backoff.wait == 120, "it was in vain"
 
@@ -505,12 +505,12 @@ async def test_a_candidate_that_is_tried_again_is_judged_by_what_it_does_from_th
 @case
 async def test_a_parked_engine_is_exchanged_without_a_worker(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=1.0) as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         await one.slot.unload()
         assert await one.slot.try_restore()
         assert one.slot.engine.pid is None
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
 
 
 @case
@@ -522,13 +522,13 @@ async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
         at_work(tmp_path, f"half=oom@{tmp_path}/once", promote_after=0.001) as one,
         resting(one),
     ):
-        await one.say().told
+        await one.say().result
         one.slot.settings = msgspec.structs.replace(one.settings, model="half=gate")
         await until(lambda: len(one.engines) == 2 and one.engines[1].pid is not None)
         pid, job = one.engines[1].pid, one.slot.activity.idle_job
         assert pid
         assert job
-        assert (await one.say().told).strategy == "fp32"
+        assert (await one.say().result).strategy == "fp32"
         await asyncio.wait([job])
         assert job.cancelled()
         assert one.engines[1].pid is None
@@ -538,12 +538,12 @@ async def test_a_key_ends_the_try_at_once_and_the_text_comes_from_what_serves(
 @case
 async def test_use_overrides_and_forgets(tmp_path: Path) -> None:
     async with at_work(tmp_path, f"half=nan@{tmp_path}/once") as one:
-        await one.say().told
+        await one.say().result
         assert left(one) == ("fp32 on cpu", [("half on cpu", "non-finite")])
         await one.slot.replace(one.settings, strict=True)
         assert left(one) == ("half on cpu", [])
         assert one.slot.monitor.backoff.seconds_left(0.0) is None
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
 
 
 # -- the shadow
@@ -556,18 +556,18 @@ async def test_one_take_in_n_is_heard_again_in_fp32_and_only_counts_remain(
 ) -> None:
     async with at_work(tmp_path, "half=garbled", shadow=2, keep_audio="never") as one, resting(one):
         for _ in range(4):
-            await one.say(TWICE).told
+            await one.say(TWICE).result
             await rested(one)
         await until(lambda: len(events(caplog, "shadow")) == 2)
         assert one.spool.all() == []
         assert not list(one.spool.where.iterdir())
-        told = events(caplog, "shadow")
+        result = events(caplog, "shadow")
         assert [
-            (each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in told
+            (each["STRATEGY"], each["WORDS"], each["CHANGED"], each["DEVICE"]) for each in result
         ] == 2 * [("half", "8", "2", "cpu")]
         await until(lambda: len([each for each in one.engines if each.pid is not None]) == 1)
         assert one.slot.shadow.figures == {
-            "strategy": "half", "takes": 2, "changed": 4, "words": 16, "per_100": 25.0, "low": None, "high": None,
+            "strategy": "half", "recordings": 2, "changed": 4, "words": 16, "per_100": 25.0, "low": None, "high": None,
             "waiting": 0,
         }  # fmt: skip
         no_text(caplog)
@@ -578,7 +578,7 @@ async def test_the_same_words_are_no_disagreement(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_work(tmp_path, shadow=1) as one, resting(one):
-        await one.say(TWICE).told
+        await one.say(TWICE).result
         await until(lambda: bool(events(caplog, "shadow")))
         figures = one.slot.shadow.figures
         assert (figures["changed"], figures["words"], figures["low"], figures["high"]) == (
@@ -593,7 +593,7 @@ async def test_the_same_words_are_no_disagreement(
 async def test_fp32_has_no_shadow_and_neither_has_silence(tmp_path: Path) -> None:
     for strategy, samples in (("fp32", SAID), ("half", sound.silence(1.0))):
         async with at_work(tmp_path, strategy=strategy, shadow=1) as one:
-            await one.say(samples).told
+            await one.say(samples).result
             assert not one.slot.shadow.waiting
 
 
@@ -606,12 +606,12 @@ async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
         resting(one),
     ):
         for _ in range(2):
-            await one.say().told
+            await one.say().result
             await rested(one)
         await until((tmp_path / "once").exists)
         job, shadowing = one.slot.activity.idle_job, one.engines[1]
         assert job
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
         await asyncio.wait([job])
         assert job.cancelled()
         assert shadowing.pid is None
@@ -622,16 +622,16 @@ async def test_a_key_ends_the_shadow_at_once_and_it_is_done_later(
 @case
 async def test_what_waits_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = len(SAID) / 16_000
-    monkeypatch.setattr(shadow, "MOST", 2.5 * seconds)
+    monkeypatch.setattr(shadow, "MAX_WAITING_SECONDS", 2.5 * seconds)
     async with at_work(tmp_path, shadow=1) as one:
         for _ in range(5):
-            await one.say().told
+            await one.say().result
         await rested(one)
         held = one.slot.shadow._waiting
         assert len(held) == 2
-        assert all(np.array_equal(each.sound, SAID) for each in held)
-        monkeypatch.setattr(shadow, "LONGEST", 0.5 * seconds)
-        await one.say().told
+        assert all(np.array_equal(each.audio, SAID) for each in held)
+        monkeypatch.setattr(shadow, "MAX_RECORDING_SECONDS", 0.5 * seconds)
+        await one.say().result
         await rested(one)
         assert len(held) == 2
 
@@ -664,14 +664,14 @@ def test_where_a_second_worker_goes(monkeypatch: pytest.MonkeyPatch) -> None:
 def crowd(one: Room, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], list[tuple[str, str]]]:
     """Let every candidate on the card need 1,000 MiB; return what is free there, to be set, and
     what a person is told."""
-    free, told = [100 * MIB], list[tuple[str, str]]()
+    free, result = [100 * MIB], list[tuple[str, str]]()
     monkeypatch.setattr(gpus, "free_bytes", lambda index: free[0])
     engine, needs = one.slot.engine, ("half", "bfloat16", "tf32", "fp32")
     engine.plan = msgspec.structs.replace(
         engine.plan, needs={name: Need(1000 * MIB) for name in needs}
     )
-    one.slot.monitor._warn = lambda *said: told.append(said)
-    return free, told
+    one.slot.monitor._warn = lambda *said: result.append(said)
+    return free, result
 
 
 @case
@@ -680,7 +680,7 @@ async def test_what_comes_back_after_parking_and_is_left_again_is_told_each_time
 ) -> None:
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "*=ok") as one:
-        free, told = crowd(one, monkeypatch)
+        free, result = crowd(one, monkeypatch)
         for room, candidate in (
             (100, "fp32 on cpu"),
             (5000, "half"),
@@ -696,7 +696,7 @@ async def test_what_comes_back_after_parking_and_is_left_again_is_told_each_time
         assert [(step["BEFORE"], step["STRATEGY"]) for step in events(caplog, "promoted")] == [
             ("fp32 on cpu", "half")
         ]
-        assert len(told) == 2
+        assert len(result) == 2
 
 
 @case
@@ -705,21 +705,21 @@ async def test_what_failed_for_another_reason_after_parking_is_told(
 ) -> None:
     monkeypatch.setattr(gpus, "gpus", lambda: [CARD])
     async with at_work(tmp_path, "half=oom *=ok") as one:
-        free, told = crowd(one, monkeypatch)
+        free, result = crowd(one, monkeypatch)
         await one.slot.load()
         await one.slot.unload()
         free[0] = 5000 * MIB
         await one.slot.load()
-        assert (await one.say().told).outcome == "delivered"
+        assert (await one.say().result).outcome == "delivered"
         assert [step["KIND"] for step in events(caplog, "demoted")] == ["no-room", "out-of-memory"]
-        assert len(told) == 2
+        assert len(result) == 2
         assert one.slot.monitor.backoff.seconds_left(0.0) is not None
 
 
 def slow(monkeypatch: pytest.MonkeyPatch, one: Room) -> None:
     """Have one long answer be enough to call a candidate slow."""
-    monkeypatch.setattr(fallback_triggers, "LONG", 0.1)
-    monkeypatch.setattr(fallback_triggers, "ENOUGH", 1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_SECONDS", 0.1)
+    monkeypatch.setattr(fallback_triggers, "MIN_LONG_BUFFERS", 1)
     measured(one.settings.model, p50_ms=100.0)
 
 
@@ -741,7 +741,7 @@ async def test_a_verdict_is_of_the_worker_that_it_was_found_of(
         recording = one.say()
         await reading.wait()
         await one.slot.replace(other(one, "bfloat16"), strict=True)
-        await recording.told
+        await recording.result
         await rested(one)
         assert left(one) == ("bfloat16 on cpu", [])
         assert events(caplog, "demoted") == []
@@ -754,19 +754,19 @@ async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tr
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(tmp_path, "half=nan bfloat16=nan *=ok") as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         engine = one.slot.engine
         assert engine.failures
         again = FallbackMonitor(one.settings, engine, lambda *_: None)
-        again.heard(
+        again.note_answer(
             1.0,
             "final",
             protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1),
         )
         assert again.judge(engine, None, {}) is None
-        again.promoted(engine)
-        again.heard(
+        again.report_restored(engine)
+        again.note_answer(
             1.0,
             "final",
             protocol.Answer(0, protocol.Hypothesis("a", [], 0, 1, "fp32"), 0.1, 0.1, 0.1),
@@ -777,7 +777,7 @@ async def test_failures_of_candidates_before_are_not_the_fault_of_one_that_is_tr
 @case
 async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=deaf *=ok", demote_empty=0.3) as one:
-        assert (await one.say().told).outcome == "delivered"
+        assert (await one.say().result).outcome == "delivered"
         one.slot.engine.mark_inherent("empty", ["bfloat16 on cpu"])
         assert left(one)[1] == [("half on cpu", "empty")], "FP32 heard a word"
 
@@ -785,17 +785,17 @@ async def test_only_the_candidates_that_the_same_silence_left_are_pardoned(tmp_p
 @case
 async def test_no_return_means_none(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=oom", promote_after=1.0) as one:
-        assert (await one.say().told).outcome == "delivered"
+        assert (await one.say().result).outcome == "delivered"
         backoff, never = (
             one.slot.monitor.backoff,
             msgspec.structs.replace(one.settings, promote_after=0.0),
         )
         assert backoff.seconds_left(0.0)
-        one.slot.monitor.adopt(never)
+        one.slot.monitor.apply_settings(never)
         assert backoff.seconds_left(0.0) is None
         backoff.note_retry(0.0, held=False)
         assert backoff.seconds_left(1e9) is None
-        one.slot.monitor.adopt(one.settings)
+        one.slot.monitor.apply_settings(one.settings)
         assert backoff.seconds_left(0.0), "what is below is waited for again"
 
 
@@ -816,7 +816,7 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
 
         crowd(one, monkeypatch)
         monkeypatch.setattr(gpus, "free_bytes", free)
-        assert (await one.say().told).strategy == "half"
+        assert (await one.say().result).strategy == "half"
         await rested(one)
         await one.slot.unload()
         await until(lambda: len(one.engines) > 1 and one.engines[1].ready is not None)
@@ -824,7 +824,7 @@ async def test_a_shadow_gives_its_memory_back_before_a_key_starts_a_worker(
         loading = asyncio.create_task(one.slot.load())  # as a key does
         push(recording, SAID)
         recording.end()
-        assert (await recording.told).strategy == "half"
+        assert (await recording.result).strategy == "half"
         await loading
         assert left(one) == ("half", [])
 
@@ -846,10 +846,10 @@ async def test_a_shadow_of_another_engine_is_not_held_against_the_one_in_service
         await typing.wait()
         await one.slot.replace(one.settings)
         done.set()
-        await recording.told
+        await recording.result
         await rested(one)
         assert not one.slot.shadow.waiting
         one.transcriber._deliver = usual
-        await one.say().told
+        await one.say().result
         await rested(one)
         assert one.slot.shadow.waiting

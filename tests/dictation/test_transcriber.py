@@ -100,7 +100,7 @@ class Room:
 
 
 def push(one: Dictation, samples: Any) -> None:
-    start = one.take.samples
+    start = one.recording.samples
     for at in range(0, len(samples), 320):
         one.push(
             AudioBlock(7777 + start + at, samples[at : at + 320])
@@ -177,7 +177,7 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
-        await own.adopt()
+        await own.apply_settings()
         source.give()
         recording = own.start()
         ending = asyncio.create_task(own.stop())
@@ -188,8 +188,8 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
         source.give()
         await ending
         source.give()
-        assert recording.take.samples == 3 * 320
-        await recording.told
+        assert recording.recording.samples == 3 * 320
+        await recording.result
 
 
 @case
@@ -197,16 +197,16 @@ async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) 
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
-        await own.adopt()
-        one.transcriber.watched = 1
+        await own.apply_settings()
+        one.transcriber.watchers = 1
         assert source.patient(), "it is open in case somebody speaks, and shows nothing"
-        one.transcriber.watched = 0
+        one.transcriber.watchers = 0
         recording = own.start()
         source.give(sound.silence(1.0))
         assert source.patient(), "nobody speaks"
-        one.transcriber.watched = 1
+        one.transcriber.watchers = 1
         assert not source.patient(), "somebody looks at the level"
-        one.transcriber.watched = 0
+        one.transcriber.watchers = 0
         source.give(sound.speech(2.0))
         assert not source.patient(), "somebody speaks"
         source.give(sound.silence(2.0))
@@ -217,7 +217,7 @@ async def test_only_while_nobody_waits_for_sound_may_it_be_late(tmp_path: Path) 
         source.give()
         await ending
         assert source.patient()
-        await recording.told
+        await recording.result
 
 
 @case
@@ -226,10 +226,10 @@ async def test_a_microphone_that_stays_open_and_fell_silent_keeps_nobody_waiting
 ) -> None:
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.transcriber, lambda *_: OpenMicrophone(), mock.Mock())
-        await own.adopt()
+        await own.apply_settings()
         recording = own.start()
         assert await own.stop() is recording
-        assert (await recording.told).outcome == "empty"
+        assert (await recording.result).outcome == "empty"
 
 
 class Desk:
@@ -250,7 +250,7 @@ class Desk:
         recording = self.recorder.start()
         self.made[-1].give(SAID)
         await self.recorder.stop()
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         return recording
 
 
@@ -260,19 +260,19 @@ async def test_another_microphone_that_stays_open_has_a_clock_and_a_past_of_its_
 ) -> None:
     async with at_work(tmp_path, pre_roll=1.0) as one:
         desk = Desk(one)
-        await desk.recorder.adopt()
+        await desk.recorder.apply_settings()
         desk.made[0].give(sound.silence(9.6))
         desk.made[0].give(sound.speech(0.4))
-        await desk.recorder.adopt()
+        await desk.recorder.apply_settings()
         assert len(desk.made) == 1, "nothing has changed"
         desk.change(microphone="another")
-        await desk.recorder.adopt()
+        await desk.recorder.apply_settings()
         assert [each.called for each in desk.made] == ["", "another"]
         assert desk.made[0].closed
         desk.made[0].give(sound.speech(1.0))  # the last that it hears
         desk.made[1].give(sound.silence(0.2))
         recording = await desk.say()
-        assert recording.take.samples == len(SAID) + 3200
+        assert recording.recording.samples == len(SAID) + 3200
 
 
 @case
@@ -285,11 +285,11 @@ async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(
             recording = desk.recorder.start()
             desk.made[-1].give(SAID)
             desk.change(**given)
-            await desk.recorder.adopt()
+            await desk.recorder.apply_settings()
             desk.made[-1].give(sound.silence(0.2))
             await desk.recorder.stop()
-            assert recording.take.samples == len(SAID) + 3200
-            assert (await recording.told).outcome == "delivered"
+            assert recording.recording.samples == len(SAID) + 3200
+            assert (await recording.result).outcome == "delivered"
         assert [each.called for each in desk.made] == ["", "", "another", "another"]
         assert all(each.closed for each in desk.made)
 
@@ -298,18 +298,18 @@ async def test_what_changes_while_a_recording_goes_on_is_acted_upon_at_its_end(
 async def test_a_key_while_the_microphone_is_exchanged_opens_one_at_once(tmp_path: Path) -> None:
     async with at_work(tmp_path, pre_roll=1.0) as one:
         desk = Desk(one)
-        await desk.recorder.adopt()
+        await desk.recorder.apply_settings()
         desk.made[0].give(sound.silence(2.0))
         desk.change(microphone="another")
-        exchange = asyncio.create_task(desk.recorder.adopt())
+        exchange = asyncio.create_task(desk.recorder.apply_settings())
         await asyncio.sleep(0)
         recording = desk.recorder.start()
         desk.made[0].give(sound.silence(1.0))
         desk.made[1].give(SAID)
         await exchange
         await desk.recorder.stop()
-        assert recording.take.samples == len(SAID)
-        assert (await recording.told).outcome == "delivered"
+        assert recording.recording.samples == len(SAID)
+        assert (await recording.result).outcome == "delivered"
         assert [each.called for each in desk.made] == ["", "another", "another"]
         assert await desk.say()
         assert len(desk.made) == 3, "it stays open now"
@@ -322,13 +322,13 @@ async def test_a_key_while_the_microphone_is_exchanged_opens_one_at_once(tmp_pat
 @case
 async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        told = await one.say().told
-        assert told.outcome == "delivered"
-        assert one.arrived == [told.text]
-        assert "samples sum" in told.text
-        assert told.seconds == pytest.approx(len(SAID) / 16_000)
-        assert told.strategy == "half"
-        assert one.transcriber.last == told
+        result = await one.say().result
+        assert result.outcome == "delivered"
+        assert one.arrived == [result.text]
+        assert "samples sum" in result.text
+        assert result.seconds == pytest.approx(len(SAID) / 16_000)
+        assert result.strategy == "half"
+        assert one.transcriber.last == result
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
         assert one.slot.memory == memory.Memory(4, process=1000)
@@ -337,8 +337,8 @@ async def test_what_was_said_arrives_and_its_sound_goes(tmp_path: Path) -> None:
 @case
 async def test_silence_is_empty_and_asks_no_worker(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        told = await one.say(sound.silence(1.0)).told
-        assert (told.outcome, told.text, one.arrived) == ("empty", "", [])
+        result = await one.say(sound.silence(1.0)).result
+        assert (result.outcome, result.text, one.arrived) == ("empty", "", [])
         assert one.engines[0].ready is None
         assert one.spool.all() == []
 
@@ -346,8 +346,8 @@ async def test_silence_is_empty_and_asks_no_worker(tmp_path: Path) -> None:
 @case
 async def test_a_recording_without_one_block_is_empty(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
-        told = await one.say(sound.silence(0)).told
-        assert (told.outcome, told.seconds) == ("empty", 0.0)
+        result = await one.say(sound.silence(0)).result
+        assert (result.outcome, result.seconds) == ("empty", 0.0)
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
 
@@ -359,8 +359,8 @@ async def test_several_recordings_are_delivered_in_the_order_they_were_made(tmp_
             one.say(np.concatenate([SAID, sound.silence(0.2 * n), SAID])) for n in range(4)
         ]
         assert one.transcriber.waiting == 4
-        told = [await recording.told for recording in recordings]
-        assert one.arrived == [each.text for each in told]
+        result = [await recording.result for recording in recordings]
+        assert one.arrived == [each.text for each in result]
         assert len(set(one.arrived)) > 1
         await rested(one)
         assert one.transcriber.waiting == 0
@@ -376,10 +376,13 @@ async def test_what_is_said_before_the_model_is_ready_is_heard_afterwards(
         loading = asyncio.create_task(one.slot.load())
         first, second = one.say(), one.say(TWICE)
         await until(lambda: one.slot.loading == "import")
-        assert not first.told.done()
+        assert not first.result.done()
         assert one.spool.all() == [], "both are in hand"
         gate.touch()
-        assert [(await each.told).outcome for each in (first, second)] == ["delivered", "delivered"]
+        assert [(await each.result).outcome for each in (first, second)] == [
+            "delivered",
+            "delivered",
+        ]
         await loading
         assert (one.slot.loading, one.slot.error) == ("", "")
 
@@ -393,19 +396,19 @@ async def test_text_goes_along_with_speech_where_segments_are_wanted(tmp_path: P
         assert not recording.ended
         push(recording, TWICE[len(SAID) :])
         recording.end()
-        told = await recording.told
-        assert told.outcome == "delivered"
+        result = await recording.result
+        assert result.outcome == "delivered"
         assert len(one.arrived) == 2
-        assert " ".join(one.arrived) == told.text
+        assert " ".join(one.arrived) == result.text
 
 
 @case
 async def test_a_private_recording_tells_its_asker_and_nobody_else(tmp_path: Path) -> None:
     for deliver in ("take", "segment"):
         async with at_work(tmp_path, deliver=deliver) as one:
-            told = await one.say(private=True).told
-            assert told.outcome == "delivered"
-            assert told.text
+            result = await one.say(private=True).result
+            assert result.outcome == "delivered"
+            assert result.text
             assert one.arrived == []
 
 
@@ -420,7 +423,7 @@ async def test_the_text_grows_while_recording(tmp_path: Path) -> None:
         push(recording, sound.speech(0.3))
         assert recording.level > -20
         recording.end()
-        assert (await recording.told).text.startswith(recording.text.split()[0])
+        assert (await recording.result).text.startswith(recording.text.split()[0])
 
 
 @case
@@ -430,15 +433,15 @@ async def test_a_draft_is_made_only_where_somebody_looks_on(tmp_path: Path) -> N
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(1.0)]))
         await asyncio.sleep(0.3)
-        assert recording.draft == ""
-        one.transcriber.watched += 1
+        assert recording.partial_text == ""
+        one.transcriber.watchers += 1
         push(recording, sound.speech(0.4))
-        await until(lambda: bool(recording.draft))
+        await until(lambda: bool(recording.partial_text))
         assert recording.text == ""
         assert one.arrived == []
         recording.end()
-        await recording.told
-        assert recording.draft == ""
+        await recording.result
+        assert recording.partial_text == ""
 
 
 @case
@@ -449,11 +452,11 @@ async def test_text_that_rested_before_the_key_is_there_without_asking_again(
         await one.slot.load()
         recording = one.begin()
         push(recording, np.concatenate([sound.silence(0.4), sound.speech(0.8), sound.silence(0.3)]))
-        await until(lambda: recording.dictation.answer is not None)
-        asked = recording.dictation.answer
+        await until(lambda: recording.session.answer is not None)
+        asked = recording.session.answer
         recording.end()
-        assert (await recording.told).outcome == "delivered"
-        assert recording.dictation.answer is asked
+        assert (await recording.result).outcome == "delivered"
+        assert recording.session.answer is asked
 
 
 @case
@@ -472,8 +475,8 @@ async def test_what_was_text_before_a_failure_is_told_with_it(
             return answer
 
         monkeypatch.setattr(one.engines[0], "transcribe", once)
-        told = await one.say(TWICE).told
-        assert (told.outcome, told.text) == ("kept", heard[0])
+        result = await one.say(TWICE).result
+        assert (result.outcome, result.text) == ("kept", heard[0])
         assert one.spool.waiting()[0].text == heard[0]
 
 
@@ -484,16 +487,16 @@ COMMANDS = {"commands": True, "spoken": {"samples": "^;", "sum": "^\n^"}}
 def test_everybody_is_told_the_text_that_commands_made(tmp_path: Path, private: bool) -> None:
     async def go() -> None:
         async with at_work(tmp_path, keep_audio="always", **COMMANDS) as one:
-            told = await one.say(private=private).told
+            result = await one.say(private=private).result
             await rested(one)
-            count, total = told.text.partition(";\n")[::2]
+            count, total = result.text.partition(";\n")[::2]
             assert count.isdigit()
             assert total.lstrip("-").isdigit()
-            assert one.arrived == [told.text] * (not private)
-            assert one.transcriber.last.text == told.text
+            assert one.arrived == [result.text] * (not private)
+            assert one.transcriber.last.text == result.text
             (note,) = one.spool.all()
-            assert note.text == told.text
-            assert await one.transcriber.retry(note) == told.text
+            assert note.text == result.text
+            assert await one.transcriber.retry(note) == result.text
 
     asyncio.run(go())
 
@@ -511,10 +514,10 @@ async def test_commands_are_obeyed_in_segments_and_what_was_sent_stays(
         assert one.arrived[0].lstrip("-").isdigit(), "the first count was dropped, the sum was not"
         push(recording, TWICE[len(SAID) :])
         recording.end()
-        told = await recording.told
-        assert " ".join(one.arrived) == told.text
+        result = await recording.result
+        assert " ".join(one.arrived) == result.text
         assert len(one.arrived) == 2
-        assert recording.writing.missed == 2
+        assert recording.writer.missed == 2
     assert "had been delivered" in caplog.text
 
 
@@ -528,7 +531,7 @@ async def test_no_space_follows_the_end_of_a_line(tmp_path: Path) -> None:
             await one.transcriber._send(recording, "", False)
             assert one.arrived == [end]
             recording.end()
-            await recording.told
+            await recording.result
 
 
 # -- cancel
@@ -541,10 +544,10 @@ async def test_cancelled_while_recording_nothing_is_delivered_or_kept(tmp_path: 
         recording = one.begin()
         push(recording, SAID)
         await until(lambda: bool(recording.text))
-        assert one.transcriber.cancel() == [recording.take.id]
+        assert one.transcriber.cancel() == [recording.recording.id]
         recording.end()
-        told = await recording.told
-        assert (told.outcome, told.text) == ("cancelled", "")
+        result = await recording.result
+        assert (result.outcome, result.text) == ("cancelled", "")
         await rested(one)
         assert one.arrived == []
         assert list(one.spool.where.iterdir()) == []
@@ -560,13 +563,13 @@ async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
     async with at_work(tmp_path, "*=gate") as one:
         recordings = [one.say(), one.say()]
         await until(lambda: one.slot.loading == "import")
-        assert one.transcriber.cancel() == [each.take.id for each in recordings]
+        assert one.transcriber.cancel() == [each.recording.id for each in recordings]
         gate.touch()
-        assert [(await each.told).outcome for each in recordings] == ["cancelled", "cancelled"]
+        assert [(await each.result).outcome for each in recordings] == ["cancelled", "cancelled"]
         await rested(one)
         assert one.arrived == []
         assert list(one.spool.where.iterdir()) == []
-        after = await one.say().told
+        after = await one.say().result
         assert one.arrived == [after.text]
 
 
@@ -574,11 +577,11 @@ async def test_cancelled_while_flushing_nothing_is_delivered_or_kept(
 async def test_what_was_delivered_can_no_longer_be_cancelled(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=ok") as one:
         recording = one.say()
-        told = await recording.told
+        result = await recording.result
         assert one.transcriber.cancel() == [], "it may still be in the queue for its figures"
         one.transcriber.abandon("the end")
         await rested(one)
-        assert one.arrived == [told.text]
+        assert one.arrived == [result.text]
         assert list(one.spool.where.iterdir()) == []
 
 
@@ -590,7 +593,7 @@ async def test_cancelled_after_a_failure_it_is_not_kept(tmp_path: Path) -> None:
         await until(lambda: bool(one.slot.error))
         one.transcriber.cancel()
         recording.end()
-        assert (await recording.told).outcome == "cancelled"
+        assert (await recording.result).outcome == "cancelled"
         await rested(one)
         assert list(one.spool.where.iterdir()) == []
 
@@ -610,9 +613,9 @@ async def test_a_worker_killed_in_the_middle_costs_nothing(tmp_path: Path) -> No
         os.kill(pid, signal.SIGKILL)
         push(recording, TWICE[len(SAID) :])
         recording.end()
-        told = await recording.told
-        assert (told.outcome, told.strategy) == ("delivered", "half")
-        assert told.text.count("samples") == 2
+        result = await recording.result
+        assert (result.outcome, result.strategy) == ("delivered", "half")
+        assert result.text.count("samples") == 2
         await rested(one)
         assert (one.slot.loading, one.slot.error) == ("", ""), "the new worker is up"
 
@@ -623,22 +626,22 @@ async def test_a_candidate_that_does_not_hold_is_told_and_the_next_one_answers(
 ) -> None:
     logging.getLogger("asrd").propagate = True
     async with at_work(tmp_path, "half=nan *=ok") as one:
-        told = await one.say().told
-        assert (told.outcome, told.strategy) == ("delivered", "fp32")
+        result = await one.say().result
+        assert (result.outcome, result.strategy) == ("delivered", "fp32")
         assert "half on cpu is not used: the encoder put out nan" in caplog.text
 
 
 @case
 async def test_when_every_candidate_fails_the_sound_stays_with_the_reason(tmp_path: Path) -> None:
     async with at_work(tmp_path, "half=nan fp32=oom") as one:
-        told = await one.say().told
-        assert (told.outcome, told.text) == ("kept", "")
+        result = await one.say().result
+        assert (result.outcome, result.text) == ("kept", "")
         for part in ("the encoder put out nan", "CUDA out of memory"):
-            assert part in told.detail
+            assert part in result.detail
         (note,) = one.spool.waiting()
-        assert (note.id, note.reason) == (told.take, told.detail)
-        assert one.slot.error == told.detail
-        assert one.transcriber.last == told
+        assert (note.id, note.reason) == (result.id, result.detail)
+        assert one.slot.error == result.detail
+        assert one.transcriber.last == result
         await until(lambda: one.slot.error == "")
         assert one.slot.engine.ready is not None, (
             "the worker of the first candidate is there for the next sound"
@@ -650,14 +653,14 @@ async def test_when_every_candidate_fails_the_sound_stays_with_the_reason(tmp_pa
 async def test_what_ailed_every_candidate_may_be_over_at_the_next_recording(tmp_path: Path) -> None:
     script = f"half=nan@{tmp_path}/one fp32=oom@{tmp_path}/two"
     async with at_work(tmp_path, script) as one:
-        lost = await one.say().told
+        lost = await one.say().result
         assert lost.outcome == "kept"
         await rested(one)
-        told = await one.say().told
-        assert (told.outcome, told.strategy) == ("delivered", "half")
+        result = await one.say().result
+        assert (result.outcome, result.strategy) == ("delivered", "half")
         assert one.slot.error == ""
         (note,) = one.spool.waiting()
-        assert await one.transcriber.retry(note) == told.text
+        assert await one.transcriber.retry(note) == result.text
 
 
 @case
@@ -665,7 +668,7 @@ async def test_a_model_that_does_not_exist_costs_no_sound(tmp_path: Path) -> Non
     async with at_work(tmp_path, "*=model") as one:
         await one.slot.load()
         assert one.slot.error == "no such checkpoint"
-        assert [(await one.say().told).outcome for _ in range(2)] == ["kept", "kept"]
+        assert [(await one.say().result).outcome for _ in range(2)] == ["kept", "kept"]
         assert [note.reason for note in one.spool.waiting()] == 2 * ["no such checkpoint"]
         with pytest.raises(AsrdError, match="no such checkpoint"):
             await one.transcriber.retry(one.spool.waiting()[0])
@@ -678,18 +681,18 @@ async def test_a_failure_in_the_middle_waits_for_the_speaker_to_end(tmp_path: Pa
         recording = one.begin()
         push(recording, SAID)
         await until(lambda: bool(one.slot.error))
-        assert not recording.told.done()
+        assert not recording.result.done()
         push(recording, SAID)
         recording.end()
-        told = await recording.told
-        assert told.outcome == "kept"
+        result = await recording.result
+        assert result.outcome == "kept"
         assert one.spool.waiting()[0].seconds == pytest.approx(2 * len(SAID) / 16_000)
 
 
 @case
 async def test_where_nothing_is_kept_a_failure_says_so(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model", keep_audio="never") as one:
-        assert (await one.say().told).outcome == "lost"
+        assert (await one.say().result).outcome == "lost"
         assert one.spool.all() == []
 
 
@@ -698,18 +701,18 @@ async def test_a_fault_of_the_program_costs_one_take_and_not_the_transcriber(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with at_work(tmp_path) as one:
-        for where in ("_send", "_account"):
+        for where in ("_send", "_log_figures"):
             with monkeypatch.context() as patch:
 
                 async def fail(*_: object) -> None:
                     raise OSError("no more processes")
 
                 patch.setattr(one.transcriber, where, fail)
-                assert (await one.say().told).outcome == (
+                assert (await one.say().result).outcome == (
                     "kept" if where == "_send" else "delivered"
                 )
                 await rested(one)
-        assert (await one.say().told).outcome == "delivered"
+        assert (await one.say().result).outcome == "delivered"
         assert [note.reason for note in one.spool.waiting()] == [
             "internal error: OSError: no more processes"
         ]
@@ -738,12 +741,12 @@ async def test_at_the_very_end_everything_that_is_not_text_is_kept(
 async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
         one.refusals = ["type: no window takes keys"]
-        told = await one.say().told
-        assert (told.outcome, told.detail) == ("kept", "type: no window takes keys")
-        assert told.text
-        assert one.transcriber.last.text == told.text
+        result = await one.say().result
+        assert (result.outcome, result.detail) == ("kept", "type: no window takes keys")
+        assert result.text
+        assert one.transcriber.last.text == result.text
         (note,) = one.spool.waiting()
-        assert (note.text, note.reason) == (told.text, "type: no window takes keys")
+        assert (note.text, note.reason) == (result.text, "type: no window takes keys")
         assert one.slot.error == "", "the model is well"
 
 
@@ -751,10 +754,10 @@ async def test_text_that_did_not_arrive_is_kept_with_its_sound(tmp_path: Path) -
 async def test_one_segment_that_did_not_arrive_keeps_the_take(tmp_path: Path) -> None:
     async with at_work(tmp_path, deliver="segment") as one:
         one.refusals = ["clipboard: gone"]
-        told = await one.say(TWICE).told
-        assert told.outcome == "kept"
+        result = await one.say(TWICE).result
+        assert result.outcome == "kept"
         assert len(one.arrived) <= 1
-        assert one.spool.waiting()[0].text == told.text
+        assert one.spool.waiting()[0].text == result.text
 
 
 # -- kept takes
@@ -765,20 +768,20 @@ async def test_one_segment_that_did_not_arrive_keeps_the_take(tmp_path: Path) ->
 async def test_a_kept_take_gives_the_same_text_later(tmp_path: Path) -> None:
     async with at_work(tmp_path) as one:
         one.refusals = ["type: no window"]
-        told = await one.say(TWICE).told
+        result = await one.say(TWICE).result
         await rested(one)
         (note,) = one.spool.waiting()
         rewriting = asyncio.create_task(one.transcriber.retry(note))
         await asyncio.sleep(0)
         assert one.transcriber.busy, "the model must not leave memory meanwhile"
-        assert await rewriting == told.text
+        assert await rewriting == result.text
         assert not one.transcriber.busy
 
 
 @case
 async def test_a_kept_take_that_is_gone_is_one_clear_error(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
-        await one.say().told
+        await one.say().result
         await rested(one)
         (note,) = one.spool.waiting()
         one.spool.remove(note.id)
@@ -792,7 +795,7 @@ async def test_kept_takes_are_pruned_as_they_come(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=model") as one:
         one.spool.megabytes = 0.3
         for _ in range(4):  # each has 120 kB
-            await one.say().told
+            await one.say().result
             await rested(one)
         assert len(one.spool.waiting()) == 2
 
@@ -809,13 +812,13 @@ async def test_the_alert_is_given_once_until_it_was_below(
     logging.getLogger("asrd").propagate = True
     async with at_work(tmp_path, "*=ok", vram_alert="10MiB") as one:
         for process in (5, 11, 12, 11, 9, 30):
-            one.transcriber._alert.watch(memory.Memory(process=process * MIB), one.settings)
-        one.transcriber._alert.watch(None, one.settings)
-    told = [
+            one.transcriber._memory_alert.watch(memory.Memory(process=process * MIB), one.settings)
+        one.transcriber._memory_alert.watch(None, one.settings)
+    result = [
         record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "vram-alert"
     ]
-    assert [record.ASRD_PROCESS_BYTES for record in told] == [str(11 * MIB), str(30 * MIB)]
-    assert all(record.levelno == logging.WARNING for record in told)
+    assert [record.ASRD_PROCESS_BYTES for record in result] == [str(11 * MIB), str(30 * MIB)]
+    assert all(record.levelno == logging.WARNING for record in result)
 
 
 @case
@@ -828,8 +831,8 @@ async def test_the_journal_gets_figures_and_never_the_text(
         caplog.clear()
         async with at_work(tmp_path, "half=nan", log_text=log_text) as one:
             recording = one.say()
-            recording.stopped = recording.began
-            told = await recording.told
+            recording.stopped_at = recording.began_at
+            result = await recording.result
             await rested(one)
         (take,) = [
             record for record in caplog.records if getattr(record, "ASRD_EVENT", "") == "take"
@@ -838,13 +841,15 @@ async def test_the_journal_gets_figures_and_never_the_text(
         wanted = {
             "OUTCOME": "delivered",
             "STRATEGY": "fp32",
-            "TAKE": told.take,
-            "WORDS": f"{len(told.text.split())}",
+            "TAKE": result.id,
+            "WORDS": f"{len(result.text.split())}",
         }
         assert {name: fields[f"ASRD_{name}"] for name in wanted} == wanted
         assert fields["ASRD_PROCESS_BYTES"] == "1000"
         assert float(fields["ASRD_STOP_TO_TEXT_MS"]) >= 0
         spoken = any(
-            told.text in str(value) for record in caplog.records for value in vars(record).values()
+            result.text in str(value)
+            for record in caplog.records
+            for value in vars(record).values()
         )
         assert spoken is log_text

@@ -224,14 +224,14 @@ async def test_of_several_sounds_at_once_only_the_one_that_fails_is_refused(
 @case
 async def test_after_such_a_sound_the_engine_comes_back_by_itself(tmp_path: Path) -> None:
     async with at_work(tmp_path, "*=allergic:nan") as one:
-        told = await one.say(marked(np.random.default_rng(3))).told
-        assert told.outcome == "kept"
-        assert "no precision makes text of this audio" in told.detail
+        result = await one.say(marked(np.random.default_rng(3))).result
+        assert result.outcome == "kept"
+        assert "no precision makes text of this audio" in result.detail
         await rested(one)
         await until(lambda: one.slot.engine.ready is not None)
         await until(lambda: one.slot.error == "")
-        told = await one.say().told
-        assert (told.outcome, told.strategy) == ("delivered", "half")
+        result = await one.say().result
+        assert (result.outcome, result.strategy) == ("delivered", "half")
         assert one.slot.engine.rejected == []
 
 

@@ -19,7 +19,7 @@ from asrd.evaluation.report.page import html
 from asrd.evaluation.report.table import table
 from asrd.evaluation.speech import read_manifest
 from asrd.scoring import edits
-from tests.evaluation.test_text import comparison, measured
+from tests.evaluation.test_table import comparison, measured
 from tests.fakes.relabelled import chinese, plain, relabelled
 from tests.tools.test_seams import tool
 

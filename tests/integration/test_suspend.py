@@ -81,7 +81,7 @@ async def test_a_worker_lost_while_figures_are_read_leaves_a_daemon_at_rest(
     script = "*=ok" if act == "outside" else f"*={act}@{tmp_path}/once"
     async with at_work(tmp_path, script, **given) as one:
         await one.slot.load()
-        told = await one.say().told
+        result = await one.say().result
         if act == "outside":
             os.kill(one.slot.engine.pid or 0, signal.SIGKILL)
         if sleeps:
@@ -95,14 +95,14 @@ async def test_a_worker_lost_while_figures_are_read_leaves_a_daemon_at_rest(
             await until(lambda: one.slot.engine.ready is not None)
             await until(lambda: one.slot.idle)
         await asyncio.sleep(0.1)
-        assert (one.slot.loading, one.slot.error, told.outcome) == (
+        assert (one.slot.loading, one.slot.error, result.outcome) == (
             "",
             "",
             "delivered",
         )
         assert one.slot.engine.failures <= LOST[name].failures
         assert [record.getMessage()[:9] for record in caplog.records].count("delivered") == 1
-        assert (await one.say().told).outcome == "delivered"
+        assert (await one.say().result).outcome == "delivered"
         assert len(one.arrived) == 2
 
 
@@ -124,7 +124,7 @@ async def test_a_worker_that_comes_again_while_it_is_exchanged_leaves_nothing_lo
         await until(lambda: len(one.engines) == 2 and one.engines[1].ready is not None)
         gate.touch()
         await using
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         await rested(one)
         assert one.slot.loading == ""
         assert one.slot.engine is one.engines[1]
@@ -151,7 +151,7 @@ async def test_a_recording_ends_though_whoever_stopped_it_was_cancelled(
     async with at_work(tmp_path, pre_roll=1.0 if stays_open else 0.0) as one:
         source = SlowMicrophone()
         own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
-        await own.adopt()
+        await own.apply_settings()
         recording = own.start()
         source.give(SAID)
         stopping = asyncio.create_task(own.stop())
@@ -159,7 +159,7 @@ async def test_a_recording_ends_though_whoever_stopped_it_was_cancelled(
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
         source.may_close.set()
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         await rested(one)
 
 

@@ -216,7 +216,7 @@ async def test_a_model_that_is_chosen_while_somebody_speaks_writes_it_down(
         await one.changes.reload()
         await one.daemon.recorder.stop()
         await until(lambda: bool(one.arrived))
-        assert (await recording.told).outcome == "delivered"
+        assert (await recording.result).outcome == "delivered"
         assert one.daemon.slot.error == ""
 
 
@@ -237,7 +237,7 @@ async def test_one_notification_says_it_and_not_one_at_each_recording(
             recording = one.begin()
             await until(lambda: not one.daemon.jobs)
             await one.daemon.recorder.stop()
-            assert (await recording.told).outcome == "kept"
+            assert (await recording.result).outcome == "kept"
         assert len(shown) == 2, "the first had no service to show it"
         assert shown[0].startswith(f"No model is chosen|{SENTENCE}; put the line")
         assert not any(engine.pid for engine in one.engines)
@@ -252,7 +252,7 @@ async def test_silence_and_tones_are_kept_too_where_nobody_could_listen(
             recording = one.daemon.start()
             one.microphones[-1].give(sound)
             await one.daemon.recorder.stop()
-            assert (await recording.told).outcome == "kept"
+            assert (await recording.result).outcome == "kept"
 
 
 # -- the other doors

@@ -48,7 +48,7 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
         "status": status_page.page(status),
         "waybar": str(status_page.waybar(status)["tooltip"]),
         "trigger": str(
-            fallback_triggers.heavy(
+            fallback_triggers.judge_memory(
                 memory, BaselineFigures(500 * MIB, source, None, None, None), 10.0, None
             )
         ),

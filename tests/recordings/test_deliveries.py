@@ -31,7 +31,7 @@ from asrd.cli import main
 from asrd.config.settings import Settings
 from asrd.desktop import sinks as desktop_sinks
 from asrd.errors import ClaimedError, SinkError, UncertainError
-from asrd.recordings import deliveries
+from asrd.recordings import deliveries, sink_names
 from asrd.recordings.deliveries import Deliveries, forget, send
 from asrd.recordings.files import RecordingInfo, RecordingWriter
 from asrd.recordings.store import RecordingStore
@@ -684,7 +684,7 @@ def test_a_damaged_record_costs_nothing_else(tmp_path: Path, data: bytes) -> Non
     (found,) = spool.waiting()
     assert not found.delivered
     assert Deliveries.of(spool.path(note)).parts == []
-    spool.settle(found, "text")
+    spool.finish_retried(found, "text")
     assert list(spool.where.iterdir()) == []
 
 
@@ -854,12 +854,12 @@ def made_up_sinks(seed: int = 17) -> list[tuple[str, ...]]:
 def test_no_two_sinks_have_one_name(keys: tuple[str, ...]) -> None:
     made = desktop_sinks.sinks(Settings(sinks=keys))
     names = [one.name for one in made]
-    assert names == list(deliveries.sink_names(keys).values())
+    assert names == list(sink_names.sink_names(keys).values())
     assert len(set(names)) == len(keys)
     assert names == NAMES.get(keys, names)
     assert not any("secret" in name for name in names)
     for key, name in zip(keys, names, strict=True):
-        assert deliveries.shown([key], keys) == name
+        assert sink_names.shown([key], keys) == name
 
 
 def test_two_commands_of_one_program_are_told_apart_wherever_they_are_named(tmp_path: Path) -> None:
@@ -877,7 +877,7 @@ def test_two_commands_of_one_program_are_told_apart_wherever_they_are_named(tmp_
     )
     assert told == ["command:false#1", "command:false#2"]
     record.attempt(0, second)
-    spool.failed(take, "no")
+    spool.keep_for_retry(take, "no")
     assert spool.all()[0].uncertain == ["command:false#2"]
     old = Deliveries.of(take.path)
     assert (old.fate(0, first), old.fate(0, second)) == ("refused", "attempted"), (

@@ -145,11 +145,11 @@ async def test_nothing_costs_the_loop_more_with_thousands_of_recordings_kept(
 ACTS: dict[str, Callable[[RecordingStore, list[RecordingWriter], random.Random], None]] = {
     "begin": lambda spool, takes, draw: takes.append(spool.begin()),
     "begin and say": lambda spool, takes, draw: takes.append(spool.begin()) or takes[-1].append(b"\0" * 4000),
-    "deliver": lambda spool, takes, draw: spool.delivered(takes.pop(), "text") if takes else None,
-    "fail": lambda spool, takes, draw: bool(spool.failed(takes.pop(), "no room")) and None if takes else None,
-    "cancel": lambda spool, takes, draw: spool.dropped(takes.pop()) if takes else None,
+    "deliver": lambda spool, takes, draw: spool.finish_delivered(takes.pop(), "text") if takes else None,
+    "fail": lambda spool, takes, draw: bool(spool.keep_for_retry(takes.pop(), "no room")) and None if takes else None,
+    "cancel": lambda spool, takes, draw: spool.discard(takes.pop()) if takes else None,
     "let go": lambda spool, takes, draw: takes.pop().release() if takes else None,
-    "settle": lambda spool, takes, draw: [spool.settle(note, "text") for note in spool.waiting()[:1]] and None,
+    "settle": lambda spool, takes, draw: [spool.finish_retried(note, "text") for note in spool.waiting()[:1]] and None,
     "remove": lambda spool, takes, draw: [spool.remove(note.id) for note in spool.all()[:1]] and None,
     "damage a note": lambda spool, takes, draw: [
         (spool.where / f"{note.id}.new").write_bytes(b"{") and (spool.where / f"{note.id}.new").rename(

@@ -44,7 +44,7 @@ def kept(spool: RecordingStore, stamp: str, seconds: float = 1.0, age: float = 0
     note = RecordingInfo(stamp, time.time() - 86_400 * age)
     take = RecordingWriter(note, spool.where / f"{stamp}.wav")
     take.append(np.zeros(round(seconds * 16_000), np.float32))
-    assert spool.failed(take, "because")
+    assert spool.keep_for_retry(take, "because")
     return stamp
 
 
@@ -94,7 +94,7 @@ def test_sound_and_note_belong_to_the_user_alone_whatever_the_umask(tmp_path: Pa
         assert mode(spool.where) == 0o700
         assert mode(take.path) == 0o600
         assert mode(take.path.with_suffix(".json")) == 0o600
-        assert spool.failed(take, "because")
+        assert spool.keep_for_retry(take, "because")
         assert mode(take.path.with_suffix(".json")) == 0o600
     finally:
         os.umask(before)
@@ -108,7 +108,7 @@ def test_a_finished_take_is_a_wav_file_of_exactly_its_samples(tmp_path: Path) ->
     for start in range(0, 5000, 320):
         take.append(sound[start : start + 320])
     assert take.seconds == take.on_disk == 5000 / 16_000
-    assert spool.failed(take, "because")
+    assert spool.keep_for_retry(take, "because")
     heard, rate = soundfile.read(take.path, dtype="float32")
     assert rate == 16_000
     np.testing.assert_array_equal(heard, sound)
@@ -192,7 +192,7 @@ def test_a_take_whose_note_was_never_written_is_found_and_can_be_settled(tmp_pat
     (note,) = spool.waiting()
     assert (note.id, note.seconds) == (take.id, 1.0)
     assert abs(note.began - time.time()) < 600
-    spool.settle(note, "text")
+    spool.finish_retried(note, "text")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +230,7 @@ def test_a_damaged_note_costs_neither_the_take_nor_anything_else(
     assert (found.id, found.seconds, found.delivered) == (take.id, 1.0, False)
     time.localtime(found.began)
     assert spool.path(spool.find(take.id)) == take.path
-    spool.settle(found, "text")
+    spool.finish_retried(found, "text")
     assert precious.exists()
     assert not take.path.exists()
 
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_up_costs_one_problem_and_keeps_what_it_took(tmp_path:
         assert take.seconds == 4.0
         assert 0.5 < take.on_disk < 2.0
         assert spool.all() == [], "it is still in hand"
-        assert spool.failed(take, "no worker")
+        assert spool.keep_for_retry(take, "no worker")
         (note,) = spool.waiting()
         heard, _ = soundfile.read(take.path, dtype="float32")
         assert len(heard) / 16_000 == note.seconds == take.on_disk
@@ -271,11 +271,11 @@ def test_a_full_disk_takes_no_new_take_and_leaves_no_crumbs(tmp_path: Path) -> N
         take = recorded(spool)
         assert os.strerror(errno.ENOSPC) in take.problem
         assert (take.seconds, take.on_disk) == (1.0, 0.0)
-        assert not spool.failed(take, "no worker")
+        assert not spool.keep_for_retry(take, "no worker")
         assert list(spool.where.iterdir()) == []
         again = recorded(spool)
         spool.keep = "always"
-        spool.delivered(again, "text")
+        spool.finish_delivered(again, "text")
         assert spool.all() == []
 
 
@@ -287,9 +287,9 @@ def test_a_folder_that_may_not_be_written_costs_one_problem(tmp_path: Path) -> N
             take = recorded(spool)
             assert take.problem.startswith("this recording is not kept on disk: ")
             assert take.seconds == 1.0
-            assert not spool.failed(take, "no worker")
-            spool.delivered(recorded(spool), "text")
-            spool.dropped(recorded(spool))
+            assert not spool.keep_for_retry(take, "no worker")
+            spool.finish_delivered(recorded(spool), "text")
+            spool.discard(recorded(spool))
             assert spool.all() == []
             assert spool.prune() == 0
 
@@ -315,7 +315,7 @@ def test_something_else_where_the_folder_should_be_costs_one_problem(tmp_path: P
     spool = RecordingStore(tmp_path / "takes")
     take = recorded(spool)
     assert take.problem
-    spool.dropped(take)
+    spool.discard(take)
     assert spool.all() == []
     assert (tmp_path / "takes").read_text() == "a file"
 
@@ -330,7 +330,7 @@ def test_a_file_system_without_locks_still_keeps_the_sound(
     spool = RecordingStore(tmp_path)
     take = recorded(spool)
     assert take.problem == ""
-    assert spool.failed(take, "because")
+    assert spool.keep_for_retry(take, "because")
     assert spool.waiting()[0].seconds == 1.0
 
 
@@ -348,11 +348,11 @@ def test_what_is_kept_is_what_was_asked_for(
         spool = RecordingStore(tmp_path / fate, keep)
         take = recorded(spool)
         if fate == "delivered":
-            spool.delivered(take, "some words")
+            spool.finish_delivered(take, "some words")
         elif fate == "failed":
-            assert spool.failed(take, "no worker", "some") is bool(failed)
+            assert spool.keep_for_retry(take, "no worker", "some") is bool(failed)
         else:
-            spool.dropped(take)
+            spool.discard(take)
         notes = spool.all()
         assert len(notes) == count
         assert len(list(spool.where.iterdir())) == 2 * count
@@ -368,7 +368,7 @@ def test_a_take_that_became_text_after_all_no_longer_waits(
 ) -> None:
     spool = RecordingStore(tmp_path, keep)
     kept(spool, "20260101-000000-aaaa")
-    spool.settle(spool.find(""), "text")
+    spool.finish_retried(spool.find(""), "text")
     assert spool.waiting() == []
     assert [(note.text, note.delivered, note.reason) for note in spool.all()] == [
         ("text", True, "")
@@ -377,7 +377,7 @@ def test_a_take_that_became_text_after_all_no_longer_waits(
 
 def test_a_take_without_sound_is_not_worth_keeping(tmp_path: Path) -> None:
     spool = RecordingStore(tmp_path)
-    assert not spool.failed(spool.begin(), "no sound came")
+    assert not spool.keep_for_retry(spool.begin(), "no sound came")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -404,7 +404,7 @@ def test_names_sort_by_time_and_never_meet(tmp_path: Path) -> None:
     assert [take.id for take in takes] == sorted(take.id for take in takes), "names sort by time"
     for take in takes:
         assert not take.problem
-        spool.dropped(take)
+        spool.discard(take)
 
 
 def test_what_is_too_old_goes_and_the_rest_stays(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_the_oldest_go_while_all_are_too_large(tmp_path: Path) -> None:
     assert spool.prune() == 2
     assert [note.id for note in spool.all()] == names[2:]
     assert held.path.exists(), "what is being recorded is never pruned"
-    spool.dropped(held)
+    spool.discard(held)
 
 
 def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(
@@ -440,7 +440,7 @@ def test_a_clock_that_jumps_overwrites_no_take_and_ages_none(
         monkeypatch.setattr(time, "time", lambda now=now: now)
         take = spool.begin()
         take.append(np.ones(160, np.float32))
-        assert spool.failed(take, "no model")
+        assert spool.keep_for_retry(take, "no model")
     assert len({note.id for note in spool.all()}) == 4
     monkeypatch.setattr(time, "time", lambda: 2e9 + 60)
     assert spool.prune() == 0
@@ -457,7 +457,7 @@ def test_what_is_not_text_yet_goes_last_and_is_told(
     for kept in (True, False, False, False):
         take = spool.begin()
         take.append(np.zeros(16_000, np.float32))
-        spool.failed(take, "no worker") if kept else spool.delivered(take, "a word")
+        spool.keep_for_retry(take, "no worker") if kept else spool.finish_delivered(take, "a word")
         names.append(take.id)
     assert spool.prune() == 1
     assert [note.id for note in spool.all()] == [names[0], *names[2:]]

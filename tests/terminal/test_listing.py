@@ -141,7 +141,7 @@ def test_kept_recordings_are_listed_by_their_whole_names(
         take = spool.begin()
         take.append(bytes(4 * draw.randrange(16_000, 99_000)))
         names.append(take.id)
-        spool.failed(
+        spool.keep_for_retry(
             take,
             " ".join(
                 draw.choices(["command:curl-x#1 ended", "no-room", "grüße"], k=number % 7 + 1)

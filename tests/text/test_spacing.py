@@ -19,7 +19,7 @@ from asrd.audio.vad import VadEvent
 from asrd.cli.transcribe import CUE_LETTERS, cues, subtitles, whole_words
 from asrd.config.settings import Settings
 from asrd.config.voice_commands import table
-from asrd.dictation import shadow, transcriber
+from asrd.dictation import recording, shadow
 from asrd.dictation.recording import as_part
 from asrd.protocol import Hypothesis, Word
 from asrd.recordings.deliveries import Deliveries
@@ -291,7 +291,7 @@ def test_segments_reach_a_sink_with_what_belongs_between_them(segments: tuple[st
         start, parts = number * 5 * SAMPLE_RATE, parted(text)
         heard = Hypothesis(text, at_once(parts, start), start, start + 4 * SAMPLE_RATE)
         writing.push(transcript.push(heard, sealed=True))
-        transcriber._add(record, writing.send(), Settings(), dictation, writing)
+        recording.add_part(record, writing.send(), Settings(), dictation, writing)
     assert "".join(part.text for part in record.parts) == SEGMENTS[segments]
     assert transcript.text == writing.text == SEGMENTS[segments].strip()
     assert joined_texts(segments) == transcript.text

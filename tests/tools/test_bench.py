@@ -329,7 +329,7 @@ def test_a_daemon_that_rereads_reads_all_of_a_recording_before_its_last_text(
     )
     monkeypatch.setattr(Path, "read_bytes", lambda self: done.append(f"read {self.name}"))
     player.reread()
-    one = SimpleNamespace(take=SimpleNamespace(path=tmp_path / "one.wav"))
+    one = SimpleNamespace(recording=SimpleNamespace(path=tmp_path / "one.wav"))
     for whole in (False, True):
         recording.Dictation.write(one, whole)  # type: ignore[arg-type]  # of a recording it looks at the file alone
     assert done == ["write False", "read one.wav", "write True"]

@@ -206,7 +206,7 @@ def reread() -> None:
 
     def write(self: recording.Dictation, whole: bool) -> None:
         if whole:
-            self.take.path.read_bytes()
+            self.recording.path.read_bytes()
         real(self, whole)
 
     recording.Dictation.write = write  # type: ignore[method-assign]  # in this process alone

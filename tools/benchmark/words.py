@@ -16,7 +16,7 @@ from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.vad import VadEvent
 from asrd.config.settings import Settings
-from asrd.dictation.recording import FILM
+from asrd.dictation.recording import CHECK_SAMPLES
 from asrd.engine.engine import Engine
 from asrd.evaluation.normalising import normaliser
 from asrd.scoring import Edits, edits, interval
@@ -148,7 +148,7 @@ async def dictated(engine: Engine, samples: Samples) -> tuple[str, list[VadEvent
         block = AudioBlock(first, samples[first : first + PERIOD])
         events = dictation.push(block)
         told += events
-        if events or block.stop - looked >= FILM:
+        if events or block.stop - looked >= CHECK_SAMPLES:
             looked = block.stop
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
