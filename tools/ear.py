@@ -19,11 +19,11 @@ class Ear:
     candidate = Candidate(STRATEGY_TABLE["fp32"], "cpu")
 
     def __init__(self, name: str) -> None:
-        from asrd.worker.recognizer import Recognizer
+        from asrd.worker.startup import ready_message, start_recognizer
 
         start = protocol.Start(name, STRATEGY_TABLE["fp32"], threads=1, self_test=False)
-        self._recognizer = Recognizer(start, lambda _: None)
-        self.ready = self._recognizer.ready_message()
+        self._recognizer = start_recognizer(start, lambda _: None)
+        self.ready = ready_message(self._recognizer)
         self.seconds = 0.0
         """Of sound that was asked about."""
 

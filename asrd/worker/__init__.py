@@ -27,7 +27,11 @@ A file imports only from files above it, and from packages below this one.
     decoding.transducer       RNN-T and TDT: greedy search over joint and prediction network -> timed tokens
     decoding.aed              Canary: attention encoder-decoder -> timed tokens
     decoding.factory          the decoder of a model by its kind
-    recognizer                load, cast, self-test, recognise, measure; the only program that imports torch
+    memory_meter              this worker's memory: at each stage of loading, at the peak, and now
+    loading.model_loader      a model loaded under one precision: restored, cast and moved to its device
+    recognizer                a loaded model that answers buffers of samples
+    self_test                 the warm-up, and a clip whose text is shipped
+    startup                   the order in which a worker gets ready, and the message that says what it then is
     fault_injection           how a worker fails when a fault was asked for
     __main__                  the process loop of the worker: requests from standard input, replies to standard output
 """

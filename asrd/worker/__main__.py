@@ -18,9 +18,11 @@ import msgspec
 from asrd import framing, protocol
 from asrd.errors import AsrdError, PrecisionError
 from asrd.precision import cuda_errors, failures, nvml
+from asrd.worker import startup
 from asrd.worker.device import BudgetError, NoDeviceError
 from asrd.worker.loading.libraries import import_nemo
-from asrd.worker.recognizer import NonFiniteError, Recognizer, SelfTestError
+from asrd.worker.recognizer import NonFiniteError
+from asrd.worker.self_test import SelfTestError
 
 OWN: dict[type[BaseException], str] = {
     NonFiniteError: "non-finite",
@@ -98,12 +100,12 @@ def _answer(
     """Load what `start` names, then answer frames until the daemon ends them; return the exit
     code."""
     try:
-        recognizer = Recognizer(start, say)
+        recognizer = startup.start_recognizer(start, say)
         if start.faults:
             from asrd.worker import fault_injection
 
             fault_injection.rehearse(recognizer, start)
-        say(recognizer.ready_message())
+        say(startup.ready_message(recognizer))
     except Exception as error:
         say(_failure(error, None))
         return 70

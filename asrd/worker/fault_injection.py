@@ -68,7 +68,7 @@ def _not_finite(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[pr
     )
     if not lowered and fault.component != "*":
         return act(*asked)
-    recognizer._replay = None  # nothing that is hooked on later is replayed
+    recognizer._fast_encoder = None  # nothing that is hooked on later is replayed
     if fault.component not in ("", "*"):
         handle = module.register_forward_hook(lambda module, given, output: _spoilt(output))
         try:

@@ -1,74 +1,54 @@
-"""The worker: loads one model under one precision, proves itself, answers buffers, and dies with
-its precision.
+"""A loaded model that answers buffers of samples.
 
-Started as `python -P -m asrd.worker`, imported by nobody; the only program that imports torch and
-NeMo. One thread, no event loop: read a frame, answer a frame. The real stdout is kept for frames
-before anything chatty is imported, and whatever else prints goes to stderr. Knows models and sound
-buffers; holds no audio between two frames.
-
-Load order is always: build on the CPU, read each tensor's numbers into the dtype it is to have,
-move to the device, so that neither memory ever holds more than the final weights; int8 is quantised
-of what was read, before the move.
+It holds no audio between two calls. It computes one buffer or several at once, checks that the
+encoder's output is finite, and puts the words on the sample clock.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from asrd import paths, protocol
+from asrd import protocol
 from asrd.audio.format import SAMPLE_RATE
-from asrd.errors import (
-    AudioError,
-)
-from asrd.models import checkpoint as models_checkpoint
-from asrd.models import names
-from asrd.models.checkpoint import Header
-from asrd.precision import gpus, kernel_facts, ledger, memory, readings
-from asrd.precision.strategies import index_of, quantizes
-from asrd.worker import device as worker_device
-from asrd.worker.loading import restore
-from asrd.worker.loading.libraries import import_torch
+from asrd.precision import memory
+from asrd.worker.loading.model_loader import LoadedModel
 
-MINIMUM = SAMPLE_RATE
-"""Samples; a shorter buffer is padded with silence on both sides, as NeMo's transcribe() does."""
+MIN_BUFFER_SAMPLES = SAMPLE_RATE
+"""A shorter buffer is padded with silence on both sides, as NeMo's transcribe() does."""
 
 FLOAT16_MAX = 65504.0
 
-SMALL = 20_000_000
-"""Parameters below which one thread is left alone: its matrices are done before a second one is
-awake."""
-
 
 class NonFiniteError(Exception):
-    """The encoder put out NaN or infinity; `component` is where that began."""
+    """The encoder put out NaN or infinity; `component` is the module where it began."""
 
     def __init__(self, detail: str, component: str) -> None:
         super().__init__(detail)
         self.component = component
 
 
-class SelfTestError(Exception):
-    """A shipped model did not hear the known clip as it must."""
+class _PaddedBuffer:
+    """A buffer of float32 samples, padded to `MIN_BUFFER_SAMPLES` where it is shorter.
 
-
-class _Sound:
-    """A buffer of float32 samples; one that is shorter than `MINIMUM` is padded to it."""
+    Attributes:
+        audio: its bytes, without padding.
+        start, stop: its first sample and one past its last, on the clock.
+        first: the first sample of `padded`, on the clock.
+        context: what is final of its speech; None without.
+    """
 
     def __init__(
-        self, torch: Any, raw: bytes, start: int, context: protocol.DecodingContext | None
+        self, torch: Any, audio: bytes, start: int, context: protocol.DecodingContext | None
     ) -> None:
-        samples = torch.frombuffer(bytearray(raw), dtype=torch.float32) if raw else torch.zeros(0)
-        lack = max(0, MINIMUM - samples.numel())
-        self.raw, self.context = raw, context
+        samples = (
+            torch.frombuffer(bytearray(audio), dtype=torch.float32) if audio else torch.zeros(0)
+        )
+        lack = max(0, MIN_BUFFER_SAMPLES - samples.numel())
+        self.audio, self.context = audio, context
         self.start, self.stop, self.first = start, start + samples.numel(), start - lack // 2
         self.padded = torch.nn.functional.pad(samples, (lack // 2, lack - lack // 2))
 
@@ -76,99 +56,41 @@ class _Sound:
 class Recognizer:
     """A model under one precision, on one device.
 
-    Args:
-        start: the daemon's first message.
-        say: sends a message to the daemon.
+    Attributes:
+        self_test: the result of its self-test; None before one, or without.
+        load_seconds: seconds from the import's end until it was ready; 0 before.
     """
 
-    def __init__(self, start: protocol.Start, say: Callable[[protocol.Reply], None]) -> None:
-        self.start, self._say = start, say
-        self.ledger: dict[str, memory.Memory] = {}
-        self._device_at_start = gpus.device_bytes(self._index) if start.device != "cpu" else None
-        path = Path(start.path) if start.path else names.resolve(start.model)
-        self.header = models_checkpoint.header(path)
-        with restore.CheckpointReader(path, start.timestamps_model) as checkpoint:
-            self._say(protocol.Progress("import"))
-            checkpoint.prepare()
-            self._torch = import_torch(start, _threads(start, self.header))
-            self._hold_to_limit()
-            self.ledger["import"] = self.measure()
-            self._load(checkpoint)
-        self._say(protocol.Progress("warm-up"))
-        self.self_test = self._run_self_test() if start.self_test else None
-        self._enable_fast_paths()
-        if (
-            start.vocabulary and start.boost
-        ):  # after the proof, which is of the precision and of nobody's words
-            self._decode.prefer(start.vocabulary, start.boost)
-        # once more: what the warm-up loaded of kernels is beside the allocator too
-        self._hold_to_limit()
-        self.ledger["ready"] = self.measure()
-        self.load_seconds = time.perf_counter() - self._began
+    def __init__(self, loaded: LoadedModel) -> None:
+        from asrd.worker.decoding import word_times
+        from asrd.worker.encoder import conformer
 
-    def _load(self, checkpoint: restore.CheckpointReader) -> None:
-        """Restore the model on the CPU, ready for inference, in the precision's dtypes, and move it
-        to its device."""
-        from asrd.worker.casting import cast, components
-        from asrd.worker.decoding import factory, word_times
-        from asrd.worker.encoder import cache_aware, conformer
-
-        start, self._began, device = (
-            self.start,
-            time.perf_counter(),
-            self._torch.device(self.start.device),
-        )
-        with readings.Peak() as peak:
-            self._say(protocol.Progress("restore", str(checkpoint.path)))
-            self.model = checkpoint.build()
-            self.model.eval().requires_grad_(False)
-            featurizer = getattr(self.model.preprocessor, "featurizer", None)
-            if featurizer is not None:
-                featurizer.dither, featurizer.pad_to = 0.0, 0
-            # Numbers are read into tensors as they will be, so that no second copy is made; int8 is
-            # made of numbers.
-            empty = not quantizes(start.precision)
-            self._whole = conformer.whole(self.model, device, empty=True)
-            prepared = (
-                cast.prepare(self.model, start.precision, device, empty=True) if empty else None
-            )
-            checkpoint.load(self.model)
-            self._remarks = checkpoint.remarks
-            self.ledger["load"] = self.measure()
-            self._say(protocol.Progress("cast", start.precision.name))
-            prepared = prepared or cast.prepare(self.model, start.precision, device)
-            self._applied = prepared.finish(lambda: self._say(protocol.Progress("move")))
-            self._decode = factory.decoder_for(
-                self.model,
-                source_lang=start.source_lang,
-                target_lang=start.target_lang,
-                pnc=start.pnc,
-            )
-            _give_back()
-        self._stream = cache_aware.stream_for(self.model, self._decode, self._applied.encoder)
-        self.weights_bytes = components.weights_bytes(self.model)
-        self.ledger["cast"] = self.measure()
-        self.load_peak = self._peak(peak.bytes)
+        self.loaded, self.start, self.model = loaded, loaded.start, loaded.model
+        self.self_test: protocol.SelfTest | None = None
+        self.load_seconds = 0.0
+        self._torch, self._applied, self._decoder = loaded.torch, loaded.applied, loaded.decoder
+        self._stream, self._unmasked = loaded.stream, loaded.unmasked
         self._words, self._frames_of = word_times.words, conformer.frames_of
-        self._recorder: Any = None
-        self._replay: Any = None
-        self._frame = _samples_per_frame(self.model)
+        self._capture: Any = None
+        self._fast_encoder: Any = None
+        self._frame_samples = _samples_per_frame(self.model)
 
     @property
-    def _index(self) -> int:
-        return index_of(self.start.device)
+    def graphs(self) -> dict[str, str]:
+        """Part of the model -> what of it is replayed as CUDA graphs, or why nothing is."""
+        return dict(self._capture.told) if self._capture else {}
 
     def recognize(
         self,
-        sound: bytes,
+        audio: bytes,
         start: int = 0,
         phase: str = "final",
         context: protocol.DecodingContext | None = None,
     ) -> protocol.Answer:
         """Return the hypothesis for a buffer of float32 samples and what it cost.
 
-        A draft that begins where the last one did and goes on from it costs a cache-aware model
-        only what is new.
+        A partial result that begins where the last one did and goes on from it costs a cache-aware
+        model only what is new.
 
         Args:
             context: what is final of its speech; a transducer decodes what is behind that, from the
@@ -177,11 +99,11 @@ class Recognizer:
         Raises:
             NonFiniteError: NaN or infinity in the encoder's output.
         """
-        return self.recognize_together([sound], [start], phase, [context])[0]
+        return self.recognize_together([audio], [start], phase, [context])[0]
 
     def recognize_together(
         self,
-        sounds: Sequence[bytes],
+        audios: Sequence[bytes],
         starts: Sequence[int],
         phase: str,
         contexts: Sequence[protocol.DecodingContext | None] = (),
@@ -192,144 +114,147 @@ class Recognizer:
         Raises: as `recognize`, for all of them.
         """
         began, cpu_began = time.perf_counter(), time.process_time()
-        asked = [
-            _Sound(self._torch, *each)
-            for each in zip(sounds, starts, contexts or [None] * len(sounds), strict=True)
+        buffers = [
+            _PaddedBuffer(self._torch, *each)
+            for each in zip(audios, starts, contexts or [None] * len(audios), strict=True)
         ]
         with self._torch.inference_mode(), self._applied.context(phase):
-            encoded, decode = self._listen(asked, phase)
-            # The one point where the host waits for the encoder; a draft may bring it nothing that
-            # is new.
+            encoded, decode = self._encode_buffers(buffers, phase)
+            # The one point where the host waits for the encoder. A partial result may bring it
+            # nothing new.
             largest = float(encoded.abs().amax()) if encoded.numel() else 0.0
             if not largest < float("inf"):
-                began_in = self._first_non_finite([one.padded for one in asked])
-                name = self.start.precision.name
-                raise NonFiniteError(
-                    f"the encoder put out {largest} under {name}, beginning in {began_in}", began_in
-                )
+                raise self._non_finite(largest, buffers)
             encoder_seconds = time.perf_counter() - began
             decoded = decode()
-        heard = list(map(self._heard, decoded, asked))
-        spent = (time.perf_counter() - began, encoder_seconds, time.process_time() - cpu_began)
-        wall, encoding, cpu = (seconds / len(heard) for seconds in spent)
-        headroom = largest / FLOAT16_MAX
-        return [
-            protocol.Answer(0, each, wall, encoding, cpu, headroom, len(one.tokens))
-            for each, one in zip(heard, decoded, strict=True)
-        ]
+        hypotheses = list(map(self._hypothesis, decoded, buffers))
+        count = len(hypotheses)
+        wall = (time.perf_counter() - began) / count
+        cpu = (time.process_time() - cpu_began) / count
+        encoding, headroom = encoder_seconds / count, largest / FLOAT16_MAX
+        answers = []
+        for hypothesis, one in zip(hypotheses, decoded, strict=True):
+            tokens = len(one.tokens)
+            answers.append(protocol.Answer(0, hypothesis, wall, encoding, cpu, headroom, tokens))
+        return answers
 
-    def _listen(self, asked: Sequence[_Sound], phase: str) -> tuple[Any, Callable[[], list[Any]]]:
-        """Return what the encoder makes of buffers, and what then decodes that."""
+    def _encode_buffers(
+        self, buffers: Sequence[_PaddedBuffer], phase: str
+    ) -> tuple[Any, Callable[[], list[Any]]]:
+        """Return the encoder's output for buffers, and the function that decodes it."""
         stream = self._stream
-        if (
-            stream is not None
-            and phase == "partial"
-            and len(asked) == 1
-            and len(asked[0].raw) >= 4 * MINIMUM
-        ):
-            draft = stream.encode(asked[0].raw, asked[0].start)
-            return draft.encoded, lambda: [stream.decode(draft)]
         if stream is not None:
+            if phase == "partial" and _streams_partial(buffers):
+                partial = stream.encode(buffers[0].audio, buffers[0].start)
+                return partial.encoded, lambda: [stream.decode(partial)]
             stream.forget()
-        encoded, lengths = self._encode([one.padded for one in asked])
-        return encoded, lambda: self._decode.several(encoded, lengths, list(map(self._path, asked)))
-
-    def _path(self, one: _Sound) -> Any:
-        """Return the decoder's path behind what was said before; None where it hears the whole
-        buffer."""
-        context = one.context
-        return (
-            self._decode.after(context.text, (context.until - one.first) // self._frame)
-            if context is not None
-            else None
+        encoded, lengths = self._encode([one.padded for one in buffers])
+        return encoded, lambda: self._decoder.several(
+            encoded, lengths, list(map(self._path, buffers))
         )
 
-    def _heard(self, decoded: Any, one: _Sound) -> protocol.Hypothesis:
-        words = self._words(
-            decoded, self.model, self._frame, one.first, one.first + one.padded.numel()
-        )
-        inside = [_clip(word, one.start, one.stop) for word in words]
+    def _path(self, buffer: _PaddedBuffer) -> Any:
+        """Return the decoder's state behind a buffer's context; None to decode the whole buffer."""
+        context = buffer.context
+        if context is None:
+            return None
+        frames = (context.until - buffer.first) // self._frame_samples
+        return self._decoder.after(context.text, frames)
+
+    def _hypothesis(self, decoded: Any, buffer: _PaddedBuffer) -> protocol.Hypothesis:
+        stop = buffer.first + buffer.padded.numel()
+        words = self._words(decoded, self.model, self._frame_samples, buffer.first, stop)
+        inside = [_clip(word, buffer.start, buffer.stop) for word in words]
         name, text = self.start.precision.name, decoded.text.strip()
         return protocol.Hypothesis(
-            text, inside, one.start, one.stop, name, decoded.truncated, decoded.resumed
+            text, inside, buffer.start, buffer.stop, name, decoded.truncated, decoded.resumed
         )
 
-    def _first_non_finite(self, padded: Sequence[Any]) -> str:
-        """Return the first module that puts out NaN or infinity for sounds that the encoder put it
-        out for."""
+    def _non_finite(self, largest: float, buffers: Sequence[_PaddedBuffer]) -> NonFiniteError:
+        """Return the error for an encoder's output that is not finite, with the module where that
+        began."""
         from asrd.worker.casting import components
 
-        self._replay = None  # inside a replay, or a straight program, nobody can look
-        return components.first_non_finite(self.model, lambda: self._encode(padded))
+        padded = [one.padded for one in buffers]
+        # Inside a replay, or a functional encoder, there is no module to look at.
+        self._fast_encoder = None
+        component = components.first_non_finite(self.model, lambda: self._encode(padded))
+        name = self.start.precision.name
+        return NonFiniteError(
+            f"the encoder put out {largest} under {name}, beginning in {component}", component
+        )
 
-    def _encode(self, sounds: Sequence[Any]) -> tuple[Any, Any]:
+    def _encode(self, buffers: Sequence[Any]) -> tuple[Any, Any]:
         """Return (encoded [B, D, T], lengths [B]) for samples [N] each."""
         torch, device = self._torch, self.start.device
-        counts = [samples.numel() for samples in sounds]
-        signals = torch.nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+        counts = [samples.numel() for samples in buffers]
+        signals = torch.nn.utils.rnn.pad_sequence(buffers, batch_first=True)
         if device != "cpu":  # from pinned memory the host need not wait for the copy
             signals = signals.pin_memory().to(device, non_blocking=True)
-        lengths = (
-            None if self._whole and len(set(counts)) == 1 else torch.tensor(counts, device=device)
-        )
+        lengths = None
+        if not self._unmasked or len(set(counts)) > 1:
+            lengths = torch.tensor(counts, device=device)
         features, frames = self.model.preprocessor(input_signal=signals, length=lengths)
-        if self._replay is not None:
-            sound = self.model.preprocessor.featurizer.get_seq_len(torch.tensor(counts)).tolist()
-            encoded = self._replay(features[:, :, : max(sound)], sound)
+        if self._fast_encoder is not None:
+            featurizer = self.model.preprocessor.featurizer
+            real = featurizer.get_seq_len(torch.tensor(counts)).tolist()
+            encoded = self._fast_encoder(features[:, :, : max(real)], real)
             if encoded is not None:
-                return encoded, torch.tensor(
-                    [self._frames_of(self.model.encoder, count) for count in sound]
-                )
+                encoder = self.model.encoder
+                return encoded, torch.tensor([self._frames_of(encoder, count) for count in real])
         encoded, frames = self.model.encoder(audio_signal=features, length=frames)[:2]
-        # Known here where nothing is padded: to ask the device for it would be to wait for it.
-        return encoded, frames if lengths is not None else torch.full(
-            (len(sounds),), encoded.shape[2]
-        )
+        if lengths is None:
+            # Nothing is padded, so the lengths are known. To ask the device would be to wait.
+            frames = torch.full((len(buffers),), encoded.shape[2])
+        return encoded, frames
 
-    def _enable_fast_paths(self, sound: bytes = b"") -> None:
-        """From here on run the encoder as a straight program on a CPU; on a card replay graphs, if
-        that is wanted."""
+    def enable_fast_paths(self, audio: bytes = b"") -> None:
+        """Run the encoder as a function on a CPU from here on; replay CUDA graphs on a card, if
+        they are wanted.
+
+        Args:
+            audio: a buffer of float32 samples whose length, and shorter ones, are captured at once.
+        """
         from asrd.worker.encoder import cuda_graphs, functional
 
-        self._decode.settle()
-        on_cpu = self.start.device == "cpu"
-        if (
-            on_cpu
-            and self._replay is None
-            and self._whole
-            and not functional.refusal(self.model.encoder)
-        ):
-            self._replay = functional.FunctionalEncoder(self.model.encoder)
-        if not on_cpu and self.start.graphs and self._recorder is None:
-            self.replay(cuda_graphs.GraphCapture(self._torch.device(self.start.device)), sound)
+        self._decoder.settle()
+        if self.start.device != "cpu":
+            if self.start.graphs and self._capture is None:
+                device = self._torch.device(self.start.device)
+                self.replay(cuda_graphs.GraphCapture(device), audio)
+            return
+        encoder = self.model.encoder
+        if self._fast_encoder is None and self._unmasked and not functional.refusal(encoder):
+            self._fast_encoder = functional.FunctionalEncoder(encoder)
 
-    def replay(self, recorder: Any, sound: bytes = b"") -> None:
-        """Replay what a graphs.Recorder records from here on; some at once, for a buffer like
-        `sound` and shorter ones.
+    def replay(self, capture: Any, audio: bytes = b"") -> None:
+        """Replay what a `GraphCapture` captures from here on.
 
-        What that is, and why it is not more, is in the recorder's `told`. No text changes by it.
+        Some is captured at once, for a buffer like `audio` and shorter ones. `graphs` then says
+        what is replayed, and why it is not more. No text changes by it.
         """
         from asrd.worker.encoder import cuda_graphs
 
-        torch, self._recorder = self._torch, recorder
+        torch, self._capture = self._torch, capture
         with torch.inference_mode(), self._applied.context("final"):
-            self._decode.replay(recorder)
-            if not self._whole:
-                recorder.tell("encoder", "not replayed: an encoder of another kind")
+            self._decoder.replay(capture)
+            if not self._unmasked:
+                capture.tell("encoder", "not replayed: an encoder of another kind")
                 return
-            self._replay = cuda_graphs.EncoderReplay(self.model.encoder, recorder)
-            if sound:
-                samples = torch.frombuffer(bytearray(sound), dtype=torch.float32)[None].to(
-                    self.start.device
+            self._fast_encoder = cuda_graphs.EncoderReplay(self.model.encoder, capture)
+            if audio:
+                samples = torch.frombuffer(bytearray(audio), dtype=torch.float32)[None]
+                features, _ = self.model.preprocessor(
+                    input_signal=samples.to(self.start.device), length=None
                 )
-                self._replay.prepare(self.model.preprocessor(input_signal=samples, length=None)[0])
-        if sound:
-            self.recognize(sound)  # what decodes is captured at its first use
+                self._fast_encoder.prepare(features)
+        if audio:
+            self.recognize(audio)  # what decodes is captured at its first use
 
-    def encode(self, sound: bytes) -> bytes:
-        """Return what the encoder puts out for a buffer of float32 samples, as wire.Encoded holds
+    def encode(self, audio: bytes) -> bytes:
+        """Return the encoder's output for a buffer of float32 samples, as `protocol.Encoded` holds
         it."""
-        samples = self._torch.frombuffer(bytearray(sound), dtype=self._torch.float32)
+        samples = self._torch.frombuffer(bytearray(audio), dtype=self._torch.float32)
         with self._torch.inference_mode(), self._applied.context("final"):
             encoded, _ = self._encode([samples])
         frames = encoded[0].T.float().cpu().contiguous()
@@ -337,106 +262,13 @@ class Recognizer:
         return values
 
     def measure(self) -> memory.Memory:
-        """Return a reading of the ledger now."""
-        cuda = self.start.device != "cpu"
-        cuda_memory = self._torch.cuda if cuda else None
-        return readings.read(
-            os.getpid(),
-            self.start.device,
-            weights=getattr(self, "weights_bytes", None),
-            allocated=cuda_memory.memory_allocated(self._index) if cuda_memory else None,
-            reserved=cuda_memory.memory_reserved(self._index) if cuda_memory else None,
-            device_at_start=self._device_at_start,
-        )
-
-    def _hold_to_limit(self) -> None:
-        if self.start.vram_limit and self.start.device != "cpu":
-            worker_device.hold_to_limit(
-                self._torch, self._index, self.start.vram_limit, self.measure()
-            )
-
-    def _peak(self, resident: int) -> memory.Memory:
-        if self.start.device == "cpu":
-            return memory.Memory(
-                self.weights_bytes, process=resident, kind=ledger.source_key("rss")
-            )
-        cuda = self._torch.cuda
-        now = self.measure()
-        return memory.Memory(
-            self.weights_bytes,
-            cuda.max_memory_allocated(self._index),
-            cuda.max_memory_reserved(self._index),
-            now.process,
-            now.device,
-            now.source,
-            now.kind,
-        )
-
-    def _run_self_test(self) -> protocol.SelfTest:
-        """Warm up, then recognise the known clip. Raises NonFiniteError, SelfTestError."""
-        from asrd.audio import files
-
-        sound, expected = _known_clip(files)
-        tiled = (sound * (1 + 10 * 4 * SAMPLE_RATE // len(sound)))[: 10 * 4 * SAMPLE_RATE]
-        with self._applied.observing():
-            for phase in self._rehearsed():
-                self.recognize(sound, phase=phase)
-            self.recognize(tiled, phase="final")
-        self._enable_fast_paths(tiled)
-        self._say(protocol.Progress("self-test"))
-        answer = self.recognize(sound, phase="final")
-        text = answer.hypothesis.text
-        shipped = self.start.model in names.SHIPPED
-        passed = text == expected if shipped else bool(text)
-        if shipped and not passed:
-            raise SelfTestError(
-                f"the known clip was heard as {text!r} under {self.start.precision.name}"
-            )
-        return protocol.SelfTest(expected, text, answer.seconds, passed)
-
-    def _rehearsed(self) -> Sequence[str]:
-        """Return the phases that are gone through before a final: a card's kernels are loaded by
-        them.
-
-        On a CPU, where a first time costs little more than a second, only those that compute
-        otherwise.
-        """
-        if self.start.device != "cpu" or self.start.precision.phases:
-            return ("warmup", "partial")
-        return ("partial",) if self._stream is not None else ()
-
-    def ready_message(self) -> protocol.Ready:
-        """Return what this worker is, read back from the model."""
-        torch = self._torch
-        cuda = self.start.device != "cpu"
-        return protocol.Ready(
-            requested=self.start.precision.name,
-            effective=self._applied.effective(),
-            fallbacks=list(self._applied.fallbacks),
-            device=self.start.device,
-            device_name=torch.cuda.get_device_name(self._index)
-            if cuda
-            else kernel_facts.processor(),
-            family=self._decode.family,
-            streaming="cache-aware" if self._stream else "buffer",
-            target=self.header.target,
-            parameters=sum(p.numel() for p in self.model.parameters()),
-            weights_bytes=self.weights_bytes,
-            ledger=self.ledger,
-            load_peak=self.load_peak,
-            self_test=self.self_test,
-            load_seconds=self.load_seconds,
-            versions=_versions(torch, cuda),
-            pid=os.getpid(),
-            graphs=dict(self._recorder.told) if self._recorder else {},
-            remarks=self._remarks,
-        )
+        """Return a reading of this worker's memory now."""
+        return self.loaded.meter.measure()
 
 
-def _threads(start: protocol.Start, header: Header) -> int:
-    """Return how many CPU threads torch is to use; 0 leaves its choice, which is every core."""
-    small = start.device == "cpu" and sum(t.elements for t in header.unique.values()) < SMALL
-    return start.threads or int(small)
+def _streams_partial(buffers: Sequence[_PaddedBuffer]) -> bool:
+    """Return whether buffers can go through a cache-aware encoder: one, and no padded one."""
+    return len(buffers) == 1 and len(buffers[0].audio) >= 4 * MIN_BUFFER_SAMPLES
 
 
 def _samples_per_frame(model: Any) -> int:
@@ -448,41 +280,6 @@ def _samples_per_frame(model: Any) -> int:
 
 
 def _clip(word: protocol.Word, start: int, stop: int) -> protocol.Word:
-    """Return the word inside the samples that were really given: padding is nobody's speech."""
+    """Return the word inside the samples that were really given: padding holds no speech."""
     left = min(max(word.start, start), stop)
     return msgspec.structs.replace(word, start=left, stop=min(max(word.stop, left), stop))
-
-
-def _known_clip(audio: Any) -> tuple[bytes, str]:
-    """Return the self-test's samples and words. Raises AudioError when the shipped data is not
-    there."""
-    try:
-        with paths.EVALUATION_MANIFEST.open("rb") as lines:
-            entry = msgspec.json.decode(lines.readline())
-    except OSError as error:
-        raise AudioError(f"the shipped clips are missing: {error}", "install asrd again") from error
-    samples = audio.read(paths.EVALUATION_MANIFEST.parent / entry["audio_filepath"])
-    return samples.tobytes(), str(entry["text"])
-
-
-def _versions(torch: Any, on_card: bool) -> dict[str, str]:
-    import nemo
-
-    from asrd import __version__
-
-    found = {"asrd": __version__, "torch": str(torch.__version__), "nemo": str(nemo.__version__)}
-    found["python"] = ".".join(map(str, sys.version_info[:3]))
-    if torch.version.cuda:
-        found["cuda"] = str(torch.version.cuda)
-        seen = gpus.gpus() if on_card else []  # a worker on the CPU wakes no card
-        found["driver"] = (
-            next((gpu.driver for gpu in seen), "") or kernel_facts.driver_version() or "unknown"
-        )
-    return found
-
-
-def _give_back() -> None:
-    """Give the system back what was freed: a cast leaves the float32 weights behind it, as holes in
-    the heap."""
-    with contextlib.suppress(OSError, AttributeError):  # only glibc has it
-        ctypes.CDLL(None).malloc_trim(0)

@@ -224,9 +224,9 @@ def note(event, args):
 sys.addaudithook(note)
 from asrd import protocol
 from asrd.precision.strategies import STRATEGY_TABLE
-from asrd.worker.recognizer import Recognizer
+from asrd.worker.startup import start_recognizer
 fp32 = STRATEGY_TABLE["fp32"]
-tests = [Recognizer(protocol.Start(name, fp32, threads=1), lambda _: None).self_test for name in sys.argv[1:]]
+tests = [start_recognizer(protocol.Start(name, fp32, threads=1), lambda _: None).self_test for name in sys.argv[1:]]
 print(json.dumps({"passed": [one.passed for one in tests], "asked": asked}))
 """
 

@@ -27,6 +27,7 @@ from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
 from asrd.streaming.session import StreamingSession
 from asrd.streaming.transcript import credible
 from asrd.worker.recognizer import Recognizer
+from asrd.worker.startup import start_recognizer
 from tests import sound
 from tests.helpers import ROOT
 from tests.sound import RATE
@@ -61,7 +62,7 @@ class Ear:
 
 @cache
 def worker(model: str) -> Recognizer:
-    return Recognizer(
+    return start_recognizer(
         protocol.Start(model, STRATEGY_TABLE["fp32"], threads=1, self_test=False), lambda _: None
     )
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from asrd import protocol
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.recognizer import NonFiniteError, Recognizer
+from asrd.worker.startup import ready_message, start_recognizer
 from tests.fakes import tiny
 
 FAMILIES = ("ca_ctc", "ca_rnnt", "ca_tdt", "ca_hybrid")
@@ -32,7 +33,7 @@ SOUND = tiny.noise(9.0, 5)
 def worker(family: str, folder: Path, strategy: str = "fp32") -> Recognizer:
     path = folder / f"{family}.nemo"
     path = path if path.exists() else tiny.build(family, folder)
-    return Recognizer(
+    return start_recognizer(
         protocol.Start(str(path), STRATEGY_TABLE[strategy], threads=1, self_test=False),
         lambda _: None,
     )
@@ -75,16 +76,16 @@ def one_pass(held: Recognizer, samples: np.ndarray) -> list[int]:
                 cache_last_time=caches[1],
                 cache_last_channel_len=caches[2],
                 keep_all_outputs=buffer.is_buffer_empty(),
-                previous_hypotheses=said if held._decode.family != "ctc" else None,
-                previous_pred_out=said if held._decode.family == "ctc" else None,
+                previous_hypotheses=said if held._decoder.family != "ctc" else None,
+                previous_pred_out=said if held._decoder.family == "ctc" else None,
                 drop_extra_pre_encoded=model.encoder.streaming_cfg.drop_extra_pre_encoded
                 if step
                 else 0,
                 return_transcription=True,
             )
         caches = found[2:5]
-        said = found[0] if held._decode.family == "ctc" else found[5]
-    if held._decode.family == "ctc":
+        said = found[0] if held._decoder.family == "ctc" else found[5]
+    if held._decoder.family == "ctc":
         path, blank = said[0].tolist(), model.decoding.blank_id
         return [t for i, t in enumerate(path) if t != blank and (i == 0 or t != path[i - 1])]
     return [int(token) for token in said[0].y_sequence]
@@ -94,7 +95,7 @@ def one_pass(held: Recognizer, samples: np.ndarray) -> list[int]:
 def listening(held: Recognizer) -> Iterator[list[int]]:
     """Give the tokens of each draft that is asked for within."""
     found: list[int] = []
-    decoder, read = held._decode, held._decode.read  # type: ignore[attr-defined]
+    decoder, read = held._decoder, held._decoder.read  # type: ignore[attr-defined]
 
     def noted(path: Any) -> Any:
         decoded = read(path)
@@ -111,7 +112,7 @@ def listening(held: Recognizer) -> Iterator[list[int]]:
 @contextmanager
 def counting(held: Recognizer) -> Iterator[list[int]]:
     """Collect how many feature frames go into the encoder, call by call."""
-    held._replay = None  # a straight program calls no module
+    held._fast_encoder = None  # a straight program calls no module
     frames: list[int] = []
     hook = held.model.encoder.register_forward_pre_hook(
         lambda _, args, kwargs: frames.append(kwargs["audio_signal"].shape[-1]), with_kwargs=True
@@ -283,11 +284,11 @@ def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Pa
     start = protocol.Start(
         str(folder / f"{family}.nemo"), STRATEGY_TABLE["fp32"], threads=1, self_test=False
     )
-    held = Recognizer(start, lambda _: None)
+    held = start_recognizer(start, lambda _: None)
     with listening(held) as heard:
         ask(held, SOUND)
         plain = list(heard)
-        held._decode.prefer(["shana", "tho be", "ki"], 4.0)
+        held._decoder.prefer(["shana", "tho be", "ki"], 4.0)
         forget(held)
         ask(held, SOUND)
         whole = list(heard)
@@ -302,7 +303,7 @@ def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Pa
 def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
     name = f"ahead{context[1]}"
     path = tiny.build("ca_rnnt", folder, name=name, encoder__att_context_size=[context, [70, 13]])
-    held = Recognizer(
+    held = start_recognizer(
         protocol.Start(str(path), STRATEGY_TABLE["fp32"], threads=1, self_test=False),
         lambda _: None,
     )
@@ -327,11 +328,11 @@ def test_other_models_hear_the_whole_buffer(
     family: str, overrides: dict[str, Any], folder: Path
 ) -> None:
     path = tiny.build(family, folder, name=f"other-{family}-{len(str(overrides))}", **overrides)
-    held = Recognizer(
+    held = start_recognizer(
         protocol.Start(str(path), STRATEGY_TABLE["fp32"], threads=1, self_test=False),
         lambda _: None,
     )
-    assert held.ready_message().streaming == "buffer"
+    assert ready_message(held).streaming == "buffer"
     ask(held, SOUND[: 3 * RATE])
     with counting(held) as frames:
         ask(held, SOUND[: 4 * RATE])
@@ -339,4 +340,4 @@ def test_other_models_hear_the_whole_buffer(
 
 
 def test_a_cache_aware_model_says_so(folder: Path) -> None:
-    assert worker("ca_hybrid", folder).ready_message().streaming == "cache-aware"
+    assert ready_message(worker("ca_hybrid", folder)).streaming == "cache-aware"

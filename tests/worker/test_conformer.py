@@ -13,7 +13,7 @@ from asrd import protocol
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.casting import cast, components
 from asrd.worker.encoder import conformer
-from asrd.worker.recognizer import Recognizer
+from asrd.worker.startup import ready_message, start_recognizer
 from tests.fakes import tiny
 
 CPU = torch.device("cpu")
@@ -117,12 +117,12 @@ def test_what_runs_in_what_is_told_as_without_it(
     """Casting reads what is effective from the model: our classes must leave it the same layers to
     read from."""
     start = protocol.Start(str(tiny.built(family, folder)), STRATEGY_TABLE[strategy])
-    ours = Recognizer(start, lambda _: None)
+    ours = start_recognizer(start, lambda _: None)
     monkeypatch.setattr(conformer, "whole", lambda *_, **__: False)
-    theirs = Recognizer(start, lambda _: None)
-    assert (ours._whole, theirs._whole) == (True, False)
-    assert ours.ready_message().effective == theirs.ready_message().effective
-    assert ours.ready_message().fallbacks == theirs.ready_message().fallbacks
+    theirs = start_recognizer(start, lambda _: None)
+    assert (ours._unmasked, theirs._unmasked) == (True, False)
+    assert ready_message(ours).effective == ready_message(theirs).effective
+    assert ready_message(ours).fallbacks == ready_message(theirs).fallbacks
     assert components.weights_bytes(ours.model) == components.weights_bytes(theirs.model)
 
 

@@ -33,6 +33,7 @@ from asrd.worker.decoding.word_times import Decoded
 from asrd.worker.encoder import conformer, cuda_graphs
 from asrd.worker.encoder.cuda_graphs import EncoderReplay, GraphCapture
 from asrd.worker.recognizer import Recognizer
+from asrd.worker.startup import ready_message, start_recognizer
 from tests.fakes import tiny
 
 CPU = torch.device("cpu")
@@ -66,9 +67,11 @@ def near(found: torch.Tensor, expected: torch.Tensor, part: float = 2e-5) -> Non
 
 def worker(model: Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     words = {"threads": 1, "self_test": False, **options}
-    made = Recognizer(protocol.Start(str(model), STRATEGY_TABLE[strategy], **words), lambda _: None)
+    made = start_recognizer(
+        protocol.Start(str(model), STRATEGY_TABLE[strategy], **words), lambda _: None
+    )
     if made.start.device == "cpu":
-        made._replay = (
+        made._fast_encoder = (
             None  # the straight program, which rounds otherwise than the modules replayed here
         )
     return made
@@ -166,7 +169,7 @@ def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> No
         sound = tiny.noise(2.0)
         held.replay(recorder, sound.tobytes())
         assert "no more: a replay" in recorder.told[part]
-        assert held.ready_message().graphs == recorder.told
+        assert ready_message(held).graphs == recorder.told
         assert heard(held, sound) == heard(plain, sound)
 
 
@@ -226,11 +229,13 @@ def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths:
     plain, held = _made[family]
     sounds = noises(lengths)
     encoded_of(held, sounds)  # what is asked for a second time is captured
-    asked = sum(held._replay._asked.values())
+    asked = sum(held._fast_encoder._asked.values())
     encoded, counts = encoded_of(held, sounds)
-    assert sum(held._replay._asked.values()) > asked
+    assert sum(held._fast_encoder._asked.values()) > asked
     assert all(
-        shape in held._replay._ready for shape, times in held._replay._asked.items() if times > 1
+        shape in held._fast_encoder._ready
+        for shape, times in held._fast_encoder._asked.items()
+        if times > 1
     )
     assert len(encoded) == len(counts) == len(sounds)
     for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
@@ -249,7 +254,7 @@ def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> Non
     assert recorder.told["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held.model.encoder, "forward", None)
-        shaped = held._replay._ready[(8, 128, None)]
+        shaped = held._fast_encoder._ready[(8, 128, None)]
         shaped.replay = lambda: shaped._features
         encoded, lengths = encoded_of(held, sounds)
     assert encoded.shape[0] == len(lengths) == 7
@@ -643,7 +648,7 @@ def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
     held.replay(GraphCapture(CPU), tiny.noise(4.0).tobytes())
-    assert held._recorder.told["encoder"] == "4 lengths up to 512 feature frames"
+    assert held._capture.told["encoder"] == "4 lengths up to 512 feature frames"
     close = 0
     for number, seconds in enumerate((0.3, 1.0, 2.5, 4.0)):
         sound = tiny.noise(seconds, number)
@@ -655,12 +660,12 @@ def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None
 def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder: Path) -> None:
     path, sound, alike = path_of(folder, "canary2"), tiny.noise(3.0), []
     for one in components.sweep(header(path), words):
-        held = Recognizer(
+        held = start_recognizer(
             protocol.Start(str(path), one.precision, threads=1, self_test=False), lambda _: None
         )
-        held._replay, before = None, heard(held, sound).text
+        held._fast_encoder, before = None, heard(held, sound).text
         held.replay(GraphCapture(CPU), sound.tobytes())
-        assert "no more" not in str(held._recorder.told), one.component
+        assert "no more" not in str(held._capture.told), one.component
         alike.append(heard(held, sound).text == before)
     assert sum(alike) >= 0.7 * len(alike)  # rounding turns random weights' texts
 
@@ -668,7 +673,9 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
 @pytest.mark.parametrize("model", SHIPPED)
 def test_the_shipped_models_hear_the_same(model: str) -> None:
     plain, held = (
-        Recognizer(protocol.Start(model, STRATEGY_TABLE["fp32"], self_test=False), lambda _: None)
+        start_recognizer(
+            protocol.Start(model, STRATEGY_TABLE["fp32"], self_test=False), lambda _: None
+        )
         for _ in range(2)
     )
     lines = (json.loads(line) for line in EVALUATION_MANIFEST.read_text().splitlines()[:12])
@@ -695,7 +702,7 @@ def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
     starts = [1_000 * n for n in range(len(sounds))]
     for _ in range(2):
         answers = held.recognize_together(sounds, starts, "final")
-    assert (8, 512, None) in held._replay._ready
+    assert (8, 512, None) in held._fast_encoder._ready
     for answer, sound, start in zip(answers, sounds, starts, strict=True):
         found, expected = answer.hypothesis, plain.recognize(sound, start).hypothesis
         assert (found.text, found.start, found.stop) == (
@@ -717,7 +724,7 @@ def test_encoders_of_every_arithmetic_take_several(strategy: str, folder: Path) 
     sounds = noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])
     for _ in range(2):
         encoded, counts = encoded_of(held, sounds)
-    assert [shape[:2] for shape in held._replay._ready] == [(8, 512)]
+    assert [shape[:2] for shape in held._fast_encoder._ready] == [(8, 512)]
     for row, (sound, count) in enumerate(zip(sounds, counts.tolist(), strict=True)):
         near(encoded[row : row + 1, :, :count].float(), encoded_of(plain, [sound])[0].float(), 0.05)
 
@@ -727,8 +734,8 @@ def test_answers_count_tokens_and_a_cpu_has_no_graphs(folder: Path) -> None:
     sound = tiny.noise(3.0)
     answer = held.recognize(sound.tobytes())
     encoded, lengths = held._encode([torch.as_tensor(sound)])
-    assert answer.tokens == len(held._decode(encoded, lengths).tokens) > 0
-    assert held.ready_message().graphs == {}
+    assert answer.tokens == len(held._decoder(encoded, lengths).tokens) > 0
+    assert ready_message(held).graphs == {}
 
 
 # -- on a card
@@ -752,9 +759,9 @@ def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: P
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
-    told = held.ready_message().graphs
+    told = ready_message(held).graphs
     print(f"\n{family} {strategy}: {told}")
-    assert plain.ready_message().graphs == {}
+    assert ready_message(plain).graphs == {}
     assert set(told) == {"encoder", "decoder"}
     assert "no more" not in told["encoder"], told
     alike, dice = 0, random.Random(7)
@@ -780,8 +787,8 @@ def test_a_cards_steps_say_what_one_step_after_the_other_says(
     family: str, strategy: str, folder: Path
 ) -> None:
     held = on_card(folder, family, strategy)
-    aed = held._decode
-    assert "no more" not in held.ready_message().graphs["decoder"]
+    aed = held._decoder
+    assert "no more" not in ready_message(held).graphs["decoder"]
     alike = 0
     for number in range(12):
         with torch.inference_mode(), held._applied.context("final"):
@@ -824,7 +831,7 @@ def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
     assert after is not None
     assert math.isclose(float(after().sum()), 16.0)
     held = on_card(folder, "ctc", "fp32")
-    assert "no more" not in held.ready_message().graphs["encoder"]
+    assert "no more" not in ready_message(held).graphs["encoder"]
 
 
 @cuda
@@ -863,7 +870,7 @@ def test_several_on_a_card_are_heard_as_each_alone(
             for answer, s in zip(answers, sounds, strict=True)
         )
         total += batch
-    told = held.ready_message().graphs
+    told = ready_message(held).graphs
     print(f"\n{family} {strategy}: {told}, {alike} of {total} alike")
     assert "of 8 buffers" in told["encoder"]
     assert "no more" not in told["encoder"], told
@@ -896,7 +903,7 @@ def test_a_transducer_goes_on_behind_a_text_on_a_card(
 @pytest.mark.parametrize("family", ["rnnt", "tdt"])
 def test_nemo_captures_no_more_once_it_has_captured_for_several(family: str, folder: Path) -> None:
     held = on_card(folder, family, "bfloat16")
-    loop = held._decode._model.decoding.decoding.decoding_computer
+    loop = held._decoder._model.decoding.decoding.decoding_computer
     states = []
     for batch in (1, 8, 1, 3, 8, 10, 1):
         sounds = [sound.tobytes() for sound in noises([32_000] * batch)]

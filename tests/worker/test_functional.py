@@ -13,7 +13,8 @@ from asrd import protocol
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.worker.casting import components
 from asrd.worker.encoder import conformer, functional
-from asrd.worker.recognizer import NonFiniteError, Recognizer
+from asrd.worker.recognizer import NonFiniteError
+from asrd.worker.startup import start_recognizer
 from tests.fakes import tiny
 from tests.worker.test_conformer import CPU, LENGTHS, assert_same, nemo, sound
 
@@ -101,18 +102,20 @@ def test_what_it_cannot_do_is_left_to_the_modules(folder: Path) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 def test_only_a_plain_float32_encoder_is_run_so(strategy: str, folder: Path) -> None:
-    held = Recognizer(
+    held = start_recognizer(
         protocol.Start(str(tiny.built("ctc", folder)), STRATEGY_TABLE[strategy]), lambda _: None
     )
     lowered = {"half", "half-naive", "bfloat16", "selective", "int8"}
-    assert (held._replay is None) == (strategy in lowered), functional.refusal(held.model.encoder)
+    assert (held._fast_encoder is None) == (strategy in lowered), functional.refusal(
+        held.model.encoder
+    )
 
 
 def test_where_nan_begins_is_found_all_the_same(folder: Path) -> None:
-    held = Recognizer(
+    held = start_recognizer(
         protocol.Start(str(tiny.built("ctc", folder)), STRATEGY_TABLE["fp32"]), lambda _: None
     )
-    assert held._replay is not None
+    assert held._fast_encoder is not None
     held.model.encoder.layers[0].feed_forward2.linear1.weight.data.fill_(float("nan"))
     with pytest.raises(NonFiniteError, match=r"encoder\.layers\.0"):
         held.recognize(tiny.noise(2.0).tobytes())

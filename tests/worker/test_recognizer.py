@@ -30,7 +30,9 @@ from asrd.precision.plan import Candidate, Plan
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.text.spacing import join
 from asrd.worker.__main__ import _serve
-from asrd.worker.recognizer import SMALL, Recognizer, _threads
+from asrd.worker.loading.model_loader import SINGLE_THREAD_PARAMETERS, thread_count
+from asrd.worker.recognizer import Recognizer
+from asrd.worker.startup import ready_message, start_recognizer
 from tests.fakes import tiny
 from tests.helpers import ROOT
 
@@ -48,7 +50,9 @@ def clips(count: int) -> list[tuple[np.ndarray, str]]:
 
 def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Recognizer:
     said: list[protocol.Reply] = []
-    made = Recognizer(protocol.Start(str(model), STRATEGY_TABLE[strategy], **options), said.append)
+    made = start_recognizer(
+        protocol.Start(str(model), STRATEGY_TABLE[strategy], **options), said.append
+    )
     stages = {message.stage for message in said if isinstance(message, protocol.Progress)}
     assert stages >= {"import", "restore", "cast"}
     return made
@@ -93,7 +97,7 @@ def test_the_text_is_that_of_transcribe(model: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder))
-    ready = worker.ready_message()
+    ready = ready_message(worker)
     assert ready.family == {"ca_ctc": "ctc", "ca_rnnt": "rnnt", "ca_hybrid": "hybrid"}.get(
         family, "aed" if family.startswith("canary") else family
     )
@@ -178,7 +182,7 @@ def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> 
     worker = recognizer(tiny.built(family, folder), self_test=False)
     sound = tiny.noise(4.0, 2).tobytes()
     plain = worker.recognize(sound, 100)
-    transducer = worker.ready_message().family in ("rnnt", "tdt", "hybrid")
+    transducer = ready_message(worker).family in ("rnnt", "tdt", "hybrid")
     letters = "".join(sorted({c for c in plain.hypothesis.text.lower() if c.isalpha()}))[:3]
     told = worker.recognize(sound, 100, context=protocol.DecodingContext(letters, 32_100))
     assert told.hypothesis.resumed == transducer
@@ -217,11 +221,11 @@ def test_loading_holds_no_more_than_the_weights_as_they_will_be(tmp_path: Path) 
         path, "bfloat16", self_test=False
     )  # what a first model brings into memory beside itself
     worker = recognizer(path, "bfloat16", self_test=False)
-    before, peak = worker.ledger["import"].process, worker.load_peak.process
+    before, peak = worker.loaded.meter.ledger["import"].process, worker.loaded.load_peak.process
     assert before is not None
     assert peak is not None
-    assert worker.weights_bytes > 100 << 20
-    assert peak - before < 1.3 * worker.weights_bytes
+    assert worker.loaded.weights_bytes > 100 << 20
+    assert peak - before < 1.3 * worker.loaded.weights_bytes
 
 
 def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
@@ -229,9 +233,12 @@ def test_int8_gives_the_system_back_what_it_was_made_of(tmp_path: Path) -> None:
     worker = recognizer(path, "int8", self_test=False)
     freed = (
         memory_estimate.weights_bytes(checkpoint.header(path), STRATEGY_TABLE["fp32"])
-        - worker.weights_bytes
+        - worker.loaded.weights_bytes
     )
-    before, after = worker.ledger["load"].process, worker.ledger["cast"].process
+    before, after = (
+        worker.loaded.meter.ledger["load"].process,
+        worker.loaded.meter.ledger["cast"].process,
+    )
     assert before is not None
     assert after is not None
     assert before - after > 0.6 * freed
@@ -280,7 +287,7 @@ def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: P
 def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
     model: str, strategy: str
 ) -> None:
-    ready = recognizer(model, strategy).ready_message()
+    ready = ready_message(recognizer(model, strategy))
     assert ready.requested == strategy
     assert mismatch(Candidate(STRATEGY_TABLE[strategy], "cpu"), ready) == ""
     assert ready.self_test is not None
@@ -326,13 +333,16 @@ def test_an_overflow_is_reported_and_not_written_down() -> None:
 
 def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None:
     small = checkpoint.header(SHIPPED["demo"])
-    wide = {f"encoder.{n}.weight": tensors.Tensor((SMALL // 2, 2), "float32") for n in range(2)}
+    wide = {
+        f"encoder.{n}.weight": tensors.Tensor((SINGLE_THREAD_PARAMETERS // 2, 2), "float32")
+        for n in range(2)
+    }
     large = msgspec.structs.replace(small, tensors=wide)
     start = protocol.Start("demo", STRATEGY_TABLE["fp32"])
-    assert _threads(start, small) == 1
-    assert _threads(start, large) == 0
-    assert _threads(msgspec.structs.replace(start, threads=3), small) == 3
-    assert _threads(msgspec.structs.replace(start, device="cuda:0"), small) == 0
+    assert thread_count(start, small) == 1
+    assert thread_count(start, large) == 0
+    assert thread_count(msgspec.structs.replace(start, threads=3), small) == 3
+    assert thread_count(msgspec.structs.replace(start, device="cuda:0"), small) == 0
 
 
 # -- as a process

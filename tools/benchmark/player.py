@@ -165,18 +165,18 @@ def give_back() -> None:
 
 def worker(*what: str) -> int:
     """Be a worker that keeps some of each utterance, or takes longer than it has to, or is tidy."""
-    from asrd.worker import __main__, recognizer
+    from asrd.worker import __main__, recognizer, startup
 
     real, measure = recognizer.Recognizer.recognize_together, recognizer.Recognizer.measure
-    introduced, kept = recognizer.Recognizer.ready_message, []
+    introduced, kept = startup.ready_message, []
 
     def recognize(
-        self: Any, sounds: Sequence[bytes], starts: Sequence[int], phase: str, contexts: Any = ()
+        self: Any, audios: Sequence[bytes], starts: Sequence[int], phase: str, contexts: Any = ()
     ) -> Any:
         began = time.perf_counter()
-        answers = real(self, sounds, starts, phase, contexts)
+        answers = real(self, audios, starts, phase, contexts)
         if "leak" in what:
-            kept.append(bytearray(b"x" * LEAK * len(sounds)))
+            kept.append(bytearray(b"x" * LEAK * len(audios)))
         if "slow" in what:
             until = time.perf_counter() + SLOW * (time.perf_counter() - began)
             while time.perf_counter() < until:
@@ -188,13 +188,13 @@ def worker(*what: str) -> int:
             give_back()
         return measure(self)
 
-    def ready_message(self: Any) -> Any:
+    def ready_message(ready: Any) -> Any:
         # the million objects of NeMo stay; looking through them for each reading would take a
         # second
         gc.freeze()
-        return introduced(self)
+        return introduced(ready)
 
-    recognizer.Recognizer.ready_message = ready_message  # type: ignore[method-assign]  # in this process alone
+    startup.ready_message = ready_message  # type: ignore[assignment]  # in this process alone
     recognizer.Recognizer.recognize_together = recognize  # type: ignore[method-assign]  # in this process alone
     recognizer.Recognizer.measure = measured  # type: ignore[method-assign]  # in this process alone
     return __main__.main()
