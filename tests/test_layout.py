@@ -146,7 +146,6 @@ TOO_LONG = {
     "cli.transcribe": "the verb and its printers",
     "desktop.sinks": "every sink of text",
     "worker.encoder.conformer": "the encoder that the native runtime will replace",
-    "worker.loading.restore": "the reader that the native runtime will replace",
 }
 """Modules above MAX_LINES, and what each holds too much of. A module that was cut leaves this
 table."""

@@ -4,7 +4,9 @@ A file imports only from files above it, and from packages below this one.
 
     device                    CUDA started on a card, or why it cannot be; memory held within a limit
     loading.lhotse_import     lhotse kept from making a folder in the home
-    loading.restore           NeMo imported without torch's compiler; a model's weights read from its file, once
+    loading.construction      layers without numbers, and a limit to their parameters, while a model is built
+    loading.unpacking         a checkpoint's config and small files, unpacked and checked
+    loading.restore           a checkpoint as a NeMo model, whose numbers are read from its file once
     encoder.conformer         NeMo's FastConformer with what one whole buffer does not need left out
     casting.quantize          layers that hold a matrix as int8
     casting.components        a NeMo model as components: who holds which tensors, and what they weigh

@@ -662,7 +662,7 @@ def worker_refuses(path: Path, folder: Path) -> str:
 
     before = sorted(folder.rglob("*"))
     with restore.CheckpointReader(path) as opened, pytest.raises(ModelError) as caught:
-        opened._unpack()
+        opened._unpacked.unpack()
     assert sorted(folder.rglob("*")) == before
     return caught.value.message
 
@@ -799,14 +799,14 @@ def test_a_file_of_any_age_loads_and_says_the_same(
 def test_a_config_that_would_build_more_than_the_file_holds_is_stopped() -> None:
     import torch
 
-    from asrd.worker.loading import restore
+    from asrd.worker.loading import construction
 
     with (
         pytest.raises(ValueError, match="more parameters than its weights have"),
-        restore.at_most(1000),
+        construction.at_most(1000),
     ):
         torch.nn.Linear(5000, 10_000)
-    with restore.at_most(1000):
+    with construction.at_most(1000):
         torch.nn.Linear(100, 100)
     assert torch.nn.Module.register_parameter.__name__ == "register_parameter"
 
@@ -935,14 +935,14 @@ def test_the_second_model_of_a_file_is_looked_at_too(
         restore.CheckpointReader(path, hidden=True) as opened,
         pytest.raises(ModelError, match="is refused: its config"),
     ):
-        opened._unpack()
+        opened._unpacked.unpack()
     bomb = {"timestamps_asr_model_weights.ckpt": b"cposix\nsystem\n(S'touch written'\ntR."}
     path = packed(tmp_path / "y.nemo", members | bomb, "w:gz" if zipped else "w:")
     with (
         restore.CheckpointReader(path, hidden=True) as opened,
         pytest.raises(ModelError, match=r"names? posix\.system"),
     ):
-        opened._unpack()
+        opened._unpacked.unpack()
 
 
 def test_what_is_passed_on_unknown_is_in_the_log(tmp_path: Path) -> None:

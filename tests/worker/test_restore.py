@@ -27,7 +27,7 @@ from asrd.errors import DiskError, ModelError
 from asrd.models.checkpoint import WEIGHTS, tensor_locations, unpacked_bytes
 from asrd.models.names import SHIPPED
 from asrd.models.tensors import TensorLocation
-from asrd.worker.loading import nemo_import, restore
+from asrd.worker.loading import construction, nemo_import, restore
 from tests.fakes import tiny
 from tests.helpers import ROOT
 
@@ -389,7 +389,7 @@ def test_room_is_asked_for_what_is_unpacked_and_no_more(
 
 
 def test_layers_are_initialised_again_afterwards() -> None:
-    with pytest.raises(ZeroDivisionError), restore.uninitialised():
+    with pytest.raises(ZeroDivisionError), construction.uninitialised():
         raise ZeroDivisionError
     assert float(torch.nn.Linear(64, 64).weight.detach().abs().max()) <= 1 / 8
     assert float(torch.nn.init.ones_(torch.empty(3)).sum()) == 3.0

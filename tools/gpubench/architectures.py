@@ -81,7 +81,7 @@ def build(name: str, path: Path, seed: int = 0) -> Path:
 
 def empty(known: Architecture, scratch: Path) -> Any:
     """Return NeMo's model of an architecture, its weights whatever was in memory."""
-    from asrd.worker.loading import nemo_import, restore
+    from asrd.worker.loading import construction, nemo_import
 
     models = nemo_import.import_nemo()
     from nemo.utils import logging
@@ -93,7 +93,7 @@ def empty(known: Architecture, scratch: Path) -> Any:
         "ctc": models.EncDecCTCModelBPE,
         "tdt": models.EncDecRNNTBPEModel,
     }
-    with restore.uninitialised():
+    with construction.uninitialised():
         return (
             kinds[known.family](cfg=OmegaConf.create(config(known, scratch)))
             .eval()

@@ -1,120 +1,41 @@
-"""Worker: NeMo imported without torch's compiler, models built without numbers that are overwritten
-at once, and their weights read from the user's own file.
+"""A checkpoint restored as a NeMo model: built without numbers, which are then read from its file.
 
-NeMo's import is most of a worker's start, and over a third of it is torch's compiler: one attention
-kernel is handed to torch.compile when its module is imported, and Lightning asks for a class of the
-compiler's only to tell its objects from others. Nothing here compiles. So while NeMo is imported a
-function given to torch.compile is compiled when it is first called, and `torch._dynamo` is a
-stand-in that gives way to the real one when it is asked for more. Afterwards everything is as it
-would have been. Releases that this was not tried with are imported the plain way.
+NeMo unpacks a checkpoint before it reads it: as many bytes written as the model weighs, at every
+start. Here each tensor's numbers go from where they lie in the file to the memory of the model they
+are for. They are read and not mapped. A mapped file that is cut short meanwhile ends the process
+without an error. One copy of the model is all that is ever held.
 
-A checkpoint is an archive in an archive, and NeMo unpacks it before it reads it: as many bytes
-written as the model weighs, at every start. Here what is small is unpacked, and each tensor's
-numbers go from where they lie in the file to the memory of the model they are for. They are read
-and not mapped: a mapped file that somebody cuts short ends the process without a word, and this way
-one copy of the model is all that is ever held.
-
-Knows torch, how NeMo restores and how Python imports; knows no kind of model. Imports torch only
-when it is used.
+This file knows torch and how NeMo restores; it knows no kind of model. It imports torch only when
+it is used.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import os
 import re
 import tempfile
-import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from asrd.errors import AsrdError, DiskError, ModelError
-from asrd.models import archive, config_files, model_config
-from asrd.models.checkpoint import (
-    CONFIG,
-    HIDDEN_WEIGHTS,
-    WEIGHTS,
-    tensor_locations,
-    unpacked_bytes,
-)
+from asrd.models.checkpoint import WEIGHTS
 from asrd.models.tensors import TensorLocation
-from asrd.models.torch_file import tensors_of
+from asrd.worker.loading.construction import at_most, uninitialised
+from asrd.worker.loading.unpacking import UnpackedFiles
 
 FETCHED_TOKENIZER = re.compile(r"AUTOTOKENIZER for ([\w./-]*\w)")
-"""What NeMo says where a tokenizer of the hub, which it takes words' pieces from, cannot be had."""
+"""NeMo's message for a tokenizer of the hub, which it takes word pieces from, and cannot get."""
 
+EARLY_CHECK_SECONDS = 0.5
+"""Seconds that `prepare` waits, in which a checkpoint that needs no unpacking is checked."""
 
-INITIALISERS = (
-    "uniform_", "normal_", "trunc_normal_", "constant_", "zeros_", "ones_", "xavier_uniform_", "xavier_normal_",
-    "kaiming_uniform_", "kaiming_normal_", "orthogonal_",
-)  # fmt: skip
-"""Functions of torch.nn.init that fill a tensor and return it."""
-
-
-@contextlib.contextmanager
-def uninitialised() -> Iterator[None]:
-    """While entered, new layers keep whatever was in memory: for a model all of whose parameters
-    are then loaded."""
-    import torch
-
-    kept = {name: getattr(torch.nn.init, name) for name in INITIALISERS}
-    for name in kept:
-        setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
-    try:
-        yield
-    finally:
-        for name, function in kept.items():
-            setattr(torch.nn.init, name, function)
-
-
-SPARE = 1 << 24
-"""Parameters that a built model may have beside those of its file: tied ones count twice."""
-
-
-@contextlib.contextmanager
-def at_most(elements: int) -> Iterator[None]:
-    """While entered, modules that have more than twice so many parameters together are not built.
-    Raises ValueError."""
-    import torch
-
-    register, counted = torch.nn.Module.register_parameter, 0
-
-    def counting(module: Any, name: str, parameter: Any) -> None:
-        nonlocal counted
-        counted += 0 if parameter is None else parameter.numel()
-        if counted > 2 * elements + SPARE:
-            raise ValueError("its config describes more parameters than its weights have")
-        register(module, name, parameter)
-
-    torch.nn.Module.register_parameter = counting  # type: ignore[assignment,method-assign]  # given back below
-    try:
-        yield
-    finally:
-        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-# -- checkpoints
-# ------------------------------------------------------------------------------------------------------
-
-
-HIDDEN_CONFIG = "timestamps_asr_model_config.yaml"
-"""Config of the second model that newer Canary files carry."""
-
-TOLD = 20
-"""Entries of a config that are named at most."""
-
-SOON = 0.5
-"""Seconds within which a checkpoint that is not to be unpacked is found to be sound."""
-
-PIECE = 64 << 20
-"""Bytes that are read ahead at once; between two of them it can be stopped."""
+READ_AHEAD_BYTES = 64 << 20
+"""Bytes that are read ahead at once; between two of them reading ahead can be stopped."""
 
 
 class CheckpointReader:
@@ -130,11 +51,8 @@ class CheckpointReader:
 
     def __init__(self, path: Path, hidden: bool = False) -> None:
         self.path, self._hidden = path, hidden
-        self._locations: OrderedDict[str, TensorLocation] | None = None
         self._prepared: Future[None] = Future()
-        self._checked = model_config.Checked({})
-        self._elements = 0
-        self._over = False
+        self._closed = False
         self._failure: Exception | None = None
 
     def __enter__(self) -> CheckpointReader:
@@ -144,14 +62,15 @@ class CheckpointReader:
                 self._file = self._stack.enter_context(self.path.open("rb"))
             except OSError as error:
                 raise ModelError(f"cannot read {self.path}: {error.strerror}") from error
-            self._as_opened = self._facts()
+            self._as_opened = self._version()
             self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+            self._unpacked = UnpackedFiles(self._file, self.path, self.folder, self._hidden)
             self._beside = self._stack.enter_context(ThreadPoolExecutor(1))
             self._stack = self._stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True
+        self._closed = True
         self._stack.close()
 
     def prepare(self) -> None:
@@ -162,10 +81,10 @@ class CheckpointReader:
             ModelError, DiskError: what is found at once to be wrong; what is found later, `build`
             raises.
         """
-        self._prepared = self._beside.submit(self._unpack)
+        self._prepared = self._beside.submit(self._unpacked.unpack)
         self._beside.submit(self._read_ahead)
         with self._translating(), contextlib.suppress(TimeoutError):
-            self._prepared.result(SOON)
+            self._prepared.result(EARLY_CHECK_SECONDS)
 
     def build(self) -> Any:
         """Return the model, of any family that the config names, on the CPU and in FP32: without
@@ -181,12 +100,10 @@ class CheckpointReader:
 
         with self._translating():
             self._prepared.result()
-            config = OmegaConf.create(self._config())
+            config = OmegaConf.create(self._unpacked.config())
             connector = _connector(str(self.folder))
-            with (
-                uninitialised(),
-                at_most(self._elements),
-            ):  # NeMo loads every parameter, or refuses the checkpoint
+            # NeMo then loads every parameter, or refuses the checkpoint.
+            with uninitialised(), at_most(self._unpacked.elements):
                 return ASRModel.restore_from(
                     str(self.path),
                     override_config_path=config,
@@ -205,24 +122,15 @@ class CheckpointReader:
         with self._translating():
             model.load_state_dict(self._state(), strict=True)
             model._set_model_restore_state(is_being_restored=False)
-        if self._facts() != self._as_opened:
+        if self._version() != self._as_opened:
             raise ModelError(
                 f"{self.path} was changed while it was read", "start again once it is whole"
             )
 
     @property
     def remarks(self) -> list[str]:
-        """What of the config was passed on unknown, or left empty: a sentence each."""
-        checked = self._checked
-        found = {
-            "unknown and passed on": checked.unknown,
-            "names of files, left out": checked.emptied,
-        }
-        return [
-            f"entries of its config, {what}: {', '.join(names[:TOLD])}"
-            for what, names in found.items()
-            if names
-        ]
+        """Entries of the config that were passed on unknown, or left empty: a sentence each."""
+        return self._unpacked.remarks
 
     def restore(self) -> Any:
         """Return the model as NeMo restores it. Raises: as `build` and `load`."""
@@ -241,6 +149,7 @@ class CheckpointReader:
             raise translated from error
 
     def _translated(self, error: Exception) -> Exception:
+        """Return an error as one of asrd's, with the path in it."""
         if isinstance(error, AsrdError | MemoryError):
             return error
         if isinstance(error, OSError):
@@ -249,20 +158,24 @@ class CheckpointReader:
                     f"no room to unpack {self.path} in {self.folder.parent}", "set TMPDIR"
                 )
             return ModelError(f"cannot read {self.path}: {error}")
-        if fetched := FETCHED_TOKENIZER.search(str(error)):
+        text = str(error).strip()
+        if fetched := FETCHED_TOKENIZER.search(text):
             return ModelError(
                 f"{self.path} has a word-piece tokenizer, which NeMo makes from {fetched[1]}, and that is not here",
                 f"asrd loads models offline; fetch it once: hf download {fetched[1]}",
             )
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = text.splitlines()[0] if text else type(error).__name__
         # NeMo raises every kind for a checkpoint it cannot build.
         return ModelError(
             f"NeMo cannot restore {self.path}: {first}", "run with --debug for its traceback"
         )
 
     def fill(self, into: Any, place: TensorLocation) -> None:
-        """Read one tensor's numbers from the file into one of its shape, of any dtype. Raises
-        ModelError: too few."""
+        """Read one tensor's numbers from the file into one of its shape, of any dtype.
+
+        Raises:
+            ModelError: the file has too few.
+        """
         if self._failure:
             raise self._failure
         try:
@@ -276,9 +189,23 @@ class CheckpointReader:
 
         stored = getattr(torch, place.tensor.dtype)
         direct = into.is_contiguous() and into.dtype == stored and into.device.type == "cpu"
-        target = into.detach() if direct else torch.empty(place.tensor.shape, dtype=stored)
-        numbers: Any = target.reshape(-1).view(torch.uint8).numpy()
-        left, offset = memoryview(numbers), place.offset
+        if direct:
+            self._read_bytes(into.detach(), place.offset)
+            return
+        read = torch.empty(place.tensor.shape, dtype=stored)
+        self._read_bytes(read, place.offset)
+        if read.is_floating_point():
+            read = read.float().to(into.dtype)  # by way of float32, as NeMo restores
+        if into.dim() == 2 and into.t().is_contiguous():
+            # torch transposes a matrix five times as fast from this side
+            into, read = into.t(), read.t()
+        into.copy_(read)
+
+    def _read_bytes(self, tensor: Any, offset: int) -> None:
+        """Fill a contiguous tensor on the CPU with the file's bytes from `offset` on."""
+        import torch
+
+        left = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
         while left:
             count = os.preadv(self._file.fileno(), [left], offset)
             if not count:
@@ -286,117 +213,45 @@ class CheckpointReader:
                     f"{self.path} was cut short while it was read", "copy or download it again"
                 )
             left, offset = left[count:], offset + count
-        if direct:
-            return
-        if target.is_floating_point():
-            target = target.float().to(into.dtype)  # by way of float32, as NeMo restores
-        if into.dim() == 2 and into.t().is_contiguous():
-            into, target = (
-                into.t(),
-                target.t(),
-            )  # torch turns a matrix five times as fast from this side
-        into.copy_(target)
 
-    def _facts(self) -> tuple[int, int]:
+    def _version(self) -> tuple[int, int]:
+        """Return what changes when the file is written to: its size, and when it was written."""
         now = os.fstat(self._file.fileno())
         return now.st_size, now.st_mtime_ns
-
-    def _unpack(self) -> None:
-        """Check the config, and unpack what is not read from where it lies: tokenizers, seldom the
-        weights."""
-        self._locations = tensor_locations(self._file, self.path)
-        left = {WEIGHTS} if self._locations is not None else set[str]()
-        left |= set() if self._hidden else {HIDDEN_WEIGHTS}
-        size = self._as_opened[0]
-        if self._locations is None:  # in one pass, as to list a gzipped archive is to unpack it
-            self._check_room(size)
-        else:
-            self._check_room(unpacked_bytes(self.path, self._hidden))
-        for opened, member, name in archive.members(self._file, self.path, size):
-            if member.isfile() and name not in left:
-                self._check_room(member.size)
-                opened.extract(member, self.folder, filter="data")
-        self._checked = self._check(CONFIG, WEIGHTS)
-        if self._hidden and all(
-            (self.folder / name).is_file() for name in (HIDDEN_CONFIG, HIDDEN_WEIGHTS)
-        ):
-            hidden = self._with_files(self._check(HIDDEN_CONFIG, HIDDEN_WEIGHTS))
-            (self.folder / HIDDEN_CONFIG).write_text(
-                yaml.safe_dump(hidden, allow_unicode=True)
-            )  # NeMo reads it there
-
-    def _check(self, config: str, weights: str) -> model_config.Checked:
-        """Return a config of the archive as NeMo may be given it, after a look at its weights
-        without torch."""
-        if self._locations is not None and weights == WEIGHTS:
-            shapes = {name: place.tensor.shape for name, place in self._locations.items()}
-        else:
-            shapes = self._shapes(self.folder / weights)
-        text = (self.folder / config).read_bytes()
-        self._elements += sum(math.prod(shape) for shape in shapes.values())
-        return model_config.checked(model_config.read(text, self.path), shapes, self.path)
-
-    def _shapes(self, weights: Path) -> dict[str, tuple[int, ...]]:
-        """Return the tensors' shapes of unpacked weights, and look whether torch would have to
-        inflate them."""
-        size = weights.stat().st_size
-        with weights.open("rb") as content:
-            tensors = tensors_of(content, self.path, size)
-        if zipfile.is_zipfile(weights):
-            with weights.open("rb") as content, archive.unzipped(content) as packed:
-                inflated = sum(entry.file_size for entry in packed.infolist())
-            if inflated > archive.MAX_EXPANSION * size + archive.SPARE_BYTES:
-                raise ModelError(
-                    f"{self.path} is refused: its weights inflate to {inflated} bytes", archive.HINT
-                )
-        return {name: tensor.shape for name, tensor in tensors.items()}
-
-    def _config(self) -> dict[str, Any]:
-        """Return the checked config, with the tokenizers' files where they were unpacked."""
-        return self._with_files(self._checked) | {"restore_timestamps_model": self._hidden}
-
-    def _with_files(self, checked: model_config.Checked) -> dict[str, Any]:
-        for section, key, name in config_files.tokenizer_files(checked.config):
-            file = self.folder / name
-            section[key] = str(file) if name and file.is_file() else None
-        return checked.config
-
-    def _check_room(self, need: int) -> None:
-        disk, where = os.statvfs(self.folder), self.folder.parent
-        if need > (free := disk.f_bavail * disk.f_frsize):
-            raise DiskError(
-                f"unpacking {self.path.name} needs {need >> 20} MiB, {where} has {free >> 20} MiB free",
-                "set TMPDIR to a folder on a larger disk",
-            )
 
     def _read_ahead(self) -> None:
         """Bring the weights into the page cache, by a copy to nowhere: next to free for what is
         there already."""
-        if not self._locations:
+        if not self._unpacked.locations:
             return
-        first = min(place.offset for place in self._locations.values())
+        first = min(place.offset for place in self._unpacked.locations.values())
         with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-            while not self._over and (
-                sent := os.sendfile(nowhere.fileno(), self._file.fileno(), first, PIECE)
-            ):
+            while not self._closed:
+                sent = os.sendfile(nowhere.fileno(), self._file.fileno(), first, READ_AHEAD_BYTES)
+                if not sent:
+                    return
                 first += sent
 
     def _state(self) -> Any:
         """Return the model's state: tensors that are read when they are copied, or those of the
         unpacked file."""
-        import torch
-
-        if self._locations is None:
-            unpacked = self.folder / WEIGHTS
-            try:
-                return torch.load(unpacked, map_location="cpu", mmap=True, weights_only=True)
-            except RuntimeError:  # the format before torch 1.6 cannot be mapped
-                return torch.load(unpacked, map_location="cpu", weights_only=True)
-        state: Any = OrderedDict(
-            (name, _Stored(self, place)) for name, place in self._locations.items()
-        )
-        state._metadata = vars(self._locations)["_metadata"]  # torch keeps it beside the items
+        locations = self._unpacked.locations
+        if locations is None:
+            return _unpacked_state(self.folder / WEIGHTS)
+        state: Any = OrderedDict()
+        for name, place in locations.items():
+            state[name] = _StoredTensor(self, place)
+        state._metadata = vars(locations)["_metadata"]  # torch keeps it beside the items
         return state
+
+
+def _unpacked_state(weights: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(weights, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError:  # the format before torch 1.6 cannot be mapped
+        return torch.load(weights, map_location="cpu", weights_only=True)
 
 
 def _connector(folder: str) -> Any:
@@ -411,7 +266,7 @@ def _connector(folder: str) -> Any:
     return connector
 
 
-class _Stored:
+class _StoredTensor:
     """A tensor that is still in its file: what load_state_dict() asks of one, and to copy it is to
     read it."""
 
@@ -422,7 +277,7 @@ class _Stored:
         self.shape = place.tensor.shape
 
     def size(self) -> tuple[int, ...]:
-        """Return its shape, for what torch says of one that cannot be copied."""
+        """Return its shape, for torch's message about one that cannot be copied."""
         return self.shape
 
     @classmethod
