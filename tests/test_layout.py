@@ -144,7 +144,6 @@ TOO_LONG = {
     "cli.report": "the verb and what it reads of the journal",
     "cli.service": "the unit, the desktop entry and the verbs that install them",
     "cli.transcribe": "the verb and its printers",
-    "desktop.sinks": "every sink of text",
     "worker.encoder.conformer": "the encoder that the native runtime will replace",
 }
 """Modules above MAX_LINES, and what each holds too much of. A module that was cut leaves this

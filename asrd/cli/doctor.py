@@ -23,8 +23,8 @@ from asrd.audio.devices import choose, survey
 from asrd.cli import status_page
 from asrd.config.settings import Settings
 from asrd.daemon import client
-from asrd.desktop import sinks
 from asrd.desktop.keyboard import Check
+from asrd.desktop.survey import survey as survey_desktop
 from asrd.engine import planner
 from asrd.errors import AsrdError, AudioError, SocketError
 from asrd.journal import JOURNAL_SOCKET
@@ -267,7 +267,7 @@ def _desk(settings: Settings) -> Iterator[Finding]:
     wanted = {"type": ("type",), "paste": ("type",), "clipboard": ("clipboard",)}
     needed = {name for sink in settings.sinks for name in wanted.get(sink, ())}
     check: Check
-    for check in sinks.survey():
+    for check in survey_desktop():
         yield Finding(check.name, check.works, check.name in needed, check.note, check.fix)
 
 

@@ -131,7 +131,9 @@ def _hangs(where: Path) -> ControlError:
 
 
 def _refused(reply: Mapping[str, Any]) -> AsrdError:
-    kind = BusyError if reply.get("busy") else AsrdError
+    kind = AsrdError
+    if reply.get("busy"):
+        kind = BusyError
     error = kind(str(reply.get("error", "the daemon refused")), str(reply.get("hint", "")))
     error.exit_code = int(reply.get("code", 70))
     return error

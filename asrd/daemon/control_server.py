@@ -191,7 +191,10 @@ class ControlServer:
         finally:
             self._clients.discard(task)
             self._silent.pop(task, None)
-            connection.close() if writer is None else writer.close()
+            if writer is None:
+                connection.close()
+            else:
+                writer.close()
 
     def _dismiss(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
         """Tell a client that has no answer yet why it gets none; what is on its way to one that
@@ -300,7 +303,9 @@ def lasting(request: Request) -> tuple[str, int]:
     """
     if request.verb == "status" and request.follow:
         return "follow the status", FOLLOWERS
-    return ("wait for a worker", LENGTHY_REQUESTS) if request.verb in LENGTHY_VERBS else ("", 0)
+    if request.verb in LENGTHY_VERBS:
+        return "wait for a worker", LENGTHY_REQUESTS
+    return "", 0
 
 
 def refuse_rest(line: socket.socket) -> None:
@@ -369,7 +374,9 @@ async def _ended(*jobs: asyncio.Future[Any] | None) -> None:
 
 
 def _error(error: AsrdError) -> dict[str, Any]:
-    busy = {"busy": True} if isinstance(error, BusyError) else {}
+    busy = {}
+    if isinstance(error, BusyError):
+        busy["busy"] = True
     return {
         "ok": False,
         "error": error.message,

@@ -36,7 +36,7 @@ from asrd.dictation.recording import Dictation
 from asrd.dictation.transcriber import Transcriber
 from asrd.engine.engine import Engine
 from asrd.engine.process import kill_all
-from asrd.errors import AudioError, UsageError
+from asrd.errors import AudioError, SinkError, UsageError
 from asrd.models import choice
 from asrd.recordings.index import RecordingIndex
 from asrd.recordings.store import RecordingStore, folder
@@ -311,7 +311,9 @@ class Daemon:
         if one is None or not self.recorder.one_shot:
             return
         result = await one.result
-        self.code = 0 if result.outcome in ("delivered", "empty") else 75
+        self.code = 0
+        if result.outcome not in ("delivered", "empty"):
+            self.code = SinkError.exit_code
         if self.recorder.problem:  # the audio before it is text all the same
             self.code = self.code or AudioError.exit_code
         self.code = self.code or self.recorder.code

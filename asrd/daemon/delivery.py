@@ -51,6 +51,8 @@ class Delivery:
             hint=error.hint or None,
             uncertain=uncertain or None,
         )
-        reached = "may not have reached" if uncertain else "did not reach"
+        reached = "did not reach"
+        if uncertain:
+            reached = "may not have reached"
         body = f"{error.message}. The text is safe: asrd last"
         self._show(f"The text {reached} {sink.name}", body, "critical")

@@ -121,7 +121,7 @@ class Handlers:
         if dictation.recording.samples or self._recorder.current is not dictation:
             return reply
         problem = self._recorder.problem
-        message = replies.without_sound(reply["message"], problem)
+        message = replies.without_audio(reply["message"], problem)
         return reply | {"message": message, "capture": problem or replies.NO_SOUND}
 
     async def _text_of(self, dictation: Dictation) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Handlers:
         if result.outcome in ("kept", "lost"):
             raise SinkError(result.detail, RETRY_HINTS.get(result.outcome, ""))
         if result.outcome == "empty" and not dictation.recording.samples:
-            raise replies.silent(self._recorder.problem)
+            raise replies.no_audio(self._recorder.problem)
         return _as_reply(result) | {"recording": result.id}
 
     async def _stop(self) -> dict[str, Any]:

@@ -103,7 +103,10 @@ class SleepInhibitor:
         watch = asyncio.create_task(self._until_gone(bus))
         try:
             while (sleeping := await self._signals.get()) is not None:
-                await (self._before_sleep() if sleeping else self._after_sleep(bus))
+                if sleeping:
+                    await self._before_sleep()
+                else:
+                    await self._after_sleep(bus)
         finally:
             watch.cancel()
 

@@ -58,7 +58,7 @@ class Retry:
         self._name, self._file = request.recording or request.take, file
 
     async def run(self) -> Answers:
-        """Yield what is told of one recording after the other.
+        """Yield the replies for one recording after the other.
 
         Where all were asked for, one that cannot be had or read, or is refused, costs the others
         nothing. A sink that may have a text or not ends the request: it may be stuck, and no other
@@ -95,12 +95,10 @@ class Retry:
                     raise
                 if not isinstance(error, ClaimedError | UsageError):
                     failed.append(error)
-                said = (
-                    error.message
-                    if note.id in error.message
-                    else f"recording {note.id}: {error.message}"
-                )
-                yield {"message": said, "notes": [said], "more": more or bool(failed)}
+                message = error.message
+                if note.id not in message:
+                    message = f"recording {note.id}: {message}"
+                yield {"message": message, "notes": [message], "more": more or bool(failed)}
         if failed:
             kept = f"{len(failed)} of {counted(len(notes), 'recording')} could not be finished, and stay"
             raise type(failed[0])(kept, "asrd recordings lists them and says why")
@@ -117,12 +115,17 @@ class Retry:
                 f"recording {note.id} was delivered",
                 f"asrd retry {note.id} --again sends it once more",
             )
-        record = Deliveries() if now.delivered else Deliveries.of(self._spool.path(note))
+        record = Deliveries()
+        if not now.delivered:
+            record = Deliveries.of(self._spool.path(note))
         text = await self._transcriber.retry(note, record)
-        uncertain = await self._sent(now, record, text) if self._deliver else []
-        self._transcriber.last = DictationResult(
-            note.id, text, "delivered" if text else "empty", seconds=note.seconds
-        )
+        uncertain: list[str] = []
+        if self._deliver:
+            uncertain = await self._sent(now, record, text)
+        outcome = "delivered"
+        if not text:
+            outcome = "empty"
+        self._transcriber.last = DictationResult(note.id, text, outcome, seconds=note.seconds)
         if self._deliver and not uncertain:
             await asyncio.to_thread(self._spool.finish_retried, now, text)
         reply = {"recording": note.id, "text": text, "uncertain": uncertain, "more": more}
@@ -157,12 +160,14 @@ class Retry:
             failed.append(f"{_missing(gone)}, and the settings name no other sink")
         if failed:
             self._spool.note_reason(note, failed[0], text)
-            kind = UncertainError if set(record.uncertain) - before else SinkError
-            raise kind(failed[0], f"the recording is still kept: {note.id}")
+            hint = f"the recording is still kept: {note.id}"
+            if set(record.uncertain) - before:
+                raise UncertainError(failed[0], hint)
+            raise SinkError(failed[0], hint)
         return [shown([sink], self._sinks) for sink in uncertain]
 
     def _notes(self, note: RecordingInfo, record: Deliveries, uncertain: list[str]) -> list[str]:
-        """Return what is to be told of a recording beside its text."""
+        """Return the notes about a recording beside its text."""
         result = []
         if uncertain:
             names = " and ".join(uncertain)
@@ -181,7 +186,7 @@ class Retry:
 def _missing(gone: Sequence[str]) -> str:
     """Return that sinks are in the settings no more: a command counts as another sink once a letter
     of it changes."""
-    changed = any(sink.startswith("command:") for sink in gone)
-    return f"the settings do not name {shown(gone)}" + (
-        " as it was then" if changed else " any more"
-    )
+    end = "any more"
+    if any(sink.startswith("command:") for sink in gone):
+        end = "as it was then"
+    return f"the settings do not name {shown(gone)} {end}"

@@ -20,7 +20,9 @@ _PATIENCE = 0.2
 def ready(status: str = "") -> bool:
     """Say that a toggle works from now on, after start and after reload; return whether a manager
     heard it."""
-    return _notify("READY=1", f"STATUS={_line(status)}") if status else _notify("READY=1")
+    if not status:
+        return _notify("READY=1")
+    return _notify("READY=1", f"STATUS={_line(status)}")
 
 
 def status(text: str) -> bool:

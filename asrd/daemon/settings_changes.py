@@ -101,7 +101,8 @@ class SettingsChanges:
             await self._transcriber.slot.replace(wanted, strict=strategy != "auto")
         note = self._transcriber.slot.precision_note
         message = f"now on {self._transcriber.slot.engine.candidate.name}"
-        message += f"; but {note}" if note else ""
+        if note:
+            message += f"; but {note}"
         return self._reply(message, load_seconds=load_seconds(self._transcriber))
 
     def _refuse_while_downloading(self) -> None:

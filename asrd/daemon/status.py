@@ -3,6 +3,7 @@ one line."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from asrd.config.settings import ENGINE
 from asrd.dictation.recorder import Recorder
 from asrd.dictation.recording import Dictation
 from asrd.dictation.transcriber import Transcriber
+from asrd.engine.engine import Engine
 from asrd.models import choice
 from asrd.precision import ledger
 from asrd.precision.memory import Memory
 from asrd.protocol import Download
 from asrd.text.sizes import mib
+from asrd.text.wording import with_hint
 
 SCHEMA = 1
 """Number of the form of the status. It grows when a key is renamed or removed, not when one is
@@ -192,45 +195,62 @@ def status(
         uptime: seconds since the daemon started.
         waiting: kept recordings that wait; None where they were not counted.
     """
-    settings, engine, one = transcriber.slot.settings, transcriber.slot.engine, recorder.current
-    ready = engine.ready
+    slot, dictation = transcriber.slot, recorder.current
+    settings = slot.settings
+    shadow = None
+    if settings.shadow:
+        shadow = _shadow(transcriber)
+    recording = None
+    if dictation is not None:
+        recording, waiting = _recording(dictation), None
     return Status(
         state=state,
         model=settings.model,
         model_note=choice.note(settings, file),
         requested=settings.strategy,
         engine={key: getattr(settings, key) for key in ENGINE},
-        strategy=engine.candidate.precision.name if ready else "",
-        effective=ready.effective if ready else {},
-        precision_note=transcriber.slot.precision_note,
-        device=ready.device if ready else "",
-        streaming=ready.streaming if ready else "",
-        memory=transcriber.slot.memory,
-        loading=transcriber.slot.loading,
+        precision_note=slot.precision_note,
+        memory=slot.memory,
+        loading=slot.loading,
         load_seconds=load_seconds(transcriber),
-        download=_download(transcriber.slot.download),
-        error=transcriber.slot.error,
+        download=_download(slot.download),
+        error=slot.error,
         capture=recorder.problem,
-        level=LevelStatus(**transcriber.level.last) if transcriber.level.last else None,
+        level=_level(transcriber),
         rejected=_rejected(transcriber),
         fallback=_fallback(transcriber),
-        shadow=_shadow(transcriber) if settings.shadow else None,
+        shadow=shadow,
         faults=settings.faults,
-        recording=_recording(one) if one else None,
+        recording=recording,
         pending=transcriber.waiting,
-        waiting=None if one else waiting,
+        waiting=waiting,
         sinks=list(settings.sinks),
         version=__version__,
         pid=os.getpid(),
         uptime=round(uptime, 1),
+        **_worker_fields(slot.engine),
     )
+
+
+def _worker_fields(engine: Engine) -> dict[str, Any]:
+    """Return the fields that describe the worker; they are empty while none runs."""
+    if engine.ready is None:
+        return {"strategy": "", "effective": {}, "device": "", "streaming": ""}
+    return {
+        "strategy": engine.candidate.precision.name,
+        "effective": engine.ready.effective,
+        "device": engine.ready.device,
+        "streaming": engine.ready.streaming,
+    }
 
 
 def load_seconds(transcriber: Transcriber) -> float | None:
     """Return how long the worker in service took from its start until it was ready; None while
     there is none."""
     ready = transcriber.slot.engine.ready
-    return round(ready.load_seconds, 1) if ready else None
+    if ready is None:
+        return None
+    return round(ready.load_seconds, 1)
 
 
 def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
@@ -248,10 +268,13 @@ def line(state: str, transcriber: Transcriber, recorder: Recorder) -> str:
 
 
 def _recording(dictation: Dictation) -> RecordingStatus:
+    level = None
+    if math.isfinite(dictation.level):
+        level = round(dictation.level, 1)
     return RecordingStatus(
         id=dictation.recording.id,
         seconds=round(dictation.recording.seconds, 2),
-        level=None if dictation.level == float("-inf") else round(dictation.level, 1),
+        level=level,
         text=dictation.text,
         partial=dictation.partial_text,
         behind=round(dictation.session.behind, 1),
@@ -267,15 +290,24 @@ def _download(download: Download | None) -> DownloadStatus | None:
 
 def _rejected(transcriber: Transcriber) -> list[str]:
     """Return each candidate that did not run here, with its reason and what to do."""
-    return [
-        f"{one.candidate}: {one.detail}" + (f" ({one.hint})" if one.hint else "")
-        for one in transcriber.slot.engine.rejected
-    ]
+    lines = []
+    for one in transcriber.slot.engine.rejected:
+        lines.append(with_hint(f"{one.candidate}: {one.detail}", one.hint))
+    return lines
+
+
+def _level(transcriber: Transcriber) -> LevelStatus | None:
+    last = transcriber.level.last
+    if last is None:
+        return None
+    return LevelStatus(**last)
 
 
 def _fallback(transcriber: Transcriber) -> FallbackStatus | None:
     found = transcriber.slot.monitor.fallback(transcriber.slot.engine)
-    return FallbackStatus(**found) if found is not None else None
+    if found is None:
+        return None
+    return FallbackStatus(**found)
 
 
 def _shadow(transcriber: Transcriber) -> ShadowStatus:

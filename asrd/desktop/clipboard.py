@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -36,17 +36,17 @@ from asrd.errors import SinkError
 log = logging.getLogger("asrd.clipboard")
 
 SAVED = ("x-special/gnome-copied-files", TEXT, "UTF8_STRING", "text/plain", "STRING", "image/png")
-"""The types that are given back, best first; a clipboard has one text in several types, one of them
-is kept."""
+"""The types that are given back, best first; a clipboard has one text in several types, and one of
+them is kept."""
 
 SECRET = "x-kde-passwordManagerHint"
-"""The type by which password managers mark what nobody shall copy on."""
+"""The type by which password managers mark a secret."""
 
 PROOF_SECONDS = 3.0
-"""What the focused window gets to fetch a pasted text; it may be busy."""
+"""Time for the focused window to fetch a pasted text; it may be busy."""
 
 Former = tuple[str, bytes]
-"""What a selection had before: its type and content."""
+"""Former content of a selection: its type and bytes."""
 
 
 async def put(text: str, environment: Environment) -> None:
@@ -77,9 +77,10 @@ async def _arrived(
     has claimed it."""
     with contextlib.suppress(TimeoutError, SinkError):
         async with asyncio.timeout(ANSWER):
-            while (
-                await run(*selection.read, type_, environment=environment, limit=ANSWER)
-            ).output != content:
+            while True:
+                read = await run(*selection.read, type_, environment=environment, limit=ANSWER)
+                if read.output == content:
+                    return
                 await asyncio.sleep(0.01)
 
 
@@ -110,16 +111,11 @@ class BorrowedClipboard:
         if not system:
             raise SinkError("there is no graphical session, so there is no clipboard")
         selections = SELECTIONS[system]
-        together = [selections] if system == "x11" else [(selection,) for selection in selections]
         try:
-            for each in together:
-                try:
-                    await self._stack.enter_async_context(self._lend(each))
-                except SinkError:
-                    if (
-                        not self._holders
-                    ):  # a compositor may lack the primary selection; the clipboard is what counts
-                        raise
+            if system == "x11":  # one program holds both
+                await self._stack.enter_async_context(self._lend(selections))
+            else:
+                await self._lend_each(selections)
             await self._quiet(0.05)
             if any(holder.took_focus for holder in self._holders):
                 await asyncio.sleep(0.3)
@@ -138,11 +134,21 @@ class BorrowedClipboard:
     ) -> None:
         await self._stack.aclose()
 
+    async def _lend_each(self, selections: tuple[Selection, ...]) -> None:
+        """Lend each selection by a program of its own. Raises SinkError where none was lent."""
+        for selection in selections:
+            try:
+                await self._stack.enter_async_context(self._lend((selection,)))
+            except SinkError:
+                # A compositor may lack the primary selection; the clipboard comes first.
+                if not self._holders:
+                    raise
+
     @property
     def fetched(self) -> bool:
         """Whether a program fetched the text since it was lent: the window, or a clipboard
         manager."""
-        return any(holder.count for holder in self._holders)
+        return self._fetches > 0
 
     @property
     def proved(self) -> bool:
@@ -157,29 +163,37 @@ class BorrowedClipboard:
         text.
         """
         end = time.monotonic() + limit
-        while not self._known and time.monotonic() < end:
+        while not self._is_certain and time.monotonic() < end:
             await asyncio.sleep(0.02)
-        if self._known:
+        if self._is_certain:
             await self._quiet(0.2)
         return self.proved
 
     @property
-    def _known(self) -> bool:
-        """Whether nothing more is to be learnt about who fetched the text."""
-        return self.proved or any(holder.count and not holder.tells_who for holder in self._holders)
+    def _is_certain(self) -> bool:
+        """Whether waiting longer cannot tell more about who fetched the text."""
+        if self.proved:
+            return True
+        return any(holder.count and not holder.tells_who for holder in self._holders)
+
+    @property
+    def _fetches(self) -> int:
+        return sum(holder.count for holder in self._holders)
 
     async def _quiet(self, seconds: float) -> None:
-        """Wait until nobody has fetched for so long, at most ten times that."""
+        """Wait until no program has fetched for so long, at most ten times that."""
         for _ in range(10):
-            count = sum(holder.count for holder in self._holders)
+            count = self._fetches
             await asyncio.sleep(seconds)
-            if count == sum(holder.count for holder in self._holders):
+            if count == self._fetches:
                 return
 
     @contextlib.asynccontextmanager
     async def _lend(self, selections: tuple[Selection, ...]) -> AsyncIterator[None]:
         """Hold selections; afterwards leave the text in them, or give back what they had."""
-        owed = {selection: await _saved(selection, self._environment) for selection in selections}
+        owed: dict[Selection, Former | None] = {}
+        for selection in selections:
+            owed[selection] = await _saved(selection, self._environment)
         made: type[X11Holder | WaylandHolder] = WaylandHolder
         if kind(self._environment) == "x11":
             made = X11Holder
@@ -194,8 +208,9 @@ class BorrowedClipboard:
                     if self._stays and not holder.stays:
                         await self._leave(selections)
                     elif not self._stays:
-                        for selection in [each for each, former in owed.items() if former]:
-                            await self._give_back(selection, owed.pop(selection))
+                        for selection in selections:
+                            if owed[selection]:
+                                await self._give_back(selection, owed.pop(selection))
         finally:  # also where the holder was stopped half-way: it may have had the selection already
             if not self._stays:
                 for selection, former in owed.items():
@@ -220,28 +235,34 @@ async def _saved(selection: Selection, environment: Environment) -> Former | Non
     """Return the type and content of a selection, None when it is empty, secret, or its owner does
     not answer."""
     try:
-        offered = (
-            (await run(*selection.types, environment=environment, limit=ANSWER))
-            .output.decode(errors="replace")
-            .split("\n")
-        )
-        best = next((type_ for type_ in SAVED if type_ in offered), "")
-        if SECRET in offered or not best:
+        listing = await run(*selection.types, environment=environment, limit=ANSWER)
+        best = _best_type(listing.output.decode(errors="replace").split("\n"))
+        if not best:
             return None
         ended = await run(*selection.read, best, environment=environment, limit=ANSWER)
     except SinkError as error:
         log.debug("the clipboard will not be given back: %s", error)
         return None
-    return None if ended.code else (best, ended.output)
+    if ended.code:
+        return None
+    return best, ended.output
+
+
+def _best_type(offered: Sequence[str]) -> str:
+    """Return the type to keep of a selection; "" where there is none, or the content is secret."""
+    if SECRET in offered:
+        return ""
+    for type_ in SAVED:
+        if type_ in offered:
+            return type_
+    return ""
 
 
 async def _free(selection: Selection, content: bytes, environment: Environment) -> bool:
-    """Whether a selection is nobody's any more, or of somebody who kept our content alive: else it
-    is to stay."""
-    for limit in (
-        1.0,
-        ANSWER,
-    ):  # who asks an owner that is just dying gets no answer, and must ask again
+    """Whether a selection has no owner any more, or one that keeps our content alive: else it is to
+    stay."""
+    # An owner that is just ending does not answer, so there is a second try.
+    for limit in (1.0, ANSWER):
         try:
             listing = await run(*selection.types, environment=environment, limit=limit)
             offered = listing.output.decode(errors="replace").split("\n")
@@ -251,7 +272,7 @@ async def _free(selection: Selection, content: bytes, environment: Environment) 
                 return False
             ended = await run(*selection.read, selection.text, environment=environment, limit=limit)
         except SinkError as error:
-            log.debug("whose the clipboard is cannot be told: %s", error)
+            log.debug("the owner of the clipboard is unknown: %s", error)
         else:
             return ended.code != 0 or ended.output in (b"", content)
     return False

@@ -38,10 +38,10 @@ UTF8 = {"LC_ALL": "C.UTF-8"}
 """wtype and xdotool decode their input by locale, and a user service may have none."""
 
 KEYBOARD_SECONDS = 4.0
-"""What an X server gets to tell of its keyboard; a stopped one never does."""
+"""Time for an X server to describe its keyboard; a stopped one never does."""
 
-PATIENCE = 10.0
-"""Seconds that typing may take beyond what its delays add up to."""
+TYPING_MARGIN_SECONDS = 10.0
+"""Time that typing may take beyond the sum of its delays."""
 
 
 class PartlyError(UncertainError):
@@ -92,7 +92,7 @@ async def _caps_lock_kept(facts: list[str], environment: Environment) -> AsyncIt
 
 
 async def _typed(*words: str, text: str, environment: Environment, delay: int) -> None:
-    limit = PATIENCE + len(text) * (4 * delay + 20) / 1000
+    limit = TYPING_MARGIN_SECONDS + len(text) * (4 * delay + 20) / 1000
     try:
         ended = await run(*words, environment=environment, text=text.encode(), limit=limit)
     except SinkError as error:
@@ -105,8 +105,10 @@ async def _typed(*words: str, text: str, environment: Environment, delay: int) -
 
 async def _wtype(environment: Environment) -> tuple[str, ...]:
     """Return how wtype begins, with the time that its keyboard needs to be known."""
-    known = await asyncio.to_thread(has_keyboard, environment)
-    return "wtype", "-s", str(ANNOUNCE_MS if known else FIRST_KEYBOARD_MS)
+    wait_ms = FIRST_KEYBOARD_MS
+    if await asyncio.to_thread(has_keyboard, environment):
+        wait_ms = ANNOUNCE_MS
+    return "wtype", "-s", str(wait_ms)
 
 
 async def by_wtype(text: str, environment: Environment, delay: int) -> None:
@@ -129,7 +131,9 @@ async def by_xdotool(text: str, environment: Environment, delay: int) -> None:
     Raises:
         SinkError: it is not exact here, or failed.
     """
-    facts = await _keyboard(environment) if _plain(text) else []
+    facts: list[str] = []
+    if _plain(text):
+        facts = await _keyboard(environment)
     if "us" not in facts:
         raise SinkError("xdotool types only ASCII exactly, and only on the plain US layout")
     if "window" not in facts:
@@ -164,9 +168,8 @@ async def by_pasting(text: str, tool: str, environment: Environment) -> None:
             try:
                 await _press(tool, environment)
             except SinkError as error:
-                lent.pasted = isinstance(
-                    error.__cause__, TimeoutError
-                )  # a tool that fails has pressed nothing
+                # A tool that fails has pressed nothing; one that hangs may have.
+                lent.pasted = isinstance(error.__cause__, TimeoutError)
                 raise
             proved = await lent.taken()
     except SinkError as error:
@@ -195,20 +198,26 @@ async def _press(tool: str, environment: Environment) -> None:
     elif tool == "dotool":
         text = b"key shift+insert\n"
     else:
-        known = await run(tool, environment=environment, limit=2.0)
-        old = "recorder" in known.complaint + known.output.decode(
-            errors="replace"
-        )  # before 1.0: names, not codes
-        words += ["key", "shift+insert"] if old else ["key", "42:1", "110:1", "110:0", "42:0"]
-    facts = await _keyboard(environment) if tool == "xdotool" else []
+        words += await _ydotool_words(tool, environment)
+    facts: list[str] = []
+    if tool == "xdotool":
+        facts = await _keyboard(environment)
     async with _caps_lock_kept(facts, environment):
         ended = await run(*words, environment=environment, text=text, limit=5.0)
     if ended.code:
         raise SinkError(f"{tool} failed{why(ended.complaint)}")
 
 
+async def _ydotool_words(tool: str, environment: Environment) -> list[str]:
+    """Return the arguments that press Shift+Insert: names of keys before version 1.0, then codes."""
+    usage = await run(tool, environment=environment, limit=2.0)
+    if "recorder" in usage.complaint + usage.output.decode(errors="replace"):
+        return ["key", "shift+insert"]
+    return ["key", "42:1", "110:1", "110:0", "42:0"]
+
+
 class Check(NamedTuple):
-    """One thing that text output may need: whether it works here, what was seen, and the command
+    """One thing that text output may need: whether it works here, what was found, and the command
     that mends it."""
 
     name: str
@@ -242,11 +251,8 @@ def probe(name: str, here: Environment) -> Check:
 
 def _socket(here: Environment) -> bool:
     """Whether ydotool's daemon listens where its client would look."""
-    given = here.get("YDOTOOL_SOCKET")
-    return any(
-        path and os.path.exists(path)
-        for path in (given, f"{here.get('XDG_RUNTIME_DIR')}/.ydotool_socket")
-    )
+    usual = f"{here.get('XDG_RUNTIME_DIR')}/.ydotool_socket"
+    return os.path.exists(here.get("YDOTOOL_SOCKET", "")) or os.path.exists(usual)
 
 
 def ask(words: list[str], here: Environment) -> tuple[int, str]:

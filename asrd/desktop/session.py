@@ -1,9 +1,7 @@
-"""The graphical session around the daemon: its variables, its small programs, notifications and
-sound cues.
+"""The graphical session around the daemon: its kind and its variables.
 
-A user service starts before the compositor and outlives it, so nothing here is remembered:
-variables, programs and the bus are looked up each time. Knows nothing of what is said; no text of a
-take passes through notifications or cues. Runs in the daemon.
+A user service starts before the compositor and outlives it, so nothing here is remembered: variables
+are looked up each time. Runs in the daemon.
 """
 
 from __future__ import annotations
@@ -24,18 +22,23 @@ def session(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     is where a compositor announces itself after the service was started. Takes milliseconds, at
     most 2 s.
     """
-    own = dict(os.environ if environment is None else environment)
-    return own if kind(own) else own | _managers(own)
+    if environment is None:
+        environment = os.environ
+    own = dict(environment)
+    if kind(own):
+        return own
+    return own | _managers(own)
 
 
 def kind(environment: Mapping[str, str]) -> str:
     """Return "wayland", "x11" or, where no display is named or the named one is gone, ""."""
     wayland, x11 = _wayland_lives(environment), bool(environment.get("DISPLAY"))
-    if wayland and not (x11 and environment.get("XDG_SESSION_TYPE") == "x11"):
+    session_type = environment.get("XDG_SESSION_TYPE")
+    if wayland and not (x11 and session_type == "x11"):
         return "wayland"
-    return (
-        "x11" if x11 and environment.get("XDG_SESSION_TYPE") != "wayland" else ""
-    )  # else it is XWayland's
+    if x11 and session_type != "wayland":  # else the display is XWayland's
+        return "x11"
+    return ""
 
 
 def _wayland_lives(environment: Mapping[str, str]) -> bool:

@@ -18,42 +18,36 @@ import select
 import shutil
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from asrd import hints, journal
+from asrd import journal
 from asrd.config.settings import SINKS, Settings
-from asrd.desktop import clipboard, notifications, session
+from asrd.desktop import clipboard, session
 from asrd.desktop.keyboard import (
     CHORDS,
     UTF8,
-    Check,
     PartlyError,
     UnprovedError,
-    ask,
     by_pasting,
     by_wtype,
     by_xdotool,
-    probe,
 )
 from asrd.desktop.notifications import Desktop
 from asrd.desktop.programs import run
-from asrd.desktop.selections import SELECTIONS, Environment, why
+from asrd.desktop.selections import Environment
 from asrd.desktop.session import kind
 from asrd.errors import ConfigError, SinkError, UncertainError, nearest
-from asrd.hints import install
 from asrd.recordings.sink_names import sink_name, sink_names
 
 log = logging.getLogger("asrd.sinks")
 
 
-LOOK_SECONDS = 0.02
-"""Between two looks at an output that is full, where the system does not tell sooner that it is
-not."""
+OUTPUT_CHECK_SECONDS = 0.02
+"""Interval of the checks of a full output, where the system does not report sooner that it has room."""
 
-SIGNALLED = 128
-"""From this exit code on a shell tells that a signal ended its command."""
+FIRST_SIGNAL_CODE = 128
+"""First exit code by which a shell reports that a signal ended its command."""
 
 
 class Sink(Protocol):
@@ -61,12 +55,12 @@ class Sink(Protocol):
 
     name: str
     key: str
-    """Its setting, which is known again in another run; a command's may hold what is secret."""
+    """Its setting, which identifies it in another run; that of a command may contain a secret."""
 
     async def deliver(self, text: str) -> str | None:
         """Deliver a text within a time limit of its own; may be cancelled.
 
-        Return where the text is instead, if it is not where it was sent, as a sentence.
+        Returns a sentence with the place of the text, if that is not where it was sent.
 
         Raises:
             SinkError: the text did not arrive.
@@ -80,7 +74,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
     Raises:
         ConfigError: a name that is none.
     """
-    shown = on_desktop or Desktop(settings.notify, settings.cues)
+    desktop = on_desktop or Desktop(settings.notify, settings.cues)
     made: list[Sink] = []
     commands: list[CommandSink] = []
     for name in dict.fromkeys(settings.sinks):
@@ -92,7 +86,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
         elif name == "clipboard":
             made.append(ClipboardSink())
         elif name in ("type", "paste"):
-            made.append(WindowSink(name, shown, settings.type_delay))
+            made.append(WindowSink(name, desktop, settings.type_delay))
         elif name not in ("journal", "none"):
             raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, SINKS))
     names = sink_names(command.key for command in commands)
@@ -126,29 +120,35 @@ class StdoutSink:
                 try:
                     rest = rest[os.write(descriptor, rest[: select.PIPE_BUF]) :]
                 except OSError as error:
-                    kind = SinkError if len(rest) == whole else UncertainError
-                    raise kind(f"standard output cannot be written: {error.strerror}") from error
+                    message = f"standard output cannot be written: {error.strerror}"
+                    raise _failed(len(rest) < whole, message) from error
             elif waited >= self.limit:
-                kind = SinkError if len(rest) == whole else UncertainError
-                raise kind(f"nobody has read standard output for {self.limit:.0f} s")
+                message = f"nobody has read standard output for {self.limit:.0f} s"
+                raise _failed(len(rest) < whole, message)
             else:
                 began = time.monotonic()
                 await _room(descriptor)
                 waited += time.monotonic() - began
 
 
+def _failed(partly: bool, message: str) -> SinkError:
+    """Return the error of a text that a sink did not get; `partly`: it may have some of it."""
+    if partly:
+        return UncertainError(message)
+    return SinkError(message)
+
+
 async def _room(descriptor: int) -> None:
-    """Wait until somebody may have read what was written, and no longer than until the next
-    look."""
+    """Wait until an output may have room, OUTPUT_CHECK_SECONDS at most."""
     loop, room = asyncio.get_running_loop(), asyncio.Event()
     try:
         loop.add_writer(descriptor, room.set)
-    except OSError:  # of what the system tells nothing, such as a file
-        await asyncio.sleep(LOOK_SECONDS)
+    except OSError:  # an output that the system does not watch, such as a file
+        await asyncio.sleep(OUTPUT_CHECK_SECONDS)
         return
     try:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(OUTPUT_CHECK_SECONDS):
                 await room.wait()
     finally:
         loop.remove_writer(descriptor)
@@ -190,15 +190,18 @@ class CommandSink:
                 ) from error
             raise
         if ended.code:
-            ending = f"exit code {ended.code}" if ended.code > 0 else f"signal {-ended.code}"
-            refused = (
-                0 < ended.code < SIGNALLED
-            )  # a code says so; whatever was killed may have had the text before
-            kind = SinkError if refused else UncertainError
-            raise kind(
-                f"{self.name} ended with {ending}",
-                "run it in a terminal with a text on its standard input",
-            )
+            raise self._error(ended.code)
+
+    def _error(self, code: int) -> SinkError:
+        """Return the error for an exit code other than 0, or a signal as a negative one."""
+        hint = "run it in a terminal with a text on its standard input"
+        if 0 < code < FIRST_SIGNAL_CODE:
+            return SinkError(f"{self.name} ended with exit code {code}", hint)
+        # A command that was killed may have had the text before.
+        ending = f"exit code {code}"
+        if code < 0:
+            ending = f"signal {-code}"
+        return UncertainError(f"{self.name} ended with {ending}", hint)
 
 
 class ClipboardSink:
@@ -212,7 +215,7 @@ class ClipboardSink:
 
 
 IN_CLIPBOARD = "The text is in the clipboard"
-"""The summary of the notification; a later one takes its place."""
+"""Summary of the notification; a later one replaces it."""
 
 Way = tuple[str, Callable[[], Awaitable[None]]]
 """A way into the focused window: what to call it, and the try."""
@@ -223,14 +226,14 @@ class WindowSink:
 
     Args:
         name: "type" prefers keys, "paste" prefers the clipboard and a key chord.
-        shown: tells a person that the text is in the clipboard because nothing could type.
+        desktop: notifies a person that the text is in the clipboard because nothing could type.
         delay: milliseconds between typed characters.
     """
 
-    def __init__(self, name: str, shown: Desktop, delay: int = 12) -> None:
+    def __init__(self, name: str, desktop: Desktop, delay: int = 12) -> None:
         self.name = self.key = name
         self.way = ""
-        self._shown = shown
+        self._desktop = desktop
         self._delay = delay
         self._turn = asyncio.Lock()
 
@@ -249,12 +252,12 @@ class WindowSink:
             except PartlyError:
                 raise
             except UnprovedError as error:
-                return await self._tell_unproved(error)
+                return await self._report_unproved(error)
             except SinkError as error:
                 log.debug("%s: %s", way, error)
                 failures.append(error.message)
             else:
-                self._went(way)
+                self._log_way(way)
                 return None
         return await self._leave(text, environment, failures)
 
@@ -264,17 +267,18 @@ class WindowSink:
             "wayland": [("wtype", lambda: by_wtype(text, environment, self._delay))],
             "x11": [("xdotool", lambda: by_xdotool(text, environment, self._delay))],
         }
-        pasting: list[Way] = [
-            (f"paste by {chord}", functools.partial(by_pasting, text, chord, environment))
-            for chord in CHORDS[system]
-            if shutil.which(chord, path=environment.get("PATH"))
-        ]
-        typed = typing.get(system, [])
-        return typed + pasting if self.name == "type" else pasting + typed
+        pasting: list[Way] = []
+        for chord in CHORDS[system]:
+            if shutil.which(chord, path=environment.get("PATH")):
+                attempt = functools.partial(by_pasting, text, chord, environment)
+                pasting.append((f"paste by {chord}", attempt))
+        if self.name == "type":
+            return typing.get(system, []) + pasting
+        return pasting + typing.get(system, [])
 
     async def _leave(self, text: str, environment: Environment, failures: list[str]) -> str:
         reasons = "; ".join(dict.fromkeys(failures)) or "no program for it is installed"
-        hint = "asrd doctor says what this session needs"
+        hint = "asrd doctor shows what this session needs"
         if not kind(environment):
             raise SinkError("there is no graphical session to type into", hint)
         try:
@@ -283,12 +287,14 @@ class WindowSink:
             raise SinkError(
                 f"nothing can type here ({reasons}), and {error.message}", hint
             ) from error
-        self._went(f"clipboard, as nothing can type here ({reasons})")
-        await self._shown.notify(IN_CLIPBOARD, "Nothing could type it here: paste it with Ctrl+V.")
+        self._log_way(f"clipboard, as nothing can type here ({reasons})")
+        await self._desktop.notify(
+            IN_CLIPBOARD, "Nothing could type it here: paste it with Ctrl+V."
+        )
         return IN_CLIPBOARD.lower()
 
-    async def _tell_unproved(self, error: UnprovedError) -> str:
-        """Say that a text was pasted and may be missing; it is in the clipboard already."""
+    async def _report_unproved(self, error: UnprovedError) -> str:
+        """Report that a text was pasted and may be missing; it is in the clipboard already."""
         way = f"clipboard, as {error.message}"
         journal.event(
             "in-clipboard",
@@ -296,16 +302,15 @@ class WindowSink:
             logging.WARNING,
             sink=self.name,
         )
-        known = (
-            way == self.way and "Wayland" in way
-        )  # it cannot tell the next time either: once is enough
-        self._went(way)
-        if not known:
+        # Wayland cannot prove it the next time either: one notification is enough.
+        notified = way == self.way and "Wayland" in way
+        self._log_way(way)
+        if not notified:
             body = "It was pasted, but the window was not seen to take it. If it is missing, press Ctrl+V."
-            await self._shown.notify(IN_CLIPBOARD, body)
+            await self._desktop.notify(IN_CLIPBOARD, body)
         return f"{IN_CLIPBOARD.lower()}, as {error.message}"
 
-    def _went(self, way: str) -> None:
+    def _log_way(self, way: str) -> None:
         if way != self.way:
             log.info("%s goes through %s", self.name, way)
         self.way = way
@@ -313,100 +318,3 @@ class WindowSink:
 
 async def _session() -> dict[str, str]:
     return await asyncio.to_thread(session.session)
-
-
-def survey(environment: Mapping[str, str] | None = None) -> list[Check]:
-    """Return what works in this session and what does not, by trying without typing; takes at most
-    seconds.
-
-    The first is the verdict on the sink `type`; the others are what it and the other sinks stand
-    on.
-    """
-    here = {**session.session(environment), **UTF8}
-    system = kind(here)
-    tools: list[Check] = []
-    for name in CHORDS[system]:
-        tools.append(probe(name, here))
-        if tools[-1].works:
-            break
-    board = _board(system, here)
-    typing = next((tool.name for tool in tools if tool.works), "")
-    by_pasting_only = typing in ("dotool", "ydotool")
-    if typing and (board.works or not by_pasting_only):
-        alone = typing == "xdotool" and not board.works
-        verdict = Check(
-            "type",
-            True,
-            f"by {typing}" + (", ASCII on the US layout only" * alone),
-            board.fix * alone,
-        )
-    else:
-        fix = (
-            (board.fix if typing else "")
-            or next((tool.fix for tool in tools if tool.fix), "")
-            or board.fix
-        )
-        where = (
-            "to the clipboard, with a notification"
-            if board.works
-            else "nowhere: asrd last shows it"
-        )
-        verdict = Check("type", False, f"nothing can type here; text goes {where}", fix)
-    return [verdict, _display(system, here), *tools, board, _notifications(), _cues()]
-
-
-def _display(system: str, here: Environment) -> Check:
-    if not system:
-        variables = "WAYLAND_DISPLAY DISPLAY XDG_SESSION_TYPE XDG_CURRENT_DESKTOP"
-        fix = f"in a terminal of the desktop: systemctl --user import-environment {variables}"
-        fix = fix if hints.managed() else "start asrd in a terminal of the desktop: asrd run"
-        return Check("session", False, "no WAYLAND_DISPLAY and no DISPLAY", fix)
-    name = here.get("XDG_CURRENT_DESKTOP") or "unknown desktop"
-    return Check(
-        "session",
-        True,
-        f"{system}, {name}, {here['WAYLAND_DISPLAY' if system == 'wayland' else 'DISPLAY']}",
-    )
-
-
-def _board(system: str, here: Environment) -> Check:
-    if not system:
-        return Check("clipboard", False, "no session")
-    tool, package = ("wl-copy", "wl-clipboard") if system == "wayland" else ("xclip", "xclip")
-    if not shutil.which(tool, path=here.get("PATH")):
-        return Check("clipboard", False, f"{tool} is not installed", install(package))
-    listing = SELECTIONS[system][0].types
-    code, complaint = ask(list(listing), here)
-    refused = code and why(complaint)
-    return Check("clipboard", not refused, f"by {tool}" + (why(complaint) if refused else ""))
-
-
-def _notifications() -> Check:
-    with ThreadPoolExecutor(1) as thread:  # the caller's thread may have a loop of its own
-        service = thread.submit(lambda: asyncio.run(notifications.notification_service())).result()
-    if service:
-        return Check("notifications", True, f"shown by {service}")
-    if not notifications.bus_address(os.environ):
-        return Check(
-            "notifications",
-            False,
-            "there is no session bus",
-            "export XDG_RUNTIME_DIR=/run/user/$(id -u)",
-        )
-    if not notifications.bus_answers(os.environ):
-        alone = "dbus-run-session -- asrd run"
-        hint = f"systemctl --user start dbus, or: {alone}" if hints.managed() else alone
-        return Check("notifications", False, "the session bus does not answer", hint)
-    return Check(
-        "notifications", False, "no service on the session bus shows them", install("dunst")
-    )
-
-
-def _cues() -> Check:
-    player = next(filter(shutil.which, notifications.PLAYERS), "")
-    return Check(
-        "cues",
-        bool(player),
-        f"by {player}" if player else "no player",
-        "" if player else install("alsa-utils"),
-    )

@@ -38,12 +38,21 @@ US_ROWS = (
 )
 """The US layout: first keycode of a row, its signs, and its signs with Shift."""
 
-US_KEYS = {RETURN_KEYCODE: (RETURN_KEYSYM, RETURN_KEYSYM)} | {
-    first + number: (ord(plain), ord(shifted))
-    for first, row, shifted_row in US_ROWS
-    for number, (plain, shifted) in enumerate(zip(row, shifted_row, strict=True))
-}
+
+def _us_keys() -> dict[int, tuple[int, int]]:
+    found = {RETURN_KEYCODE: (RETURN_KEYSYM, RETURN_KEYSYM)}
+    for first, row, shifted_row in US_ROWS:
+        signs = zip(row, shifted_row, strict=True)
+        for keycode, (plain, shifted) in enumerate(signs, first):
+            found[keycode] = (ord(plain), ord(shifted))
+    return found
+
+
+US_KEYS = _us_keys()
 """Keycode -> keysyms without and with Shift; the keysym of an ASCII sign is its code point."""
+
+FETCHED_BY = {True: "window", False: "other"}
+"""Whether the program with the focus fetched the text -> line on standard output."""
 
 TEXT_TYPES = ("UTF8_STRING", "text/plain;charset=utf-8", "text/plain", "TEXT", "STRING")
 
@@ -74,7 +83,10 @@ class X11Server:
             found = asked.QueryClientIds(1, [spec]).reply().ids
         except xcffib.XcffibException:
             return 0
-        return next((int(one.value[0]) for one in found if one.spec.mask == wanted), 0)
+        for one in found:
+            if one.spec.mask == wanted:
+                return int(one.value[0])
+        return 0
 
 
 class Owner:
@@ -100,24 +112,20 @@ class Owner:
             if self._core.GetSelectionOwner(selection).reply().owner != self._window:
                 raise RuntimeError(f"another program keeps {name}")
         focus = int(self._core.GetInputFocus().reply().focus)
-        has_focus = focus not in (
-            xcffib.xproto.InputFocus._None,
-            xcffib.xproto.InputFocus.PointerRoot,
-        )
-        self._client = server.client(focus) if has_focus else 0
-        self._process = server.process(focus) if has_focus else 0
+        self._client = self._process = 0
+        if focus not in (xcffib.xproto.InputFocus._None, xcffib.xproto.InputFocus.PointerRoot):
+            self._client, self._process = server.client(focus), server.process(focus)
 
     def serve(self) -> None:
         """Answer whoever fetches, until the server goes away."""
-        _say("ready")
+        _print("ready")
         while True:
             event = self._server.connection.wait_for_event()
             if isinstance(event, xcffib.xproto.SelectionRequestEvent):
-                fetched = self._answer(event)
-                if fetched:
-                    _say("window" if self._of_focus(event.requestor) else "other")
+                if self._answer(event):
+                    _print(FETCHED_BY[self._of_focus(event.requestor)])
             elif isinstance(event, xcffib.xproto.SelectionClearEvent):
-                _say("lost")
+                _print("lost")
 
     def _of_focus(self, requestor: int) -> bool:
         if self._client and self._server.client(requestor) == self._client:
@@ -125,8 +133,7 @@ class Owner:
         return bool(self._process) and self._server.process(requestor) == self._process
 
     def _answer(self, event: xcffib.xproto.SelectionRequestEvent) -> bool:
-        """Hand the text over, or say in which types it is there; return whether the text was handed
-        over."""
+        """Send the text, or the types in which it is there; return whether the text was sent."""
         kept = event.property or event.target  # clients of before 1993 name none
         content = self._content(event.target)
         try:
@@ -154,7 +161,7 @@ class Owner:
         ).check()  # fmt: skip
 
     def _content(self, type_: int) -> bytes | None:
-        """Return the text in a type, None where it cannot be said in it."""
+        """Return the text in a type, None where that type cannot hold it."""
         if type_ not in self._types:
             return None
         if self._types[type_] != "STRING":
@@ -245,7 +252,7 @@ def _xkb(server: X11Server) -> xcffib.xkb.xkbExtension:
     return keyboard
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -256,7 +263,7 @@ def main(verb: str) -> None:
     if verb == "lend":
         Owner(server, sys.stdin.buffer.read()).serve()
     elif verb == "keys":
-        _say(keys(server))
+        _print(keys(server))
     else:
         caps(server)
 

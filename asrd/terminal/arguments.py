@@ -21,8 +21,8 @@ from asrd.terminal.output import complain, one_line, tell_renamed
 NUMBERS = {"int": "no whole number", "float": "no number"}
 """Type of an argument -> what a wrong value is."""
 
-CLOSE = 0.7
-"""Likeness of two flags from which on one is taken for a slip of the other."""
+MIN_LIKENESS = 0.7
+"""Likeness of two flags from which one counts as a misspelling of the other."""
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -61,7 +61,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return what the words mean. Raises UsageError."""
-        words = self._renamed(list(sys.argv[1:] if args is None else args))
+        if args is None:
+            args = sys.argv[1:]
+        words = self._renamed(list(args))
         self._check_flags(words)
         found, rest = self.parse_known_args(words, namespace)
         if rest := [word for word in rest if word != "--"]:
@@ -101,12 +103,9 @@ class Parser(argparse.ArgumentParser):
                 continue
             if not flag.startswith("--") and flag[:2] in self._option_string_actions:
                 continue  # -hx is -h and -x to argparse, -ofile is -o with a value
-            following = (
-                value
-                if equals
-                else next((w for w in words[place + 1 :] if not w.startswith("-")), "")
-            )
-            raise UsageError(f"{self.prog} has no flag {flag}", self._flag_hint(flag, following))
+            if not equals:
+                value = _first_word(words[place + 1 :])
+            raise UsageError(f"{self.prog} has no flag {flag}", self._flag_hint(flag, value))
 
     def _flag_hint(self, flag: str, value: str) -> str:
         """Return what a flag should have been: one of this parser's, or something else's."""
@@ -120,8 +119,9 @@ class Parser(argparse.ArgumentParser):
             return f"did you mean {wanted}?"
         if hint := self.elsewhere(wanted, value):
             return hint
-        close = difflib.get_close_matches(wanted, own, n=1, cutoff=CLOSE)
-        return f"did you mean {close[0]}?" if close else f"{self.prog} --help lists its flags"
+        for close in difflib.get_close_matches(wanted, own, n=1, cutoff=MIN_LIKENESS):
+            return f"did you mean {close}?"
+        return f"{self.prog} --help lists its flags"
 
     def _explained(self, message: str) -> tuple[str, str]:
         """Return argparse's complaint as a sentence and a hint."""
@@ -130,37 +130,47 @@ class Parser(argparse.ArgumentParser):
             return f"{self.prog} needs {match[1]}", see
         if match := re.fullmatch(r"one of the arguments (.+) is required", message, re.DOTALL):
             return f"{self.prog} needs one of {match[1]}", see
-        match = re.match(r"argument (.+?): (.+)$", message, re.DOTALL)
-        return (one_line(message), see) if match is None else self._of_argument(match[1], match[2])
+        if match := re.match(r"argument (.+?): (.+)$", message, re.DOTALL):
+            return self._of_argument(match[1], match[2])
+        return one_line(message), see
+
+    def _action(self, name: str) -> argparse.Action | None:
+        """Return an argument by its name in argparse's complaints."""
+        for action in self._actions:
+            if name in (*action.option_strings, _label(action)):
+                return action
+        return None
 
     def _of_argument(self, name: str, why: str) -> tuple[str, str]:
         """Return what is wrong with an argument, and a hint."""
-        action = next(
-            (one for one in self._actions if name in (*one.option_strings, _label(one))), None
-        )
-        see = f"{self.prog} --help"
+        action, see = self._action(name), f"{self.prog} --help"
         if match := re.match(r"invalid choice: (.+?) \(choose from", why, re.DOTALL):
-            choices = [
-                str(choice) for choice in (action.choices if action and action.choices else ())
-            ]
-            return f"{match[1]} is no {name.lstrip('-')}", nearest(
-                _unquoted(match[1]), choices, f"{self.prog} --help"
-            )
+            choices: list[str] = []
+            if action is not None:
+                choices += map(str, action.choices or ())
+            hint = nearest(_unquoted(match[1]), choices, see)
+            return f"{match[1]} is no {name.lstrip('-')}", hint
         if match := re.match(r"invalid (\w+) value: (.+)$", why, re.DOTALL):
             what = NUMBERS.get(match[1], "not right")
             return f"{name} is {match[2]}, which is {what}", see
         if why.startswith("expected"):
-            shown = (
-                action.metavar
-                if action is not None and isinstance(action.metavar, str)
-                else "VALUE"
-            )
+            shown = "VALUE"
+            if action is not None and isinstance(action.metavar, str):
+                shown = action.metavar
             return f"{name} needs a value", f"write {name.split('/')[-1]} {shown}"
         if match := re.match(r"not allowed with argument (.+)$", why):
             return f"{name} and {match[1]} exclude each other", "keep one of them"
         if why.startswith("ignored explicit argument"):
             return f"{name} takes no value", f"write {name.split('/')[-1]} alone"
         return f"{name}: {why}", see
+
+
+def _first_word(words: Sequence[str]) -> str:
+    """Return the first word that is no flag; "" where there is none."""
+    for word in words:
+        if not word.startswith("-"):
+            return word
+    return ""
 
 
 def _coloured(prog: str) -> argparse.HelpFormatter:
@@ -183,7 +193,9 @@ def _label(action: argparse.Action) -> str:
 
 
 def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return text[1:-1]
+    return text
 
 
 class ProgramParser(Parser):

@@ -47,11 +47,17 @@ class Grid:
     def least_columns(self) -> int:
         """Columns of a terminal that it needs at least."""
         rows = [[column.heading for column in self.columns], *(line.cells for line in self.lines)]
-        widths = [
-            max(listing.widest(row[place], column.wraps) for row in rows)
-            for place, column in enumerate(self.columns)
-        ]
-        return sum(widths) + listing.GAP * (len(widths) - 1)
+        least = listing.GAP * (len(self.columns) - 1)
+        for place, column in enumerate(self.columns):
+            least += max(listing.widest(row[place], column.wraps) for row in rows)
+        return least
+
+
+COLOUR_SYSTEMS: dict[bool, Any] = {True: "standard", False: None}
+"""Whether there are colours -> rich's name of the colours."""
+
+JUSTIFIED: dict[bool, Any] = {True: "right", False: "left"}
+"""Whether a column stands to the right -> rich's name of that."""
 
 
 def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
@@ -60,24 +66,27 @@ def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
     from rich.text import Text
 
     stream = io.StringIO()
-    system: Any = "standard" if colour else None
     console = Console(
-        file=stream, width=width, force_terminal=colour, color_system=system, legacy_windows=False
+        file=stream,
+        width=width,
+        force_terminal=colour,
+        color_system=COLOUR_SYSTEMS[colour],
+        legacy_windows=False,
     )
 
-    def say(text: str, style: str = "") -> None:
+    def add(text: str, style: str = "") -> None:
         console.print(Text(text, style, overflow="ignore"), highlight=False, crop=False)
 
     for part in parts:
         if isinstance(part, str):
-            say(part)
+            add(part)
             continue
-        say(part.title, "bold")
+        add(part.title, "bold")
         if part.least_columns <= width:
             console.print(_table(part), highlight=False)
             continue
         for text, style in _records(part, width):
-            say(text, style)
+            add(text, style)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
@@ -98,9 +107,7 @@ def _table(grid: Grid) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in grid.columns:
-        table.add_column(
-            column.heading, justify="right" if column.right else "left", no_wrap=not column.wraps
-        )
+        table.add_column(column.heading, justify=JUSTIFIED[column.right], no_wrap=not column.wraps)
     for line in grid.lines:
         table.add_row(*line.cells, style=line.style, end_section=line.ends_section)
     return table

@@ -7,6 +7,7 @@ whole lines.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import textwrap
@@ -29,6 +30,10 @@ MAX_COLUMNS = 120
 """Columns that text is folded to on a wide terminal."""
 
 
+Row = Sequence[Sequence[str]]
+"""Cells, each as its lines."""
+
+
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "") -> None:
     """Print rows under headings, those that start with ">" to the right.
 
@@ -37,23 +42,33 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "")
         rows: as many cells each; a cell may have several lines.
         name: the heading of the column that names a row; the first one where none is given.
     """
-    titles, right = (
-        [heading.lstrip(">") for heading in headings],
-        [heading.startswith(">") for heading in headings],
-    )
-    cells = [[one_line(line) for line in cell.split("\n")] for row in rows for cell in row]
-    count = len(titles)
-    table = [cells[start : start + count] for start in range(0, len(cells), count)]
+    right = [heading.startswith(">") for heading in headings]
+    titles = [heading.lstrip(">") for heading in headings]
+    table = [list(map(_lines, row)) for row in rows]
     heads = [title.split("\n") for title in titles]
-    widths = [
-        max(cell_len(line) for row in (heads, *table) for line in row[column])
-        for column in range(count)
-    ]
+    widths = _widths([heads, *table])
     terminal = sys.stdout.isatty()
-    if terminal and sum(widths) + GAP * (count - 1) > columns():
-        _show_records(titles, table, titles.index(name) if name else 0)
+    if not terminal or sum(widths) + GAP * (len(titles) - 1) <= columns():
+        _show_table(heads, table, widths, right, terminal)
         return
-    _show_table(heads, table, widths, right, terminal)
+    named = 0
+    if name:
+        named = titles.index(name)
+    _show_records(titles, table, named)
+
+
+def _lines(cell: str) -> list[str]:
+    """Return the lines of a cell, each without what a terminal would obey."""
+    return [one_line(line) for line in cell.split("\n")]
+
+
+def _widths(rows: Sequence[Row]) -> list[int]:
+    """Return the width of each column: that of its longest line."""
+    widths = [0] * len(rows[0])
+    for row in rows:
+        for column, lines in enumerate(row):
+            widths[column] = max(widths[column], *map(cell_len, lines))
+    return widths
 
 
 def columns() -> int:
@@ -70,27 +85,22 @@ def say(*paragraphs: str) -> None:
         tell("\n".join(lines))
 
 
-Row = Sequence[Sequence[str]]
-"""Cells, each as its lines."""
-
-
 def _show_table(
     heads: Row, table: Sequence[Row], widths: Sequence[int], right: Sequence[bool], bold: bool
 ) -> None:
     """Print the rows as a table: headings bold on a terminal."""
     for number, row in enumerate((heads, *table)):
-        for line in range(max(map(len, row))):
-            padded = [
-                _padded(cell[line] if line < len(cell) else "", width, aligned)
-                for cell, width, aligned in zip(row, widths, right, strict=True)
-            ]
+        for cells in itertools.zip_longest(*row, fillvalue=""):
+            padded = map(_padded, cells, widths, right)
             text = (" " * GAP).join(padded).rstrip()
             tell_line(text, bold and (number == 0 or text.startswith(">")))
 
 
 def _padded(text: str, width: int, right: bool) -> str:
     room = " " * (width - cell_len(text))
-    return room + text if right else text + room
+    if right:
+        return room + text
+    return text + room
 
 
 def _show_records(titles: Sequence[str], table: Sequence[Row], named: int) -> None:
@@ -126,5 +136,7 @@ def record(titles: Sequence[str], row: Row, named: int, width: int) -> list[str]
 def widest(cell: str, wraps: bool) -> int:
     """Return the columns that a cell needs: of its longest line, or of its longest word where it
     `wraps`."""
-    pieces = cell.split() if wraps else cell.split("\n")
+    pieces = cell.split("\n")
+    if wraps:
+        pieces = cell.split()
     return max(map(cell_len, pieces), default=0)

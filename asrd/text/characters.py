@@ -50,7 +50,9 @@ def without_controls(text: str) -> str:
     if not text.isprintable():
         parts = "".join(map(_in_text, text))
         text = re.sub(" {2,}", " ", parts).strip(" ")
-    return text if text.isascii() or not INVISIBLE.fullmatch(text) else ""
+    if not text.isascii() and INVISIBLE.fullmatch(text):
+        return ""
+    return text
 
 
 def printable(text: str, breaks: bool = True) -> str:
@@ -64,10 +66,13 @@ def printable(text: str, breaks: bool = True) -> str:
     if text.isprintable():
         return text
     text = readable(text)
-    allowed = "\n\t" if breaks else ""
-    return "".join(
-        char if char in allowed or _in_text(char) == char else _escape(char) for char in text
-    )
+    shown = []
+    for char in text:
+        if _in_text(char) == char or (breaks and char in "\n\t"):
+            shown.append(char)
+        else:
+            shown.append(_escape(char))
+    return "".join(shown)
 
 
 def readable(text: str) -> str:
@@ -106,12 +111,16 @@ def _in_text(char: str) -> str:
         return " "
     if category in ("Cc", "Cs") or (category == "Cf" and char not in KEPT_FORMATS):
         return ""
-    reserved = (
-        point & 0xFFFE == 0xFFFE
-        or point in NONCHARACTERS
-        or any(point in span for span in IGNORABLE)
-    )
-    return "" if category == "Cn" and reserved else char
+    if category == "Cn" and _reserved(point):
+        return ""
+    return char
+
+
+def _reserved(point: int) -> bool:
+    """Whether Unicode never gives a character to a code point, or only an invisible one."""
+    if point & 0xFFFE == 0xFFFE or point in NONCHARACTERS:
+        return True
+    return any(point in span for span in IGNORABLE)
 
 
 def _escape(char: str) -> str:

@@ -33,7 +33,12 @@ SPELLINGS = {
 }
 """Unit -> how people write it."""
 
-UNITS = {spelling: unit for unit, spellings in SPELLINGS.items() for spelling in spellings}
+UNITS: dict[str, str] = {}
+for _unit, _spellings in SPELLINGS.items():
+    UNITS |= dict.fromkeys(_spellings, _unit)
+
+SYSTEMD_UNITS = {"month": "month", "year": "year", "y": "year"}
+"""Spelling of a long unit -> systemd's."""
 
 EXPONENT = re.compile(r"\d+(?:[.,]\d+)?e[+-]?\d{1,2}")
 """A number as programs print large ones: 2.5e+03."""
@@ -55,23 +60,29 @@ def parse(text: str, unit: str) -> float:
         ValueError: text that is no span.
     """
     rest, seconds, parts = text.strip().lower(), 0.0, 0
-    if (
-        EXPONENT.fullmatch(rest)
-        and (bare_number := float(rest.replace(",", "."))) * SECONDS[unit] <= MAX_SECONDS
-    ):
-        return bare_number
+    if EXPONENT.fullmatch(rest):
+        bare_number = _number(rest)
+        if bare_number * SECONDS[unit] <= MAX_SECONDS:
+            return bare_number
     while rest and (match := PART.match(rest)):
         spelling = match[2] or unit
         # "1h 30" does not say what the 30 are.
         if spelling not in UNITS or (not match[2] and (parts or rest[match.end() :])):
             raise ValueError(f"{text!r} is no span of time")
-        seconds += float(match[1].replace(",", ".")) * SECONDS[UNITS[spelling]]
+        seconds += _number(match[1]) * SECONDS[UNITS[spelling]]
         rest, parts = rest[match.end() :], parts + 1
     if rest or not parts or seconds > MAX_SECONDS:
         raise ValueError(f"{text!r} is no span of time")
     # Without the detour through seconds where none was needed: 0.1 minutes stay 0.1.
     bare = PART.fullmatch(text.strip().lower())
-    return float(bare[1].replace(",", ".")) if bare and not bare[2] else seconds / SECONDS[unit]
+    if bare and not bare[2]:
+        return _number(bare[1])
+    return seconds / SECONDS[unit]
+
+
+def _number(text: str) -> float:
+    """Return a number with a point or a comma."""
+    return float(text.replace(",", "."))
 
 
 def seconds_argument(text: str) -> float:
@@ -98,8 +109,8 @@ def moment(text: str) -> str:
     span = re.sub(r"^-|\s+ago$", "", word, flags=re.IGNORECASE).strip()
     span = re.sub(r"^an?\s+", "1 ", span, flags=re.IGNORECASE)
     if match := re.fullmatch(r"(\d{1,4})\s*(month|year|y)s?", span, re.IGNORECASE):
-        # as long as systemd counts them
-        return f"-{match[1]}{'month' if match[2].lower() == 'month' else 'year'}"
+        # systemd knows how long they are
+        return f"-{match[1]}{SYSTEMD_UNITS[match[2].lower()]}"
     if re.fullmatch(r"\d{1,3}", span) or EXPONENT.fullmatch(span.lower()):
         raise ValueError(f"{word!r} has no unit")
     if not span.isdecimal():  # 20261122 is a date
@@ -110,7 +121,9 @@ def moment(text: str) -> str:
     try:
         date = datetime.fromisoformat(word.upper())
     except ValueError:
-        return word.lower() if word.isalpha() else word
+        if word.isalpha():
+            return word.lower()
+        return word
     if date.tzinfo is not None:
         return f"@{date.timestamp():.6f}"
     return date.strftime("%Y-%m-%d %H:%M:%S")
@@ -122,7 +135,9 @@ def number(value: float) -> str:
         return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{digits}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    if "." not in text:
+        return text
+    return text.rstrip("0").rstrip(".")
 
 
 def human(seconds: float) -> str:

@@ -14,6 +14,13 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {plural or f'{noun}s'}"
 
 
+def be(number: int) -> str:
+    """Return "is" for one, "are" for any other number."""
+    if number == 1:
+        return "is"
+    return "are"
+
+
 def about(name: str, text: str) -> str:
     """Return "name: text"; the text alone where it begins with the name already."""
     if not name or text == name or text.startswith((f"{name}:", f"{name} ")):

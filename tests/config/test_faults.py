@@ -217,7 +217,7 @@ def test_a_real_shadow_counts_the_words_that_a_worker_was_made_to_change(
             async with asyncio.timeout(300):
                 result = await one.say(clips(1)[0]).result
                 assert result.text.startswith("garbled me to open")
-                await until(lambda: one.slot.shadow.figures["takes"] == 1)
+                await until(lambda: one.slot.shadow.figures["recordings"] == 1)
         finally:
             for task in tasks:
                 task.cancel()

@@ -178,7 +178,7 @@ LAST: dict[str, tuple[DictationResult, bool, int, str, str, str]] = {
         "did not become text: no worker", ""),
     "no word": (
         DictationResult("a", "", "empty", seconds=3.21), False, 0, "",
-        "heard in the last recording, 3.2 s", ""),
+        "recognized in the last recording, 3.2 s", ""),
     "no sound": (DictationResult("a", "", "empty"), False, 0, "", "no sound came in during the last recording", ""),
     "nothing at all": (EMPTY, False, 0, "", "nothing was said since the daemon started", ""),
 }  # fmt: skip

@@ -17,7 +17,9 @@ import pytest
 
 from asrd.config.settings import Settings
 from asrd.desktop import sinks
+from asrd.desktop import survey as desktop_survey
 from asrd.desktop.clipboard import BorrowedClipboard, put
+from asrd.desktop.keyboard import Check
 from asrd.desktop.notifications import Desktop
 from asrd.desktop.session import session
 from asrd.errors import ConfigError, SinkError
@@ -453,7 +455,7 @@ def test_a_tool_that_fails_part_way_is_not_followed_by_another(
 ) -> None:
     text_command(sway.root / "bin", "wtype", "sleep 1000")
     monkeypatch.setenv("PATH", f"{sway.root}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr("asrd.desktop.keyboard.PATIENCE", 0.2)
+    monkeypatch.setattr("asrd.desktop.keyboard.TYPING_MARGIN_SECONDS", 0.2)
     target = sway.window()
     with pytest.raises(SinkError, match="wtype did not end"):
         deliver(window(), SECRET)
@@ -506,15 +508,15 @@ def test_no_text_in_a_process_list_or_a_log(
 # What works here
 
 
-def survey() -> dict[str, sinks.Check]:
+def survey() -> dict[str, Check]:
     """Return the survey by name."""
-    return {check.name: check for check in sinks.survey()}
+    return {check.name: check for check in desktop_survey.survey()}
 
 
 def test_the_survey_of_sway(sway: Sway) -> None:
     target = sway.window()
     found = survey()
-    assert found["type"] == sinks.Check("type", True, "by wtype")
+    assert found["type"] == Check("type", True, "by wtype")
     assert found["session"].note.startswith("wayland, sway")
     assert found["clipboard"].works
     assert not found["notifications"].works
@@ -553,8 +555,8 @@ def test_the_survey_without_a_session(no_session: None) -> None:
 
 
 def test_the_survey_may_be_asked_inside_a_loop(no_session: None) -> None:
-    async def inside() -> list[sinks.Check]:
-        return sinks.survey()
+    async def inside() -> list[Check]:
+        return survey()
 
     assert asyncio.run(inside())
 
