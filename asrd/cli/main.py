@@ -51,11 +51,11 @@ VERBS = {
     ),
     "tune": ("asrd.cli.tune:tune", "measure here which strategy auto may use; auto then uses it"),
     "plan": (
-        "asrd.cli.inspect:plan",
+        "asrd.cli.plan:plan",
         "show what each strategy would need here, and which one would run",
     ),
-    "models": ("asrd.cli.inspect:models", "list known models, which are cached, and their sizes"),
-    "config": ("asrd.cli.inspect:config", "list each setting, its value and where it came from"),
+    "models": ("asrd.cli.models:models", "list known models, which are cached, and their sizes"),
+    "config": ("asrd.cli.config:config", "list each setting, its value and where it came from"),
 }
 
 OLDER_VERBS = older_names.VERBS

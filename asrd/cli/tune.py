@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from asrd import paths
-from asrd.cli import inspect, measuring
+from asrd.cli import measuring, tuning_table
 from asrd.config.settings import Settings
 from asrd.daemon import client
 from asrd.engine import engine, planner, tuned
@@ -189,14 +189,14 @@ def _show(args: argparse.Namespace, record: TuningResult) -> None:
     if args.json:
         tell_document(record, indent=2)
         return
-    inspect.show_evidence(record)
+    tuning_table.show_evidence(record)
     tell(f"\nauto uses {record.chosen} for {record.key.model}: {record.reason}")
 
 
 def _inform_daemon(settings: Settings) -> str:
     """Tell a running daemon of the verdict; return its answer, "" where none runs."""
     try:
-        return str(next(client.ask(settings, verb="tuned"))["said"])
+        return str(next(client.ask(settings, verb="tuned"))["message"])
     except (ControlError, SocketError):
         return ""
     except AsrdError as error:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrd.cli import report
+from asrd.cli import journal_history, report
 from asrd.config.settings import Settings
 from asrd.errors import AsrdError, UsageError
 
@@ -41,7 +41,7 @@ def take(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_day_is_the_sum_of_its_entries() -> None:
-    found = report.history(
+    found = journal_history.history(
         [
             entry("starting", at=1.0),
             take(
@@ -63,24 +63,24 @@ def test_a_day_is_the_sum_of_its_entries() -> None:
         "today",
     )
     assert (found.first, found.last) == (1.0, 1000.0)
-    assert (found.all.takes, found.all.audio_seconds, found.all.words) == (3, 7.5, 10)
+    assert (found.all.recordings, found.all.audio_seconds, found.all.words) == (3, 7.5, 10)
     assert found.all.outcomes == {"delivered": 1, "empty": 1, "kept": 1}
     assert found.all.memory == {"process": 7, "device": 9}
     assert found.all.effective == ["bfloat16", "float32"]
-    assert found.all.process_delta == report.Spread(2, -4.0, 2.0, 2.0)
-    assert {name: group.takes for name, group in found.strategies.items()} == {
+    assert found.all.process_delta == journal_history.Spread(2, -4.0, 2.0, 2.0)
+    assert {name: group.recordings for name, group in found.strategies.items()} == {
         "bfloat16": 2,
         "fp32": 1,
     }
-    assert found.strategies["bfloat16"].rtf == report.Spread(2, 0.1, 0.3, 0.3)
-    assert found.rejected == [report.Rejection("half", "not finite", 2)]
+    assert found.strategies["bfloat16"].rtf == journal_history.Spread(2, 0.1, 0.3, 0.3)
+    assert found.rejected == [journal_history.Rejection("half", "not finite", 2)]
     assert found.events == {"kept": 1, "starting": 1, "vram-alert": 1}
 
 
 def test_steps_down_and_disagreement_are_summed_up() -> None:
     step = {"before": "bfloat16", "strategy": "tf32", "kind": "slow"}
     shadows = [entry("shadow", strategy="bfloat16", words=50, changed=n % 2) for n in range(20)]
-    found = report.history(
+    found = journal_history.history(
         [
             *(entry("demoted", **(step | {"kind": kind})) for kind in ("slow", "slow", "empty")),
             *shadows,
@@ -88,15 +88,15 @@ def test_steps_down_and_disagreement_are_summed_up() -> None:
             entry("promoted"),
         ]
     )
-    assert found.demoted == [
-        report.Step("bfloat16", "tf32", "slow", 2), report.Step("bfloat16", "tf32", "empty", 1)
+    assert found.fallbacks == [
+        journal_history.Step("bfloat16", "tf32", "slow", 2), journal_history.Step("bfloat16", "tf32", "empty", 1)
     ]  # fmt: skip
     both = found.shadow["bfloat16"]
-    assert (both.takes, both.changed, both.words, both.per_100) == (20, 10, 1000, 1.0)
+    assert (both.recordings, both.changed, both.words, both.per_100) == (20, 10, 1000, 1.0)
     assert both.low is not None
     assert both.high is not None
     assert 0 < both.low < 1 < both.high < 2
-    assert found.shadow["half"] == report.Disagreement(1, 3, 10, 30.0, None, None), (
+    assert found.shadow["half"] == journal_history.Disagreement(1, 3, 10, 30.0, None, None), (
         "too few for an interval"
     )
     lines = report.described(found)
@@ -106,8 +106,8 @@ def test_steps_down_and_disagreement_are_summed_up() -> None:
         in lines
     )
     assert "times a better precision was tried again: 1" in lines
-    odd = report.history([entry("shadow", strategy="half", words="many", changed=1)])
-    assert odd.shadow["half"] == report.Disagreement(0, 0, 0, None, None, None)
+    odd = journal_history.history([entry("shadow", strategy="half", words="many", changed=1)])
+    assert odd.shadow["half"] == journal_history.Disagreement(0, 0, 0, None, None, None)
 
 
 def test_fields_that_are_missing_or_no_figures_are_left_out_of_the_figures() -> None:
@@ -119,15 +119,17 @@ def test_fields_that_are_missing_or_no_figures_are_left_out_of_the_figures() -> 
         "ASRD_AUDIO_SECONDS": "1e-3",
         "ASRD_PROCESS_BYTES": "",
     }
-    found = report.history([bare, odd, {**bare, "ASRD_EVENT": "rejected"}])
-    assert found.all == report.Group(takes=2, audio_seconds=0.001, words=0, outcomes={"?": 2})
-    assert found.rejected == [report.Rejection("?", "", 1)]
+    found = journal_history.history([bare, odd, {**bare, "ASRD_EVENT": "rejected"}])
+    assert found.all == journal_history.Group(
+        recordings=2, audio_seconds=0.001, words=0, outcomes={"?": 2}
+    )
+    assert found.rejected == [journal_history.Rejection("?", "", 1)]
     assert report.described(found)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=300))
 def test_percentiles_are_values_that_occurred_and_cover_their_share(values: list[float]) -> None:
-    found = report.spread(values)
+    found = journal_history.spread(values)
     assert found is not None
     for percent, value in ((50, found.p50), (95, found.p95)):
         assert value in values
@@ -137,9 +139,11 @@ def test_percentiles_are_values_that_occurred_and_cover_their_share(values: list
 
 
 def test_percentiles_by_hand() -> None:
-    assert report.spread([]) is None
-    assert report.spread([float(n) for n in range(1, 101)]) == report.Spread(100, 50.0, 95.0, 100.0)
-    assert report.spread([3.0]) == report.Spread(1, 3.0, 3.0, 3.0)
+    assert journal_history.spread([]) is None
+    assert journal_history.spread([float(n) for n in range(1, 101)]) == journal_history.Spread(
+        100, 50.0, 95.0, 100.0
+    )
+    assert journal_history.spread([3.0]) == journal_history.Spread(1, 3.0, 3.0, 3.0)
 
 
 def test_words_for_a_day() -> None:
@@ -155,7 +159,7 @@ def test_words_for_a_day() -> None:
         entry("kept"),
         entry("rejected", strategy="half", message="half: not finite"),
     ]
-    lines = report.described(report.history(two, "-2h", "now"))
+    lines = report.described(journal_history.history(two, "-2h", "now"))
     assert lines[0] == "recordings since -2h until now: 2"
     assert "  audio         1 h 02 min, 10 words" in lines
     assert "  stop to text  median 100 ms, most 100 ms (n=2)" in lines
@@ -164,7 +168,7 @@ def test_words_for_a_day() -> None:
     assert "recordings kept for asrd retry: 1" in lines
     assert "could not run half, 1 time: half: not finite" in lines
     assert (
-        report.described(report.history([], "today"))[0]
+        report.described(journal_history.history([], "today"))[0]
         == "the journal has no entries of asrd since today"
     )
 
@@ -191,17 +195,17 @@ def test_a_machine_without_a_journal_is_said_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(AsrdError, match="journalctl is not installed"):
-        list(report.entries("today"))
+        list(journal_history.entries("today"))
     journalctl(tmp_path, "echo 'No journal files were opened.' >&2; exit 1", monkeypatch)
     with pytest.raises(AsrdError, match="cannot be read: No journal files"):
-        list(report.entries("today"))
+        list(journal_history.entries("today"))
 
 
 def test_only_this_users_entries_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journalctl(tmp_path, 'echo "[\\"$*\\"]"', monkeypatch)
-    ((words,),) = [list(each) for each in report.entries("-2h", "now")]
+    ((words,),) = [list(each) for each in journal_history.entries("-2h", "now")]
     assert "--since=-2h --until=now" in words
     assert f"_UID={os.getuid()} ASRD_EVENT=take ASRD_EVENT=kept" in words
 
@@ -210,7 +214,7 @@ def test_a_time_that_is_none_is_the_users_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     journalctl(tmp_path, "echo 'Failed to parse timestamp: soon' >&2; exit 1", monkeypatch)
-    with pytest.raises(UsageError, match="'soon' is no time"):
+    with pytest.raises(UsageError, match="'soon' is not a time"):
         report.report(argparse.Namespace(since="soon", until="", json=False), Settings())
     journalctl(tmp_path, f"echo '{json.dumps(take())}'", monkeypatch)
     assert report.report(argparse.Namespace(since="today", until="", json=True), Settings()) == 0

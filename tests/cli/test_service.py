@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from asrd import journal
-from asrd.cli import service as cli_service
-from asrd.cli.service import EXITS
+from asrd.cli import systemd_units
+from asrd.cli.systemctl import EXIT_MEANINGS
 from tests.helpers import ROOT
 from tests.integration.user_session import TIMEOUT, UserSession, until, user_session
 
@@ -86,8 +86,8 @@ def installed(session: UserSession) -> Iterator[Service]:
     """A service that runs for the first time, and afterwards does not."""
     it = Service(session)
     if session.inside(session.home / UNITS / "asrd.service").exists():
-        it.systemctl("reset-failed", *cli_service.UNITS)
-        it.systemctl("start", *cli_service.UNITS)
+        it.systemctl("reset-failed", *systemd_units.UNITS)
+        it.systemctl("start", *systemd_units.UNITS)
     else:
         it.service("install", "--now")
     yield it
@@ -97,7 +97,7 @@ def installed(session: UserSession) -> Iterator[Service]:
         session.run(
             "systemctl", "--user", "kill", "--kill-whom=all", "--signal=KILL", "asrd.service"
         )
-        it.systemctl("stop", *cli_service.UNITS)
+        it.systemctl("stop", *systemd_units.UNITS)
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_a_take_in_the_journal_and_in_the_report(installed: Service) -> None:
 
 def test_a_time_that_the_journal_does_not_understand(installed: Service) -> None:
     done = installed.asrd("report", "--since", "soon")
-    assert (done.returncode, done.stderr) == (2, "asrd: 'soon' is no time\n")
+    assert (done.returncode, done.stderr) == (2, "asrd: 'soon' is not a time\n")
 
 
 def test_a_journal_that_hangs_does_not_hang_the_daemon(installed: Service) -> None:
@@ -344,13 +344,13 @@ def test_a_journal_that_hangs_does_not_hang_the_daemon(installed: Service) -> No
 
 def test_systemd_finds_nothing_wrong_with_what_is_printed(session: UserSession) -> None:
     it = Service(session)
-    for name in cli_service.UNITS:
+    for name in systemd_units.UNITS:
         session.write(f"verify/{name}", it.service("print", name))
-    files = [session.home / "verify" / name for name in cli_service.UNITS]
+    files = [session.home / "verify" / name for name in systemd_units.UNITS]
     done = session.run("systemd-analyze", "--user", "verify", *files)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     both = it.service("print")
-    assert all(f"# {session.home / UNITS / name}\n" in both for name in cli_service.UNITS)
+    assert all(f"# {session.home / UNITS / name}\n" in both for name in systemd_units.UNITS)
 
 
 def test_installing_twice_changes_nothing_and_says_so(installed: Service) -> None:
@@ -359,7 +359,7 @@ def test_installing_twice_changes_nothing_and_says_so(installed: Service) -> Non
     assert said.count("is up to date") == 2
     assert "already enabled" in said
     assert installed.show("MainPID") == first
-    assert [installed.systemctl("is-enabled", name).strip() for name in cli_service.UNITS] == [
+    assert [installed.systemctl("is-enabled", name).strip() for name in systemd_units.UNITS] == [
         "enabled",
         "enabled",
     ]
@@ -369,7 +369,7 @@ def test_a_unit_that_changed_is_replaced_and_started_anew(installed: Service) ->
     unit = installed.session.home / UNITS / "asrd.service"
     text = installed.session.inside(unit).read_text()
     installed.session.write(unit, text.replace(str(installed.program), "/bin/gone"))
-    assert "the unit starts /bin/gone, which is not there" in installed.service("status")
+    assert "the unit starts /bin/gone, which does not exist" in installed.service("status")
     said = installed.service("install")
     assert f"replaced {unit}" in said
     assert "still the old one" in said
@@ -402,7 +402,10 @@ def test_a_daemon_in_a_terminal_is_not_cut_off(fresh: Service) -> None:
             lambda: session.inside(session.runtime / "asrd.sock").exists(), "the stranger's socket"
         )
         done = it.asrd("service", "install", "--now")
-        assert (done.returncode, "a daemon that is no service answers" in done.stderr) == (2, True)
+        assert (done.returncode, "a daemon that is not the service answers" in done.stderr) == (
+            2,
+            True,
+        )
         assert not session.inside(session.home / UNITS / "asrd.service").exists()
     finally:
         session.ok("systemctl", "--user", "stop", "stranger.service")
@@ -425,7 +428,7 @@ def test_a_socket_of_ones_own_choice_is_the_units_too(fresh: Service) -> None:
 def test_programs_in_odd_folders_start(fresh: Service, folder: str) -> None:
     fresh.program = fresh.session.write(f"{folder}/bin/asrd", PROGRAM, 0o755)
     assert "it runs: idle" in fresh.service("install", "--now")
-    assert "which is not there" not in fresh.service("status")
+    assert "which does not exist" not in fresh.service("status")
 
 
 def test_python_dash_m_from_a_checkout_starts_from_anywhere(fresh: Service) -> None:
@@ -433,7 +436,7 @@ def test_python_dash_m_from_a_checkout_starts_from_anywhere(fresh: Service) -> N
     checkout = fresh.session.home / "checkout"
     for path in sorted((ROOT / "asrd").rglob("*.py")):
         fresh.session.write(f"checkout/{path.relative_to(ROOT)}", path.read_text())
-    for name in cli_service.UNITS:
+    for name in systemd_units.UNITS:
         fresh.session.write(f"checkout/systemd/{name}", (ROOT / "systemd" / name).read_text())
     fresh.session.write(
         "checkout/asrd/__main__.py", (ROOT / "tests" / "fakes" / "daemon.py").read_text()
@@ -469,7 +472,7 @@ def test_without_a_user_manager_the_files_are_written_and_the_rest_is_said(tmp_p
     said = alone(tmp_path, "install", "--now", code=3)
     assert "asrd run" in said
     assert "systemctl --user enable --now asrd.socket asrd.service" in said
-    assert sorted(path.name for path in (tmp_path / UNITS).iterdir()) == sorted(cli_service.UNITS)
+    assert sorted(path.name for path in (tmp_path / UNITS).iterdir()) == sorted(systemd_units.UNITS)
     assert "no user manager answers here" in alone(tmp_path, "status")
     said = alone(tmp_path, "uninstall")
     assert said.count("removed ") == 2
@@ -497,7 +500,9 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
 
 
 def test_lines_for_later_systemds_are_there_only_for_them() -> None:
-    old, new = (cli_service.units(["/bin/asrd"], version)["asrd.service"] for version in (252, 257))
+    old, new = (
+        systemd_units.units(["/bin/asrd"], version)["asrd.service"] for version in (252, 257)
+    )
     assert "Type=notify\n" in old
     assert "notify-reload" not in old
     assert "RestartSteps" not in old
@@ -521,7 +526,7 @@ def test_lines_for_later_systemds_are_there_only_for_them() -> None:
     ],
 )
 def test_words_as_a_unit_needs_them(word: str, written: str) -> None:
-    assert cli_service.quoted(word) == written
+    assert systemd_units.quoted(word) == written
 
 
 def test_the_program_is_named_as_it_was_called(
@@ -535,13 +540,13 @@ def test_the_program_is_named_as_it_was_called(
     link.parent.mkdir()
     link.symlink_to(tool)
     monkeypatch.setattr(sys, "argv", [str(link)])
-    assert cli_service.program() == [str(link)]
+    assert systemd_units.program() == [str(link)]
     monkeypatch.setenv("PATH", str(link.parent))
     monkeypatch.setattr(sys, "argv", ["asrd"])
-    assert cli_service.program() == [str(link)]
+    assert systemd_units.program() == [str(link)]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["./tools/asrd"])
-    assert cli_service.program() == [str(tool)]
+    assert systemd_units.program() == [str(tool)]
 
 
 def test_every_exit_code_of_an_error_is_explained_and_decided() -> None:
@@ -553,7 +558,7 @@ def test_every_exit_code_of_an_error_is_explained_and_decided() -> None:
         if isinstance(cls, type) and issubclass(cls, Exception)
     }
     answers = {errors.NothingError.exit_code}  # to a verb: they end no daemon
-    assert codes - answers <= EXITS.keys()
+    assert codes - answers <= EXIT_MEANINGS.keys()
     prevented = re.search(
         r"^RestartPreventExitStatus=(.*)$",
         (ROOT / "systemd/asrd.service").read_text(),

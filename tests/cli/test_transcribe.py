@@ -25,7 +25,7 @@ import soxr
 from asrd.audio.files import read
 from asrd.audio.format import SAMPLE_RATE
 from asrd.cli import transcribe as cli_transcribe
-from asrd.cli.transcribe import CUE_LETTERS, CUE_SECONDS
+from asrd.cli.subtitles import MAX_CUE_LETTERS, MAX_CUE_SECONDS, cues, subtitles
 from asrd.config.settings import Settings
 from asrd.errors import EngineError, UsageError
 from asrd.paths import DATA_FOLDER
@@ -342,7 +342,7 @@ def test_interrupted_it_prints_what_it_has_and_leaves_no_child(tmp_path: Path) -
 # ----------------------------------------------------------------------
 
 
-class Told:
+class ScriptedEngine:
     """An engine that hears one word a second; `fails_at` makes it fail at that sample."""
 
     fails_at = 10**12
@@ -357,7 +357,7 @@ class Told:
     async def start(self) -> None: ...
 
     async def stop(self) -> None:
-        Told.stopped += 1
+        ScriptedEngine.stopped += 1
 
     async def fall_back(self, *_: Any, **__: Any) -> bool:
         raise AssertionError("every word was there")
@@ -367,11 +367,11 @@ class Told:
     ) -> Answer:
         stop = start + len(samples)
         assert len(samples) <= 160_000
-        Told.now += 1
-        Told.most = max(Told.most, Told.now)
+        ScriptedEngine.now += 1
+        ScriptedEngine.most = max(ScriptedEngine.most, ScriptedEngine.now)
         await asyncio.sleep(0)
-        Told.now -= 1
-        if stop > Told.fails_at:
+        ScriptedEngine.now -= 1
+        if stop > ScriptedEngine.fails_at:
             raise EngineError("no candidate is left that could answer", "try again")
         seconds = range(-(-start // SAMPLE_RATE), -(-stop // SAMPLE_RATE))
         words = [
@@ -381,11 +381,11 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Told]]:
-    monkeypatch.setattr(cli_transcribe, "Engine", Told)
-    Told.fails_at, Told.stopped = 10**12, 0
-    yield Told
-    assert Told.stopped == 1
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[ScriptedEngine]]:
+    monkeypatch.setattr(cli_transcribe, "Engine", ScriptedEngine)
+    ScriptedEngine.fails_at, ScriptedEngine.stopped = 10**12, 0
+    yield ScriptedEngine
+    assert ScriptedEngine.stopped == 1
 
 
 def call(*words: str, **settings: Any) -> int:
@@ -403,7 +403,7 @@ def spoken(tmp_path: Path) -> str:
 
 
 def test_every_word_of_a_long_voice_comes_once(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+    engine: type[ScriptedEngine], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(spoken) == 0
     out = capsys.readouterr().out
@@ -411,7 +411,7 @@ def test_every_word_of_a_long_voice_comes_once(
 
 
 def test_several_files_have_headings(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+    engine: type[ScriptedEngine], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(spoken, spoken) == 0
     out = capsys.readouterr().out.splitlines()
@@ -421,7 +421,7 @@ def test_several_files_have_headings(
 
 
 def test_commands_change_the_text_and_not_the_words(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+    engine: type[ScriptedEngine], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = {
         "commands": True,
@@ -435,22 +435,22 @@ def test_commands_change_the_text_and_not_the_words(
 
 
 def test_a_device_that_computes_several_at_once_gets_several_files(
-    told: type[Told],
+    engine: type[ScriptedEngine],
     spoken: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Told, "max_together", 3)
-    monkeypatch.setattr(Told, "most", 0)
+    monkeypatch.setattr(ScriptedEngine, "max_together", 3)
+    monkeypatch.setattr(ScriptedEngine, "most", 0)
     assert call("--json", *[spoken] * 5, "absent.wav") == 65
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(printed) == 5
     assert len({each["text"] for each in printed}) == 1
-    assert Told.most == 3
+    assert ScriptedEngine.most == 3
 
 
 def test_words_are_a_table(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+    engine: type[ScriptedEngine], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("--words", spoken) == 0
     assert capsys.readouterr().out.splitlines()[0] == "5.00\t5.50\t0.500\tw5"
@@ -463,9 +463,9 @@ def test_subtitles_are_of_one_file(shape: str, spoken: str) -> None:
 
 
 def test_what_is_known_is_printed_when_no_worker_is_left(
-    told: type[Told], spoken: str, capsys: pytest.CaptureFixture[str]
+    engine: type[ScriptedEngine], spoken: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told.fails_at = 30 * SAMPLE_RATE
+    engine.fails_at = 30 * SAMPLE_RATE
     with pytest.raises(EngineError):
         call("--json", spoken)
     partial = json.loads(capsys.readouterr().out)
@@ -482,25 +482,22 @@ def said(*words: tuple[str, float, float]) -> list[Word]:
 
 def test_subtitles_in_both_formats() -> None:
     words = said(("Meet", 3723.5, 3723.9), ("Alice.", 3724.0, 3724.5), ("Now", 3724.6, 3725.0))
-    assert cli_transcribe.subtitles(words, "srt") == (
+    assert subtitles(words, "srt") == (
         "1\n01:02:03,500 --> 01:02:04,500\nMeet Alice.\n\n2\n01:02:04,600 --> 01:02:05,000\nNow\n"
     )
-    assert (
-        cli_transcribe.subtitles(words[2:], "vtt")
-        == "WEBVTT\n\n1\n01:02:04.600 --> 01:02:05.000\nNow\n"
-    )
-    assert cli_transcribe.subtitles([], "srt") == ""
+    assert subtitles(words[2:], "vtt") == "WEBVTT\n\n1\n01:02:04.600 --> 01:02:05.000\nNow\n"
+    assert subtitles([], "srt") == ""
 
 
 def test_subtitles_break_at_silence_length_and_time() -> None:
     words = said(*[("word", i * 0.3, i * 0.3 + 0.2) for i in range(100)], ("late", 40, 40.5))
-    for cue in cli_transcribe.cues(words):
+    for cue in cues(words):
         text = " ".join(word.text for word in cue)
-        assert len(text) <= CUE_LETTERS
-        assert (cue[-1].stop - cue[0].start) / SAMPLE_RATE <= CUE_SECONDS
-    assert cli_transcribe.cues(words)[-1] == words[-1:]
-    assert [w for cue in cli_transcribe.cues(words) for w in cue] == words
-    for block in cli_transcribe.subtitles(words, "srt").split("\n\n"):
+        assert len(text) <= MAX_CUE_LETTERS
+        assert (cue[-1].stop - cue[0].start) / SAMPLE_RATE <= MAX_CUE_SECONDS
+    assert cues(words)[-1] == words[-1:]
+    assert [w for cue in cues(words) for w in cue] == words
+    for block in subtitles(words, "srt").split("\n\n"):
         assert all(len(line) <= 45 for line in block.splitlines())
 
 
@@ -508,7 +505,7 @@ def test_a_terminal_sees_progress_that_a_pipe_does_not(spoken: str, tmp_path: Pa
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "import tests.cli.test_transcribe as t, asrd.cli.transcribe as v\n"
-        "v.Engine = t.Told\nraise SystemExit(t.call(sys.argv[1], model='demo'))"
+        "v.Engine = t.ScriptedEngine\nraise SystemExit(t.call(sys.argv[1], model='demo'))"
     )
     root = str(ROOT)
     ours, theirs = os.openpty()

@@ -507,7 +507,7 @@ def test_a_reader_that_leaves_early_costs_nothing_but_what_it_did_not_read(
         raise BrokenPipeError
 
     told: list[str] = []
-    monkeypatch.setattr(tune.inspect, "show_evidence", gone)
+    monkeypatch.setattr(tune.tuning_table, "show_evidence", gone)
     monkeypatch.setattr(tune, "_inform_daemon", lambda settings: told.append(settings.model) or "")
     with pytest.raises(BrokenPipeError):
         tune.tune(

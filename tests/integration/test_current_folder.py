@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asrd import paths
-from asrd.cli import service
+from asrd.cli import systemd_units
 from asrd.desktop import selections
 from asrd.engine import engine, process
 from tests.helpers import ROOT
@@ -172,6 +172,6 @@ def test_each_python_that_is_started_leaves_the_current_folder_out(
     assert engine.WORKER_COMMAND[1] == "-P"
     assert process.WORKER_ENVIRONMENT["PYTHONSAFEPATH"] == "1"
     monkeypatch.setattr(sys, "argv", [str(ROOT / "asrd" / "__main__.py")])
-    assert "-P" in service.program()
+    assert "-P" in systemd_units.program()
     unit = (ROOT / "systemd" / "asrd.service").read_text()
     assert "\nWorkingDirectory=/\n" in unit

@@ -229,7 +229,7 @@ from pathlib import Path
 from types import SimpleNamespace as Args
 from asrd.engine import baseline
 from asrd.engine import tuned
-from asrd.cli import service
+from asrd.cli import service, systemctl, systemd_units
 from asrd.recordings import store
 from asrd.cli import compare
 from asrd.evaluation import tuning
@@ -238,7 +238,7 @@ baseline.keep("demo", "cpu", baseline.Baseline("now", {}))
 tuned.check_room()
 with tuning.only_run(): pass
 compare._write(Path.home() / "report.html", b"<html>")
-service._managed, service.program = lambda: False, lambda: ["/usr/bin/asrd"]
+systemctl.has_user_manager, systemd_units.program = lambda: False, lambda: ["/usr/bin/asrd"]
 service.service(Args(act="install", unit=None, now=False), Settings())
 kept = store.RecordingStore(store.folder()); one = kept.begin()
 one.append(bytes(64_000)); kept.failed(one, "why")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrd.cli import service
+from asrd.cli import service, systemctl, systemd_units
 from asrd.config import loading
 from asrd.config.settings import Settings
 from asrd.models import choice, names
@@ -354,8 +354,8 @@ def test_install_says_what_the_service_will_have(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setattr(service, "_managed", lambda: False)
-    monkeypatch.setattr(service, "program", lambda: ["/usr/bin/asrd"])
+    monkeypatch.setattr(systemctl, "has_user_manager", lambda: False)
+    monkeypatch.setattr(systemd_units, "program", lambda: ["/usr/bin/asrd"])
     if file:
         (tmp_path / ".config" / "asrd").mkdir(parents=True)
         (tmp_path / ".config" / "asrd" / "config.toml").write_text(file)

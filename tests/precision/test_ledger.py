@@ -9,7 +9,7 @@ import random
 import msgspec
 import pytest
 
-from asrd.cli import report, status_page
+from asrd.cli import journal_history, report, status_page
 from asrd.dictation import fallback_triggers, metrics
 from asrd.engine.baseline import BaselineFigures
 from asrd.evaluation import judging, selection
@@ -53,14 +53,16 @@ def test_a_figure_says_what_it_is_wherever_it_is_shown(source: str) -> None:
             )
         ),
         "report": "\n".join(
-            report.described(report.history([take(process_bytes=9, memory_source=source)]))
+            report.described(journal_history.history([take(process_bytes=9, memory_source=source)]))
         ),
         "tune": selection.ledger.source_words(source),
     }
     for where, text in shown.items():
         assert words in text, where
     assert metrics.ledger(memory)["memory_kind"] == fields["kind"] == key
-    assert report.history([take(process_bytes=9, memory_source=source)]).all.memory_kinds == [key]
+    assert journal_history.history(
+        [take(process_bytes=9, memory_source=source)]
+    ).all.memory_kinds == [key]
     found = compared(source)
     for told in (report_table.table(found, 160), page.html(found)):
         assert part in " ".join(told.split())

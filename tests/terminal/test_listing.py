@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from asrd.cli import devices, main, report
+from asrd.cli import devices, journal_history, main, report
 from asrd.config import settings
 from asrd.models import architectures
 from asrd.models.names import SHIPPED
@@ -187,7 +187,7 @@ def test_a_report_has_human_figures(values: tuple[float, ...], text: str) -> Non
         }
         for value in values
     ]
-    lines = report.described(report.history(takes, "today"))
+    lines = report.described(journal_history.history(takes, "today"))
     assert f"  stop to text  {text}" in lines
     assert not re.search(r"p9\d|\d\.0 ms|1 recordings", "\n".join(lines))
 
@@ -196,9 +196,9 @@ def test_a_report_has_human_figures(values: tuple[float, ...], text: str) -> Non
 def test_figures_of_any_size_are_human(seed: int) -> None:
     draw = random.Random(seed)
     values = [10 ** draw.uniform(-2, 7) for _ in range(draw.choice((1, 2, 19, 20, 50)))]
-    found = report.spread(values)
+    found = journal_history.spread(values)
     assert found is not None
-    lines = report.described(report.history([
+    lines = report.described(journal_history.history([
         {"__REALTIME_TIMESTAMP": "1", "ASRD_EVENT": "take", "ASRD_STOP_TO_TEXT_MS": str(value),
          "ASRD_RTF": str(value / 1000), "ASRD_AUDIO_SECONDS": "1", "ASRD_WORDS": "1"}
         for value in values

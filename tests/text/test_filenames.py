@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from asrd import framing, paths, protocol
-from asrd.cli.service import units
+from asrd.cli.systemd_units import units
 from asrd.errors import ConfigError, UsageError
 from asrd.evaluation import manifest, runner
 from asrd.paths import DATA_FOLDER
@@ -308,7 +308,7 @@ def test_scratch_and_units_know_what_the_libraries_and_systemd_take(
     assert paths.scratch({"TMPDIR": "/té mp"}) == "/té mp"
     assert '"/h é/asrd" run' in units(["/h é/asrd"], 255)["asrd.service"]
     for program, line in ((["/h\udce9/asrd"], ""), (["/bin/asrd"], "/run/\udce9.sock")):
-        with pytest.raises(UsageError, match="not UTF-8"):
+        with pytest.raises(UsageError, match="only UTF-8 paths"):
             units(program, 255, line)
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.vad import VadEvent
-from asrd.cli.transcribe import CUE_LETTERS, cues, subtitles, whole_words
+from asrd.cli.file_transcript import whole_words
+from asrd.cli.subtitles import MAX_CUE_LETTERS, cues, subtitles
 from asrd.config.settings import Settings
 from asrd.config.voice_commands import table
 from asrd.dictation import recording, shadow
@@ -316,7 +317,7 @@ def test_subtitles_of_a_script_without_spaces_break_by_characters() -> None:
     shown = subtitles(words_, "srt").split("\n")
     assert [len(line) for line in shown[2:4]] == [19, 19]
     assert " " not in shown[2] + shown[3]
-    assert all(width(join(cue)) <= CUE_LETTERS for cue in cues(3 * words_))
+    assert all(width(join(cue)) <= MAX_CUE_LETTERS for cue in cues(3 * words_))
 
 
 def test_a_long_word_is_shown_as_one() -> None:
