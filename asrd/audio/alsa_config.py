@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 from asrd.hints import install
 
-LIBRARY = "libasound.so.2"
+ALSA_LIBRARY = "libasound.so.2"
 
-NEEDED = (b"pcm.default", b"pcm.dmix")
+DEFAULT_DEVICES = (b"pcm.default", b"pcm.dmix")
 """Devices of which PortAudio needs one."""
 
 CONFIG_FILE = "/usr/share/alsa/alsa.conf"
@@ -28,7 +28,7 @@ def problem(environment: Mapping[str, str] = os.environ) -> tuple[str, str] | No
     """Return why PortAudio cannot start, and what mends it; None where it can, and where ALSA is
     not installed."""
     try:
-        alsa = ctypes.CDLL(LIBRARY)
+        alsa = ctypes.CDLL(ALSA_LIBRARY)
     except OSError:
         return None
     alsa.snd_lib_error_set_handler(_quiet)
@@ -38,7 +38,9 @@ def problem(environment: Mapping[str, str] = os.environ) -> tuple[str, str] | No
     finally:
         alsa.snd_lib_error_set_handler(None)
     root, found = ctypes.c_void_p.in_dll(alsa, "snd_config"), ctypes.c_void_p()
-    if any(alsa.snd_config_search(root, name, ctypes.byref(found)) >= 0 for name in NEEDED):
+    if any(
+        alsa.snd_config_search(root, name, ctypes.byref(found)) >= 0 for name in DEFAULT_DEVICES
+    ):
         return None
     return "ALSA's configuration has no default device", _fix(environment)
 

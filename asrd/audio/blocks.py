@@ -36,24 +36,24 @@ class AudioBlock:
         return len(self.samples) / SAMPLE_RATE
 
 
-LOUDEST = 2.0**31
+MAX_SAMPLE = 2.0**31
 """What a 32-bit sample is that was never scaled; anything beyond it is damage, and would overflow
 on its way."""
 
-SOFTEST = float(np.finfo(np.float32).tiny)
+MIN_SAMPLE = float(np.finfo(np.float32).tiny)
 """Numbers below it are computed slowly, and nobody hears them."""
 
 
 def clean(samples: Samples) -> tuple[Samples, int]:
     """Return samples without what is no sound, as silence in its place, and how many those were.
 
-    That is NaN, infinity and what is louder than LOUDEST. What is softer than SOFTEST becomes
+    That is NaN, infinity and what is louder than MAX_SAMPLE. What is softer than MIN_SAMPLE becomes
     silence and counts as sound.
     """
     size = np.abs(samples)
-    sound = size <= LOUDEST  # false for a NaN too
+    sound = size <= MAX_SAMPLE  # false for a NaN too
     bad = samples.size - int(np.count_nonzero(sound))
-    kept = sound & (size >= SOFTEST)
+    kept = sound & (size >= MIN_SAMPLE)
     return np.where(kept, samples, np.float32(0)), bad
 
 

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from asrd.audio.format import SAMPLE_RATE
 
-CANCELS, AGREES = 0.5, 0.8
+CANCELLING_SHARE, AGREEING_SHARE = 0.5, 0.8
 """Power of the mean over that of channels which have nothing in common: below the first the mean is
 left, above the second it is taken again. It is 1 for two speakers, one for each channel, and 2 for
 one voice in both."""
 
-LOUDER = 4.0
+LOUDER_FACTOR = 4.0
 """Times the power of the channel that is taken which another one has before it is taken instead."""
 
-AS_LOUD = 0.8
+AS_LOUD_SHARE = 0.8
 """Share of the greatest power from which on a channel counts as the loudest: the first such is
 taken."""
 
-STILL = 0.01
+STILL_SHARE = 0.01
 """Share of the greatest power so far below which a block decides nothing: between words there is
 only noise."""
 
@@ -34,7 +34,7 @@ DECIDED_SECONDS = 0.25
 FADE_SECONDS = 0.01
 """Of a change from one choice to another."""
 
-CANCELLING = "its channels cancel each other out; channel %d is taken instead of their mean"
+CANCELLING_WARNING = "its channels cancel each other out; channel %d is taken instead of their mean"
 """What a person is told of it, behind a name and a colon, with the channel's number."""
 
 SILENT_POWER = 1e-12
@@ -91,16 +91,18 @@ class Mixer:
         steps = np.diff(rows, axis=1, prepend=rows[:, :1] if self._last is None else self._last)
         powers = np.array([row @ row for row in steps])
         greatest = float(powers.max()) / rows.shape[1]
-        if not max(SILENT_POWER, STILL * self._greatest) < greatest < np.inf:  # true for a NaN too
+        if (
+            not max(SILENT_POWER, STILL_SHARE * self._greatest) < greatest < np.inf
+        ):  # true for a NaN too
             return
         self._greatest = max(self._greatest, greatest)
         total = steps.sum(axis=0)
         share = float(total @ total) / float(powers.sum())
-        if self._chosen is None and share < CANCELS:
+        if self._chosen is None and share < CANCELLING_SHARE:
             self._chosen = _loudest(powers)
-        elif self._chosen is not None and share > AGREES:
+        elif self._chosen is not None and share > AGREEING_SHARE:
             self._chosen = None
-        elif self._chosen is not None and powers.max() > LOUDER * powers[self._chosen]:
+        elif self._chosen is not None and powers.max() > LOUDER_FACTOR * powers[self._chosen]:
             self._chosen = _loudest(powers)
         if self._chosen is not None:
             self.cancelling = self._chosen + 1
@@ -116,7 +118,7 @@ class Mixer:
 
 def _loudest(powers: NDArray[np.float32]) -> int:
     """Return the first channel that is as loud as any."""
-    return int(np.argmax(powers >= AS_LOUD * powers.max()))
+    return int(np.argmax(powers >= AS_LOUD_SHARE * powers.max()))
 
 
 def _of(rows: NDArray[np.float32], chosen: int | None) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ devices."""
 _cache: list[Device] = []
 _listing = threading.Lock()
 
-BRIDGES = ("pulse", "pipewire", "default")
+BRIDGE_NAMES = ("pulse", "pipewire", "default")
 """PortAudio's names for the sound server, best first."""
 
 
@@ -70,21 +70,23 @@ def survey() -> list[Device]:
     sounddevice = portaudio()
     found = [entry for entry in sounddevice.query_devices() if entry["max_input_channels"] > 0]
     names = {entry["name"]: entry["index"] for entry in reversed(found)}
-    bridge = next((names[name] for name in BRIDGES if name in names), -1)
+    bridge = next((names[name] for name in BRIDGE_NAMES if name in names), -1)
     served = bool(sources) and bridge >= 0
     default: int = sounddevice.default.device[0]
-    return [_served(s, bridge) for s in sources if served and s.name != sound_server.DUMMY] + [
+    return [
+        _served(s, bridge) for s in sources if served and s.name != sound_server.DUMMY_SOURCE
+    ] + [
         Device(
             entry["name"],
             entry["name"],
-            "server" if entry["name"] in BRIDGES else "alsa",
+            "server" if entry["name"] in BRIDGE_NAMES else "alsa",
             round(entry["default_samplerate"]),
             entry["max_input_channels"],
             entry["index"] == default and not served,
             index=entry["index"],
         )
         for entry in found
-        if not served or entry["name"] not in BRIDGES
+        if not served or entry["name"] not in BRIDGE_NAMES
     ]
 
 
@@ -153,7 +155,7 @@ def explained(found: list[Device]) -> AudioError:
     except TimeoutError as error:
         return AudioError(str(error), sound_access.restart())
     microphones = sum(not source.monitor for source in sources)
-    dummy = any(source.name == sound_server.DUMMY for source in sources)
+    dummy = any(source.name == sound_server.DUMMY_SOURCE for source in sources)
     bare = sum(device.through == "alsa" for device in found)
     seen = (microphones, len(sources) - microphones - dummy, dummy)
     return AudioError(*sound_access.explain(sound_access.gather(seen, len(found) > bare, bare)))
@@ -168,7 +170,7 @@ def volume_fix(name: str, decibels: int) -> str:
     device = next((one for one in list(_cache) if one.name == name), None)
     if device is not None and device.through == "alsa":
         return "alsamixer -V capture"
-    named = device is not None and device.id not in BRIDGES
+    named = device is not None and device.id not in BRIDGE_NAMES
     source = shlex.quote(device.id) if device is not None and named else "@DEFAULT_SOURCE@"
     if not decibels:
         return f"asrd devices; pactl set-source-mute {source} 0"
@@ -181,13 +183,13 @@ def channel_counts(device: Device) -> list[int]:
     A server that is asked for one channel of two adds them up to 1.4 times the level, or to nothing
     where they have opposite signs.
     """
-    if device.id in BRIDGES:
+    if device.id in BRIDGE_NAMES:
         return [2, 1]
     two = min(2, device.channels)
     return [two] if device.through == "server" else sorted({1, two, device.channels})
 
 
-def _known() -> list[Device]:
+def _last_seen() -> list[Device]:
     """Return the devices as they were last seen: asking anew takes 0.1 s and more, in which a word
     can be spoken."""
     with _listing:
@@ -206,7 +208,7 @@ def pick(wanted: str, rescan: bool) -> Device:
         if refresh is not None:
             refresh()
         try:
-            return choose(_known(), wanted)
+            return choose(_last_seen(), wanted)
         except AudioError as refused:
             error = refused
     raise error
@@ -234,7 +236,7 @@ def warm() -> None:
     """Import PortAudio and list devices ahead of time; what is wrong is told when a stream is
     opened."""
     with contextlib.suppress(AudioError):
-        _known()
+        _last_seen()
 
 
 def portaudio() -> Any:

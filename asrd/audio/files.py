@@ -26,7 +26,7 @@ import soundfile
 import soxr
 
 from asrd.audio.blocks import AudioBlock, Samples, clean
-from asrd.audio.channels import CANCELLING, Mixer
+from asrd.audio.channels import CANCELLING_WARNING, Mixer
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.formats import containers, decoder_messages, media
 from asrd.audio.formats.layout import View
@@ -35,10 +35,13 @@ from asrd.errors import AsrdError, AudioError, DiskError
 
 log = logging.getLogger("asrd")
 
-RATES = range(2_000, 1_000_001)
+FILE_RATES = range(2_000, 1_000_001)
 """Hertz that a file may claim; a header outside is damaged, not fast."""
 
-_CONVERT = "asrd reads WAV, FLAC, OGG, Opus, MP3, AIFF, CAF and more; for others: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+_CONVERT_HINT = (
+    "asrd reads WAV, FLAC, OGG, Opus, MP3, AIFF, CAF and more; "
+    "for others: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+)
 
 
 class SoundFile:
@@ -139,7 +142,7 @@ class SoundFile:
             )
         except (soundfile.SoundFileError, TypeError) as error:
             return self._open_foreign(number, error)
-        if found.rate not in RATES:
+        if found.rate not in FILE_RATES:
             found.close()
             raise AudioError(
                 f"{self.name}: claims {found.rate} samples a second", "its header is damaged"
@@ -200,7 +203,7 @@ class SoundFile:
             tally.bad += damaged
             yield mixer.mix(block)
         if mixer.cancelling:
-            self._warn(CANCELLING % mixer.cancelling)
+            self._warn(CANCELLING_WARNING % mixer.cancelling)
         tally.problem = tally.problem or decoder.problem
         tally.missing += max(0, decoder.frames - (tally.frames - before)) / decoder.rate
 
@@ -367,7 +370,7 @@ def _spooled_copy(stream: BinaryIO, name: str) -> BinaryIO:
 def _refusal(name: str, error: Exception) -> AudioError:
     """Return why libsndfile does not open a file, in our words."""
     if getattr(error, "code", 1) == 1:
-        return AudioError(f"{name}: is not a sound file that can be read", _CONVERT)
+        return AudioError(f"{name}: is not a sound file that can be read", _CONVERT_HINT)
     log.debug("%s: %s", name, error)
     reason = decoder_messages.plain(str(getattr(error, "error_string", error)))
-    return AudioError(f"{name}: is a damaged or unusual sound file, {reason}", _CONVERT)
+    return AudioError(f"{name}: is a damaged or unusual sound file, {reason}", _CONVERT_HINT)

@@ -19,17 +19,17 @@ from asrd.audio.channels import Mixer
 from asrd.audio.devices import Device
 from asrd.errors import AudioError
 
-PERIOD = 0.064
+PERIOD_SECONDS = 0.064
 """Seconds of audio that a callback brings: three of PipeWire's periods. At a third of it the CPU
 time is 2.5 times."""
-LULL = 3 * PERIOD
+PATIENT_SECONDS = 3 * PERIOD_SECONDS
 """Seconds of audio that are taken at once while all are patient: to wake the loop is most of what a
 callback costs."""
 
 BAD_CHANNEL_COUNT = -9998
 """What PortAudio answers where a device has not so many channels."""
 
-REASONS = {
+ERROR_REASONS = {
     -9985: "is in use by another program or gone",
     -9993: "the sound server does not answer",
     -9996: "is gone",
@@ -49,7 +49,7 @@ class InputStream:
         aimed: whether it was chosen by name; the server is then asked for it, else for its default.
         wake: called from PortAudio's thread when there is sound to take, or when the stream has
             ended.
-        patient: asked there, whether LULL of sound may come together first.
+        patient: asked there, whether PATIENT_SECONDS of sound may come together first.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class InputStream:
         self.finished = False
         self._aim = (
             device.id
-            if aimed and device.id not in devices.BRIDGES and device.through == "server"
+            if aimed and device.id not in devices.BRIDGE_NAMES and device.through == "server"
             else ""
         )
         self._pieces: deque[tuple[bytes, float | None]] = deque()
@@ -80,7 +80,8 @@ class InputStream:
                 with _aimed_at(self._aim):
                     self._stream = sounddevice.RawInputStream(
                         device=device.index, samplerate=device.rate, channels=count, dtype="float32", latency="low",
-                        blocksize=round(device.rate * PERIOD), callback=self._on_samples, finished_callback=self._end,
+                        blocksize=round(device.rate * PERIOD_SECONDS), callback=self._on_samples,
+                        finished_callback=self._end,
                     )  # fmt: skip
                     self._stream.start()
                 self.mixer = Mixer(count, device.rate)
@@ -90,7 +91,7 @@ class InputStream:
                 code = error.args[1] if len(error.args) > 1 else 0
                 if code != BAD_CHANNEL_COUNT or count == counts[-1]:
                     raise AudioError(
-                        f"{device.name}: {REASONS.get(code, error.args[0])}"
+                        f"{device.name}: {ERROR_REASONS.get(code, error.args[0])}"
                     ) from error
 
     def recorded(self) -> Iterator[tuple[bytes, float | None]]:
@@ -116,7 +117,11 @@ class InputStream:
         self._pieces.append((bytes(data), max(0.0, begins - self._due) if lost else None))
         seconds = frames / self.device.rate
         self._due, self._kept = begins + seconds, self._kept + seconds
-        if self.first == self.last or self._kept > LULL - PERIOD / 2 or not self._patient():
+        if (
+            self.first == self.last
+            or self._kept > PATIENT_SECONDS - PERIOD_SECONDS / 2
+            or not self._patient()
+        ):
             self._kept = 0.0
             self._wake()
 

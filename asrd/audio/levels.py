@@ -15,7 +15,7 @@ import numpy as np
 from asrd.audio.blocks import Samples
 from asrd.audio.format import SAMPLE_RATE
 
-FRAME = SAMPLE_RATE // 50
+FRAME_SAMPLES = SAMPLE_RATE // 50
 """Samples of one level (20 ms)."""
 
 FLOOR_DBFS = -120
@@ -33,7 +33,7 @@ SILENT_DBFS = -85.0
 """A microphone whose every frame lies below it delivers nothing: the noise of any real one is
 louder."""
 
-UNHEARD_DBFS = -60.0
+UNDETECTED_DBFS = -60.0
 """The detector may miss speech whose loudest frame is softer; of the shipped clips it does so from
 -65 on."""
 
@@ -43,10 +43,10 @@ AIM_DBFS = -25.0
 CLIPPED_DB = 10
 """Decibels that a microphone that clips is to be turned down."""
 
-FULL_SCALE = 0.985
+FULL_SCALE_SAMPLE = 0.985
 """A sample from here on was cut off: resampling moves what was at 1 a little."""
 
-CLIPPED = 0.001
+CLIPPED_SHARE = 0.001
 """Share of samples in speech from which on it clips. The highest peaks of a loud clean voice stay
 far below."""
 
@@ -82,16 +82,16 @@ class Loudness:
     def push(self, samples: Samples, speech: bool) -> None:
         """Take in a piece; `speech` says whether the detector took it for speech. Less than a frame
         is passed over."""
-        frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+        frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
         if not len(frames):
             return
-        powers = np.einsum("ij,ij->i", frames, frames) / FRAME
+        powers = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
         levels = 10 * np.log10(np.maximum(powers, 1e-12)) - FLOOR_DBFS
         bins = np.clip(np.rint(levels).astype(np.int64), 0, len(self._speech) - 1)
         np.add.at(self._speech if speech else self._rest, bins, 1)
         if speech:
             self._spoken += frames.size
-            self._cut += int(np.count_nonzero(np.abs(frames) >= FULL_SCALE))
+            self._cut += int(np.count_nonzero(np.abs(frames) >= FULL_SCALE_SAMPLE))
 
     @property
     def speech(self) -> float | None:
@@ -135,7 +135,7 @@ def judge(found: Loudness, spoken: bool = False) -> Judgement:
             to be speech.
     """
     speech, noise, clipped, loudest = found.speech, found.noise, found.clipped, found.loudest
-    if speech is not None and clipped >= CLIPPED:
+    if speech is not None and clipped >= CLIPPED_SHARE:
         told = f"is too loud: {100 * clipped:.1f} % of the speech is cut off at full scale"
         return Judgement(speech, noise, clipped, "clipped", told, -CLIPPED_DB)
     if speech is not None and speech < QUIET_DBFS:
@@ -145,7 +145,7 @@ def judge(found: Loudness, spoken: bool = False) -> Judgement:
         )
     if speech is None and loudest is not None and loudest < SILENT_DBFS:
         return Judgement(speech, noise, clipped, "silent", "delivers nothing but silence")
-    if spoken and speech is None and loudest is not None and loudest < UNHEARD_DBFS:
+    if spoken and speech is None and loudest is not None and loudest < UNDETECTED_DBFS:
         told = f"is very quiet: no speech was found, and nothing in it is above {loudest:.0f} dBFS"
         return Judgement(
             speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - loudest) / 5) * 5

@@ -21,7 +21,7 @@ from asrd.text.characters import printable
 
 log = logging.getLogger("asrd")
 
-LINES = re.compile(rb"\[src/libmpg123/|Note: |Warning: |\s*$")
+LIBRARY_LINE = re.compile(rb"\[src/libmpg123/|Note: |Warning: |\s*$")
 """How its lines begin; the last is one of those that it leaves empty."""
 
 WAIT_SECONDS = 0.1
@@ -30,7 +30,7 @@ WAIT_SECONDS = 0.1
 descriptor_2 = threading.Lock()
 """Held by whoever turns descriptor 2 elsewhere for a moment: two at once could leave it there."""
 
-MAX_BYTES = 1 << 20
+MAX_READ_BYTES = 1 << 20
 """Of lines that were read and are still in memory."""
 
 _memory: list[int] = []
@@ -88,12 +88,12 @@ def _hand_on(memory: int) -> None:
     lines = os.pread(memory, new, _memory[1]).splitlines(keepends=True)
     _memory[1] += sum(map(len, lines))
     if (
-        _memory[1] > MAX_BYTES
+        _memory[1] > MAX_READ_BYTES
     ):  # seldom: a line that a thread writes at this very moment would be lost
         os.ftruncate(memory, 0)
         _memory[1] = 0
-    for line in filter(bytes.strip, filter(LINES.match, lines)):
+    for line in filter(bytes.strip, filter(LIBRARY_LINE.match, lines)):
         log.debug("libmpg123: %s", printable(line.decode(errors="replace").strip(), breaks=False))
-    others = b"".join(line for line in lines if not LINES.match(line))
+    others = b"".join(line for line in lines if not LIBRARY_LINE.match(line))
     with contextlib.suppress(OSError):
         os.write(2, others)

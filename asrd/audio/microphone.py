@@ -21,34 +21,34 @@ import numpy as np
 
 from asrd.audio import devices, sound_server
 from asrd.audio.blocks import AudioBlock
-from asrd.audio.channels import CANCELLING, Mixer
+from asrd.audio.channels import CANCELLING_WARNING, Mixer
 from asrd.audio.hanging_calls import in_own_thread, post
-from asrd.audio.input_stream import PERIOD, InputStream
-from asrd.audio.resampling import BLOCK, Resampler
+from asrd.audio.input_stream import PERIOD_SECONDS, InputStream
+from asrd.audio.resampling import BLOCK_SAMPLES, Resampler
 from asrd.errors import AudioError
 from asrd.text.wording import with_hint
 
 log = logging.getLogger("asrd")
 
-STALL = 0.75
+STALL_SECONDS = 0.75
 """Seconds without a callback after which a running stream counts as dead."""
-FIRST = 4.0
+FIRST_CALLBACK_SECONDS = 4.0
 """Seconds a stream may take to its first callback; a headset that changes its profile needs
 some."""
-LOOK = 0.25
+LOOK_SECONDS = 0.25
 """Seconds between two looks at the stream."""
-BACK_OFF = (0.5, 8.0)
+BACK_OFF_SECONDS = (0.5, 8.0)
 """Seconds before a device is opened again: at first, and at most; doubled each time."""
-FOLLOW = 2.0
+FOLLOW_AGAIN_SECONDS = 2.0
 """Seconds before a sound server that ended is followed again."""
-CLOSE = 0.25
+CLOSE_SECONDS = 0.25
 """Seconds that closing a stream may take before it is left behind."""
-TOGETHER = 10 * BLOCK
+MAX_BLOCK_SAMPLES = 10 * BLOCK_SAMPLES
 """Samples of a block at most: all whole 20 ms of what is taken at once."""
-ARRIVAL = 0.03
-"""Seconds before a callback up to which all sound has come with it: the server rounds PERIOD, and
+ARRIVAL_SECONDS = 0.03
+"""Seconds before a callback up to which all sound has come with it: the server rounds PERIOD_SECONDS, and
 holds back a rest."""
-LINGER = 0.12
+MAX_TAIL_SECONDS = 0.12
 """Seconds that the microphone is heard after the key at most, if what was spoken until then has not
 come before."""
 
@@ -69,8 +69,8 @@ class TailWait:
     async def until(self, key: float) -> None:
         """Wait until what was spoken up to `key` (monotonic seconds) has come, or should have."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
-                while self._last < key + ARRIVAL:
+            async with asyncio.timeout(MAX_TAIL_SECONDS):
+                while self._last < key + ARRIVAL_SECONDS:
                     self._more.clear()
                     await self._more.wait()
 
@@ -82,7 +82,7 @@ class Microphone:
     """
 
     def __init__(self, microphone: str = "") -> None:
-        self.wanted = "" if microphone in devices.BRIDGES else microphone
+        self.wanted = "" if microphone in devices.BRIDGE_NAMES else microphone
         self.name = microphone or "default microphone"
         self.problem = ""
         self.ended = False
@@ -99,7 +99,7 @@ class Microphone:
     ) -> None:
         """Start to record on the running loop; what goes wrong stands in `problem`."""
         self._loop, self._patient, self._closing = asyncio.get_running_loop(), patient, False
-        self._resampler, self._on_change = Resampler(on_block, TOGETHER), on_change
+        self._resampler, self._on_change = Resampler(on_block, MAX_BLOCK_SAMPLES), on_change
         self._stream: InputStream | None = None
         self._changed, self._arrivals = asyncio.Event(), TailWait()
         self._muted = self.problem = ""
@@ -127,7 +127,7 @@ class Microphone:
     async def _live(self) -> None:
         """Record until cancelled: open, listen until it dies, wait, look for devices again."""
         following = self._loop.create_task(self._follow())
-        wait = BACK_OFF[0]
+        wait = BACK_OFF_SECONDS[0]
         try:
             while True:
                 stream = await self._connect()
@@ -139,15 +139,15 @@ class Microphone:
                     self._silent_since = stream.last or self._silent_since
                     await self._give_up(stream)
                     self._rescan = stream.device.through == "alsa"
-                    wait = BACK_OFF[0] if stream.last else wait
+                    wait = BACK_OFF_SECONDS[0] if stream.last else wait
                 self._changed.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._changed.wait()
                     # A server that reports a change is often in the middle of it.
-                    await asyncio.sleep(LOOK)
+                    await asyncio.sleep(LOOK_SECONDS)
                 devices.forget()
-                wait = min(2 * wait, BACK_OFF[1])
+                wait = min(2 * wait, BACK_OFF_SECONDS[1])
         finally:
             following.cancel()
             await asyncio.wait([following])
@@ -156,7 +156,7 @@ class Microphone:
         """Choose the device and open it in a thread; None, and `problem`, when that fails."""
         opening = in_own_thread(self._opened)
         try:
-            await asyncio.wait([opening], timeout=STALL)
+            await asyncio.wait([opening], timeout=STALL_SECONDS)
             if not opening.done():
                 self._set_problem(self.problem or f"{self.name}: does not answer")
                 await asyncio.wait([opening])
@@ -198,9 +198,9 @@ class Microphone:
         while not stream.finished:
             await self._until_notable(stream)
             silent = time.monotonic() - (stream.last or started)
-            if silent > STALL:
+            if silent > STALL_SECONDS:
                 problem = f"{self.name}: delivers no sound"
-                if stream.last or silent > FIRST:
+                if stream.last or silent > FIRST_CALLBACK_SECONDS:
                     return problem
                 self._set_problem(problem)
             elif stream.last:
@@ -216,12 +216,14 @@ class Microphone:
         change, or the end."""
         if stream.last and not self._changed.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, stream.last + STALL - time.monotonic()) + 0.01):
+                async with asyncio.timeout(
+                    max(0.0, stream.last + STALL_SECONDS - time.monotonic()) + 0.01
+                ):
                     await self._changed.wait()
                     if stream.finished:
                         return
         if not stream.last or self._changed.is_set():
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _moved(self, stream: InputStream) -> bool:
         """Ask the server where our stream ended up; return whether that is another source than was
@@ -234,7 +236,9 @@ class Microphone:
             return False  # the stream itself will tell
         if source is None:
             return False
-        if source.name == sound_server.DUMMY or (self.wanted and source.name != stream.device.id):
+        if source.name == sound_server.DUMMY_SOURCE or (
+            self.wanted and source.name != stream.device.id
+        ):
             return True
         self._muted = f"{source.description}: is muted in the sound server" if source.muted else ""
         self._set_name(source.description)
@@ -260,7 +264,7 @@ class Microphone:
         if (
             pieces and self._silent_since
         ):  # another device, or the same again: as long as it was away
-            self._resampler.lose(stream.first - PERIOD - self._silent_since)
+            self._resampler.lose(stream.first - PERIOD_SECONDS - self._silent_since)
             self._silent_since = 0.0
         self._put(pieces, stream.mixer)
 
@@ -272,13 +276,13 @@ class Microphone:
             mixer.mix(np.frombuffer(b"".join(pieces), np.float32).reshape(-1, mixer.channels))
         )
         if mixer.cancelling and not before:
-            log.warning("%s: " + CANCELLING, self.name, mixer.cancelling)
+            log.warning("%s: " + CANCELLING_WARNING, self.name, mixer.cancelling)
 
     async def _follow(self) -> None:
         """Note that the sound server changed, as long as there is one."""
         while True:
             await sound_server.follow(self._changed.set)
-            await asyncio.sleep(FOLLOW)
+            await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
     async def _give_up(self, stream: InputStream) -> None:
         """Close a stream in a thread; leave it behind when that hangs."""
@@ -289,7 +293,7 @@ class Microphone:
             devices.hanging.remove(stream)
 
         closing = in_own_thread(end)
-        await asyncio.wait([closing], timeout=CLOSE)
+        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         if not closing.done():
             atexit.unregister(devices.portaudio()._exit_handler)  # it would hang in the same way
             log.debug("%s: closing it hangs; the stream is left behind", stream.device.name)

@@ -15,14 +15,14 @@ import soxr
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 
-BLOCK = SAMPLE_RATE // 50
+BLOCK_SAMPLES = SAMPLE_RATE // 50
 """Samples of a block (20 ms), or of its parts where it may be longer; the last before `finish` may
 be shorter."""
 
-GAP = 15 * BLOCK
+MIN_GAP_SAMPLES = 15 * BLOCK_SAMPLES
 """Zeros that stand for lost sound at least (0.3 s): words before and after it are never joined."""
 
-LONGEST = 30 * SAMPLE_RATE
+MAX_GAP_SAMPLES = 30 * SAMPLE_RATE
 """And at most; a device that was away for longer leaves the clock behind by the rest."""
 
 
@@ -36,7 +36,7 @@ class Resampler:
             20 ms.
     """
 
-    def __init__(self, on_block: Callable[[AudioBlock], None], most: int = BLOCK) -> None:
+    def __init__(self, on_block: Callable[[AudioBlock], None], most: int = BLOCK_SAMPLES) -> None:
         self._on_block, self._most = on_block, most
         self._at = 0
         self._rest: Samples = np.zeros(0, np.float32)
@@ -68,13 +68,13 @@ class Resampler:
         Args:
             seconds: how long the missing sound was, as far as that is known.
         """
-        wanted = min(max(round(seconds * SAMPLE_RATE), GAP), LONGEST)
+        wanted = min(max(round(seconds * SAMPLE_RATE), MIN_GAP_SAMPLES), MAX_GAP_SAMPLES)
         if not self._lost:
             self._drain()
-            self._cut(np.zeros(-len(self._rest) % BLOCK, np.float32))
+            self._cut(np.zeros(-len(self._rest) % BLOCK_SAMPLES, np.float32))
             self._zeros = 0
         self._lost = False
-        more = max(0, wanted - self._zeros) // BLOCK * BLOCK
+        more = max(0, wanted - self._zeros) // BLOCK_SAMPLES * BLOCK_SAMPLES
         self._cut(np.zeros(more, np.float32))
         self._zeros += more
         self._lost = self._at > 0
@@ -95,7 +95,7 @@ class Resampler:
     def _cut(self, sound: Samples) -> None:
         if len(self._rest):
             sound = np.concatenate([self._rest, sound])
-        whole = len(sound) - len(sound) % BLOCK
+        whole = len(sound) - len(sound) % BLOCK_SAMPLES
         for start in range(0, whole, self._most):
             self._give(sound[start : min(start + self._most, whole)])
         self._rest = sound[whole:]

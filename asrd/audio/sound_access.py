@@ -38,7 +38,7 @@ SERVER_UNITS = ("pipewire", "pipewire-pulse", "wireplumber")
 SERVER_PROGRAMS = ("pipewire", "wireplumber", "pipewire-pulse")
 """The same as programs, in the order in which they are started where no user manager runs."""
 
-PIPEWIRE = "pipewire pipewire-pulse wireplumber"
+PIPEWIRE_PACKAGES = "pipewire pipewire-pulse wireplumber"
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -233,7 +233,7 @@ def _of_nothing(facts: Facts) -> tuple[str, str]:
             facts.installed[0]
         )
     missing = "there is neither a microphone nor a sound server"
-    packages = f"{PIPEWIRE} {_package('pulse')}"
+    packages = f"{PIPEWIRE_PACKAGES} {_package('pulse')}"
     return missing, f"plug a microphone in, then: {install(packages)}"
 
 

@@ -24,10 +24,10 @@ from asrd import paths
 ANSWER_SECONDS = 1.0
 """How long a server may take to answer; a frozen one answers never."""
 
-DUMMY = "auto_null.monitor"
+DUMMY_SOURCE = "auto_null.monitor"
 """The source that servers offer when there is no other: it delivers zeros."""
 
-_MATTERS = re.compile(rb"on (source|source-output|server)\b")
+_CHANGE_EVENT = re.compile(rb"on (source|source-output|server)\b")
 
 
 class SoundServerSource(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ async def follow(on_change: Callable[[], None]) -> None:
 
     def told() -> None:
         lines = os.read(output, 4096)
-        if _MATTERS.search(lines):
+        if _CHANGE_EVENT.search(lines):
             on_change()
         elif not lines and not ended.done():
             ended.set_result(None)

@@ -201,7 +201,7 @@ async def _listen(device: AudioSource, seconds: float) -> tuple[str, str, Loudne
     return device.name, problem, heard
 
 
-_PLAY = "asrd transcribe - writes such a file down; asrd run --source file:PATH listens to it"
+_FILE_HINT = "asrd transcribe - writes such a file down; asrd run --source file:PATH listens to it"
 
 
 class Pipe:
@@ -227,10 +227,10 @@ class Pipe:
         try:
             self._descriptor = os.dup(descriptor)
         except OSError as error:
-            raise AudioError("standard input: is closed", _FEED) from error
+            raise AudioError("standard input: is closed", _PIPE_HINT) from error
         if os.isatty(self._descriptor):
             os.close(self._descriptor)
-            raise AudioError("standard input: is a terminal", _FEED)
+            raise AudioError("standard input: is a terminal", _PIPE_HINT)
 
     def open(
         self,
@@ -305,7 +305,7 @@ class Pipe:
             return
         if not self._raw and (kind := file_kind(data)):
             self._odd = b""
-            self._end(f"{self.name}: is {kind}, and not raw sound ({_PLAY})")
+            self._end(f"{self.name}: is {kind}, and not raw sound ({_FILE_HINT})")
             return
         self._raw = True
         self._odd = data[len(data) - len(data) % 2 :]
@@ -330,7 +330,7 @@ class Pipe:
             self._loop.call_later(0.1, self._go_on)
 
 
-def heard_now(name: str, problem: str, found: Loudness) -> str:
+def level_sentence(name: str, problem: str, found: Loudness) -> str:
     """Return what a moment of listening to a microphone gave, as one sentence."""
     judged = judge(found)
     if problem or judged.problem:
@@ -344,4 +344,4 @@ def heard_now(name: str, problem: str, found: Loudness) -> str:
     return f"{name}: {judged.noise_dbfs or 0:.0f} dBFS now, and nobody speaks"
 
 
-_FEED = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"
+_PIPE_HINT = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"

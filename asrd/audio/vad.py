@@ -15,7 +15,7 @@ import numpy as np
 
 from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
-from asrd.audio.silero import CHUNK, Silero
+from asrd.audio.silero import CHUNK_SAMPLES, Silero
 
 Kind = Literal["open", "pause", "resume", "close"]
 
@@ -58,7 +58,7 @@ class VadSettings(msgspec.Struct, frozen=True):
     @property
     def lookback(self) -> int:
         """Samples before `Vad.heard` that an event still to come may name."""
-        return _samples(self.pre_roll + self.minimum) + 2 * CHUNK
+        return _samples(self.pre_roll + self.minimum) + 2 * CHUNK_SAMPLES
 
 
 class Vad:
@@ -94,7 +94,7 @@ class Vad:
 
     def clear(self, start: int, stop: int) -> int:
         """Return how many samples from `start` to `stop` were surely speech, chunk by chunk."""
-        return CHUNK * (bisect_left(self._clear, stop) - bisect_left(self._clear, start))
+        return CHUNK_SAMPLES * (bisect_left(self._clear, stop) - bisect_left(self._clear, start))
 
     def push(self, block: AudioBlock) -> list[VadEvent]:
         """Judge one block and return what changed. Raises ValueError for a block that does not
@@ -107,10 +107,10 @@ class Vad:
             )
         sound = np.concatenate([self._rest, block.samples]) if len(self._rest) else block.samples
         events: list[VadEvent] = []
-        whole = len(sound) - len(sound) % CHUNK
+        whole = len(sound) - len(sound) % CHUNK_SAMPLES
         if whole:
             for probability in self._silero(sound[:whole]):
-                self._step(probability, self.heard + CHUNK, events)
+                self._step(probability, self.heard + CHUNK_SAMPLES, events)
         self._rest = sound[whole:].copy()
         return events
 
@@ -121,7 +121,9 @@ class Vad:
         if len(self._rest):
             stop = self.heard + len(self._rest)
             self._step(
-                self._silero(np.pad(self._rest, (0, CHUNK - len(self._rest))))[0], stop, events
+                self._silero(np.pad(self._rest, (0, CHUNK_SAMPLES - len(self._rest))))[0],
+                stop,
+                events,
             )
             self._rest = self._rest[:0]
         if self._open:

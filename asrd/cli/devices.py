@@ -15,7 +15,7 @@ from asrd.terminal.output import complain, one_line, tell, tell_document
 if TYPE_CHECKING:
     from asrd.config.settings import Settings
 
-from asrd.audio.sources import LISTEN_SECONDS, heard_now, listen
+from asrd.audio.sources import LISTEN_SECONDS, level_sentence, listen
 
 
 def _chosen_level(chosen: bool, level: tuple[str, str, Loudness] | None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def devices(args: argparse.Namespace, settings: Settings) -> int:
             ("", "name", "through", ">rate", ">channels", ">volume", "remarks"), shown, "name"
         )
     if level is not None:
-        tell(one_line(heard_now(*level)))
+        tell(one_line(level_sentence(*level)))
     if found:
         listing.say(
             '* is what "mic" records from; microphone = "part of a name" in the configuration chooses another'

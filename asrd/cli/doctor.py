@@ -250,7 +250,7 @@ def _level(settings: Settings, daemon: dict[str, Any] | AsrdError) -> Iterator[F
         name, problem, found = sources.listen(settings.microphone, sources.LISTEN_SECONDS)
     except AsrdError:  # told of the microphone already
         return
-    judged, about = levels.judge(found), sources.heard_now(name, problem, found)
+    judged, about = levels.judge(found), sources.level_sentence(name, problem, found)
     if problem:  # no volume mends what cannot be opened
         yield Finding("level", False, False, about, "asrd devices")
         return

@@ -26,7 +26,7 @@ from asrd.audio.blocks import AudioBlock, Samples
 from asrd.audio.format import SAMPLE_RATE
 from asrd.audio.vad import VadEvent, VadSettings
 
-GRID = SAMPLE_RATE * 8 // 100
+GRID_SAMPLES = SAMPLE_RATE * 8 // 100
 """Samples: the frame of a FastConformer, and a whole number of frames of every other encoder of
 NeMo's."""
 
@@ -230,7 +230,7 @@ class Segmenter:
         """Return where it starts if speech is over: with half the context rather than one more open
         buffer."""
         fits = on_grid(
-            speech_stop - self.size + GRID - 1
+            speech_stop - self.size + GRID_SAMPLES - 1
         )  # the next on the grid, as the one before would be too long
         return max(self._begin(segment), min(fits, on_grid(segment.fresh - self.left // 2)))
 
@@ -305,7 +305,7 @@ class Segmenter:
         if self._segments:
             keep = self._begin(self._segments[0])
         else:
-            keep = self._blocks[-1].stop - self.lookback - GRID if self._blocks else 0
+            keep = self._blocks[-1].stop - self.lookback - GRID_SAMPLES if self._blocks else 0
         if self._out is not None:
             keep = min(keep, self._out.start)
         while self._blocks and self._blocks[0].stop <= keep:
@@ -316,4 +316,4 @@ class Segmenter:
 
 def on_grid(sample: int) -> int:
     """Return the last sample on the grid that is not after this one."""
-    return sample - sample % GRID
+    return sample - sample % GRID_SAMPLES

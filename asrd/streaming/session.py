@@ -30,7 +30,7 @@ from asrd.streaming.empty_retry import (
 from asrd.streaming.segmenter import SegmentBuffer, Segmenter
 from asrd.streaming.transcript import Transcript, credible
 
-EARLIER = 0.75
+EARLIER_SECONDS = 0.75
 """Seconds before the edge of an open buffer at which Canary is asked as well: only what it says
 twice is committed."""
 
@@ -224,7 +224,7 @@ class StreamingSession:
         """
         if buffer.sealed or engine.ready is None or engine.ready.family != "aed":
             return None
-        samples = buffer.samples[: -round(EARLIER * SAMPLE_RATE)]
+        samples = buffer.samples[: -round(EARLIER_SECONDS * SAMPLE_RATE)]
         answer = await engine.transcribe(samples, buffer.start, self.phase)
         self.compute += answer.seconds
         return answer.hypothesis

@@ -20,32 +20,32 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.protocol import DecodingContext, Hypothesis, Word
 from asrd.text.spacing import bare, continues, glued, join, letters
 
-REACH = 0.8
+REACH_SECONDS = 0.8
 """Seconds that two readings of one word may lie apart when their texts agree."""
 
-STRANGER = 0.5
+DIFFERENCE_SECONDS = 0.5
 """Seconds of that reach which a difference in text costs."""
 
-ALONE = 0.3
+UNPAIRED_SECONDS = 0.3
 """Seconds of reach that a word costs which one reading has and the other has not, though it goes on
 after it."""
 
-RUN_ON, RUN_ON_SECONDS = 8, 0.4
+RUN_ON_WORDS, RUN_ON_SECONDS = 8, 0.4
 """So many words within so many seconds were not spoken: a decoder that lost the sound made them
 up."""
 
-RECALL = 20
+CONTEXT_WORDS = 20
 """Words that a decoder is told which goes on behind them; 5 of them, or all there were, gave the
 same error rates."""
 
-MISSED = 4
+MISSED_WORDS = 4
 """So many words in a row that only the later of two hypotheses has were spoken, and not heard the
 first time."""
 
-CREDIBLE = 0.7
+CREDIBLE_CONFIDENCE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
 
-LASTING = 0.3
+LASTING_SECONDS = 0.3
 """Seconds of such speech in which one word that reaches it is enough; in a shorter burst it takes
 two."""
 
@@ -88,7 +88,7 @@ class Transcript:
     def said(self, start: int) -> DecodingContext | None:
         """Return the last words since the last pause; None where they do not reach into a buffer
         that begins there."""
-        words = self.words[max(self._sealed, len(self.words) - RECALL) :]
+        words = self.words[max(self._sealed, len(self.words) - CONTEXT_WORDS) :]
         if not words or words[-1].stop <= start:
             return None
         return DecodingContext(join(words), words[-1].stop)
@@ -242,7 +242,11 @@ class Transcript:
             for i, word in enumerate(rest, repeated)
         ]
         early = news.index(True) if True in news else len(news)
-        if early >= MISSED and known and any(earlier == len(known) - 1 for _, earlier in pairs):
+        if (
+            early >= MISSED_WORDS
+            and known
+            and any(earlier == len(known) - 1 for _, earlier in pairs)
+        ):
             return rest
         return [word for word, new in zip(rest, news, strict=True) if new]
 
@@ -254,16 +258,19 @@ def credible(hypothesis: Hypothesis, spoken: float) -> bool:
     Args:
         spoken: seconds for which the detector took it for speech at all.
     """
-    clear = sum(word.confidence is None or word.confidence >= CREDIBLE for word in hypothesis.words)
-    return clear > 1 or (clear == 1 and spoken >= LASTING)
+    clear = sum(
+        word.confidence is None or word.confidence >= CREDIBLE_CONFIDENCE
+        for word in hypothesis.words
+    )
+    return clear > 1 or (clear == 1 and spoken >= LASTING_SECONDS)
 
 
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
     """Return the pairs of indices of words that are one word heard twice, in order.
 
-    Maximises the sum over pairs of REACH minus their distance in time, which grows by STRANGER
+    Maximises the sum over pairs of REACH_SECONDS minus their distance in time, which grows by DIFFERENCE_SECONDS
     where texts differ. A word may stay alone on either side: at no cost after the end of the other
-    side, else for ALONE. O(len(heard) * len(earlier)).
+    side, else for UNPAIRED_SECONDS. O(len(heard) * len(earlier)).
     """
     texts = [bare(word.text) for word in earlier]
     gains = [
@@ -275,8 +282,8 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
     for i in range(len(heard) - 1, -1, -1):
         for j in range(len(earlier) - 1, -1, -1):
             choices = (
-                best[i + 1][j] - ALONE,
-                best[i][j + 1] - ALONE,
+                best[i + 1][j] - UNPAIRED_SECONDS,
+                best[i][j + 1] - UNPAIRED_SECONDS,
                 gains[i][j] + best[i + 1][j + 1],
             )
             step[i][j] = choices.index(max(choices)) if max(choices) > 0 else 3
@@ -309,8 +316,8 @@ def _believable(hypothesis: Hypothesis) -> Hypothesis:
     """Return the part of a truncated hypothesis before its decoder ran on, and without the word it
     was cut in."""
     words = hypothesis.words[:-1]
-    for index in range(len(words) - RUN_ON):
-        if words[index + RUN_ON].start - words[index].start < RUN_ON_SECONDS * SAMPLE_RATE:
+    for index in range(len(words) - RUN_ON_WORDS):
+        if words[index + RUN_ON_WORDS].start - words[index].start < RUN_ON_SECONDS * SAMPLE_RATE:
             words = words[:index]
             break
     stop = words[-1].stop if words else hypothesis.stop
@@ -320,7 +327,7 @@ def _believable(hypothesis: Hypothesis) -> Hypothesis:
 def _gain(one: Word, other: Word, same: bool) -> float:
     """Return how much it is worth to take two words for one; negative when they are not."""
     apart = abs(_middle(one) - _middle(other)) / SAMPLE_RATE
-    return REACH - apart - (0 if same else STRANGER)
+    return REACH_SECONDS - apart - (0 if same else DIFFERENCE_SECONDS)
 
 
 def _letters(word: Word) -> list[Word]:

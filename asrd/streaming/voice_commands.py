@@ -14,7 +14,7 @@ from asrd.config.voice_commands import ACTIONS, MARKS, Phrase, bare
 from asrd.protocol import Word
 from asrd.text.pieces import Piece
 
-PAUSE = 0.7
+PAUSE_SECONDS = 0.7
 """Seconds of rest that part two phrases, and that the words of one command do not have between
 them."""
 
@@ -276,7 +276,7 @@ def _capital(text: str) -> str:
 
 
 def _rest(before: Word | Piece, after: Word | Piece) -> bool:
-    return after.start - before.stop >= PAUSE * SAMPLE_RATE
+    return after.start - before.stop >= PAUSE_SECONDS * SAMPLE_RATE
 
 
 def _bared(words: Sequence[Word]) -> Phrase:

@@ -7,19 +7,19 @@ import os
 import pytest
 import soundfile
 
-from asrd.audio.formats.decoder_messages import DAMAGED, MEANINGS, plain
+from asrd.audio.formats.decoder_messages import DAMAGED_REASON, MESSAGE_MEANINGS, plain
 
-CLAUSES = {words for _, words in MEANINGS} | {"its decoder failed"}
+CLAUSES = {words for _, words in MESSAGE_MEANINGS} | {"its decoder failed"}
 
 LIBAV = {
-    "Invalid data found when processing input": DAMAGED,
-    "error while decoding: Invalid data found when processing input": DAMAGED,
+    "Invalid data found when processing input": DAMAGED_REASON,
+    "error while decoding: Invalid data found when processing input": DAMAGED_REASON,
     "mov,mp4,m4a,3gp,3g2,mj2: moov atom not found": "its end is missing",
     "matroska,webm: File ended prematurely": "its end is missing",
     "ac3: incomplete frame": "its end is missing",
     "partial file": "its end is missing",
-    "asf: Packet corrupt (stream = 0, dts = 99)": DAMAGED,
-    "Error submitting packet to decoder: Invalid argument": DAMAGED,
+    "asf: Packet corrupt (stream = 0, dts = 99)": DAMAGED_REASON,
+    "Error submitting packet to decoder: Invalid argument": DAMAGED_REASON,
     "hls: Protocol 'http' not on whitelist 'pipe'!": "it names other files, which asrd does not open",
     "Format not on whitelist 'aac'": "it names other files, which asrd does not open",
     "Cannot allocate memory": "its decoder had too little memory",

@@ -301,7 +301,7 @@ HEAD = 'import os, time; os.write(1, b\'{"channels": 1, "seconds": 0, "note": ""
 def test_a_decoder_that_fails_on_the_way_leaves_what_it_gave(
     does: str, said: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(media, "PROCESS", (sys.executable, "-c", HEAD + does))
+    monkeypatch.setattr(media, "DECODER_COMMAND", (sys.executable, "-c", HEAD + does))
     monkeypatch.setattr(media, "STALL_SECONDS", 1.0)
     sound, source = heard(files / "a.m4a")
     assert len(sound) == 16_000

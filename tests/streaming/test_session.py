@@ -19,7 +19,7 @@ from asrd.config.settings import Settings
 from asrd.precision.plan import Candidate
 from asrd.precision.strategies import STRATEGY_TABLE
 from asrd.protocol import Answer, DecodingContext, Hypothesis, Word
-from asrd.streaming.segmenter import GRID
+from asrd.streaming.segmenter import GRID_SAMPLES
 from asrd.streaming.session import StreamingSession
 from tests.sound import silence, speech
 
@@ -364,6 +364,6 @@ def test_everything_is_asked_on_one_grid_of_frames() -> None:
         await dictation.decode(engine)
         assert {phase for phase, _, _ in engine.asked} == {"partial", "final"}
         assert len({start for _, start, _ in engine.asked}) > 4
-        assert all(start % GRID == 0 for _, start, _ in engine.asked)
+        assert all(start % GRID_SAMPLES == 0 for _, start, _ in engine.asked)
 
     asyncio.run(go())

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asrd.protocol import DecodingContext, Hypothesis, Word
-from asrd.streaming.transcript import MISSED, RECALL, Transcript, align
+from asrd.streaming.transcript import CONTEXT_WORDS, MISSED_WORDS, Transcript, align
 
 RATE = 16_000
 
@@ -96,7 +96,7 @@ def test_a_phrase_that_was_not_heard_the_first_time_is_kept_where_it_lies_before
         ("am", 9.7, 9.9),
     ]
     transcript.push(heard(6, 12, *words), sealed=True)
-    kept = said[:missed] if missed >= MISSED else []
+    kept = said[:missed] if missed >= MISSED_WORDS else []
     assert transcript.text.split() == ["at", "zero", "two", *kept, "say", "am"]
 
 
@@ -167,9 +167,9 @@ def test_what_goes_on_from_is_the_last_words_since_the_last_pause() -> None:
     assert transcript.said(0) is None
     transcript.push(heard(0, 2, ("open", 0.3, 0.6)), sealed=True)
     assert transcript.said(0) is None, "a pause lies between"
-    many = [(f"w{n}", 3 + 0.1 * n, 3.05 + 0.1 * n) for n in range(RECALL + 5)]
+    many = [(f"w{n}", 3 + 0.1 * n, 3.05 + 0.1 * n) for n in range(CONTEXT_WORDS + 5)]
     transcript.push(heard(3, 12, *many, ("late", 11.5, 11.9)), sealed=False)
-    stop = round((3.05 + 0.1 * (RECALL + 4)) * RATE)
+    stop = round((3.05 + 0.1 * (CONTEXT_WORDS + 4)) * RATE)
     assert transcript.said(5 * RATE) == DecodingContext(
         " ".join(text for text, _, _ in many[5:]), stop
     )

@@ -15,9 +15,9 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.config.voice_commands import ACTIONS, TABLE, bare, table
 from asrd.protocol import Word
 from asrd.streaming import voice_commands
-from asrd.streaming.voice_commands import PAUSE, CommandWriter, write
+from asrd.streaming.voice_commands import PAUSE_SECONDS, CommandWriter, write
 
-REST = round(PAUSE * SAMPLE_RATE)
+REST = round(PAUSE_SECONDS * SAMPLE_RATE)
 SHIPPED = table({})
 
 

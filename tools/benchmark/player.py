@@ -41,10 +41,14 @@ from asrd.cli import run
 from asrd.dictation import recording
 from asrd.engine import engine
 
-PERIOD = round(SAMPLE_RATE * input_stream.PERIOD) // resampling.BLOCK * resampling.BLOCK
+PERIOD = (
+    round(SAMPLE_RATE * input_stream.PERIOD_SECONDS)
+    // resampling.BLOCK_SAMPLES
+    * resampling.BLOCK_SAMPLES
+)
 """Samples that the thread wakes up for, as PortAudio's does."""
 
-LULL = round(input_stream.LULL / input_stream.PERIOD) * PERIOD
+LULL = round(input_stream.PATIENT_SECONDS / input_stream.PERIOD_SECONDS) * PERIOD
 """Samples for which it wakes the daemon while that is patient, as the real microphone does."""
 
 LEAK = 10 << 10

@@ -20,7 +20,7 @@ from asrd.dictation.recording import CHECK_SAMPLES
 from asrd.engine.engine import Engine
 from asrd.evaluation.normalising import normaliser
 from asrd.scoring import Edits, edits, interval
-from asrd.streaming.segmenter import GRID
+from asrd.streaming.segmenter import GRID_SAMPLES
 from asrd.streaming.session import StreamingSession
 
 from . import sounds
@@ -135,7 +135,7 @@ def _whole(join: Joined) -> list[Samples]:
     cuts, last = [], 0
     for cut, after in zip(join.cuts, [*join.cuts[1:], len(join.samples)], strict=True):
         if after - last > WHOLE:
-            last = GRID * round(cut / GRID)
+            last = GRID_SAMPLES * round(cut / GRID_SAMPLES)
             cuts.append(last)
     return np.split(join.samples, cuts)
 

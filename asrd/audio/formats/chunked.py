@@ -12,7 +12,7 @@ from asrd.audio.formats.layout import FileBytes, Layout, Piece, after_tags
 
 MAX_CHUNKS = 10_000
 
-MP3 = 0x55
+MP3_CODING = 0x55
 """The number of MPEG layer III in a WAV file."""
 
 WAVE_MAGICS = (b"RIFF", b"RF64", b"BW64", b"RIFX")
@@ -24,7 +24,7 @@ AU_MAGICS = (b".snd", b"dns.")
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 W64_RIFF = b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000")
 
-NAMED = (
+METADATA_CHUNKS = (
     b"LIST",
     b"id3 ",
     b"ID3 ",
@@ -82,11 +82,11 @@ class Shape:
         return start + length + -length % self.align
 
 
-RIFF = Shape("little", 4, 4, 2)
-RIFX = Shape("big", 4, 4, 2)
-IFF = Shape("big", 4, 4, 2)
-CAF = Shape("big", 4, 8, 1)
-W64 = Shape("little", 16, 8, 8, counted=True)
+RIFF_SHAPE = Shape("little", 4, 4, 2)
+RIFX_SHAPE = Shape("big", 4, 4, 2)
+IFF_SHAPE = Shape("big", 4, 4, 2)
+CAF_SHAPE = Shape("big", 4, 8, 1)
+W64_SHAPE = Shape("little", 16, 8, 8, counted=True)
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class ChunkedHeader:
         padding."""
         aligned = self.shape.after(self.start - self.extra, place - self.start + self.extra)
         # libsndfile pads ALAC in CAF, which has no padding.
-        aligned += self.shape is CAF and self.file.at(place, 2) in (b"\0", b"\0c")
+        aligned += self.shape is CAF_SHAPE and self.file.at(place, 2) in (b"\0", b"\0c")
         return place, aligned
 
     def pieces(self, length: int) -> list[Piece]:
@@ -195,7 +195,7 @@ class ChunkedHeader:
     def _size(self, length: int) -> bytes:
         """Return the field that states this length; all ones where libsndfile then goes by the
         file."""
-        if self.shape in (RIFF, RIFX) or (
+        if self.shape in (RIFF_SHAPE, RIFX_SHAPE) or (
             not self.extra and self.file.at(self.begin, 4) in AU_MAGICS
         ):
             return b"\xff" * 4
@@ -205,10 +205,10 @@ class ChunkedHeader:
 
     def inner(self, end: AudioEnd) -> Layout | None:
         """Return the layout of an MP3 in a WAV file: libsndfile would guess how long that is."""
-        if self.shape not in (RIFF, RIFX):
+        if self.shape not in (RIFF_SHAPE, RIFX_SHAPE):
             return None
         form = _content(self.file, self.shape, self.begin + self.first, b"fmt ")
-        if form is None or self.file.number(form.start, 2, self.shape.order) != MP3:
+        if form is None or self.file.number(form.start, 2, self.shape.order) != MP3_CODING:
             return None
         found = mpeg.survey(self.file, range(self.start, self.start + end.length))
         promised = max(end.length, end.stated) / max(1, end.length)
@@ -227,7 +227,7 @@ def wave(file: FileBytes, begin: int) -> ChunkedHeader | None:
     magic, kind = file.at(begin, 4), file.at(begin + 8, 4)
     if magic not in WAVE_MAGICS or kind != b"WAVE":
         return None
-    shape = RIFX if magic == b"RIFX" else RIFF
+    shape = RIFX_SHAPE if magic == b"RIFX" else RIFF_SHAPE
     audio = _content(file, shape, begin + 12, b"data")
     if audio is None:
         return None
@@ -268,13 +268,13 @@ def aiff(file: FileBytes, begin: int) -> ChunkedHeader | None:
     """Return the header of an AIFF file that begins here; None where none does."""
     if file.at(begin, 4) != AIFF_MAGIC or file.at(begin + 8, 4) not in AIFF_KINDS:
         return None
-    return _framed(_chunked(file, begin, 12, IFF, b"SSND", 8), _aiff_frame)
+    return _framed(_chunked(file, begin, 12, IFF_SHAPE, b"SSND", 8), _aiff_frame)
 
 
 def _aiff_frame(header: ChunkedHeader) -> int:
     """Return the bytes of a frame of an AIFF file; 0 where they vary."""
     file = header.file
-    form = _content(file, IFF, header.begin + 12, b"COMM")
+    form = _content(file, IFF_SHAPE, header.begin + 12, b"COMM")
     if form is None:
         return 0
     channels, bits = file.number(form.start, 2, "big"), file.number(form.start + 6, 2, "big")
@@ -288,7 +288,7 @@ def svx(file: FileBytes, begin: int) -> ChunkedHeader | None:
     if file.at(begin, 4) != AIFF_MAGIC or kind not in (b"8SVX", b"16SV"):
         return None
     return _framed(
-        _chunked(file, begin, 12, IFF, b"BODY", 0), lambda _: 1 if kind == b"8SVX" else 2
+        _chunked(file, begin, 12, IFF_SHAPE, b"BODY", 0), lambda _: 1 if kind == b"8SVX" else 2
     )
 
 
@@ -298,10 +298,10 @@ def caf(file: FileBytes, begin: int) -> ChunkedHeader | None:
         return None
 
     def frame(header: ChunkedHeader) -> int:
-        form = _content(file, CAF, begin + 8, b"desc")
+        form = _content(file, CAF_SHAPE, begin + 8, b"desc")
         return file.number(form.start + 16, 4, "big") if form is not None else 0
 
-    return _framed(_chunked(file, begin, 8, CAF, b"data", 4), frame)
+    return _framed(_chunked(file, begin, 8, CAF_SHAPE, b"data", 4), frame)
 
 
 def w64(file: FileBytes, begin: int) -> ChunkedHeader | None:
@@ -310,10 +310,10 @@ def w64(file: FileBytes, begin: int) -> ChunkedHeader | None:
         return None
 
     def frame(header: ChunkedHeader) -> int:
-        form = _content(file, W64, begin + 40, b"fmt " + W64_TAIL)
+        form = _content(file, W64_SHAPE, begin + 40, b"fmt " + W64_TAIL)
         return file.number(form.start + 12, 2, "little") if form is not None else 0
 
-    return _framed(_chunked(file, begin, 40, W64, b"data" + W64_TAIL, 0), frame)
+    return _framed(_chunked(file, begin, 40, W64_SHAPE, b"data" + W64_TAIL, 0), frame)
 
 
 def au(file: FileBytes, begin: int) -> ChunkedHeader | None:
@@ -331,13 +331,13 @@ def au(file: FileBytes, begin: int) -> ChunkedHeader | None:
         begin + offset,
         file.number(begin + 8, 4, order),
         width,
-        IFF,
+        IFF_SHAPE,
         begin + 8,
         first=0,
     )
 
 
-READERS = (wave, aiff, svx, caf, w64, au)
+CHUNKED_READERS = (wave, aiff, svx, caf, w64, au)
 
 
 # -- what follows, and what a decoder is given
@@ -354,7 +354,7 @@ def _no_audio(file: FileBytes, shape: Shape, start: int) -> bool:
             return False
         follows = shape.after(chunk.start, chunk.length)
         if follows > file.size + 1:
-            return chunk.name[:4] in NAMED
+            return chunk.name[:4] in METADATA_CHUNKS
         if follows >= file.size - 1 or after_tags(file, follows, file.size) >= file.size - 1:
             return True
         if file.zeros(follows, file.size) or begins(file, follows):
@@ -376,7 +376,7 @@ def _with_frames(header: ChunkedHeader, pieces: list[Piece], length: int) -> lis
         or not isinstance(head, range)
     ):
         return pieces
-    form = _content(file, IFF, header.begin + 12, b"COMM")
+    form = _content(file, IFF_SHAPE, header.begin + 12, b"COMM")
     if form is None or form.start + 6 > head.stop:
         return pieces
     frames = min(length // header.frame_bytes, 0xFFFF_FFFF).to_bytes(4, "big")

@@ -23,7 +23,7 @@ MP4_MAGIC = b"ftyp"
 MAGIC_BYTES = 12
 """Bytes by which a sound file is told from raw sound."""
 
-NAMES = {
+FILE_KINDS = {
     streams.FLAC_MAGIC: "a FLAC file",
     streams.OGG_MAGIC: "an Ogg file",
     AU_MAGICS[0]: "an AU file",
@@ -53,7 +53,7 @@ def file_kind(data: bytes) -> str:
         return "an MP4 file"
     if data.startswith(b"ID3") and data[3] in (2, 3, 4) and data[4] == 0:
         return "an MP3 file"
-    return NAMES.get(head, "")
+    return FILE_KINDS.get(head, "")
 
 
 def boxes(file: FileBytes) -> Layout | None:
@@ -83,10 +83,10 @@ def boxes(file: FileBytes) -> Layout | None:
 def headed(file: FileBytes) -> Layout | None:
     """Return where the audio lies behind a header that states its length, or a mark; None where
     there is none."""
-    return formats_ends.survey(file, chunked.READERS + fixed_headers.READERS)
+    return formats_ends.survey(file, chunked.CHUNKED_READERS + fixed_headers.FIXED_HEADER_READERS)
 
 
-SURVEYS = (headed, streams.flac, streams.ogg, boxes, packets.survey, mpeg.survey)
+FORMAT_SURVEYS = (headed, streams.flac, streams.ogg, boxes, packets.survey, mpeg.survey)
 
 
 def survey(descriptor: int) -> Layout:
@@ -98,7 +98,7 @@ def survey(descriptor: int) -> Layout:
     file = FileBytes(descriptor)
     if not file.size:
         return Layout()
-    for kind in SURVEYS:
+    for kind in FORMAT_SURVEYS:
         found = kind(file)
         if found is not None:
             return found

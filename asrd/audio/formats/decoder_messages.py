@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-OURS = re.compile(r"^(?:its decoder |it has \d+ channels|nothing of it can be decoded)")
+OWN_REASON = re.compile(r"^(?:its decoder |it has \d+ channels|nothing of it can be decoded)")
 """How a reason begins that asrd gave itself."""
 
-DAMAGED = "a part of it cannot be decoded"
+DAMAGED_REASON = "a part of it cannot be decoded"
 
-MEANINGS = tuple(
+MESSAGE_MEANINGS = tuple(
     (re.compile(pattern, re.IGNORECASE), words)
     for pattern, words in (
         (r"whitelist|not allowed", "it names other files, which asrd does not open"),
@@ -21,7 +21,7 @@ MEANINGS = tuple(
          "neither libsndfile nor ffmpeg has a decoder for its audio"),
         (r"channel", "its header states a number of channels that cannot be"),
         (r"header|marker|chunk|malformed|error in|bad |not an? |block alignment", "its header is damaged"),
-        (r"invalid|corrupt|error|decod|lost sync|seek|packet|frame", DAMAGED),
+        (r"invalid|corrupt|error|decod|lost sync|seek|packet|frame", DAMAGED_REASON),
     )
 )  # fmt: skip
 """What a message means, by words in it; the first that fits."""
@@ -29,8 +29,8 @@ MEANINGS = tuple(
 
 def plain(said: str) -> str:
     """Return what a decoder said as a clause of ours; what asrd gave as a reason itself stays."""
-    if OURS.match(said):
+    if OWN_REASON.match(said):
         return said
     return next(
-        (words for pattern, words in MEANINGS if pattern.search(said)), "its decoder failed"
+        (words for pattern, words in MESSAGE_MEANINGS if pattern.search(said)), "its decoder failed"
     )

@@ -26,13 +26,13 @@ off."""
 
 MAX_PARTS = 10_000
 
-CUT, UNFINISHED, MORE = (
+CUT_FLAW, UNFINISHED_FLAW, SURPLUS_FLAW = (
     "is cut short",
     "has an unfinished header",
     "has more sound than its header says",
 )
 
-START = re.compile(
+FILE_START = re.compile(
     rb"(?:RIFF|RIFX|RF64|BW64)....WAVE|FORM....(?:AIF[FC]|8SVX|16SV)|caff\0\x01\0\0|riff\x2e\x91\xcf\x11"
     rb"|\.snd\0\0|dns\...\0\0|NIST_1A\n|Creative Voi|2BIT|ALawSoundFil|PVF1\n| paf\0\0\0\0|fap \0\0\0\0|Extended Ins"
     rb"|MATLAB 5.0 M"
@@ -105,7 +105,7 @@ class AudioEnd:
 
 def begins(file: FileBytes, place: int) -> bool:
     """Return whether a file of a known format begins here."""
-    return START.match(file.at(place, 16)) is not None
+    return FILE_START.match(file.at(place, 16)) is not None
 
 
 def survey(file: FileBytes, readers: Sequence[Reader]) -> Layout | None:
@@ -159,11 +159,15 @@ def _end(file: FileBytes, header: AudioHeader) -> AudioEnd:
     length = stop - header.start
     rest = length % header.frame_bytes if header.frame_bytes else 0
     if stated is None:
-        flaw = CUT if rest and not _is_pad(file, stop, length, rest) else ""
+        flaw = CUT_FLAW if rest and not _is_pad(file, stop, length, rest) else ""
         return AudioEnd(length - rest, True, flaw, following=following)
     if stated > length:
-        return AudioEnd(length - rest, header.strict or bool(following), CUT, stated, following)
-    return AudioEnd(length - rest, True, MORE if stated else UNFINISHED, following=following)
+        return AudioEnd(
+            length - rest, header.strict or bool(following), CUT_FLAW, stated, following
+        )
+    return AudioEnd(
+        length - rest, True, SURPLUS_FLAW if stated else UNFINISHED_FLAW, following=following
+    )
 
 
 def _is_open(length: int, there: int) -> bool:

@@ -22,13 +22,13 @@ HTK_PERIODS = range(5, 5001)
 """Units of 100 ns a sample that are taken for a rate: 2 kHz to 2 MHz."""
 
 SDS_BLOCK, SDS_BLOCK_BYTES = b"\xf0\x7e", 127
-MAT4_BYTES = (8, 4, 4, 2)
+MAT4_SAMPLE_BYTES = (8, 4, 4, 2)
 """Of a sample, by the third digit of a matrix's type."""
-MAT5_BYTES = {2: 1, 3: 2, 5: 4, 7: 4, 9: 8}
+MAT5_SAMPLE_BYTES = {2: 1, 3: 2, 5: 4, 7: 4, 9: 8}
 MAT5_MATRIX, MAT5_COMPRESSED = 14, 15
 PAF_BLOCK_BYTES = (2, 32, 1)
 """Of a sample of 16 or 8 bits, or of ten of 24 bits, by the number of a PAF file's coding."""
-IRCAM_BYTES = {1: 1, 2: 2, 4: 4, 0x4_0004: 4, 0x1_0001: 1, 0x2_0001: 1}
+IRCAM_SAMPLE_BYTES = {1: 1, 2: 2, 4: 4, 0x4_0004: 4, 0x1_0001: 1, 0x2_0001: 1}
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ def mat4(file: FileBytes, begin: int) -> FixedHeader | None:
     order = "little" if head[4] else "big"
     place = begin + 20 + file.number(begin + 16, 4, order) + 8
     kind, rows, columns, _, name = (file.number(place + 4 * field, 4, order) for field in range(5))
-    if kind // 10 % 10 >= len(MAT4_BYTES) or name > 64:
+    if kind // 10 % 10 >= len(MAT4_SAMPLE_BYTES) or name > 64:
         return None
-    width = rows * MAT4_BYTES[kind // 10 % 10]
+    width = rows * MAT4_SAMPLE_BYTES[kind // 10 % 10]
     count = Count(place + 8, 4, order, width) if width else None
     return FixedHeader(
         file, mat4, begin, place + 20 + name, columns * width, width, count, behind=_is_mat4_matrix
@@ -267,7 +267,7 @@ def _mat5_matrix(file: FileBytes, begin: int, place: int, order: str) -> FixedHe
     _, sizes, place = _mat5_tag(file, place, order)
     rows, columns = file.number(sizes, 4, order), file.number(sizes + 4, 4, order)
     _, _, place = _mat5_tag(file, place, order)  # its name
-    width = rows * MAT5_BYTES.get(file.number(place, 4, order), 0)
+    width = rows * MAT5_SAMPLE_BYTES.get(file.number(place, 4, order), 0)
     if not width or rows * columns == 1:  # the rate
         return None
     return FixedHeader(
@@ -367,11 +367,11 @@ def ircam(file: FileBytes, begin: int) -> FixedHeader | None:
         return None
     for order in "<>":
         channels, coding = struct.unpack(f"{order}II", head[8:16])
-        if 0 < channels <= 1024 and coding in IRCAM_BYTES:
+        if 0 < channels <= 1024 and coding in IRCAM_SAMPLE_BYTES:
             return FixedHeader(
-                file, ircam, begin, begin + 1024, None, channels * IRCAM_BYTES[coding]
+                file, ircam, begin, begin + 1024, None, channels * IRCAM_SAMPLE_BYTES[coding]
             )
     return None
 
 
-READERS = (sph, voc, avr, htk, mat4, mat5, mpc, sds, wve, xi, paf, pvf, ircam)
+FIXED_HEADER_READERS = (sph, voc, avr, htk, mat4, mat5, mpc, sds, wve, xi, paf, pvf, ircam)

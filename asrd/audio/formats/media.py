@@ -34,29 +34,29 @@ from asrd.errors import AudioError
 
 log = logging.getLogger("asrd")
 
-PROCESS = (sys.executable, "-P", "-m", "asrd.audio.formats.media_decoder")
+DECODER_COMMAND = (sys.executable, "-P", "-m", "asrd.audio.formats.media_decoder")
 
 STALL_SECONDS = 60.0
 """Without a byte, after which a decoder counts as hung."""
 
-END_SECONDS = 5.0
+EXIT_SECONDS = 5.0
 """For a process to be over once it was killed or has said its last."""
 
 BLOCK_BYTES = 1 << 17
-HEAD_BYTES = 1 << 16
-SAID_BYTES = 1 << 20
+MAX_HEAD_BYTES = 1 << 16
+MAX_MESSAGE_BYTES = 1 << 20
 
 SLACK_SECONDS = 0.5
 """By which a file may be shorter than its header says; encoders count the silence that they put
 before and behind."""
 
-READS = "asrd reads what libsndfile and ffmpeg read"
+READS_HINT = "asrd reads what libsndfile and ffmpeg read"
 
-INSTALL = (
+INSTALL_HINT = (
     "pip install 'asrd[media]', or install ffmpeg: both read m4a, mp4, webm, mkv, wma and more"
 )
 
-BROKEN = re.compile(
+BROKEN_MESSAGE = re.compile(
     r"partial file|incomplete frame|ended prematurely|truncat|error while decoding|error decoding|error submitting"
     r"|invalid data found|packet corrupt|corrupt (?:input|decoded)|unexpected end|overread",
     re.IGNORECASE,
@@ -76,7 +76,7 @@ def open_media(name: str, descriptor: int) -> Media:
     or none is here."""
     chosen = backend()
     if not chosen:
-        raise AudioError(f"{name}: is not a sound file that libsndfile can read", INSTALL)
+        raise AudioError(f"{name}: is not a sound file that libsndfile can read", INSTALL_HINT)
     return Media(name, descriptor, chosen)
 
 
@@ -95,7 +95,7 @@ class Media:
         self.name, self.rate, self.problem, self.frames = name, SAMPLE_RATE, "", 0
         self._said: IO[bytes] = tempfile.TemporaryFile(prefix="asrd-")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            (*PROCESS, chosen),
+            (*DECODER_COMMAND, chosen),
             stdin=descriptor,
             stdout=subprocess.PIPE,
             stderr=self._said,
@@ -137,7 +137,7 @@ class Media:
                     self._process.pid, signal.SIGKILL
                 )  # with the ffprobe that it may have started
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+            self._process.wait(EXIT_SECONDS)
         # another thread may be at it; the number of a closed pipe may soon be that of another file
         with self._reading:
             self._closed = True
@@ -147,7 +147,9 @@ class Media:
 
     def _head(self) -> dict[str, Any]:
         """Return the line before the samples. Raises AudioError."""
-        while b"\n" not in self._rest and len(self._rest) < HEAD_BYTES and (block := self._read()):
+        while (
+            b"\n" not in self._rest and len(self._rest) < MAX_HEAD_BYTES and (block := self._read())
+        ):
             self._rest += block
         line, newline, self._rest = self._rest.partition(b"\n")
         if not newline:
@@ -180,7 +182,7 @@ class Media:
     def _wait(self) -> int:
         """Return how the process ended."""
         try:
-            return self._process.wait(END_SECONDS)
+            return self._process.wait(EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
@@ -188,7 +190,7 @@ class Media:
     def _judge(self, seconds: float) -> None:
         """Note why the sound ended before its end."""
         code = self._wait()
-        broken = next((line for line in self._lines() if BROKEN.search(line)), "")
+        broken = next((line for line in self._lines() if BROKEN_MESSAGE.search(line)), "")
         if self.problem:
             return
         if code < 0:
@@ -214,7 +216,7 @@ class Media:
         """Return that it is no file that can be read, and what the decoder's last line means beyond
         that."""
         why = decoder_messages.plain(said)
-        hint = READS if why == decoder_messages.DAMAGED else f"{READS}; {why}"
+        hint = READS_HINT if why == decoder_messages.DAMAGED_REASON else f"{READS_HINT}; {why}"
         return AudioError(f"{self.name}: is not a sound file that can be read", hint)
 
     def _lines(self) -> list[str]:
@@ -223,7 +225,7 @@ class Media:
             if self._closed:
                 return []
             self._said.seek(0)
-            text = self._said.read(SAID_BYTES).decode(errors="replace")
+            text = self._said.read(MAX_MESSAGE_BYTES).decode(errors="replace")
         lines = [
             re.sub(r"^\[([^]@]*) @ [^]]*\] *", r"\1: ", line).strip() for line in text.splitlines()
         ]

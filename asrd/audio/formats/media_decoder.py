@@ -21,7 +21,7 @@ from typing import Any
 from asrd import framing
 from asrd.audio.format import SAMPLE_RATE
 
-FORMATS = (
+CONTAINER_FORMATS = (
     "aac,ac3,adts,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dts,dtshd,eac3,flac,flv,loas,matroska,webm,mlp,mov,mp4,m4a,"
     "3gp,3g2,mj2,mp3,mpc,mpc8,mpeg,mpegts,nut,oga,ogg,oma,qcp,rm,shn,tak,truehd,tta,voc,w64,wav,wv,xwma"
 )
@@ -131,7 +131,7 @@ def _with_pyav() -> int:
 
     av.logging.restore_default_callback()
     av.logging.set_level(av.logging.ERROR)
-    options = {"format_whitelist": FORMATS, "protocol_whitelist": "pipe"}
+    options = {"format_whitelist": CONTAINER_FORMATS, "protocol_whitelist": "pipe"}
     try:
         container: Any = av.open(
             os.fdopen(0, "rb"), container_options=options, metadata_errors="replace"
@@ -211,7 +211,7 @@ def _with_ffmpeg() -> int:
         "-protocol_whitelist",
         "file",
         "-format_whitelist",
-        FORMATS,
+        CONTAINER_FORMATS,
         "-i",
         "/proc/self/fd/0",
     ]

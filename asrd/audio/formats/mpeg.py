@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from asrd.audio.formats.layout import FileBytes, Layout, Piece, after_tags, before_tags
 
-BITRATES = {
+BITRATES_KBIT = {
     (3, 3): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (3, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (3, 1): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
@@ -23,7 +23,11 @@ BITRATES = {
 """Kilobits a second by version (3: MPEG 1, 2: MPEG 2 and 2.5) and layer (3: I, 2: II, 1: III), for
 the indexes 1-14."""
 
-RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+SAMPLE_RATES = {
+    3: (44_100, 48_000, 32_000),
+    2: (22_050, 24_000, 16_000),
+    0: (11_025, 12_000, 8_000),
+}
 """Hertz by version."""
 
 LAYER_III = 1
@@ -52,8 +56,8 @@ def header(four: bytes) -> FrameHeader | None:
     bitrate, rate, padding = four[2] >> 4, four[2] >> 2 & 3, four[2] >> 1 & 1
     if version == 1 or layer == 0 or rate == 3 or bitrate in (0, 15):
         return None
-    hertz = RATES[version][rate]
-    bits = 1000 * BITRATES[3 if version == 3 else 2, layer][bitrate - 1]
+    hertz = SAMPLE_RATES[version][rate]
+    bits = 1000 * BITRATES_KBIT[3 if version == 3 else 2, layer][bitrate - 1]
     if layer == 3:
         length = (12 * bits // hertz + padding) * 4
     else:

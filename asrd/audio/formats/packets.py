@@ -83,7 +83,7 @@ def _asf(file: FileBytes, place: int) -> int:
 Packet = Callable[[FileBytes, int], int]
 """Returns the length of the packet at a place; 0 where none begins, which ends the walk."""
 
-KINDS: tuple[tuple[int, tuple[bytes, ...], Packet], ...] = (
+PACKET_KINDS: tuple[tuple[int, tuple[bytes, ...], Packet], ...] = (
     (0, (b"\0\0\1\xba",), _program_stream),
     (4, (b"\xf8\x72\x6f\xba", b"\xf8\x72\x6f\xbb"), _lossless),
     (0, (b"\x7f\xfe\x80\1",), _dts),
@@ -98,7 +98,7 @@ def survey(file: FileBytes) -> Layout | None:
     """Return whether a media file's last packet is whole; None where it is of no kind that is known
     here."""
     head = file.at(0, 32)
-    for place, marks, packet in KINDS:
+    for place, marks, packet in PACKET_KINDS:
         if head[place:].startswith(marks):
             return Layout(flaw="is cut short" if _is_cut(file, packet) else "", decoder="media")
     return None

@@ -36,7 +36,7 @@ OGG_CODECS = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
 OGG_FLAC_HEAD_BYTES = 9
 """Before the FLAC stream in the first packet of one in Ogg."""
 
-FIRST, LAST = 2, 4
+FIRST_PAGE, LAST_PAGE = 2, 4
 """Flags of an Ogg page."""
 
 
@@ -107,16 +107,16 @@ def _table() -> list[int]:
     return table
 
 
-_CHECKSUMS: list[int] = []
+_CHECKSUM_TABLE: list[int] = []
 
 
 def _checksum(data: bytes) -> int:
     """Return the CRC-16 of a FLAC frame, which is 0 with its checksum included."""
-    if not _CHECKSUMS:
-        _CHECKSUMS.extend(_table())
+    if not _CHECKSUM_TABLE:
+        _CHECKSUM_TABLE.extend(_table())
     value = 0
     for byte in data:
-        value = (value << 8 & 0xFFFF) ^ _CHECKSUMS[value >> 8 ^ byte]
+        value = (value << 8 & 0xFFFF) ^ _CHECKSUM_TABLE[value >> 8 ^ byte]
     return value
 
 
@@ -196,7 +196,7 @@ def _marked(file: FileBytes, link: _Link) -> list[Piece]:
     if link.ended or not link.opus or not link.pieces:
         return [*link.pieces]
     page = bytearray(file.at(link.last.start, len(link.last)))
-    page[5] |= LAST
+    page[5] |= LAST_PAGE
     page[22:26] = bytes(4)
     page[22:26] = page_checksum(bytes(page)).to_bytes(4, "little")
     before = range(link.pieces[-1].start, link.last.start)
@@ -253,7 +253,7 @@ def _take(
 ) -> None:
     """Give a page to the link that it belongs to."""
     flags, serial = head[5], int.from_bytes(head[14:18], "little")
-    if flags & FIRST:
+    if flags & FIRST_PAGE:
         if links[-1].begun:
             links.append(_Link())
         if links[-1].serial is None and file.at(body, 8).startswith(OGG_CODECS):
@@ -268,12 +268,12 @@ def _take(
     # A stream that was joined on its way begins with its headers and goes on with a later page.
     link.gap = link.gap or (link.number > 3 and number != link.number + 1)
     link.number = number
-    link.ended = link.ended or bool(flags & LAST)
+    link.ended = link.ended or bool(flags & LAST_PAGE)
     packets = sum(lace < 255 for lace in head[27 : 27 + head[26]])
-    if link.opus and packets and not flags & FIRST and file.at(body, 8) != b"OpusTags":
+    if link.opus and packets and not flags & FIRST_PAGE and file.at(body, 8) != b"OpusTags":
         link.packets.append(packets)
     link.last = range(start, end)
     if not link.flac:
         link.add(start, end)
-    elif link.pieces or flags & FIRST:
+    elif link.pieces or flags & FIRST_PAGE:
         link.add(body if link.pieces else body + OGG_FLAC_HEAD_BYTES, end)
