@@ -217,7 +217,7 @@ class Download(msgspec.Struct, frozen=True):
     @property
     def kept(self) -> str:
         """What stays of a download that ends before its time, and what becomes of it."""
-        return f"{self._size} of {self.model} are kept; the next download goes on from there"
+        return f"{self._size} of {self.model} are kept; the next download continues from there"
 
     @property
     def _size(self) -> str:

@@ -235,7 +235,7 @@ def incomplete(sound: NDArray[np.float32]) -> list[Member]:
     bare, half = without_count(mp3), 2 * (len(sound) // 2)
     unfinished, more, cut = (
         "has an unfinished header",
-        "has more sound than its header says",
+        "has more audio than its header says",
         "is cut short",
     )
     killed = put(rf64, 28, bytes(16)) if rf64[:4] == b"RF64" else sized(rf64, b"data", 0)

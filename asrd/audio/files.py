@@ -145,11 +145,12 @@ class SoundFile:
         if found.rate not in FILE_RATES:
             found.close()
             raise AudioError(
-                f"{self.name}: claims {found.rate} samples a second", "its header is damaged"
+                f"{self.name}: its header claims {found.rate} samples per second",
+                "its header is damaged",
             )
         if found.empty and len(self._layout.parts) < 2:
             found.close()
-            raise AudioError(f"{self.name}: holds no sound", "its header says 0 samples")
+            raise AudioError(f"{self.name}: holds no audio", "its header says 0 samples")
         log.debug("%s: %s, %d Hz, %d channels", self.name, found.about, found.rate, found.channels)
         return found
 
@@ -216,7 +217,7 @@ class SoundFile:
                 if tally.frames
                 else "nothing of it can be decoded"
             )
-            raise AudioError(f"{self.name}: holds no sound", why)
+            raise AudioError(f"{self.name}: holds no audio", why)
         if tally.bad:
             share = 100 * tally.bad / tally.samples
             self._warn(f"{tally.bad} samples ({share:.1f} %) are not finite and count as silence")
@@ -306,16 +307,18 @@ def _open(path: Path) -> BinaryIO:
         if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
             return path.open("rb")
     except FileNotFoundError as error:
-        raise AudioError(f"{path}: there is no such file", _similar(path)) from error
+        raise AudioError(f"no such file: {path}", _similar(path)) from error
     except PermissionError as error:
-        raise AudioError(f"{path}: may not be read", f"look at its rights: ls -l {path}") from error
+        raise AudioError(
+            f"permission denied: {path}", f"check its permissions: ls -l {path}"
+        ) from error
     except (OSError, ValueError) as error:
         raise AudioError(
             f"{path}: cannot be opened, {getattr(error, 'strerror', None) or error}"
         ) from error
     if stat.S_ISDIR(mode):
         raise AudioError(f"{path}: is a directory", f"name the files in it: {path}/*.wav")
-    raise AudioError(f"{path}: is a device, not a sound file")
+    raise AudioError(f"{path}: is a device, not an audio file")
 
 
 def _similar(path: Path) -> str:
@@ -336,12 +339,12 @@ def _stdin() -> BinaryIO:
         stream = os.fdopen(os.dup(0), "rb")
     except OSError as error:
         raise AudioError(
-            "standard input: is closed", "give it a sound file: asrd transcribe - < clip.wav"
+            "standard input: is closed", "give it an audio file: asrd transcribe - < clip.wav"
         ) from error
     if stream.isatty():
         stream.close()
         raise AudioError(
-            "standard input: is a terminal", "give it a sound file: asrd transcribe - < clip.wav"
+            "standard input: is a terminal", "give it an audio file: asrd transcribe - < clip.wav"
         )
     return stream
 
@@ -370,7 +373,7 @@ def _spooled_copy(stream: BinaryIO, name: str) -> BinaryIO:
 def _refusal(name: str, error: Exception) -> AudioError:
     """Return why libsndfile does not open a file, in our words."""
     if getattr(error, "code", 1) == 1:
-        return AudioError(f"{name}: is not a sound file that can be read", _CONVERT_HINT)
+        return AudioError(f"{name}: is not an audio file that can be read", _CONVERT_HINT)
     log.debug("%s: %s", name, error)
     reason = decoder_messages.plain(str(getattr(error, "error_string", error)))
-    return AudioError(f"{name}: is a damaged or unusual sound file, {reason}", _CONVERT_HINT)
+    return AudioError(f"{name}: is a damaged or unusual audio file, {reason}", _CONVERT_HINT)

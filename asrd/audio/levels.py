@@ -144,7 +144,7 @@ def judge(found: Loudness, spoken: bool = False) -> Judgement:
             speech, noise, clipped, "quiet", told, math.ceil((AIM_DBFS - speech) / 5) * 5
         )
     if speech is None and loudest is not None and loudest < SILENT_DBFS:
-        return Judgement(speech, noise, clipped, "silent", "delivers nothing but silence")
+        return Judgement(speech, noise, clipped, "silent", "delivers only silence")
     if spoken and speech is None and loudest is not None and loudest < UNDETECTED_DBFS:
         told = f"is very quiet: no speech was found, and nothing in it is above {loudest:.0f} dBFS"
         return Judgement(

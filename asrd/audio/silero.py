@@ -75,7 +75,7 @@ class Silero:
         """Return for each 512 samples the probability in 0..1 that they hold speech, given all that
         came before.
 
-        Raises ValueError for sound that is no whole number of chunks.
+        Raises ValueError for sound that is not a whole number of chunks.
         """
         chunks = sound.reshape(-1, CHUNK_SAMPLES)
         found: list[float] = []

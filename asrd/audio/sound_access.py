@@ -90,13 +90,19 @@ def explain(facts: Facts) -> tuple[str, str]:
 def _of_server(facts: Facts) -> tuple[str, str]:
     """Return what is wrong where a server runs."""
     if facts.refused:
-        return "a sound server runs, but it lets asrd ask nothing", "pactl info"
+        return "a sound server runs, but it refuses requests from asrd", "pactl info"
     if not facts.bridge:
         return _of_bridge(facts)
     if facts.microphones:
-        return "the default source of the sound server is no microphone", "pactl list short sources"
+        return (
+            "the default source of the sound server is not a microphone",
+            "pactl list short sources",
+        )
     if facts.cards and facts.locked:
-        return "a sound server runs, but this user may not open the sound card", _join_audio()
+        return (
+            "a sound server runs, but this user has no permission to open the sound card",
+            _join_audio(),
+        )
     if facts.cards:
         return (
             "the sound server offers no microphone, though the kernel has a device that records",
@@ -204,7 +210,7 @@ def _of_cards(facts: Facts) -> tuple[str, str] | None:
     if not facts.cards:
         return None
     if facts.locked:
-        return "there is a sound card, but this user may not open it", _join_audio()
+        return "there is a sound card, but this user has no permission to open it", _join_audio()
     if facts.bare:
         return (
             "none of the sound card's devices is a default microphone",

@@ -201,7 +201,7 @@ async def _listen(device: AudioSource, seconds: float) -> tuple[str, str, Loudne
     return device.name, problem, heard
 
 
-_FILE_HINT = "asrd transcribe - writes such a file down; asrd run --source file:PATH listens to it"
+_FILE_HINT = "asrd transcribe - transcribes such a file; asrd run --source file:PATH listens to it"
 
 
 class Pipe:
@@ -305,7 +305,7 @@ class Pipe:
             return
         if not self._raw and (kind := file_kind(data)):
             self._odd = b""
-            self._end(f"{self.name}: is {kind}, and not raw sound ({_FILE_HINT})")
+            self._end(f"{self.name}: is {kind}, and not raw audio ({_FILE_HINT})")
             return
         self._raw = True
         self._odd = data[len(data) - len(data) % 2 :]
@@ -344,4 +344,4 @@ def level_sentence(name: str, problem: str, found: Loudness) -> str:
     return f"{name}: {judged.noise_dbfs or 0:.0f} dBFS now, and nobody speaks"
 
 
-_PIPE_HINT = "asrd run --source pipe < sound.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"
+_PIPE_HINT = "asrd run --source pipe < audio.raw, or arecord -t raw -f S16_LE -r 16000 | asrd run --source pipe"

@@ -1,6 +1,6 @@
 """The verb `compare`: what each precision strategy saves and costs here, as table, JSON and page.
 
-Reads the command line, has `evaluation.runner` measure, and shows and writes what it state.
+Reads the command line, has `evaluation.runner` measure, and shows and writes the result.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from asrd.text.characters import printable
 
 COMPARE_EPILOG = """\
 exit codes: 0 every strategy that was asked for passes, 3 some do not, 130 interrupted (a partial report is
-written). What the columns mean stands at the foot of the HTML page and under "definitions" in the JSON."""
+written). The foot of the HTML page and "definitions" in the JSON explain the columns."""
+
+PIPE_COLUMNS = 120
+"""Columns of the table in a pipe."""
 
 
 def compare_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,17 +101,21 @@ def compare(
     try:
         asyncio.run(measure(spec, state, lambda: _keep_so_far(args, spec, state)))
     except (KeyboardInterrupt, asyncio.CancelledError) as error:
-        code = 130 if isinstance(error, KeyboardInterrupt) else 143
+        code = measuring.interrupt_code(error)
     result = conclude(spec, state, partial=bool(code))
-    old = keep_baseline(spec, result, args.replace) if not code and not spec.lowered else None
+    old = None
+    if not code and not spec.lowered:
+        old = keep_baseline(spec, result, args.replace)
     _show(args, result)
     if old is not None:
-        knows = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
+        covers = f"{len(old.strategies)} strategies, {old.utterances or '?'} utterances, {old.repeats or '?'} repeats"
         tell(
-            f"asrd: the daemon keeps its baseline of {old.measured} ({knows}); --replace changes that",
+            f"asrd: the daemon keeps its baseline of {old.measured} ({covers}); --replace changes that",
             sys.stderr,
         )
-    return code or (0 if all(row.passed for row in result.asked) else 3)
+    if not code and not all(row.passed for row in result.asked):
+        code = 3
+    return code
 
 
 def _spec(
@@ -151,9 +158,9 @@ def _precisions(args: argparse.Namespace, settings: Settings) -> list[Precision]
     chosen = precision_strategies.select(args.strategies or settings.preset)
     own = settings.requested
     if isinstance(own, Precision):  # with the components that the settings name
-        places = [place for place, one in enumerate(chosen) if one.name == own.name]
-        for place in places:
-            chosen[place] = own
+        for place, one in enumerate(chosen):
+            if one.name == own.name:
+                chosen[place] = own
     return chosen
 
 
@@ -161,13 +168,10 @@ def _check_writable(path: Path | None) -> None:
     """Raise DiskError now rather than after minutes of work."""
     if path is None or str(path) == "-":
         return
-    if (
-        path.is_dir()
-        or not path.parent.is_dir()
-        or not os.access(path if path.exists() else path.parent, os.W_OK)
-    ):
+    changed = path if path.exists() else path.parent
+    if path.is_dir() or not path.parent.is_dir() or not os.access(changed, os.W_OK):
         raise DiskError(
-            f"cannot write {path}", "name a file in a folder that exists and may be written"
+            f"cannot write {path}", "name a file in a folder that exists and that you can write to"
         )
 
 
@@ -205,7 +209,9 @@ def _print(args: argparse.Namespace, result: Comparison) -> None:
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 120
+    width = PIPE_COLUMNS
+    if terminal:
+        width = shutil.get_terminal_size().columns
     print(
         report_table.table(result, width, colour=terminal and "NO_COLOR" not in os.environ),
         flush=True,

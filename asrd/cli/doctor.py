@@ -26,7 +26,7 @@ from asrd.daemon import client
 from asrd.desktop.keyboard import Check
 from asrd.desktop.survey import survey as survey_desktop
 from asrd.engine import planner
-from asrd.errors import AsrdError, AudioError, SocketError
+from asrd.errors import AsrdError, SocketError
 from asrd.journal import JOURNAL_SOCKET
 from asrd.models import checkpoint, choice, names
 from asrd.precision import cuda_errors, gpu_power, gpus, nvml
@@ -37,8 +37,16 @@ from asrd.recordings import store
 from asrd.terminal.output import one_line, tell, tell_document
 from asrd.text.sizes import GIB
 
-MARGIN = 64 << 20
+SCRATCH_MARGIN_BYTES = 64 << 20
 """Bytes of scratch beside what a model needs: what libraries put there themselves."""
+
+COMMAND_TIMEOUT_SECONDS = 10
+
+SINK_PROGRAMS = {"type": "type", "paste": "type", "clipboard": "clipboard"}
+"""Sink -> the check of the desktop that it depends on."""
+
+RUNNING_MANAGER = ("running", "degraded", "starting")
+"""States in which a user manager starts services."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -56,59 +64,71 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def doctor_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `asrd doctor` takes."""
+    """Declare the flags of `asrd doctor`."""
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line for each finding"
     )
     parser.add_argument(
-        "--wake", action="store_true", help="ask an NVIDIA card also where that wakes it"
+        "--wake", action="store_true", help="query an NVIDIA card even if that wakes it"
     )
 
 
 def doctor(args: argparse.Namespace, settings: Settings) -> int:
     """Print what works and what does not; 0 when dictation works with these settings, else 3."""
-    found = list(examine(settings, args.wake))
-    if args.json:
-        for one in found:
-            tell_document(one)
-    else:
-        for one in found:
-            tell(f"{_mark(one):<7} {one.name:<14} {one_line(one.detail)}")
-            if one.fix and not one.works:
-                tell(f"{'':8}{'':<14} try: {one.fix}")
-    return 3 if any(one.needed and not one.works for one in found) else 0
+    code = 0
+    for finding in list(examine(settings, args.wake)):
+        if finding.needed and not finding.works:
+            code = 3
+        if args.json:
+            tell_document(finding)
+        else:
+            _print(finding)
+    return code
 
 
-def _mark(one: Finding) -> str:
-    if one.warning:
+def _print(finding: Finding) -> None:
+    tell(f"{_mark(finding):<7} {finding.name:<14} {one_line(finding.detail)}")
+    if finding.fix and not finding.works:
+        tell(f"{'':8}{'':<14} try: {finding.fix}")
+
+
+def _mark(finding: Finding) -> str:
+    if finding.warning:
         return "WARNING"
-    if one.works:
+    if finding.works:
         return "ok"
-    return "MISSING" if one.needed else "-"
+    if finding.needed:
+        return "MISSING"
+    return "-"
 
 
 def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
     """Yield findings in the order in which a word travels.
 
     Args:
-        wake: ask cards also where one sleeps.
+        wake: query cards even if one is asleep.
     """
     power = gpu_power.survey()  # before NVML is opened: that wakes all cards
     sleeping = gpu_power.asleep()
-    asks = wake or not sleeping
-    cards = gpus.gpus() if asks else []
+    queried = wake or not sleeping
+    cards = gpus.gpus() if queried else []
+    on_cards = settings
+    if not queried:
+        on_cards = msgspec.structs.replace(settings, device="cpu")
     daemon = _daemon(settings)
-    known = settings if asks else msgspec.structs.replace(settings, device="cpu")
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "card_power": lambda: _card_power(power, sleeping, wake),
-        "card": lambda: _card(settings, cards) if asks else iter(()),
-        "model": lambda: _model(known, cards),
-        "sound": lambda: _sound(settings),
+        "card": lambda: _card(settings, cards),
+        "model": lambda: _model(on_cards, cards),
+        "sound": lambda: _microphone(settings),
         "level": lambda: _level(settings, daemon),
-        "desk": lambda: _desk(settings),
+        "desk": lambda: _desktop(settings),
         "service": lambda: _service(daemon),
-        "places": lambda: _places(settings),
+        "recordings": lambda: _recordings(settings),
+        "scratch": lambda: _scratch(settings),
     }
+    if not queried:
+        del checks["card"]
     for name, check in checks.items():
         try:
             yield from check()
@@ -116,21 +136,26 @@ def examine(settings: Settings, wake: bool = False) -> Iterator[Finding]:
             yield Finding(name, False, True, error.message, error.hint)
 
 
+# -- cards and model
+# ------------------------------------------------------------------------------------------------------------
+
+
 def _card_power(power: list[gpu_power.CardPower], sleeping: bool, wake: bool) -> Iterator[Finding]:
-    """Whether each NVIDIA card can sleep, by what the kernel tells; and whether this look wakes
+    """Whether each NVIDIA card can sleep, by what the kernel reports; and whether this check wakes
     one."""
-    holding = gpu_power.holders() if any(one.state == "active" for one in power) else []
+    holding = ""
+    if any(one.state == "active" for one in power):
+        holding = ", ".join(gpu_power.holders())
     for one in power:
-        held = f"; open in {', '.join(holding)}" if holding and one.state == "active" else ""
-        lets_sleep = one.can_sleep and not one.fix
-        yield Finding(
-            "gpu sleep", lets_sleep, False, f"{one.address} is {one.detail}{held}", one.fix
-        )
-    if sleeping:
-        asked = (
-            "a card slept and was woken to be asked" if wake else "a card sleeps and is not asked"
-        )
-        yield Finding("gpu asked", wake, False, asked, "" if wake else "asrd doctor --wake")
+        detail = f"{one.address} is {one.detail}"
+        if holding and one.state == "active":
+            detail += f"; open in {holding}"
+        yield Finding("gpu sleep", one.can_sleep and not one.fix, False, detail, one.fix)
+    if sleeping and wake:
+        yield Finding("gpu asked", True, False, "a card was asleep; this check woke it")
+    elif sleeping:
+        detail = "a card is asleep, so this check does not query it"
+        yield Finding("gpu asked", False, False, detail, "asrd doctor --wake")
 
 
 @nvml.opened
@@ -138,16 +163,19 @@ def _card(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
     """GPU, driver, NVML, the torch that is to use them, bf16."""
     if not cards:
         why, fix = gpus.gpu_problem()
-        said = why or "no NVIDIA driver: models run on the CPU"
-        yield Finding("gpu", False, settings.device not in ("auto", "cpu"), said, fix)
+        detail = why or "no NVIDIA driver: models run on the CPU"
+        yield Finding("gpu", False, settings.device not in ("auto", "cpu"), detail, fix)
         return
     for sentence in gpus.lost_cards():
         yield Finding("gpu", False, False, sentence, "nvidia-smi; sudo dmesg | grep -i nvrm")
     for card in cards:
         major, minor = card.capability
-        free = f"{card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free"
-        mode = f", compute mode {card.mode}" if card.mode else ""
-        about = f"cuda:{card.index} {card.name}, compute capability {major}.{minor}, {free}{mode}"
+        about = (
+            f"cuda:{card.index} {card.name}, compute capability {major}.{minor}, "
+            f"{card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free"
+        )
+        if card.mode:
+            about += f", compute mode {card.mode}"
         yield Finding("gpu", card.mode != "prohibited", False, about, "sudo nvidia-smi -c 0")
         yield from _torch(card)
         why = obstacle(STRATEGY_TABLE["bfloat16"], card)
@@ -174,172 +202,180 @@ def _model(settings: Settings, cards: list[Gpu]) -> Iterator[Finding]:
         yield Finding("model", False, True, choice.CONSEQUENCE, choice.hint(), warning=True)
         return
     try:
-        outlook = planner.plan_report(settings, cards)
+        report = planner.plan_report(settings, cards)
         path = names.resolve(settings.model)
     except AsrdError as error:
-        part = names.partial(settings.model)
-        kept = f"; {Download(settings.model, part, None).kept}" if part else ""
-        yield Finding("model", False, True, f"{error.message}{kept}", error.hint)
+        yield Finding("model", False, True, _with_partial(settings.model, error), error.hint)
         return
-    about = (
-        f"{settings.model}: {outlook.family}, {outlook.parameters / 1e6:.0f} M parameters, {path}"
-    )
+    about = f"{settings.model}: {report.family}, {report.parameters / 1e6:.0f} M parameters, {path}"
     yield Finding("model", True, True, about)
     if note := choice.note(settings):
         yield Finding("demo", True, False, note, warning=settings.source == "mic")
-    room = next(
-        (line.headroom for line in outlook.strategies if line.strategy == outlook.chosen), None
-    )
-    for one in outlook.plan.rejected:
+    for one in report.plan.rejected:
         if one.kind == "budget":
-            yield Finding(
-                "budget",
-                False,
-                False,
-                f"{one.candidate} {one.detail}",
-                "asrd plan; raise vram_budget",
-            )
-    if outlook.card is not None and room is not None:
-        fits = (
-            f"{outlook.chosen} "
-            + (f"leaves {room / GIB:.1f}" if room >= 0 else f"is {-room / GIB:.1f}")
-            + " GiB"
-        )
-        fits += "" if room >= 0 else " too large"
-        yield Finding(
-            "fits", room >= 0, False, fits, f"asrd plan; asrd run --strategy {outlook.expected}"
-        )
+            detail = f"{one.candidate} {one.detail}"
+            yield Finding("budget", False, False, detail, "asrd plan; raise vram_budget")
+    yield from _fit(report)
 
 
-def _sound(settings: Settings) -> Iterator[Finding]:
+def _with_partial(model: str, error: AsrdError) -> str:
+    """Return why there is no model, and how much of an interrupted download is kept."""
+    partial = names.partial(model)
+    if not partial:
+        return error.message
+    return f"{error.message}; {Download(model, partial, None).kept}"
+
+
+def _fit(report: planner.PlanReport) -> Iterator[Finding]:
+    """Whether the chosen strategy fits on the card."""
+    if report.card is None:
+        return
+    for line in report.strategies:
+        if line.strategy != report.chosen or line.headroom is None:
+            continue
+        fits = line.headroom >= 0
+        detail = f"{report.chosen} leaves {line.headroom / GIB:.1f} GiB"
+        if not fits:
+            detail = f"{report.chosen} is {-line.headroom / GIB:.1f} GiB too large"
+        fix = f"asrd plan; asrd run --strategy {report.expected}"
+        yield Finding("fits", fits, False, detail, fix)
+        return
+
+
+# -- the microphone
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _microphone(settings: Settings) -> Iterator[Finding]:
     """PortAudio and a device that matches."""
     if settings.source != "mic":
         yield Finding("sound", True, False, f"source is {settings.source}")
         return
     try:
-        found = survey()
+        device = choose(survey(), settings.microphone)
     except AsrdError as error:
         yield Finding("microphone", False, True, error.message, error.hint)
         return
-    try:
-        yield Finding("microphone", True, True, choose(found, settings.microphone).name)
-    except AudioError as error:
-        yield Finding("microphone", False, True, error.message, error.hint)
-
-
-def _daemon(settings: Settings) -> dict[str, Any] | AsrdError:
-    """Return what the daemon says of itself, or why none does."""
-    try:
-        return next(iter(client.ask(settings, verb="status")))
-    except AsrdError as error:
-        return error
+    yield Finding("microphone", True, True, device.name)
 
 
 def _level(settings: Settings, daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
     """How loud the microphone is: in the last recording of a daemon, else right now."""
     if settings.source != "mic":
         return
-    said = None if isinstance(daemon, AsrdError) else daemon.get("level")
-    if said is not None:
-        name, problem = said["device"], said["problem"]
-        about = f"the last recording: {status_page.level(said)}"
-        yield _level_found(name, problem, said["advised_db"], about)
+    last = None
+    if not isinstance(daemon, AsrdError):
+        last = daemon.get("level")
+    if last is not None:
+        about = f"the last recording: {status_page.level(last)}"
+        yield _level_finding(last["device"], last["problem"], last["advised_db"], about)
         return
     try:
         choose(survey(), settings.microphone)
-        name, problem, found = sources.listen(settings.microphone, sources.LISTEN_SECONDS)
-    except AsrdError:  # told of the microphone already
+        name, problem, loudness = sources.listen(settings.microphone, sources.LISTEN_SECONDS)
+    except AsrdError:  # reported with the microphone already
         return
-    judged, about = levels.judge(found), sources.level_sentence(name, problem, found)
+    judged, about = levels.judge(loudness), sources.level_sentence(name, problem, loudness)
     if problem:  # no volume mends what cannot be opened
         yield Finding("level", False, False, about, "asrd devices")
         return
-    yield _level_found(name, judged.problem, judged.advised_db, about)
+    yield _level_finding(name, judged.problem, judged.advised_db, about)
 
 
-def _level_found(name: str, problem: str, decibels: int, about: str) -> Finding:
+def _level_finding(name: str, problem: str, decibels: int, about: str) -> Finding:
     fix = devices.volume_fix(name, decibels) if problem else ""
     return Finding("level", not problem, False, about, fix)
 
 
-def _desk(settings: Settings) -> Iterator[Finding]:
+# -- the session
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _desktop(settings: Settings) -> Iterator[Finding]:
     """What types, copies and notifies in this session."""
-    wanted = {"type": ("type",), "paste": ("type",), "clipboard": ("clipboard",)}
-    needed = {name for sink in settings.sinks for name in wanted.get(sink, ())}
+    needed = set(map(SINK_PROGRAMS.get, settings.sinks))
     check: Check
     for check in survey_desktop():
         yield Finding(check.name, check.works, check.name in needed, check.note, check.fix)
 
 
+def _daemon(settings: Settings) -> dict[str, Any] | AsrdError:
+    """Return the status of the daemon, or why none answers."""
+    try:
+        return next(iter(client.ask(settings, verb="status")))
+    except AsrdError as error:
+        return error
+
+
 def _service(daemon: dict[str, Any] | AsrdError) -> Iterator[Finding]:
-    """Journal, user manager, the control socket and who answers on it."""
+    """Journal, user manager, the control socket and what answers on it."""
     journal = os.path.exists(JOURNAL_SOCKET)
-    about = "accepts entries with fields" if journal else "not here: the log goes to stderr"
+    about = "not here: the log goes to standard error"
+    if journal:
+        about = "accepts entries with fields"
     yield Finding("journal", journal, False, about)
     if isinstance(daemon, AsrdError):
         yield Finding("daemon", False, isinstance(daemon, SocketError), daemon.message, daemon.hint)
     else:
-        yield Finding(
-            "daemon", True, False, status_page.line(daemon).strip() + f", process {daemon['pid']}"
-        )
-    said = _said("systemctl", "--user", "is-system-running")
-    running = said in ("running", "degraded", "starting")
-    fix = (
-        ""
-        if running
-        else "log in through a session manager, or run asrd from your session's autostart"
-    )
-    yield Finding("user manager", running, False, said, fix)
-    portal = "PID=" in _said(
-        "busctl", "--user", "status", "org.freedesktop.portal.Desktop", every=True
-    )
-    about = (
-        "on the session bus"
-        if portal
-        else "not on the session bus; asrd needs none, keys are bound by the desktop"
-    )
+        about = f"{status_page.line(daemon).strip()}, process {daemon['pid']}"
+        yield Finding("daemon", True, False, about)
+    state = _output("systemctl", "--user", "is-system-running").splitlines()[0]
+    running, fix = state in RUNNING_MANAGER, ""
+    if not running:
+        fix = "log in through a session manager, or run asrd from your session's autostart"
+    yield Finding("user manager", running, False, state, fix)
+    portal = "PID=" in _output("busctl", "--user", "status", "org.freedesktop.portal.Desktop")
+    about = "not on the session bus; asrd does not need it, the desktop binds the keys"
+    if portal:
+        about = "on the session bus"
     yield Finding("portal", portal, False, about)
 
 
-def _said(*words: str, every: bool = False) -> str:
-    """Return the first line that a program prints, or all it prints; why not, where it cannot."""
+def _output(*words: str) -> str:
+    """Return what a program prints; why it prints nothing, where it cannot."""
     if shutil.which(words[0]) is None:
         return f"{words[0]} is not installed"
     try:
         done = subprocess.run(
-            words, capture_output=True, text=True, errors="replace", timeout=10, check=False
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=COMMAND_TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return f"{words[0]} does not answer"
-    lines = (done.stdout.strip() or done.stderr.strip() or "no answer").splitlines()
-    return "\n".join(lines) if every else lines[0]
+    return done.stdout.strip() or done.stderr.strip() or "no answer"
 
 
-def _places(settings: Settings) -> Iterator[Finding]:
-    """Where takes and what is unpacked of a model go."""
-    where = store.folder()
-    standing = next(path for path in (where, *where.parents) if path.exists())
-    free = shutil.disk_usage(standing).free
-    fix = (
-        ""
-        if free > settings.takes_mb * 1e6
-        else f"make room, or lower takes_mb ({settings.takes_mb})"
-    )
-    detail = f"{where}, {free / GIB:.1f} GiB free"
-    if not os.access(standing, os.W_OK | os.X_OK):
-        detail, fix = (
-            f"{where} cannot be written",
-            f"ls -ld {standing}; or set XDG_STATE_HOME to another folder",
-        )
-    yield Finding("takes", not fix, False, detail, fix)
-    scratch = Path(paths.scratch())
-    room = shutil.disk_usage(scratch).free if scratch.is_dir() else 0
+# -- folders
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _recordings(settings: Settings) -> Iterator[Finding]:
+    """Where recordings are kept, and whether there is room for them."""
+    folder = store.folder()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    detail, fix = f"{folder}, {free / GIB:.1f} GiB free", ""
+    if not os.access(existing, os.W_OK | os.X_OK):
+        detail = f"{folder} cannot be written"
+        fix = f"ls -ld {existing}; or set XDG_STATE_HOME to another folder"
+    elif free <= settings.takes_mb * 1e6:
+        fix = f"make room, or lower takes_mb ({settings.takes_mb})"
+    yield Finding("recordings", not fix, False, detail, fix)
+
+
+def _scratch(settings: Settings) -> Iterator[Finding]:
+    """Where a model is unpacked, and whether there is room for it."""
+    folder = Path(paths.scratch())
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
     need = 0
-    with contextlib.suppress(AsrdError):  # told of the model already
+    with contextlib.suppress(AsrdError):  # reported with the model already
         need = checkpoint.unpacked_bytes(names.resolve(settings.model), settings.timestamps_model)
-    able = room > need + MARGIN and os.access(scratch, os.W_OK)
-    detail = f"{scratch}, {room / GIB:.1f} GiB free"
-    detail += (
-        f"; a start of {settings.model} unpacks {need >> 20} MiB there" if settings.model else ""
-    )
-    yield Finding("scratch", able, False, detail, "set TMPDIR to a folder on a larger disk")
+    detail = f"{folder}, {free / GIB:.1f} GiB free"
+    if settings.model:
+        detail += f"; a start of {settings.model} unpacks {need >> 20} MiB there"
+    works = free > need + SCRATCH_MARGIN_BYTES and os.access(folder, os.W_OK)
+    yield Finding("scratch", works, False, detail, "set TMPDIR to a folder on a larger disk")

@@ -98,7 +98,7 @@ def _hint(word: str) -> str:
     mentions = [topic for topic in TOPICS if whole.search(text_of(topic))]
     if not word.strip() or not mentions:
         return close
-    shown = ", ".join(f"asrd help {topic}" for topic in mentions[:MAX_MENTIONS])
+    shown = ", ".join(map("asrd help {}".format, mentions[:MAX_MENTIONS]))
     return f"pages that mention it: {shown}"
 
 

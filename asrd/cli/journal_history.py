@@ -11,8 +11,8 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,8 @@ from asrd.dictation.fallback_triggers import disagreement
 from asrd.errors import AsrdError, UsageError
 from asrd.hints import install
 from asrd.precision import ledger
+
+Summary = TypeVar("Summary")
 
 Entry = dict[str, Any]
 """An entry of the journal: field -> text, as journalctl's JSON has it."""
@@ -183,20 +185,22 @@ def history(found: Iterable[Entry], since: str = "", until: str = "") -> History
         first=min(times, default=None),
         last=max(times, default=None),
         all=_group(recordings),
-        strategies={name: _group(part) for name, part in _by_strategy(recordings).items()},
+        strategies=_by_strategy(recordings, _group),
         rejected=_rejections(rejected),
         fallbacks=_steps(fallbacks),
-        shadow={name: _disagreement(part) for name, part in _by_strategy(shadow).items()},
+        shadow=_by_strategy(shadow, _disagreement),
         events={name: len(by_event[name]) for name in sorted(by_event)},
     )
 
 
-def _by_strategy(entries: list[Entry]) -> dict[str, list[Entry]]:
-    """Return strategy -> its entries, in the order of the names."""
-    found: dict[str, list[Entry]] = {}
+def _by_strategy(
+    entries: list[Entry], summed: Callable[[list[Entry]], Summary]
+) -> dict[str, Summary]:
+    """Return strategy -> the summary of its entries, in the order of the names."""
+    parts: dict[str, list[Entry]] = {}
     for entry in entries:
-        found.setdefault(_text(entry, "STRATEGY") or "none", []).append(entry)
-    return dict(sorted(found.items()))
+        parts.setdefault(_text(entry, "STRATEGY") or "none", []).append(entry)
+    return {name: summed(part) for name, part in sorted(parts.items())}
 
 
 def _rejections(entries: list[Entry]) -> list[Rejection]:

@@ -30,7 +30,7 @@ VERBS = {
     "cancel": ("asrd.cli.control:cancel", "stop recording and drop it"),
     "status": (
         "asrd.cli.control:status",
-        "show what the daemon does; --follow keeps showing it, --waybar is for a bar",
+        "show what the daemon does; --follow keeps printing, --waybar prints for a bar",
     ),
     "last": ("asrd.cli.control:last", "print the last text again"),
     "recordings": ("asrd.cli.control:recordings", "list the recordings that are kept"),
@@ -80,9 +80,9 @@ SETTINGS = {
 }
 """Settings that every verb takes as flags."""
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""How a write to an open file fails; what asrd writes to files of its own is told where that is
-done."""
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of a write to standard output; asrd reports those of its own files where it writes
+them."""
 
 
 def overview() -> str:
@@ -125,14 +125,20 @@ def parser_for(verb: str) -> tuple[argparse.ArgumentParser, Any]:
     common = parser.add_argument_group(
         "settings (over ASRD_* variables, over the configuration file)"
     )
-    known = {"socket": ("PATH", "control socket")} if verb in ASKING else SETTINGS
-    for key, (meta, text) in known.items():
+    for key, (meta, text) in _settings_flags(verb).items():
         common.add_argument(f"--{key}", metavar=meta, help=text)
     common.add_argument("--config", metavar="FILE", type=Path, help="configuration file to read")
     common.add_argument(
         "--debug", action="store_true", help="show tracebacks and what the worker prints"
     )
     return parser, getattr(module, name)
+
+
+def _settings_flags(verb: str) -> dict[str, tuple[str, str]]:
+    """Return the settings that a verb takes as flags, with placeholder and help."""
+    if verb in ASKING:
+        return {"socket": ("PATH", "control socket")}
+    return SETTINGS
 
 
 def every_parser() -> dict[str, argparse.ArgumentParser]:
@@ -158,19 +164,15 @@ def _verb_hint(word: str) -> str:
     return nearest(word, (*VERBS, "help", "completion"), "asrd --help")
 
 
-MAX_VERBS = 3
+MAX_NAMED_VERBS = 3
 """Verbs that a hint names."""
 
 
 def _elsewhere(verb: str, flag: str, value: str) -> str:
-    """Return where a flag belongs that `verb` has not: to another verb, or into the settings; ""
-    where to neither."""
-    # What --help shows for a parser whose verb does not read settings is still a flag of the
-    # others.
-    having = [other for other in VERBS if other != verb and flag in _flags(other)]
-    if having:
-        shown = ", ".join(f"asrd {other}" for other in having[:MAX_VERBS])
-        return f"{flag} is a flag of {shown}" + (" and others" if len(having) > MAX_VERBS else "")
+    """Return where a flag belongs that `verb` does not have: to another verb, or into the settings;
+    "" where to neither."""
+    if owners := _owners(verb, flag):
+        return owners
     from asrd.config import misnomers, settings
 
     key = flag.removeprefix("--").replace("-", "_")
@@ -179,31 +181,47 @@ def _elsewhere(verb: str, flag: str, value: str) -> str:
         return misnomers.ELSEWHERE.get(key, "")
     if f"--{own}" in _flags(verb):
         return f"did you mean --{own}?"
-    line = settings.propose(own, misnomers.plain(value) if value else None)
+    plain = None
+    if value:
+        plain = misnomers.plain(value)
+    line = settings.propose(own, plain)
     if verb in ASKING:
         return f"the daemon reads it from the configuration: {line}, then: asrd reload"
     variable = settings.propose_variable(own, value)
     return f"it is a setting: before asrd {verb} {variable}, or in the configuration {line}"
 
 
+def _owners(verb: str, flag: str) -> str:
+    """Return which other verbs have a flag; "" where none has it."""
+    # What --help shows for a parser whose verb does not read settings is still a flag of the
+    # others.
+    owners: list[str] = []
+    for other in VERBS:
+        if other != verb and flag in _flags(other):
+            owners.append(f"asrd {other}")
+    if not owners:
+        return ""
+    text = f"{flag} is a flag of {', '.join(owners[:MAX_NAMED_VERBS])}"
+    if len(owners) > MAX_NAMED_VERBS:
+        text += " and others"
+    return text
+
+
 def _stray(verb: str, word: str) -> str:
-    """Return where a word belongs that a verb has no place for: the file of a sound; "" where
-    nobody knows."""
+    """Return where a word belongs that a verb has no place for: an audio file; "" where that is not
+    known."""
     from asrd.config.proposals import looks_like_file
 
     if not looks_like_file(word):
         return ""
-    shown = shlex.quote(word)
-    return (
-        f"asrd transcribe {shown}"
-        if verb != "run"
-        else f"asrd run --source {shlex.quote(f'file:{word}')}"
-    )
+    if verb == "run":
+        return f"asrd run --source {shlex.quote(f'file:{word}')}"
+    return f"asrd transcribe {shlex.quote(word)}"
 
 
 def _flags(verb: str) -> set[str]:
     parser, _ = parser_for(verb)
-    return {flag for flag in parser._option_string_actions if flag != "--debug"}
+    return set(parser._option_string_actions) - {"--debug"}
 
 
 def run(words: Sequence[str]) -> int:
@@ -219,17 +237,17 @@ def run(words: Sequence[str]) -> int:
         from asrd.cli.completion import completion
 
         return completion(words[1:], every_parser)
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
         print(overview())
-        return 0 if words else 2
+        return 2
+    if words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
     if words[0] == "--version":
         print(f"asrd {__version__}")
         return 0
     if words[0].startswith("-"):
-        verb = next((word for word in words[1:] if word in VERBS), "VERB")
-        hint = f"asrd {verb} {words[0]} ...; asrd --help lists the verbs"
-        hint = "asrd --version" if words[0] in ("-v", "-V") else hint
-        raise UsageError(f"{words[0]} comes after the verb", hint)
+        raise UsageError(f"{words[0]} comes after the verb", _flag_hint(words))
     parser, act = parser_for(words[0])
     args = parser.parse_args(words[1:])
     if args.debug:
@@ -242,9 +260,11 @@ def run(words: Sequence[str]) -> int:
 
     from asrd.config import loading, settings
 
-    flags = {key: getattr(args, key, None) for key in SETTINGS} | {
-        key: getattr(args, key) for key in settings.FIELDS if getattr(args, key, None) is not None
-    }
+    flags: dict[str, Any] = dict.fromkeys(SETTINGS)
+    for key in settings.FIELDS:
+        value = getattr(args, key, None)
+        if value is not None:
+            flags[key] = value
     loaded = loading.load(args.config, flags)
     _log(args.debug)
     for note in loaded.idle:
@@ -254,9 +274,16 @@ def run(words: Sequence[str]) -> int:
     return int(act(args, loaded.settings))
 
 
+def _flag_hint(words: Sequence[str]) -> str:
+    """Return how a command line that begins with a flag should look."""
+    if words[0] in ("-v", "-V"):
+        return "asrd --version"
+    verb = next(filter(VERBS.__contains__, words[1:]), "VERB")
+    return f"asrd {verb} {words[0]} ...; asrd --help lists the verbs"
+
+
 def _with_todays_verb(words: Sequence[str]) -> list[str]:
-    """Return a command line with today's name of its verb; an older one is said on standard
-    error."""
+    """Return a command line with today's name of its verb; print a line for an older name."""
     verb = words[0] if words else ""
     if verb not in OLDER_VERBS:
         return list(words)
@@ -270,24 +297,25 @@ def _log(debug: bool) -> None:
 
     from asrd.journal import JournalFormatter
 
+    form, level = "asrd: %(message)s", logging.WARNING
+    if debug:
+        form, level = "%(name)s: %(message)s", logging.DEBUG
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        JournalFormatter("%(name)s: %(message)s" if debug else "asrd: %(message)s")
-    )
+    handler.setFormatter(JournalFormatter(form))
     logger = logging.getLogger("asrd")
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    logger.setLevel(level)
 
 
 def _run_whole(words: Sequence[str]) -> int:
-    """Do it, and have all of it printed. Raises DiskError where what was printed finds no room."""
+    """Run a command line and print all of its output. Raises DiskError: no room for the output."""
     try:
         code = run(words)
         if sys.stdout is not None:
             sys.stdout.flush()
     except OSError as error:
-        if error.filename is not None or error.errno not in NO_ROOM:
+        if error.filename is not None or error.errno not in DISK_ERRORS:
             raise
         _silence()
         why = "make room where standard output goes, or send it elsewhere"
@@ -296,13 +324,14 @@ def _run_whole(words: Sequence[str]) -> int:
 
 
 def _silence() -> None:
-    """Have nothing left that the interpreter's own flush could fail on."""
+    """Drop the rest of standard output, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Entry point: run, and turn every error into one sentence, a hint and an exit code."""
-    words = sys.argv[1:] if words is None else words
+    if words is None:
+        words = sys.argv[1:]
     replace_unwritable()
     try:
         return _run_whole(words)

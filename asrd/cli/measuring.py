@@ -47,3 +47,10 @@ def fetched(model: str) -> Path:
     as Engine.download."""
     with DownloadBar() as bar:
         return downloader.fetch_now(model, bar.show)
+
+
+def interrupt_code(error: BaseException) -> int:
+    """Return the exit code of a measurement that was interrupted: 130 by Ctrl-C, else 143."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 143

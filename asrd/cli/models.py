@@ -61,7 +61,7 @@ def models(args: argparse.Namespace, settings: Settings) -> int:
     if args.json:
         tell_document(entries, indent=2)
         return 0
-    columns = [f">{name}" for name in SHOWN_STRATEGIES]
+    columns = map(">{}".format, SHOWN_STRATEGIES)
     headings = ["model", "family", ">parameters", "languages", ">file", *columns]
     listing.show(headings, list(map(_row, entries)))
     listing.say("", *_remarks(entries))

@@ -7,6 +7,7 @@ exact and one that is estimated never share a column.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 
 from asrd.cli.cells import shown
 from asrd.cli.tuning_table import show_evidence
@@ -16,7 +17,7 @@ from asrd.engine.planner import PlanReport, parse_gpu, plan_report
 from asrd.models import choice
 from asrd.precision import gpus, ledger
 from asrd.precision.fallback import candidates_after
-from asrd.precision.plan import Gpu
+from asrd.precision.plan import Candidate, Gpu
 from asrd.terminal import listing
 from asrd.terminal.output import tell, tell_document
 from asrd.text.sizes import readable_size
@@ -154,7 +155,7 @@ def _decision(report: PlanReport) -> list[str]:
     first, *others = report.plan.candidates
     place = "" if first.device == "cpu" else f" on {first.device}"
     lines = [f"chosen: {first.name}{place} - {report.plan.reason}"]
-    fallbacks = [candidate.name for candidate in others]
+    fallbacks = _names(others)
     if fallbacks:
         lines.append(f"if it fails: {', '.join(fallbacks)}")
     lines += _smaller(report, fallbacks)
@@ -163,13 +164,17 @@ def _decision(report: PlanReport) -> list[str]:
     return [*lines, *_memory_decision(report)]
 
 
+def _names(candidates: Iterable[Candidate]) -> list[str]:
+    return [candidate.name for candidate in candidates]
+
+
 def _smaller(report: PlanReport, fallbacks: list[str]) -> list[str]:
     """Return which candidates follow when memory runs out, where they are not all of them."""
     candidates = report.plan.candidates
     if candidates[0].device == "cpu":
         return []
     after = candidates_after(report.plan, candidates, "out-of-memory")
-    names = [candidate.name for candidate in after]
+    names = _names(after)
     if not names or names == fallbacks:
         return []
     need = "which alone needs" if len(names) == 1 else "which need"

@@ -25,7 +25,7 @@ EVENT_LABELS = {
     "vram-alert": "alerts on GPU memory",
     "device-lost": "times the microphone was lost",
     "sink-failed": "deliveries that failed",
-    "in-clipboard": "texts left in the clipboard, as no window was seen to accept them",
+    "in-clipboard": "texts left in the clipboard, as no window seemed to accept them",
     "level": "warnings of a microphone's level",
     "suspend": "suspends",
 }
@@ -41,10 +41,13 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
     parser._negative_number_matcher = re.compile(r"-\d")
     about = "25h or 2d ago, today, yesterday, '2026-11-22 10:00'"
     parser.add_argument(
-        "--since", metavar="TIME", default="today", help=f"from when on: {about} (default: today)"
+        "--since",
+        metavar="TIME",
+        default="today",
+        help=f"start of the period: {about} (default: today)",
     )
     parser.add_argument(
-        "--until", metavar="TIME", default="", help="up to when, written in the same ways"
+        "--until", metavar="TIME", default="", help="end of the period, written in the same ways"
     )
     parser.add_argument("--json", action="store_true", help="as JSON, in bytes and seconds")
 

@@ -21,17 +21,12 @@ from asrd.daemon.daemon import Daemon
 from asrd.daemon.handlers import Handlers
 from asrd.daemon.settings_changes import SettingsChanges
 from asrd.engine.engine import Engine
-from asrd.errors import (
-    AudioError,
-)
+from asrd.errors import AudioError
 from asrd.models import choice
-
-# -- the verb
-# ---------------------------------------------------------------------------------------------------------
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `asrd run` takes."""
+    """Declare the arguments of `asrd run`."""
     parser.add_argument(
         "--source", metavar="S", help="mic, file:PATH (in real time, ends with it) or pipe"
     )
@@ -83,7 +78,8 @@ def run(
     journal.log_to_journal()
     chosen = [key for key, origin in args.loaded.origins.items() if origin != "default"]
     about = f"asrd {__version__}, {settings.model or 'no model'} under {settings.strategy}"
-    about += "; you set " * bool(chosen) + ", ".join(chosen)
+    if chosen:
+        about += f"; you set {', '.join(chosen)}"
     journal.event("starting", about, version=__version__, settings=chosen)
     warn_of_text(settings)
     if settings.faults:

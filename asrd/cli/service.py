@@ -68,7 +68,9 @@ def _print(unit: str | None, settings: Settings) -> int:
     for name, text in texts.items():
         path = systemd_units.folder() / name
         parts.append(f"# {one_line(str(path))}\n{text}")
-    shown = texts[unit] if unit else "\n".join(parts)
+    shown = "\n".join(parts)
+    if unit:
+        shown = texts[unit]
     sys.stdout.buffer.write(shown.encode())  # a unit is UTF-8, whatever the locale
     return 0
 
@@ -206,25 +208,22 @@ def _service_environment() -> dict[str, str]:
 
 
 def _uninstall() -> int:
-    present = [path for path in _unit_paths() if path.exists()]
+    folder = systemd_units.folder()
+    present = [name for name in UNITS if (folder / name).exists()]
     managed = systemctl.has_user_manager()
     if managed:
         _stop_units()
     elif present and shutil.which("systemctl"):
-        systemctl.systemctl("disable", "--quiet", *(path.name for path in present), check=False)
-    for path in present:
-        _remove(path)
+        systemctl.systemctl("disable", "--quiet", *present, check=False)
+    for name in present:
+        _remove(folder / name)
     if not present:
-        _say(f"nothing is installed in {systemd_units.folder()}")
+        _say(f"nothing is installed in {folder}")
     elif managed:
         systemctl.systemctl("daemon-reload")
         systemctl.systemctl("reset-failed", *UNITS, check=False)
         _say("systemd no longer has the units; settings, drop-ins and recordings are still there")
     return 0
-
-
-def _unit_paths() -> list[Path]:
-    return [systemd_units.folder() / name for name in UNITS]
 
 
 def _stop_units() -> None:
@@ -247,11 +246,12 @@ def _remove(path: Path) -> None:
 
 
 def _status() -> int:
-    for path in _unit_paths():
-        state = "installed" if path.exists() else "not installed"
-        _say(f"{path.name}: {state} in {path.parent}")
+    folder = systemd_units.folder()
+    for name in UNITS:
+        state = "installed" if (folder / name).exists() else "not installed"
+        _say(f"{name}: {state} in {folder}")
     if not systemctl.has_user_manager():
-        _say("no user manager answers here, so nothing is started by it")
+        _say("no user manager answers here, so it starts nothing")
         return 3
     service, listening = systemctl.properties("asrd.service"), systemctl.properties("asrd.socket")
     active = service["ActiveState"] == "active"

@@ -11,8 +11,10 @@ from asrd.text.spacing import joined_texts
 from asrd.text.wording import counted
 
 LATE_SECONDS = 2.0
-"""Seconds of speech that are not text yet from which on a person is told that the machine does not
-keep up."""
+"""Seconds of speech without text from which on the status says that the machine is behind."""
+
+STREAMING_LABELS = {"cache-aware": "cost what is new"}
+"""Kind of streaming -> what the page says of the cost of partial results."""
 
 MARKS = {
     "LISTENING": "●",
@@ -52,26 +54,27 @@ def _progress(recording: Mapping[str, Any], loading: str) -> list[str]:
 
 def _words(recording: Mapping[str, Any]) -> str:
     """Return the text so far; words that may still change end in dots."""
-    partial = recording.get("partial")
-    return joined_texts((recording.get("text") or "", f"{partial} ..." if partial else ""))
+    parts = [recording.get("text") or ""]
+    if partial := recording.get("partial"):
+        parts.append(f"{partial} ...")
+    return joined_texts(parts)
 
 
 def page(reply: Mapping[str, Any]) -> str:
     """Return a status for a person who asked once."""
-    effective = reply["effective"]
     rows = [
         ("state", line(reply)),
         ("model", reply["model"] or "none"),
         ("note", reply.get("model_note", "")),
         ("strategy", _strategy(reply)),
-        ("dtypes", ", ".join(f"{part} {dtype}" for part, dtype in effective.items())),
+        ("dtypes", _dtypes(reply["effective"])),
         ("but", reply.get("precision_note", "")),
-        ("partials", "cost what is new" if reply["streaming"] == "cache-aware" else ""),
+        ("partials", STREAMING_LABELS.get(reply["streaming"], "")),
         ("memory", _memory(reply["memory"])),
         ("level", level(reply.get("level"))),
         ("fallback", _fallback(reply.get("fallback"))),
         ("shadow", _shadow(reply.get("shadow"))),
-        ("faults", f"rehearsed: {reply['faults']}" if reply.get("faults") else ""),
+        ("faults", _faults(reply.get("faults"))),
         ("rejected", "; ".join(reply["rejected"])),
         ("waiting", _waiting(reply["waiting"])),
         ("sinks", ", ".join(reply["sinks"])),
@@ -80,8 +83,20 @@ def page(reply: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:<9} {one_line(text)}" for name, text in rows if text)
 
 
+def _dtypes(effective: Mapping[str, str]) -> str:
+    return ", ".join(map(" ".join, effective.items()))
+
+
+def _faults(faults: str | None) -> str:
+    if not faults:
+        return ""
+    return f"rehearsed: {faults}"
+
+
 def _waiting(count: int | None) -> str:
-    return f"{counted(count, 'recording')}; asrd recordings lists them" if count else ""
+    if not count:
+        return ""
+    return f"{counted(count, 'recording')}; asrd recordings lists them"
 
 
 def _strategy(reply: Mapping[str, Any]) -> str:
@@ -96,7 +111,9 @@ def loaded_in(reply: Mapping[str, Any]) -> str:
     """Return how long the worker took from its start until it was ready; "" where that is not
     known."""
     seconds = reply.get("load_seconds")
-    return "" if seconds is None else f", loaded in {seconds:.1f} s"
+    if seconds is None:
+        return ""
+    return f", loaded in {seconds:.1f} s"
 
 
 OLDER_CLASSES = {"unloaded": "parked", "error": "trouble", "fallback": "below"}
@@ -110,8 +127,9 @@ def waybar(reply: Mapping[str, Any]) -> dict[str, Any]:
     keeps the older name of a state for one release.
     """
     state = str(reply["state"]).lower()
-    failed = reply.get("error") or reply.get("capture")
-    classes = ["error" if failed else state]
+    classes = [state]
+    if reply.get("error") or reply.get("capture"):
+        classes = ["error"]
     if reply.get("fallback"):
         classes.append("fallback")
     classes += [OLDER_CLASSES[name] for name in classes if name in OLDER_CLASSES]
@@ -144,14 +162,18 @@ def _shadow(shadow: Mapping[str, Any] | None) -> str:
         return f"nothing is compared with FP32 yet; {waiting} to compare"
     recordings = shadow.get("recordings", shadow.get("takes", 0))  # an older daemon says takes
     low = shadow.get("low")
-    interval = f" [{low:.1f}, {shadow['high']:.1f}]" if low is not None else ""
+    interval = ""
+    if low is not None:
+        interval = f" [{low:.1f}, {shadow['high']:.1f}]"
     basis = f"{counted(recordings, 'recording')}, {counted(shadow['words'], 'word')}"
     rate = f"{shadow['per_100']:.1f}{interval} words of 100"
     return f"{shadow['strategy']} differs from FP32 in {rate} ({basis})"
 
 
 def _memory(memory: Mapping[str, Any] | None) -> str:
-    return ledger.reading_text(memory) if memory else ""
+    if not memory:
+        return ""
+    return ledger.reading_text(memory)
 
 
 def level(found: Mapping[str, Any] | None) -> str:
@@ -161,7 +183,7 @@ def level(found: Mapping[str, Any] | None) -> str:
     if found["problem"]:
         return f"{found['device']} {found['problem']}"
     if found["speech_dbfs"] is None and found["noise_dbfs"] is None:
-        return f"{found['device']}: too short to tell"
+        return f"{found['device']}: too short to measure"
     if found["speech_dbfs"] is None:
         return f"{found['device']}: no speech, {found['noise_dbfs']:.0f} dBFS"
     between = ""
@@ -172,5 +194,7 @@ def level(found: Mapping[str, Any] | None) -> str:
 
 def _meter(level: float | None) -> str:
     """Return a level in dB below full scale as a bar of ten."""
-    full = 0 if level is None else max(0, min(10, round(10 + level / 6)))
+    full = 0
+    if level is not None:
+        full = max(0, min(10, round(10 + level / 6)))
     return "▮" * full + "▯" * (10 - full)

@@ -122,7 +122,7 @@ def _measure(args: argparse.Namespace, settings: Settings, spec: ComparisonSpec)
             f"asrd: interrupted after {len(state.measured)} of {spec.workers} runs; asrd tune continues from there",
             sys.stderr,
         )
-        return 130 if isinstance(error, KeyboardInterrupt) else 143
+        return measuring.interrupt_code(error)
     record = tuning.verdict(spec, state, settings)
     before, stale = tuned.find(settings, spec.gpu)
     notes = []
@@ -194,7 +194,7 @@ def _show(args: argparse.Namespace, record: TuningResult) -> None:
 
 
 def _inform_daemon(settings: Settings) -> str:
-    """Tell a running daemon of the verdict; return its answer, "" where none runs."""
+    """Have a running daemon use the verdict; return its answer, "" where none runs."""
     try:
         return str(next(client.ask(settings, verb="tuned"))["message"])
     except (ControlError, SocketError):

@@ -222,9 +222,9 @@ def _complaint(
         return "is neither true nor false", f"write {key} = true or {key} = false"
     if key == "microphone" and type(value) is int:
         hint = "write a part of the microphone's name in quotes; asrd devices lists the names"
-        return "is no text", hint
-    whats: dict[type, str] = {str: "is no text", tuple: "is no list of texts"}
-    return whats.get(base, "is no table of texts"), propose(key, value)
+        return "is not text", hint
+    whats: dict[type, str] = {str: "is not text", tuple: "is not a list of texts"}
+    return whats.get(base, "is not a table of texts"), propose(key, value)
 
 
 SWITCHED = {"idle": ("30", "never"), "keep_audio": ("always", "never")}
@@ -242,9 +242,9 @@ def _number_complaint(
     try:
         number = _number(key, value)
     except (ValueError, OverflowError):
-        return ("is not finite" if _is_special(value) else "is no number"), hint
+        return ("is not finite" if _is_special(value) else "is not a number"), hint
     if base is int and not isinstance(number, int) and abs(number) < 1e15:
-        return "is no whole number", hint.replace("a number", "a whole number")
+        return "is not a whole number", hint.replace("a number", "a whole number")
     return "is out of range", hint
 
 

@@ -46,7 +46,7 @@ def parse(text: str) -> tuple[Fault, ...]:
             raise ConfigError(f"unknown fault {kind!r}", nearest(kind, tuple(KINDS)))
         if not number.isdecimal() or not int(number) or (component and kind != "non-finite"):
             raise ConfigError(
-                f"{part!r} is no fault", "for example oom:5 or non-finite:3:encoder.layers.0"
+                f"{part!r} is not a fault", "for example oom:5 or non-finite:3:encoder.layers.0"
             )
         found.append(Fault(kind, int(number), component))
     return tuple(found)

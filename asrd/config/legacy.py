@@ -68,7 +68,7 @@ def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[
         dtype = spellings.dtype(str(asked), FLOAT_DTYPES)
         if dtype not in FLOAT_DTYPES:
             raise ConfigError(
-                f"autocast_dtype = {asked!r} ({origin}) is no dtype",
+                f"autocast_dtype = {asked!r} ({origin}) is not a dtype",
                 nearest(str(asked), FLOAT_DTYPES),
             )
         other = [key for key in named if FLAGS[key] != dtype]

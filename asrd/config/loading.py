@@ -115,7 +115,7 @@ def _file_layer(file: Path, required: bool, named: bool) -> Layer:
         raise misnomers.not_toml(file, text, error, KNOWN, propose) from error
     except OSError as error:
         raise ConfigError(
-            f"cannot read {file}: {error.strerror}", f"look at it: ls -ld {file}"
+            f"cannot read {file}: {error.strerror}", f"check it: ls -ld {file}"
         ) from error
     except text_files.NotTextError as error:
         raise ConfigError(f"{file} {error}", error.hint) from error
@@ -159,7 +159,7 @@ def _inline_table(name: str, text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
-            f"{name} = {text!r} is no TOML table", 'for example {encoder = "float16"}'
+            f"{name} = {text!r} is not a TOML table", 'for example {encoder = "float16"}'
         ) from error
 
 

@@ -268,7 +268,8 @@ def _meant_line(key: str, value: str, known: Collection[str], propose: Propose) 
             own or (close[1] if close else ""), value.strip("\"'") if quoted else plain(value)
         )
     return (
-        _name_hint(key, value, known, propose) or f"{key} is no setting; asrd config lists them all"
+        _name_hint(key, value, known, propose)
+        or f"{key} is not a setting; asrd config lists them all"
     )
 
 

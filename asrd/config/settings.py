@@ -46,7 +46,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "auto"
     source_lang: Annotated[str, _about("language spoken (Canary)")] = "en"
     target_lang: Annotated[
-        str, _about("language written (Canary); another than spoken translates")
+        str,
+        _about(
+            "language written (Canary); if it differs from the spoken one, the model translates"
+        ),
     ] = "en"
     pnc: Annotated[
         bool | None,
@@ -298,7 +301,7 @@ def check(settings: Settings, origins: dict[str, str]) -> Settings:
             own = conversion.LANGUAGES.get(code.strip().lower())
             hint = f'write {key} = "{own}"; ' if own else ""
             raise ConfigError(
-                f"{key} = {code!r} ({origins[key]}) is no language code",
+                f"{key} = {code!r} ({origins[key]}) is not a language code",
                 f"{hint}codes look like en or pt-BR",
             )
     _check_daemon(settings, origins)
@@ -354,7 +357,7 @@ def idle_seconds(text: str, origin: str = "") -> float | None:
     if not 0 <= seconds < MAX_IDLE_SECONDS:
         where = f" ({origin})" if origin else ""
         hint = 'write never, immediately, a number of minutes, or a span: idle = "1h"'
-        raise ConfigError(f"idle = {text!r}{where} is no span of time", hint)
+        raise ConfigError(f"idle = {text!r}{where} is not a span of time", hint)
     return seconds
 
 
@@ -374,7 +377,8 @@ def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -
     where = f" ({origin})" if origin else ""
     if not match or match[2] not in (*MEMORY_UNITS, "%"):
         raise ConfigError(
-            f"{name} = {text!r}{where} is no amount of memory", "for example 2000MiB, 2GiB or 50%"
+            f"{name} = {text!r}{where} is not an amount of memory",
+            "for example 2000MiB, 2GiB or 50%",
         )
     number = float(match[1].replace(",", "."))
     if match[2] == "%" and number > 100:

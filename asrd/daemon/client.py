@@ -125,8 +125,8 @@ def _send(line: socket.socket, where: Path, request: dict[str, Any], origin: str
 
 def _hangs(where: Path) -> ControlError:
     return ControlError(
-        f"the asrd on {where} gives no answer within {PATIENCE:.0f} s",
-        f"start it anew: {hints.restart(where)}",
+        f"the asrd on {where} does not answer within {PATIENCE:.0f} s",
+        f"restart it: {hints.restart(where)}",
     )
 
 

@@ -139,14 +139,14 @@ class ControlServer:
             self._end_silent()
         for _ in range(ACCEPTED_TOGETHER):
             if len(self._clients) >= self._places:
-                self._wait_for_room("all places for clients are taken")
+                self._wait_for_room("asrd serves as many clients as it can already")
                 return
             try:
                 connection, _address = self._line.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no descriptors, no memory: the client stays in the queue
-                self._wait_for_room(f"no client can be let in: {error.strerror}")
+                self._wait_for_room(f"cannot accept a client: {error.strerror}")
                 return
             client = asyncio.create_task(self._client(connection))
             self._clients.add(client)
@@ -202,7 +202,7 @@ class ControlServer:
         if task not in self._silent or writer.transport.get_write_buffer_size():
             writer.transport.abort()
             return
-        why = "asrd is ending" if self._closing else "asrd has more clients than places"
+        why = "asrd is ending" if self._closing else "asrd has too many clients"
         writer.write(encoded(_error(BusyError(why, "try again"))) + b"\n")
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -222,7 +222,7 @@ class ControlServer:
                 if not asked:
                     hint = "send a request of one line"
                     await _send(
-                        writer, _error(UsageError(f"nothing was asked within {SILENCE:g} s", hint))
+                        writer, _error(UsageError(f"no request came within {SILENCE:g} s", hint))
                     )
                 return
             if not line.strip():

@@ -165,7 +165,7 @@ def _bind(where: Path, origin: str) -> socket.socket:
     except FileExistsError as error:
         one.close()
         raise SocketError(
-            f"{where} is there and is no socket", f"remove it, or have {origin} name another path"
+            f"{where} exists and is not a socket", f"remove it, or have {origin} name another path"
         ) from error
     except OSError as error:
         one.close()

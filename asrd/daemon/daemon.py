@@ -155,7 +155,7 @@ class Daemon:
     def end(self) -> None:
         """End the recording, make text of it, go. A second call goes at once; the audio is kept."""
         if self._ending.is_set():
-            self.transcriber.abandon("asrd was told twice to end")
+            self.transcriber.abandon("asrd was asked twice to end")
             kill_all()
             os._exit(128 + signal.SIGTERM)
         self._ending.set()

@@ -173,7 +173,7 @@ class SleepInhibitor:
                 await self._on_sleep()
         except TimeoutError:
             logger.warning(
-                "not ready to sleep within %.1f s, which is all that logind grants", self._limit
+                "not ready to sleep within %.1f s, the time that logind allows", self._limit
             )
         except Exception:
             logger.exception("getting ready to sleep failed")
@@ -211,7 +211,7 @@ class SleepInhibitor:
         )
         seconds = reply.body[0].value / 1e6
         self._limit = max(seconds - MARGIN, seconds / 2)
-        words = ("sleep", "asrd", "writes down what was said and frees the GPU", "delay")
+        words = ("sleep", "asrd", "finishes the text and frees the GPU", "delay")
         reply = await _call(bus, LOGIND, PATH, "Inhibit", "ssss", *words, interface=MANAGER)
         self._inhibitor = reply.unix_fds[reply.body[0]]
 

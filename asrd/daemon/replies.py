@@ -81,7 +81,7 @@ def last(result: DictationResult, notes: Sequence[RecordingInfo]) -> DictationRe
     texts = [note for note in notes if note.text]
     if texts:
         return _kept_result(texts[-1])
-    detail = "nothing was said since the daemon started"
+    detail = "there was no recording since the daemon started"
     if notes:
         detail += f"; {counted(len(notes), 'recording')} kept: asrd recordings lists them"
     return msgspec.structs.replace(result, detail=detail)

@@ -88,7 +88,7 @@ def sinks(settings: Settings, on_desktop: Desktop | None = None) -> list[Sink]:
         elif name in ("type", "paste"):
             made.append(WindowSink(name, desktop, settings.type_delay))
         elif name not in ("journal", "none"):
-            raise ConfigError(f"sinks names {name!r}, which is no sink", nearest(name, SINKS))
+            raise ConfigError(f"sinks names {name!r}, which is not a sink", nearest(name, SINKS))
     names = sink_names(command.key for command in commands)
     for command in commands:
         command.name = names[command.key]
@@ -123,7 +123,7 @@ class StdoutSink:
                     message = f"standard output cannot be written: {error.strerror}"
                     raise _failed(len(rest) < whole, message) from error
             elif waited >= self.limit:
-                message = f"nobody has read standard output for {self.limit:.0f} s"
+                message = f"no program has read standard output for {self.limit:.0f} s"
                 raise _failed(len(rest) < whole, message)
             else:
                 began = time.monotonic()
@@ -186,7 +186,7 @@ class CommandSink:
             if isinstance(error.__cause__, TimeoutError):
                 raise UncertainError(
                     f"{self.name} did not end within {self.limit:.0f} s and was stopped",
-                    "put what takes longer into the background: 'command:... &'",
+                    "run slow commands in the background: 'command:... &'",
                 ) from error
             raise
         if ended.code:
@@ -306,7 +306,7 @@ class WindowSink:
         notified = way == self.way and "Wayland" in way
         self._log_way(way)
         if not notified:
-            body = "It was pasted, but the window was not seen to take it. If it is missing, press Ctrl+V."
+            body = "It was pasted, but the window may not have accepted it. If it is missing, press Ctrl+V."
             await self._desktop.notify(IN_CLIPBOARD, body)
         return f"{IN_CLIPBOARD.lower()}, as {error.message}"
 

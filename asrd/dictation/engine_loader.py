@@ -119,7 +119,7 @@ class EngineLoader:
             if strict and new.candidate.name != wanted:
                 reason = new.rejected[-1].detail
                 raise EngineError(
-                    f"{wanted} did not hold: {reason}", "the worker before stays in service"
+                    f"{wanted} failed: {reason}", "the previous worker stays in service"
                 )
         except BaseException:  # also where the caller was cancelled
             self.memory = memory

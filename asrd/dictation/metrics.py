@@ -107,7 +107,7 @@ def _summary(dictation: Dictation, result: DictationResult) -> str:
     if result.stop_to_text_ms is not None:
         message += f", {result.stop_to_text_ms:.0f} ms after {_end_of(dictation)}"
     if session.doubted:
-        message += f", {counted(session.doubted, 'word')} not believed"
+        message += f", {counted(session.doubted, 'word')} not accepted"
     if speech is not None:
         message += f", speech at {speech:.0f} dBFS"
     if result.outcome == "delivered" and result.detail:

@@ -122,7 +122,7 @@ class Recorder:
         on."""
         if self.current is not None:
             raise UsageError(
-                "a recording is going on already", "asrd stop ends it, asrd cancel drops it"
+                "a recording is already running", "asrd stop ends it, asrd cancel drops it"
             )
         device = None
         if self._capture is None:

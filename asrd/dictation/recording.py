@@ -215,7 +215,7 @@ def read_audio(path: Path) -> Iterator[AudioBlock]:
         log.warning("recording %s: %d samples are not finite and count as silence", path.stem, bad)
     if bad and bad == count:
         raise AudioError(
-            f"recording {path.stem} holds no sound", "not one of its samples is a finite number"
+            f"recording {path.stem} holds no audio", "not one of its samples is a finite number"
         )
 
 

@@ -68,7 +68,9 @@ class Transcriber:
         self.spool = spool
         self.watchers = 0
         """Clients that show the partial text; without one no partial text is computed."""
-        self.last = DictationResult("", "", "empty", "nothing was said since the daemon started")
+        self.last = DictationResult(
+            "", "", "empty", "there was no recording since the daemon started"
+        )
         self.level = metrics.LevelAlert(slot.listeners.on_warning)
         self._memory_alert = metrics.MemoryAlert()
         self._deliver, self._changed = deliver, slot.listeners.on_change
@@ -155,7 +157,7 @@ class Transcriber:
         try:
             await self._log_figures(dictation, result)
         except Exception:  # figures are worth less than the next recording
-            log.exception("the figures of recording %s", name)
+            log.exception("cannot log cannot log the figures of recording %s", name)
 
     async def _process(self, dictation: Dictation) -> DictationResult:
         """Decode while the recording goes on; return its result."""

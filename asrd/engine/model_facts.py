@@ -77,5 +77,5 @@ def check_languages(settings: Settings, header: Header | None = None) -> None:
             continue
         if header.family == "aed":
             hint = f'write {key} = "{offered[0]}", or choose another model'
-            raise ConfigError(f"{key} = {code!r} is no language of this model: {have}", hint)
+            raise ConfigError(f"{key} = {code!r} is not a language of this model: {have}", hint)
         log.warning("%s = %r does nothing: %s", key, code, have)

@@ -217,7 +217,7 @@ class WorkerProcess:
         for line in reversed(self.noise):
             if line.strip() and not HARMLESS_LINE.match(line):
                 return line
-        return "it said nothing"
+        return "it printed nothing"
 
     async def end(self, patience: float) -> None:
         """Ask the worker to stop, then make it; wait until it is gone and its scratch folder with

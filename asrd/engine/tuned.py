@@ -27,7 +27,7 @@ from asrd.text.characters import readable
 log = logging.getLogger("asrd")
 
 
-KEPT_RECORDINGS = "the takes that are kept"
+KEPT_RECORDINGS = "the recordings that are kept"
 """What a verdict was found on where there are no reference texts."""
 
 

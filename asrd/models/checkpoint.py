@@ -216,7 +216,7 @@ def _size(path: Path) -> int:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ModelError(f"there is no model file {path}", _NAMES_HINT) from error
     except OSError as error:
-        raise ModelError(f"cannot look at the model file {path}", _NAMES_HINT) from error
+        raise ModelError(f"cannot read the model file {path}", _NAMES_HINT) from error
     if path.is_dir():
         raise ModelError(f"{path} is a folder, not a .nemo file", "pass the .nemo file inside it")
     if not path.is_file():

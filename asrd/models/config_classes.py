@@ -69,7 +69,7 @@ def check_sections(config: dict[str, Any]) -> None:
         for word in place.split("."):
             section = section.get(word) if isinstance(section, dict) else None
         if section is not None and not isinstance(section, dict):
-            raise RefusedError(f"has {place}, which is no section")
+            raise RefusedError(f"has {place}, which is not a section")
         if section is not None and "_target_" not in section and place != "loss":
             raise RefusedError(f"names no class in {place}")
     activation = (config.get("head") or {}).get("activation", "relu")

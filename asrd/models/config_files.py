@@ -55,7 +55,7 @@ def check_tokenizers(config: dict[str, Any], members: frozenset[str] | None) -> 
         for key in TOKENIZER_FILES:
             value = section.get(key)
             if value is not None and not isinstance(value, str):
-                raise RefusedError(f"has {place}.{key}, which is no file's name")
+                raise RefusedError(f"has {place}.{key}, which is not a file name")
             inside = (value or "").removeprefix("nemo:").removeprefix("./")
             if (
                 value is not None

@@ -172,7 +172,9 @@ class FileDownload:
                 self.tell(now=False)
                 self.inspection.meanwhile(self.here)
         if self.total is not None and self.here < self.total:
-            raise PassingError(NetworkError(f"the hub broke off while it sent {self.entry.model}"))
+            raise PassingError(
+                NetworkError(f"the hub closed the connection while it sent {self.entry.model}")
+            )
 
     def _check_length(self) -> None:
         """Raise NetworkError where more has come than the file has."""

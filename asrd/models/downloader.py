@@ -131,7 +131,7 @@ def _translated(failed: protocol.Failed) -> AsrdError:
 def _lost(name: str, why: str) -> NetworkError:
     return NetworkError(
         f"the download of {name} broke off: {why}",
-        "try again; what has arrived is kept, and it goes on",
+        "try again; what has arrived is kept, and the download continues",
     )
 
 

@@ -120,7 +120,7 @@ def check_environment() -> None:
     if not _token().isascii():
         raise ConfigError(
             "the token for the hub has characters that no token has",
-            "hf auth login, or mend HF_TOKEN",
+            "hf auth login, or correct HF_TOKEN",
         )
 
 
@@ -179,7 +179,7 @@ def _entry(name: str, file: str) -> HubEntry:
         )
     if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"\w[\w.-]{,127}", etag):
         raise NetworkError(
-            f"what answers at {_endpoint()} is not the hub: it names no version of {name}",
+            f"the server at {_endpoint()} is not the hub: it gives no version of {name}",
             _way_out(),
         )
     return HubEntry(name, file, commit, etag, about.size)
@@ -249,7 +249,7 @@ def _translated(name: str, error: Exception) -> AsrdError | PassingError | None:
         return _offline(name)
     if isinstance(error, errors.HFValidationError):
         return ModelError(
-            f"{name!r} is no name on the hub",
+            f"{name!r} is not a name on the hub",
             nearest(name, tuple(architectures.ARCHITECTURES), "asrd models"),
         )
     if getattr(error, "response", None) is not None:
@@ -279,7 +279,7 @@ def _of_system(name: str, error: OSError) -> DiskError:
     hint = (
         f"set {cache_variable()} to a folder of yours"
         if error.errno in NO_RIGHT
-        else "look at the disk: sudo dmesg"
+        else "check the disk: sudo dmesg"
     )
     return DiskError(
         f"cannot write to the cache {models_names.cache_folder()}: {error.strerror}", hint

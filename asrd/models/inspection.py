@@ -156,6 +156,7 @@ class Inspection:
                 return bytes(found[:count])
         raise PassingError(
             NetworkError(
-                f"the hub broke off in the header of {self._entry.model}", "try again later"
+                f"the hub closed the connection in the header of {self._entry.model}",
+                "try again later",
             )
         )

@@ -29,7 +29,7 @@ from asrd.models.untrusted_yaml import RefusedError, shown
 
 MAX_CONFIG_BYTES = untrusted_yaml.MAX_BYTES
 
-HINT = "a model file must not run, read or fetch anything; get it from its publisher"
+HINT = "a model file must not run, read or fetch anything; get the file from its publisher"
 
 
 class Checked(msgspec.Struct, frozen=True):

@@ -76,7 +76,7 @@ def _check_keys(keys: Sequence[object]) -> None:
     """Refuse keys that are no texts: a thousand numbers that hash alike take as long as a
     million."""
     if not all(isinstance(key, str) for key in keys):
-        raise ValueError("a key that is no text")
+        raise ValueError("a key that is not text")
 
 
 _PLAIN: dict[int, Callable[[Any], None]] = dict(pickle._Unpickler.dispatch)
@@ -142,8 +142,8 @@ class TensorUnpickler(pickle._Unpickler):
             return self._admitted[module, name]
         named = shown(f"{module}.{name}")
         raise ModelError(
-            f"{self._path} is refused: its weights name {named}, which is no part of a tensor",
-            "a checkpoint that runs code when opened is not opened; get it from its publisher",
+            f"{self._path} is refused: its weights name {named}, which is not part of a tensor",
+            "a checkpoint that runs code when opened is not opened; get the file from its publisher",
         )
 
     def persistent_load(self, pid: Any) -> tuple[str, str]:

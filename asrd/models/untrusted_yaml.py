@@ -91,7 +91,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         for key, _ in node.value:
             number = self.construct_object(key) if key.tag == INTEGER else 0
             if not isinstance(number, int) or abs(number) > MAX_INTEGER:
-                raise RefusedError(f"has a key {shown(key.value)} that is no name")
+                raise RefusedError(f"has a key {shown(key.value)} that is not a name")
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+0123456789."))
@@ -116,7 +116,7 @@ def read(text: bytes, strict: Collection[str] = ()) -> dict[str, Any]:
         raise RefusedError(f"is larger than {MAX_BYTES >> 20} MiB")
     config = _built(text.decode())
     if not isinstance(config, dict):
-        raise RefusedError("is no mapping")
+        raise RefusedError("is not a mapping")
     resolved, resolver = {}, _Resolver(config)
     for key, value in config.items():
         lenient = isinstance(value, dict) and key not in strict
@@ -180,7 +180,7 @@ def _check_events(text: str) -> None:
 def _check_node(event: Any) -> None:
     tag = getattr(event, "tag", None)
     if tag and tag not in PLAIN_TAGS and tag != "!":
-        raise RefusedError(f"has a value of the type {shown(tag)}, which is no plain data")
+        raise RefusedError(f"has a value of the type {shown(tag)}, which is not plain data")
     if isinstance(event, yaml.ScalarEvent) and len(event.value) > MAX_SCALAR_CHARACTERS:
         raise RefusedError(f"has a value longer than {MAX_SCALAR_CHARACTERS} characters")
 
@@ -231,7 +231,7 @@ class _Resolver:
             self._count(where)
             if RESOLVER.search(text):
                 raise RefusedError(
-                    f"has {shown(text)} in {dotted(where)}, which is no entry of its own"
+                    f"has {shown(text)} in {dotted(where)}, which is not an entry of its own"
                 )
             found = INNERMOST.search(text)
             if found is None or len(text) > MAX_SCALAR_CHARACTERS:
@@ -243,7 +243,7 @@ class _Resolver:
                 return value
             if isinstance(value, dict | list):
                 raise RefusedError(
-                    f"has the reference {found.group()} in {dotted(where)}, which is no text"
+                    f"has the reference {found.group()} in {dotted(where)}, which is not text"
                 )
             text = f"{text[: found.start()]}{value}{text[found.end() :]}"
             self._characters -= len(text)
@@ -288,7 +288,7 @@ def _name(key: Any, where: tuple[Any, ...]) -> Any:
     other."""
     number = isinstance(key, int | float) and abs(key) <= MAX_INTEGER
     if not number and (not isinstance(key, str) or "${" in key):
-        raise RefusedError(f"has a key in {dotted(where) or 'its root'} that is no name")
+        raise RefusedError(f"has a key in {dotted(where) or 'its root'} that is not a name")
     return key
 
 

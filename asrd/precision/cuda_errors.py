@@ -219,7 +219,7 @@ def explain(
         why = f"{card.name} takes no further process"
         if card.mode:
             why += f" in the compute mode {card.mode}"
-        return why, "nvidia-smi shows who has it; sudo nvidia-smi -c 0 lets everybody in"
+        return why, "nvidia-smi shows the process that uses it; sudo nvidia-smi -c 0 allows several"
     if "driver combination" in text or "forward compatibility" in text:
         why = f"the driver that is loaded does not fit its library: {message}"
         return why, "restart the machine"

@@ -106,7 +106,9 @@ def _judge(card: Path) -> CardPower:
         return CardPower(card.name, state, can_sleep, detail, fix)
 
     if driver == "vfio-pci":
-        return result(state == "suspended", f"{state}; it is lent to virtual machines (vfio-pci)")
+        return result(
+            state == "suspended", f"{state}; it is assigned to virtual machines (vfio-pci)"
+        )
     if state == "suspended":
         return result(True, *_asleep(card))
     if state == "unsupported":

@@ -136,7 +136,7 @@ def reading_text(memory: Mapping[str, int | str | None]) -> str:
         "allocated": " (GPU, by torch)",
         "reserved": " (GPU, by torch)",
         "process": f" ({process})",
-        "device": " (GPU, by everybody)",
+        "device": " (GPU, all processes)",
     }
     parts: list[str] = []
     for name, note in notes.items():

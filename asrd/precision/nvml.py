@@ -19,7 +19,7 @@ LIBRARY_NOT_FOUND = 12
 """NVML's code for a library that is not there."""
 
 OPEN_PROBLEMS = {
-    4: ("this user may not use the NVIDIA driver", "ls -l /dev/nvidia*"),
+    4: ("this user has no permission to use the NVIDIA driver", "ls -l /dev/nvidia*"),
     9: (
         "the NVIDIA driver is installed and not loaded",
         "sudo modprobe nvidia; after an upgrade: restart the machine",

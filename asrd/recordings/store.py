@@ -146,12 +146,12 @@ class RecordingStore:
             file = path.open("rb")
         except OSError as error:
             raise UsageError(
-                f"recording {note.id} is gone: {error.strerror}",
+                f"recording {note.id} no longer exists: {error.strerror}",
                 "asrd recordings lists what is kept",
             ) from error
         with file:
             if not _locked(file):
-                hint = "wait until it is text, or end the other asrd"
+                hint = "wait until it is transcribed, or end the other asrd"
                 raise ClaimedError(
                     f"recording {note.id} is being recorded, or retried by another asrd", hint
                 )
@@ -369,7 +369,7 @@ def _empty(path: Path) -> bool:
 def _claimed_already(note: RecordingInfo) -> ClaimedError:
     """Return the error for a recording that this process retries."""
     return ClaimedError(
-        f"recording {note.id} is being retried already", "asrd recordings says what became of it"
+        f"recording {note.id} is being retried already", "asrd recordings shows its state"
     )
 
 

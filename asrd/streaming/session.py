@@ -62,7 +62,7 @@ class StreamingSession:
         self.compute = 0.0
         """Seconds that the worker took for all answers."""
         self.doubted = 0
-        """Words that were heard where hardly anybody spoke, and are not believed."""
+        """Words that were heard where hardly anybody spoke, and are not accepted."""
         self.strategy = ""
         """The one that answered last, which need not be the one that was asked for; "" while none
         was asked."""

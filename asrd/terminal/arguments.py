@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from asrd.errors import UsageError, nearest
 from asrd.terminal.output import complain, one_line, tell_renamed
 
-NUMBERS = {"int": "no whole number", "float": "no number"}
+NUMBERS = {"int": "not a whole number", "float": "not a number"}
 """Type of an argument -> what a wrong value is."""
 
 MIN_LIKENESS = 0.7

@@ -68,11 +68,11 @@ def parse(text: str, unit: str) -> float:
         spelling = match[2] or unit
         # "1h 30" does not say what the 30 are.
         if spelling not in UNITS or (not match[2] and (parts or rest[match.end() :])):
-            raise ValueError(f"{text!r} is no span of time")
+            raise ValueError(f"{text!r} is not a span of time")
         seconds += _number(match[1]) * SECONDS[UNITS[spelling]]
         rest, parts = rest[match.end() :], parts + 1
     if rest or not parts or seconds > MAX_SECONDS:
-        raise ValueError(f"{text!r} is no span of time")
+        raise ValueError(f"{text!r} is not a span of time")
     # Without the detour through seconds where none was needed: 0.1 minutes stay 0.1.
     bare = PART.fullmatch(text.strip().lower())
     if bare and not bare[2]:
@@ -91,7 +91,7 @@ def seconds_argument(text: str) -> float:
         return parse(text, "s")
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no span of time; for example 2, 2s or 1.5min"
+            f"{text!r} is not a span of time; for example 2, 2s or 1.5min"
         ) from error
 
 

@@ -74,7 +74,7 @@ def from_json(data: bytes) -> Any:
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"{number} is no number of JSON")
+        raise ValueError(f"{number} is not a number in JSON")
     return value
 
 

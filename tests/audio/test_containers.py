@@ -224,7 +224,7 @@ def test_bad_files_before_good_ones_are_a_line_each(run: Any) -> None:
     _, done, folder = run
     for name in ("nan.wav", "empty.wav"):
         [line] = [line for line in done.stderr.splitlines() if f"{folder / name}:" in line]
-        assert "holds no sound" in line
+        assert "holds no audio" in line
 
 
 def test_a_line_break_in_a_name_breaks_no_line(run: Any) -> None:
@@ -263,7 +263,7 @@ def test_a_daemon_says_the_same_of_a_file(daemon: Start, tmp_path: Path) -> None
     out, errors = verb.communicate(timeout=60)
     assert verb.returncode == 65, errors
     told = {Path(line["path"]).name: line for line in map(json.loads, out.splitlines())}
-    assert "nan.wav: holds no sound" in errors
+    assert "nan.wav: holds no audio" in errors
     assert told.keys() == {Path(name).name for name in names[1:]}
     for member in incomplete(SOUND)[:8]:
         assert told[member.name]["complete"] is False
@@ -279,9 +279,9 @@ PLAYED = {
     "nan.wav": (
         encoded(np.full(4000, np.nan, np.float32), format="WAV", subtype="FLOAT"),
         65,
-        "holds no sound",
+        "holds no audio",
     ),
-    "text.wav": (b"no sound" * 99, 65, "is not a sound file"),
+    "text.wav": (b"no sound" * 99, 65, "is not an audio file"),
     "cut.wav": (encoded(SOUND[:16_000], format="WAV")[:16_000], 65, "is cut short"),
     "cut.flac": (encoded(SOUND[:16_000], format="FLAC")[:9_000], 65, "is cut short"),
 }
@@ -319,7 +319,7 @@ def test_a_manifest_leaves_out_what_cannot_be_read(tmp_path: Path) -> None:
     clips, skipped = manifest.read(tmp_path / "m.jsonl")
     assert len(clips) == 4
     assert [(one.line, one.reason.partition(": ")[2]) for one in skipped] == [
-        (3, "holds no sound"), (4, "is not a sound file that can be read"),
+        (3, "holds no audio"), (4, "is not an audio file that can be read"),
     ]  # fmt: skip
 
 

@@ -174,5 +174,5 @@ def test_damaged_blocks_of_a_sample_dump_print_nothing(seed: int, tmp_path: Path
     for block in random.integers(1, len(content) // 127, size=5):
         content[21 + 127 * (int(block) - 1)] ^= int(random.integers(1, 256))
     path.write_bytes(content)
-    with pytest.raises(AudioError, match="is not a sound file"):
+    with pytest.raises(AudioError, match="is not an audio file"):
         SoundFile(path)

@@ -28,12 +28,12 @@ def write(path: Path, samples: np.ndarray, rate: int = 16_000, **kind: str) -> P
 
 
 def refused(path: Path | str) -> AudioError:
-    """Return the error of a file, which must be one of ours, with one sentence that begins with the
+    """Return the error of a file, which must be one of ours, with one sentence that has the
     name."""
     with pytest.raises(AsrdError) as caught:
         files.read(path)
     error = caught.value
-    assert error.message.startswith(f"{path}: ")
+    assert str(path) in error.message
     assert "\n" not in error.message
     assert type(error) is AudioError
     return error
@@ -157,7 +157,7 @@ def test_folder_and_device_are_not_files(tmp_path: Path) -> None:
 def test_file_without_the_right_to_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", tone(0.1))
     path.chmod(0)
-    assert "may not be read" in refused(path).message
+    assert "permission denied" in refused(path).message
 
 
 @pytest.mark.parametrize(
@@ -180,12 +180,12 @@ def test_what_is_no_sound(tmp_path: Path, name: str, content: bytes) -> None:
 
 
 def test_header_without_samples(tmp_path: Path) -> None:
-    assert "no sound" in refused(write(tmp_path / "a.wav", tone(0))).message
+    assert "no audio" in refused(write(tmp_path / "a.wav", tone(0))).message
 
 
 def test_header_with_a_mad_rate(tmp_path: Path) -> None:
     assert (
-        "2000000000 samples a second"
+        "2000000000 samples per second"
         in refused(write(tmp_path / "a.wav", tone(0.1), 2_000_000_000)).message
     )
 
@@ -265,7 +265,7 @@ def test_standard_input_as_a_file_and_as_a_pipe(tmp_path: Path, kind: str) -> No
 
 def test_standard_input_that_is_closed_or_empty() -> None:
     assert "standard input: is closed" in piped(None, "import os; os.close(0)\n" + COUNT).stderr
-    assert "standard input: is not a sound file" in piped(subprocess.DEVNULL).stderr
+    assert "standard input: is not an audio file" in piped(subprocess.DEVNULL).stderr
 
 
 def test_named_pipe(tmp_path: Path) -> None:

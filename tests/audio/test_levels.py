@@ -93,7 +93,7 @@ def test_no_recording_that_is_too_soft_goes_without_a_warning(clip: int, dbfs: f
     assert found.kind in ("quiet", "silent"), found
     assert found.kind == "silent" or found.advised_db >= 25
     quiet_room = judge(measured(noise(3, 1e-4)))
-    assert not quiet_room.problem, "where nobody was to speak, a soft sound is no fault"
+    assert not quiet_room.problem, "where nobody was to speak, a soft sound is not a fault"
 
 
 def test_an_hour_takes_the_memory_of_a_second() -> None:
@@ -114,7 +114,7 @@ def test_the_noise_is_what_lies_between() -> None:
 
 
 REPLIES = {
-    (None, None, ""): "mic: too short to tell",
+    (None, None, ""): "mic: too short to measure",
     (None, -87.0, ""): "mic: no speech, -87 dBFS",
     (-24.2, None, ""): "mic: speech at -24 dBFS",
     (-24.2, -70.0, ""): "mic: speech at -24 dBFS, -70 dBFS between",

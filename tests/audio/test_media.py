@@ -246,7 +246,7 @@ def test_of_several_tracks_the_default_one_is_heard_with_a_word(
     assert np.abs(sound).max() > 0.05, "the silent track was taken"
     [word] = caplog.messages
     assert word.endswith(
-        "two.mkv: has 2 sound tracks, of which the one marked as default, or the first, is used"
+        "two.mkv: has 2 audio tracks, of which the one marked as default, or the first, is used"
     )
 
 
@@ -268,12 +268,12 @@ def test_what_names_other_files_is_refused(
     monkeypatch.setattr(media, "backend", lambda: backend)
     path = tmp_path / name
     path.write_text(PLAYLISTS[name].format(path=files / "a.ts"))
-    with pytest.raises(AudioError, match="is not a sound file that can be read"):
+    with pytest.raises(AudioError, match="is not an audio file that can be read"):
         SoundFile(path)
 
 
 def test_pictures_without_sound_are_one_sentence(files: Path) -> None:
-    with pytest.raises(AudioError, match="has no sound in it"):
+    with pytest.raises(AudioError, match="has no audio in it"):
         SoundFile(files / "mute.mp4")
 
 
@@ -281,7 +281,7 @@ def test_without_a_decoder_one_sentence_says_what_to_install(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(media, "backend", lambda: "")
-    with pytest.raises(AudioError, match="is not a sound file that libsndfile can read") as caught:
+    with pytest.raises(AudioError, match="is not an audio file that libsndfile can read") as caught:
         SoundFile(files / "a.m4a")
     assert "asrd[media]" in caught.value.hint
     assert "install ffmpeg" in caught.value.hint
@@ -352,7 +352,7 @@ def test_the_verb_reads_media_files_and_leaves_out_bad_ones(files: Path, tmp_pat
     found: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 65
     assert [line.partition(": ")[2].partition(": ")[2][:24] for line in done.stderr.splitlines()] == [
-        "has no sound in it (it i", "is not a sound file that"
+        "has no audio in it (it i", "is not an audio file that"
     ]  # fmt: skip
     assert len(found) == 1
     assert jiwer.wer(CLIP["text"], found[0]["text"]) <= 0.35

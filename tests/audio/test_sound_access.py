@@ -47,9 +47,9 @@ STATES: dict[str, tuple[Facts, str, str]] = {
     "server, card without a source": (
         msgspec.structs.replace(SEEN, cards=1, dummy=True), "the kernel has a device that records", "pactl list cards"),
     "server, card of nobody": (
-        msgspec.structs.replace(SEEN, cards=1, locked=True), "may not open the sound card", "usermod -aG audio"),
+        msgspec.structs.replace(SEEN, cards=1, locked=True), "permission to open the sound card", "usermod -aG audio"),
     "server, no pactl": (msgspec.structs.replace(SEEN, pactl=False), "pactl is missing", "sudo "),
-    "server refuses": (msgspec.structs.replace(UP, refused=True), "lets asrd ask nothing", "pactl info"),
+    "server refuses": (msgspec.structs.replace(UP, refused=True), "refuses requests", "pactl info"),
     "no variable, server there": (
         Facts(runtime="", usual=True), "XDG_RUNTIME_DIR is not set", "export XDG_RUNTIME_DIR=/run/user/$(id -u)"),
     "no variable, no session": (Facts(runtime=""), "XDG_RUNTIME_DIR is not set", "loginctl enable-linger"),
@@ -66,7 +66,7 @@ STATES: dict[str, tuple[Facts, str, str]] = {
     "server installed, not running": (Facts(installed=("pipewire",)), "no sound server runs", "restart pipewire"),
     "PulseAudio installed, not running": (
         Facts(installed=("pulseaudio",)), "no sound server runs", "pulseaudio --start"),
-    "card of nobody, no server": (Facts(cards=1, locked=True), "may not open it", "usermod -aG audio"),
+    "card of nobody, no server": (Facts(cards=1, locked=True), "no permission to open it", "usermod -aG audio"),
     "card that is taken": (
         Facts(cards=1, installed=("pipewire",)), "another program may hold the sound card", "restart pipewire"),
     "card, no server at all": (Facts(cards=1), "PortAudio cannot open", "fuser -v /dev/snd/*"),

@@ -389,7 +389,7 @@ def test_a_file_can_be_left_and_played_again(tmp_path: Path) -> None:
         assert len(again.sound) == 4800
         path.unlink()
         gone = await played_out(Heard(heard.source))
-        assert gone.told == [(os.fspath(path), f"{path}: there is no such file", True)]
+        assert gone.told == [(os.fspath(path), f"no such file: {path}", True)]
 
     asyncio.run(story())
 
@@ -398,7 +398,7 @@ def test_a_file_of_nothing_usable_says_so_and_ends(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(1600, np.nan, np.float32), 16_000, subtype="FLOAT")
     heard = asyncio.run(played_out(Heard(PlayedFile(path))))
-    assert heard.told == [(os.fspath(path), f"{path}: holds no sound", True)]
+    assert heard.told == [(os.fspath(path), f"{path}: holds no audio", True)]
 
 
 # Pipes
@@ -1248,7 +1248,7 @@ def test_devices_says_how_loud_the_chosen_one_is(server: SoundServer) -> None:
             lambda: listed(server).splitlines(), lambda lines: lines[-2].startswith(is_quiet)
         )
     assert [line for line in said if line.startswith("*") and "50 %" in line]
-    silent = "Monitor of Quiet delivers nothing but silence now"
+    silent = "Monitor of Quiet delivers only silence now"
     asked_until(lambda: listed(server).splitlines(), lambda lines: lines[-2] == silent)
     assert "Quiet: " not in listed(server, "--no-level")
     fix = devices.volume_fix("nobody", -10)

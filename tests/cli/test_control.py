@@ -219,7 +219,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
         "dangling": lambda: where.symlink_to(tmp_path / "nowhere"),
     }
     make[kind]()
-    with pytest.raises(SocketError, match="is no socket"):
+    with pytest.raises(SocketError, match="is not a socket"):
         listen(at(tmp_path))
     assert [entry.name for entry in tmp_path.iterdir()] == ["c.sock"]
 
@@ -387,7 +387,7 @@ def test_a_daemon_that_hangs_does_not_hang_the_key(
                 waiting.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
                     waiting.connect(os.fspath(tmp_path / "c.sock"))
-        said = "gives no answer" if accepts else "too many clients wait"
+        said = "does not answer" if accepts else "too many clients wait"
         with pytest.raises(ControlError if accepts else BusyError, match=said):
             next(ask(at(tmp_path), verb="toggle"))
 
@@ -555,7 +555,9 @@ def test_start_wait_prints_the_text_and_nothing_else(
         assert verb("start", at(tmp_path), "--wait", "--silence", "1.5") == code
     assert asked == [{"verb": "start", "wait": True, "silence": 1.5}]
     out, err = capsys.readouterr()
-    assert (out, err) == ((f"{text}\n", "") if text else ("", "asrd: no word was heard in 2.0 s\n"))
+    assert (out, err) == (
+        (f"{text}\n", "") if text else ("", "asrd: no words were recognized in 2.0 s\n")
+    )
 
 
 def test_use_last_and_retry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -580,7 +582,7 @@ def test_takes_are_listed_without_a_daemon(
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", os.fspath(tmp_path))
     assert verb("recordings", at(tmp_path)) == 0
-    assert capsys.readouterr().out == "no recording is kept\n"
+    assert capsys.readouterr().out == "no recordings are kept\n"
     spool = RecordingStore(tmp_path / "asrd" / "takes")
     take = spool.begin()
     take.append(bytes(4 * 24_000))

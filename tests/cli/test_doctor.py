@@ -51,7 +51,7 @@ def test_what_is_missing_is_named_with_what_helps() -> None:
     assert "level" not in here, "where there is no microphone, that is said once"
     assert (here["type"].works, here["type"].needed) == (False, True)
     assert "asrd service install --now" in here["daemon"].fix
-    assert here["takes"].works
+    assert here["recordings"].works
     assert here["scratch"].detail.startswith(("/var/tmp", os.environ.get("TMPDIR", "/var/tmp")))
     assert here["scratch"].works
     assert re.search(r"a start of demo\S* unpacks 0 MiB there$", here["scratch"].detail)
@@ -93,7 +93,7 @@ def test_each_card_is_told_with_the_torch_that_is_to_use_it(driver: Path) -> Non
     ("environment", "said", "helps"),
     [
         ({"FAKE_INIT": "18"}, "upgraded while the old one is still loaded", "restart"),
-        ({"FAKE_INIT": "4"}, "may not use the NVIDIA driver", "ls -l"),
+        ({"FAKE_INIT": "4"}, "no permission to use the NVIDIA driver", "ls -l"),
         ({"FAKE_LOST": "1"}, "card 1 does not answer", "nvidia-smi"),
         (
             {"FAKE_GPUS": "A100:8.0:40960:40000", "FAKE_MIG": "0:"},
@@ -144,24 +144,24 @@ def test_only_what_these_settings_need_is_needed() -> None:
     (False, 8 << 30, "takes cannot be written", "XDG_STATE_HOME"),
     (False, 400 << 20, "takes cannot be written", "XDG_STATE_HOME"),
 ])  # fmt: skip
-def test_a_folder_for_takes_without_room_is_told_from_one_that_cannot_be_written(
+def test_a_folder_without_room_is_distinguished_from_one_that_cannot_be_written(
     writable: bool, free: int, said: str, helps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=free))
     monkeypatch.setattr(doctor.os, "access", lambda path, mode: writable)
-    takes = found()["takes"]
-    assert not takes.works
-    assert said in takes.detail
-    assert helps in takes.fix
-    assert ("make room" in takes.fix) is writable
+    recordings = found()["recordings"]
+    assert not recordings.works
+    assert said in recordings.detail
+    assert helps in recordings.fix
+    assert ("make room" in recordings.fix) is writable
 
 
 def test_a_model_that_is_not_there_hides_nothing_else() -> None:
     here = found(model="/nowhere/x.nemo")
     assert (here["model"].works, here["model"].needed) == (False, True)
     assert "/nowhere/x.nemo" in here["model"].detail
-    assert {"takes", "journal", "user manager"} <= here.keys()
+    assert {"recordings", "journal", "user manager"} <= here.keys()
 
 
 def test_without_a_place_for_the_socket_the_rest_is_still_told(

@@ -230,12 +230,12 @@ def test_what_cannot_be_read_is_one_line_each_and_the_rest_goes_on(run: Run) -> 
         name: [line for line in lines if name in line]
         for name in ("absent", "all-nan", "text", "some-nan")
     }
-    assert told["absent"] == [f"asrd: {run.folder}/absent.wav: there is no such file"]
+    assert told["absent"] == [f"asrd: no such file: {run.folder}/absent.wav"]
     assert [
-        line.startswith(f"asrd: {run.folder}/text.wav: is not a sound file")
+        line.startswith(f"asrd: {run.folder}/text.wav: is not an audio file")
         for line in told["text"]
     ] == [True]
-    assert "holds no sound (not one of its samples" in told["all-nan"][0]
+    assert "holds no audio (not one of its samples" in told["all-nan"][0]
     assert "50 samples" in told["some-nan"][0]
     assert len(lines) == 4, lines
     for name in ("silence.wav", "tone.wav", "short.wav"):
@@ -299,7 +299,8 @@ def test_a_missing_file_alone_starts_no_worker(tmp_path: Path) -> None:
     done = program(str(tmp_path / "gone.wav"), "--model", "demo-ctc")
     assert done.returncode == 65
     assert done.stdout == ""
-    assert "gone.wav: there is no such file" in done.stderr
+    assert "no such file: " in done.stderr
+    assert "gone.wav" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 30
 

@@ -609,7 +609,7 @@ def test_a_silent_client_is_told_and_dropped(
         writer.write(data)
         async with asyncio.timeout(IN_TIME):
             (reply,) = map(json.loads, (await reader.read()).splitlines())
-        assert reply["error"] == "nothing was asked within 0.1 s"
+        assert reply["error"] == "no request came within 0.1 s"
         writer.close()
 
     run(tmp_path, go)

@@ -164,9 +164,10 @@ LAST: dict[str, tuple[DictationResult, bool, int, str, str, str]] = {
     "a text, and one to come": (
         DictationResult("a", "words", "delivered"), False, 1, "", "",
         "1 recording is still being transcribed; asrd last --wait"),
-    "two to come": (EMPTY, False, 2, "", "nothing was said", "2 recordings are still being transcribed;"),
+    "two to come": (EMPTY, False, 2, "", "there was no recording", "2 recordings are still being transcribed;"),
     "one to come, model loads": (
-        EMPTY, False, 1, "import", "nothing was said", "transcribed (the worker imports the model's code); asrd last"),
+        EMPTY, False, 1, "import", "there was no recording",
+        "transcribed (the worker imports the model's code); asrd last"),
     "a text that no sink took": (
         DictationResult("a", "words", "kept", "type: no"), False, 0, "", "",
         "the text was not delivered: type: no; asrd retry"),
@@ -180,7 +181,7 @@ LAST: dict[str, tuple[DictationResult, bool, int, str, str, str]] = {
         DictationResult("a", "", "empty", seconds=3.21), False, 0, "",
         "recognized in the last recording, 3.2 s", ""),
     "no sound": (DictationResult("a", "", "empty"), False, 0, "", "no sound came in during the last recording", ""),
-    "nothing at all": (EMPTY, False, 0, "", "nothing was said since the daemon started", ""),
+    "nothing at all": (EMPTY, False, 0, "", "there was no recording since the daemon started", ""),
 }  # fmt: skip
 """State -> the last result, a recording going on, how many are transcribed, what loads; why no
 text; the note."""
@@ -412,7 +413,7 @@ def test_a_hint_is_taken_off_as_it_was_put_on() -> None:
 
 WRONG = {
     ("retry", "nope"): (2, "there is no recording 'nope'"),
-    ("retry", "--all", "x"): (2, "takes no name"),
+    ("retry", "--all", "x"): (2, "takes no recording name"),
     ("use", "quickly"): (78, "quickly"),
     ("use", "fp17"): (78, "fp17"),
     ("use", "haalf"): (78, "haalf"),
@@ -458,7 +459,7 @@ def test_last_waits_for_what_is_still_transcribed(daemon: Start) -> None:
     nothing = one.verb("last")
     out, err = nothing.communicate(timeout=20)
     assert (nothing.returncode, out) == (1, "")
-    assert "nothing was said since the daemon started" in err
+    assert "there was no recording since the daemon started" in err
     one.speak()
     one.ask(verb="stop")
     early = one.verb("last")
@@ -629,7 +630,7 @@ def test_a_file_on_a_pipe_ends_with_its_sentence(daemon: Start, name: str, at_on
         process.stdin.flush()
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (65, b"")
-    assert f"standard input: is {FILES[name][1]}, and not raw sound".encode() in err
+    assert f"standard input: is {FILES[name][1]}, and not raw audio".encode() in err
     assert b"asrd transcribe -" in err
     assert not (one.home / "started").exists(), "no worker was started for it"
 
@@ -682,7 +683,7 @@ def test_a_download_that_was_broken_off_is_shown(tmp_path: Path) -> None:
         "COLUMNS": "200",
         "XDG_RUNTIME_DIR": os.fspath(tmp_path),
     }
-    said = "2.5 MB of someone/large are kept; the next download goes on from there"
+    said = "2.5 MB of someone/large are kept; the next download continues from there"
     for words in (["models"], ["doctor", "--model", "someone/large"]):
         done = subprocess.run(
             [sys.executable, "-m", "asrd", *words],

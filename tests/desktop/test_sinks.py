@@ -115,7 +115,7 @@ def test_a_reader_that_stalls_is_an_error_and_blocks_nobody(
                 await asyncio.sleep(0)
 
         running = asyncio.create_task(others())
-        with pytest.raises(SinkError, match="nobody has read"):
+        with pytest.raises(SinkError, match="no program has read"):
             await sinks.StdoutSink(limit=0.1).deliver(SECRET * 10_000)
         running.cancel()
         return turns

@@ -727,9 +727,9 @@ async def test_at_the_very_end_everything_that_is_not_text_is_kept(
         one.say()
         going_on = one.begin()
         push(going_on, SAID)
-        one.transcriber.abandon("told twice to end")
+        one.transcriber.abandon("asked twice to end")
         assert [(note.reason, note.seconds) for note in one.spool.waiting()] == 2 * [
-            ("told twice to end", pytest.approx(len(SAID) / 16_000))
+            ("asked twice to end", pytest.approx(len(SAID) / 16_000))
         ]
 
 

@@ -279,7 +279,7 @@ def test_a_language_that_the_model_has_not_is_told_before_it_is_loaded(
     settings = Settings(model=model, **{key: code})  # type: ignore[arg-type]
     with caplog.at_level("WARNING", "asrd"):
         if SPOKEN[asked] == "refused":
-            with pytest.raises(ConfigError, match="is no language of this model") as caught:
+            with pytest.raises(ConfigError, match="is not a language of this model") as caught:
                 model_facts.check_languages(settings)
             assert caught.value.hint.startswith(f'write {key} = "en"')
         else:

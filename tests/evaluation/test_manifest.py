@@ -77,7 +77,7 @@ def test_offset_and_duration_cut(folder: Path) -> None:
         ({"audio_filepath": "two.flac", "text": 7}, "`str`"),
         ({"audio_filepath": "two.flac", "text": "x", "offset": "1"}, "offset"),
         ({"audio_filepath": "none.flac", "text": "x"}, "none.flac"),
-        ({"audio_filepath": "manifest.jsonl", "text": "x"}, "not a sound file"),
+        ({"audio_filepath": "manifest.jsonl", "text": "x"}, "not an audio file"),
         ({"audio_filepath": ".", "text": "x"}, "directory"),
         ({"audio_filepath": "-", "text": "x"}, "/-"),
         ({"audio_filepath": "two\u0000.flac", "text": "x"}, ""),

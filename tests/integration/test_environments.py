@@ -241,7 +241,7 @@ compare._write(Path.home() / "report.html", b"<html>")
 systemctl.has_user_manager, systemd_units.program = lambda: False, lambda: ["/usr/bin/asrd"]
 service.service(Args(act="install", unit=None, now=False), Settings())
 kept = store.RecordingStore(store.folder()); one = kept.begin()
-one.append(bytes(64_000)); kept.failed(one, "why")
+one.append(bytes(64_000)); kept.keep_for_retry(one, "why")
 """
 
 

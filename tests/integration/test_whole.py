@@ -145,7 +145,7 @@ def test_press_speak_press_and_the_words_are_in_the_window(desktop: UserSession)
         assert heard.endswith(" "), "so that the next dictation does not touch it"
         assert jiwer.wer(clip["text"], heard) <= 0.25, heard
     assert json.loads(asrd(desktop, "last", "--json"))["outcome"] == "delivered"
-    assert asrd(desktop, "recordings") == "no recording is kept\n"
+    assert asrd(desktop, "recordings") == "no recordings are kept\n"
 
 
 def test_the_journal_has_the_figures_and_never_the_words(desktop: UserSession) -> None:

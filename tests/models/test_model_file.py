@@ -192,9 +192,9 @@ def test_an_instruction_of_hydras_is_refused(key: str, place: str, bases: Any) -
         ({"cls": "os.system"}, "names os.system in _target_"),
         ({"params": {"_target_": "os.system"}}, "names os.system in _target_"),
         ({"params": {"encoder": {"_target_": "os.system"}}}, "names os.system in encoder._target_"),
-        ({"encoder": "os.system"}, "has encoder, which is no section"),
+        ({"encoder": "os.system"}, "has encoder, which is not a section"),
         ({"encoder": {"n_layers": 2}}, "names no class in encoder"),
-        ({"tokenizer": {"type": "bpe", "custom_tokenizer": "x"}}, "has tokenizer.custom_tokenizer, which is no sec"),
+        ({"tokenizer": {"type": "bpe", "custom_tokenizer": "x"}}, "has tokenizer.custom_tokenizer, which is not a sec"),
     ],
 )  # fmt: skip
 def test_the_target_of_the_whole_file(change: Config, said: str, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ CIRCLES = {
     "${x}": "in a circle", "${encoder}": "in a circle", "${.}": "cannot be resolved", "${nowhere}": "leads to nothing",
     "${encoder.nowhere}": "leads to nothing", "${decoder.vocabulary.99999}": "leads to nothing", "${": "cannot be res",
     "${a b}": "cannot be resolved", "\\${encoder.d_model}": "escaped reference", "${}": "cannot be resolved",
-    "a ${decoder} b": "which is no text", "${sample_rate.x}": "leads to nothing", "${x.y}": "in a circle",
+    "a ${decoder} b": "which is not text", "${sample_rate.x}": "leads to nothing", "${x.y}": "in a circle",
 }  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def test_a_resolver_is_refused_and_named(text: str, place: str, bases: Any) -> N
     config = copy.deepcopy(bases["demo-ctc"][0]) | {"a": "b", "d": "$"}
     at(config, place, text)
     message = refusal(yaml.safe_dump(config).encode(), bases["demo-ctc"])
-    assert f" in {place}, which is no entry of its own" in message
+    assert f" in {place}, which is not an entry of its own" in message
 
 
 @pytest.mark.parametrize(("text", "said"), CIRCLES.items())
@@ -354,12 +354,12 @@ def bombs() -> Iterator[tuple[str, bytes, str]]:
     yield "a large number", b"a: 0x" + b"f" * 1000, "more than 64 bits"
     yield "a key twice", b"a: 1\na: 2", "the entry a twice"
     yield "a mapping as key", b"? {a: 1}\n: 2", "no YAML"
-    yield "a reference as key", b"a: {'${b}': 1}\nb: 2", "a key in a that is no name"
-    yield "no mapping", b"- a", "is no mapping"
-    yield "nothing", b"", "is no mapping"
+    yield "a reference as key", b"a: {'${b}': 1}\nb: 2", "a key in a that is not a name"
+    yield "no mapping", b"- a", "is not a mapping"
+    yield "nothing", b"", "is not a mapping"
     yield "no text", b"\xff\xfe\x00", "no YAML"
     for tag in TAGS:
-        yield tag, f"a: {tag}".encode(), "which is no plain data"
+        yield tag, f"a: {tag}".encode(), "which is not plain data"
 
 
 @pytest.mark.parametrize(("name", "text", "said"), list(bombs()))
@@ -475,7 +475,7 @@ def test_a_tokenizer_is_read_from_the_archive_alone(bases: Any) -> None:
         at(config, "tokenizer.model_path", value)
         message = refusal(yaml.safe_dump(config).encode(), bases["demo-ctc"])
         assert (
-            "which the model file does not hold" in message or "which is no file's name" in message
+            "which the model file does not hold" in message or "which is not a file name" in message
         )
 
 

@@ -50,12 +50,12 @@ def configs() -> Iterator[tuple[str, Callable[[], str], str]]:
     yield (
         "keys that hash alike",
         lambda: "".join(f"{n}: 1\n" for n in numbers(40_000)),
-        "that is no name",
+        "that is not a name",
     )
     yield (
         "keys of a merge",
         lambda: "<<: {" + ", ".join(f"{n}: 1" for n in numbers(40_000)) + "}",
-        "that is no name",
+        "that is not a name",
     )
     yield (
         "a list in many entries",
@@ -107,7 +107,7 @@ def configs() -> Iterator[tuple[str, Callable[[], str], str]]:
 
 def pickles() -> Iterator[tuple[str, Callable[[], bytes], str]]:
     """Yield a name, a description of weights, and what is said of it."""
-    long, foreign, key = "more than 4 MiB", "torch does not write", "a key that is no text"
+    long, foreign, key = "more than 4 MiB", "torch does not write", "a key that is not text"
     few = numbers(40_000)
     items = [b"\x8a\x0c" + number.to_bytes(12, "little") + b"N" for number in few]
     pair = b"]" + b"".join(b"]\x8a\x0c" + number.to_bytes(12, "little") + b"aNaa" for number in few)

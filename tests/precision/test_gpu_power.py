@@ -194,13 +194,13 @@ def test_doctor_asks_no_card_that_sleeps_unless_it_is_told_to(
         True,
         f"{GPU} is {gpu_power.survey()[0].detail}",
     )
-    assert "is not asked" in here["gpu asked"].detail
+    assert "does not query it" in here["gpu asked"].detail
     assert here["gpu asked"].fix == "asrd doctor --wake"
     assert "gpu" not in here
     assert here["model"].works
     assert asked == []
     woken = of_gpu(Settings(model="demo"), wake=True)
-    assert "was woken" in woken["gpu asked"].detail
+    assert "this check woke it" in woken["gpu asked"].detail
     assert "gpu" in woken
     assert asked
 

@@ -129,7 +129,7 @@ WHY = "print(json.dumps([nvml.nvml_problem(), msgspec.to_builtins(gpus.gpus())])
 @pytest.mark.parametrize(
     ("code", "said", "helps"),
     [
-        ("4", "may not use", "/dev/nvidia"),
+        ("4", "no permission to use", "/dev/nvidia"),
         ("9", "not loaded", "modprobe"),
         ("18", "upgraded while", "restart the machine"),
         ("999", "cannot be opened", "nvidia-smi"),

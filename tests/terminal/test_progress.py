@@ -92,7 +92,7 @@ def test_a_download_that_fails_is_not_told_as_one_that_came() -> None:
         raise KeyboardInterrupt
     assert stream.getvalue().splitlines() == [
         "asrd: downloading someone/tiny: 0.0 MB of 5.0 MB",
-        "asrd: 0.0 MB of 5.0 MB of someone/tiny are kept; the next download goes on from there",
+        "asrd: 0.0 MB of 5.0 MB of someone/tiny are kept; the next download continues from there",
     ]
 
 

@@ -46,7 +46,7 @@ def test_a_span_may_have_a_unit_in_every_setting_that_is_one(
 def test_what_is_no_span_is_refused_in_one_sentence(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ValueError, match="no span"):
+    with pytest.raises(ValueError, match="not a span"):
         durations.parse(text, "min")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("ASRD_IDLE", text)
@@ -54,7 +54,7 @@ def test_what_is_no_span_is_refused_in_one_sentence(
     assert len(capsys.readouterr().err.splitlines()) == 2
     monkeypatch.delenv("ASRD_IDLE")
     assert main.main(["start", f"--seconds={text}"]) == 2
-    assert "no span of time" in capsys.readouterr().err
+    assert "not a span of time" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -120,7 +120,8 @@ def test_every_name_is_opened_and_shown_by_the_real_worker(clips: bytes) -> None
     assert {one["path"] for one in lines} == {shown for _, _, shown in members()}
     assert len({one["text"] for one in lines}) == 1
     assert lines[0]["text"]
-    assert b"\\xe9absent\\u000a: there is no such file" in done.stderr
+    assert b"no such file: " in done.stderr
+    assert b"\\xe9absent\\u000a" in done.stderr
     assert done.returncode == 65
 
 
@@ -142,7 +143,7 @@ def test_every_name_is_the_same_with_a_daemon(clips: bytes, daemon: Start) -> No
     ]
     absent = asked("transcribe", b"\xe9.wav", "--words", cwd=clips, **variables)
     assert (absent.returncode, absent.stdout) == (65, b"")
-    assert absent.stderr.startswith(b"asrd: \\xe9.wav: there is no such file")
+    assert absent.stderr.startswith(b"asrd: no such file: \\xe9.wav")
     for locale in locales(one.home):
         done = asked("transcribe", "--json", "--", *names, cwd=clips, **variables, **locale)
         assert [opened(each) for each in map(json.loads, done.stdout.splitlines())] == names, (
@@ -214,7 +215,8 @@ def test_a_manifest_names_files_by_their_bytes_or_by_pythons_escapes(clips: byte
     path.write_bytes(line(b"\xe9", b"caf\xe9") + b"\n" + line(b"\xe9absent") + b"\n")
     reasons = [one.reason for one in manifest.read(path)[1]]
     assert "its text is not UTF-8" in reasons[0]
-    assert reasons[1].endswith(r"\xe9absent: there is no such file")
+    assert reasons[1].startswith("no such file: ")
+    assert reasons[1].endswith(r"\xe9absent")
 
 
 def line(name: bytes, text: bytes = b"x") -> bytes:

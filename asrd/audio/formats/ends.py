@@ -29,7 +29,7 @@ MAX_PARTS = 10_000
 CUT_FLAW, UNFINISHED_FLAW, SURPLUS_FLAW = (
     "is cut short",
     "has an unfinished header",
-    "has more sound than its header says",
+    "has more audio than its header says",
 )
 
 FILE_START = re.compile(

@@ -76,7 +76,7 @@ def open_media(name: str, descriptor: int) -> Media:
     or none is here."""
     chosen = backend()
     if not chosen:
-        raise AudioError(f"{name}: is not a sound file that libsndfile can read", INSTALL_HINT)
+        raise AudioError(f"{name}: is not an audio file that libsndfile can read", INSTALL_HINT)
     return Media(name, descriptor, chosen)
 
 
@@ -158,7 +158,7 @@ class Media:
         head: dict[str, Any] = json.loads(line)
         if head["error"] == "no sound":
             raise AudioError(
-                f"{self.name}: has no sound in it", "it is a file of pictures or video only"
+                f"{self.name}: has no audio in it", "it is a file of pictures or video only"
             )
         if head["error"]:
             self._wait()
@@ -217,7 +217,7 @@ class Media:
         that."""
         why = decoder_messages.plain(said)
         hint = READS_HINT if why == decoder_messages.DAMAGED_REASON else f"{READS_HINT}; {why}"
-        return AudioError(f"{self.name}: is not a sound file that can be read", hint)
+        return AudioError(f"{self.name}: is not an audio file that can be read", hint)
 
     def _lines(self) -> list[str]:
         """Return what the library said, without its addresses."""

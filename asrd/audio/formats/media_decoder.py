@@ -109,7 +109,7 @@ def _piped_asf() -> tuple[int, int]:
 
 def _note(count: int) -> str:
     return (
-        f"has {count} sound tracks, of which the one marked as default, or the first, is used"
+        f"has {count} audio tracks, of which the one marked as default, or the first, is used"
         if count > 1
         else ""
     )

@@ -1,4 +1,5 @@
-"""The verbs that tell: readable at 100 columns, exact in JSON, plain in a pipe, light to import."""
+"""The verbs plan, models and config: readable at 100 columns, exact in JSON, plain in a pipe, light
+to import."""
 
 from __future__ import annotations
 
