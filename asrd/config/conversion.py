@@ -99,8 +99,12 @@ def quoted(value: Any) -> str:
     """Return a value as a complaint quotes it: short, switches as TOML has them."""
     if isinstance(value, bool):
         return toml(value)
-    text = f"{value:.3g}" if isinstance(value, int) and abs(value) > 10**15 else repr(value)
-    return text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]}..."
+    if isinstance(value, int) and abs(value) > 10**15:
+        return f"{value:.3g}"
+    text = repr(value)
+    if len(text) <= MAX_QUOTED:
+        return text
+    return f"{text[:MAX_QUOTED]}..."
 
 
 def _base(kind: Any) -> tuple[type, tuple[float | None, float | None]]:
@@ -108,10 +112,12 @@ def _base(kind: Any) -> tuple[type, tuple[float | None, float | None]]:
     bounds: tuple[float | None, float | None] = (None, None)
     while hasattr(kind, "__metadata__"):
         for meta in kind.__metadata__:
-            bounds = (
-                meta.ge if meta.ge is not None else bounds[0],
-                meta.le if meta.le is not None else bounds[1],
-            )
+            low, high = bounds
+            if meta.ge is not None:
+                low = meta.ge
+            if meta.le is not None:
+                high = meta.le
+            bounds = low, high
         kind = kind.__origin__
     for one in getattr(kind, "__args__", ()):
         # X | None: the bounds stand inside.
@@ -136,15 +142,15 @@ def _plain(key: str, value: Any, origin: str, base: type) -> Any:
 
 def _words(key: str, value: Any) -> list[str]:
     """Return the texts of a list; commas part those of a variable or flag. Raises ValueError."""
-    words = value.split(",") if isinstance(value, str) else value
+    words = value
+    if isinstance(value, str):
+        words = value.split(",")
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise ValueError("no list of texts")
     words = [word.strip() for word in words]
-    return (
-        [spellings.resolve_spelling(word, SINK_WORDS) for word in words]
-        if key == "sinks"
-        else words
-    )
+    if key != "sinks":
+        return words
+    return [spellings.resolve_spelling(word, SINK_WORDS) for word in words]
 
 
 SINK_WORDS = ("type", "paste", "clipboard", "stdout", "journal", "none")
@@ -153,7 +159,9 @@ SINK_WORDS = ("type", "paste", "clipboard", "stdout", "journal", "none")
 def _switch(key: str, value: Any, origin: str) -> Any:
     if isinstance(value, bool | str) or (type(value) is int and value in (0, 1)):
         # An empty variable leaves a switch that may be unset as it is.
-        return None if value == "" and key == "pnc" else legacy.boolean(key, value, origin)
+        if value == "" and key == "pnc":
+            return None
+        return legacy.boolean(key, value, origin)
     raise ValueError("neither true nor false")
 
 
@@ -166,7 +174,9 @@ def _number(key: str, value: Any) -> Any:
         raise ValueError("no number")
     if not math.isfinite(value):
         raise ValueError("not finite")
-    return int(value) if float(value).is_integer() and abs(value) < 1e15 else value
+    if float(value).is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value
 
 
 def _written_number(key: str, text: str) -> float:
@@ -181,12 +191,16 @@ def _written_number(key: str, text: str) -> float:
         and match[2] in MEGABYTES
     ):
         return round(float(match[1]) * MEGABYTES[match[2]])
-    return float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
+    if text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    return float(text)
 
 
 def _text(key: str, value: Any) -> Any:
     if key in AS_TEXT and type(value) in (int, float) and math.isfinite(value):
-        value = durations.number(value) if abs(value) < 1e15 else str(value)
+        if abs(value) < 1e15:
+            value = durations.number(value)
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError("no text")
     if key == "strategy":
@@ -195,7 +209,9 @@ def _text(key: str, value: Any) -> Any:
         return spellings.device(value)
     if key in ("source_lang", "target_lang"):
         return _language(value)
-    return _folded(value) if key in FOLDED else value
+    if key in FOLDED:
+        return _folded(value)
+    return value
 
 
 def _folded(value: str) -> str:
@@ -207,9 +223,11 @@ def _folded(value: str) -> str:
 def _language(value: str) -> str:
     """Return a language's code as models have it: de, pt-BR."""
     match = re.fullmatch(r"([A-Za-z]{2,3})(?:[-_]([A-Za-z]{2}))?(?:\.[\w-]+)?", value.strip())
-    return (
-        value if match is None else match[1].lower() + (f"-{match[2].upper()}" if match[2] else "")
-    )
+    if match is None:
+        return value
+    if match[2]:
+        return f"{match[1].lower()}-{match[2].upper()}"
+    return match[1].lower()
 
 
 def _complaint(
@@ -231,18 +249,27 @@ SWITCHED = {"idle": ("30", "never"), "keep_audio": ("always", "never")}
 """Setting that people take for a switch -> what on and off are."""
 
 
+def _span(low: float | None, high: float | None) -> str:
+    """Return the range of a number in words."""
+    least = durations.number(low or 0)
+    if high is None:
+        return f"{least} or more"
+    return f"{least} to {durations.number(high)}"
+
+
 def _number_complaint(
     key: str, value: Any, base: type, bounds: tuple[float | None, float | None]
 ) -> tuple[str, str]:
-    unit = UNIT_NAMES[UNITS[key]] if key in UNITS else ""
-    low, high = (None if bound is None else durations.number(bound) for bound in bounds)
-    span = f"{low} to {high}" if high is not None else f"{low or 0} or more"
-    example = f", for example {_example(key)}" if key in UNITS else ""
-    hint = f"write a number{f' of {unit}' if unit else ''}, {span}{example}"
+    hint = f"write a number, {_span(*bounds)}"
+    if key in UNITS:
+        unit = UNIT_NAMES[UNITS[key]]
+        hint = f"write a number of {unit}, {_span(*bounds)}, for example {_example(key)}"
     try:
         number = _number(key, value)
     except (ValueError, OverflowError):
-        return ("is not finite" if _is_special(value) else "is not a number"), hint
+        if _is_special(value):
+            return "is not finite", hint
+        return "is not a number", hint
     if base is int and not isinstance(number, int) and abs(number) < 1e15:
         return "is not a whole number", hint.replace("a number", "a whole number")
     return "is out of range", hint

@@ -58,11 +58,10 @@ def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[
     remarks."""
     flags = {key: boolean(key, *given[key]) for key in FLAGS if key in given}
     named = [key for key, on in flags.items() if on]
-    off = [
-        f"{key} ({given[key][1]}) is an older spelling; off, it does nothing"
-        for key, on in flags.items()
-        if not on
-    ]
+    off = []
+    for key, on in flags.items():
+        if not on:
+            off.append(f"{key} ({given[key][1]}) is an older spelling; off, it does nothing")
     if "autocast_dtype" in given:
         asked, origin = given["autocast_dtype"]
         dtype = spellings.dtype(str(asked), FLOAT_DTYPES)
@@ -71,13 +70,18 @@ def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[
                 f"autocast_dtype = {asked!r} ({origin}) is not a dtype",
                 nearest(str(asked), FLOAT_DTYPES),
             )
-        other = [key for key in named if FLAGS[key] != dtype]
-        return dtype, "autocast_dtype", [f"autocast_dtype goes before {key}" for key in other]
+        notes = []
+        for key in named:
+            if FLAGS[key] != dtype:
+                notes.append(f"autocast_dtype goes before {key}")
+        return dtype, "autocast_dtype", notes
     if len(named) == 2:
         raise ConfigError(
             "use_bf16 and use_fp16 contradict each other", "set one of them, or strategy alone"
         )
-    return (FLAGS[named[0]], named[0], []) if named else (None, "", off)
+    if not named:
+        return None, "", off
+    return FLAGS[named[0]], named[0], []
 
 
 def boolean(key: str, value: Any, origin: str) -> bool:

@@ -63,11 +63,7 @@ def load(
             path, file is not None or bool(environment.get("ASRD_CONFIG")), file is not None
         ),
         _environment_layer(environment),
-        {
-            key: (value, f"--{key.replace('_', '-')}")
-            for key, value in (flags or {}).items()
-            if value is not None
-        },
+        _flags_layer(flags or {}),
     )
     merged: Layer = {}
     notes: list[str] = []
@@ -78,7 +74,9 @@ def load(
         ):  # an empty flag or line names no model and hides none
             del layer["model"]
         merged |= layer
-    origins = {key: merged[key][1] if key in merged else "default" for key in FIELDS}
+    origins = dict.fromkeys(FIELDS, "default")
+    for key, (_, origin) in merged.items():
+        origins[key] = origin
     settings = check(_convert(merged), origins)
     idle = _idle(settings, origins)
     return Loaded(settings, origins, (*notes, *idle), idle, path)
@@ -108,7 +106,10 @@ def _file_layer(file: Path, required: bool, named: bool) -> Layer:
         table = tomllib.loads(text)
     except FileNotFoundError:
         if required:
-            hint = f"create it, or {'leave --config out' if named else 'unset ASRD_CONFIG'} to use the usual file"
+            otherwise = "unset ASRD_CONFIG"
+            if named:
+                otherwise = "leave --config out"
+            hint = f"create it, or {otherwise} to use the usual file"
             raise ConfigError(f"there is no configuration file {file}", hint) from None
         return {}
     except tomllib.TOMLDecodeError as error:
@@ -126,9 +127,11 @@ def _file_layer(file: Path, required: bool, named: bool) -> Layer:
         raise ConfigError(
             f"{file} holds a value that is too long or too deep", "shorten it"
         ) from error
+    layer: Layer = {}
     for key, value in table.items():
-        _known(key, str(file), value)
-    return {key: (_as_named(key, value), str(file)) for key, value in table.items()}
+        _require_known(key, str(file), value)
+        layer[key] = _as_named(key, value), str(file)
+    return layer
 
 
 def _as_named(key: str, value: Any) -> Any:
@@ -149,8 +152,20 @@ def _environment_layer(environment: Mapping[str, str]) -> Layer:
         key = name.removeprefix("ASRD_").lower()
         if not text and key not in MAY_BE_EMPTY:
             continue  # an empty variable is one that is not set
-        _known(key, name, text, "variable")
-        layer[key] = (_inline_table(name, text) if key in ("parts", "spoken") else text, name)
+        _require_known(key, name, text, "variable")
+        value: Any = text
+        if key in ("parts", "spoken"):
+            value = _inline_table(name, text)
+        layer[key] = value, name
+    return layer
+
+
+def _flags_layer(flags: Mapping[str, Any]) -> Layer:
+    """Return the settings of flags that were given."""
+    layer: Layer = {}
+    for key, value in flags.items():
+        if value is not None:
+            layer[key] = value, f"--{key.replace('_', '-')}"
     return layer
 
 
@@ -163,10 +178,13 @@ def _inline_table(name: str, text: str) -> Any:
         ) from error
 
 
-def _known(key: str, origin: str, value: Any, kind: Literal["file", "variable"] = "file") -> None:
+def _require_known(
+    key: str, origin: str, value: Any, kind: Literal["file", "variable"] = "file"
+) -> None:
     if key not in KNOWN:
-        table = isinstance(value, dict) or misnomers.is_tables(value)
-        what = "table" if table else "setting"
+        what = "setting"
+        if isinstance(value, dict) or misnomers.is_tables(value):
+            what = "table"
         if kind == "file":
             hint = misnomers.key_hint(key, value, KNOWN, propose)
         else:
@@ -176,10 +194,9 @@ def _known(key: str, origin: str, value: Any, kind: Literal["file", "variable"] 
 
 def _convert(layer: Layer) -> Settings:
     """Type each value by itself, so that the error can say where it came from."""
-    typed = {
-        key: conversion.convert(key, value, origin, FIELDS[key].type, propose)
-        for key, (value, origin) in layer.items()
-    }
+    typed = {}
+    for key, (value, origin) in layer.items():
+        typed[key] = conversion.convert(key, value, origin, FIELDS[key].type, propose)
     if "vocabulary" in typed:
         typed["vocabulary"] = _vocabulary(typed["vocabulary"], layer["vocabulary"][1])
     for key in typed.keys() - set(NAMES):
@@ -204,18 +221,17 @@ def _vocabulary(entries: tuple[str, ...], origin: str) -> tuple[str, ...]:
                 Path(origin).parent / Path(entry[1:]).expanduser()
             )  # a variable's or a flag's name has parent "."
             try:
-                lines = [
-                    line for line in text_files.read(path).splitlines() if not line.startswith("#")
-                ]
+                lines = text_files.read(path).splitlines()
+                lines = [line for line in lines if not line.startswith("#")]
             except text_files.NotTextError as error:
                 raise ConfigError(
                     f"vocabulary ({origin}) names {path}, which {error}", error.hint
                 ) from error
             except (OSError, RuntimeError, ValueError) as error:
-                why = error.strerror if isinstance(error, OSError) else None
-                said = f"vocabulary ({origin}) names {path}, which cannot be read: {why or error}"
+                why = getattr(error, "strerror", None) or error
+                message = f"vocabulary ({origin}) names {path}, which cannot be read: {why}"
                 raise ConfigError(
-                    said, "write @ and the path of a text file with a phrase a line"
+                    message, "write @ and the path of a text file with a phrase a line"
                 ) from error
         found |= dict.fromkeys(filter(None, (" ".join(line.split()) for line in lines)))
     if (size := sum(len(phrase.encode(errors="surrogateescape")) for phrase in found)) > VOCABULARY:

@@ -101,7 +101,7 @@ CURLY = "\u201c\u201d\u201e\u00ab\u00bb\u2018\u2019\u201a"
 """Quotes of texts and languages, which a word processor or a web page puts in the place of straight
 ones."""
 
-STRAIGHT = {ord(mark): '"' for mark in CURLY}
+STRAIGHT = dict.fromkeys(map(ord, CURLY), '"')
 
 TABLES = ("parts", "spoken")
 """Settings that are tables."""
@@ -116,11 +116,12 @@ LINE = 'a line is: setting = value, as in model = "demo"'
 def setting(key: str, known: Collection[str]) -> str:
     """Return the setting that another program's name means; "" where it means none."""
     word = key.strip().lower().replace("-", "_")
-    return (
-        word
-        if word in known
-        else next((own for own, others in OTHERS.items() if word in others), "")
-    )
+    if word in known:
+        return word
+    for own, others in OTHERS.items():
+        if word in others:
+            return own
+    return ""
 
 
 def key_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> str:
@@ -150,14 +151,18 @@ def variable_hint(key: str, value: str, known: Collection[str], propose: Propose
         return hint
     close = nearest(key, tuple(known), "asrd config")
     name = close.removeprefix("did you mean '").removesuffix("'?")
-    return close if name == close else f"did you mean ASRD_{name.upper()}?"
+    if name == close:
+        return close
+    return f"did you mean ASRD_{name.upper()}?"
 
 
 def _name_hint(key: str, value: Any, known: Collection[str], propose: Propose) -> str:
     """Return what helps with a name that another program has for something; "" where none has."""
     if own := setting(key, known):
-        said = propose(own, value)
-        return f"{said}; {LANGUAGE}" if own == "source_lang" else said
+        hint = propose(own, value)
+        if own == "source_lang":
+            hint = f"{hint}; {LANGUAGE}"
+        return hint
     return ELSEWHERE.get(key.strip().lower().replace("-", "_"), "")
 
 
@@ -181,27 +186,24 @@ def table_hint(name: str, table: dict[str, Any], known: Collection[str]) -> str:
     ):
         return f"remove the line [{name}]: settings stand at the top of the file, outside tables"
     close = nearest(name, TABLES, "asrd config")
-    return (
-        close
-        if close.startswith("did you mean")
-        else f"only {' and '.join(TABLES)} are tables; remove [{name}]"
-    )
+    if close.startswith("did you mean"):
+        return close
+    return f"only {' and '.join(TABLES)} are tables; remove [{name}]"
 
 
 def toml(value: Any) -> str:
     """Return a value as TOML writes it: a text, a number, a switch, a list of texts, a table of
     texts."""
     if isinstance(value, dict):
-        return (
-            "{ "
-            + ", ".join(f"{_toml_key(key)} = {toml(each)}" for key, each in value.items())
-            + " }"
-        )
+        pairs = [f"{_toml_key(key)} = {toml(each)}" for key, each in value.items()]
+        return f"{{ {', '.join(pairs)} }}"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else toml(key)
+    if re.fullmatch(r"[\w-]+", key, re.ASCII):
+        return key
+    return toml(key)
 
 
 def not_toml(
@@ -215,7 +217,9 @@ def not_toml(
         why = f"{file}, line {number}, is not TOML: what begins there has no end"
         return ConfigError(why, toml_hint(text, number, known, propose))
     # What is set twice in the last line is told as of the end of the file.
-    number = int(found[2]) if found else len(text.rstrip().splitlines())
+    number = len(text.rstrip().splitlines())
+    if found:
+        number = int(found[2])
     if found is None or twice:
         why = f"{file}, line {number}, sets something a second time"
         return ConfigError(why, "keep one of the two lines")
@@ -226,7 +230,9 @@ def not_toml(
 def toml_hint(text: str, number: int, known: Collection[str], propose: Propose) -> str:
     """Return what helps with a line that is not TOML; `number` counts lines from 1."""
     lines = text.splitlines()
-    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
+    line = ""
+    if 0 < number <= len(lines):
+        line = lines[number - 1].strip()
     if any(mark in line for mark in CURLY):
         return _straight_hint(line.translate(STRAIGHT), known, propose)
     if _table_above(lines[: number - 1]) == "spoken":
@@ -263,10 +269,11 @@ def _meant_line(key: str, value: str, known: Collection[str], propose: Propose) 
     own = setting(key, known)
     close = re.fullmatch(r"did you mean '(.*)'\?", nearest(key, tuple(known), "asrd config"))
     if own or close:
-        quoted = value[:1] in ("'", '"')
-        return propose(
-            own or (close[1] if close else ""), value.strip("\"'") if quoted else plain(value)
-        )
+        if close and not own:
+            own = close[1]
+        if value[:1] in ("'", '"'):
+            return propose(own, value.strip("\"'"))
+        return propose(own, plain(value))
     return (
         _name_hint(key, value, known, propose)
         or f"{key} is not a setting; asrd config lists them all"
@@ -280,20 +287,26 @@ def _straight_hint(line: str, known: Collection[str], propose: Propose) -> str:
     except (tomllib.TOMLDecodeError, StopIteration):
         return f"use straight quotes; {LINE}"
     own = setting(key, known)
-    return f"use straight quotes: {propose(own, value) if own else line}"
+    if own:
+        line = propose(own, value)
+    return f"use straight quotes: {line}"
 
 
 def _table_above(lines: list[str]) -> str:
     """Return the table that stands open behind lines; "" at the top of the file."""
-    headers = [match[1] for line in lines if (match := re.match(r"\s*\[(\w+)\]\s*(?:#.*)?$", line))]
-    return headers[-1] if headers else ""
+    for line in reversed(lines):
+        if match := re.match(r"\s*\[(\w+)\]\s*(?:#.*)?$", line):
+            return match[1]
+    return ""
 
 
 def open_line(text: str) -> int:
     """Return the line that leaves quotes open, or else the last one; counted from 1."""
     lines = text.rstrip().splitlines()
-    odd = (n for n, line in enumerate(lines, 1) if line.count('"') % 2 or line.count("'") % 2)
-    return next(odd, len(lines))
+    for number, line in enumerate(lines, 1):
+        if line.count('"') % 2 or line.count("'") % 2:
+            return number
+    return len(lines)
 
 
 def plain(text: str) -> bool | int | float | str:
@@ -302,5 +315,7 @@ def plain(text: str) -> bool | int | float | str:
     if word.lower() in ("true", "yes", "on", "false", "no", "off"):
         return word.lower() in ("true", "yes", "on")
     if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", word, re.ASCII):
-        return float(word) if "." in word else int(word)
+        if "." in word:
+            return float(word)
+        return int(word)
     return word

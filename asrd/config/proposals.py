@@ -50,7 +50,9 @@ def as_text(value: Any) -> str:
     """Return a value as a variable has it: a list with commas, a table as TOML has it."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
-    return value if isinstance(value, str) else toml(value)
+    if isinstance(value, str):
+        return value
+    return toml(value)
 
 
 def candidates(key: str, value: Any) -> Iterator[Any]:
@@ -81,7 +83,7 @@ def _of_text(key: str, text: str) -> Iterator[Any]:
 
 
 def _switched(key: str, on: bool) -> str:
-    return SWITCHED[key][0 if on else 1]
+    return SWITCHED[key][not on]
 
 
 SOUND_FILES = (
@@ -97,8 +99,10 @@ def looks_like_file(word: str) -> bool:
 
 
 def source(word: str) -> str:
-    """Return what helps with a word that is no source of sound."""
-    path = word.partition("://")[2] if word.startswith("file:/") else word
+    """Return what helps with a word that is no audio source."""
+    path = word
+    if word.startswith("file:/"):
+        path = word.partition("://")[2]
     if looks_like_file(path):
         return f"for a file write file:{path}"
     if word in ("-", "stdin", "standard input"):

@@ -16,10 +16,10 @@ from msgspec import Meta
 
 from asrd.config import conversion, legacy, proposals
 from asrd.config import faults as config_faults
+from asrd.config.amounts import budget, idle_seconds
 from asrd.config.voice_commands import Phrase, table
 from asrd.errors import ConfigError, nearest
 from asrd.precision.strategies import AUTO_PRESETS, Precision, find, with_parts
-from asrd.text import durations
 
 
 def _about(text: str, at_least: float | None = None, at_most: float | None = None) -> Meta:
@@ -196,23 +196,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def requested(self) -> str | Precision:
         """The strategy as asked for: its name, or a value of its own where `parts` make it one."""
-        return (
-            with_parts(self.parts) if self.strategy == "selective" and self.parts else self.strategy
-        )
+        if self.strategy == "selective" and self.parts:
+            return with_parts(self.parts)
+        return self.strategy
 
     @property
     def wer_bound(self) -> float:
         """Absolute points of WER that a strategy may cost: the setting, or the preset's."""
-        return (
-            AUTO_PRESETS[self.preset].max_wer_delta
-            if self.max_wer_delta is None
-            else self.max_wer_delta
-        )
+        if self.max_wer_delta is None:
+            return AUTO_PRESETS[self.preset].max_wer_delta
+        return self.max_wer_delta
 
     @property
     def phrases(self) -> Mapping[Phrase, str]:
         """The spoken commands that are obeyed; none while they are switched off."""
-        return table(self.spoken) if self.commands else {}
+        if not self.commands:
+            return {}
+        return table(self.spoken)
 
 
 CHOICES = {"deliver": ("take", "segment"), "keep_audio": ("never", "on-failure", "always")}
@@ -259,10 +259,9 @@ def accepted(key: str, value: Any) -> bool:
     layer = {key: (value, "")}
     try:
         legacy.fold(layer)
-        made = {
-            name: conversion.typed(name, one, "", FIELDS[name].type)
-            for name, (one, _) in layer.items()
-        }
+        made = {}
+        for name, (one, _) in layer.items():
+            made[name] = conversion.typed(name, one, "", FIELDS[name].type)
         check(Settings(**made), dict.fromkeys(FIELDS, ""))
     except (ConfigError, ValueError, OverflowError):
         return False
@@ -299,7 +298,9 @@ def check(settings: Settings, origins: dict[str, str]) -> Settings:
     for key in ("source_lang", "target_lang"):
         if not re.fullmatch(r"[a-z]{2,3}(-[A-Z]{2})?", code := getattr(settings, key)):
             own = conversion.LANGUAGES.get(code.strip().lower())
-            hint = f'write {key} = "{own}"; ' if own else ""
+            hint = ""
+            if own:
+                hint = f'write {key} = "{own}"; '
             raise ConfigError(
                 f"{key} = {code!r} ({origins[key]}) is not a language code",
                 f"{hint}codes look like en or pt-BR",
@@ -342,59 +343,17 @@ def _check_daemon(settings: Settings, origins: dict[str, str]) -> None:
         raise ConfigError(f"spoken ({origins['spoken']}): {error}") from error
 
 
-MAX_IDLE_SECONDS = 6e7
-"""Two years; a longer span is written "never"."""
-
-
-def idle_seconds(text: str, origin: str = "") -> float | None:
-    """Return how long a model may be unused, in seconds; None for never. Raises ConfigError."""
-    if text in ("never", "immediately"):
-        return None if text == "never" else 0.0
-    try:
-        seconds = 60 * durations.parse(text, "min")
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < MAX_IDLE_SECONDS:
-        where = f" ({origin})" if origin else ""
-        hint = 'write never, immediately, a number of minutes, or a span: idle = "1h"'
-        raise ConfigError(f"idle = {text!r}{where} is not a span of time", hint)
-    return seconds
-
-
-MEMORY_UNITS = {
-    "": 1 << 20, "mib": 1 << 20, "m": 1 << 20, "gib": 1 << 30, "g": 1 << 30, "kib": 1 << 10,
-    "mb": 10**6, "gb": 10**9,
-}  # fmt: skip
-"""Unit -> bytes; without one a number counts MiB."""
-
-
-def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -> int | None:
-    """Return a memory budget in bytes for a card of `total` bytes: "2000", "2000MiB", "2 GB" or
-    "50%"; None for ""."""
-    match = re.fullmatch(r"(\d{1,12}(?:[.,]\d+)?)\s*([a-z]*|%)", text.strip().lower(), re.ASCII)
-    if not text.strip():
-        return None
-    where = f" ({origin})" if origin else ""
-    if not match or match[2] not in (*MEMORY_UNITS, "%"):
-        raise ConfigError(
-            f"{name} = {text!r}{where} is not an amount of memory",
-            "for example 2000MiB, 2GiB or 50%",
-        )
-    number = float(match[1].replace(",", "."))
-    if match[2] == "%" and number > 100:
-        raise ConfigError(f"{name} = {text!r}{where} is more than a card has", "write 100% or less")
-    return int(number * (total / 100 if match[2] == "%" else MEMORY_UNITS[match[2]]))
-
-
 def describe() -> list[tuple[str, str, str]]:
     """Return (setting, default as TOML, meaning) for each setting, for help and documentation."""
-    return [
-        (name, _toml(field.default), field.type.__metadata__[0].description)
-        for name, field in FIELDS.items()
-    ]
+    rows = []
+    for name, field in FIELDS.items():
+        rows.append((name, _toml(field.default), field.type.__metadata__[0].description))
+    return rows
 
 
 def _toml(value: Any) -> str:
     if value is msgspec.NODEFAULT:  # a mutable default, made anew for each value: the empty table
         return "{}"
-    return "unset" if value is None else msgspec.json.encode(value).decode()
+    if value is None:
+        return "unset"
+    return msgspec.json.encode(value).decode()

@@ -63,11 +63,10 @@ def table(own: Mapping[str, str]) -> dict[Phrase, str]:
 
 
 def bare(word: str) -> str:
-    """Return a word as phrases are compared: without case, and without what is no letter or digit
-    around it."""
-    first = next((i for i, c in enumerate(word) if c.isalnum()), len(word))
-    last = next(
-        (i for i in range(len(word), first, -1) if word[i - 1].isalnum() or extends(word[i - 1])),
-        first,
-    )
+    """Return a word as phrases are compared: without case, and without the marks around it."""
+    first, last = 0, len(word)
+    while first < last and not word[first].isalnum():
+        first += 1
+    while last > first and not (word[last - 1].isalnum() or extends(word[last - 1])):
+        last -= 1
     return word[first:last].casefold()

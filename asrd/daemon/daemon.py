@@ -19,8 +19,9 @@ from typing import Any
 
 from asrd import hints, journal
 from asrd.audio.sources import AudioSource, open_source
+from asrd.config.amounts import idle_seconds
 from asrd.config.loading import Loaded
-from asrd.config.settings import Settings, idle_seconds
+from asrd.config.settings import Settings
 from asrd.daemon import sd_notify, status
 from asrd.daemon.announcements import Announcements, warn_of_text
 from asrd.daemon.control_server import Answers, ControlServer, Request

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from asrd import journal, protocol
-from asrd.config.settings import Settings, budget
+from asrd.config.amounts import budget
+from asrd.config.settings import Settings
 from asrd.dictation import fallback_triggers, metrics
 from asrd.dictation.fallback_triggers import Trigger
 from asrd.engine import baseline

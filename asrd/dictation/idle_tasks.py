@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from asrd.config.settings import idle_seconds
+from asrd.config.amounts import idle_seconds
 from asrd.dictation import shadow
 from asrd.dictation.engine_slot import EngineSlot
 from asrd.precision import gpu_power

@@ -14,7 +14,8 @@ import msgspec
 
 from asrd import journal, protocol
 from asrd.audio import devices, levels
-from asrd.config.settings import Settings, budget
+from asrd.config.amounts import budget
+from asrd.config.settings import Settings
 from asrd.dictation.recording import Dictation, DictationResult
 from asrd.engine import baseline
 from asrd.precision import gpus

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from asrd.config.settings import Settings, budget
+from asrd.config.amounts import budget
+from asrd.config.settings import Settings
 from asrd.engine import planner
 from asrd.errors import AsrdError
 from asrd.precision import gpus

@@ -13,7 +13,8 @@ import re
 import msgspec
 
 from asrd import protocol
-from asrd.config.settings import Settings, budget
+from asrd.config.amounts import budget
+from asrd.config.settings import Settings
 from asrd.engine import estimates, model_facts, tuned
 from asrd.engine.baseline import BaselineFigures
 from asrd.engine.estimates import StrategyEstimate

@@ -6,6 +6,7 @@ with all the rest of the model float32. Pure; opens no weights.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -42,10 +43,10 @@ class ComponentPrecision(msgspec.Struct, frozen=True):
     precision: Precision
 
 
-FEED_FORWARD, ATTENTION, MATRICES, CONVOLUTION = (
-    f"encoder.layers.*.{part}"
-    for part in ("feed_forward?", "self_attn", "self_attn.linear_*", "conv")
-)
+FEED_FORWARD = "encoder.layers.*.feed_forward?"
+ATTENTION = "encoder.layers.*.self_attn"
+MATRICES = "encoder.layers.*.self_attn.linear_*"
+CONVOLUTION = "encoder.layers.*.conv"
 
 ENCODER = (
     Component("encoder", ("encoder",), apart=False),
@@ -96,9 +97,9 @@ REPEATED = {"encoder block": "encoder.layers", "decoder block": "transf_decoder.
 def wanted(words: str) -> tuple[tuple[Stored, ...], bool]:
     """Return the dtypes that "a,b" asks for, and whether it asks for blocks. Raises ConfigError for
     another word."""
-    given = {
-        spellings.dtype(word.strip(), (*LOW, BLOCKS)) for word in words.split(",") if word.strip()
-    }
+    given = set()
+    for word in filter(None, map(str.strip, words.split(","))):
+        given.add(spellings.dtype(word, (*LOW, BLOCKS)))
     if unknown := sorted(given.difference(LOW, [BLOCKS])):
         raise ConfigError(
             f"unknown dtype {unknown[0]!r} for components", nearest(unknown[0], (*LOW, BLOCKS))
@@ -113,28 +114,30 @@ def derive(header: Header, blocks: bool = False) -> list[Component]:
     found = [*ENCODER, *AFTER.get(family, ())]
     if blocks:
         found = [component for component in found if component.apart] + _blocks(known)
-    return [
-        component
-        for component in found
-        if all(_matches(key, known, family) for key in component.keys)
-    ]
+    return [component for component in found if _is_there(component, known, family)]
+
+
+def _is_there(component: Component, known: Sequence[str], family: str) -> bool:
+    """Whether a model has all that a component names."""
+    return all(_matches(key, known, family) for key in component.keys)
 
 
 def _matches(key: str, known: Sequence[str], family: str) -> bool:
-    return (
-        key == "norms"
-        or (key == "decoder" and family == "aed")
-        or any(fnmatchcase(path, key) for path in known)
-    )
+    if key == "norms" or (key == "decoder" and family == "aed"):
+        return True
+    return any(fnmatchcase(path, key) for path in known)
 
 
 def _blocks(known: Sequence[str]) -> list[Component]:
     found = []
     for name, place in REPEATED.items():
-        numbers = sorted(
-            int(path.rpartition(".")[2]) for path in known if path.rpartition(".")[0] == place
-        )
-        found += [Component(f"{name} {number}", (f"{place}.{number}",)) for number in numbers]
+        numbers = []
+        for path in known:
+            parent, _, last = path.rpartition(".")
+            if parent == place:
+                numbers.append(int(last))
+        for number in sorted(numbers):
+            found.append(Component(f"{name} {number}", (f"{place}.{number}",)))
     return found
 
 
@@ -148,8 +151,12 @@ def sweep(header: Header, words: str) -> list[ComponentPrecision]:
         ConfigError: an unknown word.
     """
     names, blocks = wanted(words)
-    asked = [_put(component, dtype) for component in derive(header, blocks) for dtype in names]
-    return [one for one in asked if one.dtype != "int8" or _shrinks(header, one)]
+    found = []
+    for component, dtype in itertools.product(derive(header, blocks), names):
+        lowered = _put(component, dtype)
+        if dtype != "int8" or _shrinks(header, lowered):
+            found.append(lowered)
+    return found
 
 
 def _put(component: Component, dtype: Stored) -> ComponentPrecision:

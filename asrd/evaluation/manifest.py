@@ -101,7 +101,9 @@ def _entry(line: bytes) -> ManifestLine:
 def _cut(samples: Samples, entry: ManifestLine) -> Samples:
     """Return the part of a file that its line names. Raises ManifestError when there is none."""
     first = round((entry.offset or 0.0) * SAMPLE_RATE)
-    last = len(samples) if entry.duration is None else first + round(entry.duration * SAMPLE_RATE)
+    last = len(samples)
+    if entry.duration is not None:
+        last = first + round(entry.duration * SAMPLE_RATE)
     if not 0 <= first < min(last, len(samples)):
         where = f"offset {entry.offset} s, duration {entry.duration} s"
         raise ManifestError(

@@ -246,7 +246,9 @@ class Speech(msgspec.Struct, frozen=True):
     @property
     def units(self) -> str:
         """What its figures count, in the plural."""
-        return "characters" if self.metric == "CER" else "words"
+        if self.metric == "CER":
+            return "characters"
+        return "words"
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -282,7 +284,10 @@ class Comparison(msgspec.Struct, frozen=True):
     @property
     def baseline(self) -> StrategyResult | None:
         """The first FP32 row; None where it was interrupted before."""
-        return next((row for row in self.rows if row.role == "baseline"), None)
+        for row in self.rows:
+            if row.role == "baseline":
+                return row
+        return None
 
     @property
     def asked(self) -> list[StrategyResult]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from asrd import __version__, protocol
 from asrd.audio.blocks import AudioBlock, Samples
@@ -66,13 +67,20 @@ class ComparisonSpec:
     @property
     def runs(self) -> list[tuple[Precision, Role]]:
         """FP32 twice, then what was asked for; FP32 itself is then there already."""
-        asked: list[tuple[Precision, Role]] = [
-            (p, "asked") for p in self.precisions if p.name != FP32_BASELINE.name
-        ]
-        lowered: list[tuple[Precision, Role]] = [
-            (one.precision, "component") for one in self.lowered
-        ]
-        return [(FP32_BASELINE, "baseline"), (FP32_BASELINE, "again"), *asked, *lowered]
+        runs: list[tuple[Precision, Role]] = [(FP32_BASELINE, "baseline"), (FP32_BASELINE, "again")]
+        for precision in self.precisions:
+            if precision.name != FP32_BASELINE.name:
+                runs.append((precision, "asked"))
+        for one in self.lowered:
+            runs.append((one.precision, "component"))
+        return runs
+
+    def lowered_by(self, precision: Precision) -> components.ComponentPrecision:
+        """Return the component that a precision lowers. Raises KeyError."""
+        for one in self.lowered:
+            if one.precision == precision:
+                return one
+        raise KeyError(precision.name)
 
     @property
     def workers(self) -> int:
@@ -128,9 +136,8 @@ async def _run(
     """Return what one worker measured; the failure of any but the baseline is part of it."""
     measured = Run(chosen, role)
     if role == "component":
-        measured.component, measured.dtype = next(
-            (a.component, a.dtype) for a in spec.lowered if a.precision == chosen
-        )
+        lowered = spec.lowered_by(chosen)
+        measured.component, measured.dtype = lowered.component, lowered.dtype
     if spec.gpu is not None and (why := precision_plan.obstacle(chosen, spec.gpu)):
         measured.failure = why
         return measured
@@ -146,8 +153,9 @@ async def _run(
     except AsrdError as error:
         if role == "baseline":
             raise
-        where = f" at clip {len(measured.texts) + 1} of {len(spec.clips)}" if measured.texts else ""
-        measured.failure = _reason(error, one) + where
+        measured.failure = _reason(error, one)
+        if measured.texts:
+            measured.failure += f" at clip {len(measured.texts) + 1} of {len(spec.clips)}"
     return measured
 
 
@@ -265,7 +273,6 @@ async def _latency_again(spec: ComparisonSpec, buffer: Samples, progress: RunPro
 
 def conclude(spec: ComparisonSpec, state: ComparisonState, partial: bool = False) -> Comparison:
     """Return the comparison as far as it has been measured."""
-    first = state.measured[0].ready if state.measured else None
     floor, bounds, rows = judging.judge(
         state.measured,
         [clip.text for clip in spec.clips],
@@ -276,9 +283,6 @@ def conclude(spec: ComparisonSpec, state: ComparisonState, partial: bool = False
     )
     return Comparison(
         model=readable(spec.settings.model),
-        device=first.device if first else spec.device,
-        device_name=first.device_name if first else "",
-        versions={"asrd": __version__, **(first.versions if first else {}), **_versions()},
         noise_floor=floor,
         criteria=bounds,
         rows=rows,
@@ -286,15 +290,31 @@ def conclude(spec: ComparisonSpec, state: ComparisonState, partial: bool = False
         unfinished=[p.name for p, _ in spec.runs[len(state.measured) :]],
         manifest=spec.speech,
         metric=spec.speech.metric,
-        family=first.family if first else "",
-        target=first.target if first else "",
-        parameters=first.parameters if first else 0,
         repeats=spec.repeats,
         threads=spec.settings.threads,
         started=state.started,
         seconds=time.monotonic() - state.begin,
         command=readable(shlex.join(["asrd", *sys.argv[1:]])),
+        **_worker_fields(spec, state),
     )
+
+
+def _worker_fields(spec: ComparisonSpec, state: ComparisonState) -> dict[str, Any]:
+    """Return the fields that the first worker reported, where one was ready."""
+    ready = None
+    if state.measured:
+        ready = state.measured[0].ready
+    if ready is None:
+        versions = {"asrd": __version__, **_versions()}
+        return {"device": spec.device, "device_name": "", "versions": versions}
+    return {
+        "device": ready.device,
+        "device_name": ready.device_name,
+        "versions": {"asrd": __version__, **ready.versions, **_versions()},
+        "family": ready.family,
+        "target": ready.target,
+        "parameters": ready.parameters,
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -1,46 +1,46 @@
-"""What was measured -> which strategy `auto` takes: the cheapest that qualifies, and why each other
+"""The strategy that `auto` uses, by its measurements: the cheapest that qualifies, and why each other
 does not.
 
-A strategy qualifies when it answered everything, needs no more memory and time than FP32, and when
-even the upper bound of what it costs in words stays within the limit. FP32 always qualifies; what
-speech is too short to decide does not.
-Pure: starts nothing, stores nothing, reads no clock.
+A strategy qualifies when it answered everything and needs no more memory and time than FP32. Even
+the upper bound of its cost in words has to stay within the limit. FP32 always qualifies. A strategy
+that the speech is too short to judge does not. Pure: starts nothing, stores nothing, reads no clock.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
 from asrd.engine.tuned import TunedStrategy
-from asrd.evaluation.judging import WordErrors, judge, word_errors
-from asrd.evaluation.normalising import metric, normaliser, units
+from asrd.evaluation.judging import errors_of_all, judge
+from asrd.evaluation.normalising import metric, units
 from asrd.evaluation.results import RESOLUTION, NoiseFloor, Run, StrategyResult
+from asrd.evaluation.rows import WordErrors, limit_of, median
 from asrd.precision import ledger
 from asrd.precision.strategies import FP32_BASELINE, quantizes
 from asrd.scoring import FEWEST_UTTERANCES, Edits, upper_bound
 from asrd.text.sizes import mib
 
-BUSY = 0.15
-"""Part by which FP32's latency may differ from itself before the machine counts as too busy to tell
-much."""
+MAX_LATENCY_SPREAD = 0.15
+"""Relative difference of FP32's latency between its runs from which the machine counts as too busy."""
 
-REACH = 100_000
-"""Words beyond which asking for more is no advice: some ten hours of speech."""
+MAX_USEFUL_WORDS = 100_000
+"""Words beyond which a hint to record more is no help: some ten hours of speech."""
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What is taken, and everything that speaks for it."""
+    """The chosen strategy, and the figures that led to it."""
 
     chosen: str
     reason: str
     candidates: list[TunedStrategy]
     limit: float
-    """Points: the bound, or what FP32 differs from itself where that is more."""
+    """Points: the bound, or the noise floor where that is more."""
     words: int
-    """That the strategies were compared on."""
+    """Words on which the strategies were compared."""
     hint: str
     metric: str
     """WER, or CER where `words` are characters."""
@@ -49,19 +49,17 @@ class Choice(msgspec.Struct, frozen=True):
 class _Bounds(msgspec.Struct, frozen=True):
     limit: float
     budget: int | None
-    taken: bool
+    without_references: bool
     words: int
     seconds: float
     metric: str
 
     @property
     def unit(self) -> str:
-        """In which a cost is told."""
-        return (
-            f"{units(self.metric)} in 100 other than FP32's"
-            if self.taken
-            else f"points of {self.metric}"
-        )
+        """The unit of a cost, in words."""
+        if self.without_references:
+            return f"{units(self.metric)} in 100 other than FP32's"
+        return f"points of {self.metric}"
 
 
 def select_strategy(
@@ -78,90 +76,94 @@ def select_strategy(
     Args:
         measured: FP32 twice, then the candidates, cheapest memory first, as `compare.measure` fills
             them in.
-        references: what was said, one per clip; None where nobody wrote it down. What FP32 heard
-            then stands for it and every word heard otherwise counts, which is never less than what
-            it can cost in WER.
-        seconds: of sound in all clips.
+        references: the reference texts, one per clip; None where there are none. FP32's texts then
+            take their place, and every other word counts as an error; that is never less than the
+            true cost in WER.
+        seconds: of audio in all clips.
         bound: absolute points of WER that a strategy may cost.
         language: of the text, for the normaliser.
         again: FP32 after everything else.
         budget: bytes that the worker may use.
     """
-    said = [text or "" for text in measured[0].texts] if references is None else list(references)
-    floor, limits, rows = judge(measured, said, seconds, bound, language, again)
-    kind = metric(said, language)
-    clean = normaliser(language, kind)
-    truth, baseline = (
-        [clean(text) for text in said],
-        [clean(text or "") for text in measured[0].texts],
-    )
-    heard = [word_errors(one, truth, baseline, language, kind) for one in measured]
-    limit = next(one.limit for one in limits if one.name == "wer_delta")
-    words = sum(len(text.split()) for text in truth)
-    bounds = _Bounds(limit, budget, references is None, words, seconds, kind)
-    whole = _whole(measured, rows, heard, bounds)
-    first = heard[0]
-    asked = [
-        _candidate(one, row, now, first, whole, bounds)
-        for one, row, now in zip(measured, rows, heard, strict=True)
-        if one.role == "asked" and first is not None
-    ]
+    texts = references
+    if texts is None:
+        texts = [text or "" for text in measured[0].texts]
+    floor, limits, rows = judge(measured, texts, seconds, bound, language, again)
+    kind = metric(texts, language)
+    truth, words = errors_of_all(measured, texts, language, kind)
+    limit = limit_of(limits, "wer_delta")
+    count = sum(map(len, map(str.split, truth)))
+    bounds = _Bounds(limit, budget, references is None, count, seconds, kind)
+    whole = _whole(measured, rows, words, bounds)
+    asked = []
+    for one, row, its_words in zip(measured, rows, words, strict=True):
+        if one.role == "asked" and words[0] is not None:
+            asked.append(_candidate(one, row, its_words, words[0], whole, bounds))
     candidates = [*asked, whole]
-    taken = cheapest([one for one in candidates if not one.refused], floor)
+    chosen = cheapest(_qualified(candidates), floor)
     hint = " ".join(filter(None, (_more(asked, bounds), _busy(floor))))
-    return Choice(
-        taken.strategy, _reason(taken, candidates, bounds), candidates, limit, words, hint, kind
-    )
+    reason = _reason(chosen, candidates, bounds)
+    return Choice(chosen.strategy, reason, candidates, limit, count, hint, kind)
+
+
+def _qualified(candidates: Sequence[TunedStrategy]) -> list[TunedStrategy]:
+    return [one for one in candidates if not one.refused]
 
 
 def cheapest(fit: Sequence[TunedStrategy], floor: NoiseFloor) -> TunedStrategy:
-    """Return the one with the least memory, and of those that memory does not tell apart the
-    fastest.
+    """Return the one with the least memory; among equal ones the fastest; among equally fast ones the
+    last, which is nearest to FP32.
 
-    Of those that neither tells apart it is the last, which is nearest to FP32.
+    Figures are equal within the noise floor.
 
     Args:
         fit: those that qualify, FP32 last.
         floor: what FP32 differs from itself.
     """
     base = fit[-1]
-    least = min((one.memory for one in fit if one.memory is not None), default=None)
-    if base.memory is None or least is None:
+    if base.memory is None:
         return base
-    tolerance = (floor.memory or 0.0) * base.memory
-    *light, best = [
-        one for one in fit if one.memory is not None and one.memory <= least + tolerance
-    ]
+    known = [one for one in fit if one.memory is not None]
+    least = min(one.memory or 0 for one in known)
+    most = least + (floor.memory or 0.0) * base.memory
+    *light, best = [one for one in known if (one.memory or 0) <= most]
     for one in reversed(light):
-        best = one if _faster(one, best, 1 + (floor.latency or 0.0)) else best
+        if _faster(one, best, 1 + (floor.latency or 0.0)):
+            best = one
     return best
 
 
 def _faster(one: TunedStrategy, other: TunedStrategy, factor: float) -> bool:
     """Return whether a candidate is faster by more than `factor`, on the CPU in processor time too.
 
-    Other programs change how long a buffer takes far more than what it costs.
+    Other programs on the machine change the latency of a buffer far more than its processor time.
     """
-    pairs = [(one.p50_ms, other.p50_ms), (one.cpu_ms, other.cpu_ms)]
-    known = [(now, before) for now, before in pairs if now is not None and before is not None]
-    return bool(known) and all(now * factor < before for now, before in known)
+    compared = 0
+    for now, before in ((one.p50_ms, other.p50_ms), (one.cpu_ms, other.cpu_ms)):
+        if now is None or before is None:
+            continue
+        if now * factor >= before:
+            return False
+        compared += 1
+    return compared > 0
 
 
 # -- one candidate
-# ----------------------------------------------------------------------------------------------------
 
 
 def _whole(
     measured: Sequence[Run],
     rows: Sequence[StrategyResult],
-    heard: Sequence[WordErrors | None],
+    words: Sequence[WordErrors | None],
     bounds: _Bounds,
 ) -> TunedStrategy:
     """Return FP32: its cost as first measured, its words as the second run differs from the
     first."""
-    twice = next((place for place, row in enumerate(rows) if row.role == "again"), 0)
-    again, first = heard[twice], heard[0]
-    cost = _candidate(measured[0], rows[0], again, first, None, bounds)
+    twice = 0
+    roles = [row.role for row in rows]
+    if "again" in roles:
+        twice = roles.index("again")
+    cost = _candidate(measured[0], rows[0], words[twice], words[0], None, bounds)
     row = rows[twice]
     return msgspec.structs.replace(
         cost,
@@ -182,9 +184,13 @@ def _candidate(
     bounds: _Bounds,
 ) -> TunedStrategy:
     steady = measured.ledger.get("steady")
-    upper = None
+    upper = changed = cpu_ms = None
+    if now is not None:
+        changed = sum(now.against_baseline.errors)
     if now is not None and first is not None and row.wer_delta_ci is not None:
         upper = max(row.wer_delta_ci[1], upper_bound(now.score, first.score))
+    if steady is not None and steady.source == "rss":
+        cpu_ms = median(measured.cpu)
     found = TunedStrategy(
         strategy=row.strategy,
         refused="",
@@ -192,32 +198,29 @@ def _candidate(
         delta=row.wer_delta,
         interval=row.wer_delta_ci,
         most=upper,
-        changed=sum(now.against_baseline.errors) if now is not None else None,
+        changed=changed,
         memory=ledger.largest_bytes(measured.ledger),
         source=ledger.source_of(steady),
-        p50_ms=row.latency_ms.p50 if row.latency_ms else None,
+        p50_ms=median(measured.latency),
         failures=row.errors,
-        cpu_ms=row.cpu_ms.p50
-        if row.cpu_ms and steady is not None and steady.source == "rss"
-        else None,
+        cpu_ms=cpu_ms,
         effective=row.effective,
     )
     if whole is None:
         return found
     refused, missing = _refusal(found, measured, row, whole, bounds), 0
-    if (
-        not refused
-        and now is not None
-        and first is not None
-        and not _within(row, now.score, first.score, bounds)
-    ):
+    if refused or now is None or first is None:
+        return msgspec.structs.replace(found, refused=refused)
+    if not _within(row, now.score, first.score, bounds):
         missing = _missing(row, now.score, first.score, bounds)
-        refused = _dear(found, missing, bounds)
+        refused = _word_refusal(found, missing, bounds)
     return msgspec.structs.replace(found, refused=refused, missing=missing)
 
 
 def _verdict(row: StrategyResult, bounds: _Bounds) -> str:
-    return "differs" if bounds.taken and row.verdict == "worse" else row.verdict
+    if bounds.without_references and row.verdict == "worse":
+        return "differs"
+    return row.verdict
 
 
 def _refusal(
@@ -228,9 +231,7 @@ def _refusal(
         return row.failure
     if row.errors:
         return f"{row.errors} utterances without an answer"
-    if quantizes(measured.precision) and not any(
-        "int8" in dtype for dtype in row.effective.values()
-    ):
+    if quantizes(measured.precision) and "int8" not in " ".join(row.effective.values()):
         return f"does not run as asked: {row.fallback_reason}"
     if found.source != whole.source:
         return f"its memory is {ledger.source_words(found.source)}, FP32's is {ledger.source_words(whole.source)}"
@@ -256,27 +257,26 @@ def _within(row: StrategyResult, now: Edits, before: Edits, bounds: _Bounds) -> 
 
 
 def _missing(row: StrategyResult, now: Edits, before: Edits, bounds: _Bounds) -> int:
-    """Return how many more words would bring the upper bounds within the limit, at the rates seen;
-    0 where none do.
+    """Return how many more words would bring the upper bounds within the limit, at the rates found;
+    0 where no number does.
 
-    Rates of too few utterances for an interval say nothing: there it is how many would if no
-    further word changed.
+    Too few utterances for an interval give no rate; there the number is for no further change.
     """
     if row.wer_delta is None or not bounds.words:
         return 0
-    count, reach = len(before.words), REACH / bounds.words
+    count, reach = len(before.words), MAX_USEFUL_WORDS / bounds.words
     if row.wer_delta > bounds.limit:
         least = max(
             upper_bound(now, before) / max(bounds.limit, RESOLUTION), FEWEST_UTTERANCES / count
         )
-        return (
-            math.ceil(bounds.words * (least - 1))
-            if row.wer_delta_ci is None and least < reach
-            else 0
-        )
-    larger = 1.0
+        if row.wer_delta_ci is None and least < reach:
+            return math.ceil(bounds.words * (least - 1))
+        return 0
+    larger, half_width = 1.0, 0.0
+    if row.wer_delta_ci is not None:
+        half_width = row.wer_delta_ci[1] - row.wer_delta
     while larger < reach:
-        wide = (row.wer_delta_ci[1] - row.wer_delta) / larger**0.5 if row.wer_delta_ci else 0.0
+        wide = half_width / larger**0.5
         far = upper_bound(now, before, larger) > max(bounds.limit, RESOLUTION)
         if not far and row.wer_delta + wide <= bounds.limit and count * larger >= FEWEST_UTTERANCES:
             return round(bounds.words * (larger - 1))
@@ -285,14 +285,15 @@ def _missing(row: StrategyResult, now: Edits, before: Edits, bounds: _Bounds) ->
 
 
 # -- in words
-# ---------------------------------------------------------------------------------------------------------
 
 
-def _dear(found: TunedStrategy, missing: int, bounds: _Bounds) -> str:
+def _word_refusal(found: TunedStrategy, missing: int, bounds: _Bounds) -> str:
     """Return why the words speak against a candidate."""
     what = bounds.unit
     limit = f"the limit is {bounds.limit:.2f}"
-    enough = f"; about {missing} more {units(bounds.metric)} would tell" if missing else ""
+    enough = ""
+    if missing:
+        enough = f"; about {missing} more {units(bounds.metric)} would tell"
     if found.most is None:
         return f"undecided: too little speech for a bound on what it costs, {limit} {what}{enough}"
     shown = f"at most {_points(found.most)}"
@@ -309,10 +310,10 @@ def _reason(taken: TunedStrategy, candidates: Sequence[TunedStrategy], bounds: _
     """Return by what figures it was chosen, one clause."""
     whole = candidates[-1]
     if taken.strategy == FP32_BASELINE.name:
-        others = [one for one in candidates[:-1] if not one.refused]
+        others = _qualified(candidates[:-1])
         if not others:
             return "measured here: no cheaper candidate qualifies"
-        names = ", ".join(one.strategy for one in others)
+        names = _names(others)
         return f"measured here: FP32 is as cheap, within its own spread, as the others that qualify: {names}"
     what = bounds.unit
     return (
@@ -323,7 +324,7 @@ def _reason(taken: TunedStrategy, candidates: Sequence[TunedStrategy], bounds: _
 
 
 def _busy(floor: NoiseFloor) -> str:
-    if floor.latency is None or floor.latency <= BUSY:
+    if floor.latency is None or floor.latency <= MAX_LATENCY_SPREAD:
         return ""
     return (
         f"FP32's own latency differed by {100 * floor.latency:.0f} % between its runs: the machine was busy, and "
@@ -336,17 +337,23 @@ def _more(asked: Sequence[TunedStrategy], bounds: _Bounds) -> str:
     short = [one for one in asked if one.missing]
     if not short:
         return ""
-    need = min(one.missing for one in short)
+    need = min(map(attrgetter("missing"), short))
     minutes = bounds.seconds * need / bounds.words / 60
     return (
         f"The {bounds.words} {units(bounds.metric)} there are do not decide "
-        f"{', '.join(one.strategy for one in short)}: about {need} more "
+        f"{_names(short)}: about {need} more "
         f"({minutes:.0f} minutes of speech like this) would, in a --manifest of your own or as kept --recordings."
     )
 
 
+def _names(candidates: Sequence[TunedStrategy]) -> str:
+    return ", ".join(map(attrgetter("strategy"), candidates))
+
+
 def _points(value: float | None) -> str:
-    return "?" if value is None else f"{value + 0.0:+.2f}".replace("-", "−")
+    if value is None:
+        return "?"
+    return f"{value + 0.0:+.2f}".replace("-", "−")
 
 
 def _memory(value: int | None) -> str:
@@ -357,4 +364,6 @@ def _memory(value: int | None) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "?" if value is None else f"{value:.1f}"
+    if value is None:
+        return "?"
+    return f"{value:.1f}"

@@ -17,7 +17,8 @@ from pathlib import Path
 import msgspec
 
 from asrd import paths
-from asrd.config.settings import Settings, budget
+from asrd.config.amounts import budget
+from asrd.config.settings import Settings
 from asrd.engine import tuned
 from asrd.engine.tuned import KEPT_RECORDINGS, TuningResult
 from asrd.errors import AsrdError, ManifestError, ModelError

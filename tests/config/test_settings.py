@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asrd.config import loading, settings
+from asrd.config import amounts, loading, settings
 from asrd.errors import ConfigError
 
 
@@ -158,7 +158,7 @@ def test_parts_without_selective_do_nothing_and_say_so(tmp_path: Path) -> None:
     ],
 )
 def test_budgets(text: str, expected: int | None) -> None:
-    assert settings.budget(text, 4 << 30) == expected
+    assert amounts.budget(text, 4 << 30) == expected
 
 
 def test_the_bound_on_wer_is_the_presets_unless_set(tmp_path: Path) -> None:
@@ -261,4 +261,4 @@ def test_words_that_mean_nothing_are_refused(tmp_path: Path, text: str, parts: l
     ("text", "seconds"), [("never", None), ("immediately", 0), ("30", 1800), ("0.5", 30)]
 )
 def test_how_long_a_model_may_be_unused(text: str, seconds: float | None) -> None:
-    assert settings.idle_seconds(text) == seconds
+    assert amounts.idle_seconds(text) == seconds

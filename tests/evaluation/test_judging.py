@@ -10,6 +10,7 @@ from asrd import protocol
 from asrd.evaluation import judging
 from asrd.evaluation.normalising import normaliser
 from asrd.evaluation.results import Run
+from asrd.evaluation.rows import describe, encoder_error, load_peak_ratio, verdict
 from asrd.precision import memory
 from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.strategies import FP32_BASELINE, STRATEGY_TABLE, Precision
@@ -54,24 +55,24 @@ def test_verdict(
     upper: float,
     expected: str,
 ) -> None:
-    assert judging.verdict(ci, changed, floor, limit, upper) == expected
+    assert verdict(ci, changed, floor, limit, upper) == expected
 
 
 def test_load_peak_by_its_two_definitions() -> None:
     cpu = ready(FP32_BASELINE)
-    assert judging.load_peak_ratio(cpu) == pytest.approx(2.0)
+    assert load_peak_ratio(cpu) == pytest.approx(2.0)
     card = msgspec.structs.replace(
         cpu, device="cuda:0", load_peak=memory.Memory(allocated=42 * MIB, process=900 * MIB)
     )
-    assert judging.load_peak_ratio(card) == pytest.approx(42 / 40)
+    assert load_peak_ratio(card) == pytest.approx(42 / 40)
     blind = msgspec.structs.replace(card, load_peak=memory.Memory(process=80 * MIB))
-    assert judging.load_peak_ratio(blind) == pytest.approx(2.0)
-    assert judging.load_peak_ratio(msgspec.structs.replace(cpu, weights_bytes=0)) is None
+    assert load_peak_ratio(blind) == pytest.approx(2.0)
+    assert load_peak_ratio(msgspec.structs.replace(cpu, weights_bytes=0)) is None
 
 
 @pytest.mark.parametrize("precision", STRATEGY_TABLE.values(), ids=lambda p: p.name)
 def test_describe_names_every_dtype_asked_for(precision: Precision) -> None:
-    said = judging.describe(precision)
+    said = describe(precision)
     for dtype in {
         precision.weights,
         precision.autocast,
@@ -320,8 +321,8 @@ def test_without_a_second_fp32_the_floor_is_unknown() -> None:
 
 def test_the_encoders_error_by_hand() -> None:
     fp32 = np.array([3.0, 4.0], np.float32)
-    assert judging.encoder_error(fp32.tobytes(), fp32.tobytes()) == 0.0
-    assert judging.encoder_error(
+    assert encoder_error(fp32.tobytes(), fp32.tobytes()) == 0.0
+    assert encoder_error(
         np.array([3.0, 4.5], np.float32).tobytes(), fp32.tobytes()
     ) == pytest.approx(0.1)
     for other in (
@@ -329,8 +330,8 @@ def test_the_encoders_error_by_hand() -> None:
         np.array([3.0], np.float32).tobytes(),
         np.array([3.0, np.nan], np.float32).tobytes(),
     ):
-        assert judging.encoder_error(other, fp32.tobytes()) is None
-    assert judging.encoder_error(b"", b"") is None
+        assert encoder_error(other, fp32.tobytes()) is None
+    assert encoder_error(b"", b"") is None
 
 
 def test_a_component_is_no_measure_of_the_noise_floor_and_is_not_judged_as_a_strategy() -> None:

@@ -17,7 +17,7 @@ from asrd.evaluation import judging
 from asrd.evaluation.report import cells, documents, plots, sentences
 from asrd.evaluation.report import page as report_page
 from asrd.evaluation.report import table as report_table
-from asrd.evaluation.results import Comparison, Run, Skipped, Speech, StrategyResult
+from asrd.evaluation.results import Comparison, NoiseFloor, Run, Skipped, Speech, StrategyResult
 from asrd.precision import memory
 from asrd.precision.strategies import STRATEGY_TABLE, Precision
 from tests.fakes.engine import MIB, ready
@@ -274,7 +274,7 @@ def test_an_empty_partial_comparison(width: int) -> None:
         partial=True,
         unfinished=["fp32", "half"],
         criteria=[],
-        noise_floor=judging.NoiseFloor(),
+        noise_floor=NoiseFloor(),
     )
     shown = " ".join(report_table.table(nothing, width).split())
     assert "No strategy was measured. Interrupted: fp32, half not measured." in shown

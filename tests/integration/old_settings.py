@@ -14,8 +14,7 @@ from typing import Any
 
 import msgspec
 
-from asrd.config import faults, loading
-from asrd.config import settings as config_settings
+from asrd.config import amounts, faults, loading
 from asrd.errors import AsrdError
 
 SWITCHES = (
@@ -195,10 +194,10 @@ def meaning(case: dict[str, Any]) -> dict[str, Any]:
     settings = found.settings
     told = {
         "settings": msgspec.to_builtins(settings),
-        "idle_seconds": config_settings.idle_seconds(settings.idle),
+        "idle_seconds": amounts.idle_seconds(settings.idle),
         "wer_bound": settings.wer_bound,
-        "budget": config_settings.budget(settings.vram_budget, 1 << 40),
-        "alert": config_settings.budget(settings.vram_alert, 1 << 40),
+        "budget": amounts.budget(settings.vram_budget, 1 << 40),
+        "alert": amounts.budget(settings.vram_alert, 1 << 40),
         "phrases": sorted([*phrase, text] for phrase, text in settings.phrases.items()),
         "faults": msgspec.to_builtins(faults.parse(settings.faults)),
         "notes": found.notes,

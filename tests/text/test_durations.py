@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asrd.cli import main
-from asrd.config import loading, settings
+from asrd.config import amounts, loading
 from asrd.text import durations
 
 SPANS = {
@@ -39,7 +39,7 @@ def test_a_span_may_have_a_unit_in_every_setting_that_is_one(
     assert main.main(["config", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["promote_after"]["value"] == pytest.approx(minutes)
-    assert settings.idle_seconds(found["idle"]["value"]) == pytest.approx(60 * minutes)
+    assert amounts.idle_seconds(found["idle"]["value"]) == pytest.approx(60 * minutes)
 
 
 @pytest.mark.parametrize("text", NO_SPANS[1:])

@@ -23,8 +23,8 @@ from asrd.audio.format import SAMPLE_RATE
 from asrd.config.settings import Settings
 from asrd.engine.engine import Engine
 from asrd.engine.planner import plan_for, start_for
-from asrd.evaluation.judging import load_peak_ratio
 from asrd.evaluation.manifest import Clip
+from asrd.evaluation.rows import load_peak_ratio
 
 from . import player
 from .figures import Block, Run

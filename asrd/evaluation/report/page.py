@@ -43,7 +43,9 @@ from asrd.text.characters import readable
 
 
 def _times(value: float | None) -> str:
-    return "–" if value is None else f"{figure(value, 2)}×"
+    if value is None:
+        return "–"
+    return f"{figure(value, 2)}×"
 
 
 # -- the page
@@ -89,12 +91,7 @@ def html(comparison: Comparison) -> str:
 
 def _view(row: StrategyResult, comparison: Comparison) -> Mapping[str, Any]:
     """Return what the template shows of a row beside its own fields."""
-    phases = _phases(row)
-    columns = [
-        field
-        for field in INSTRUMENTS
-        if any(getattr(memory, field) is not None for _, memory in phases)
-    ]
+    columns, phases = _memory_table(row)
     return {
         "row": row,
         "name": name(row),
@@ -106,9 +103,7 @@ def _view(row: StrategyResult, comparison: Comparison) -> Mapping[str, Any]:
         "indistinct": indistinct(row, comparison),
         "mark": mark(row),
         "columns": columns,
-        "phases": [
-            (phase, [getattr(memory, field) for field in columns]) for phase, memory in phases
-        ],
+        "phases": phases,
     }
 
 
@@ -126,9 +121,26 @@ def _part_view(row: StrategyResult, comparison: Comparison) -> Mapping[str, Any]
 def _phases(row: StrategyResult) -> Sequence[tuple[str, Memory]]:
     """Return the ledger in the order of time, the load peak where it belongs, phases of no known
     place last."""
-    ledger = dict(row.ledger) | ({"load peak": row.load_peak} if row.load_peak else {})
-    known = [phase for phase in PHASES if phase in ledger]
-    return [
-        (phase, ledger[phase])
-        for phase in [*known, *(phase for phase in ledger if phase not in PHASES)]
-    ]
+    ledger = dict(row.ledger)
+    if row.load_peak:
+        ledger["load peak"] = row.load_peak
+    found = []
+    for phase in dict.fromkeys([*PHASES, *ledger]):
+        if phase in ledger:
+            found.append((phase, ledger[phase]))
+    return found
+
+
+def _memory_table(row: StrategyResult) -> tuple[list[str], list[tuple[str, list[int | None]]]]:
+    """Return the instruments that read the memory of a row, and (phase, bytes by each) for every
+    phase."""
+    phases = _phases(row)
+    columns = []
+    for field in INSTRUMENTS:
+        readings = [getattr(memory, field) for _, memory in phases]
+        if readings.count(None) < len(readings):
+            columns.append(field)
+    lines = []
+    for phase, memory in phases:
+        lines.append((phase, [getattr(memory, field) for field in columns]))
+    return columns, lines

@@ -81,25 +81,31 @@ def draw(comparison: Comparison) -> list[Plot]:
 
 
 def _memory_caption(comparison: Comparison) -> str:
-    kinds = dict.fromkeys(
-        ledger.source_words(ledger.source_of(row.ledger.get("steady")))
-        for row in comparison.strategies
-    )
+    kinds = {}
+    for row in comparison.strategies:
+        kinds[ledger.source_words(ledger.source_of(row.ledger.get("steady")))] = True
     return f"MiB ({' or '.join(kinds)}); bar: steady state"
 
 
 def _delta(row: StrategyResult) -> float | None:
-    return row.wer_delta if row.role != "baseline" else None
+    if row.role == "baseline":
+        return None
+    return row.wer_delta
 
 
 def _name(row: StrategyResult) -> str:
-    return f"{row.strategy} again" if row.role == "again" else row.strategy
+    if row.role == "again":
+        return f"{row.strategy} again"
+    return row.strategy
 
 
 def _bytes(row: StrategyResult, phase: str) -> float | None:
-    memory = row.load_peak if phase == "load peak" else row.ledger.get(phase)
-    value = None if memory is None else ledger.worker_bytes(memory)
-    return None if value is None else value / MIB
+    memory = row.ledger.get(phase)
+    if phase == "load peak":
+        memory = row.load_peak
+    if memory is None or (value := ledger.worker_bytes(memory)) is None:
+        return None
+    return value / MIB
 
 
 def svg(title: str, names: Sequence[str], paint: Callable[[Any], None]) -> str:
@@ -180,11 +186,10 @@ def _memory(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> No
     steady = [_bytes(row, "steady") or 0 for row in rows]
     axes.barh(range(len(rows)), steady, height=0.62, color=COLOURS["soft"], alpha=0.6)
     for phase, mark in {"import": "|", "load peak": "^", "ready": "o", "after": "D"}.items():
-        points = [
-            (value, place)
-            for place, row in enumerate(rows)
-            if (value := _bytes(row, phase)) is not None
-        ]
+        points = []
+        for place, row in enumerate(rows):
+            if (value := _bytes(row, phase)) is not None:
+                points.append((value, place))
         if points:
             x, y = zip(*points, strict=True)
             axes.plot(
@@ -203,7 +208,8 @@ def _memory(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> No
 
 def _words(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     floor = comparison.noise_floor.wer or 0.0
-    limit = next((bound.limit for bound in comparison.criteria if bound.name == "wer_delta"), None)
+    limits = {bound.name: bound.limit for bound in comparison.criteria}
+    limit = limits.get("wer_delta")
     axes.axvline(0, color=COLOURS["faint"], linewidth=1.2)
     if floor:
         axes.axvspan(-floor, floor, color=COLOURS["soft"], alpha=0.5, linewidth=0)
