@@ -94,7 +94,7 @@ def describe(name: str, known: Architecture | None = None) -> Header:
     its architecture.
 
     Raises:
-        KeyError: `name` is not in KNOWN and `known` is not given.
+        KeyError: `name` is not in ARCHITECTURES and `known` is not given.
     """
     known = known or ARCHITECTURES[name]
     config: dict[str, Any] = {

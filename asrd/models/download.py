@@ -262,6 +262,7 @@ class FileDownload:
                 self.blob.replace(self.link)
         main = self.folder / "refs" / "main"
         main.parent.mkdir(parents=True, exist_ok=True)
+        # Not paths.write_whole: that makes a file for this user alone, and a cache may be shared.
         new = main.with_name(f"main.{os.getpid()}.tmp")
         new.write_text(self.entry.commit)
         new.replace(main)

@@ -235,7 +235,7 @@ def test_what_was_measured_of_another_program_stands_until_it_is_asked_for_anew(
     one.code, other.code = bench._digest(), "0123456789ab"
     words = ["--models", "parakeet-ctc-1.1b", "--strategies", "fp32,half", "--cells", "strategy"]
     assert Cell("parakeet-ctc-1.1b", "half") not in asked(result(one, other), monkeypatch, *words)
-    again = asked(result(one, other), monkeypatch, *words, "--anew")
+    again = asked(result(one, other), monkeypatch, *words, "--rerun")
     assert Cell("parakeet-ctc-1.1b", "half") in again
     assert Cell("parakeet-ctc-1.1b", "fp32") not in again
 

@@ -4,7 +4,7 @@ card.
     tools/gpu-bench [--json FILE] [--minutes N] [--models a,b] [--strategies a,b] [--device cuda:0]
 
 Goes on where it was stopped: what stands in the JSON file is not measured again on the same
-machine, with --anew unless another program was measured. Exit code 0: all of it is measured; 3:
+machine, with --rerun unless another program was measured. Exit code 0: all of it is measured; 3:
 time was over first, or something failed.
 """
 
@@ -70,7 +70,7 @@ def arguments() -> argparse.Namespace:
         help="only these kinds: strategy,eager,words,growth,nemo,naive",
     )
     parser.add_argument(
-        "--anew",
+        "--rerun",
         action="store_true",
         help="again what was measured of another state of asrd's code",
     )
@@ -113,7 +113,7 @@ def main() -> int:
 
     def stands(cell: Cell) -> bool:
         found = result.cells.get(cell.name)
-        if found is None or found.failure or (args.anew and found.code != _digest()):
+        if found is None or found.failure or (args.rerun and found.code != _digest()):
             return False
         return found.checkpoint == cells.digest(cell.model)
 
