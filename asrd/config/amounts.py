@@ -44,7 +44,8 @@ def budget(text: str, total: int, name: str = "vram_budget", origin: str = "") -
     where = _in_brackets(origin)
     if not match or match[2] not in (*MEMORY_UNITS, "%"):
         raise ConfigError(
-            f"{name} = {text!r}{where} is not an amount of memory", "for example 2000MiB, 2GiB or 50%"
+            f"{name} = {text!r}{where} is not an amount of memory",
+            "for example 2000MiB, 2GiB or 50%",
         )
     number = float(match[1].replace(",", "."))
     if match[2] == "%" and number > 100:
