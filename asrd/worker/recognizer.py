@@ -78,7 +78,7 @@ class Recognizer:
     @property
     def graphs(self) -> dict[str, str]:
         """Part of the model -> what of it is replayed as CUDA graphs, or why nothing is."""
-        return dict(self._capture.told) if self._capture else {}
+        return dict(self._capture.results) if self._capture else {}
 
     def recognize(
         self,
@@ -149,7 +149,7 @@ class Recognizer:
                 return partial.encoded, lambda: [stream.decode(partial)]
             stream.forget()
         encoded, lengths = self._encode([one.padded for one in buffers])
-        return encoded, lambda: self._decoder.several(
+        return encoded, lambda: self._decoder.decode_batch(
             encoded, lengths, list(map(self._path, buffers))
         )
 
@@ -159,7 +159,7 @@ class Recognizer:
         if context is None:
             return None
         frames = (context.until - buffer.first) // self._frame_samples
-        return self._decoder.after(context.text, frames)
+        return self._decoder.state_after(context.text, frames)
 
     def _hypothesis(self, decoded: Any, buffer: _PaddedBuffer) -> protocol.Hypothesis:
         stop = buffer.first + buffer.padded.numel()
@@ -217,7 +217,7 @@ class Recognizer:
         """
         from asrd.worker.encoder import cuda_graphs, functional
 
-        self._decoder.settle()
+        self._decoder.freeze_weights()
         if self.start.device != "cpu":
             if self.start.graphs and self._capture is None:
                 device = self._torch.device(self.start.device)
@@ -239,7 +239,7 @@ class Recognizer:
         with torch.inference_mode(), self._applied.context("final"):
             self._decoder.replay(capture)
             if not self._unmasked:
-                capture.tell("encoder", "not replayed: an encoder of another kind")
+                capture.note("encoder", "not replayed: an encoder of another kind")
                 return
             self._fast_encoder = cuda_graphs.EncoderReplay(self.model.encoder, capture)
             if audio:

@@ -34,7 +34,7 @@ def start_recognizer(start: protocol.Start, report: Report) -> Recognizer:
     recognizer.enable_fast_paths()
     if start.vocabulary and start.boost:
         # After the self-test, which is of the precision and not of the user's words.
-        loaded.decoder.prefer(start.vocabulary, start.boost)
+        loaded.decoder.boost_phrases(start.vocabulary, start.boost)
     # Once more: the kernels that the warm-up loaded are beside the allocator too.
     loaded.meter.hold_to_limit()
     loaded.meter.note("ready")

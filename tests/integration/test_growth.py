@@ -29,7 +29,7 @@ def put_out(strategy: str, folder: Path, lengths: list[int]) -> list[torch.Tenso
     """Return what an encoder puts out for buffers of these lengths: FP32 by modules and as a
     straight program."""
     model = tiny.restore(tiny.built("ctc", folder))
-    assert conformer.whole(model, CPU)
+    assert conformer.remove_masks(model, CPU)
     applied = cast.apply(model, STRATEGY_TABLE[strategy], CPU)
     runs: list[Any] = [lambda features: model.encoder(audio_signal=features)[0]]
     if strategy == "fp32":
@@ -58,7 +58,7 @@ def test_lengths_computed_together_on_nemos_way_change_no_bit(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny.restore(tiny.built("rnnt", folder))
-    assert conformer.whole(model, CPU)
+    assert conformer.remove_masks(model, CPU)
     counts = torch.tensor(LENGTHS[:6])
     sounds = torch.nn.utils.rnn.pad_sequence(
         [sound(length)[0] for length in LENGTHS[:6]], batch_first=True

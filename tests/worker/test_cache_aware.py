@@ -288,7 +288,7 @@ def test_cuts_change_nothing_where_phrases_are_preferred(family: str, folder: Pa
     with listening(held) as heard:
         ask(held, SOUND)
         plain = list(heard)
-        held._decoder.prefer(["shana", "tho be", "ki"], 4.0)
+        held._decoder.boost_phrases(["shana", "tho be", "ki"], 4.0)
         forget(held)
         ask(held, SOUND)
         whole = list(heard)

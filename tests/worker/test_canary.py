@@ -166,12 +166,12 @@ def test_a_tokenizer_without_a_token_of_the_prompt_is_refused(restored: Restore)
 class Scripted:
     """Stands where the cached decoder does: says a script of tokens and frames, round and round."""
 
-    longest = 512
+    max_tokens = 512
 
     def __init__(self, script: list[tuple[int, int]], end: int | None, frames: int) -> None:
         self.script, self.end, self.frames, self.said = script, end, frames, 0
 
-    def listen(self, sound: torch.Tensor, room: int) -> Any:
+    def new_cache(self, sound: torch.Tensor, room: int) -> Any:
         from asrd.worker.decoding.kv_cache import KVCache
 
         self.said = 0
@@ -221,7 +221,7 @@ def test_a_loop_that_stands_still_is_cut_to_its_phrase_once(guarded: Any, size: 
     heard = guarded(start + loop * 40, ends=False)
     assert heard.ids == [token for token, _ in start + loop]
     assert heard.truncated
-    assert len(heard.likely) == len(heard.spans) == len(heard.ids)
+    assert len(heard.confidences) == len(heard.spans) == len(heard.ids)
 
 
 def test_running_on_without_a_loop_ends_at_so_many_tokens_a_second(guarded: Any) -> None:

@@ -58,7 +58,7 @@ def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
 def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None:
     theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
     weights = {name: value.clone() for name, value in ours.state_dict().items()}
-    assert conformer.whole(ours, CPU)
+    assert conformer.remove_masks(ours, CPU)
     for name, value in ours.state_dict().items():
         assert torch.equal(value, weights[name]), name
     for samples in (
@@ -71,7 +71,7 @@ def test_every_family_puts_out_what_nemo_does(family: str, folder: Path) -> None
 @pytest.mark.parametrize("family", ["ctc", "ca_rnnt"])
 def test_several_of_one_length_are_each_what_they_are_alone(family: str, folder: Path) -> None:
     ours = tiny.restore(tiny.built(family, folder))
-    conformer.whole(ours, CPU)
+    conformer.remove_masks(ours, CPU)
     sounds = torch.cat([sound(40_000, seed) for seed in range(3)])
     assert_same(unpadded(ours, sounds), torch.cat([unpadded(ours, one[None]) for one in sounds]))
 
@@ -79,7 +79,7 @@ def test_several_of_one_length_are_each_what_they_are_alone(family: str, folder:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_length_that_is_given_goes_nemos_way(family: str, folder: Path) -> None:
     theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
-    conformer.whole(ours, CPU)
+    conformer.remove_masks(ours, CPU)
     padded = torch.cat([sound(30_000), sound(30_000, 1)])
     padded[1, 20_000:] = 0
     lengths = torch.tensor([30_000, 20_000])
@@ -94,7 +94,7 @@ def test_a_length_that_is_given_goes_nemos_way(family: str, folder: Path) -> Non
 @pytest.mark.parametrize("family", ["ca_ctc", "ca_rnnt"])
 def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
     theirs, ours = (tiny.restore(tiny.built(family, folder)) for _ in range(2))
-    conformer.whole(ours, CPU)
+    conformer.remove_masks(ours, CPU)
     found = []
     with torch.inference_mode():
         features, frames = theirs.preprocessor(
@@ -135,7 +135,7 @@ def test_reduced_precision_is_no_further_from_float32_than_nemos(
     for name, run in (("nemo", nemo), ("ours", unpadded)):
         model = tiny.restore(tiny.built("ctc", folder))
         if name == "ours":
-            assert conformer.whole(model, CPU)
+            assert conformer.remove_masks(model, CPU)
         applied = cast.apply(model, STRATEGY_TABLE[strategy], CPU)
         with torch.inference_mode(), applied.context("final"):
             apart[name] = float((run(model, sound(64_000)).float() - exact).pow(2).mean().sqrt())
@@ -160,5 +160,5 @@ def test_an_encoder_of_another_kind_is_left_alone(change: dict[str, Any], folder
     name = "-".join(f"{key}-{value}" for key, value in change.items()).replace("/", "")
     model = tiny.restore(tiny.build("ctc", folder, name=name, **change))
     kinds = [type(module) for module in model.modules()]
-    assert not conformer.whole(model, CPU)
+    assert not conformer.remove_masks(model, CPU)
     assert [type(module) for module in model.modules()] == kinds

@@ -88,7 +88,7 @@ def heard(held: Recognizer, samples: np.ndarray) -> protocol.Hypothesis:
 @pytest.mark.parametrize("family", ["ctc", "ca_ctc", "ca_rnnt", "canary2"])
 def test_padded_features_give_what_they_give_unpadded(family: str, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family))
-    assert conformer.whole(model, CPU)
+    assert conformer.remove_masks(model, CPU)
     replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     with torch.inference_mode():
         replayed.prepare(features_of(model, max(LENGTHS)))
@@ -119,14 +119,14 @@ def _kept(
 ) -> tuple[Any, EncoderReplay]:
     if folder not in made:
         model = tiny.restore(path_of(folder, "ctc"))
-        conformer.whole(model, CPU)
+        conformer.remove_masks(model, CPU)
         made[folder] = model, EncoderReplay(model.encoder, GraphCapture(CPU))
     return made[folder]
 
 
 def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
-    conformer.whole(model, CPU)
+    conformer.remove_masks(model, CPU)
     replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     with torch.inference_mode():
         replayed.prepare(features_of(model, 20_000))
@@ -137,7 +137,7 @@ def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path)
 
 def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
-    conformer.whole(model, CPU)
+    conformer.remove_masks(model, CPU)
     recorder = GraphCapture(CPU)
     replayed = EncoderReplay(model.encoder, recorder)
     with torch.inference_mode():
@@ -147,7 +147,7 @@ def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
         assert replayed(features.expand(5, -1, -1)) is None
         assert replayed(features.expand(4, -1, -1)) is not None
         assert replayed(features_of(model, 16_000 * 31)) is None
-    assert recorder.told == {
+    assert recorder.results == {
         "encoder": "1 lengths up to 256 feature frames; 1 lengths up to 256 feature frames of 4 buffers"
     }
 
@@ -168,8 +168,8 @@ def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> No
         )
         sound = tiny.noise(2.0)
         held.replay(recorder, sound.tobytes())
-        assert "no more: a replay" in recorder.told[part]
-        assert ready_message(held).graphs == recorder.told
+        assert "no more: a replay" in recorder.results[part]
+        assert ready_message(held).graphs == recorder.results
         assert heard(held, sound) == heard(plain, sound)
 
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_captured_runs_as_before(folder: Path) -> None:
     sound = tiny.noise(2.0)
     held.replay(recorder, sound.tobytes())
     assert heard(held, sound) == heard(plain, sound)
-    assert recorder.told == {
+    assert recorder.results == {
         "encoder": "not replayed; no more: operation not permitted when stream is capturing",
         "decoder": "not replayed; no more: out of memory",
     }
@@ -247,11 +247,11 @@ def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths:
 def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> None:
     held = worker(path_of(folder, "ctc"))
     held.replay(recorder := GraphCapture(CPU), tiny.noise(1.0).tobytes())
-    assert recorder.told["encoder"] == "1 lengths up to 128 feature frames"
+    assert recorder.results["encoder"] == "1 lengths up to 128 feature frames"
     sounds = noises([16_000 + 400 * n for n in range(7)])
     for _ in range(2):
         encoded_of(held, sounds)
-    assert recorder.told["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
+    assert recorder.results["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held.model.encoder, "forward", None)
         shaped = held._fast_encoder._ready[(8, 128, None)]
@@ -262,7 +262,7 @@ def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> Non
 
 def test_what_is_in_rows_that_nobody_asked_for_is_never_heard(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
-    conformer.whole(model, CPU)
+    conformer.remove_masks(model, CPU)
     replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
     many = features_of(model, 16_000).expand(8, -1, -1)
     with torch.inference_mode():
@@ -313,10 +313,10 @@ def test_texts_in_step_say_the_same_as_alone(
     expected = [plain(*each) for each in given]
     assert len({len(text.tokens) for text in expected}) > 3, "texts of one length end together"
     for size in (2, 3, 8, 10):
-        found = replayed.several(*stacked(given[:size]))
+        found = replayed.decode_batch(*stacked(given[:size]))
         for one, other in zip(found, expected[:size], strict=True):
             same(one, other)
-    assert recorder.told["decoder"].endswith("encoder frames, 8 at once")
+    assert recorder.results["decoder"].endswith("encoder frames, 8 at once")
 
 
 def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
@@ -327,7 +327,7 @@ def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
         sounding(model, tiny.noise(seconds, seed))
         for seed, seconds in ((0, 1.0), (7, 10.0), (5, 3.3))
     ]
-    found = replayed.several(*stacked(given))
+    found = replayed.decode_batch(*stacked(given))
     assert [text.truncated for text in found] == [True, False, False]
     for one, each in zip(found, given, strict=True):
         same(one, plain(*each))
@@ -351,7 +351,7 @@ def test_texts_of_any_lengths_say_what_each_says_alone(
         torch.cat([heard[seed] for _, seed in rows]),
         torch.tensor([frames for frames, _ in rows]),
     )
-    found = replayed.several(encoded, lengths)
+    found = replayed.decode_batch(encoded, lengths)
     for row, (one, (frames, _)) in enumerate(zip(found, rows, strict=True)):
         same(one, plain(encoded[row : row + 1, :, :frames], lengths[row : row + 1]))
 
@@ -365,17 +365,19 @@ def test_a_text_that_is_not_finite_leaves_the_others_alone(folder: Path) -> None
     steps = replayed.canary._steps(sounds, [20] * 3)
     assert steps is not None
     with torch.inference_mode():
-        expected = list(steps.said(sounds, 20))
-        found = list(steps.said([sounds[0], torch.full_like(sounds[1], torch.nan), sounds[2]], 20))
+        expected = list(steps.decode(sounds, 20))
+        found = list(
+            steps.decode([sounds[0], torch.full_like(sounds[1], torch.nan), sounds[2]], 20)
+        )
     assert [step[::2] for step in found] == [step[::2] for step in expected]
     assert all(math.isnan(step[1][1]) for step in found)
 
 
 def behind(decoder: transducer.Transducer, encoded: torch.Tensor, length: torch.Tensor) -> Decoded:
     """Return what follows a text that ended in the first second."""
-    path = decoder.after(decoder._model.tokenizer.ids_to_text([5, 9, 7]), 12)
+    path = decoder.state_after(decoder._model.tokenizer.ids_to_text([5, 9, 7]), 12)
     assert path is not None
-    [found] = decoder.several(encoded, length, [path])
+    [found] = decoder.decode_batch(encoded, length, [path])
     assert found.resumed
     assert found.tokens[0].start >= 12
     return found
@@ -398,7 +400,7 @@ def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: P
     same(held(*given[0]), expected[0])
     kept = None
     for size in (3, 8, 10, 2, 1):
-        found = held.several(*stacked(given[:size]))
+        found = held.decode_batch(*stacked(given[:size]))
         kept = kept or loop.state
         for one, other in zip(found, expected[:size], strict=True):
             same(one, other)
@@ -456,7 +458,7 @@ def both(model: Any) -> tuple[Aed, Aed, GraphCapture]:
     assert isinstance(plain, Aed)
     assert isinstance(replayed, Aed)
     recorder = GraphCapture(CPU)
-    replayed.settle()
+    replayed.freeze_weights()
     replayed.replay(recorder)
     return plain, replayed, recorder
 
@@ -483,7 +485,7 @@ def test_steps_of_one_size_say_the_same(
         same(replayed(*given), expected)
         said += len(expected.tokens)
     assert said > 3, "silence compares nothing"
-    assert recorder.told["decoder"].startswith("texts for up to")
+    assert recorder.results["decoder"].startswith("texts for up to")
 
 
 @settings(
@@ -509,7 +511,7 @@ def test_numbers_that_were_not_finite_do_not_stay(folder: Path) -> None:
     replayed(encoded, length)
     steps = next(iter(replayed.canary._replay._ready.values()))
     with torch.inference_mode():
-        said = list(steps.said([torch.full((1, 20, 32), torch.nan)], 40))
+        said = list(steps.decode([torch.full((1, 20, 32), torch.nan)], 40))
     assert all(math.isnan(sure) for ((_, sure),) in said)
     same(replayed(encoded, length), plain(encoded, length))
 
@@ -537,7 +539,7 @@ def kernels(folder: Path, layers: int, dtype: torch.dtype) -> int:
     with torch.no_grad():  # within inference_mode a linear would be one call whatever it is made of
         sound = torch.zeros(1, 128, 32, dtype=dtype)
         steps = StaticCacheDecoder(reader, torch.full((1, 5), 7), 100, sound, 1, 128, 64)
-        steps.listen([sound])
+        steps.load([sound])
         steps.begin()
         with Kernels() as launched:
             steps.step()
@@ -556,14 +558,14 @@ def test_a_token_is_read_in_few_kernels(dtype: torch.dtype, folder: Path) -> Non
 def test_a_beam_and_a_vocabulary_keep_their_search(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "canary2", beam=3, generation_delta=20))
     _, replayed, recorder = both(model)
-    assert recorder.told == {"decoder": "not replayed: this checkpoint asks for a beam"}
+    assert recorder.results == {"decoder": "not replayed: this checkpoint asks for a beam"}
     model = tiny.restore(path_of(folder, "canary2"))
     plain, replayed, _ = both(model)
     given = tiny.encode(model, tiny.noise(3.0))
     replayed(*given)
     phrase = model.tokenizer.ids_to_text([model.tokenizer.vocab_size - 5])
     for each in (plain, replayed):
-        each.prefer([phrase], 4.0)
+        each.boost_phrases([phrase], 4.0)
     same(replayed(*given), plain(*given))
 
 
@@ -631,8 +633,10 @@ def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: 
     for _ in range(2):
         held.recognize_together(sounds, [0] * len(sounds), "final")
     lengths = "4 lengths up to 512 feature frames; 1 lengths up to 512 feature frames of 8 buffers"
-    assert recorder.told["encoder"] == lengths
-    assert "canary" not in family or recorder.told["decoder"].endswith("encoder frames, 8 at once")
+    assert recorder.results["encoder"] == lengths
+    assert "canary" not in family or recorder.results["decoder"].endswith(
+        "encoder frames, 8 at once"
+    )
 
 
 # -- whole workers
@@ -648,7 +652,7 @@ def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
     held.replay(GraphCapture(CPU), tiny.noise(4.0).tobytes())
-    assert held._capture.told["encoder"] == "4 lengths up to 512 feature frames"
+    assert held._capture.results["encoder"] == "4 lengths up to 512 feature frames"
     close = 0
     for number, seconds in enumerate((0.3, 1.0, 2.5, 4.0)):
         sound = tiny.noise(seconds, number)
@@ -665,7 +669,7 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
         )
         held._fast_encoder, before = None, heard(held, sound).text
         held.replay(GraphCapture(CPU), sound.tobytes())
-        assert "no more" not in str(held._capture.told), one.component
+        assert "no more" not in str(held._capture.results), one.component
         alike.append(heard(held, sound).text == before)
     assert sum(alike) >= 0.7 * len(alike)  # rounding turns random weights' texts
 
@@ -825,7 +829,7 @@ def test_memory_does_not_grow_once_every_length_is_captured(family: str, folder:
 def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
     recorder, numbers = GraphCapture(torch.device("cuda:0")), torch.ones(8, device="cuda")
     assert recorder.record("encoder", lambda: numbers * float(numbers.sum().item())) is None
-    assert recorder.told["encoder"].startswith("not replayed; no more: ")
+    assert recorder.results["encoder"].startswith("not replayed; no more: ")
     assert float((numbers + 1).sum()) == 16.0
     after = recorder.record("decoder", lambda: numbers.mul(2))
     assert after is not None

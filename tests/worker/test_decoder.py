@@ -115,7 +115,7 @@ def test_a_path_behind_a_text_is_where_nemo_stands_when_it_has_said_it(
     """NeMo's loop reads token by token from the blank on; here all are read at once."""
     ours = model(family)
     decoder, text = decoder_for(ours), ours.tokenizer.ids_to_text([5, 9, 7])
-    path = decoder.after(text, 12)
+    path = decoder.state_after(text, 12)
     assert (path.frames, path.ids, int(path.state.decoded_length)) == (12, (), 12)
     ids = [ours.decoder.blank_idx, *ours.tokenizer.text_to_ids(text)]
     states = ours.decoder.initialize_state(torch.zeros(1, 1))
@@ -133,8 +133,10 @@ def test_a_prediction_network_that_nemo_cannot_put_down_is_not_taken_up(model: M
     ours = model("rnnt")
     sizes = {"pred_hidden": ours.decoder.pred_hidden, "pred_rnn_layers": 1}
     ours.decoder = StatelessTransducerDecoder(sizes, ours.decoder.vocab_size, context_size=2).eval()
-    assert decoder_for(ours).after("a", 3) is None
-    assert decoder_for(model("rnnt_char")).after("a", 3) is None, "letters without a tokenizer"
+    assert decoder_for(ours).state_after("a", 3) is None
+    assert decoder_for(model("rnnt_char")).state_after("a", 3) is None, (
+        "letters without a tokenizer"
+    )
 
 
 # -- precision

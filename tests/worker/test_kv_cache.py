@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from asrd.errors import ModelError
-from asrd.worker.decoding.alignment import REACH, spans, spans_of_several, warp, warps
+from asrd.worker.decoding.alignment import REACH_FRAMES, spans, spans_of_batch, warp, warps
 from asrd.worker.decoding.kv_cache import CachedDecoder
 from tests.fakes import tiny
 
@@ -55,7 +55,7 @@ def both(body: Any, head: Any) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     ours, reader = [], CachedDecoder(body, head)
     theirs, paid, states = [], [], None
     with torch.inference_mode():
-        memory = reader.listen(sound, PROMPT + TEXT)
+        memory = reader.new_cache(sound, PROMPT + TEXT)
         for start, stop in steps:
             logits, states, rows = generator._one_step_forward(
                 ids[:, start:stop], sound, torch.ones(1, FRAMES), states, start, False
@@ -96,8 +96,8 @@ def test_reading_all_tokens_at_once_gives_what_reading_them_one_by_one_gives() -
     sound, ids = torch.randn(1, FRAMES, WIDTH), torch.randint(4, VOCABULARY, (1, 11))
     reader = CachedDecoder(body, head)
     with torch.inference_mode():
-        at_once = reader.step(reader.listen(sound, 11), ids)
-        memory = reader.listen(sound, 11)
+        at_once = reader.step(reader.new_cache(sound, 11), ids)
+        memory = reader.new_cache(sound, 11)
         parts = torch.cat(
             [reader.step(memory, ids[:, a:b]) for a, b in ((0, 4), (4, 7), (7, 8), (8, 11))]
         )
@@ -121,7 +121,7 @@ def test_the_sound_is_projected_once_and_every_token_once() -> None:
             net.register_forward_hook(count)
     reader = CachedDecoder(body, head)
     with torch.inference_mode():
-        memory = reader.listen(torch.randn(1, FRAMES, WIDTH), 9)
+        memory = reader.new_cache(torch.randn(1, FRAMES, WIDTH), 9)
         reader.step(memory, torch.full((1, 5), 7))
         for _ in range(4):
             reader.step(memory, torch.full((1, 1), 7))
@@ -163,7 +163,7 @@ def test_half_precision_stays_close_to_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(2)
     sound, ids = torch.randn(1, FRAMES, WIDTH), torch.randint(4, VOCABULARY, (1, PROMPT + TEXT))
     with torch.inference_mode():
-        memory = reader.listen(sound.to(dtype), PROMPT + TEXT)
+        memory = reader.new_cache(sound.to(dtype), PROMPT + TEXT)
         ours = reader.step(memory, ids)[PROMPT - 1 :]
     assert ours.dtype == torch.float32
     assert memory.own[0].dtype == dtype
@@ -227,8 +227,8 @@ def test_tokens_are_found_where_they_were_heard(ended: bool) -> None:
     heard = [10, 13, 20, 34, 36]
     found = spans(spoken(heard, 60, 4, ended), 4, len(heard))
     assert all(first <= frame < last for frame, (first, last) in zip(heard, found, strict=True))
-    assert found[0][0] >= 10 - REACH
-    assert found[-1][1] <= 36 + REACH + 1 or not ended
+    assert found[0][0] >= 10 - REACH_FRAMES
+    assert found[-1][1] <= 36 + REACH_FRAMES + 1 or not ended
 
 
 @given(
@@ -256,7 +256,7 @@ def test_spans_of_several_are_those_of_each() -> None:
     texts = [[10, 13, 20, 34, 36], [], [3], [50, 51, 52, 53, 54, 55, 56]]
     paid = [spoken(heard, 60 - row, 4, row != 2) for row, heard in enumerate(texts)]
     expected = [spans(each, 4, len(heard)) for each, heard in zip(paid, texts, strict=True)]
-    assert spans_of_several(paid, 4, [len(heard) for heard in texts]) == expected
+    assert spans_of_batch(paid, 4, [len(heard) for heard in texts]) == expected
 
 
 def test_no_tokens_have_no_spans() -> None:

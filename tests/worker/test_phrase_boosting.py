@@ -110,7 +110,7 @@ def test_a_word_that_was_confused_is_heard_right(
     model, encoded = shipped(name)
     decoder, text = factory.decoder_for(model), CLIPS[number - 1]["text"]
     assert decoder(*encoded[number - 1]).text.strip() != text
-    decoder.prefer([word], 1.0)
+    decoder.boost_phrases([word], 1.0)
     assert decoder(*encoded[number - 1]).text.strip() == text
 
 
@@ -119,7 +119,7 @@ def test_fifty_words_that_nobody_said_cost_less_than_half_a_point(shipped: Any, 
     model, encoded = shipped(name)
     decoder = factory.decoder_for(model)
     before = errors([decoder(*one).text.strip() for one in encoded])
-    decoder.prefer(NEVER_SAID, 1.0)
+    decoder.boost_phrases(NEVER_SAID, 1.0)
     heard = [decoder(*one).text.strip() for one in encoded]
     spoken = sum(len(clip["text"].split()) for clip in CLIPS)
     assert 100 * (errors(heard) - before) / spoken < 0.5
@@ -143,7 +143,7 @@ def test_nothing_is_invented_where_nobody_speaks_however_much_it_is_wanted(
 ) -> None:
     model, _ = shipped(name)
     decoder = factory.decoder_for(model)
-    decoder.prefer(["peter", "the market", "kubernetes"], 5.0)
+    decoder.boost_phrases(["peter", "the market", "kubernetes"], 5.0)
     for what, samples in no_speech().items():
         assert decoder(*tiny.encode(model, samples)).text == "", what
 
@@ -154,7 +154,7 @@ def test_a_word_that_is_wanted_too_much_is_still_not_repeated_without_end(
 ) -> None:
     model, encoded = shipped(name)
     decoder = factory.decoder_for(model)
-    decoder.prefer(["peter"], 5.0)
+    decoder.boost_phrases(["peter"], 5.0)
     for clip, one in zip(CLIPS[:40], encoded, strict=False):
         assert decoder(*one).text.split().count("peter") <= len(clip["text"].split())
 
@@ -184,7 +184,7 @@ def test_a_preference_changes_tokens_and_makes_none_of_silence(
 ) -> None:
     model = restored(family)
     plain, decoder = free(model), free(restored(family))
-    decoder.prefer([spoken_by(model)], 5.0)
+    decoder.boost_phrases([spoken_by(model)], 5.0)
     changed, word = 0, token_ids(model.tokenizer, spoken_by(model), "en")[0]
     for number in range(4):
         encoded, length = tiny.encode(model, tiny.noise(2.0, number))
@@ -211,7 +211,7 @@ def test_a_model_that_hears_nothing_hears_nothing_that_is_wanted_either(
         else:
             model.decoder.decoder_layers[0].bias[-1] += 100.0
     decoder = free(model)
-    decoder.prefer([spoken_by(model)], 50.0)
+    decoder.boost_phrases([spoken_by(model)], 50.0)
     assert decoder(*tiny.encode(model, tiny.noise(2.0))).tokens == []
 
 
@@ -219,7 +219,7 @@ def test_a_model_that_hears_nothing_hears_nothing_that_is_wanted_either(
 def test_a_preference_of_nothing_changes_nothing(restored: Restore, family: str) -> None:
     model = restored(family)
     plain, decoder = free(model), free(restored(family))
-    decoder.prefer([spoken_by(model)], 0.0)
+    decoder.boost_phrases([spoken_by(model)], 0.0)
     for number in range(2):
         encoded, length = tiny.encode(model, tiny.noise(2.0, number))
         before, after = plain(encoded, length), decoder(encoded, length)
@@ -239,7 +239,7 @@ def test_preferences_work_in_every_dtype(
 ) -> None:
     model, other = restored(family), restored(family)
     decoder, plain = free(model), free(other)
-    decoder.prefer([spoken_by(model)], 2.0)
+    decoder.boost_phrases([spoken_by(model)], 2.0)
     encoded, length = tiny.encode(model, tiny.noise(2.0))
     with (
         torch.inference_mode(),
@@ -259,7 +259,7 @@ def test_ctc_chooses_as_nemo_does(restored: Restore) -> None:
 
     model = restored("ctc")
     decoder = free(model)
-    decoder.prefer([spoken_by(model), "sha"], 3.0)
+    decoder.boost_phrases([spoken_by(model), "sha"], 3.0)
     oracle = GreedyBatchedCTCInfer(blank_id=model.decoding.blank_id, allow_cuda_graphs=False)
     oracle.fusion_models, oracle.fusion_models_alpha = [decoder._boost.tree], [3.0]
     for number in range(5):
@@ -285,7 +285,7 @@ def test_transducers_choose_as_nemo_does_by_its_own_configuration(
     ours, theirs = restored(family), restored(family)
     phrases = [spoken_by(ours), "sha"]
     decoder = free(ours)
-    decoder.prefer(phrases, 3.0)
+    decoder.boost_phrases(phrases, 3.0)
     greedy = {
         "boosting_tree": {"key_phrases_list": phrases, "use_triton": False},
         "boosting_tree_alpha": 3.0,
@@ -325,7 +325,7 @@ def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(
     restored: Restore, family: str
 ) -> None:
     with pytest.raises(ConfigError, match="'Ωmega Q9'") as caught:
-        free(restored(family)).prefer(["sha", "Ωmega Q9"], 1.0)
+        free(restored(family)).boost_phrases(["sha", "Ωmega Q9"], 1.0)
     assert "Ω" in caught.value.hint
     assert "m" not in caught.value.hint.partition(" has no ")[2]
 
@@ -333,7 +333,7 @@ def test_a_phrase_that_cannot_be_written_is_named_with_its_letters(
 @pytest.mark.parametrize("family", ["canary1", "canary2_unified"])
 def test_a_tag_is_no_phrase(restored: Restore, family: str) -> None:
     with pytest.raises(ConfigError, match="endoftext"):
-        free(restored(family)).prefer(["<|endoftext|>"], 1.0)
+        free(restored(family)).boost_phrases(["<|endoftext|>"], 1.0)
 
 
 def test_small_letters_stand_for_capitals_where_a_model_has_none(shipped: Any) -> None:
@@ -344,7 +344,9 @@ def test_small_letters_stand_for_capitals_where_a_model_has_none(shipped: Any) -
 def test_a_canary_writes_phrases_in_the_language_it_writes(restored: Restore) -> None:
     decoder = factory.decoder_for(restored("canary2"), target_lang="de")
     with pytest.raises(ConfigError, match="no language 'de'"):
-        decoder.prefer(["sha"], 1.0)  # its prompt has a German, its tokenizers have only an English
+        decoder.boost_phrases(
+            ["sha"], 1.0
+        )  # its prompt has a German, its tokenizers have only an English
 
 
 @pytest.mark.parametrize(
@@ -355,7 +357,7 @@ def test_a_model_that_prefers_nothing_says_so(
     restored: Restore, family: str, sizes: Any, why: str
 ) -> None:
     with pytest.raises(ConfigError, match=why):
-        free(restored(family, **sizes)).prefer(["sha"], 1.0)
+        free(restored(family, **sizes)).boost_phrases(["sha"], 1.0)
 
 
 # -- the figures
@@ -410,12 +412,12 @@ def main() -> int:
         for weight in (0.5, 1.0, 1.5, 2.0):
             change = []
             for number, word in confused(plain):
-                decoder.prefer([word], weight)
+                decoder.boost_phrases([word], weight)
                 change.append(
                     wrong(number, decoder(*encoded[number]).text.strip())
                     - wrong(number, plain[number])
                 )
-            decoder.prefer(NEVER_SAID, weight)
+            decoder.boost_phrases(NEVER_SAID, weight)
             free_to_leave = errors([decoder(*one).text.strip() for one in encoded])
             as_nemo_has_it(decoder, model, NEVER_SAID)
             penalised = errors([decoder(*one).text.strip() for one in encoded])

@@ -185,7 +185,7 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
         lambda _, given, __: states.append(given[0].reshape(-1, head.in_features))
     )
     reader = CachedDecoder(model.transf_decoder, model.log_softmax)
-    reader.step(reader.listen(sound, ids.shape[1]), ids)
+    reader.step(reader.new_cache(sound, ids.shape[1]), ids)
     hook.remove()
     state = torch.cat(states)[
         begin.shape[1] - 1 :

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from asrd.worker.decoding import canary
 from asrd.worker.decoding.decoder import DecoderState, one_by_one
-from asrd.worker.decoding.word_times import Decoded, say, timed
+from asrd.worker.decoding.word_times import Decoded, text_of, timed_tokens
 from asrd.worker.encoder.cuda_graphs import GraphCapture
 
 
 class Aed:
-    """Canary, with `canary.Canary` to listen; its guard may be set, or taken off, there."""
+    """Canary, decoded by a `canary.Canary`, whose guard may be set or taken off."""
 
     family = "aed"
 
@@ -23,39 +23,43 @@ class Aed:
         self.canary = canary.Canary(model, source_lang, target_lang, pnc)
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
-        """Return what was said."""
+        """Return the text and its tokens."""
         count = int(length[0])
-        return self._read(self.canary(encoded, count), count) if count else Decoded("", [], False)
+        if not count:
+            return Decoded("", [], False)
+        return self._read(self.canary(encoded, count), count)
 
-    def after(self, text: str, frames: int) -> DecoderState | None:
+    def state_after(self, text: str, frames: int) -> DecoderState | None:
         """Return None: its text of a buffer begins with the buffer."""
         return None
 
-    def several(
+    def decode_batch(
         self, encoded: Tensor, lengths: Tensor, paths: Sequence[DecoderState | None] = ()
     ) -> list[Decoded]:
-        """Return what was said in each buffer."""
-        counts = [int(count) for count in lengths]
+        """Return the text of each buffer."""
+        counts = list(map(int, lengths))
         if not all(counts):
             return one_by_one(self, encoded, lengths)
-        return [
-            self._read(*each)
-            for each in zip(self.canary.several(encoded, counts), counts, strict=True)
-        ]
+        outputs = self.canary.decode_batch(encoded, counts)
+        return list(map(self._read, outputs, counts))
 
-    def _read(self, heard: canary.CanaryOutput, count: int) -> Decoded:
-        starts, stops = [first for first, _ in heard.spans], [last for _, last in heard.spans]
-        tokens = timed(heard.ids, starts, stops, heard.likely, count)
-        return Decoded(say(self._model, heard.ids), tokens, heard.truncated)
+    def _read(self, output: canary.CanaryOutput, count: int) -> Decoded:
+        starts: list[int] = []
+        stops: list[int] = []
+        for start, stop in output.spans:
+            starts.append(start)
+            stops.append(stop)
+        tokens = timed_tokens(output.ids, starts, stops, output.confidences, count)
+        return Decoded(text_of(self._model, output.ids), tokens, output.truncated)
 
-    def settle(self) -> None:
+    def freeze_weights(self) -> None:
         """Join Canary's weights."""
-        self.canary.settle()
+        self.canary.freeze_weights()
 
     def replay(self, recorder: GraphCapture) -> None:
         """Replay Canary's steps."""
         self.canary.replay(recorder)
 
-    def prefer(self, phrases: Sequence[str], weight: float) -> None:
-        """Prefer these phrases from here on."""
-        self.canary.prefer(phrases, weight)
+    def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
+        """Boost these phrases from here on."""
+        self.canary.boost_phrases(phrases, weight)

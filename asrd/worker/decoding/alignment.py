@@ -7,13 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-REACH = 4
-"""Frames that a token may reach to either side of where it is heard most: what is beyond is a
+REACH_FRAMES = 4
+"""Frames that a token may reach to either side of its peak of attention: what is beyond is a
 pause."""
-
-
-# -- where tokens are in the sound
-# ------------------------------------------------------------------------------------
 
 
 def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int, int]]:
@@ -26,22 +22,31 @@ def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int,
     the end of text after them take the silence at both ends.
 
     Args:
-        paid: attention [tokens read, frames], prompt first, as `KVCache.paid` returns it.
+        paid: attention [tokens read, frames], prompt first, as `KVCache.attention_rows` returns it.
         prompt: tokens of the prompt, at least two.
         count: tokens of the text; the last one may not have been read.
     """
-    return spans_of_several([paid], prompt, [count])[0]
+    return spans_of_batch([paid], prompt, [count])[0]
 
 
-def spans_of_several(
+def spans_of_batch(
     paid: Sequence[NDArray[np.float32]], prompt: int, counts: Sequence[int]
 ) -> list[list[tuple[int, int]]]:
     """Return the spans of several texts, which takes little longer than those of one."""
-    weights = [
-        _weights(each, prompt, count) for each, count in zip(paid, counts, strict=True) if count
-    ]
-    paths = iter(zip(weights, warps([-each for each in weights]), strict=True))
-    return [_reached(*next(paths), count) if count else [] for count in counts]
+    weights: list[NDArray[np.float32]] = []
+    costs: list[NDArray[np.float32]] = []
+    for each, count in zip(paid, counts, strict=True):
+        if count:
+            weights.append(_weights(each, prompt, count))
+            costs.append(-weights[-1])
+    paths = iter(zip(weights, warps(costs), strict=True))
+    found: list[list[tuple[int, int]]] = []
+    for count in counts:
+        if count:
+            found.append(_reached(*next(paths), count))
+        else:
+            found.append([])
+    return found
 
 
 def _weights(paid: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.float32]:
@@ -62,9 +67,10 @@ def _reached(
     for row, frame in path:
         frames[row].append(frame)
     found = []
-    for row, heard in enumerate(frames[1 : 1 + count], start=1):
-        peak = heard[int(weights[row, heard].argmax())]
-        found.append((max(heard[0], peak - REACH), min(heard[-1], peak + REACH) + 1))
+    for row, own in enumerate(frames[1 : 1 + count], start=1):
+        peak = own[int(weights[row, own].argmax())]
+        first = max(own[0], peak - REACH_FRAMES)
+        found.append((first, min(own[-1], peak + REACH_FRAMES) + 1))
     return found
 
 
@@ -80,10 +86,11 @@ def warps(costs: Sequence[NDArray[np.float32]]) -> list[list[tuple[int, int]]]:
     Worked out one anti-diagonal at a time: within one, no cell needs another. Nor does any need one
     further right or down, so that all can have the size of the largest.
     """
-    rows, columns = (max((cost.shape[axis] for cost in costs), default=0) for axis in (0, 1))
-    slanted = np.zeros(
-        (len(costs), rows + columns + 1, rows + 1)
-    )  # [row + column, row], both counted from one
+    rows = columns = 0
+    for cost in costs:
+        rows, columns = max(rows, cost.shape[0]), max(columns, cost.shape[1])
+    # [row + column, row], both counted from one
+    slanted = np.zeros((len(costs), rows + columns + 1, rows + 1))
     for one, cost in zip(slanted, costs, strict=True):
         row, column = np.indices(cost.shape)
         one[row + column + 2, row + 1] = cost

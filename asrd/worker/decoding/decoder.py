@@ -1,13 +1,13 @@
-"""What the encoder put out -> timed tokens, for each family of models.
+"""The encoder's output -> timed tokens: what the decoder of every family does.
 
-Greedy decoding, and its text is NeMo's own: CTC by collapsing the best path, transducers by NeMo's
-greedy_batch whatever strategy their checkpoint names, Canary as `canary` says. NeMo's own CUDA
-graphs are switched on by `replay` only, which is for a process that loads nothing more: capturing
-one can break torch.load in the whole process.
+Decoding is greedy, and its text is NeMo's own. CTC collapses the best path. Transducers run NeMo's
+greedy_batch, whatever strategy their checkpoint names. Canary is decoded as `canary` describes.
+`replay` switches NeMo's own CUDA graphs on. Only a process that loads nothing more may call it:
+capturing a graph can break torch.load in the whole process.
 
-Knows models, tokens and frames. Knows no sound: NeMo's transcribe() pads what is shorter than a
-second with silence on both sides, and who wants its text for such a buffer pads it so before
-encoding. Runs in the worker, on any device and in any dtype that casting leaves, in and out of
+A decoder knows models, tokens and frames; it knows no audio. NeMo's transcribe() pads a buffer
+shorter than a second with silence on both sides. A caller that wants its text pads the buffer so
+before encoding. A decoder runs on any device and in any dtype that casting leaves, in and out of
 autocast.
 """
 
@@ -24,9 +24,9 @@ from asrd.worker.casting.capabilities import has_lstm
 from asrd.worker.decoding.word_times import Decoded
 from asrd.worker.encoder.cuda_graphs import GraphCapture
 
-LINGER = 2
+LINGER_FRAMES = 2
 """Frames that a token goes on after its last one where no other follows: a spike is shorter than
-what it stands for."""
+the speech it stands for."""
 
 
 class Decoder(Protocol):
@@ -36,40 +36,40 @@ class Decoder(Protocol):
     """ctc, rnnt, tdt, hybrid or aed."""
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
-        """Return what was said, for an encoder output [1, D, T] of which `length` [1] frames hold
-        sound."""
+        """Return the text and tokens of an encoder output [1, D, T], of which `length` [1] frames
+        are audio and not padding."""
         ...
 
-    def several(
+    def decode_batch(
         self, encoded: Tensor, lengths: Tensor, paths: Sequence[DecoderState | None] = ()
     ) -> list[Decoded]:
-        """Return what was said in each of several buffers [B, D, T] of which `lengths` [B] frames
-        hold sound.
+        """Return the same for each of several buffers [B, D, T], of which `lengths` [B] frames are
+        audio.
 
-        Of a buffer that has one of `paths`, what follows that.
+        Of a buffer that has one of `paths`, only what follows that.
         """
         ...
 
-    def after(self, text: str, frames: int) -> DecoderState | None:
-        """Return a path by which `text` was said in a buffer's first `frames`; None where nothing
-        can go on from it."""
+    def state_after(self, text: str, frames: int) -> DecoderState | None:
+        """Return the state after `text` in a buffer's first `frames`; None where decoding cannot go
+        on from it."""
         ...
 
-    def settle(self) -> None:
-        """Take the weights to be final: what is made of them may be kept from here on."""
+    def freeze_weights(self) -> None:
+        """Keep what is computed from the weights: they may not change from here on."""
         ...
 
     def replay(self, recorder: GraphCapture) -> None:
-        """From here on replay whole steps as CUDA graphs, as `recorder` allows and tells; it
-        changes no text."""
+        """From here on replay whole steps as CUDA graphs, as `recorder` allows, and note which;
+        it changes no text."""
         ...
 
-    def prefer(self, phrases: Sequence[str], weight: float) -> None:
-        """From here on prefer these phrases, at least one, where the sound leaves a choice, by a
-        weight in nats.
+    def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
+        """Boost these phrases, at least one, from here on by a weight in nats.
 
-        Raises ConfigError: a phrase that the model cannot write, a model or a search that has no
-        room for preferences.
+        Raises:
+            ConfigError: a phrase that the model cannot write, or a model or a search that can boost
+                none.
         """
         ...
 
@@ -80,16 +80,16 @@ class DecoderState(NamedTuple):
 
     frames: int = 0
     ids: tuple[int, ...] = ()
-    """CTC: the best token of each frame, blanks too. Transducers: the tokens said."""
+    """CTC: the best token of each frame, blanks too. Transducers: the tokens so far."""
     starts: tuple[int, ...] = ()
     """Transducers: the frame of each token."""
     durations: tuple[int, ...] = ()
-    """TDT: what the model says of each token's length, in frames."""
-    sure: tuple[Any, ...] = ()
+    """TDT: the length of each token by the model, in frames."""
+    confidences: tuple[Any, ...] = ()
     """The probability of each id; None where the decoder gives none."""
     state: Any = None
     """Transducers: NeMo's decoder state, which decoding on from it leaves as it is. CTC: that of
-    preferred phrases."""
+    boosted phrases."""
 
 
 class Resumable(Decoder, Protocol):
@@ -101,21 +101,21 @@ class Resumable(Decoder, Protocol):
         ...
 
     def read(self, path: DecoderState) -> Decoded:
-        """Return what was said up to a path's end."""
+        """Return the text up to a path's end."""
         ...
 
 
-# -- small things of several families
+# -- shared by several families
 # ---------------------------------------------------------------------------------
 
 
 def one_by_one(decoder: Decoder, encoded: Tensor, lengths: Tensor) -> list[Decoded]:
-    """Return what a decoder of one buffer says of each of several, without the padding behind
+    """Return what a decoder of one buffer makes of each of several, without the padding behind
     it."""
-    counts = [int(count) for count in lengths]
-    return [
-        decoder(encoded[n : n + 1, :, :count], lengths[n : n + 1]) for n, count in enumerate(counts)
-    ]
+    decoded = []
+    for row, count in enumerate(map(int, lengths)):
+        decoded.append(decoder(encoded[row : row + 1, :, :count], lengths[row : row + 1]))
+    return decoded
 
 
 def recurrent(tensor: Tensor) -> AbstractContextManager[Any]:
@@ -123,5 +123,6 @@ def recurrent(tensor: Tensor) -> AbstractContextManager[Any]:
     dtype on this CPU."""
     if tensor.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return nullcontext()
-    lacks = not has_lstm(torch.get_autocast_dtype("cpu"))
-    return torch.backends.mkldnn.flags(enabled=False) if lacks else nullcontext()
+    if has_lstm(torch.get_autocast_dtype("cpu")):
+        return nullcontext()
+    return torch.backends.mkldnn.flags(enabled=False)

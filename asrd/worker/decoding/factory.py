@@ -1,4 +1,4 @@
-"""The decoder of a model by its kind."""
+"""The decoder of a model, by the model's class."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def decoder_for(
         source_lang, target_lang, pnc: for Canary: language spoken, language written (another one:
         translation),
             punctuation and capitals, None leaving those to the checkpoint. The other families write
-            what they were trained to; of several tokenizers, `prefer` takes that of source_lang.
+            what they were trained to; of several tokenizers, `boost_phrases` takes that of source_lang.
 
     Raises:
-        ModelError: a model of a kind, or a prompt format, that is not known here.
+        ModelError: a model of a kind, or a prompt format, that is not supported.
         ConfigError: a language that the model's tokenizer has not.
     """
     match type(model).__name__:

@@ -1,11 +1,10 @@
-"""Canary's transformer decoder with its keys and values kept, and where in the sound its tokens
-were.
+"""Canary's transformer decoder with its keys and values kept, and its attention to the audio.
 
 NeMo's TransformerDecoder projects the keys and values of the whole encoder output again for every
 token, and those of all earlier tokens too. Here the encoder's are projected once a buffer and the
-tokens' once each; the arithmetic is otherwise NeMo's, on NeMo's own modules, called as modules, so
-that quantised, cast or hooked layers work. Knows tensors and token ids; knows no text, no prompt
-and no clock. Runs in the worker.
+tokens' once each. The arithmetic is otherwise NeMo's, on NeMo's own modules. They are called as
+modules, so that quantised, cast or hooked layers work. This file knows tensors and token ids; it
+knows no text, no prompt and no clock.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch.nn.functional import linear
 from asrd.errors import ModelError
 
 MASKED = -10000.0
-"""NeMo's NEG_INF: what is added to the score of a later token. Fits float16."""
+"""NeMo's NEG_INF: the number to add to the score of a later token. Fits float16."""
 
 
 class Pair(NamedTuple):
@@ -31,32 +30,32 @@ class Pair(NamedTuple):
     values: Tensor
 
 
-class Keeping(Protocol):
-    """What a decoder's layers read from and write to."""
+class LayerCache(Protocol):
+    """The cache that a decoder's layers read from and write to."""
 
-    sound: list[Pair]
+    cross: list[Pair]
     """Keys and values of the encoder's output, by layer."""
     padding: Tensor | None
-    """What is added to the scores of the sound's frames [B heads, 1, T], in their dtype; None:
-    nothing is padded."""
+    """The number to add to the scores of the encoder's frames [B heads, 1, T], in their dtype;
+    None: nothing is padded."""
 
     def append(self, layer: int, fresh: Tensor) -> Pair:
-        """Keep a layer's keys and values of new tokens [2, B, heads, N, width]; return what it is
-        to look at."""
+        """Keep a layer's keys and values of new tokens [2, B, heads, N, width]; return those that
+        it attends to."""
         ...
 
 
 class KVCache:
-    """What one buffer's decoding keeps: both attentions' keys and values by layer, and the
-    attention paid to the sound.
+    """The cache of one buffer's decoding: both attentions' keys and values by layer, and the
+    attention to the audio.
 
     Args:
-        sound: keys and values of the encoder's output, by layer.
+        cross: keys and values of the encoder's output, by layer.
         room: tokens, prompt included, that there will be at most.
     """
 
-    def __init__(self, sound: list[Pair], room: int) -> None:
-        self.sound = sound
+    def __init__(self, cross: list[Pair], room: int) -> None:
+        self.cross = cross
         self.padding: Tensor | None = None
         self.own: list[Tensor] = []
         self.length, self.room = 0, room
@@ -64,12 +63,11 @@ class KVCache:
         """One [layers, heads, tokens, frames] per step; a token's row is from reading it to predict
         the next one."""
 
-    def paid(self) -> NDArray[np.float32]:
+    def attention_rows(self) -> NDArray[np.float32]:
         """Return the attention of every token read so far [tokens, frames], the mean over layers
         and heads."""
-        rows: NDArray[np.float32] = (
-            torch.cat([step.float().mean((0, 1)) for step in self.attention]).cpu().numpy()
-        )
+        means = [step.float().mean((0, 1)) for step in self.attention]
+        rows: NDArray[np.float32] = torch.cat(means).cpu().numpy()
         return rows
 
     def append(self, layer: int, fresh: Tensor) -> Pair:
@@ -100,14 +98,16 @@ class CachedDecoder:
             raise ModelError(
                 f"a Canary decoder of kind {type(transformer).__name__} is not supported"
             )
-        if any(layer.is_adapter_available() for layer in transformer.decoder.layers):
-            raise ModelError(
-                "a Canary decoder with adapters is not supported",
-                "merge the adapters into its weights",
-            )
+        for layer in transformer.decoder.layers:
+            if layer.is_adapter_available():
+                raise ModelError(
+                    "a Canary decoder with adapters is not supported",
+                    "merge the adapters into its weights",
+                )
         self.embedding, self.decoder, self.head = transformer.embedding, transformer.decoder, head
-        self.longest = int(transformer.max_sequence_length)
-        self._joined: list[tuple[Tensor, Tensor] | None] = [None for _ in self.decoder.layers]
+        self.max_tokens = int(transformer.max_sequence_length)
+        self._norms = list(map(_norms, self.decoder.layers))
+        self._joined: list[tuple[Tensor, Tensor] | None] = [None] * len(self.decoder.layers)
 
     def join(self) -> None:
         """Make query, key and value of a text's token one product, where they can be. No weight may
@@ -115,51 +115,52 @@ class CachedDecoder:
         if not any(self._joined):  # a graph may read what was joined
             self._joined = [_joined(layer.first_sub_layer) for layer in self.decoder.layers]
 
-    def listen(self, sound: Tensor, room: int) -> KVCache:
-        """Return the memory for an encoder output [1, T, D], with room for so many tokens."""
-        return KVCache(self.project(sound), room)
+    def new_cache(self, audio: Tensor, room: int) -> KVCache:
+        """Return a cache for an encoder output [1, T, D], with room for so many tokens."""
+        return KVCache(self.project(audio), room)
 
-    def project(self, sound: Tensor) -> list[Pair]:
+    def project(self, audio: Tensor) -> list[Pair]:
         """Return each layer's keys and values of encoder outputs [B, T, D]."""
-        attentions = [layer.second_sub_layer for layer in self.decoder.layers]
-        return [_pair(each, sound) for each in attentions]
+        return [_pair(layer.second_sub_layer, audio) for layer in self.decoder.layers]
 
-    def step(self, memory: KVCache, ids: Tensor) -> Tensor:
-        """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts what follows
-        token n."""
-        mask = _causal(ids.shape[1], memory.length, ids.device) if ids.shape[1] > 1 else None
-        states = self.embedding(input_ids=ids, start_pos=memory.length)
-        logits, paid = self.read(memory, states, mask)
-        memory.length += ids.shape[1]
-        memory.attention.append(paid[:, 0])
+    def step(self, cache: KVCache, ids: Tensor) -> Tensor:
+        """Read tokens [1, N] and return float32 logits [N, V], of which row n predicts the token
+        after token n."""
+        count, mask = ids.shape[1], None
+        if count > 1:
+            mask = _causal(count, cache.length, ids.device)
+        states = self.embedding(input_ids=ids, start_pos=cache.length)
+        logits, attention = self.read(cache, states, mask)
+        cache.length += count
+        cache.attention.append(attention[:, 0])
         return logits[0].float()
 
     def positions(self, count: int, device: torch.device) -> Tensor:
         """Return the embeddings of the first positions of a text [count, D], for `embed`."""
-        numbers = torch.arange(count, device=device).clamp_max_(
-            self.longest - 1
-        )  # behind it nothing is read
+        # Positions behind the last one are never read.
+        numbers = torch.arange(count, device=device).clamp_max_(self.max_tokens - 1)
         embedded: Tensor = self.embedding.position_embedding(numbers)
         return embedded
 
     def embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Return what NeMo's embedding does [B, N, D], for tokens [B, N] at embedded positions [N,
+        """Return the output of NeMo's embedding [B, N, D], for tokens [B, N] at embedded positions [N,
         D]."""
         embedded: Tensor = self.embedding.layer_norm(
             self.embedding.token_embedding(ids) + positions
         )
         return embedded
 
-    def read(self, memory: Keeping, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Read embedded tokens [B, N, D].
+    def read(self, cache: LayerCache, states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Read embedded tokens [B, N, D]; return logits [B, N, V] and the attention to the audio
+        [layers, B, heads, N, T].
 
-        `mask` is what is added to their scores over the tokens that `memory` then keeps. Return
-        logits [B, N, V] and the attention paid to the sound [layers, B, heads, N, T].
+        Args:
+            mask: added to their scores over the tokens that `cache` then keeps.
         """
         weights = []
         for number, layer in enumerate(self.decoder.layers):
-            states, paid = self._block(layer, number, states, mask, memory)
-            weights.append(paid)
+            states, attention = self._block(layer, number, states, mask, cache)
+            weights.append(attention)
         if self.decoder.final_layer_norm is not None:
             states = self.decoder.final_layer_norm(states)
         with self.head.with_log_softmax_enabled(False) as head:
@@ -167,26 +168,26 @@ class CachedDecoder:
         return logits, torch.stack(weights)
 
     def _block(
-        self, layer: Any, number: int, states: Tensor, mask: Tensor | None, memory: Keeping
+        self, layer: Any, number: int, states: Tensor, mask: Tensor | None, cache: LayerCache
     ) -> tuple[Tensor, Tensor]:
-        """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the sound [B,
-        heads, N, T]."""
+        """Return a TransformerDecoderBlock's output [B, N, D] and its attention to the audio [B,
+        heads, N, T].
+
+        Each norm comes before its part, or behind it and the sum.
+        """
         own, cross = layer.first_sub_layer, layer.second_sub_layer
-        inner = layer.layer_norm_1(states) if layer.pre_ln else states
-        query, fresh = self._parts(own, number, inner)
-        attended, _ = _attend(own, query, memory.append(number, fresh), mask)
+        before, behind = self._norms[number]
+        query, fresh = self._parts(own, number, before[0](states))
+        attended, _ = _attend(own, query, cache.append(number, fresh), mask)
         attended += states
-        if not layer.pre_ln:
-            attended = layer.layer_norm_1(attended)
-        inner = layer.layer_norm_2(attended) if layer.pre_ln else attended
-        query = _split(cross, cross.query_net(inner))
-        heard, paid = _attend(cross, query, memory.sound[number], memory.padding)
-        heard += attended
-        if not layer.pre_ln:
-            heard = layer.layer_norm_2(heard)
-        output = layer.third_sub_layer(layer.layer_norm_3(heard) if layer.pre_ln else heard)
-        output += heard
-        return output if layer.pre_ln else layer.layer_norm_3(output), paid
+        attended = behind[0](attended)
+        query = _split(cross, cross.query_net(before[1](attended)))
+        output, attention = _attend(cross, query, cache.cross[number], cache.padding)
+        output += attended
+        attended = behind[1](output)
+        output = layer.third_sub_layer(before[2](attended))
+        output += attended
+        return behind[2](output), attention
 
     def _parts(self, own: Any, number: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Return for states [B, N, D] queries [B, heads, N, width], and keys and values [2, B,
@@ -199,22 +200,35 @@ class CachedDecoder:
         return parts[0], parts[1:]
 
 
+def _norms(layer: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return what a block does before each of its three parts, and what behind each."""
+    norms = layer.layer_norm_1, layer.layer_norm_2, layer.layer_norm_3
+    nothing = (_unchanged,) * 3
+    if layer.pre_ln:
+        return norms, nothing
+    return nothing, norms
+
+
+def _unchanged(states: Tensor) -> Tensor:
+    return states
+
+
 def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
     """Return the weights [3 D, D] of queries, keys and values, of which each net keeps its part,
     and the biases [3 D].
 
-    None where they are not plain numbers of one dtype, or something is done around a net, which
-    would not be called.
+    None where they are not plain numbers of one dtype, or where a net has hooks, as no net would be
+    called.
     """
     nets = attention.query_net, attention.key_net, attention.value_net
-    if any(net._forward_hooks or net._forward_pre_hooks or "forward" in vars(net) for net in nets):
-        return None
-    kinds = {(type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) for net in nets}
-    if kinds != {(torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)}:
-        return None
-    weight, bias = (
-        torch.cat([getattr(net, name).data for net in nets]) for name in ("weight", "bias")
-    )
+    plain = (torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)
+    for net in nets:
+        if net._forward_hooks or net._forward_pre_hooks or "forward" in vars(net):
+            return None
+        if (type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) != plain:
+            return None
+    weight = torch.cat([net.weight.data for net in nets])
+    bias = torch.cat([net.bias.data for net in nets])
     for net, rows, offsets in zip(nets, weight.chunk(3), bias.chunk(3), strict=True):
         net.weight.data, net.bias.data = rows, offsets
     return weight, bias
@@ -228,8 +242,11 @@ def _attend(
 
     `added`, which is expanded to [B heads, N, length], is added to the scores.
     """
-    keys, values = (part.flatten(0, 1) for part in pair)
-    beta, added = (0, query.new_empty(1)) if added is None else (1, added.to(query.dtype))
+    keys, values = pair.keys.flatten(0, 1), pair.values.flatten(0, 1)
+    if added is None:
+        beta, added = 0, query.new_empty(1)
+    else:
+        beta, added = 1, added.to(query.dtype)
     alpha = attention.attn_scale**-2  # NeMo divides both sides by its root, in a kernel for each
     scores = torch.baddbmm(added, query.flatten(0, 1), keys.transpose(1, 2), beta=beta, alpha=alpha)
     weights = torch.softmax(scores, dim=-1)
@@ -239,9 +256,8 @@ def _attend(
 
 def _pair(attention: Any, states: Tensor) -> Pair:
     """Return the keys and values of states [B, N, D]."""
-    return Pair(
-        *(_split(attention, net(states)) for net in (attention.key_net, attention.value_net))
-    )
+    keys = _split(attention, attention.key_net(states))
+    return Pair(keys, _split(attention, attention.value_net(states)))
 
 
 def _split(attention: Any, states: Tensor) -> Tensor:
@@ -253,7 +269,7 @@ def _split(attention: Any, states: Tensor) -> Tensor:
 
 
 def _causal(count: int, before: int, device: torch.device) -> Tensor:
-    """Return what is added to the scores of `count` new tokens over themselves and the `before`
+    """Return the mask to add to the scores of `count` new tokens over themselves and the `before`
     earlier ones."""
     later = torch.ones(count, before + count, device=device, dtype=torch.bool).triu(before + 1)
     return later * MASKED

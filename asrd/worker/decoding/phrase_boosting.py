@@ -1,13 +1,13 @@
-"""Phrases that are preferred where the sound leaves a choice: NeMo's boosting tree, under a greedy
+"""Phrases that get a bonus where the audio leaves a choice: NeMo's boosting tree, under a greedy
 search.
 
-The tree gives a bonus to each token that begins or continues a phrase. NeMo takes it back where a
-phrase is left before its end, as a beam needs it; a greedy search never takes a token back, so that
-this only pushes it on to the end of phrases nobody said (measured; asrd/docs/voice-commands.md has the figures).
-Here leaving is free. A bonus makes another token of a token and never one of a blank or of the end,
-so silence stays silent.
+The tree gives a bonus to each token that begins or continues a phrase. NeMo takes the bonus back
+where a phrase is left before its end, as a beam search needs it. A greedy search never takes a
+token back, so this only pushes it on to the end of phrases that were not spoken (measured;
+asrd/docs/voice-commands.md has the figures). Here leaving a phrase costs nothing. A bonus replaces
+one token by another. It never replaces a blank or the end, so silence stays empty.
 
-Knows tokens and their scores; knows no sound. Runs in the worker, on any device.
+This file knows tokens and their scores; it knows no audio. It runs on any device.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from asrd.errors import ConfigError, nearest
 
-DEPTH = {"aed": 1.0}
-"""Family -> how much more a phrase's later tokens get than its first, in which NeMo's advice
-differs from 2."""
+DEPTH_FACTORS = {"aed": 1.0}
+"""Family -> how much more a phrase's later tokens get than its first, where NeMo advises another
+factor than 2."""
 
-STATES = 64
+MAX_KEPT_STATES = 64
 """States whose bonuses are kept; most tokens are chosen in the first one."""
 
 
@@ -36,9 +36,10 @@ class Boost:
     Args:
         model: a restored NeMo model.
         phrases: at least one.
-        weight: what the first token of a phrase gets, in nats; later ones get `DEPTH` times that
-            and a little more.
-        language: for tokenizers that are several: whose tokens a phrase is written in.
+        weight: the bonus of a phrase's first token, in nats; later ones get `DEPTH_FACTORS` times
+            that and a little more.
+        family: the model's family, as `DEPTH_FACTORS` names it.
+        language: for several tokenizers in one: whose tokens a phrase is written in.
 
     Raises:
         ConfigError: a model without a tokenizer, or a phrase that its tokenizer cannot write.
@@ -58,14 +59,14 @@ class Boost:
                 "a model that writes letters has no vocabulary to prefer", "set vocabulary = []"
             )
         ids = [token_ids(tokenizer, phrase, language) for phrase in phrases]
-        graph = ContextGraph(context_score=1.0, depth_scaling=DEPTH.get(family, 2.0))
+        graph = ContextGraph(context_score=1.0, depth_scaling=DEPTH_FACTORS.get(family, 2.0))
         graph.build(token_ids=ids, uniform_weights=False)
         self.weight = weight
         self.tree = GPUBoostingTreeModel.from_context_graph(
             graph, int(tokenizer.vocab_size), uniform_weights=False
         )
         self.tree.requires_grad_(False).backoff_weights.zero_()
-        self._advance = lru_cache(STATES)(self._bonuses)
+        self._advance = lru_cache(MAX_KEPT_STATES)(self._bonuses)
 
     def choose(self, scores: Tensor, state: int, barred: Collection[int]) -> tuple[int, int]:
         """Return the token with the best log score [V] and bonus together, none of `barred`, and
@@ -79,7 +80,7 @@ class Boost:
         token = int(sums.argmax())
         return token, int(following[token])
 
-    def after(self, ids: Sequence[int]) -> int:
+    def state_after(self, ids: Sequence[int]) -> int:
         """Return the state behind tokens."""
         state = 0
         for token in ids:
@@ -101,23 +102,26 @@ def token_ids(tokenizer: Any, phrase: str, language: str) -> list[int]:
         ids = _encode(tokenizer, text, language)
         if ids and _bare(_decode(tokenizer, ids)) == _bare(text):
             return ids
-    lacking = sorted(
-        {c for c in phrase if not c.isspace() and not _writable(tokenizer, c, language)}
-    )
-    raise ConfigError(
-        f"this model cannot write {phrase!r}, which is in the vocabulary",
-        f"its tokenizer has no {' '.join(lacking)}"
-        if lacking
-        else "leave it out, or write it as the model would",
-    )
+    hint = "leave it out, or write it as the model would"
+    if lacking := _unwritable(tokenizer, phrase, language):
+        hint = f"its tokenizer has no {' '.join(lacking)}"
+    raise ConfigError(f"this model cannot write {phrase!r}, which is in the vocabulary", hint)
+
+
+def _unwritable(tokenizer: Any, phrase: str, language: str) -> list[str]:
+    """Return the letters of a phrase that a tokenizer cannot write, in order."""
+    found = []
+    for letter in sorted(set("".join(phrase.split()))):
+        if not _writable(tokenizer, letter, language):
+            found.append(letter)
+    return found
 
 
 def _writable(tokenizer: Any, letter: str, language: str) -> bool:
-    texts = letter, letter.lower()
-    return any(
-        _bare(_decode(tokenizer, _encode(tokenizer, text, language))) == _bare(text)
-        for text in texts
-    )
+    for text in (letter, letter.lower()):
+        if _bare(_decode(tokenizer, _encode(tokenizer, text, language))) == _bare(text):
+            return True
+    return False
 
 
 def _encode(tokenizer: Any, text: str, language: str) -> list[int]:
@@ -133,10 +137,9 @@ def _encode(tokenizer: Any, text: str, language: str) -> list[int]:
 
 def _decode(tokenizer: Any, ids: list[int]) -> str:
     """Return the text of token ids; that of a tag is nothing, as no speech becomes one."""
-    pieces = tokenizer.ids_to_tokens(ids)
-    return (
-        "" if any(piece.startswith("<|") for piece in pieces) else str(tokenizer.ids_to_text(ids))
-    )
+    if any(piece.startswith("<|") for piece in tokenizer.ids_to_tokens(ids)):
+        return ""
+    return str(tokenizer.ids_to_text(ids))
 
 
 def _bare(text: str) -> str:

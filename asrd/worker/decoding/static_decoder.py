@@ -1,14 +1,15 @@
-"""Worker: Canary's decoder in tensors of one size, so that reading a token is the same work for
-every place.
+"""Canary's decoder in tensors of one size, so that reading a token is the same work at every
+place.
 
-What `attention.KVCache` keeps grows with each token; here there is room for the longest text from
-the start, and what is not yet written is masked. The token that was found is read from where it was
-written, on the device, and the host, which decides when a text ends, looks on from one step behind:
-the device never waits for it, and one step at most is for nothing. Several texts are read in step,
-each to its own sound; one that has ended is read on, and not looked at. Tokens, their probabilities
-and the attention are those of `CachedDecoder.step`.
+The tensors of `kv_cache.KVCache` grow with each token. Here there is room for the longest text from
+the start, and places not yet written are masked. The device reads a token from where it wrote it.
+The host decides when a text ends, from one step behind. So the device never waits for it, and one
+step at most is computed in vain. Several texts are read in step, each with its own audio. One that
+has ended is read on, and its tokens are ignored. Tokens, their probabilities and the attention are
+those of `CachedDecoder.step`.
 
-Knows tensors and token ids. Runs in the worker: on a card replayed as graphs, on a CPU in tests.
+This file knows tensors and token ids. On a card its work is replayed as graphs; tests run it on a
+CPU.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from torch import Tensor
 from asrd.worker.decoding.kv_cache import MASKED, CachedDecoder, Pair
 from asrd.worker.encoder.cuda_graphs import GraphCapture, Work, arithmetic
 
-STEP = 128
-"""Encoder frames from one size to the next. One size serves a window of ten seconds: the sound
+STEP_FRAMES = 128
+"""Encoder frames from one size to the next. One size serves a window of ten seconds: the audio
 costs little a token."""
 
-LONGEST = 384
+MAX_FRAMES = 384
 """Encoder frames that there is a size for: those of the longest window a user can set."""
 
 ROWS = 8
-"""Texts that are read in step where there is more than one; a step for one that is not there costs
-next to nothing."""
+"""Texts that are read in step where there is more than one; a step for an empty row costs next to
+nothing."""
 
-APART = 0.3
-"""Nats that a replayed token's probability may be from that of the same work done plainly; garbage
-is far further."""
+MAX_DIFFERENCE_NATS = 0.3
+"""Nats by which a replayed token's log probability may differ from that of the same work done
+plainly; garbage differs by far more."""
 
 
 class StaticCacheDecoder:
@@ -45,10 +46,10 @@ class StaticCacheDecoder:
     prompt included.
 
     Args:
-        decoder: what reads.
+        decoder: the decoder whose layers are used.
         prompt: token ids [1, P] that every text begins with.
-        known: token ids from here on are never said.
-        sound: what the decoder listens to, for its width, dtype and device.
+        vocabulary_size: token ids from here on are never chosen.
+        audio: states that the decoder attends to, for their width, dtype and device.
         rows, frames, room: the size.
     """
 
@@ -56,73 +57,78 @@ class StaticCacheDecoder:
         self,
         decoder: CachedDecoder,
         prompt: Tensor,
-        known: int,
-        sound: Tensor,
+        vocabulary_size: int,
+        audio: Tensor,
         rows: int,
         frames: int,
         room: int,
     ) -> None:
-        device = sound.device
+        device = audio.device
         self.rows, self.frames, self.room = rows, frames, room
-        self.sound: list[Pair] = []
+        self.cross: list[Pair] = []
         self.padding: Tensor | None = None
         self.begin: Work = self._begin
         self.step: Work = self._step
         self._own: Tensor | None = None
-        self._decoder, self._prompt, self._known = decoder, prompt.to(device).repeat(rows, 1), known
-        self._input = sound.new_zeros(rows, frames, sound.shape[2])
+        self._decoder, self._prompt = decoder, prompt.to(device).repeat(rows, 1)
+        self._vocabulary_size = vocabulary_size
+        self._input = audio.new_zeros(rows, frames, audio.shape[2])
         self._place = torch.zeros(1, dtype=torch.long, device=device)
-        self._counts, self._tokens = (
-            torch.zeros(rows, 1, dtype=torch.long, device=device) for _ in range(2)
-        )
+        self._counts = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._found = torch.zeros(rows, 2, device=device)
-        self._paid = torch.zeros(rows, room, frames, device=device)
+        self._attention = torch.zeros(rows, room, frames, device=device)
         self._places, self._columns = self._place, torch.arange(room, device=device)
         self._positions = decoder.positions(room, device)
         self._later = (self._columns > self._columns[:, None]) * MASKED
         self._each = torch.arange(frames, device=device)
         cuda = device.type == "cuda"
         self._host = torch.zeros(2, rows, 2, pin_memory=cuda)
-        self._events = [torch.cuda.Event() for _ in range(2)] if cuda else []
-        self._heard: list[int] = []
+        self._events: list[torch.cuda.Event] = []
+        if cuda:
+            self._events += [torch.cuda.Event(), torch.cuda.Event()]
+        self._lengths: list[int] = []
         self._read = 0
 
-    def said(self, sounds: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, float]]]:
-        """Yield what follows next in each text, `limit` times at most; nobody looks for an end.
+    def decode(self, audios: Sequence[Tensor], limit: int) -> Iterator[list[tuple[int, float]]]:
+        """Yield the next token of each text and its log probability, `limit` times at most.
 
-        That is a token id and its log probability.
+        It does not look for the end of a text.
 
         Args:
-            sounds: what the decoder listens to [1, T, D], T at most `frames`; at most `rows` of
-                them.
+            audios: states that the decoder attends to [1, T, D], T at most `frames`; at most `rows`
+                of them.
             limit: tokens of a text, at most `room` less the prompt's.
         """
-        self.listen(sounds)
+        self.load(audios)
         self._send(self.begin(), 0)
         self._read = self._prompt.shape[1]
         for number in range(limit):
             if number + 1 < limit:
                 self._send(self.step(), number + 1)
                 self._read += 1
-            yield self._receive(number)[: len(sounds)]
+            yield self._receive(number)[: len(audios)]
 
-    def listen(self, sounds: Sequence[Tensor]) -> None:
-        """Take in what the decoder is to listen to."""
-        self._heard = [sound.shape[1] for sound in sounds]
+    def load(self, audios: Sequence[Tensor]) -> None:
+        """Copy in the states that the decoder is to attend to."""
+        self._lengths = []
         self._input.zero_()
         self._counts.zero_()
-        for row, (sound, count) in enumerate(zip(sounds, self._heard, strict=True)):
-            self._input[row : row + 1, :count].copy_(sound)
+        for row, audio in enumerate(audios):
+            count = audio.shape[1]
+            self._lengths.append(count)
+            self._input[row : row + 1, :count].copy_(audio)
             self._counts[row].fill_(count)
 
-    def paid(self, row: int, limit: int) -> NDArray[np.float32]:
+    def attention_rows(self, row: int, limit: int) -> NDArray[np.float32]:
         """Return the attention of every token read so far in a text [tokens, frames], the mean over
         layers and heads.
 
-        There may be tokens more than were taken from `said`, but none that follows the `limit`'s.
+        There may be tokens more than were taken from `decode`, but none that follows the `limit`'s.
         """
         read = min(self._read, self._prompt.shape[1] + limit - 1)
-        rows: NDArray[np.float32] = self._paid[row, :read, : self._heard[row]].cpu().numpy()
+        attention = self._attention[row, :read, : self._lengths[row]]
+        rows: NDArray[np.float32] = attention.cpu().numpy()
         return rows
 
     def append(self, layer: int, fresh: Tensor) -> Pair:
@@ -134,40 +140,39 @@ class StaticCacheDecoder:
         return Pair(*self._own[layer].index_copy_(3, self._places, fresh))
 
     def _begin(self) -> Tensor:
-        """Forget the last texts, project the sounds and read the prompt; return the first tokens as
-        `_look` does."""
+        """Forget the last texts, project the audio and read the prompt; return the first tokens as
+        `_next_tokens` does."""
         pairs = self._decoder.project(self._input)
         if self.padding is None:
-            self.sound = [
-                Pair(*(torch.zeros_like(part).contiguous() for part in pair)) for pair in pairs
-            ]
+            self.cross = list(map(_zeros_like, pairs))
             keys = pairs[0].keys
             self.padding = keys.new_zeros(self.rows * keys.shape[1], 1, self.frames)
             self._later = self._later.to(keys.dtype)
-        for kept, new in zip(self.sound, pairs, strict=True):
+        for kept, new in zip(self.cross, pairs, strict=True):
             kept.keys.copy_(new.keys)
             kept.values.copy_(new.values)
         padded = ((self._each >= self._counts) * MASKED)[:, None, None]
         self.padding.view(self.rows, -1, 1, self.frames).copy_(padded)
         if self._own is not None:
-            # what is masked counts nothing, but nothing times what is not finite is not nothing
+            # A masked place has the weight zero, but zero times infinity or NaN is not zero.
             self._own.zero_()
         self._place.zero_()
-        return self._look(self._prompt)
+        return self._next_tokens(self._prompt)
 
     def _step(self) -> Tensor:
-        """Read the tokens that were found last; return the next ones as `_look` does."""
-        return self._look(self._tokens)
+        """Read the tokens that were found last; return the next ones as `_next_tokens` does."""
+        return self._next_tokens(self._tokens)
 
-    def _look(self, ids: Tensor) -> Tensor:
+    def _next_tokens(self, ids: Tensor) -> Tensor:
         """Read tokens [rows, N]; return those that follow, and their log probabilities, as float32
         [rows, 2]."""
         self._places = self._place + self._columns[: ids.shape[1]]
         states = self._decoder.embed(ids, self._positions.index_select(0, self._places))
-        logits, paid = self._decoder.read(self, states, self._later.index_select(0, self._places))
-        self._paid.index_copy_(1, self._places, paid.mean((0, 2), dtype=torch.float32))
+        later = self._later.index_select(0, self._places)
+        logits, attention = self._decoder.read(self, states, later)
+        self._attention.index_copy_(1, self._places, attention.mean((0, 2), dtype=torch.float32))
         last = logits[:, -1]
-        torch.argmax(last[:, : self._known], -1, keepdim=True, out=self._tokens)
+        torch.argmax(last[:, : self._vocabulary_size], -1, keepdim=True, out=self._tokens)
         self._found[:, :1].copy_(self._tokens)  # exact: no vocabulary has 2^24 tokens
         torch.gather(
             torch.log_softmax(last, -1, dtype=torch.float32),
@@ -186,15 +191,15 @@ class StaticCacheDecoder:
     def _receive(self, number: int) -> list[tuple[int, float]]:
         if self._events:
             self._events[number % 2].synchronize()
-        return [(int(token), sure) for token, sure in self._host[number % 2].tolist()]
+        return [(int(token), score) for token, score in self._host[number % 2].tolist()]
 
 
 class DecoderReplay:
     """The sizes of a Canary decoder, each captured when it is first needed.
 
     Args:
-        decoder, prompt, known: as for Steps.
-        recorder: what captures.
+        decoder, prompt, vocabulary_size: as for `StaticCacheDecoder`.
+        recorder: captures the work.
         room: encoder frames -> tokens that there may be for them, prompt included.
     """
 
@@ -202,61 +207,72 @@ class DecoderReplay:
         self,
         decoder: CachedDecoder,
         prompt: Tensor,
-        known: int,
+        vocabulary_size: int,
         recorder: GraphCapture,
         room: Callable[[int], int],
     ) -> None:
-        self._given = decoder, prompt, known
+        self._given = decoder, prompt, vocabulary_size
         self._recorder, self._room = recorder, room
         self._ready: dict[tuple[int, int, Any], StaticCacheDecoder | None] = {}
 
-    def __call__(self, sounds: Sequence[Tensor], room: int) -> StaticCacheDecoder | None:
-        """Return what reads `room` tokens for each of up to `ROWS` sounds [1, T, D]; None: nothing
-        that is captured."""
-        frames = -(-max(sound.shape[1] for sound in sounds) // STEP) * STEP
-        if frames > LONGEST:
+    def __call__(self, audios: Sequence[Tensor], room: int) -> StaticCacheDecoder | None:
+        """Return the steps that read `room` tokens for each of up to `ROWS` states [1, T, D]; None
+        where none are captured."""
+        longest = max(audio.shape[1] for audio in audios)
+        frames = -(-longest // STEP_FRAMES) * STEP_FRAMES
+        if frames > MAX_FRAMES:
             return None
-        key = 1 if len(sounds) == 1 else ROWS, frames, arithmetic(sounds[0].device)
+        rows = 1 if len(audios) == 1 else ROWS
+        key = rows, frames, arithmetic(audios[0].device)
         if key not in self._ready:
             self._ready[key] = None
             with self._recorder.trying("decoder"):
-                self._ready[key] = self._capture(sounds, *key[:2])
+                self._ready[key] = self._capture(audios, rows, frames)
         steps = self._ready[key]
-        return steps if steps is not None and room <= steps.room else None
+        if steps is None or room > steps.room:
+            return None
+        return steps
 
     def _capture(
-        self, sounds: Sequence[Tensor], rows: int, frames: int
+        self, audios: Sequence[Tensor], rows: int, frames: int
     ) -> StaticCacheDecoder | None:
-        steps = StaticCacheDecoder(*self._given, sounds[0], rows, frames, self._room(frames))
-        steps.listen(sounds)
-        expected = [
-            work().clone() for work in (steps.begin, steps.step)
-        ]  # also gives it all its tensors
-        begin, step = (self._recorder.record("decoder", work) for work in (steps.begin, steps.step))
+        steps = StaticCacheDecoder(*self._given, audios[0], rows, frames, self._room(frames))
+        steps.load(audios)
+        # The first run also makes all its tensors.
+        expected = steps.begin().clone(), steps.step().clone()
+        begin = self._recorder.record("decoder", steps.begin)
+        step = self._recorder.record("decoder", steps.step)
         if begin is None or step is None:
             return None
-        found = [work().clone() for work in (begin, step)]
-        if any(
-            _differ(*([run[row] for run in both] for both in (found, expected)))
-            for row in range(len(sounds))
-        ):
-            self._recorder.refuse(
-                "decoder", "a replayed token was not the one that had been captured"
-            )
-            return None
+        found = begin().clone(), step().clone()
+        for row in range(len(audios)):
+            if _differ(
+                [run[row].tolist() for run in found], [run[row].tolist() for run in expected]
+            ):
+                self._recorder.refuse(
+                    "decoder", "a replayed token was not the one that had been captured"
+                )
+                return None
         steps.begin, steps.step = begin, step
         together = f", {rows} at once" if rows > 1 else ""
-        self._recorder.tell("decoder", f"texts for up to {frames} encoder frames{together}")
+        self._recorder.note("decoder", f"texts for up to {frames} encoder frames{together}")
         return steps
 
 
-def _differ(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Return whether two runs part further than rounding does: tokens that are as likely may change
-    places."""
-    for (token, sure), (other, likely) in zip(
-        *([t.tolist() for t in run] for run in (found, expected)), strict=True
-    ):
-        if not abs(sure - likely) <= APART:
+def _zeros_like(pair: Pair) -> Pair:
+    """Return contiguous keys and values of the same shapes."""
+    keys, values = torch.zeros_like(pair.keys), torch.zeros_like(pair.values)
+    return Pair(keys.contiguous(), values.contiguous())
+
+
+def _differ(found: list[list[float]], expected: list[list[float]]) -> bool:
+    """Return whether two runs differ by more than rounding.
+
+    Each is a token and its log probability at every step. Tokens that are as likely may change
+    places; from there on the runs read different texts.
+    """
+    for (token, score), (other, other_score) in zip(found, expected, strict=True):
+        if not abs(score - other_score) <= MAX_DIFFERENCE_NATS:
             return True
         if token != other:
             return False

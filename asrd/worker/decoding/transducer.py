@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 from asrd.errors import ConfigError
 from asrd.worker.decoding.canary import weight_dtype
-from asrd.worker.decoding.decoder import LINGER, DecoderState, recurrent
+from asrd.worker.decoding.decoder import LINGER_FRAMES, DecoderState, recurrent
 from asrd.worker.decoding.phrase_boosting import Boost, token_ids
-from asrd.worker.decoding.word_times import Decoded, timed
+from asrd.worker.decoding.word_times import Decoded, timed_tokens
 from asrd.worker.encoder.cuda_graphs import ROWS, GraphCapture, arithmetic
 
 
 class Transducer:
-    """RNNT and TDT: NeMo's label-looping greedy_batch, with times, durations and confidence
+    """RNNT and TDT: NeMo's label-looping greedy_batch, with times, durations and confidences
     switched on."""
 
     def __init__(self, model: Any, language: str, family: str = "") -> None:
@@ -43,7 +43,7 @@ class Transducer:
         self._boost: Boost | None = None
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
-        """Return what was said."""
+        """Return the text and its tokens."""
         return self.read(self.resume(DecoderState(), encoded[:, :, : int(length[0])]))
 
     @torch.inference_mode()
@@ -54,81 +54,84 @@ class Transducer:
             return path
         encoded = encoded.to(weight_dtype(self._model.joint))
         length = torch.full((1,), count, device=encoded.device)
-        before = [_Said(dec_state=path.state)] if path.state is not None else None
-        return self._further(path, self._found(encoded, length, before)[0], count)
+        before = None
+        if path.state is not None:
+            before = [_PartialHypothesis(dec_state=path.state)]
+        return self._extended(path, self._search(encoded, length, before)[0], count)
 
-    def _found(
+    def _search(
         self, encoded: Tensor, lengths: Tensor, before: list[Any] | None = None
     ) -> list[Any]:
         """Return NeMo's hypotheses, by its graphs where they are on and outside autocast."""
-        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
-        mode = loop.cuda_graphs_mode if self._recorder is not None else None
-        if mode is None:
-            return self._searched(encoded, lengths, before)
+        loop: Any = self._loop
+        if self._recorder is None or loop.cuda_graphs_mode is None:
+            return self._search_plainly(encoded, lengths, before)
         if encoded.shape[2] <= loop.INITIAL_MAX_TIME and arithmetic(encoded.device) is None:
             try:
-                found = self._replayed(encoded, lengths, before)
-            except (
-                Exception
-            ) as error:  # torch raises every kind here, and without graphs it can still be done
+                found = self._search_by_graphs(encoded, lengths, before)
+            except Exception as error:  # torch raises every kind here
+                # Without graphs the same work can still be done.
                 self._refuse(loop, str(error) or type(error).__name__)
-                return self._searched(encoded, lengths, before)
-            self._tell(loop)  # NeMo may have gone over to another mode
+                return self._search_plainly(encoded, lengths, before)
+            self._note(loop)  # NeMo may have gone over to another mode
             return found
-        loop.cuda_graphs_mode = (
-            None  # what is longer would be captured anew, and after it what is more
-        )
+        # A longer buffer would have the graphs captured anew, and a larger batch after it again.
+        mode, loop.cuda_graphs_mode = loop.cuda_graphs_mode, None
         try:
-            return self._searched(encoded, lengths, before)
+            return self._search_plainly(encoded, lengths, before)
         finally:
             loop.cuda_graphs_mode = mode
 
-    def _replayed(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None) -> list[Any]:
-        """Return the same by graphs, several buffers as so many that none has them captured anew
-        for more rows."""
+    @property
+    def _loop(self) -> Any:
+        """NeMo's search; None for a kind of transducer that has another one."""
+        return getattr(self._model.decoding.decoding, "decoding_computer", None)
+
+    def _search_by_graphs(
+        self, encoded: Tensor, lengths: Tensor, before: list[Any] | None
+    ) -> list[Any]:
+        """Return the same by graphs. Several buffers are padded to one number of rows, for which
+        the graphs are captured once."""
         if encoded.shape[0] == 1:
-            return self._searched(encoded, lengths, before)
+            return self._search_plainly(encoded, lengths, before)
         found: list[Any] = []
         for part, counts in zip(encoded.split(ROWS[-1]), lengths.split(ROWS[-1]), strict=True):
             lack = ROWS[-1] - len(part)
-            found += self._searched(
-                F.pad(part, (0, 0, 0, 0, 0, lack)), F.pad(counts, (0, lack)), None
-            )[: len(part)]
+            padded = F.pad(part, (0, 0, 0, 0, 0, lack))
+            found += self._search_plainly(padded, F.pad(counts, (0, lack)), None)[: len(part)]
         return found
 
-    def _searched(self, encoded: Tensor, lengths: Tensor, before: list[Any] | None) -> list[Any]:
+    def _search_plainly(
+        self, encoded: Tensor, lengths: Tensor, before: list[Any] | None
+    ) -> list[Any]:
         with recurrent(encoded):
             return list(
                 self._model.decoding.rnnt_decoder_predictions_tensor(encoded, lengths, True, before)
             )
 
-    def _tell(self, loop: Any) -> None:
+    def _note(self, loop: Any) -> None:
         if self._recorder is not None:
-            self._recorder.tell("decoder", f"NeMo's {loop.cuda_graphs_mode}".lower())
+            self._recorder.note("decoder", f"NeMo's {loop.cuda_graphs_mode}".lower())
 
     def _refuse(self, loop: Any, reason: str) -> None:
         loop.disable_cuda_graphs()
         if self._recorder is not None:
-            self._recorder.told.pop("decoder", None)
+            self._recorder.results.pop("decoder", None)
             self._recorder.refuse("decoder", reason)
 
     @torch.inference_mode()
-    def after(self, text: str, frames: int) -> DecoderState | None:
-        """Return the path behind a text, as far as the prediction network goes, which reads its
+    def state_after(self, text: str, frames: int) -> DecoderState | None:
+        """Return the state after a text, as far as the prediction network goes, which reads its
         tokens at once."""
         from nemo.collections.asr.parts.submodules.transducer_decoding.label_looping_base import (
             LabelLoopingStateItem,
         )
 
-        decoder, joint, tokenizer = (
-            self._model.decoder,
-            self._model.joint,
-            getattr(self._model, "tokenizer", None),
-        )
-        loop = getattr(self._model.decoding.decoding, "decoding_computer", None)
-        if (
-            tokenizer is None or loop is None or type(decoder).__name__ != "RNNTDecoder"
-        ):  # NeMo drops other states
+        decoder, joint = self._model.decoder, self._model.joint
+        tokenizer = getattr(self._model, "tokenizer", None)
+        if tokenizer is None or self._loop is None:
+            return None
+        if type(decoder).__name__ != "RNNTDecoder":  # NeMo drops other states
             return None
         try:
             ids = token_ids(tokenizer, text, self._language)
@@ -140,7 +143,9 @@ class Transducer:
             outputs, states = decoder.predict(read, None, add_sos=False)
             output = joint.project_prednet(outputs[:, -1:])[0]
         zero = torch.tensor(0, device=device)
-        phrases = [] if self._boost is None else [zero + self._boost.after(ids)]
+        phrases = []
+        if self._boost is not None:
+            phrases.append(zero + self._boost.state_after(ids))
         state = decoder.batch_split_states(states)[0]
         return DecoderState(
             frames,
@@ -148,107 +153,118 @@ class Transducer:
         )
 
     @torch.inference_mode()
-    def several(
+    def decode_batch(
         self, encoded: Tensor, lengths: Tensor, paths: Sequence[DecoderState | None] = ()
     ) -> list[Decoded]:
-        """Return what was said in each buffer, all at once where each begins in it."""
-        counts = [int(count) for count in lengths]
+        """Return the text of each buffer, all at once where none goes on from a path."""
+        counts = list(map(int, lengths))
         if len(counts) == 1 or not any(counts) or any(paths):
             return self._one_by_one(encoded, counts, paths)
         encoded = encoded.to(weight_dtype(self._model.joint))
-        found = self._found(encoded, lengths.to(encoded.device))
+        found = self._search(encoded, lengths.to(encoded.device))
         if self._durations:
             with recurrent(encoded):
-                self._durations_again(encoded, found)
-        several = zip(found, counts, strict=True)
-        return [
-            self.read(self._further(DecoderState(), each, count) if count else DecoderState())
-            for each, count in several
-        ]
+                self._repair_durations(encoded, found)
+        decoded = []
+        for each, count in zip(found, counts, strict=True):
+            path = DecoderState()
+            if count:
+                path = self._extended(path, each, count)
+            decoded.append(self.read(path))
+        return decoded
 
     def _one_by_one(
         self, encoded: Tensor, counts: Sequence[int], paths: Sequence[DecoderState | None]
     ) -> list[Decoded]:
         found = []
-        for row, (count, path) in enumerate(
-            zip(counts, paths or [None] * len(counts), strict=True)
-        ):
-            begin = 0 if path is None else path.frames
-            further = self.resume(path or DecoderState(), encoded[row : row + 1, :, begin:count])
-            found.append(self.read(further)._replace(resumed=path is not None))
+        for row, count in enumerate(counts):
+            given = paths[row] if paths else None
+            path = given or DecoderState()
+            further = self.resume(path, encoded[row : row + 1, :, path.frames : count])
+            found.append(self.read(further)._replace(resumed=given is not None))
         return found
 
-    def _durations_again(self, encoded: Tensor, found: list[Any]) -> None:
-        """Set the tokens' durations of several hypotheses, all in one pass over what was said.
+    def _repair_durations(self, encoded: Tensor, found: list[Any]) -> None:
+        """Set the tokens' durations of several hypotheses, all in one pass over their tokens.
 
         NeMo's loop on several buffers overwrites those of a buffer whose token is found while
         another searches on.
         """
         decoder, joint = self._model.decoder, self._model.joint
-        ids = [
-            torch.as_tensor(each.y_sequence, dtype=torch.long, device=encoded.device)
-            for each in found
-        ]
-        rows = [row for row, said in enumerate(ids) for _ in said]
-        columns = [column for said in ids for column in range(len(said))]
-        frames = [frame for each in found for frame in _list(each.timestamp)]
+        ids: list[Tensor] = []
+        rows: list[int] = []
+        columns: list[int] = []
+        frames: list[int] = []
+        for row, each in enumerate(found):
+            tokens = torch.as_tensor(each.y_sequence, dtype=torch.long, device=encoded.device)
+            ids.append(tokens)
+            rows += [row] * len(tokens)
+            columns += range(len(tokens))
+            frames += _list(each.timestamp)
         if not rows:
             return
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        before = joint.project_prednet(decoder.predict(padded, None, add_sos=True)[0])[
-            rows, columns
-        ]
-        heard = joint.project_encoder(encoded.transpose(1, 2))[rows, frames]
-        jumps = joint.joint_after_projection(heard[:, None], before[:, None])[
-            :, 0, 0, -len(self._durations) :
-        ]
-        durations = [self._durations[jump] for jump in jumps.argmax(-1).tolist()]
-        for each, said in zip(found, ids, strict=True):
-            each.token_duration, durations = durations[: len(said)], durations[len(said) :]
+        predicted = joint.project_prednet(decoder.predict(padded, None, add_sos=True)[0])
+        before = predicted[rows, columns]
+        audio = joint.project_encoder(encoded.transpose(1, 2))[rows, frames]
+        scores = joint.joint_after_projection(audio[:, None], before[:, None])
+        jumps = scores[:, 0, 0, -len(self._durations) :].argmax(-1).tolist()
+        durations = list(map(self._durations.__getitem__, jumps))
+        for each, tokens in zip(found, ids, strict=True):
+            count = len(tokens)
+            each.token_duration, durations = durations[:count], durations[count:]
 
-    def _further(self, path: DecoderState, found: Any, count: int) -> DecoderState:
+    def _extended(self, path: DecoderState, found: Any, count: int) -> DecoderState:
         """Return a path with what NeMo found in `count` frames more."""
         ids = _list(found.y_sequence)
-        sure = found.non_blank_step_confidence_precomputed
-        sure = [None] * len(ids) if sure is None else [min(1.0, max(0.0, float(c))) for c in sure]
+        durations = path.durations
+        if self._durations:
+            durations = (*durations, *_list(found.token_duration))
+        confidences = found.non_blank_step_confidence_precomputed
+        if confidences is None:
+            confidences = [None] * len(ids)
+        else:
+            confidences = map(_probability, confidences)
         return DecoderState(
             path.frames + count,
             (*path.ids, *ids),
             (*path.starts, *_list(found.timestamp)),
-            (*path.durations, *(_list(found.token_duration) if self._durations else ())),
-            (*path.sure, *sure),
+            durations,
+            (*path.confidences, *confidences),
             found.dec_state,
         )
 
     def read(self, path: DecoderState) -> Decoded:
-        """Return what was said."""
-        durations = path.durations or [1 + LINGER] * len(path.ids)
-        stops = [
-            start + max(1, duration) for start, duration in zip(path.starts, durations, strict=True)
-        ]
-        said = self._model.decoding.decode_hypothesis([_Said(y_sequence=list(path.ids))])[0].text
-        return Decoded(said, timed(path.ids, path.starts, stops, path.sure, path.frames), False)
+        """Return the text up to a path's end."""
+        durations = path.durations or [1 + LINGER_FRAMES] * len(path.ids)
+        stops = []
+        for start, duration in zip(path.starts, durations, strict=True):
+            stops.append(start + max(1, duration))
+        hypothesis = _PartialHypothesis(y_sequence=list(path.ids))
+        text = self._model.decoding.decode_hypothesis([hypothesis])[0].text
+        tokens = timed_tokens(path.ids, path.starts, stops, path.confidences, path.frames)
+        return Decoded(text, tokens, False)
 
-    def settle(self) -> None:
+    def freeze_weights(self) -> None:
         """Keep nothing."""
 
     def replay(self, recorder: GraphCapture) -> None:
         """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and
         counts its symbols.
 
-        Part by part, with the loop itself in Python. In NeMo's graph of the whole loop, what the
-        loop's body allocates while it is captured is not the graph's own: on an H200 it read memory
-        that had been given back, and died.
+        Part by part, with the loop itself in Python. In NeMo's graph of the whole loop, memory that
+        the loop's body allocates while it is captured is not the graph's own. On an H200 that graph
+        read memory that had been given back, and died.
         """
-        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
+        loop: Any = self._loop
         if not hasattr(loop, "maybe_enable_cuda_graphs"):
-            recorder.tell(
+            recorder.note(
                 "decoder", "not replayed: NeMo's loop for this kind of transducer has no graphs"
             )
         elif arithmetic(recorder.device) is not None:
-            recorder.tell("decoder", "not replayed: NeMo's graphs switch autocast off")
+            recorder.note("decoder", "not replayed: NeMo's graphs switch autocast off")
         elif loop.max_symbols is None:
-            recorder.tell(
+            recorder.note(
                 "decoder", "not replayed: NeMo's graphs would bound the tokens of a frame"
             )
         else:
@@ -258,11 +274,11 @@ class Transducer:
             else:
                 loop.maybe_enable_cuda_graphs()
             self._recorder = recorder
-            self._tell(loop)
+            self._note(loop)
 
-    def prefer(self, phrases: Sequence[str], weight: float) -> None:
-        """Prefer these phrases from here on."""
-        loop: Any = getattr(self._model.decoding.decoding, "decoding_computer", None)
+    def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
+        """Boost these phrases from here on."""
+        loop: Any = self._loop
         if not hasattr(loop, "fusion_models"):
             raise ConfigError(
                 "NeMo's search for this kind of transducer prefers no vocabulary",
@@ -270,21 +286,26 @@ class Transducer:
             )
         boost = Boost(self._model, phrases, weight, self.family, self._language)
         self._boost, loop.fusion_models, loop.fusion_models_alpha = boost, [boost.tree], [weight]
-        if (
-            self._recorder is not None and loop.cuda_graphs_mode is not None
-        ):  # what was captured knows no phrases
+        if self._recorder is not None and loop.cuda_graphs_mode is not None:
+            # The graphs that were captured know no phrases.
             loop.reset_cuda_graphs_state()
             if not boost.tree.compatible_with_cuda_graphs():
                 self._refuse(loop, "NeMo's vocabulary needs Triton to be captured")
 
 
-class _Said(SimpleNamespace):
+class _PartialHypothesis(SimpleNamespace):
     """What NeMo's transducer decoding needs to see of a hypothesis of ours."""
 
     def merge_(self, other: Any) -> None:
-        """Become what was said since `dec_state`; NeMo's own merging drops the durations."""
+        """Become the hypothesis since `dec_state`; NeMo's own merging drops the durations."""
         vars(self).update(vars(other))
 
 
+def _probability(value: Any) -> float:
+    return min(1.0, max(0.0, float(value)))
+
+
 def _list(value: Any) -> list[int]:
-    return list(value.tolist() if isinstance(value, Tensor) else value)
+    if isinstance(value, Tensor):
+        return list(value.tolist())
+    return list(value)

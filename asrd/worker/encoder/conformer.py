@@ -7,7 +7,7 @@ between layouts, the square of a square root, and the projection of relative pos
 depends on nothing but the length and is kept. The arithmetic is otherwise NeMo's, on NeMo's own
 modules, each still called as a module, so that cast, quantised and hooked layers work.
 
-`whole` takes a class of ours for each module of a kind that is known to the letter; a length of
+`conformer.remove_masks` takes a class of ours for each module of a kind that is known to the letter; a length of
 None then means that nothing is padded. A length that is given, a streaming cache, and modules of
 any other kind go NeMo's own way.
 
@@ -366,7 +366,7 @@ def _padding(real: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=real.device)[:, None] >= real[:, None, None]
 
 
-def whole(model: Any, device: torch.device, empty: bool = False) -> bool:
+def remove_masks(model: Any, device: torch.device, empty: bool = False) -> bool:
     """Give the modules of a restored model, in eval mode, these classes; return whether its encoder
     now takes None.
 

@@ -6,7 +6,7 @@ graph is one launch, but of one shape, so that a buffer is padded to the next of
 several to the next of few numbers; what it costs is the arithmetic of the padding, at most `STEP`
 feature frames, and memory that stays taken. What may not be captured (waiting for the device,
 copies from pageable memory) or fails for whatever reason runs as it would without graphs, and
-`GraphCapture.told` says why.
+`GraphCapture.results` says why.
 
 On a CPU the same work is done at each call instead of being replayed: tests see all but the capture
 itself. The graphs of a worker share a pool, so what a replay puts out is to be copied before the
@@ -72,7 +72,7 @@ class GraphCapture:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.told = device, dict[str, str]()
+        self.device, self.results = device, dict[str, str]()
         self._refused: dict[str, str] = {}
         if device.type == "cuda":
             self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
@@ -105,9 +105,9 @@ class GraphCapture:
         """Return whether nothing more is captured for a part."""
         return part in self._refused
 
-    def tell(self, part: str, what: str) -> None:
+    def note(self, part: str, what: str) -> None:
         """Say what is replayed of a part, behind which stays why there is no more."""
-        self.told[part] = "; no more: ".join(filter(None, (what, self._refused.get(part, ""))))
+        self.results[part] = "; no more: ".join(filter(None, (what, self._refused.get(part, ""))))
 
     def refuse(self, part: str, reason: str) -> None:
         """Capture nothing more for a part; what was captured stays in use."""
@@ -116,8 +116,8 @@ class GraphCapture:
             self.device.type == "cuda"
         ):  # one in which a capture broke off, or whose graphs are gone, takes no other
             self._pool = torch.cuda.graph_pool_handle()
-        self.tell(part, self.told.get(part) or "not replayed")
-        log.warning("%s: %s", part, self.told[part])
+        self.note(part, self.results.get(part) or "not replayed")
+        log.warning("%s: %s", part, self.results[part])
 
     def _capture(self, work: Work) -> Work:
         """Do the work a few times, then capture it, all on one stream: libraries keep their
@@ -182,7 +182,7 @@ def near(found: Tensor, expected: Tensor) -> bool:
 
 
 class EncoderReplay:
-    """An encoder that takes `encoder.whole`'s classes, over a few shapes, each captured once it is
+    """An encoder that takes `conformer.remove_masks`'s classes, over a few shapes, each captured once it is
     worth it.
 
     Args:
@@ -255,7 +255,7 @@ class EncoderReplay:
             return
         shaped.replay, shaped.held = replay, _positions(self._encoder)
         self._ready[shape] = shaped
-        self._recorder.tell("encoder", "; ".join(self._shapes()))
+        self._recorder.note("encoder", "; ".join(self._shapes()))
 
     def _shapes(self) -> Iterator[str]:
         """Say what is ready, by how many buffers it is for."""

@@ -8,7 +8,7 @@ product, residuals are added to by the product itself, and BatchNorm is part of 
 convolution before it. The weights are the modules' own and not held twice.
 
 No module is called, so who hooks one sees nothing: `of` refuses an encoder that has hooks, other
-layers than `encoder.whole` left it, or another dtype, and a call under autocast is refused too.
+layers than `conformer.remove_masks` left it, or another dtype, and a call under autocast is refused too.
 Then the modules do it.
 """
 
@@ -28,7 +28,7 @@ Block = Callable[[Tensor, int, Tensor], Tensor]
 
 
 class FunctionalEncoder:
-    """An encoder that took `encoder.whole`'s classes, for buffers of one length.
+    """An encoder that took `conformer.remove_masks`'s classes, for buffers of one length.
 
     Args:
         model_encoder: model.encoder, as `refusal` has nothing against it.

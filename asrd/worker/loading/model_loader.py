@@ -107,7 +107,7 @@ def _load(
         model = checkpoint.build()
         model.eval().requires_grad_(False)
         _leave_features_alone(model)
-        unmasked = conformer.whole(model, device, empty=True)
+        unmasked = conformer.remove_masks(model, device, empty=True)
         prepared = None
         if not quantizes(start.precision):
             # Numbers are read into tensors as they will be, so that no second copy is made. int8
