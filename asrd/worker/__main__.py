@@ -1,12 +1,13 @@
 """The process loop of the worker: requests from standard input, replies to standard output.
 
-Started as `python -P -m asrd.worker`; the only program that imports torch and NeMo. One thread,
+Started as `python -P -m asrd.worker`; the only program that imports torch and NeMo. It has one
+thread and no event loop: it reads a frame and answers it. The real stdout is kept for frames before
+any library is imported; everything else that prints goes to stderr. Between two frames it holds no
+audio. A worker ends with its precision: the daemon starts another for another one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import os
 import sys
 import traceback
@@ -21,34 +22,31 @@ from asrd.precision import cuda_errors, failures, nvml
 from asrd.worker import startup
 from asrd.worker.device import BudgetError, NoDeviceError
 from asrd.worker.loading.libraries import import_nemo
-from asrd.worker.recognizer import NonFiniteError
+from asrd.worker.recognizer import NonFiniteError, Recognizer
 from asrd.worker.self_test import SelfTestError
 
-OWN: dict[type[BaseException], str] = {
+WORKER_ERRORS: dict[type[BaseException], str] = {
     NonFiniteError: "non-finite",
     SelfTestError: "self-test",
     BudgetError: "budget",
     NoDeviceError: "no-device",
 }
-"""Errors of the worker alone as kinds of wire.Failed."""
+"""Errors of the worker alone -> their kind in `protocol.Failed`."""
 
 
 def _failure(error: BaseException, number: int | None) -> protocol.Failed:
-    """Return the message for an exception: our own by its type, torch's by what it says."""
+    """Return the message for an exception: of asrd's by its type, of torch's by its text."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, AsrdError) and (kind := _own_kind(error)):
         return protocol.Failed(kind, error.message, error.hint, number, trace)
-    name = OWN.get(type(error)) or cuda_errors.kind_of(error) or "internal"
-    said, hint, component = (
-        cuda_errors.first_line(error),
-        getattr(error, "hint", ""),
-        getattr(error, "component", ""),
-    )
-    return protocol.Failed(name, said, hint, number, trace, component)
+    kind = WORKER_ERRORS.get(type(error)) or cuda_errors.kind_of(error) or "internal"
+    message, hint = cuda_errors.first_line(error), getattr(error, "hint", "")
+    component = getattr(error, "component", "")
+    return protocol.Failed(kind, message, hint, number, trace, component)
 
 
 def _own_kind(error: AsrdError) -> str:
-    """Return the kind of one of asrd's errors; "" where its type tells none."""
+    """Return the kind of one of asrd's errors; "" where its type has none."""
     if isinstance(error, PrecisionError):
         return "unsupported"
     return failures.kind_of(error)
@@ -64,14 +62,15 @@ def _reserve_stdout() -> BinaryIO:
 
 
 def _requests(stream: BinaryIO) -> Iterator[tuple[protocol.Request, bytes]]:
-    while (frame := framing.read_request(stream)) is not None and not isinstance(
-        frame[0], protocol.Stop
-    ):
+    """Yield the requests up to `Stop`, or to the end of the stream."""
+    while (frame := framing.read_request(stream)) is not None:
+        if isinstance(frame[0], protocol.Stop):
+            return
         yield frame
 
 
 def _serve(
-    requests: Iterator[tuple[protocol.Request, bytes]], say: Callable[[protocol.Reply], None]
+    requests: Iterator[tuple[protocol.Request, bytes]], send: Callable[[protocol.Reply], None]
 ) -> int:
     """Answer frames until the daemon ends them; return the exit code."""
     first = next(requests, None)
@@ -79,64 +78,65 @@ def _serve(
         return 0
     start, _ = first
     if not isinstance(start, protocol.Start) or start.protocol != protocol.PROTOCOL_VERSION:
-        say(
-            protocol.Failed(
-                "internal", f"a {type(start).__name__} of another protocol where Start was due"
-            )
-        )
+        detail = f"a {type(start).__name__} of another protocol where Start was due"
+        send(protocol.Failed("internal", detail))
         return 70
-    on_card = (
-        start.device != "cpu"
-    )  # CUDA keeps it awake for this worker's whole life: NVML is opened once beside it
-    with nvml.opened if on_card else contextlib.nullcontext():
-        return _answer(start, requests, say)
+    if start.device == "cpu":
+        return _answer(start, requests, send)
+    # CUDA keeps the card awake for this worker's whole life, so NVML is opened once beside it.
+    with nvml.opened:
+        return _answer(start, requests, send)
 
 
 def _answer(
     start: protocol.Start,
     requests: Iterator[tuple[protocol.Request, bytes]],
-    say: Callable[[protocol.Reply], None],
+    send: Callable[[protocol.Reply], None],
 ) -> int:
     """Load what `start` names, then answer frames until the daemon ends them; return the exit
     code."""
     try:
-        recognizer = startup.start_recognizer(start, say)
+        recognizer = startup.start_recognizer(start, send)
         if start.faults:
             from asrd.worker import fault_injection
 
             fault_injection.rehearse(recognizer, start)
-        say(startup.ready_message(recognizer))
+        send(startup.ready_message(recognizer))
     except Exception as error:
-        say(_failure(error, None))
+        send(_failure(error, None))
         return 70
     for message, payload in requests:
         try:
             if isinstance(message, protocol.Recognize):
-                edges = list(
-                    itertools.accumulate((buffer.size for buffer in message.buffers), initial=0)
-                )
-                sounds = [payload[first:stop] for first, stop in itertools.pairwise(edges)]
-                starts = [buffer.start for buffer in message.buffers]
-                contexts = [buffer.context for buffer in message.buffers]
-                for answer in recognizer.recognize_together(
-                    sounds, starts, message.phase, contexts
-                ):
-                    say(_numbered(answer, message.id))
+                for answer in _recognize(recognizer, message, payload):
+                    send(msgspec.structs.replace(answer, id=message.id))
             elif isinstance(message, protocol.Encode):
-                say(protocol.Encoded(message.id, recognizer.encode(payload)))
+                send(protocol.Encoded(message.id, recognizer.encode(payload)))
             elif isinstance(message, protocol.Measure):
-                say(protocol.Reading(message.id, message.phase, recognizer.measure()))
+                send(protocol.Reading(message.id, message.phase, recognizer.measure()))
         except Exception as error:
             failure = _failure(error, getattr(message, "id", None))
-            say(failure)
+            send(failure)
             # A poisoned CUDA context never recovers; only a new process does.
             if failures.action_of(failure.kind).ends_worker:
                 return 70
     return 0
 
 
-def _numbered(answer: protocol.Answer, number: int) -> protocol.Answer:
-    return msgspec.structs.replace(answer, id=number)
+def _recognize(
+    recognizer: Recognizer, message: protocol.Recognize, payload: bytes
+) -> list[protocol.Answer]:
+    """Return the answers for the buffers of a request, whose samples follow one another."""
+    audios: list[bytes] = []
+    starts: list[int] = []
+    contexts: list[protocol.DecodingContext | None] = []
+    first = 0
+    for buffer in message.buffers:
+        audios.append(payload[first : first + buffer.size])
+        starts.append(buffer.start)
+        contexts.append(buffer.context)
+        first += buffer.size
+    return recognizer.recognize_together(audios, starts, message.phase, contexts)
 
 
 def main() -> int:
@@ -156,6 +156,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
-    # Interpreter teardown under CUDA and threads can hang or crash; everything said is already
-    # flushed.
+    # Interpreter teardown under CUDA and threads can hang or crash; every reply is flushed already.
     os._exit(code)

@@ -1,7 +1,6 @@
-"""The worker's card: CUDA started on it, or why torch cannot use it; and its memory held within a
-limit.
+"""The worker's card: CUDA started on it, or the reason why not; its memory held within a limit.
 
-torch is handed in by the worker; this file does not import it.
+torch is handed in by the caller; this file does not import it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class NoDeviceError(Exception):
 
 
 class BudgetError(Exception):
-    """What the worker may hold of the card is less than CUDA takes before anything is loaded."""
+    """The worker may hold less of the card than CUDA takes before anything is loaded."""
 
     hint = "asrd plan lists what each strategy needs"
 
@@ -38,7 +37,7 @@ def open_device(torch: Any, index: int) -> None:
         torch.cuda.init()
         torch.cuda.set_device(index)
         torch.zeros(1, device=f"cuda:{index}").add_(1).item()
-    except Exception as error:  # what is missing, each layer says in a class of its own
+    except Exception as error:  # each layer has a class of its own
         if cuda_errors.kind_of(error) != "no-device":
             raise
         card = next((one for one in gpus.gpus() if one.index == index), None)

@@ -16,75 +16,81 @@ from asrd.precision import fallback
 from asrd.precision.memory import Memory
 from asrd.text.spacing import join
 
-LASTING = ("empty", "garbled", "slow", "memory")
-PRECISE = ("non-finite", "empty", "garbled", "slow")
-"""Kinds that FP32 is never struck by."""
+LASTING_KINDS = ("empty", "garbled", "slow", "memory")
+"""Kinds that strike at their buffer and at every later one."""
+
+PRECISION_KINDS = ("non-finite", "empty", "garbled", "slow")
+"""Kinds that never strike FP32."""
+
+Act = Callable[..., list[protocol.Answer]]
+"""Answers buffers, as `Recognizer.recognize_together`."""
 
 
 def strikes(fault: Fault, start: protocol.Start) -> bool:
-    """Whether a worker that is started so is struck by a fault at all."""
-    if fault.kind in PRECISE:
+    """Return whether a fault strikes a worker that is started so at all."""
+    if fault.kind in PRECISION_KINDS:
         return not fallback.is_full_fp32(start.precision)
     return start.device != "cpu" or not fallback.is_full_fp32(start.precision)
 
 
 def rehearse(recognizer: Any, start: protocol.Start) -> None:
-    """Have a recognizer that proved itself fail as its faults say, at the buffers they name."""
+    """Have a recognizer that passed its self-test fail as its faults say, at the buffers they
+    name."""
     faults = [fault for fault in parse(start.faults) if strikes(fault, start)]
-    hear, measure, count = recognizer.recognize_together, recognizer.measure, 0
+    recognize, measure, count = recognizer.recognize_together, recognizer.measure, 0
 
-    def heard(*asked: Any) -> list[protocol.Answer]:
+    def faulty_recognize(*asked: Any) -> list[protocol.Answer]:
         nonlocal count
         count += 1
-        act: Callable[..., list[protocol.Answer]] = hear
+        act: Act = recognize
         for fault in faults:
-            if fault.buffer == count or (fault.kind in LASTING and fault.buffer < count):
+            if fault.buffer == count or (fault.kind in LASTING_KINDS and fault.buffer < count):
                 act = partial(STRIKE[fault.kind], act, recognizer, fault)
         return act(*asked)
 
-    def measured() -> Memory:
+    def faulty_measure() -> Memory:
         memory: Memory = measure()
-        struck = any(fault.kind == "memory" and fault.buffer <= count for fault in faults)
-        return (
-            msgspec.structs.replace(memory, process=16 * (memory.process or 0))
-            if struck
-            else memory
-        )
+        for fault in faults:
+            if fault.kind == "memory" and fault.buffer <= count:
+                return msgspec.structs.replace(memory, process=16 * (memory.process or 0))
+        return memory
 
-    recognizer.recognize_together, recognizer.measure = heard, measured
-
-
-Act = Callable[..., list[protocol.Answer]]
+    recognizer.recognize_together, recognizer.measure = faulty_recognize, faulty_measure
 
 
 def _not_finite(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
-    module = recognizer.model.get_submodule(
-        fault.component if fault.component not in ("", "*") else "encoder"
-    )
-    precision = recognizer.start.precision
-    lowered = (
-        bool(precision.autocast or precision.phases)
-        or str(next(module.parameters()).dtype) != "torch.float32"
-    )
-    if not lowered and fault.component != "*":
+    """Answer with NaN behind the fault's component, which is the encoder where it names none."""
+    whole = fault.component in ("", "*")
+    module = recognizer.model.get_submodule("encoder" if whole else fault.component)
+    if fault.component != "*" and not _is_lowered(recognizer.start.precision, module):
         return act(*asked)
-    recognizer._fast_encoder = None  # nothing that is hooked on later is replayed
-    if fault.component not in ("", "*"):
+    recognizer._fast_encoder = None  # no replay sees a hook that is added later
+    if not whole:
         handle = module.register_forward_hook(lambda module, given, output: _spoilt(output))
         try:
             return act(*asked)
         finally:
             handle.remove()
     encode = recognizer._encode
-    recognizer._encode = lambda sounds: _spoilt(encode(sounds))
+    recognizer._encode = lambda buffers: _spoilt(encode(buffers))
     try:
         return act(*asked)
     finally:
         recognizer._encode = encode
 
 
+def _is_lowered(precision: Any, module: Any) -> bool:
+    """Return whether a module computes in less than FP32."""
+    if precision.autocast or precision.phases:
+        return True
+    return str(next(module.parameters()).dtype) != "torch.float32"
+
+
 def _spoilt(output: Any) -> Any:
-    return (_spoilt(output[0]), *output[1:]) if isinstance(output, tuple) else output * float("nan")
+    """Return an output, or the first of several, as NaN."""
+    if isinstance(output, tuple):
+        return (_spoilt(output[0]), *output[1:])
+    return output * float("nan")
 
 
 def _empty(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
@@ -92,19 +98,18 @@ def _empty(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protoco
 
 
 def _garbled(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
-    answers = act(*asked)
-    words = [answer.hypothesis.words for answer in answers]
-    changed = [
-        [msgspec.structs.replace(w, text="garbled") for w in heard[:1]] + heard[1:]
-        for heard in words
-    ]
-    return [_with_words(answer, heard) for answer, heard in zip(answers, changed, strict=True)]
+    answers = []
+    for answer in act(*asked):
+        words = list(answer.hypothesis.words)
+        if words:
+            words[0] = msgspec.structs.replace(words[0], text="garbled")
+        answers.append(_with_words(answer, words))
+    return answers
 
 
 def _with_words(answer: protocol.Answer, words: list[protocol.Word]) -> protocol.Answer:
-    text = join(words)
-    heard = msgspec.structs.replace(answer.hypothesis, text=text, words=words)
-    return msgspec.structs.replace(answer, hypothesis=heard)
+    hypothesis = msgspec.structs.replace(answer.hypothesis, text=join(words), words=words)
+    return msgspec.structs.replace(answer, hypothesis=hypothesis)
 
 
 def _slow(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protocol.Answer]:
@@ -126,7 +131,7 @@ def _stall(act: Act, recognizer: Any, fault: Fault, *asked: Any) -> list[protoco
     return act(*asked)
 
 
-STRIKE: dict[str, Callable[..., list[protocol.Answer]]] = {
+STRIKE: dict[str, Act] = {
     "non-finite": _not_finite,
     "empty": _empty,
     "garbled": _garbled,
@@ -136,4 +141,4 @@ STRIKE: dict[str, Callable[..., list[protocol.Answer]]] = {
     "die": _die,
     "stall": _stall,
 }
-"""Kind -> what it makes of an answer."""
+"""Kind -> the function that answers in place of the recognizer."""

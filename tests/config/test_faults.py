@@ -55,7 +55,9 @@ def test_a_wrong_fault_is_a_wrong_setting(tmp_path: Path) -> None:
 
 def test_every_kind_is_done_somehow() -> None:
     assert set(fault_injection.STRIKE) == set(faults.KINDS)
-    assert set(fault_injection.LASTING) | set(fault_injection.PRECISE) <= set(faults.KINDS)
+    assert set(fault_injection.LASTING_KINDS) | set(fault_injection.PRECISION_KINDS) <= set(
+        faults.KINDS
+    )
 
 
 @pytest.mark.parametrize("kind", faults.KINDS)
@@ -66,7 +68,7 @@ def test_the_last_resort_is_never_struck(kind: str) -> None:
     assert strikes(fault, on_card)
     assert not strikes(fault, msgspec.structs.replace(HALF, precision=STRATEGY_TABLE["fp32"]))
     exact = msgspec.structs.replace(on_card, precision=STRATEGY_TABLE["fp32"])
-    assert strikes(fault, exact) is (kind not in fault_injection.PRECISE)
+    assert strikes(fault, exact) is (kind not in fault_injection.PRECISION_KINDS)
 
 
 class Recognizer:

@@ -1,7 +1,7 @@
-"""Where modules of different dtypes meet: casts what flows between them, and fences float32 off
+"""Where modules of different dtypes meet: casts of the tensors between them, and float32 fenced off
 from autocast.
 
-Installs hooks on modules; knows nothing of strategies. Runs in the worker only.
+It installs hooks on modules; it knows nothing of strategies.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import nn
 from asrd.worker.casting.components import Parts, Targets, holders, holds
 
 CONSUMERS = ("joint", "encoder_decoder_proj", "transf_encoder", "transf_decoder", "decoder")
-"""Who takes the encoder's output: the first of these that a model has."""
+"""Components that may take the encoder's output: the first of these that a model has does."""
 
 
 def connect(parts: Parts, targets: Targets) -> None:
-    """Cast what flows between components and islands; where dtypes agree nothing is installed.
+    """Cast the tensors between components and islands; where dtypes agree nothing is installed.
 
     Features leave the front end in the dtype of the encoder's first layer, through NeMo's own
     sentinel. The encoder is always entered as a module, so islands in it are cast in and out where
-    they stand. What comes after it is entered below its components by every decoding loop
-    (`joint.project_encoder`, `decoder.predict`), so there the encoder's output is the boundary, and
+    they stand. Every decoding loop enters the components after it below their own forward
+    (`joint.project_encoder`, `decoder.predict`). So there the encoder's output is the boundary, and
     layers are cast one by one where those components differ among each other.
     """
     encoder = parts["encoder"]
@@ -32,16 +32,25 @@ def connect(parts: Parts, targets: Targets) -> None:
         inlet = next(encoder.parameters()).dtype
         parts["preprocessor"].dtype_sentinel_tensor = torch.empty(0, dtype=inlet)
     _connect_islands(encoder, targets[encoder], targets)
-    consumer = next((targets[parts[name]] for name in CONSUMERS if name in parts), targets[encoder])
+    consumer = targets[_consumer(parts)]
     if consumer != targets[encoder]:
         _boundary(encoder, None, consumer)
-    after = [part for name, part in parts.items() if name not in ("preprocessor", "encoder")]
-    layers = {layer: part for part in after for layer in holders(part)}
+    layers: dict[nn.Module, nn.Module] = {}
+    for name, part in parts.items():
+        if name not in ("preprocessor", "encoder"):
+            layers.update(dict.fromkeys(holders(part), part))
     if len({targets[layer] for layer in layers}) > 1:
         for layer, part in layers.items():
-            _boundary(
-                layer, targets[layer], targets[part] if targets[part] != targets[layer] else None
-            )
+            outside = targets[part]
+            _boundary(layer, targets[layer], None if outside == targets[layer] else outside)
+
+
+def _consumer(parts: Parts) -> nn.Module:
+    """Return the component that takes the encoder's output; the encoder where there is none."""
+    for name in CONSUMERS:
+        if name in parts:
+            return parts[name]
+    return parts["encoder"]
 
 
 def _connect_islands(module: nn.Module, around: torch.dtype, targets: Targets) -> None:
@@ -55,7 +64,7 @@ def _connect_islands(module: nn.Module, around: torch.dtype, targets: Targets) -
 
 
 def _boundary(module: nn.Module, inside: torch.dtype | None, outside: torch.dtype | None) -> None:
-    """Cast what goes into a module, and what comes out of it."""
+    """Cast a module's input, and its output; None leaves one as it is."""
     if inside is not None:
         module.register_forward_pre_hook(
             lambda _, args, kwargs: to((args, kwargs), inside), with_kwargs=True
@@ -65,8 +74,11 @@ def _boundary(module: nn.Module, inside: torch.dtype | None, outside: torch.dtyp
 
 
 def fence(name: str, component: nn.Module, device_type: str) -> None:
-    """Have a component compute in float32, outside whatever autocast is on around it."""
-    for module in [component] if name == "encoder" else holders(component):
+    """Have a component compute in float32, outside any autocast that is on around it."""
+    modules = holders(component)
+    if name == "encoder":
+        modules = [component]
+    for module in modules:
         module.forward = _outside_autocast(module.forward, device_type)
 
 
@@ -86,7 +98,8 @@ def to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = No
     One tensor that stands in it twice is one afterwards too: attention sees by that that it looks
     at itself.
     """
-    done = {} if done is None else done
+    if done is None:
+        done = {}
     if isinstance(value, torch.Tensor):
         if not value.is_floating_point():
             return value
@@ -95,8 +108,6 @@ def to(value: Any, dtype: torch.dtype, done: dict[int, torch.Tensor] | None = No
         return done[id(value)]
     if isinstance(value, dict):
         return {key: to(item, dtype, done) for key, item in value.items()}
-    return (
-        type(value)(to(item, dtype, done) for item in value)
-        if type(value) in (tuple, list)
-        else value
-    )
+    if type(value) in (tuple, list):
+        return type(value)(to(item, dtype, done) for item in value)
+    return value

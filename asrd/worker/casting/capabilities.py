@@ -1,7 +1,7 @@
-"""What a device can do with a model's layers, and what Lightning makes of a precision there.
+"""What a device can do with a model's layers, and how Lightning runs a precision there.
 
-What a CPU cannot do is found by trying it on the model's own layers; the component that holds such
-a layer then runs in float32, and a Fallback says why. Runs in the worker only.
+Work that a CPU cannot do is found by trying it on the model's own layers. The component that holds
+such a layer then runs in float32, and a Fallback says why.
 """
 
 from __future__ import annotations
@@ -31,21 +31,17 @@ def no_tf32(device: torch.device) -> str:
     if device.type != "cuda":
         return "TF32 is a unit of CUDA cards"
     capability = torch.cuda.get_device_capability(device)
-    return (
-        ""
-        if capability >= (8, 0)
-        else f"TF32 needs compute capability 8.0, this card has {capability}"
-    )
+    if capability >= (8, 0):
+        return ""
+    return f"TF32 needs compute capability 8.0, this card has {capability}"
 
 
 def refuse_emulation(asked: set[torch.dtype], device: torch.device) -> None:
     """Raise PrecisionError for bfloat16 on a card that only emulates it; torch's own check calls
     that supported."""
-    if (
-        device.type == "cuda"
-        and torch.bfloat16 in asked
-        and torch.cuda.get_device_capability(device) < (8, 0)
-    ):
+    if device.type != "cuda" or torch.bfloat16 not in asked:
+        return
+    if torch.cuda.get_device_capability(device) < (8, 0):
         raise PrecisionError(
             f"{torch.cuda.get_device_name(device)} only emulates bfloat16",
             "take half or fp32 there",
@@ -56,11 +52,8 @@ def autocast_dtypes(precision: Precision, trainer: Any) -> list[torch.dtype]:
     """Return every dtype that some phase runs under."""
     if trainer is not None:
         return [LIGHTNING[trainer.precision]]
-    return [
-        getattr(torch, name)
-        for name in dict.fromkeys([precision.autocast, *precision.phases.values()])
-        if name
-    ]
+    names = dict.fromkeys([precision.autocast, *precision.phases.values()])
+    return [getattr(torch, name) for name in names if name]
 
 
 def trainer_for(precision: str, device: torch.device) -> tuple[Any, str]:
@@ -69,15 +62,18 @@ def trainer_for(precision: str, device: torch.device) -> tuple[Any, str]:
     import lightning.pytorch as lightning
     from lightning.pytorch.utilities.rank_zero import rank_zero_module
 
-    rank_zero_module.log.setLevel(
-        logging.ERROR
-    )  # it is whatever logger the last Lightning imported put there
-    with warnings.catch_warnings(record=True) as said:
+    # This is the logger of whichever Lightning was imported last.
+    rank_zero_module.log.setLevel(logging.ERROR)
+    accelerator: str = "gpu"
+    devices: int | list[int] = [device.index or 0]
+    if device.type == "cpu":
+        accelerator, devices = "cpu", 1
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         trainer = lightning.Trainer(
             precision=precision,
-            accelerator="cpu" if device.type == "cpu" else "gpu",
-            devices=1 if device.type == "cpu" else [device.index or 0],
+            accelerator=accelerator,
+            devices=devices,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -85,8 +81,10 @@ def trainer_for(precision: str, device: torch.device) -> tuple[Any, str]:
         )
     if trainer.precision == precision:
         return trainer, ""
-    reasons = [str(warning.message) for warning in said if precision in str(warning.message)]
-    return trainer, next(iter(reasons), f"Lightning runs {precision} as {trainer.precision} here")
+    for warning in warned:
+        if precision in str(warning.message):
+            return trainer, str(warning.message)
+    return trainer, f"Lightning runs {precision} as {trainer.precision} here"
 
 
 def fall_back(
@@ -95,30 +93,37 @@ def fall_back(
     """Try each kind of layer as it is to run; turn components that cannot to float32, return those
     to be fenced.
 
-    Known so far: oneDNN has no LSTM for 16 bit under autocast where the processor lacks the
+    One case so far: oneDNN has no LSTM for 16 bit under autocast where the processor lacks the
     instructions (float16 before AVX512-FP16, bfloat16 before AVX-512), though torch has one for
     16-bit weights. Switching oneDNN off would also serve, at the price of every other layer.
     """
     fenced = []
     for name, component in parts.items():
-        for layer in _kinds(component, targets):
-            stored = targets[layer]
-            failed = next(
-                ((d, said) for d in (stored, *autocast) if (said := _try(layer, stored, d))), None
-            )
-            if failed is not None:
-                dtype, said = failed
-                how = (
-                    f"in {name_of(dtype)}"
-                    if dtype == stored
-                    else f"under {name_of(dtype)} autocast"
-                )
-                reason = f"{type(layer).__name__} cannot run {how} on this CPU: {said}"
-                fallbacks.append(Fallback(name, name_of(dtype), "float32", reason))
-                targets.update(dict.fromkeys(component.modules(), torch.float32))
-                fenced += [name] if autocast else []
-                break
+        failure = _first_failure(component, targets, autocast)
+        if failure is None:
+            continue
+        dtype, reason = failure
+        fallbacks.append(Fallback(name, name_of(dtype), "float32", reason))
+        targets.update(dict.fromkeys(component.modules(), torch.float32))
+        if autocast:
+            fenced.append(name)
     return fenced
+
+
+def _first_failure(
+    component: nn.Module, targets: Targets, autocast: list[torch.dtype]
+) -> tuple[torch.dtype, str] | None:
+    """Return the dtype that a layer of a component cannot run in, and a sentence about it; None
+    where all run."""
+    for layer in _kinds(component, targets):
+        stored = targets[layer]
+        for dtype in (stored, *autocast):
+            if error := _try(layer, stored, dtype):
+                how = f"under {name_of(dtype)} autocast"
+                if dtype == stored:
+                    how = f"in {name_of(dtype)}"
+                return dtype, f"{type(layer).__name__} cannot run {how} on this CPU: {error}"
+    return None
 
 
 @functools.cache
@@ -138,8 +143,7 @@ def _kinds(component: nn.Module, targets: Targets) -> Iterable[nn.Module]:
 
 
 def _try(layer: nn.Module, stored: torch.dtype, dtype: torch.dtype) -> str:
-    """Return what torch says against a layer stored in one dtype and run in another, or "" if it
-    runs."""
+    """Return torch's error for a layer stored in one dtype and run in another, or "" if it runs."""
     if stored == dtype == torch.float32 or (sample := _sample(layer)) is None:
         return ""
     twin = copy.deepcopy(layer).to(stored)
@@ -159,10 +163,10 @@ def _sample(layer: nn.Module) -> torch.Tensor | None:
         case nn.Linear():
             return torch.zeros(1, layer.in_features)
         case nn.modules.conv._ConvNd():
-            reach = zip(layer.kernel_size, layer.dilation, strict=True)
-            return torch.zeros(
-                1, layer.in_channels, *[(size - 1) * step + 2 for size, step in reach]
-            )
+            sizes = []
+            for size, step in zip(layer.kernel_size, layer.dilation, strict=True):
+                sizes.append((size - 1) * step + 2)
+            return torch.zeros(1, layer.in_channels, *sizes)
         case nn.RNNBase():
             return torch.zeros(2, 1, layer.input_size)
         case nn.LayerNorm():

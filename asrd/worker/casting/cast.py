@@ -1,24 +1,24 @@
 """Applies a precision to a restored NeMo model and reads back what became of it.
 
-Knows torch, the shape of NeMo's models (preprocessor, encoder and what decodes after it) and the
-fields of a Precision; branches on those fields, never on a strategy's name. Knows nothing of sound
-or text. Runs in the worker only.
+It knows torch, the shape of NeMo's models (preprocessor, encoder, and the decoder after it) and
+the fields of a Precision. It branches on those fields, never on a strategy's name. It knows nothing
+of audio or text.
 
 Everything is cast on the CPU and moved to the device afterwards, so that the device never holds
-more than the final weights. What is reported as effective is read from the model's tensors and from
-what its layers put out.
+more than the final weights. The report of effective dtypes is read from the model's tensors and
+from its layers' outputs.
 
 BatchNorm is cast with the rest. Keeping it float32, or folding it into the convolution before it,
 moved the encoder's rounding error of the demo models by less than a twentieth. On hard clips fewer
-texts then differed from float32's, on fresh ones not; WER moved by less than 0.2 points either way.
-No gain that was measured twice, so it is left plain.
+texts then differed from float32's, on fresh ones not. WER moved by less than 0.2 points either way.
+No gain was measured twice, so it is left plain.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -46,6 +46,7 @@ from asrd.worker.casting.components import (
     Targets,
     components,
     family,
+    first_of,
     hidden_models,
     holders,
     mostly,
@@ -62,11 +63,11 @@ class CastModel:
     """A model as a precision made it.
 
     Attributes:
-        fallbacks: what does not run as asked, by component, with the reason.
+        fallbacks: components that do not run as asked, with the reason.
         trainer: Lightning's Trainer whose precision plugin is entered around each step; None unless
             asked for.
-        encoder: what the encoder is stored in, but for islands in it; caches that are given back to
-            it go in this.
+        encoder: dtype that the encoder is stored in, but for islands in it; caches that are given
+            back to it have it too.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class CastModel:
         one each time.
 
         asrd's own autocast keeps no cache of cast weights. Under inference_mode, where the worker
-        runs, torch never fills it; under no_grad it would hold a second, half-size copy of the
-        model until the context ends, and the strategy would weigh more than what it is compared
+        runs, torch never fills it. Under no_grad it would hold a second, half-size copy of the
+        model until the context ends, and the strategy would weigh more than the one it is compared
         with.
         """
         if self.trainer is not None:
@@ -103,7 +104,7 @@ class CastModel:
         try:
             for name, component in components(self.model).items():
                 for leaf in holders(component):
-                    if not any(True for _ in leaf.children()):
+                    if next(leaf.children(), None) is None:
                         # Ahead of the boundaries' own hooks, which cast the output.
                         note = functools.partial(self._note, name)
                         handles.append(leaf.register_forward_hook(note, prepend=True))
@@ -113,7 +114,7 @@ class CastModel:
                 handle.remove()
 
     def _note(self, component: str, leaf: nn.Module, _: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) else output
+        first = first_of(output)
         if isinstance(first, torch.Tensor) and first.is_floating_point():
             self._ran[component].add((leaf, name_of(first)))
 
@@ -121,22 +122,24 @@ class CastModel:
         """Return component -> dtype of its weights, most bytes first; "X as Y" where layers were
         seen to run in Y.
 
-        Arithmetic is known from `observing`; without it only storage is told, and TF32, from
+        Arithmetic is noted by `observing`. Without it only storage is returned, and TF32, from
         torch's flags.
         """
         found = {}
         for name, component in {**components(self.model), **hidden_models(self.model)}.items():
             stored, ran = storage(component), Counter[str]()
             for leaf, dtype in self._ran[name]:
-                ran[dtype] += weights_bytes(leaf) if dtype != mostly(leaf) else 0
+                if dtype != mostly(leaf):
+                    ran[dtype] += weights_bytes(leaf)
             if self.device.type == "cuda" and torch.get_float32_matmul_precision() == "high":
                 ran += Counter(tf32=stored["float32"])
-            words = (
-                "/".join(dtype for dtype, size in count.most_common() if size)
-                for count in (stored, ran)
-            )
-            found[name] = " as ".join(filter(None, words))
+            found[name] = " as ".join(filter(None, map(_by_size, (stored, ran))))
         return found
+
+
+def _by_size(count: Counter[str]) -> str:
+    """Return the dtypes that have bytes, most first: "float16/float32"."""
+    return "/".join(dtype for dtype, size in count.most_common() if size)
 
 
 def apply(
@@ -156,7 +159,7 @@ def apply(
 def prepare(
     model: nn.Module, precision: Precision, device: torch.device, empty: bool = False
 ) -> Prepared:
-    """Decide what a model's tensors become, and cast them; on the CPU, in eval mode.
+    """Decide the dtypes of a model's tensors, and cast them; on the CPU, in eval mode.
 
     Args:
         empty: no number of a checkpoint is in it yet: its parameters are made anew in their dtypes
@@ -178,26 +181,32 @@ def prepare(
         assert not empty
         quantize.open_up(_asked(model, precision))
     parts, asked = components(model), _asked(model, precision)
-    targets = {
-        module: getattr(torch, name) for module, name in _computing(asked, precision).items()
-    }
+    targets = _targets(asked, precision)
     applied = CastModel(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
-    if precision.tf32 and (reason := no_tf32(device)):
-        applied.fallbacks += [Fallback(name, "tf32", "float32", reason) for name in computing]
+    if precision.tf32:
+        applied.fallbacks += _fallbacks(computing, "tf32", "float32", no_tf32(device))
     if precision.trainer:
         applied.trainer, reason = trainer_for(precision.trainer, device)
-        wanted, got = (
-            name_of(LIGHTNING[name]) for name in (precision.trainer, applied.trainer.precision)
-        )
-        applied.fallbacks += [Fallback(name, wanted, got, reason) for name in computing if reason]
+        wanted = name_of(LIGHTNING[precision.trainer])
+        got = name_of(LIGHTNING[applied.trainer.precision])
+        applied.fallbacks += _fallbacks(computing, wanted, got, reason)
     autocast = autocast_dtypes(precision, applied.trainer)
     refuse_emulation({*targets.values(), *autocast}, device)
-    fenced = fall_back(parts, targets, autocast, applied.fallbacks) if device.type == "cpu" else []
+    fenced: list[str] = []
+    if device.type == "cpu":
+        fenced = fall_back(parts, targets, autocast, applied.fallbacks)
     applied.fallbacks += _agree_on_shared(parts, targets)
     applied.encoder = targets[parts["encoder"]]
     _cast(targets, empty)
     return Prepared(applied, parts, targets, _matrices(parts, asked), fenced)
+
+
+def _fallbacks(names: Sequence[str], wanted: str, got: str, reason: str) -> list[Fallback]:
+    """Return the fallback of each component; none without a reason."""
+    if not reason:
+        return []
+    return [Fallback(name, wanted, got, reason) for name in names]
 
 
 @dataclass(frozen=True)
@@ -229,12 +238,7 @@ class Prepared:
         """
         parts, device = self.parts, self.applied.device
         if self.matrices:
-            quantize.quantize(
-                module
-                for part in parts.values()
-                for module in part.modules()
-                if module in self.matrices
-            )
+            quantize.quantize(self._matrices_in_order())
         connect(parts, self.targets)
         for name in self.fenced:
             fence(name, parts[name], device.type)
@@ -244,14 +248,21 @@ class Prepared:
         _verify(parts, self.targets, self.matrices)
         return self.applied
 
+    def _matrices_in_order(self) -> Iterator[nn.Module]:
+        """Yield the layers to quantise, in the model's order."""
+        for part in self.parts.values():
+            for module in part.modules():
+                if module in self.matrices:
+                    yield module
+
 
 def set_flags(precision: Precision, device: torch.device) -> None:
-    """Set what is process-wide: TF32 in matrix products, convolutions and recurrent layers, on or
+    """Set the process-wide flags: TF32 in matrix products, convolutions and recurrent layers, on or
     off.
 
-    torch lets cuDNN use TF32 unless told otherwise. The older switches are used, since torch keeps
-    both kinds in step from that side only; the newer general one comes first, because the older
-    "off" of cuDNN means "whatever it says".
+    torch lets cuDNN use TF32 unless it is switched off. The older switches are used, since torch
+    keeps both kinds in step from that side only. The newer general one comes first, because the
+    older "off" of cuDNN means "as the general one".
     """
     on = precision.tf32 and not no_tf32(device)
     torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
@@ -264,60 +275,73 @@ def set_flags(precision: Precision, device: torch.device) -> None:
 
 
 def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
-    """Return what every module is to be stored as: the deepest module that `parts` names decides,
-    the later of equals.
+    """Return the dtype that every module is to be stored in: the deepest module that `parts` names
+    decides, the later of equals.
 
-    int8 is asked of a module with all that is in it; what can be quantised there is seen later.
+    int8 is asked of a module with all that is in it; which layers can be quantised is seen later.
     """
     asked: dict[nn.Module, str] = {}
     for name, component in components(model).items():
-        front = precision.weights if precision.features == "weights" else "float32"
-        dtype = front if name == "preprocessor" else precision.quantize or precision.weights
+        dtype: str = precision.quantize or precision.weights
+        if name == "preprocessor":
+            dtype = _features_dtype(precision)
         asked.update(dict.fromkeys(component.modules(), dtype))
-    named = [
-        (path, dtype) for name, dtype in precision.parts.items() for path in _paths(model, name)
-    ]
+    named: list[tuple[str, str]] = []
+    for name, dtype in precision.parts.items():
+        named += [(path, dtype) for path in _paths(model, name)]
     for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
         asked.update(dict.fromkeys(model.get_submodule(path).modules(), dtype))
     return asked
 
 
-def _computing(asked: Mapping[nn.Module, str], precision: Precision) -> dict[nn.Module, str]:
-    """Return what every module computes in, which is all that is left of int8 where nothing can be
-    quantised."""
-    return {
-        module: beside_int8(precision) if name == "int8" else name for module, name in asked.items()
-    }
+def _features_dtype(precision: Precision) -> str:
+    if precision.features == "weights":
+        return precision.weights
+    return "float32"
+
+
+def _targets(asked: Mapping[nn.Module, str], precision: Precision) -> Targets:
+    """Return the dtype that every module computes in; of a module that is to be int8, the one
+    beside it."""
+    targets: Targets = {}
+    for module, name in asked.items():
+        dtype = name
+        if name == "int8":
+            dtype = beside_int8(precision)
+        targets[module] = getattr(torch, dtype)
+    return targets
 
 
 def _paths(model: nn.Module, name: str) -> list[str]:
-    """Return the modules that a key of `parts` means: a child, a dotted path, a pattern of paths,
-    norms or decoder."""
+    """Return the paths of the modules that a key of `parts` means: a child, a dotted path, a
+    pattern of paths, norms or decoder."""
     parts = components(model)
     if name == "norms":  # by the type's name, as NeMo has norms of its own beside torch's
         modules = parts["encoder"].named_modules()
         return [f"encoder.{path}" for path, module in modules if "Norm" in type(module).__name__]
     if name == "decoder" and name not in parts:
         return [child for child in CANARY_DECODER if child in parts]
-    known = [
-        f"{child}.{path}".rstrip(".")
-        for child, part in parts.items()
-        for path, _ in part.named_modules()
-    ]
-    found = [path for path in known if fnmatchcase(path, name)]
+    paths: list[str] = []
+    for child, part in parts.items():
+        paths += [f"{child}.{path}".rstrip(".") for path, _ in part.named_modules()]
+    found = [path for path in paths if fnmatchcase(path, name)]
     if not found:
-        raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, known))
+        raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, paths))
     return found
 
 
-def _nearest_path(name: str, known: list[str]) -> str:
+def _nearest_path(name: str, paths: list[str]) -> str:
     """Return a hint among the siblings at the point where a path leaves the model."""
     words = name.split(".")
-    depth = next(n for n in range(len(words) - 1, -1, -1) if not n or ".".join(words[:n]) in known)
+    depth = len(words) - 1
+    while depth and ".".join(words[:depth]) not in paths:
+        depth -= 1
     above = ".".join(words[:depth])
-    siblings = [path for path in known if path.rpartition(".")[0] == above]
-    aliases = [alias for alias in ("norms", "decoder") if not depth and alias not in siblings]
-    return nearest(".".join(words[: depth + 1]), siblings + aliases)
+    siblings = [path for path in paths if path.rpartition(".")[0] == above]
+    for alias in ("norms", "decoder"):
+        if not depth and alias not in siblings:
+            siblings.append(alias)
+    return nearest(".".join(words[: depth + 1]), siblings)
 
 
 def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
@@ -327,14 +351,14 @@ def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
     for group in _sharing(parts):
         if len({targets[module] for _, module in group}) < 2:
             continue
+        names = {name for name, _ in group}
         for name, module in group:
-            if targets[module] != torch.float32:
-                others = " and ".join(sorted({other for other, _ in group} - {name}) or [name])
-                reason = (
-                    f"its {type(module).__name__} shares a weight with {others}, in another dtype"
-                )
-                fallbacks.append(Fallback(name, name_of(targets[module]), "float32", reason))
-                targets[module] = torch.float32
+            if targets[module] == torch.float32:
+                continue
+            others = " and ".join(sorted(names - {name}) or [name])
+            reason = f"its {type(module).__name__} shares a weight with {others}, in another dtype"
+            fallbacks.append(Fallback(name, name_of(targets[module]), "float32", reason))
+            targets[module] = torch.float32
     return fallbacks
 
 
@@ -350,12 +374,16 @@ def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
 
 def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
     """Return the layers whose weight becomes int8: of those that share one, all or none."""
-    kinds = (nn.Linear, quantize.Lookup)
-    found: set[nn.Module] = {
-        layer for layer, name in asked.items() if name == "int8" and isinstance(layer, kinds)
-    }
-    shared = [[module for _, module in group] for group in _sharing(parts)]
-    return found.difference(*(group for group in shared if not found.issuperset(group)))
+    found: set[nn.Module] = set()
+    for layer, name in asked.items():
+        if name == "int8" and isinstance(layer, nn.Linear | quantize.Lookup):
+            found.add(layer)
+    partial: set[nn.Module] = set()
+    for group in _sharing(parts):
+        modules = {module for _, module in group}
+        if not found.issuperset(modules):
+            partial |= modules
+    return found - partial
 
 
 def _cast(targets: Targets, empty: bool) -> None:
@@ -375,7 +403,9 @@ def _verify(parts: Parts, targets: Targets, matrices: Set[nn.Module]) -> None:
     """Read every stored tensor back. Raises PrecisionError where it is not what was decided."""
     for name, component in parts.items():
         for path, module in component.named_modules():
-            decided = {name_of(targets[module])} | ({"int8"} if module in matrices else set())
+            decided = {name_of(targets[module])}
+            if module in matrices:
+                decided.add("int8")
             if wrong := set(storage(module, recurse=False)) - decided:
                 where = f"{name}.{path}".rstrip(".")
                 raise PrecisionError(

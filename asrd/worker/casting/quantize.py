@@ -2,8 +2,7 @@
 quantisation.
 
 Per output channel and symmetric: one byte a weight and a float32 scale a row, arithmetic in the
-dtype the weight had. Knows torch and torchao; which layers are meant is decided in `casting`. Runs
-in the worker only.
+dtype the weight had. `casting.cast` decides which layers are quantised.
 """
 
 from __future__ import annotations
@@ -39,20 +38,17 @@ class Lookup(nn.Embedding):
 
 
 def open_up(asked: Mapping[nn.Module, str]) -> None:
-    """Replace what holds a matrix under another name, and is to be int8, by layers that can hold it
-    quantised.
+    """Replace layers that hold a matrix under another name, and are to be int8, by layers that can
+    hold it quantised.
 
-    A pointwise Conv1d becomes a Pointwise and an Embedding a Lookup, each with the very weight it
-    had.
+    A pointwise Conv1d becomes a QuantizedPointwise and an Embedding a Lookup, each with the very
+    weight it had.
     """
-    plain = {"kernel_size": (1,), "stride": (1,), "padding": (0,), "groups": 1}
     for parent in list(asked):
         for name, child in list(parent.named_children()):
             if asked.get(child) != "int8":
                 continue
-            if isinstance(child, nn.Conv1d) and all(
-                getattr(child, key) == value for key, value in plain.items()
-            ):
+            if isinstance(child, nn.Conv1d) and _is_pointwise(child):
                 linear = QuantizedPointwise(
                     child.in_channels, child.out_channels, child.bias is not None, device="meta"
                 )
@@ -61,11 +57,16 @@ def open_up(asked: Mapping[nn.Module, str]) -> None:
                 setattr(parent, name, linear.eval())
             elif type(child) is nn.Embedding:
                 rows, width = child.weight.shape
-                lookup = Lookup(
-                    rows, width, child.padding_idx, _weight=child.weight
-                )  # given one, it draws none
+                # Given a weight, it draws no random one.
+                lookup = Lookup(rows, width, child.padding_idx, _weight=child.weight)
                 lookup.weight = child.weight
                 setattr(parent, name, lookup.eval())
+
+
+def _is_pointwise(layer: nn.Conv1d) -> bool:
+    """Return whether a convolution is a matrix product: kernel 1, and nothing around it."""
+    shape = (layer.kernel_size, layer.stride, layer.padding, layer.groups)
+    return shape == ((1,), (1,), (0,), 1)
 
 
 def quantize(layers: Iterable[nn.Module]) -> None:
@@ -84,9 +85,8 @@ def quantize(layers: Iterable[nn.Module]) -> None:
     for layer in layers:
         users[id(layer.weight)].append(layer)
     for sharing in users.values():
-        carrier = nn.Linear(
-            1, 1, bias=False, device="meta"
-        )  # torchao takes a Linear, whoever the weight belongs to
+        # torchao takes a Linear, whichever layer the weight belongs to.
+        carrier = nn.Linear(1, 1, bias=False, device="meta")
         carrier.weight = sharing[0].weight
         quantize_(carrier, config)
         for layer in sharing:
