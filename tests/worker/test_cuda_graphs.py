@@ -209,7 +209,9 @@ def test_parts_of_a_batch_are_nearly_full(batch: int) -> None:
     assert [row for part in parts for row in range(batch)[part]] == list(range(batch))
     for part in parts:
         size = part.stop - part.start
-        assert size >= cuda_graphs.FULL * min(rows for rows in cuda_graphs.ROWS if rows >= size)
+        assert size >= cuda_graphs.MIN_FILLED_SHARE * min(
+            rows for rows in cuda_graphs.ROWS if rows >= size
+        )
 
 
 @settings(

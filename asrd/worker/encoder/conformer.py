@@ -1,22 +1,22 @@
-"""Worker: NeMo's front end and FastConformer with what one whole buffer does not need left out.
+"""NeMo's front end and FastConformer without the masks that one whole buffer does not need.
 
-NeMo computes a batch of padded sounds: every convolution is masked before and after, attention is
-masked twice, and features are counted over masks. A buffer that is alone, or whose fellows are as
-long, has no padding, and then all that multiplies by one. Left out here: masks, dropouts, copies
-between layouts, the square of a square root, and the projection of relative positions, which
-depends on nothing but the length and is kept. The arithmetic is otherwise NeMo's, on NeMo's own
-modules, each still called as a module, so that cast, quantised and hooked layers work.
+NeMo computes a batch of padded buffers: every convolution is masked before and after, attention is
+masked twice, and features are counted over masks. A buffer that is alone, or in a batch of one
+length, has no padding; all masks then multiply by one. Left out here are masks, dropouts, copies
+between layouts, the square of a square root, and the projection of relative positions. That depends
+only on the length and is kept. The arithmetic is otherwise NeMo's, on NeMo's own modules. Each is
+still called as a module, so that cast, quantised and hooked layers work.
 
-`conformer.remove_masks` takes a class of ours for each module of a kind that is known to the letter; a length of
-None then means that nothing is padded. A length that is given, a streaming cache, and modules of
-any other kind go NeMo's own way.
+`remove_masks` gives a class of this file to each module of a supported kind. A length of None then
+means that nothing is padded. A given length, a streaming cache, and modules of any other kind go
+NeMo's own way.
 
-Captured work has fixed shapes, so there buffers are padded after all. `real` then says, on the
-device, how much of each is sound, and masks stand only where sound could see padding: before
-strided convolutions, before the depthwise ones, and in attention. The frames of sound come out as
-without padding; what the others hold means nothing.
+Captured work has fixed shapes, so there buffers are padded after all. `real` then holds, on the
+device, how much of each is audio. Masks stand only where audio could see padding: before strided
+convolutions, before the depthwise ones, and in attention. The frames of audio come out as without
+padding; the others mean nothing.
 
-Knows tensors; knows no text. Runs in the worker, in any dtype that casting leaves, in and out of
+This file knows tensors; it knows no text. It runs in any dtype that casting leaves, in and out of
 autocast.
 """
 
@@ -53,7 +53,7 @@ a tenth of the CPU time.
 
 
 class UnmaskedFeatures(FilterbankFeatures):
-    """Log-mel features of sounds of one length, without the frame that NeMo computes after the last
+    """Log-mel features of buffers of one length, without the frame that NeMo computes after the last
     and masks."""
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class UnmaskedSubsampling(ConvSubsampling):
     ) -> tuple[Tensor, Tensor | None]:
         """Return ([B, T, D], None) for features [B, frames, mels] and no lengths.
 
-        Of `real` [B] frames that are sound, how many of T are is returned in the place of None.
+        With `real` [B] frames of audio, how many of T are audio is returned in the place of None.
         """
         if lengths is not None:
             found: tuple[Tensor, Tensor] = super().forward(x, lengths)
@@ -160,12 +160,12 @@ class UnmaskedAttention(RelPositionMultiHeadAttention):
             (2 * length * length, 2 * length - 1, 1),
             by_place.storage_offset() + length,
         )
-        by_sound = (
+        by_content = (
             (query + self.pos_bias_u).transpose(1, 2).reshape(batch * self.h, length, self.d_k)
         )
         scale = 1 / self.s_d_k
         scores = torch.baddbmm(
-            by_place, by_sound, keys.reshape(-1, self.d_k, length), beta=scale, alpha=scale
+            by_place, by_content, keys.reshape(-1, self.d_k, length), beta=scale, alpha=scale
         )
         scores = scores.view(batch, self.h, length, length)
         if mask is None:
@@ -173,8 +173,7 @@ class UnmaskedAttention(RelPositionMultiHeadAttention):
         else:
             mask = mask[:, None]
             weights = torch.softmax(scores.masked_fill_(mask, MASKED), -1).masked_fill_(mask, 0.0)
-        heard = weights @ values
-        attended: Tensor = self.linear_out(heard.transpose(1, 2).flatten(2))
+        attended: Tensor = self.linear_out((weights @ values).transpose(1, 2).flatten(2))
         return attended
 
     def _positions(self, pos_emb: Tensor, length: int) -> Tensor:
@@ -183,9 +182,8 @@ class UnmaskedAttention(RelPositionMultiHeadAttention):
         autocast = torch.is_autocast_enabled(pos_emb.device.type)
         kept: dict[bool, Tensor] = self.__dict__.setdefault("_kept", {})
         if autocast not in kept or kept[autocast].shape[2] < 2 * length:
-            projected = F.pad(
-                self.linear_pos(pos_emb)[0], (0, 0, 1, 0)
-            )  # place `length` is never looked at
+            # Place `length` is never attended to.
+            projected = F.pad(self.linear_pos(pos_emb)[0], (0, 0, 1, 0))
             kept[autocast] = (
                 projected.view(2 * length, self.h, self.d_k).permute(1, 2, 0).contiguous()
             )
@@ -209,9 +207,8 @@ class UnmaskedDepthwise(CausalConv1D):
         if cache is not None or x.device.type != "cpu":
             return super().forward(x, cache)
         frames = x.shape[2]
-        if (
-            x.stride(1) == 1
-        ):  # on NeMo's own way the layout is another, and to copy it would be to round otherwise
+        if x.stride(1) == 1:
+            # In NeMo's own order the layout is another one; a copy of it would round differently.
             x = filled(x.transpose(1, 2), DEPTHWISE_STEP_FRAMES).transpose(1, 2)
         if self._left_padding != self._right_padding:
             x = F.pad(x, (self._left_padding, self._right_padding))
@@ -233,7 +230,7 @@ class UnmaskedConvolution(ConformerConvolution):
         padding: Tensor | None = None,
     ) -> Any:
         """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [B, T, 1]
-        are no sound."""
+        are padding."""
         if pad_mask is not None or cache is not None:
             return super().forward(x, pad_mask, cache)
         x = F.glu(self.pointwise_conv1(x.transpose(1, 2)).transpose(1, 2), -1)
@@ -260,7 +257,7 @@ class UnmaskedFeedForward(ConformerFeedForward):
 
 class UnmaskedLayer(ConformerLayer):
     """One block: half a feed-forward, attention, convolution, half a feed-forward, each added to
-    what it was given."""
+    its input."""
 
     def forward(
         self,
@@ -273,7 +270,7 @@ class UnmaskedLayer(ConformerLayer):
         padding: Tensor | None = None,
     ) -> Any:
         """Return [B, T, D] for [B, T, D], of which the frames that are True in `padding` [B, T, 1]
-        are no sound."""
+        are padding."""
         if pad_mask is not None or cache_last_channel is not None or self.is_adapter_available():
             return super().forward(
                 x, att_mask, pos_emb, pad_mask, cache_last_channel, cache_last_time
@@ -304,7 +301,7 @@ class UnmaskedEncoder(ConformerEncoder):
         """Return (encoded [B, D, T], lengths [B], all of them T) for features [B, mels, frames] and
         no lengths.
 
-        With `real` [B], how many of the frames are sound, `lengths` say how many of T are.
+        With `real` [B], how many of the frames are audio, `lengths` are how many of T are.
         """
         if length is not None or cache_last_channel is not None or streaming:
             call = dict(
@@ -368,7 +365,7 @@ def _padding(real: Tensor, frames: int) -> Tensor:
 
 def remove_masks(model: Any, device: torch.device, empty: bool = False) -> bool:
     """Give the modules of a restored model, in eval mode, these classes; return whether its encoder
-    now takes None.
+    now takes no lengths.
 
     No tensor is changed but for its layout in memory on a CPU; of an `empty` model, into which its
     numbers are not read yet, none is copied for that. All or nothing: a model of which one part is
@@ -402,7 +399,7 @@ def remove_masks(model: Any, device: torch.device, empty: bool = False) -> bool:
 
 
 def _plain_features(features: Any) -> bool:
-    """Return whether these are log-mel features as WholeFeatures computes them."""
+    """Return whether these are log-mel features as UnmaskedFeatures computes them."""
     return (
         type(features) is FilterbankFeatures
         and features.normalize in ("per_feature", "NA", "", None)
@@ -413,7 +410,7 @@ def _plain_features(features: Any) -> bool:
 
 
 def _plain_encoder(encoder: Any) -> bool:
-    """Return whether every module is of the kind, to the letter, that has a class here."""
+    """Return whether every module is of exactly the kind that has a class here."""
     return (
         type(encoder) is ConformerEncoder
         and type(encoder.pre_encode) is ConvSubsampling
@@ -448,4 +445,5 @@ def _plain_layer(layer: Any) -> bool:
 
 
 NORMS = (("batch_norm", nn.BatchNorm1d), ("layer_norm", nn.LayerNorm))
-"""What a convolution module may have between its depthwise convolution and its activation."""
+"""The norms that a convolution module may have between its depthwise convolution and its
+activation."""

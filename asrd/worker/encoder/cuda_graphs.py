@@ -1,16 +1,16 @@
-"""Worker: work of fixed shapes, captured once as a CUDA graph and then replayed whole; and the
-encoder replayed so.
+"""Work of fixed shapes, captured once as a CUDA graph and then replayed whole; the encoder replayed
+so.
 
 At a batch of one a card waits for its host, which launches about a thousand kernels for a buffer. A
-graph is one launch, but of one shape, so that a buffer is padded to the next of few lengths, and
-several to the next of few numbers; what it costs is the arithmetic of the padding, at most `STEP`
-feature frames, and memory that stays taken. What may not be captured (waiting for the device,
-copies from pageable memory) or fails for whatever reason runs as it would without graphs, and
-`GraphCapture.results` says why.
+graph is one launch, but of one shape. So a buffer is padded to the next of few lengths, and several
+to the next of few numbers. The price is the arithmetic of the padding, at most `STEP_FRAMES`
+feature frames, and memory that stays taken. Work that cannot be captured (waiting for the device,
+copies from pageable memory), or whose capture fails, runs as it would without graphs.
+`GraphCapture.results` holds the reason.
 
 On a CPU the same work is done at each call instead of being replayed: tests see all but the capture
-itself. The graphs of a worker share a pool, so what a replay puts out is to be copied before the
-next one. Knows tensors and shapes; no sound, no text.
+itself. The graphs of a worker share a pool, so the output of a replay must be copied before the
+next one. This file knows tensors and shapes; it knows no audio and no text.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,33 +30,33 @@ from asrd.worker.encoder.conformer import frames_of
 
 log = logging.getLogger(__name__)
 
-STEP = 128
+STEP_FRAMES = 128
 """Feature frames from one captured length to the next: 1.28 s, 16 encoder frames, 0.2 ms of an H200
 at FP32 (0.6B)."""
 
-LONGEST = 3072
-"""Feature frames that are captured at most: the longest window a user can set. What is longer runs
-as it is."""
+MAX_FRAMES = 3072
+"""Feature frames that are captured at most: the longest window a user can set. A longer buffer runs
+without a graph."""
 
 ROWS = (1, 4, 8)
 """Buffers that are captured together. Each number costs captures and memory for every length; 8 are
 all that sessions are asked for at once."""
 
-FULL = 0.75
-"""How full of buffers a replay is at least: where arithmetic takes the time, it takes as much for
-an empty row."""
+MIN_FILLED_SHARE = 0.75
+"""Share of a replay's rows that hold buffers, at least: where arithmetic takes the time, an empty
+row takes as much."""
 
-LOADING = 1.5
+CAPTURE_SECONDS = 1.5
 """Seconds that loading may spend on capturing; lengths that are left wait until they are asked for
 a second time."""
 
-WARM_UPS = 2
-"""Times that work is done before it is captured: libraries choose their kernels and fill their
-caches then."""
+WARM_UP_RUNS = 2
+"""Runs of the work before it is captured: libraries choose their kernels and fill their caches
+then."""
 
-APART = 0.05
-"""How far a replay may be from the same work undone of its capture, as a part of the largest value:
-reordered sums."""
+MAX_DIFFERENCE = 0.05
+"""How far a replay may be from the same work done plainly, as a part of the largest value: sums are
+reordered."""
 
 Work = Callable[[], Tensor]
 """Reads and writes the same tensors at each call, and waits for nothing."""
@@ -68,7 +69,7 @@ class GraphCapture:
     """Captures work on one device.
 
     Attributes:
-        told: part of the model -> what of it is replayed, or why nothing or no more is.
+        results: part of the model -> what of it is replayed, or why nothing or no more is.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -79,8 +80,8 @@ class GraphCapture:
             self._broken: list[torch.cuda.CUDAGraph] = []
 
     def record(self, part: str, work: Work) -> Work | None:
-        """Return what does `work` again, or None where it cannot be captured, now or earlier for
-        this part."""
+        """Return a function that does `work` again; None where it cannot be captured, now or
+        earlier for this part."""
         if part in self._refused:
             return None
         if self.device.type != "cuda":
@@ -96,9 +97,8 @@ class GraphCapture:
         try:
             yield
         except Exception as error:  # torch raises every kind here
-            first = (
-                error.__context__ or error
-            )  # that a broken capture cannot end says nothing of what broke it
+            # The error of ending a broken capture does not say what broke it.
+            first = error.__context__ or error
             self.refuse(part, str(first) or type(first).__name__)
 
     def refuses(self, part: str) -> bool:
@@ -106,15 +106,14 @@ class GraphCapture:
         return part in self._refused
 
     def note(self, part: str, what: str) -> None:
-        """Say what is replayed of a part, behind which stays why there is no more."""
+        """Enter what is replayed of a part, and the reason why there is no more."""
         self.results[part] = "; no more: ".join(filter(None, (what, self._refused.get(part, ""))))
 
     def refuse(self, part: str, reason: str) -> None:
         """Capture nothing more for a part; what was captured stays in use."""
         self._refused[part] = reason.strip().splitlines()[0]
-        if (
-            self.device.type == "cuda"
-        ):  # one in which a capture broke off, or whose graphs are gone, takes no other
+        if self.device.type == "cuda":
+            # A pool in which a capture broke off, or whose graphs are gone, takes no other graph.
             self._pool = torch.cuda.graph_pool_handle()
         self.note(part, self.results.get(part) or "not replayed")
         log.warning("%s: %s", part, self.results[part])
@@ -125,15 +124,13 @@ class GraphCapture:
         around = torch.cuda.current_stream(self.device)
         self._stream.wait_stream(around)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(
-            self._stream
-        ):  # torch.cuda.graph() would stay on its own stream where a capture fails
-            for _ in range(WARM_UPS):
+        # torch.cuda.graph() would stay on its own stream where a capture fails.
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UP_RUNS):
                 work()
             self._stream.synchronize()
-            self._broken.append(
-                graph
-            )  # until it is whole: torch's allocators keep pointers into one that broke off
+            # Kept until it is whole: torch's allocators keep pointers into one that broke off.
+            self._broken.append(graph)
             try:
                 graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
                 output = work()
@@ -141,7 +138,7 @@ class GraphCapture:
                 self._end(graph)
             self._broken.pop()
         around.wait_stream(self._stream)
-        torch.cuda.empty_cache()  # what the warm-up took on its stream would serve nobody else
+        torch.cuda.empty_cache()  # memory of the warm-up on its stream would serve no other
 
         def replay() -> Tensor:
             graph.replay()
@@ -171,14 +168,15 @@ def _holding(replay: Work, work: Work) -> Work:
 
 
 def arithmetic(device: torch.device) -> torch.dtype | None:
-    """Return what autocast is on in, which is captured with the work; None outside."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if on else None
+    """Return autocast's dtype, which is captured with the work; None outside autocast."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def near(found: Tensor, expected: Tensor) -> bool:
     """Return whether two results are the same but for rounding."""
-    return bool((found - expected).abs().amax() <= APART * expected.abs().amax())
+    return bool((found - expected).abs().amax() <= MAX_DIFFERENCE * expected.abs().amax())
 
 
 class EncoderReplay:
@@ -186,8 +184,8 @@ class EncoderReplay:
     worth it.
 
     Args:
-        encoder: model.encoder, called as a module, with whatever hooks casting put on it.
-        recorder: what captures.
+        encoder: model.encoder, called as a module, with the hooks that casting put on it.
+        recorder: captures the work.
     """
 
     def __init__(self, encoder: Any, recorder: GraphCapture) -> None:
@@ -196,44 +194,46 @@ class EncoderReplay:
         self._asked: Counter[Shape] = Counter()
 
     def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
-        """Return [B, D, T] for features [B, mels, frames] as the encoder alone would; None: that is
-        to be asked.
+        """Return [B, D, T] for features [B, mels, frames] as the encoder alone would; None where
+        the encoder must be called.
 
         Args:
             features: anything finite may stand behind a buffer that is shorter than the longest.
-            counts: how many frames of each buffer are sound; None: all of all. The same of T are.
+            counts: how many frames of each buffer are audio; None: all of them. The same of T are.
         """
         batch, _, frames = features.shape
-        if frames > LONGEST:
+        if frames > MAX_FRAMES:
             return None
-        counts = counts if counts is not None else [frames] * batch
-        given = [(features[part], counts[part]) for part in parts(batch)]
-        shapes = [
-            (_rows(len(each)), _size(frames), arithmetic(features.device)) for _, each in given
-        ]
-        self._asked.update(set(shapes))
-        for shape, each in zip(shapes, given, strict=True):
-            if (
-                shape not in self._ready and self._asked[shape] > 1
-            ):  # the first one would wait thrice as long
-                self._try(*each, shape)
-        if not all(shape in self._ready for shape in shapes):
+        if counts is None:
+            counts = [frames] * batch
+        size, dtype = _size(frames), arithmetic(features.device)
+        given: list[tuple[Shape, Tensor, Sequence[int]]] = []
+        for part in parts(batch):
+            own = counts[part]
+            given.append(((_rows(len(own)), size, dtype), features[part], own))
+        shapes = {shape for shape, _, _ in given}
+        self._asked.update(shapes)
+        for shape, own_features, own in given:
+            # The first buffer of a shape would wait three times as long.
+            if shape not in self._ready and self._asked[shape] > 1:
+                self._try(own_features, own, shape)
+        if not shapes <= self._ready.keys():
             return None
         stop = frames_of(self._encoder, frames)
-        heard = [
-            self._ready[shape](*each)[:, :, :stop].clone()
-            for shape, each in zip(shapes, given, strict=True)
-        ]
-        return torch.cat(heard) if len(heard) > 1 else heard[0]
+        encoded = []
+        for shape, own_features, own in given:
+            encoded.append(self._ready[shape](own_features, own)[:, :, :stop].clone())
+        if len(encoded) == 1:
+            return encoded[0]
+        return torch.cat(encoded)
 
     def prepare(self, features: Tensor) -> None:
         """Capture the length of these features [1, mels, frames] and the shorter ones, while
-        `LOADING` lasts."""
+        `CAPTURE_SECONDS` lasts."""
         began = time.monotonic()
-        for size in range(
-            _size(features.shape[2]), 0, -STEP
-        ):  # the largest first: its memory serves the others
-            if size <= LONGEST and time.monotonic() - began < LOADING:
+        # The largest first: its memory serves the others.
+        for size in range(_size(features.shape[2]), 0, -STEP_FRAMES):
+            if size <= MAX_FRAMES and time.monotonic() - began < CAPTURE_SECONDS:
                 part = features[:, :, :size]
                 self._try(part, [part.shape[2]], (1, size, arithmetic(features.device)))
 
@@ -258,7 +258,7 @@ class EncoderReplay:
         self._recorder.note("encoder", "; ".join(self._shapes()))
 
     def _shapes(self) -> Iterator[str]:
-        """Say what is ready, by how many buffers it is for."""
+        """Yield what is ready, by the number of buffers that it is for."""
         for rows in sorted({rows for rows, _, _ in self._ready}):
             sizes = {size for each, size, _ in self._ready if each == rows}
             together = f" of {rows} buffers" if rows > 1 else ""
@@ -266,7 +266,7 @@ class EncoderReplay:
 
 
 class _Shaped:
-    """The encoder over features [rows, mels, size], of which fewer may be sound."""
+    """The encoder over features [rows, mels, size], of which fewer may be audio."""
 
     def __init__(self, encoder: Any, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
         rows, size, _ = shape
@@ -275,7 +275,7 @@ class _Shaped:
         self._real = torch.zeros(rows, dtype=torch.long, device=features.device)
         self.replay: Work = self._work
         self.held: Any = None
-        """What the captured work reads and others may replace."""
+        """Tensors that the captured work reads, and that the encoder may replace."""
         self._write(features, counts)
 
     def __call__(self, features: Tensor, counts: Sequence[int]) -> Tensor:
@@ -297,25 +297,26 @@ class _Shaped:
 
 
 def parts(batch: int) -> list[slice]:
-    """Return the parts of a batch that are replayed one after the other, so that little is computed
-    for nothing."""
+    """Return the parts of a batch that are replayed one after the other, so that few rows are
+    computed in vain."""
     found, first = list[slice](), 0
     while first < batch:
         left = batch - first
-        rows = min(rows for rows in ROWS if rows >= left) if left <= ROWS[-1] else ROWS[-1]
-        if left < FULL * rows:
-            rows = max(smaller for smaller in ROWS if smaller <= left)
+        rows = _rows(min(left, ROWS[-1]))
+        if left < MIN_FILLED_SHARE * rows:
+            rows = ROWS[bisect_right(ROWS, left) - 1]
         found.append(slice(first, first + min(rows, left)))
         first = found[-1].stop
     return found
 
 
 def _rows(batch: int) -> int:
-    return min(rows for rows in ROWS if rows >= batch)
+    """Return the next number of rows that is captured."""
+    return ROWS[bisect_left(ROWS, batch)]
 
 
 def _size(frames: int) -> int:
-    return -(-frames // STEP) * STEP
+    return -(-frames // STEP_FRAMES) * STEP_FRAMES
 
 
 def _positions(encoder: Any) -> list[Any]:

@@ -1,15 +1,14 @@
-"""Worker: the encoder on a CPU as one straight program over its tensors, for models that are done
-in milliseconds.
+"""The encoder on a CPU as one function over its tensors, for models that take milliseconds.
 
 Of a short buffer's time in a small encoder, two fifths are Python's and the dispatcher's: modules
 that call modules, weights transposed anew, biases copied so that a product can be added to them.
-Here the same arithmetic in float32 runs over tensors that were looked up once: q, k and v are one
+Here the same arithmetic in float32 runs over tensors that were looked up once. q, k and v are one
 product, residuals are added to by the product itself, and BatchNorm is part of the depthwise
 convolution before it. The weights are the modules' own and not held twice.
 
-No module is called, so who hooks one sees nothing: `of` refuses an encoder that has hooks, other
-layers than `conformer.remove_masks` left it, or another dtype, and a call under autocast is refused too.
-Then the modules do it.
+No module is called, so no hook on one runs. `refusal` therefore refuses an encoder that has hooks,
+other layers than `conformer.remove_masks` left it, or another dtype. A call under autocast is
+refused too. Then the modules do the work.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ class FunctionalEncoder:
         self._layers = [_layer(layer) for layer in model_encoder.layers]
 
     def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
-        """Return [B, D, T] for features [B, mels, frames] as the encoder would; None: that is to be
-        asked.
+        """Return [B, D, T] for features [B, mels, frames] as the encoder would; None where the
+        encoder must be called.
 
         Args:
-            counts: how many frames of each buffer are sound; None: all of all.
+            counts: how many frames of each buffer are audio; None: all of them.
         """
-        if torch.is_autocast_enabled("cpu") or (
-            counts is not None and min(counts) != features.shape[2]
-        ):
+        if torch.is_autocast_enabled("cpu"):
+            return None
+        if counts is not None and min(counts) != features.shape[2]:
             return None
         whole = self._encoder
         whole.update_max_seq_length(seq_length=features.shape[2], device=features.device)
@@ -72,18 +71,18 @@ def refusal(model_encoder: Any) -> str:
         -1,
     ]:
         return "attention that may not look everywhere"
-    if not all(_float32(tensor) for tensor in model_encoder.parameters()):
+    if not all(map(_float32, model_encoder.parameters())):
         return "other than plain float32 on the CPU"
     for module in model_encoder.modules():
         if module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
             return "hooked layers"
-    if not all(_plain(layer) for layer in model_encoder.layers):
+    if not all(map(_plain, model_encoder.layers)):
         return "layers of another kind"
     return ""
 
 
 def _float32(tensor: Tensor) -> bool:
-    """Return whether a parameter is what it seems; an int8 one says that it is a float."""
+    """Return whether a parameter is plain float32; an int8 one has that dtype too."""
     return (
         type(tensor) is nn.Parameter
         and tensor.dtype == torch.float32
@@ -92,7 +91,7 @@ def _float32(tensor: Tensor) -> bool:
 
 
 def _plain(layer: Any) -> bool:
-    """Return whether a block holds what its program below takes its tensors from."""
+    """Return whether a block holds the layers from which its function below takes its tensors."""
     conv = layer.conv
     return (
         type(layer) is conformer.UnmaskedLayer
@@ -111,7 +110,7 @@ def _plain(layer: Any) -> bool:
 def _layer(layer: Any) -> Block:
     """Return a block: half a feed-forward, attention, convolution, half a feed-forward, each added
     to its input."""
-    first, second = (_half(layer, name) for name in ("feed_forward1", "feed_forward2"))
+    first, second = _half(layer, "feed_forward1"), _half(layer, "feed_forward2")
     attend, convolve, norm = _attention(layer), _convolution(layer), _norm(layer.norm_out)
 
     def run(x: Tensor, batch: int, places: Tensor) -> Tensor:
@@ -126,7 +125,7 @@ def _norm(layer: Any) -> Callable[[Tensor], Tensor]:
 
 
 def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Return what makes x [N, D] to x times weight [D, D'], plus bias [D']."""
+    """Return a function: x [N, D] -> x times weight [D, D'], plus bias [D']."""
     if bias is None:
         return lambda x: torch.mm(x, weight)
     return lambda x: torch.addmm(bias, x, weight)
@@ -135,7 +134,8 @@ def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
 def _added(
     weight: Tensor, bias: Tensor | None, factor: float = 1.0
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what adds such a product, times a factor, to its first argument, and returns that."""
+    """Return a function that adds such a product, times a factor, to its first argument, and
+    returns that."""
     if bias is None:
         return lambda x, inner: x.addmm_(inner, weight, alpha=factor)
     bias = factor * bias
@@ -154,7 +154,7 @@ def _attention(layer: Any) -> Block:
     heads, depth = attention.h, attention.d_k
     project = _product(*_merged(attention.linear_q, attention.linear_k, attention.linear_v))
     out = _added(attention.linear_out.weight.t(), attention.linear_out.bias)
-    by_sound, by_place, scale = attention.pos_bias_u, attention.pos_bias_v, 1 / attention.s_d_k
+    by_content, by_place, scale = attention.pos_bias_u, attention.pos_bias_v, 1 / attention.s_d_k
 
     def attend(x: Tensor, batch: int, pos_emb: Tensor) -> Tensor:
         frames = x.shape[0] // batch
@@ -166,16 +166,16 @@ def _attention(layer: Any) -> Block:
         place = torch.matmul(
             (query + by_place).transpose(1, 2), attention._positions(pos_emb, frames)
         )
-        # As WholeAttention has it: row i looks at place j - i.
+        # As UnmaskedAttention has it: row i looks at place j - i.
         place = place.view(rows, frames, 2 * frames).as_strided(
             (rows, frames, frames), (2 * frames * frames, 2 * frames - 1, 1), frames
         )
-        query = (query + by_sound).transpose(1, 2).reshape(rows, frames, depth)
+        query = (query + by_content).transpose(1, 2).reshape(rows, frames, depth)
         keys = keys.reshape(rows, frames, depth).transpose(1, 2)
         weights = torch.softmax(torch.baddbmm(place, query, keys, beta=scale, alpha=scale), -1)
-        heard = torch.bmm(weights, values.reshape(rows, frames, depth))
-        heard = heard.view(batch, heads, frames, depth).transpose(1, 2).reshape(-1, heads * depth)
-        return out(x, heard)
+        attended = torch.bmm(weights, values.reshape(rows, frames, depth))
+        attended = attended.view(batch, heads, frames, depth).transpose(1, 2)
+        return out(x, attended.reshape(-1, heads * depth))
 
     return attend
 
@@ -188,7 +188,9 @@ def _merged(*linears: Any) -> tuple[Tensor, Tensor | None]:
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part.t()
     biases = [linear.bias for linear in linears]
-    return weight, None if None in biases else torch.cat(biases)
+    if None in biases:
+        return weight, None
+    return weight, torch.cat(biases)
 
 
 def _convolution(layer: Any) -> Callable[[Tensor, int], Tensor]:
