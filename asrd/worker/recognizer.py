@@ -78,7 +78,9 @@ class Recognizer:
     @property
     def graphs(self) -> dict[str, str]:
         """Part of the model -> what of it is replayed as CUDA graphs, or why nothing is."""
-        return dict(self._capture.results) if self._capture else {}
+        if self._capture is None:
+            return {}
+        return dict(self._capture.results)
 
     def recognize(
         self,
@@ -114,10 +116,9 @@ class Recognizer:
         Raises: as `recognize`, for all of them.
         """
         began, cpu_began = time.perf_counter(), time.process_time()
-        buffers = [
-            _PaddedBuffer(self._torch, *each)
-            for each in zip(audios, starts, contexts or [None] * len(audios), strict=True)
-        ]
+        buffers = []
+        for each in zip(audios, starts, contexts or [None] * len(audios), strict=True):
+            buffers.append(_PaddedBuffer(self._torch, *each))
         with self._torch.inference_mode(), self._applied.context(phase):
             encoded, decode = self._encode_buffers(buffers, phase)
             # The one point where the host waits for the encoder. A partial result may bring it

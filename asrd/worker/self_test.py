@@ -41,9 +41,10 @@ def run(recognizer: Recognizer, report: Report) -> protocol.SelfTest:
     report(protocol.Progress("self-test"))
     answer = recognizer.recognize(audio, phase="final")
     text = answer.hypothesis.text
-    shipped = start.model in names.SHIPPED
-    passed = text == expected if shipped else bool(text)
-    if shipped and not passed:
+    passed = bool(text)  # a model of another language has another text
+    if start.model in names.SHIPPED:
+        passed = text == expected
+    if start.model in names.SHIPPED and not passed:
         raise SelfTestError(
             f"the self-test clip was transcribed as {text!r} under {start.precision.name}"
         )
@@ -59,7 +60,9 @@ def _warm_up_phases(recognizer: Recognizer) -> Sequence[str]:
     start = recognizer.start
     if start.device != "cpu" or start.precision.phases:
         return ("warmup", "partial")
-    return ("partial",) if recognizer.loaded.stream is not None else ()
+    if recognizer.loaded.stream is not None:
+        return ("partial",)
+    return ()
 
 
 def _reference_clip() -> tuple[bytes, str]:

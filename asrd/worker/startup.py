@@ -90,5 +90,6 @@ def _versions(torch: Any, on_card: bool) -> dict[str, str]:
 def _driver_version(on_card: bool) -> str:
     """Return the version of NVIDIA's driver, or "unknown"."""
     cards = gpus.gpus() if on_card else []  # a worker on the CPU wakes no card
-    first = cards[0].driver if cards else ""
-    return first or kernel_facts.driver_version() or "unknown"
+    if cards and cards[0].driver:
+        return cards[0].driver
+    return kernel_facts.driver_version() or "unknown"

@@ -91,7 +91,7 @@ def test_a_release_that_was_not_tried_is_imported_the_plain_way() -> None:
     said = run(
         "import sys\n"
         "from asrd.worker.loading import nemo_import\n"
-        "nemo_import.TRIED['nemo-toolkit'] = '2.'\n"
+        "nemo_import.TRIED_RELEASES['nemo-toolkit'] = '2.'\n"
         "print(nemo_import.import_nemo().ASRModel.__name__, hasattr(sys.modules['torch._dynamo'], 'config'))"
     )
     assert said == "ASRModel True"

@@ -1,15 +1,15 @@
-"""Drafts of a cache-aware model at the price of what is new.
+"""Partial results of a cache-aware model, each at the price of its new audio.
 
-Such a model (FastConformer with chunked attention and causal convolutions) hears sound in chunks of
-fixed length, and what it made of earlier chunks does not change when more follows. While somebody
-speaks, each draft is the same sound as the last one and some more; so the caches of the encoder and
-the path of the decoder are kept between drafts, and only chunks that are complete since then go
-through the model's own streaming step. The rest, less than a chunk, is heard too, on top of the
-caches, and forgotten again: the next draft hears it with more behind it. What comes out is what one
-streaming pass over the whole buffer would say.
+Such a model (FastConformer with chunked attention and causal convolutions) reads audio in chunks of
+fixed length. Its output for earlier chunks does not change when more audio follows. While the user
+speaks, each partial buffer is the last one and some more audio. So the caches of the encoder and
+the path of the decoder are kept between partial results. Only chunks that are complete since then
+go through the model's own streaming step. The rest, less than a chunk, is decoded too, on top of
+the caches, and dropped again: the next buffer has it with more behind it. The result is that of one
+streaming pass over the whole buffer.
 
-Holds no sound: whether a draft goes on from the last one is told by a digest of the samples that
-went into the caches. Runs in the worker, in whatever dtype casting left the encoder.
+This file keeps no audio. A digest of the samples that went into the caches decides whether a buffer
+goes on from the last one. It runs in the dtype in which casting left the encoder.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from torch import Tensor
 from asrd.worker.decoding.decoder import Decoder, DecoderState, Resumable
 from asrd.worker.decoding.word_times import Decoded
 
-PLAIN = (None, "", "NA", "None")
-"""Values of a front end's `normalize` that leave each frame's features to that frame's sound
+LOCAL_NORMALIZATIONS = (None, "", "NA", "None")
+"""Values of a front end's `normalize` under which a frame's features depend on its own audio
 alone."""
 
 
 class State(NamedTuple):
-    """What the chunks so far have left behind. Its size does not grow with them, but for the path's
-    small numbers."""
+    """The state after the chunks so far. Its size does not grow with them, but for the path's small
+    numbers."""
 
     frames: int
     """Feature frames in them."""
@@ -48,32 +48,32 @@ class State(NamedTuple):
 
 
 class PartialHypothesis(NamedTuple):
-    """A buffer whose new sound went through the encoder."""
+    """A buffer whose new audio went through the encoder."""
 
     start: int
     state: State
-    """After the complete chunks; its path is still that of the draft before."""
-    settled: Tensor
+    """After the complete chunks; its path is still that of the partial result before."""
+    complete: Tensor
     """[1, D, T]: the encoder's output for the chunks that are new."""
     tail: Tensor
-    """[1, D, T']: that for what is left; it may have changed in the next draft."""
+    """[1, D, T']: that for the rest; it may change in the next partial result."""
 
     @property
     def encoded(self) -> Tensor:
         """Both, [1, D, T + T']."""
-        return torch.cat([self.settled, self.tail], dim=2)
+        return torch.cat([self.complete, self.tail], dim=2)
 
 
 class CacheAwareEncoder:
-    """The draft that is being spoken, of one model.
+    """The partial buffer that is growing, of one model.
 
-    `encode` a buffer, then `decode` what it gave. A buffer that does not go on from the last one
-    begins anew; so does everything after an error between the two.
+    `encode` a buffer, then `decode` its output. A buffer that does not go on from the last one
+    begins anew; so does every buffer after an error between the two.
 
     Args:
         model: one that `streams`.
         decoder: its decoder.
-        dtype: what casting stores the encoder in, and so the caches.
+        dtype: dtype that casting stores the encoder in, and so the caches.
     """
 
     def __init__(self, model: Any, decoder: Resumable, dtype: torch.dtype) -> None:
@@ -93,45 +93,46 @@ class CacheAwareEncoder:
         """Begin anew with the next buffer; the caches are freed."""
         self._kept = None
 
-    def encode(self, sound: bytes, start: int) -> PartialHypothesis:
-        """Return what the encoder makes of the new part of float32 samples that begin at `start` on
+    def encode(self, audio: bytes, start: int) -> PartialHypothesis:
+        """Return the encoder's output for the new part of float32 samples that begin at `start` on
         the clock."""
-        kept, self._kept = self._kept, None
-        state = (
-            kept[1]
-            if kept is not None and kept[0] == start and _goes_on(kept[1], sound)
-            else self._beginning()
-        )
-        samples = torch.frombuffer(
-            bytearray(sound[4 * self._before(state.frames) :]), dtype=torch.float32
-        )
-        offset, total = self._before(state.frames), len(sound) // 4
+        state = self._resumed(audio, start)
+        offset, total = self._before(state.frames), len(audio) // 4
+        samples = torch.frombuffer(bytearray(audio[4 * offset :]), dtype=torch.float32)
         samples = samples.to(self._model.device)
-        settled = []
+        chunks: list[Tensor] = []
         while (stop := self._needs(size := self._size(state), state.frames)) <= total:
-            heard, state = self._hear(state, self._features(samples, offset, state.frames, size))
-            settled.append(heard)
+            features = self._features(samples, offset, state.frames, size)
+            encoded, state = self._step(state, features)
+            chunks.append(encoded)
             state = state._replace(consumed=stop)
-        if settled:
-            state = state._replace(digest=_digest(sound, state.consumed))
+        if chunks:
+            state = state._replace(digest=_digest(audio, state.consumed))
         rest = total // self._hop - state.frames
         nothing = samples.new_zeros((1, self._model.encoder._feat_out, 0))
         tail = nothing
-        if (
-            rest >= self._least[state.frames > 0]
-        ):  # NeMo's own loop leaves out less than one frame of the encoder, too
-            tail, _ = self._hear(state, self._features(samples, offset, state.frames, rest))
-        return PartialHypothesis(
-            start, state, torch.cat(settled, dim=2) if settled else nothing.to(tail), tail
-        )
+        # NeMo's own loop leaves out less than one frame of the encoder, too.
+        if rest >= self._least[state.frames > 0]:
+            tail, _ = self._step(state, self._features(samples, offset, state.frames, rest))
+        complete = nothing.to(tail)
+        if chunks:
+            complete = torch.cat(chunks, dim=2)
+        return PartialHypothesis(start, state, complete, tail)
 
-    def decode(self, draft: PartialHypothesis) -> Decoded:
-        """Return what was said from the buffer's start to its end, and keep what the next draft can
-        go on from."""
-        path = self._decoder.resume(draft.state.path, draft.settled)
-        said = self._decoder.read(self._decoder.resume(path, draft.tail))
-        self._kept = (draft.start, draft.state._replace(path=path))
-        return said
+    def _resumed(self, audio: bytes, start: int) -> State:
+        """Return the state that a buffer goes on from; it is kept no longer."""
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == start and _goes_on(kept[1], audio):
+            return kept[1]
+        return self._beginning()
+
+    def decode(self, partial: PartialHypothesis) -> Decoded:
+        """Return the text from the buffer's start to its end, and keep the state that the next
+        buffer can go on from."""
+        path = self._decoder.resume(partial.state.path, partial.complete)
+        decoded = self._decoder.read(self._decoder.resume(path, partial.tail))
+        self._kept = (partial.start, partial.state._replace(path=path))
+        return decoded
 
     def _beginning(self) -> State:
         caches = self._model.encoder.get_initial_cache_state(1, self._dtype, self._model.device)
@@ -139,11 +140,13 @@ class CacheAwareEncoder:
 
     def _size(self, state: State) -> int:
         """Return how many feature frames the next chunk has."""
-        return int(self._chunk if state.frames else self._first)
+        if state.frames:
+            return int(self._chunk)
+        return int(self._first)
 
     def _before(self, frame: int) -> int:
-        """Return the first sample to give to the front end for the features from `frame` on, and
-        none of it padded."""
+        """Return the first sample that the front end needs for the features from `frame` on,
+        without padding."""
         return max(0, frame - -(-(self._half + 1) // self._hop)) * self._hop
 
     def _needs(self, size: int, frame: int) -> int:
@@ -161,47 +164,48 @@ class CacheAwareEncoder:
         skipped = frame - first // self._hop
         return cast(Tensor, features[:, :, skipped : skipped + count])
 
-    def _hear(self, state: State, features: Tensor) -> tuple[Tensor, State]:
+    def _step(self, state: State, features: Tensor) -> tuple[Tensor, State]:
         """Return the encoder's output [1, D, T] for the frames that follow a state, and the state
         after them."""
         count = features.shape[2]
-        known = features if state.features is None else torch.cat([state.features, features], dim=2)
+        drop = 0
+        if state.features is not None:
+            features, drop = torch.cat([state.features, features], dim=2), self._drop
+        channel, time, channel_length = state.caches
         encoded, length, *caches = self._model.encoder.cache_aware_stream_step(
-            processed_signal=known,
-            processed_signal_length=torch.tensor([known.shape[2]], device=known.device),
-            **dict(
-                zip(
-                    ("cache_last_channel", "cache_last_time", "cache_last_channel_len"),
-                    state.caches,
-                    strict=True,
-                )
-            ),
+            processed_signal=features,
+            processed_signal_length=torch.tensor([features.shape[2]], device=features.device),
+            cache_last_channel=channel,
+            cache_last_time=time,
+            cache_last_channel_len=channel_length,
             keep_all_outputs=True,
-            drop_extra_pre_encoded=0 if state.features is None else self._drop,
+            drop_extra_pre_encoded=drop,
         )
-        kept = tuple(
-            cache.to(self._dtype) if cache.is_floating_point() else cache for cache in caches
-        )
-        # NeMo, too, fills up with zeros where the first chunk is shorter than what the second
-        # reaches back to.
-        last = torch.nn.functional.pad(known, (self._reach, 0))[:, :, -self._reach :].clone()
+        # NeMo, too, fills up with zeros where the first chunk is shorter than the reach of the
+        # second.
+        last = torch.nn.functional.pad(features, (self._reach, 0))[:, :, -self._reach :].clone()
+        kept = tuple(map(self._stored, caches))
         after = state._replace(frames=state.frames + count, features=last, caches=kept)
         return encoded[:, :, : int(length[0])], after
 
+    def _stored(self, cache: Tensor) -> Tensor:
+        """Return a cache in the encoder's dtype; one of lengths as it is."""
+        if cache.is_floating_point():
+            return cache.to(self._dtype)
+        return cache
+
 
 def stream_for(model: Any, decoder: Decoder, dtype: torch.dtype) -> CacheAwareEncoder | None:
-    """Return what drafts of a model stream through; None for a model that has to hear the whole
-    buffer each time."""
-    return (
-        CacheAwareEncoder(model, cast(Resumable, decoder), dtype)
-        if streams(model, decoder)
-        else None
-    )
+    """Return the encoder that partial results of a model stream through; None for a model that
+    needs the whole buffer each time."""
+    if not streams(model, decoder):
+        return None
+    return CacheAwareEncoder(model, cast(Resumable, decoder), dtype)
 
 
 def streams(model: Any, decoder: Decoder) -> bool:
-    """Tell whether every part of a model leaves earlier chunks as they were when more sound
-    follows.
+    """Return whether every part of a model leaves its output for earlier chunks as it was when more
+    audio follows.
 
     Local features, causal downsampling and convolutions, attention in chunks with a bounded past,
     and a decoder that reads from left to right.
@@ -217,7 +221,7 @@ def streams(model: Any, decoder: Decoder) -> bool:
         and encoder.conv_context_size[1] == 0
         and encoder.reduction_position is None
         and featurizer is not None
-        and featurizer.normalize in PLAIN
+        and featurizer.normalize in LOCAL_NORMALIZATIONS
         and not featurizer.exact_pad
         and featurizer.frame_splicing == 1
         and hasattr(decoder, "resume")
@@ -225,10 +229,10 @@ def streams(model: Any, decoder: Decoder) -> bool:
     )
 
 
-def _goes_on(state: State, sound: bytes) -> bool:
-    """Tell whether samples begin with those that a state was made of."""
-    return len(sound) >= 4 * state.consumed and _digest(sound, state.consumed) == state.digest
+def _goes_on(state: State, audio: bytes) -> bool:
+    """Return whether samples begin with those that a state was made of."""
+    return len(audio) >= 4 * state.consumed and _digest(audio, state.consumed) == state.digest
 
 
-def _digest(sound: bytes, samples: int) -> bytes:
-    return hashlib.blake2b(memoryview(sound)[: 4 * samples], digest_size=16).digest()
+def _digest(audio: bytes, samples: int) -> bytes:
+    return hashlib.blake2b(memoryview(audio)[: 4 * samples], digest_size=16).digest()

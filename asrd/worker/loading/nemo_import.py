@@ -1,4 +1,12 @@
-"""NeMo imported without torch's compiler."""
+"""NeMo imported without torch's compiler.
+
+NeMo's import is most of a worker's start, and over a third of it is torch's compiler. One attention
+kernel is given to torch.compile when its module is imported, and Lightning asks for a class of the
+compiler's only to tell its objects from others. Nothing here compiles. So while NeMo is imported a
+function given to torch.compile is compiled when it is first called. `torch._dynamo` is a stand-in
+that gives way to the real one when more of it is needed. Afterwards everything is as it would have
+been. Releases that this was not tried with are imported the plain way.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +26,24 @@ from asrd.worker.loading.lhotse_import import leave_home_alone
 
 COMPILER = "torch._dynamo"
 
-TRIED = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
-"""Releases whose import is known to ask no more of the compiler than the stand-in has; any other is
-left alone."""
+TRIED_RELEASES = {"nemo-toolkit": "3.0.", "lightning": "2.", "pytorch-lightning": "2."}
+"""Releases whose import was tried with the stand-in; any other is imported the plain way."""
 
 
 def import_nemo(name: str = "nemo.collections.asr.models") -> ModuleType:
-    """Import NeMo's models, without the compiler where that is known to work."""
+    """Import NeMo's models, without the compiler in the releases that this was tried with."""
     leave_home_alone()
-    tried = all(_version(package).startswith(release) for package, release in TRIED.items())
-    with without_compiler() if tried and COMPILER not in sys.modules else contextlib.nullcontext():
+    if COMPILER in sys.modules or not _was_tried():
         return importlib.import_module(name)
+    with without_compiler():
+        return importlib.import_module(name)
+
+
+def _was_tried() -> bool:
+    for package, release in TRIED_RELEASES.items():
+        if not _version(package).startswith(release):
+            return False
+    return True
 
 
 def _version(package: str) -> str:
@@ -61,9 +76,8 @@ def without_compiler() -> Iterator[None]:
     sys.modules[COMPILER] = stand_in
     sys.meta_path.insert(0, finder)
     torch._dynamo = stand_in
-    torch.compile = (
-        later  # Lightning wraps what it finds here, so it stays, and does nothing once this is left
-    )
+    # Lightning wraps the function it finds here, so it stays, and does nothing once this is left.
+    torch.compile = later
     try:
         yield
     finally:
@@ -73,7 +87,7 @@ def without_compiler() -> Iterator[None]:
 
 
 class _Compiled(type):
-    """Tells the compiler's modules from others, without the compiler as long as it is not there."""
+    """Recognises the compiler's modules, without importing the compiler."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
         real = getattr(sys.modules.get(COMPILER), "OptimizedModule", cls)
@@ -85,8 +99,7 @@ class Optimized(metaclass=_Compiled):
 
 
 class _Submodules(importlib.abc.MetaPathFinder):
-    """Has the real package imported before a module of its own is, as torchvision does ask for
-    one."""
+    """Imports the real package before a module of it: torchvision imports one."""
 
     def __init__(self, stand_in: ModuleType) -> None:
         self._stand_in = stand_in
@@ -103,7 +116,7 @@ class _Submodules(importlib.abc.MetaPathFinder):
 
 
 class _Loaded(importlib.abc.Loader):
-    """Loads what the import of the package has loaded already."""
+    """Loads a module that the import of the package has loaded already."""
 
     def create_module(self, spec: Any) -> ModuleType:
         """Return the module that is there."""
@@ -111,13 +124,15 @@ class _Loaded(importlib.abc.Loader):
         return sys.modules[spec.name]
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run nothing, as it has run; undo what the import system wrote over."""
+        """Run nothing, as it has run; restore the spec that the import system replaced."""
         module.__spec__ = self._spec
 
 
 def _leave(fn: Any = None, *_: Any, **__: Any) -> Any:
-    """Keep the compiler away from a function, which it is."""
-    return fn if fn is not None else lambda fn: fn
+    """Keep the compiler away from a function: it is left as it is."""
+    if fn is None:
+        return _leave
+    return fn
 
 
 def _later(
@@ -144,7 +159,7 @@ def _withdraw(stand_in: ModuleType) -> None:
 
 
 def _real(stand_in: ModuleType, name: str) -> Any:
-    """Return what the real module has of this name."""
+    """Return the real module's attribute of this name."""
     if name.startswith("__"):
         raise AttributeError(name)
     _withdraw(stand_in)
