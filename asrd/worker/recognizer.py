@@ -149,7 +149,7 @@ class Recognizer:
                 partial = stream.encode(buffers[0].audio, buffers[0].start)
                 return partial.encoded, lambda: [stream.decode(partial)]
             stream.forget()
-        encoded, lengths = self._encode([one.padded for one in buffers])
+        encoded, lengths = self._encode(_padded_samples(buffers))
         return encoded, lambda: self._decoder.decode_batch(
             encoded, lengths, list(map(self._path, buffers))
         )
@@ -176,7 +176,7 @@ class Recognizer:
         began."""
         from asrd.worker.casting import components
 
-        padded = [one.padded for one in buffers]
+        padded = _padded_samples(buffers)
         # Inside a replay, or a functional encoder, there is no module to look at.
         self._fast_encoder = None
         component = components.first_non_finite(self.model, lambda: self._encode(padded))
@@ -265,6 +265,10 @@ class Recognizer:
     def measure(self) -> memory.Memory:
         """Return a reading of this worker's memory now."""
         return self.loaded.meter.measure()
+
+
+def _padded_samples(buffers: Sequence[_PaddedBuffer]) -> list[Any]:
+    return [buffer.padded for buffer in buffers]
 
 
 def _streams_partial(buffers: Sequence[_PaddedBuffer]) -> bool:

@@ -16,12 +16,12 @@ No gain was measured twice, so it is left plain.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -324,7 +324,7 @@ def _paths(model: nn.Module, name: str) -> list[str]:
     paths: list[str] = []
     for child, part in parts.items():
         paths += [f"{child}.{path}".rstrip(".") for path, _ in part.named_modules()]
-    found = [path for path in paths if fnmatchcase(path, name)]
+    found = fnmatch.filter(paths, name)
     if not found:
         raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, paths))
     return found

@@ -12,7 +12,7 @@ REACH_FRAMES = 4
 pause."""
 
 
-def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int, int]]:
+def spans(attention: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int, int]]:
     """Return first and one past the last encoder frame of each of `count` tokens: in order, perhaps
     empty or shared.
 
@@ -22,20 +22,20 @@ def spans(paid: NDArray[np.float32], prompt: int, count: int) -> list[tuple[int,
     the end of text after them take the silence at both ends.
 
     Args:
-        paid: attention [tokens read, frames], prompt first, as `KVCache.attention_rows` returns it.
+        attention: [tokens read, frames], prompt first, as `KVCache.attention_rows` returns it.
         prompt: tokens of the prompt, at least two.
         count: tokens of the text; the last one may not have been read.
     """
-    return spans_of_batch([paid], prompt, [count])[0]
+    return spans_of_batch([attention], prompt, [count])[0]
 
 
 def spans_of_batch(
-    paid: Sequence[NDArray[np.float32]], prompt: int, counts: Sequence[int]
+    attention: Sequence[NDArray[np.float32]], prompt: int, counts: Sequence[int]
 ) -> list[list[tuple[int, int]]]:
     """Return the spans of several texts, which takes little longer than those of one."""
     weights: list[NDArray[np.float32]] = []
     costs: list[NDArray[np.float32]] = []
-    for each, count in zip(paid, counts, strict=True):
+    for each, count in zip(attention, counts, strict=True):
         if count:
             weights.append(_weights(each, prompt, count))
             costs.append(-weights[-1])
@@ -49,14 +49,17 @@ def spans_of_batch(
     return found
 
 
-def _weights(paid: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.float32]:
+def _weights(attention: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.float32]:
     """Return the rows that a path is led through [R, frames]: the tokens', with one of the prompt
     before them."""
-    predicting, reading = paid[prompt - 1 : prompt - 1 + count], paid[prompt : prompt + count]
+    predicting, reading = (
+        attention[prompt - 1 : prompt - 1 + count],
+        attention[prompt : prompt + count],
+    )
     rows = predicting.copy()
     rows[: len(reading)] = (predicting[: len(reading)] + reading) / 2
-    ends = paid[prompt - 1 + count :][:1]
-    return np.concatenate([paid[prompt - 2 : prompt - 1], rows, ends])
+    ends = attention[prompt - 1 + count :][:1]
+    return np.concatenate([attention[prompt - 2 : prompt - 1], rows, ends])
 
 
 def _reached(

@@ -256,7 +256,11 @@ class Canary:
                     running = running or not text.ended
             if not running:
                 break
-        rows, counts = [text.attention_rows() for text in texts], [len(text.ids) for text in texts]
+        rows: list[NDArray[np.float32]] = []
+        counts: list[int] = []
+        for text in texts:
+            rows.append(text.attention_rows())
+            counts.append(len(text.ids))
         outputs = []
         for text, reached in zip(
             texts, spans_of_batch(rows, self._prompt.shape[1], counts), strict=True

@@ -19,10 +19,12 @@ def decoder_for(
 
     Args:
         model: a NeMo model in eval mode; a transducer's decoding strategy is set here, once.
-        source_lang, target_lang, pnc: for Canary: language spoken, language written (another one:
-        translation),
-            punctuation and capitals, None leaving those to the checkpoint. The other families write
-            what they were trained to; of several tokenizers, `boost_phrases` takes that of source_lang.
+        source_lang: the language spoken, for Canary; of several tokenizers in one,
+            `boost_phrases` uses that of this language.
+        target_lang: the language to write, for Canary; another than source_lang is a translation.
+        pnc: whether Canary writes punctuation and capitals; None leaves that to the checkpoint.
+
+    The other families write what they were trained to write.
 
     Raises:
         ModelError: a model of a kind, or a prompt format, that is not supported.

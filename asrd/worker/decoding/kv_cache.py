@@ -222,13 +222,16 @@ def _joined(attention: Any) -> tuple[Tensor, Tensor] | None:
     """
     nets = attention.query_net, attention.key_net, attention.value_net
     plain = (torch.nn.Linear, Tensor, nets[0].weight.dtype, torch.nn.Parameter)
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
     for net in nets:
         if net._forward_hooks or net._forward_pre_hooks or "forward" in vars(net):
             return None
         if (type(net), type(net.weight.data), net.weight.dtype, type(net.bias)) != plain:
             return None
-    weight = torch.cat([net.weight.data for net in nets])
-    bias = torch.cat([net.bias.data for net in nets])
+        weights.append(net.weight.data)
+        biases.append(net.bias.data)
+    weight, bias = torch.cat(weights), torch.cat(biases)
     for net, rows, offsets in zip(nets, weight.chunk(3), bias.chunk(3), strict=True):
         net.weight.data, net.bias.data = rows, offsets
     return weight, bias

@@ -239,16 +239,14 @@ class DecoderReplay:
         steps = StaticCacheDecoder(*self._given, audios[0], rows, frames, self._room(frames))
         steps.load(audios)
         # The first run also makes all its tensors.
-        expected = steps.begin().clone(), steps.step().clone()
+        expected = torch.stack([steps.begin().clone(), steps.step()])
         begin = self._recorder.record("decoder", steps.begin)
         step = self._recorder.record("decoder", steps.step)
         if begin is None or step is None:
             return None
-        found = begin().clone(), step().clone()
+        found = torch.stack([begin().clone(), step()])
         for row in range(len(audios)):
-            if _differ(
-                [run[row].tolist() for run in found], [run[row].tolist() for run in expected]
-            ):
+            if _differ(found[:, row].tolist(), expected[:, row].tolist()):
                 self._recorder.refuse(
                     "decoder", "a replayed token was not the one that had been captured"
                 )

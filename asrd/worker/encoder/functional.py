@@ -35,7 +35,7 @@ class FunctionalEncoder:
 
     def __init__(self, model_encoder: Any) -> None:
         self._encoder = model_encoder
-        self._layers = [_layer(layer) for layer in model_encoder.layers]
+        self._layers = list(map(_layer, model_encoder.layers))
 
     def __call__(self, features: Tensor, counts: Sequence[int] | None = None) -> Tensor | None:
         """Return [B, D, T] for features [B, mels, frames] as the encoder would; None where the
@@ -183,14 +183,21 @@ def _attention(layer: Any) -> Block:
 def _merged(*linears: Any) -> tuple[Tensor, Tensor | None]:
     """Return the weights [D, sum of D'] and biases of layers of one input side by side; theirs
     become parts of them."""
-    weight = torch.cat([linear.weight.t() for linear in linears], 1)
-    parts = weight.split([linear.out_features for linear in linears], 1)
+    weights: list[Tensor] = []
+    widths: list[int] = []
+    biases: list[Tensor | None] = []
+    for linear in linears:
+        weights.append(linear.weight.t())
+        widths.append(linear.out_features)
+        biases.append(linear.bias)
+    weight = torch.cat(weights, 1)
+    parts = weight.split(widths, 1)
     for linear, part in zip(linears, parts, strict=True):
         linear.weight.data = part.t()
-    biases = [linear.bias for linear in linears]
-    if None in biases:
+    present = [bias for bias in biases if bias is not None]
+    if len(present) < len(biases):
         return weight, None
-    return weight, torch.cat(biases)
+    return weight, torch.cat(present)
 
 
 def _convolution(layer: Any) -> Callable[[Tensor, int], Tensor]:

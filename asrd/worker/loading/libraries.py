@@ -11,16 +11,25 @@ from asrd.precision.strategies import index_of
 from asrd.worker import device as worker_device
 from asrd.worker.loading import nemo_import
 
+NOISY_LOGGERS = (
+    "nv_one_logger",
+    "hydra.utils",
+    "nemo_logger",
+    "lightning.pytorch",
+    "pytorch_lightning",
+    "torchao",
+    "torch.utils._pytree",
+)
+"""Loggers that write warnings at import which no user can act on."""
+
 
 def import_nemo(threads: int = 0) -> Any:
-    """Import torch and NeMo, quietly, with so many CPU threads; return torch. Touches no other
-    device."""
+    """Import torch and NeMo, quietly, with so many CPU threads; return torch.
+
+    It touches no other device.
+    """
     warnings.filterwarnings("ignore")
-    lightning, torches = (
-        ("lightning.pytorch", "pytorch_lightning"),
-        ("torchao", "torch.utils._pytree"),
-    )
-    for noisy in ("nv_one_logger", "hydra.utils", "nemo_logger", *lightning, *torches):
+    for noisy in NOISY_LOGGERS:
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     import torch
 
@@ -31,14 +40,18 @@ def import_nemo(threads: int = 0) -> Any:
 
 
 def import_torch(start: protocol.Start, threads: int) -> Any:
-    """Import torch and NeMo and set what is process-wide; return torch. Here, so that it is not
-    counted as loading."""
+    """Import torch and NeMo and set the process-wide flags; return torch.
+
+    This comes before loading, so that its time does not count as loading.
+
+    Raises:
+        NoDeviceError: torch cannot use the card.
+    """
     import torch
 
     if start.device != "cpu":
-        worker_device.open_device(
-            torch, index_of(start.device)
-        )  # before NeMo: what cannot be fails early
+        # Before NeMo, so that a card which cannot be used fails early.
+        worker_device.open_device(torch, index_of(start.device))
     import_nemo(threads)
     from nemo.core.classes.common import typecheck
     from nemo.utils import logging as nemo_logging
