@@ -52,10 +52,8 @@ def spans_of_batch(
 def _weights(attention: NDArray[np.float32], prompt: int, count: int) -> NDArray[np.float32]:
     """Return the rows that a path is led through [R, frames]: the tokens', with one of the prompt
     before them."""
-    predicting, reading = (
-        attention[prompt - 1 : prompt - 1 + count],
-        attention[prompt : prompt + count],
-    )
+    predicting = attention[prompt - 1 : prompt - 1 + count]
+    reading = attention[prompt : prompt + count]
     rows = predicting.copy()
     rows[: len(reading)] = (predicting[: len(reading)] + reading) / 2
     ends = attention[prompt - 1 + count :][:1]
