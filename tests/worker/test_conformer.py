@@ -118,7 +118,7 @@ def test_what_runs_in_what_is_told_as_without_it(
     read from."""
     start = protocol.Start(str(tiny.built(family, folder)), STRATEGY_TABLE[strategy])
     ours = start_recognizer(start, lambda _: None)
-    monkeypatch.setattr(conformer, "whole", lambda *_, **__: False)
+    monkeypatch.setattr(conformer, "remove_masks", lambda *_, **__: False)
     theirs = start_recognizer(start, lambda _: None)
     assert (ours._unmasked, theirs._unmasked) == (True, False)
     assert ready_message(ours).effective == ready_message(theirs).effective
