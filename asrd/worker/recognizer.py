@@ -71,16 +71,16 @@ class Recognizer:
         self._torch, self._applied, self._decoder = loaded.torch, loaded.applied, loaded.decoder
         self._stream, self._unmasked = loaded.stream, loaded.unmasked
         self._words, self._frames_of = word_times.words, conformer.frames_of
-        self._capture: Any = None
+        self._graphs: Any = None
         self._fast_encoder: Any = None
         self._frame_samples = _samples_per_frame(self.model)
 
     @property
     def graphs(self) -> dict[str, str]:
         """Part of the model -> what of it is replayed as CUDA graphs, or why nothing is."""
-        if self._capture is None:
+        if self._graphs is None:
             return {}
-        return dict(self._capture.results)
+        return dict(self._graphs.results)
 
     def recognize(
         self,
@@ -220,7 +220,7 @@ class Recognizer:
 
         self._decoder.freeze_weights()
         if self.start.device != "cpu":
-            if self.start.graphs and self._capture is None:
+            if self.start.graphs and self._graphs is None:
                 device = self._torch.device(self.start.device)
                 self.replay(cuda_graphs.GraphCapture(device), audio)
             return
@@ -228,7 +228,7 @@ class Recognizer:
         if self._fast_encoder is None and self._unmasked and not functional.refusal(encoder):
             self._fast_encoder = functional.FunctionalEncoder(encoder)
 
-    def replay(self, capture: Any, audio: bytes = b"") -> None:
+    def replay(self, graphs: Any, audio: bytes = b"") -> None:
         """Replay what a `GraphCapture` captures from here on.
 
         Some is captured at once, for a buffer like `audio` and shorter ones. `graphs` then says
@@ -236,13 +236,13 @@ class Recognizer:
         """
         from asrd.worker.encoder import cuda_graphs
 
-        torch, self._capture = self._torch, capture
+        torch, self._graphs = self._torch, graphs
         with torch.inference_mode(), self._applied.context("final"):
-            self._decoder.replay(capture)
+            self._decoder.replay(graphs)
             if not self._unmasked:
-                capture.note("encoder", "not replayed: an encoder of another kind")
+                graphs.note("encoder", "not replayed: an encoder of another kind")
                 return
-            self._fast_encoder = cuda_graphs.EncoderReplay(self.model.encoder, capture)
+            self._fast_encoder = cuda_graphs.EncoderReplay(self.model.encoder, graphs)
             if audio:
                 samples = torch.frombuffer(bytearray(audio), dtype=torch.float32)[None]
                 features, _ = self.model.preprocessor(

@@ -138,8 +138,8 @@ def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path)
 def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.remove_masks(model, CPU)
-    recorder = GraphCapture(CPU)
-    replayed = EncoderReplay(model.encoder, recorder)
+    graphs = GraphCapture(CPU)
+    replayed = EncoderReplay(model.encoder, graphs)
     with torch.inference_mode():
         features = features_of(model, 30_000)
         assert replayed(features) is None
@@ -147,7 +147,7 @@ def test_a_length_is_captured_when_it_is_asked_for_again(folder: Path) -> None:
         assert replayed(features.expand(5, -1, -1)) is None
         assert replayed(features.expand(4, -1, -1)) is not None
         assert replayed(features_of(model, 16_000 * 31)) is None
-    assert recorder.results == {
+    assert graphs.results == {
         "encoder": "1 lengths up to 256 feature frames; 1 lengths up to 256 feature frames of 4 buffers"
     }
 
@@ -161,29 +161,29 @@ class Wrong(GraphCapture):
 
 def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> None:
     for family, part in (("ctc", "encoder"), ("canary2", "decoder")):
-        plain, held, recorder = (
+        plain, held, graphs = (
             worker(path_of(folder, family)),
             worker(path_of(folder, family)),
             Wrong(CPU),
         )
         sound = tiny.noise(2.0)
-        held.replay(recorder, sound.tobytes())
-        assert "no more: a replay" in recorder.results[part]
-        assert ready_message(held).graphs == recorder.results
+        held.replay(graphs, sound.tobytes())
+        assert "no more: a replay" in graphs.results[part]
+        assert ready_message(held).graphs == graphs.results
         assert heard(held, sound) == heard(plain, sound)
 
 
 def test_what_cannot_be_captured_runs_as_before(folder: Path) -> None:
-    plain, held, recorder = (
+    plain, held, graphs = (
         *(worker(path_of(folder, "canary2")) for _ in range(2)),
         GraphCapture(CPU),
     )
-    recorder.refuse("encoder", "operation not permitted when stream is capturing\nand a long trace")
-    recorder.refuse("decoder", "out of memory")
+    graphs.refuse("encoder", "operation not permitted when stream is capturing\nand a long trace")
+    graphs.refuse("decoder", "out of memory")
     sound = tiny.noise(2.0)
-    held.replay(recorder, sound.tobytes())
+    held.replay(graphs, sound.tobytes())
     assert heard(held, sound) == heard(plain, sound)
-    assert recorder.results == {
+    assert graphs.results == {
         "encoder": "not replayed; no more: operation not permitted when stream is capturing",
         "decoder": "not replayed; no more: out of memory",
     }
@@ -248,12 +248,12 @@ def test_each_of_several_is_what_it_is_alone(folder: Path, family: str, lengths:
 
 def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> None:
     held = worker(path_of(folder, "ctc"))
-    held.replay(recorder := GraphCapture(CPU), tiny.noise(1.0).tobytes())
-    assert recorder.results["encoder"] == "1 lengths up to 128 feature frames"
+    held.replay(graphs := GraphCapture(CPU), tiny.noise(1.0).tobytes())
+    assert graphs.results["encoder"] == "1 lengths up to 128 feature frames"
     sounds = noises([16_000 + 400 * n for n in range(7)])
     for _ in range(2):
         encoded_of(held, sounds)
-    assert recorder.results["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
+    assert graphs.results["encoder"].endswith("; 1 lengths up to 128 feature frames of 8 buffers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(held.model.encoder, "forward", None)
         shaped = held._fast_encoder._ready[(8, 128, None)]
@@ -308,7 +308,7 @@ def test_texts_in_step_say_the_same_as_alone(
     family: str, sizes: dict[str, Any], guarded: bool, folder: Path
 ) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
-    plain, replayed, recorder = both(model)
+    plain, replayed, graphs = both(model)
     for each in (plain, replayed) if not guarded else ():
         each.canary.guard = None
     given = [sounding(model, tiny.noise(seconds, seed)) for seed, seconds in SAID.items()]
@@ -318,7 +318,7 @@ def test_texts_in_step_say_the_same_as_alone(
         found = replayed.decode_batch(*stacked(given[:size]))
         for one, other in zip(found, expected[:size], strict=True):
             same(one, other)
-    assert recorder.results["decoder"].endswith("encoder frames, 8 at once")
+    assert graphs.results["decoder"].endswith("encoder frames, 8 at once")
 
 
 def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
@@ -428,7 +428,7 @@ def uncaptured(held: transducer.Transducer) -> None:
     loop.torch_impl = lambda *args, **words: (replayed if loop.cuda_graphs_mode else eager)(
         *args, **words
     )
-    held._recorder = GraphCapture(CPU)
+    held._graphs = GraphCapture(CPU)
 
 
 def halved(decoder: Any, encoded: torch.Tensor, _: torch.Tensor) -> decoding_decoder.DecoderState:
@@ -459,10 +459,10 @@ def both(model: Any) -> tuple[Aed, Aed, GraphCapture]:
     plain, replayed = factory.decoder_for(model), factory.decoder_for(model)
     assert isinstance(plain, Aed)
     assert isinstance(replayed, Aed)
-    recorder = GraphCapture(CPU)
+    graphs = GraphCapture(CPU)
     replayed.freeze_weights()
-    replayed.replay(recorder)
-    return plain, replayed, recorder
+    replayed.replay(graphs)
+    return plain, replayed, graphs
 
 
 def same(found: Decoded, expected: Decoded, apart: float = 1e-4) -> None:
@@ -478,7 +478,7 @@ def test_steps_of_one_size_say_the_same(
     family: str, sizes: dict[str, Any], guarded: bool, folder: Path
 ) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
-    plain, replayed, recorder = both(model)
+    plain, replayed, graphs = both(model)
     said = 0
     for seconds in (0.1, 1.0, 3.3, 10.0, 12.0, 2.2):
         for each in (plain, replayed) if not guarded else ():
@@ -487,7 +487,7 @@ def test_steps_of_one_size_say_the_same(
         same(replayed(*given), expected)
         said += len(expected.tokens)
     assert said > 3, "silence compares nothing"
-    assert recorder.results["decoder"].startswith("texts for up to")
+    assert graphs.results["decoder"].startswith("texts for up to")
 
 
 @settings(
@@ -559,8 +559,8 @@ def test_a_token_is_read_in_few_kernels(dtype: torch.dtype, folder: Path) -> Non
 
 def test_a_beam_and_a_vocabulary_keep_their_search(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "canary2", beam=3, generation_delta=20))
-    _, replayed, recorder = both(model)
-    assert recorder.results == {"decoder": "not replayed: this checkpoint asks for a beam"}
+    _, replayed, graphs = both(model)
+    assert graphs.results == {"decoder": "not replayed: this checkpoint asks for a beam"}
     model = tiny.restore(path_of(folder, "canary2"))
     plain, replayed, _ = both(model)
     given = tiny.encode(model, tiny.noise(3.0))
@@ -615,8 +615,8 @@ class Strict(GraphCapture):
 def test_work_that_no_card_would_capture_is_told_on_a_cpu(
     wrong: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
-    recorder = Strict(CPU)
-    replay = recorder.record("encoder", lambda: wrong(torch.ones(3)))
+    graphs = Strict(CPU)
+    replay = graphs.record("encoder", lambda: wrong(torch.ones(3)))
     assert replay is not None
     with torch.inference_mode(), pytest.raises(RuntimeError, match="is capturing"):
         replay()
@@ -629,16 +629,14 @@ def test_work_that_no_card_would_capture_is_told_on_a_cpu(
 def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: Path) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
-    held, recorder = worker(path_of(folder, family), strategy), Strict(CPU)
-    held.replay(recorder, tiny.noise(4.0).tobytes())
+    held, graphs = worker(path_of(folder, family), strategy), Strict(CPU)
+    held.replay(graphs, tiny.noise(4.0).tobytes())
     sounds = [sound.tobytes() for sound in noises([50_000, 16_000, 64_000, 33_333, 16_001, 47_000])]
     for _ in range(2):
         held.recognize_together(sounds, [0] * len(sounds), "final")
     lengths = "4 lengths up to 512 feature frames; 1 lengths up to 512 feature frames of 8 buffers"
-    assert recorder.results["encoder"] == lengths
-    assert "canary" not in family or recorder.results["decoder"].endswith(
-        "encoder frames, 8 at once"
-    )
+    assert graphs.results["encoder"] == lengths
+    assert "canary" not in family or graphs.results["decoder"].endswith("encoder frames, 8 at once")
 
 
 # -- whole workers
@@ -654,7 +652,7 @@ def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
     held.replay(GraphCapture(CPU), tiny.noise(4.0).tobytes())
-    assert held._capture.results["encoder"] == "4 lengths up to 512 feature frames"
+    assert held._graphs.results["encoder"] == "4 lengths up to 512 feature frames"
     close = 0
     for number, seconds in enumerate((0.3, 1.0, 2.5, 4.0)):
         sound = tiny.noise(seconds, number)
@@ -671,7 +669,7 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
         )
         held._fast_encoder, before = None, heard(held, sound).text
         held.replay(GraphCapture(CPU), sound.tobytes())
-        assert "no more" not in str(held._capture.results), one.component
+        assert "no more" not in str(held._graphs.results), one.component
         alike.append(heard(held, sound).text == before)
     assert sum(alike) >= 0.7 * len(alike)  # rounding turns random weights' texts
 
@@ -829,11 +827,11 @@ def test_memory_does_not_grow_once_every_length_is_captured(family: str, folder:
 
 @cuda
 def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
-    recorder, numbers = GraphCapture(torch.device("cuda:0")), torch.ones(8, device="cuda")
-    assert recorder.record("encoder", lambda: numbers * float(numbers.sum().item())) is None
-    assert recorder.results["encoder"].startswith("not replayed; no more: ")
+    graphs, numbers = GraphCapture(torch.device("cuda:0")), torch.ones(8, device="cuda")
+    assert graphs.record("encoder", lambda: numbers * float(numbers.sum().item())) is None
+    assert graphs.results["encoder"].startswith("not replayed; no more: ")
     assert float((numbers + 1).sum()) == 16.0
-    after = recorder.record("decoder", lambda: numbers.mul(2))
+    after = graphs.record("decoder", lambda: numbers.mul(2))
     assert after is not None
     assert math.isclose(float(after().sum()), 16.0)
     held = on_card(folder, "ctc", "fp32")

@@ -56,9 +56,9 @@ class Aed:
         """Join Canary's weights."""
         self.canary.freeze_weights()
 
-    def replay(self, recorder: GraphCapture) -> None:
+    def replay(self, graphs: GraphCapture) -> None:
         """Replay Canary's steps."""
-        self.canary.replay(recorder)
+        self.canary.replay(graphs)
 
     def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
         """Boost these phrases from here on."""

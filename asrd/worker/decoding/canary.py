@@ -164,18 +164,18 @@ class Canary:
         changes by it."""
         self._decoder.join()
 
-    def replay(self, recorder: GraphCapture) -> None:
+    def replay(self, graphs: GraphCapture) -> None:
         """From here on replay the steps that read a token, where nothing but the audio decides
         which it is."""
         if self._uses_beam:
-            recorder.note("decoder", "not replayed: this checkpoint asks for a beam")
+            graphs.note("decoder", "not replayed: this checkpoint asks for a beam")
             return
         size = self._prompt.shape[1]
         self._replay = DecoderReplay(
             self._decoder,
             self._prompt,
             self._vocabulary_size,
-            recorder,
+            graphs,
             lambda frames: size + self._limit(frames, frames),
         )
 

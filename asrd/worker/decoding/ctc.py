@@ -100,9 +100,9 @@ class Ctc:
     def freeze_weights(self) -> None:
         """Keep nothing."""
 
-    def replay(self, recorder: GraphCapture) -> None:
+    def replay(self, graphs: GraphCapture) -> None:
         """Replay nothing: it is one layer, and all frames at once."""
-        recorder.note("decoder", "not replayed: one layer needs no graph")
+        graphs.note("decoder", "not replayed: one layer needs no graph")
 
     def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
         """Boost these phrases from here on."""

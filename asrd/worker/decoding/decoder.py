@@ -59,8 +59,8 @@ class Decoder(Protocol):
         """Keep what is computed from the weights: they may not change from here on."""
         ...
 
-    def replay(self, recorder: GraphCapture) -> None:
-        """From here on replay whole steps as CUDA graphs, as `recorder` allows, and note which;
+    def replay(self, graphs: GraphCapture) -> None:
+        """From here on replay whole steps as CUDA graphs, as `graphs` allows, and note which;
         it changes no text."""
         ...
 

@@ -199,7 +199,7 @@ class DecoderReplay:
 
     Args:
         decoder, prompt, vocabulary_size: as for `StaticCacheDecoder`.
-        recorder: captures the work.
+        graphs: captures the work.
         room: encoder frames -> tokens that there may be for them, prompt included.
     """
 
@@ -208,11 +208,11 @@ class DecoderReplay:
         decoder: CachedDecoder,
         prompt: Tensor,
         vocabulary_size: int,
-        recorder: GraphCapture,
+        graphs: GraphCapture,
         room: Callable[[int], int],
     ) -> None:
         self._given = decoder, prompt, vocabulary_size
-        self._recorder, self._room = recorder, room
+        self._graphs, self._room = graphs, room
         self._ready: dict[tuple[int, int, Any], StaticCacheDecoder | None] = {}
 
     def __call__(self, audios: Sequence[Tensor], room: int) -> StaticCacheDecoder | None:
@@ -226,7 +226,7 @@ class DecoderReplay:
         key = rows, frames, arithmetic(audios[0].device)
         if key not in self._ready:
             self._ready[key] = None
-            with self._recorder.trying("decoder"):
+            with self._graphs.trying("decoder"):
                 self._ready[key] = self._capture(audios, rows, frames)
         steps = self._ready[key]
         if steps is None or room > steps.room:
@@ -240,20 +240,20 @@ class DecoderReplay:
         steps.load(audios)
         # The first run also makes all its tensors.
         expected = torch.stack([steps.begin().clone(), steps.step()])
-        begin = self._recorder.record("decoder", steps.begin)
-        step = self._recorder.record("decoder", steps.step)
+        begin = self._graphs.record("decoder", steps.begin)
+        step = self._graphs.record("decoder", steps.step)
         if begin is None or step is None:
             return None
         found = torch.stack([begin().clone(), step()])
         for row in range(len(audios)):
             if _differ(found[:, row].tolist(), expected[:, row].tolist()):
-                self._recorder.refuse(
+                self._graphs.refuse(
                     "decoder", "a replayed token was not the one that had been captured"
                 )
                 return None
         steps.begin, steps.step = begin, step
         together = f", {rows} at once" if rows > 1 else ""
-        self._recorder.note("decoder", f"texts for up to {frames} encoder frames{together}")
+        self._graphs.note("decoder", f"texts for up to {frames} encoder frames{together}")
         return steps
 
 

@@ -39,7 +39,7 @@ class Transducer:
         ours |= {"confidence_cfg": confidence, "tdt_include_token_duration": bool(self._durations)}
         model.change_decoding_strategy(OmegaConf.merge(config, ours), verbose=False)
         self._model, self._language = model, language
-        self._recorder: GraphCapture | None = None
+        self._graphs: GraphCapture | None = None
         self._boost: Boost | None = None
 
     def __call__(self, encoded: Tensor, length: Tensor) -> Decoded:
@@ -64,7 +64,7 @@ class Transducer:
     ) -> list[Any]:
         """Return NeMo's hypotheses, by its graphs where they are on and outside autocast."""
         loop: Any = self._loop
-        if self._recorder is None or loop.cuda_graphs_mode is None:
+        if self._graphs is None or loop.cuda_graphs_mode is None:
             return self._search_plainly(encoded, lengths, before)
         if encoded.shape[2] <= loop.INITIAL_MAX_TIME and arithmetic(encoded.device) is None:
             try:
@@ -110,14 +110,14 @@ class Transducer:
             )
 
     def _note(self, loop: Any) -> None:
-        if self._recorder is not None:
-            self._recorder.note("decoder", f"NeMo's {loop.cuda_graphs_mode}".lower())
+        if self._graphs is not None:
+            self._graphs.note("decoder", f"NeMo's {loop.cuda_graphs_mode}".lower())
 
     def _refuse(self, loop: Any, reason: str) -> None:
         loop.disable_cuda_graphs()
-        if self._recorder is not None:
-            self._recorder.results.pop("decoder", None)
-            self._recorder.refuse("decoder", reason)
+        if self._graphs is not None:
+            self._graphs.results.pop("decoder", None)
+            self._graphs.refuse("decoder", reason)
 
     @torch.inference_mode()
     def state_after(self, text: str, frames: int) -> DecoderState | None:
@@ -248,7 +248,7 @@ class Transducer:
     def freeze_weights(self) -> None:
         """Keep nothing."""
 
-    def replay(self, recorder: GraphCapture) -> None:
+    def replay(self, graphs: GraphCapture) -> None:
         """Switch NeMo's graphs on, where they put out the same: its loop leaves autocast, and
         counts its symbols.
 
@@ -258,22 +258,20 @@ class Transducer:
         """
         loop: Any = self._loop
         if not hasattr(loop, "maybe_enable_cuda_graphs"):
-            recorder.note(
+            graphs.note(
                 "decoder", "not replayed: NeMo's loop for this kind of transducer has no graphs"
             )
-        elif arithmetic(recorder.device) is not None:
-            recorder.note("decoder", "not replayed: NeMo's graphs switch autocast off")
+        elif arithmetic(graphs.device) is not None:
+            graphs.note("decoder", "not replayed: NeMo's graphs switch autocast off")
         elif loop.max_symbols is None:
-            recorder.note(
-                "decoder", "not replayed: NeMo's graphs would bound the tokens of a frame"
-            )
+            graphs.note("decoder", "not replayed: NeMo's graphs would bound the tokens of a frame")
         else:
             loop.allow_cuda_graphs = True
-            if recorder.device.type == "cuda":
+            if graphs.device.type == "cuda":
                 loop.force_cuda_graphs_mode("no_while_loops")
             else:
                 loop.maybe_enable_cuda_graphs()
-            self._recorder = recorder
+            self._graphs = graphs
             self._note(loop)
 
     def boost_phrases(self, phrases: Sequence[str], weight: float) -> None:
@@ -286,7 +284,7 @@ class Transducer:
             )
         boost = Boost(self._model, phrases, weight, self.family, self._language)
         self._boost, loop.fusion_models, loop.fusion_models_alpha = boost, [boost.tree], [weight]
-        if self._recorder is not None and loop.cuda_graphs_mode is not None:
+        if self._graphs is not None and loop.cuda_graphs_mode is not None:
             # The graphs that were captured know no phrases.
             loop.reset_cuda_graphs_state()
             if not boost.tree.compatible_with_cuda_graphs():

@@ -185,11 +185,11 @@ class EncoderReplay:
 
     Args:
         encoder: model.encoder, called as a module, with the hooks that casting put on it.
-        recorder: captures the work.
+        graphs: captures the work.
     """
 
-    def __init__(self, encoder: Any, recorder: GraphCapture) -> None:
-        self._encoder, self._recorder = encoder, recorder
+    def __init__(self, encoder: Any, graphs: GraphCapture) -> None:
+        self._encoder, self._graphs = encoder, graphs
         self._ready: dict[Shape, _Shaped] = {}
         self._asked: Counter[Shape] = Counter()
 
@@ -238,24 +238,24 @@ class EncoderReplay:
                 self._try(part, [part.shape[2]], (1, size, arithmetic(features.device)))
 
     def _try(self, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
-        if not self._recorder.refuses("encoder"):
-            with self._recorder.trying("encoder"):
+        if not self._graphs.refuses("encoder"):
+            with self._graphs.trying("encoder"):
                 self._capture(features, counts, shape)
 
     def _capture(self, features: Tensor, counts: Sequence[int], shape: Shape) -> None:
         shaped = _Shaped(self._encoder, features, counts, shape)
         plain = shaped.replay
-        replay = self._recorder.record("encoder", plain)
+        replay = self._graphs.record("encoder", plain)
         if replay is None:
             return
         expected = plain().clone()
         if not near(replay(), expected):
             reason = f"a replay over {shape[1]} feature frames of {shape[0]} was not what had been captured"
-            self._recorder.refuse("encoder", reason)
+            self._graphs.refuse("encoder", reason)
             return
         shaped.replay, shaped.held = replay, _positions(self._encoder)
         self._ready[shape] = shaped
-        self._recorder.note("encoder", "; ".join(self._shapes()))
+        self._graphs.note("encoder", "; ".join(self._shapes()))
 
     def _shapes(self) -> Iterator[str]:
         """Yield what is ready, by the number of buffers that it is for."""
