@@ -142,7 +142,7 @@ def test_any_cutting_gives_the_tokens_of_one_streaming_pass(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(
+def test_a_partial_result_is_that_of_the_full_pass_over_the_same_audio(
     family: str, folder: Path
 ) -> None:
     """The full pass hears the same chunks; it only hears one more, half-empty frame at the end."""
@@ -160,7 +160,7 @@ def test_a_draft_says_what_the_full_pass_says_where_it_has_the_same_sound(
         assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
 
-def test_the_encoder_hears_what_is_new_and_less_than_a_chunk_of_what_is_not(folder: Path) -> None:
+def test_the_encoder_reads_the_new_audio_and_less_than_a_chunk_of_the_old(folder: Path) -> None:
     held = worker("ca_rnnt", folder)
     steps = [
         round(RATE * seconds) for seconds in (1.2, 2.0, 2.9, 3.4, 4.4, 5.0, 5.8, 6.7, 7.7, 8.4, 9.0)
@@ -181,7 +181,7 @@ def test_the_encoder_hears_what_is_new_and_less_than_a_chunk_of_what_is_not(fold
         assert frames == [steps[-1] // 160]
 
 
-def test_the_same_draft_again_encodes_only_its_rest(folder: Path) -> None:
+def test_the_same_partial_buffer_again_encodes_only_its_rest(folder: Path) -> None:
     held = worker("ca_ctc", folder)
     first = ask(held, SOUND)
     with counting(held) as frames:
@@ -192,7 +192,9 @@ def test_the_same_draft_again_encodes_only_its_rest(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change", ["start", "early sample", "shorter", "final between", "short draft between"]
 )
-def test_a_draft_that_does_not_go_on_from_the_last_begins_anew(change: str, folder: Path) -> None:
+def test_a_partial_buffer_that_does_not_go_on_from_the_last_begins_anew(
+    change: str, folder: Path
+) -> None:
     held = worker("ca_rnnt", folder)
     forget(held)
     expected = ask(held, SOUND[: 6 * RATE])
@@ -324,7 +326,7 @@ def test_every_look_ahead_streams(context: list[int], folder: Path) -> None:
         ("ca_rnnt", {"encoder__conv_context_size": None}),
     ],
 )
-def test_other_models_hear_the_whole_buffer(
+def test_other_models_decode_the_whole_buffer(
     family: str, overrides: dict[str, Any], folder: Path
 ) -> None:
     path = tiny.build(family, folder, name=f"other-{family}-{len(str(overrides))}", **overrides)
@@ -339,5 +341,5 @@ def test_other_models_hear_the_whole_buffer(
     assert frames == [400]
 
 
-def test_a_cache_aware_model_says_so(folder: Path) -> None:
+def test_a_cache_aware_model_reports_it(folder: Path) -> None:
     assert ready_message(worker("ca_hybrid", folder)).streaming == "cache-aware"

@@ -108,7 +108,7 @@ def test_a_beam_gives_confidence_and_times_too(restored: Restore) -> None:
     assert not model.transf_decoder.training
 
 
-def test_ids_beyond_the_tokenizer_are_never_said(restored: Restore) -> None:
+def test_ids_beyond_the_tokenizer_are_never_chosen(restored: Restore) -> None:
     model = restored("canary1")
     padding = model.log_softmax.mlp.layer0.bias[model.tokenizer.vocab_size :]
     assert padding.numel(), "this vocabulary needs no padding: choose another size"
@@ -205,12 +205,12 @@ def guarded(restored: Restore) -> Callable[..., canary.CanaryOutput]:
 
 
 @pytest.mark.parametrize("times", [3, 5, 9, 30])
-def test_repeating_a_word_while_the_sound_goes_on_is_speech(guarded: Any, times: int) -> None:
+def test_repeating_a_word_while_the_attention_moves_is_speech(guarded: Any, times: int) -> None:
     script = [(20, 3 * n) for n in range(times)]
     assert guarded(script)[0::3] == ([20] * times, False)
 
 
-def test_repeating_a_word_three_times_is_speech_wherever_it_is_heard(guarded: Any) -> None:
+def test_repeating_a_word_three_times_is_speech_wherever_the_attention_is(guarded: Any) -> None:
     assert guarded([(20, 7), (20, 7), (20, 7), (30, 60)])[0::3] == ([20, 20, 20, 30], False)
 
 
@@ -230,7 +230,7 @@ def test_running_on_without_a_loop_ends_at_so_many_tokens_a_second(guarded: Any)
     assert len(heard.ids) == canary.RepetitionGuard().limit(126 * 0.08) == 24 + 120
 
 
-def test_any_sound_may_have_a_few_tokens(guarded: Any) -> None:
+def test_any_audio_may_have_a_few_tokens(guarded: Any) -> None:
     script = [(20 + n, n % 13) for n in range(20)]
     assert guarded(script, frames=13)[0::3] == ([token for token, _ in script], False)
 

@@ -137,7 +137,7 @@ def arithmetic(precision: Precision) -> str:
 
 
 @pytest.mark.parametrize(("family", "name"), PAIRS)
-def test_a_strategy_runs_and_carries_the_sound(family: str, name: str, folder: Path) -> None:
+def test_a_strategy_runs_and_its_output_is_near(family: str, name: str, folder: Path) -> None:
     model, precision = restore(family, folder), STRATEGY_TABLE[name]
     applied = apply(model, precision)
     phase = "partial" if precision.phases else "final"
@@ -193,7 +193,7 @@ def test_what_overflows_in_one_layer_is_found_and_cured_by_that_layer_alone(fold
 
 @pytest.mark.parametrize("family", ["ctc", "tdt", "canary2"])
 @pytest.mark.parametrize("component", ["encoder.pre_encode", "encoder.layers.0", "encoder"])
-def test_every_component_that_can_be_restored_is_what_its_candidate_says(
+def test_every_component_that_can_be_restored_is_as_its_candidate(
     family: str, component: str, folder: Path
 ) -> None:
     softer = restored(STRATEGY_TABLE["bfloat16"], component)
@@ -234,7 +234,7 @@ def test_effective_is_read_back_from_storage_and_arithmetic(name: str, folder: P
     assert tuple(applied.effective().values()) == EFFECTIVE[name]
 
 
-def test_arithmetic_is_not_told_before_it_was_seen(folder: Path) -> None:
+def test_arithmetic_is_not_reported_before_it_was_observed(folder: Path) -> None:
     model = restore("ctc", folder)
     applied = apply(model, "autocast-bf16")
     assert applied.effective()["encoder"] == "float32"
@@ -438,7 +438,7 @@ def test_the_head_stays_tied_to_the_embedding(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("named", ["transf_decoder", "log_softmax"])
-def test_a_shared_weight_has_one_dtype_and_it_is_said(named: str, folder: Path) -> None:
+def test_a_shared_weight_has_one_dtype_and_that_is_reported(named: str, folder: Path) -> None:
     model = restore("canary2", folder)
     applied = apply(model, parted({named: "bfloat16"}))
     head, embedding = model.log_softmax.mlp.layer0, model.transf_decoder.embedding.token_embedding
@@ -673,7 +673,7 @@ def test_half_is_half_of_all_but_the_front_end(folder: Path) -> None:
     assert components.weights_bytes(model) == (whole - front - counters) // 2 + front + counters
 
 
-def test_canarys_hidden_model_is_counted_and_told(folder: Path) -> None:
+def test_canarys_hidden_model_is_counted_and_reported(folder: Path) -> None:
     model, hidden = restore("canary2", folder), restore("ctc", folder)
     alone = components.weights_bytes(model)
     object.__setattr__(model, "timestamps_asr_model", hidden)  # as NeMo attaches it
@@ -712,7 +712,7 @@ def test_int8_reaches_95_percent_of_a_true_encoder() -> None:
     assert components.weights_bytes(model) <= 0.27 * before
 
 
-def test_int8_takes_every_linear_and_every_lookup_but_no_recurrent_layer(folder: Path) -> None:
+def test_int8_quantises_every_linear_and_every_lookup_but_no_recurrent_layer(folder: Path) -> None:
     canary, tdt = restore("canary2", folder), restore("tdt", folder)
     for model in (canary, tdt):
         apply(model, "int8")
@@ -803,7 +803,7 @@ def test_a_pointwise_convolution_is_the_same_as_a_linear(folder: Path) -> None:
         torch.testing.assert_close(linear(frames), conv(frames), rtol=1e-12, atol=1e-12)
 
 
-def test_without_torchao_int8_says_what_to_install(
+def test_without_torchao_int8_names_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)

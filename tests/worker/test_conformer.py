@@ -111,7 +111,7 @@ def test_streaming_with_caches_is_nemos(family: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 @pytest.mark.parametrize("family", ["ctc", "canary2"])
-def test_what_runs_in_what_is_told_as_without_it(
+def test_effective_dtypes_are_reported_as_without_it(
     family: str, strategy: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Casting reads what is effective from the model: our classes must leave it the same layers to

@@ -124,7 +124,7 @@ def _kept(
     return made[folder]
 
 
-def test_what_an_earlier_buffer_left_in_the_padding_is_never_heard(folder: Path) -> None:
+def test_what_an_earlier_buffer_left_in_the_padding_changes_nothing(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.remove_masks(model, CPU)
     replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
@@ -159,7 +159,7 @@ class Wrong(GraphCapture):
         return lambda: work() * 3 if super(Wrong, self).record(part, work) else work()
 
 
-def test_a_replay_that_is_not_the_work_is_found_out_and_said(folder: Path) -> None:
+def test_a_replay_that_is_not_the_work_is_found_and_reported(folder: Path) -> None:
     for family, part in (("ctc", "encoder"), ("canary2", "decoder")):
         plain, held, graphs = (
             worker(path_of(folder, family)),
@@ -262,7 +262,7 @@ def test_several_are_captured_when_they_are_asked_for_again(folder: Path) -> Non
     assert encoded.shape[0] == len(lengths) == 7
 
 
-def test_what_is_in_rows_that_nobody_asked_for_is_never_heard(folder: Path) -> None:
+def test_rows_without_a_buffer_change_nothing(folder: Path) -> None:
     model = tiny.restore(path_of(folder, "ctc"))
     conformer.remove_masks(model, CPU)
     replayed = EncoderReplay(model.encoder, GraphCapture(CPU))
@@ -304,7 +304,7 @@ def stacked(given: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("family", "sizes"), TALKERS, ids=str)
-def test_texts_in_step_say_the_same_as_alone(
+def test_texts_in_step_are_those_of_each_alone(
     family: str, sizes: dict[str, Any], guarded: bool, folder: Path
 ) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
@@ -339,7 +339,7 @@ def test_the_guard_cuts_one_text_of_several(folder: Path) -> None:
     deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(st.integers(0, 125), st.integers(0, 20)), min_size=2, max_size=9))
-def test_texts_of_any_lengths_say_what_each_says_alone(
+def test_texts_of_any_lengths_are_those_of_each_alone(
     folder: Path, rows: list[tuple[int, int]]
 ) -> None:
     if "texts" not in _made:
@@ -386,7 +386,7 @@ def behind(decoder: transducer.Transducer, encoded: torch.Tensor, length: torch.
 
 
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "ca_rnnt", "ca_tdt", "hybrid"])
-def test_what_nemo_would_capture_says_the_same_of_several(family: str, folder: Path) -> None:
+def test_what_nemo_would_capture_decodes_several_the_same(family: str, folder: Path) -> None:
     model = tiny.restore(path_of(folder, family))
     plain, held = (
         factory.decoder_for(model),
@@ -474,7 +474,7 @@ def same(found: Decoded, expected: Decoded, apart: float = 1e-4) -> None:
 
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize(("family", "sizes"), SIZES, ids=str)
-def test_steps_of_one_size_say_the_same(
+def test_steps_of_one_size_give_the_same_text(
     family: str, sizes: dict[str, Any], guarded: bool, folder: Path
 ) -> None:
     model = tiny.restore(path_of(folder, family, **sizes))
@@ -494,7 +494,7 @@ def test_steps_of_one_size_say_the_same(
     deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.integers(1, 125), st.integers(0, 3))
-def test_steps_say_the_same_of_any_length(folder: Path, frames: int, seed: int) -> None:
+def test_steps_give_the_same_text_of_any_length(folder: Path, frames: int, seed: int) -> None:
     if "steps" not in _made:
         _made["steps"] = (model := tiny.restore(path_of(folder, "canary2"))), *both(model)
     model, plain, replayed, _ = _made["steps"]
@@ -612,7 +612,7 @@ class Strict(GraphCapture):
 @pytest.mark.parametrize(
     "wrong", [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: x + torch.tensor([1.0])]
 )
-def test_work_that_no_card_would_capture_is_told_on_a_cpu(
+def test_work_that_no_card_would_capture_is_reported_on_a_cpu(
     wrong: Callable[[torch.Tensor], torch.Tensor],
 ) -> None:
     graphs = Strict(CPU)
@@ -647,7 +647,7 @@ def test_what_is_captured_waits_for_nothing(family: str, strategy: str, folder: 
     "strategy", ["fp32", "bfloat16", "half", "autocast-bf16", "selective", "int8"]
 )
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1"])
-def test_workers_hear_the_same(family: str, strategy: str, folder: Path) -> None:
+def test_workers_transcribe_the_same(family: str, strategy: str, folder: Path) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, family), strategy) for _ in range(2))
@@ -675,7 +675,7 @@ def test_each_component_may_be_replayed_in_a_dtype_of_its_own(words: str, folder
 
 
 @pytest.mark.parametrize("model", SHIPPED)
-def test_the_shipped_models_hear_the_same(model: str) -> None:
+def test_the_shipped_models_transcribe_the_same(model: str) -> None:
     plain, held = (
         start_recognizer(
             protocol.Start(model, STRATEGY_TABLE["fp32"], self_test=False), lambda _: None
@@ -696,7 +696,7 @@ def test_the_shipped_models_hear_the_same(model: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["ctc", "rnnt", "tdt", "ca_hybrid", "canary1", "canary2"])
-def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
+def test_workers_transcribe_several_the_same(family: str, folder: Path) -> None:
     plain, held = (worker(path_of(folder, family)) for _ in range(2))
     held.replay(GraphCapture(CPU))
     sounds = [
@@ -720,7 +720,7 @@ def test_workers_hear_the_same_of_several(family: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["bfloat16", "half", "autocast-bf16", "selective", "int8"])
-def test_encoders_of_every_arithmetic_take_several(strategy: str, folder: Path) -> None:
+def test_encoders_of_every_arithmetic_encode_several(strategy: str, folder: Path) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (worker(path_of(folder, "tdt"), strategy) for _ in range(2))
@@ -759,7 +759,7 @@ def on_card(folder: Path, family: str, strategy: str, **options: Any) -> Recogni
 @cuda
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", CARD_FAMILIES)
-def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: Path) -> None:
+def test_graphs_transcribe_as_without(family: str, strategy: str, folder: Path) -> None:
     if strategy == "int8":
         pytest.importorskip("torchao", reason="int8 is an extra")
     plain, held = (on_card(folder, family, strategy, graphs=wanted) for wanted in (False, True))
@@ -787,7 +787,7 @@ def test_graphs_hear_what_is_heard_without(family: str, strategy: str, folder: P
 @cuda
 @pytest.mark.parametrize("strategy", ["fp32", "bfloat16", "half", "autocast-bf16"])
 @pytest.mark.parametrize("family", ["canary1", "canary2"])
-def test_a_cards_steps_say_what_one_step_after_the_other_says(
+def test_a_cards_steps_are_those_of_one_after_the_other(
     family: str, strategy: str, folder: Path
 ) -> None:
     held = on_card(folder, family, strategy)
@@ -839,7 +839,7 @@ def test_work_that_waits_is_refused_and_the_card_goes_on(folder: Path) -> None:
 
 
 @cuda
-def test_a_buffer_longer_than_every_length_is_heard_too_and_harms_none(folder: Path) -> None:
+def test_a_buffer_longer_than_every_length_is_transcribed_too_and_harms_none(folder: Path) -> None:
     plain, held = (on_card(folder, "ctc", "fp32", graphs=wanted) for wanted in (False, True))
     short, long = tiny.noise(3.0), tiny.noise(40.0)
     for sound in (short, long, short, long, short):
@@ -849,7 +849,7 @@ def test_a_buffer_longer_than_every_length_is_heard_too_and_harms_none(folder: P
 @cuda
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", CARD_FAMILIES)
-def test_several_on_a_card_are_heard_as_each_alone(
+def test_several_on_a_card_are_transcribed_as_each_alone(
     family: str, strategy: str, folder: Path
 ) -> None:
     if strategy == "int8":

@@ -95,7 +95,7 @@ def test_text_is_that_of_nemo(model: Model, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["ctc", "tdt", "rnnt", "canary2"])
-def test_frames_beyond_the_length_are_not_heard(model: Model, family: str) -> None:
+def test_frames_beyond_the_length_are_not_decoded(model: Model, family: str) -> None:
     ours = model(family)
     decoder = decoder_for(ours)
     encoded, length = tiny.encode(ours, tiny.noise(3.0))
@@ -109,9 +109,7 @@ def test_frames_beyond_the_length_are_not_heard(model: Model, family: str) -> No
 
 
 @pytest.mark.parametrize("family", ["rnnt", "tdt", "hybrid"])
-def test_a_path_behind_a_text_is_where_nemo_stands_when_it_has_said_it(
-    model: Model, family: str
-) -> None:
+def test_the_state_after_a_text_is_that_of_nemo_which_decoded_it(model: Model, family: str) -> None:
     """NeMo's loop reads token by token from the blank on; here all are read at once."""
     ours = model(family)
     decoder, text = decoder_for(ours), ours.tokenizer.ids_to_text([5, 9, 7])
@@ -276,7 +274,7 @@ def test_confidence_is_the_lowest_of_the_words_tokens_or_none() -> None:
     assert [word.confidence for word in found] == [0.4, None]
 
 
-def test_nothing_said_is_no_word() -> None:
+def test_no_tokens_are_no_word() -> None:
     assert words(Decoded("", [], False), pieces(), 1280, 0, 16_000) == []
 
 
@@ -322,7 +320,7 @@ def clips(count: int) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
+def test_the_shipped_models_give_the_text_that_nemo_gives(name: str) -> None:
     if not (DATA_FOLDER / name).is_file():
         pytest.skip(f"asrd/data/{name} is not there: tools/train-demo-model makes it")
     oracle, ours = tiny.restore(DATA_FOLDER / name), tiny.restore(DATA_FOLDER / name)
@@ -341,7 +339,7 @@ def test_the_shipped_models_say_what_they_say_in_nemo(name: str) -> None:
 
 
 @pytest.mark.parametrize("other", ["demo.nemo", "demo-tdt.nemo"])
-def test_attention_and_transducer_hear_words_where_ctc_does(other: str) -> None:
+def test_attention_and_transducer_place_words_where_ctc_does(other: str) -> None:
     if not all((DATA_FOLDER / name).is_file() for name in SHIPPED):
         pytest.skip("the shipped models are not there: tools/train-demo-model makes them")
     models = [tiny.restore(DATA_FOLDER / name) for name in (other, "demo-ctc.nemo")]

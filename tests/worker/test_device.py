@@ -218,7 +218,7 @@ def test_a_budget_in_percent_is_of_the_card_that_is_meant(monkeypatch: pytest.Mo
     )  # 0 would be no limit
 
 
-def test_without_nvml_the_plan_is_for_the_cpu_and_says_why(
+def test_without_nvml_the_plan_is_for_the_cpu_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from asrd.config.settings import Settings
@@ -304,7 +304,7 @@ def test_what_is_measured_is_never_a_card_that_torch_cannot_use(
         ("auto", "", None),
     ],
 )
-def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
+def test_another_strategy_than_was_asked_for_is_never_used_in_silence(
     strategy: str,
     budget: str,
     said: str | None,
@@ -322,7 +322,7 @@ def test_another_strategy_than_was_asked_for_is_never_taken_in_silence(
     assert said is None or said in caplog.text
 
 
-def test_tf32_without_a_card_is_told_to_be_fp32(
+def test_tf32_without_a_card_is_reported_as_fp32(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from asrd.config.settings import Settings

@@ -104,7 +104,7 @@ def test_reading_all_tokens_at_once_gives_what_reading_them_one_by_one_gives() -
     torch.testing.assert_close(parts, at_once, rtol=1e-4, atol=1e-4)
 
 
-def test_the_sound_is_projected_once_and_every_token_once() -> None:
+def test_the_audio_is_projected_once_and_every_token_once() -> None:
     body, head = decoder()
     rows = {"sound": 0, "tokens": 0}
     for layer in body.decoder.layers:
@@ -223,7 +223,7 @@ def spoken(heard: list[int], frames: int, prompt: int, ended: bool = True) -> np
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_tokens_are_found_where_they_were_heard(ended: bool) -> None:
+def test_tokens_are_placed_where_the_attention_was(ended: bool) -> None:
     heard = [10, 13, 20, 34, 36]
     found = spans(spoken(heard, 60, 4, ended), 4, len(heard))
     assert all(first <= frame < last for frame, (first, last) in zip(heard, found, strict=True))

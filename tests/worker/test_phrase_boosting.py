@@ -104,7 +104,7 @@ def errors(heard: list[str]) -> int:
         ("demo", 177, "fifty"),
     ],
 )
-def test_a_word_that_was_confused_is_heard_right(
+def test_a_word_that_was_confused_is_transcribed_right(
     shipped: Any, name: str, number: int, word: str
 ) -> None:
     model, encoded = shipped(name)
@@ -115,7 +115,9 @@ def test_a_word_that_was_confused_is_heard_right(
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_fifty_words_that_nobody_said_cost_less_than_half_a_point(shipped: Any, name: str) -> None:
+def test_fifty_words_that_were_not_spoken_cost_less_than_half_a_point(
+    shipped: Any, name: str
+) -> None:
     model, encoded = shipped(name)
     decoder = factory.decoder_for(model)
     before = errors([decoder(*one).text.strip() for one in encoded])
@@ -138,9 +140,7 @@ def no_speech() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_nothing_is_invented_where_nobody_speaks_however_much_it_is_wanted(
-    shipped: Any, name: str
-) -> None:
+def test_nothing_is_invented_in_silence_however_high_the_weight(shipped: Any, name: str) -> None:
     model, _ = shipped(name)
     decoder = factory.decoder_for(model)
     decoder.boost_phrases(["peter", "the market", "kubernetes"], 5.0)
@@ -199,7 +199,7 @@ def test_a_preference_changes_tokens_and_makes_none_of_silence(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_that_hears_nothing_hears_nothing_that_is_wanted_either(
+def test_a_model_that_finds_no_words_finds_no_phrases_either(
     restored: Restore, family: str
 ) -> None:
     model = restored(family)
@@ -353,7 +353,7 @@ def test_a_canary_writes_phrases_in_the_language_it_writes(restored: Restore) ->
     ("family", "sizes", "why"),
     [("ctc_char", {}, "letters"), ("rnnt_char", {}, "letters"), ("canary2", {"beam": 3}, "beam")],
 )
-def test_a_model_that_prefers_nothing_says_so(
+def test_a_model_that_boosts_nothing_refuses(
     restored: Restore, family: str, sizes: Any, why: str
 ) -> None:
     with pytest.raises(ConfigError, match=why):

@@ -49,32 +49,32 @@ def clips(count: int) -> list[tuple[np.ndarray, str]]:
 
 
 def recognizer(model: str | Path, strategy: str = "fp32", **options: Any) -> Recognizer:
-    said: list[protocol.Reply] = []
+    replies: list[protocol.Reply] = []
     made = start_recognizer(
-        protocol.Start(str(model), STRATEGY_TABLE[strategy], **options), said.append
+        protocol.Start(str(model), STRATEGY_TABLE[strategy], **options), replies.append
     )
-    stages = {message.stage for message in said if isinstance(message, protocol.Progress)}
+    stages = {message.stage for message in replies if isinstance(message, protocol.Progress)}
     assert stages >= {"import", "restore", "cast"}
     return made
 
 
-def hear(
+def transcribed(
     worker: Recognizer, samples: np.ndarray, start: int = 0, phase: str = "final"
 ) -> protocol.Hypothesis:
     return worker.recognize(samples.tobytes(), start, phase).hypothesis
 
 
-def said(answer: protocol.Answer) -> tuple[str, list[tuple[int, int]]]:
+def text_and_times(answer: protocol.Answer) -> tuple[str, list[tuple[int, int]]]:
     """Return an answer's text and times: what rounding may not change."""
     return answer.hypothesis.text, [(word.start, word.stop) for word in answer.hypothesis.words]
 
 
 @pytest.mark.parametrize("model", SHIPPED)
-def test_the_shipped_models_hear_what_was_said(model: str) -> None:
+def test_the_shipped_models_transcribe_the_clips(model: str) -> None:
     worker = recognizer(model)
     assert worker.self_test is not None
     assert worker.self_test.passed
-    wrong = sum(hear(worker, samples).text != text for samples, text in clips(20))
+    wrong = sum(transcribed(worker, samples).text != text for samples, text in clips(20))
     assert wrong <= 4
 
 
@@ -90,7 +90,7 @@ def test_the_text_is_that_of_transcribe(model: str) -> None:
         for samples, _ in everything
     ]
     worker = recognizer(model)
-    heard = [hear(worker, samples).text for samples, _ in everything]
+    heard = [transcribed(worker, samples).text for samples, _ in everything]
     assert [(e, h) for e, h in zip(expected, heard, strict=True) if e.strip() != h] == []
 
 
@@ -108,7 +108,7 @@ def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) ->
         samples = (
             np.random.default_rng(1).normal(0, 0.05, round(16_000 * seconds)).astype(np.float32)
         )
-        heard = hear(worker, samples, start=1_000)
+        heard = transcribed(worker, samples, start=1_000)
         assert (heard.start, heard.stop) == (1_000, 1_000 + len(samples))
         assert join(heard.words).split() == heard.text.split()
         edges = [edge for word in heard.words for edge in (word.start, word.stop)]
@@ -117,7 +117,7 @@ def test_every_family_loads_and_keeps_the_contract(family: str, folder: Path) ->
 
 
 @pytest.mark.parametrize("model", SHIPPED)
-def test_buffers_that_are_computed_together_say_what_each_says_alone(model: str) -> None:
+def test_buffers_that_are_computed_together_give_the_texts_of_each_alone(model: str) -> None:
     worker = recognizer(model, self_test=False)
     sounds = [samples.tobytes() for samples, _ in clips(10_000)]
     alone = [worker.recognize(sound, 500) for sound in sounds]
@@ -126,7 +126,7 @@ def test_buffers_that_are_computed_together_say_what_each_says_alone(model: str)
             part = sounds[first : first + size]
             answers = worker.recognize_together(part, [500] * len(part), "final")
             for one, other in zip(answers, alone[first:], strict=False):
-                assert said(one) == said(other)
+                assert text_and_times(one) == text_and_times(other)
 
 
 def spoken(words: list[protocol.Word]) -> list[tuple[str, int]]:
@@ -171,14 +171,14 @@ def test_buffers_go_on_each_from_its_own_words_when_they_are_computed_together()
     behind = protocol.DecodingContext(" ".join(word.text for word in words[:2]), words[1].stop)
     answers = worker.recognize_together(sounds, [0] * 3, "final", [None, behind, None])
     assert [answer.hypothesis.resumed for answer in answers] == [False, True, False]
-    assert [said(answer)[0] for answer in answers[::2]] == [
-        said(worker.recognize(sounds[n]))[0] for n in (0, 2)
+    assert [text_and_times(answer)[0] for answer in answers[::2]] == [
+        text_and_times(worker.recognize(sounds[n]))[0] for n in (0, 2)
     ]
     assert spoken(answers[1].hypothesis.words) == spoken(words[2:])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> None:
+def test_what_cannot_go_on_decodes_the_whole_buffer(family: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), self_test=False)
     sound = tiny.noise(4.0, 2).tobytes()
     plain = worker.recognize(sound, 100)
@@ -191,23 +191,23 @@ def test_what_cannot_go_on_hears_the_whole_buffer(family: str, folder: Path) -> 
         told,
         worker.recognize(sound, 100, context=protocol.DecodingContext("漢字", 32_100)),
     ):
-        assert unheard.hypothesis.resumed or said(unheard) == said(plain)
+        assert unheard.hypothesis.resumed or text_and_times(unheard) == text_and_times(plain)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_takes_several_of_any_length(family: str, folder: Path) -> None:
+def test_every_family_decodes_several_of_any_length(family: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), self_test=False)
     lengths = (0, 4_000, 16_000, 16_001, 50_000, 50_000, 160_000)
     sounds = [tiny.noise(10.0, seed)[:length].tobytes() for seed, length in enumerate(lengths)]
     starts = [1_000 * n for n in range(len(lengths))]
     answers = worker.recognize_together(sounds, starts, "final")
     for answer, sound, start in zip(answers, sounds, starts, strict=True):
-        assert said(answer) == said(worker.recognize(sound, start))
+        assert text_and_times(answer) == text_and_times(worker.recognize(sound, start))
         assert (answer.hypothesis.start, answer.hypothesis.stop) == (start, start + len(sound) // 4)
 
 
 @pytest.mark.parametrize("family", ["ctc", "ca_rnnt", "canary2"])
-def test_the_encoders_output_is_told_frame_by_frame(family: str, folder: Path) -> None:
+def test_the_encoders_output_is_returned_frame_by_frame(family: str, folder: Path) -> None:
     path = tiny.built(family, folder)
     sound = tiny.noise(3.0)
     told = np.frombuffer(recognizer(path, self_test=False).encode(sound.tobytes()), np.float32)
@@ -284,7 +284,7 @@ def test_more_encoder_output_than_a_line_holds_is_cut_at_a_whole_frame(folder: P
 
 @pytest.mark.parametrize("strategy", STRATEGY_TABLE)
 @pytest.mark.parametrize("model", SHIPPED)
-def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
+def test_every_strategy_transcribes_the_test_clip_and_reports_its_dtypes(
     model: str, strategy: str
 ) -> None:
     ready = ready_message(recognizer(model, strategy))
@@ -313,13 +313,13 @@ def test_every_strategy_hears_the_known_clip_and_says_what_it_runs_in(
 def test_families_under_reduced_precision(family: str, strategy: str, folder: Path) -> None:
     worker = recognizer(tiny.built(family, folder), strategy)
     for phase in ("partial", "final"):
-        assert hear(worker, clips(1)[0][0], phase=phase).precision == strategy
+        assert transcribed(worker, clips(1)[0][0], phase=phase).precision == strategy
 
 
 def test_digital_silence_is_finite_and_empty() -> None:
     for model in SHIPPED:
         worker = recognizer(model, self_test=False)
-        assert hear(worker, np.zeros(160_000, np.float32)).text == ""
+        assert transcribed(worker, np.zeros(160_000, np.float32)).text == ""
 
 
 def test_an_overflow_is_reported_and_not_written_down() -> None:
@@ -328,10 +328,10 @@ def test_an_overflow_is_reported_and_not_written_down() -> None:
     with torch.no_grad():
         worker.model.encoder.layers[0].feed_forward1.linear1.weight.fill_(float("inf"))
     with pytest.raises(Exception, match="encoder put out"):
-        hear(worker, clips(1)[0][0])
+        transcribed(worker, clips(1)[0][0])
 
 
-def test_a_small_model_gets_one_thread_and_who_asks_for_more_gets_them() -> None:
+def test_a_small_model_gets_one_thread_unless_more_are_set() -> None:
     small = checkpoint.header(SHIPPED["demo"])
     wide = {
         f"encoder.{n}.weight": tensors.Tensor((SINGLE_THREAD_PARAMETERS // 2, 2), "float32")
@@ -461,13 +461,13 @@ def test_a_language_that_the_model_has_not_is_refused(folder: Path) -> None:
 
 
 def test_a_phrase_that_the_model_cannot_write_is_refused_by_name(folder: Path) -> None:
-    said: list[protocol.Reply] = []
+    replies: list[protocol.Reply] = []
     start = protocol.Start(
         str(tiny.built("ctc", folder)), STRATEGY_TABLE["fp32"], vocabulary=("Ωmega",), boost=1.0
     )
-    assert _serve(iter([(start, b"")]), said.append) == 70
-    assert isinstance(said[-1], protocol.Failed)
-    assert (said[-1].kind, "'Ωmega'" in said[-1].detail) == ("config", True)
+    assert _serve(iter([(start, b"")]), replies.append) == 70
+    assert isinstance(replies[-1], protocol.Failed)
+    assert (replies[-1].kind, "'Ωmega'" in replies[-1].detail) == ("config", True)
     recognizer(tiny.built("ctc", folder), vocabulary=("Ωmega",), boost=0.0)
 
 
@@ -478,4 +478,4 @@ def test_a_vocabulary_changes_the_words_and_not_the_proof_of_the_precision(model
     worker = recognizer(model, vocabulary=tuple(wanted), boost=10.0)
     assert worker.self_test is not None
     assert (worker.self_test.text, worker.self_test.passed) == (text, True)
-    assert hear(worker, sound).text != text
+    assert transcribed(worker, sound).text != text

@@ -41,7 +41,7 @@ def run(program: str, **environment: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_the_import_leaves_the_compiler_out_and_to_whoever_asks_for_it() -> None:
+def test_the_import_leaves_the_compiler_out_until_it_is_needed() -> None:
     said = run(
         "import sys, torch\n"
         "from asrd.worker.loading import nemo_import\n"
@@ -58,7 +58,7 @@ def test_the_import_leaves_the_compiler_out_and_to_whoever_asks_for_it() -> None
     assert said == "True False True True True"
 
 
-def test_who_asks_for_more_in_the_middle_gets_the_compiler_itself() -> None:
+def test_more_than_the_stand_in_has_comes_from_the_compiler_itself() -> None:
     said = run(
         "import sys, torch\n"
         "from asrd.worker.loading import nemo_import\n"
@@ -71,7 +71,7 @@ def test_who_asks_for_more_in_the_middle_gets_the_compiler_itself() -> None:
     assert said == "True True True"
 
 
-def test_who_asks_for_a_module_of_the_compiler_gets_the_one_that_the_compiler_uses() -> None:
+def test_a_module_of_the_compiler_is_the_one_that_the_compiler_uses() -> None:
     said = run(
         "import sys, torch\n"
         "from asrd.worker.loading import nemo_import\n"
@@ -398,7 +398,7 @@ def test_layers_are_initialised_again_afterwards() -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime") is None, reason="the extra bench brings it"
 )
-def test_what_nemo_imports_on_the_way_reports_to_nobody_and_wakes_for_nothing() -> None:
+def test_what_nemo_imports_on_the_way_sends_no_telemetry_and_has_no_thread() -> None:
     # Its thread comes a moment after the import.
     threads = "import os, time, {}; time.sleep(1); print(len(os.listdir('/proc/self/task')))".format
     alone = run(threads("numpy"))  # which it needs, and which has threads of its own
