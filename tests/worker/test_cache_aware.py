@@ -142,6 +142,21 @@ def test_any_cutting_gives_the_tokens_of_one_streaming_pass(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("chunks", [0, 1, 3])
+def test_a_chunk_whose_last_frame_lacks_samples_is_no_longer_than_a_chunk(
+    family: str, chunks: int, folder: Path
+) -> None:
+    held = worker(family, folder)
+    frames = 105 + 112 * chunks  # feature frames of so many chunks more than the first
+    for samples in (160, 200, 255):  # the last frame's window needs 256
+        stop = 160 * frames + samples
+        forget(held)
+        with listening(held) as decoded:
+            ask(held, SOUND[:stop], start=777)
+        assert decoded == one_pass(held, SOUND[:stop])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_partial_result_is_that_of_the_full_pass_over_the_same_audio(
     family: str, folder: Path
 ) -> None:

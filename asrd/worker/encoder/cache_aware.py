@@ -108,10 +108,11 @@ class CacheAwareEncoder:
             state = state._replace(consumed=stop)
         if chunks:
             state = state._replace(digest=_digest(audio, state.consumed))
-        rest = total // self._hop - state.frames
+        # A chunk whose last frame lacks samples is not complete; the frame behind it is less than one
+        # of the encoder, which NeMo's own loop leaves out, too.
+        rest = min(total // self._hop - state.frames, self._size(state))
         nothing = samples.new_zeros((1, self._model.encoder._feat_out, 0))
         tail = nothing
-        # NeMo's own loop leaves out less than one frame of the encoder, too.
         if rest >= self._least[state.frames > 0]:
             tail, _ = self._step(state, self._features(samples, offset, state.frames, rest))
         complete = nothing.to(tail)
