@@ -12,6 +12,7 @@ A file imports only from files above it, and from packages below this one.
     casting.components        a NeMo model as components: which module holds which tensors, their dtypes and bytes
     casting.boundaries        casts where modules of different dtypes meet
     casting.capabilities      what a device can do with a model's layers, tried on them
+    casting.targets           the dtype of each module, and the cast itself
     casting.cast              a precision applied to a model, and the dtypes read back
     decoding.kv_cache         Canary's decoder with its keys and values kept
     encoder.cuda_graphs       work of fixed shapes captured once and replayed; the encoder over few shapes

@@ -584,7 +584,7 @@ def test_the_probe_leaves_the_model_as_it_was(folder: Path) -> None:
 def test_a_cast_that_did_not_happen_is_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cast, "_cast", lambda *_: None)
+    monkeypatch.setattr(cast, "cast_modules", lambda *_: None)
     with pytest.raises(PrecisionError, match="is stored as float32, not as float16"):
         apply(restore("ctc", folder), "half")
 

@@ -16,7 +16,6 @@ No gain was measured twice, so it is left plain.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -27,12 +26,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from asrd.errors import ConfigError, ModelError, PrecisionError, nearest
+from asrd.errors import ModelError
 from asrd.precision.plan import for_family
-from asrd.precision.strategies import Precision, beside_int8, quantizes
+from asrd.precision.strategies import Precision, quantizes
 from asrd.protocol import Fallback
 from asrd.worker.casting import quantize
-from asrd.worker.casting.boundaries import connect, fence, to
+from asrd.worker.casting.boundaries import connect, fence
 from asrd.worker.casting.capabilities import (
     LIGHTNING,
     autocast_dtypes,
@@ -54,9 +53,14 @@ from asrd.worker.casting.components import (
     storage,
     weights_bytes,
 )
-
-CANARY_DECODER = ("encoder_decoder_proj", "transf_decoder", "log_softmax")
-"""What `decoder` means for Canary, which has no child of that name."""
+from asrd.worker.casting.targets import (
+    agree_on_shared,
+    asked_dtypes,
+    cast_modules,
+    matrices_of,
+    target_dtypes,
+    verify,
+)
 
 
 class CastModel:
@@ -179,9 +183,9 @@ def prepare(
     precision = for_family(precision, family(model))
     if quantizes(precision):
         assert not empty
-        quantize.open_up(_asked(model, precision))
-    parts, asked = components(model), _asked(model, precision)
-    targets = _targets(asked, precision)
+        quantize.open_up(asked_dtypes(model, precision))
+    parts, asked = components(model), asked_dtypes(model, precision)
+    targets = target_dtypes(asked, precision)
     applied = CastModel(model, precision, device, None)
     computing = [name for name in parts if name != "preprocessor"]
     if precision.tf32:
@@ -196,10 +200,10 @@ def prepare(
     fenced: list[str] = []
     if device.type == "cpu":
         fenced = fall_back(parts, targets, autocast, applied.fallbacks)
-    applied.fallbacks += _agree_on_shared(parts, targets)
+    applied.fallbacks += agree_on_shared(parts, targets)
     applied.encoder = targets[parts["encoder"]]
-    _cast(targets, empty)
-    return Prepared(applied, parts, targets, _matrices(parts, asked), fenced)
+    cast_modules(targets, empty)
+    return Prepared(applied, parts, targets, matrices_of(parts, asked), fenced)
 
 
 def _fallbacks(names: Sequence[str], wanted: str, got: str, reason: str) -> list[Fallback]:
@@ -245,7 +249,7 @@ class Prepared:
         moving()
         for module in (self.applied.model, *hidden_models(self.applied.model).values()):
             module.to(device)
-        _verify(parts, self.targets, self.matrices)
+        verify(parts, self.targets, self.matrices)
         return self.applied
 
     def _matrices_in_order(self) -> Iterator[nn.Module]:
@@ -268,146 +272,3 @@ def set_flags(precision: Precision, device: torch.device) -> None:
     torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
     torch.set_float32_matmul_precision("high" if on else "highest")
     torch.backends.cudnn.allow_tf32 = on
-
-
-# -- which module is stored in what
-# -----------------------------------------------------------------------------------
-
-
-def _asked(model: nn.Module, precision: Precision) -> dict[nn.Module, str]:
-    """Return the dtype that every module is to be stored in: the deepest module that `parts` names
-    decides, the later of equals.
-
-    int8 is asked of a module with all that is in it; which layers can be quantised is seen later.
-    """
-    asked: dict[nn.Module, str] = {}
-    for name, component in components(model).items():
-        dtype: str = precision.quantize or precision.weights
-        if name == "preprocessor":
-            dtype = _features_dtype(precision)
-        asked.update(dict.fromkeys(component.modules(), dtype))
-    named: list[tuple[str, str]] = []
-    for name, dtype in precision.parts.items():
-        named += [(path, dtype) for path in _paths(model, name)]
-    for path, dtype in sorted(named, key=lambda item: item[0].count(".")):
-        asked.update(dict.fromkeys(model.get_submodule(path).modules(), dtype))
-    return asked
-
-
-def _features_dtype(precision: Precision) -> str:
-    if precision.features == "weights":
-        return precision.weights
-    return "float32"
-
-
-def _targets(asked: Mapping[nn.Module, str], precision: Precision) -> Targets:
-    """Return the dtype that every module computes in; of a module that is to be int8, the one
-    beside it."""
-    targets: Targets = {}
-    for module, name in asked.items():
-        dtype = name
-        if name == "int8":
-            dtype = beside_int8(precision)
-        targets[module] = getattr(torch, dtype)
-    return targets
-
-
-def _paths(model: nn.Module, name: str) -> list[str]:
-    """Return the paths of the modules that a key of `parts` means: a child, a dotted path, a
-    pattern of paths, norms or decoder."""
-    parts = components(model)
-    if name == "norms":  # by the type's name, as NeMo has norms of its own beside torch's
-        modules = parts["encoder"].named_modules()
-        return [f"encoder.{path}" for path, module in modules if "Norm" in type(module).__name__]
-    if name == "decoder" and name not in parts:
-        return [child for child in CANARY_DECODER if child in parts]
-    paths: list[str] = []
-    for child, part in parts.items():
-        paths += [f"{child}.{path}".rstrip(".") for path, _ in part.named_modules()]
-    found = fnmatch.filter(paths, name)
-    if not found:
-        raise ConfigError(f"this model has no component {name!r}", _nearest_path(name, paths))
-    return found
-
-
-def _nearest_path(name: str, paths: list[str]) -> str:
-    """Return a hint among the siblings at the point where a path leaves the model."""
-    words = name.split(".")
-    depth = len(words) - 1
-    while depth and ".".join(words[:depth]) not in paths:
-        depth -= 1
-    above = ".".join(words[:depth])
-    siblings = [path for path in paths if path.rpartition(".")[0] == above]
-    for alias in ("norms", "decoder"):
-        if not depth and alias not in siblings:
-            siblings.append(alias)
-    return nearest(".".join(words[: depth + 1]), siblings)
-
-
-def _agree_on_shared(parts: Parts, targets: Targets) -> list[Fallback]:
-    """Give modules that share a weight (Canary's embedding and head) one dtype: float32 where they
-    are to differ."""
-    fallbacks = []
-    for group in _sharing(parts):
-        if len({targets[module] for _, module in group}) < 2:
-            continue
-        names = {name for name, _ in group}
-        for name, module in group:
-            if targets[module] == torch.float32:
-                continue
-            others = " and ".join(sorted(names - {name}) or [name])
-            reason = f"its {type(module).__name__} shares a weight with {others}, in another dtype"
-            fallbacks.append(Fallback(name, name_of(targets[module]), "float32", reason))
-            targets[module] = torch.float32
-    return fallbacks
-
-
-def _sharing(parts: Parts) -> list[list[tuple[str, nn.Module]]]:
-    """Return the groups of (component, module) that hold one and the same parameter."""
-    owners: dict[int, list[tuple[str, nn.Module]]] = defaultdict(list)
-    for name, component in parts.items():
-        for module in component.modules():
-            for parameter in module.parameters(recurse=False):
-                owners[id(parameter)].append((name, module))
-    return [group for group in owners.values() if len(group) > 1]
-
-
-def _matrices(parts: Parts, asked: Mapping[nn.Module, str]) -> set[nn.Module]:
-    """Return the layers whose weight becomes int8: of those that share one, all or none."""
-    found: set[nn.Module] = set()
-    for layer, name in asked.items():
-        if name == "int8" and isinstance(layer, nn.Linear | quantize.Lookup):
-            found.add(layer)
-    partial: set[nn.Module] = set()
-    for group in _sharing(parts):
-        modules = {module for _, module in group}
-        if not found.issuperset(modules):
-            partial |= modules
-    return found - partial
-
-
-def _cast(targets: Targets, empty: bool) -> None:
-    """Cast each module's own tensors; a shared parameter stays shared, a buffer keeps its place in
-    the state dict."""
-    for module, dtype in targets.items():
-        for parameter in module.parameters(recurse=False):
-            if not empty:
-                parameter.data = to(parameter.data, dtype)
-            elif parameter.is_floating_point() and parameter.dtype != dtype:
-                parameter.data = torch.empty_like(parameter.data, dtype=dtype)
-        for name, buffer in list(module.named_buffers(recurse=False)):
-            setattr(module, name, to(buffer, dtype))
-
-
-def _verify(parts: Parts, targets: Targets, matrices: Set[nn.Module]) -> None:
-    """Read every stored tensor back. Raises PrecisionError where it is not what was decided."""
-    for name, component in parts.items():
-        for path, module in component.named_modules():
-            decided = {name_of(targets[module])}
-            if module in matrices:
-                decided.add("int8")
-            if wrong := set(storage(module, recurse=False)) - decided:
-                where = f"{name}.{path}".rstrip(".")
-                raise PrecisionError(
-                    f"{where} is stored as {wrong.pop()}, not as {name_of(targets[module])}"
-                )
