@@ -20,7 +20,8 @@ A file imports only from files above it, and from packages below this one.
     decoding.static_decoder   Canary's decoder in tensors of one size, a step always the same work
     decoding.phrase_boosting  a vocabulary's phrases as a tree that gives their tokens a bonus
     decoding.alignment        word times from attention weights by dynamic time warping
-    decoding.canary           Canary's prompt, greedy search, guard, and times from its attention
+    decoding.canary_prompt    the tokens that begin a Canary decoding
+    decoding.canary           Canary's greedy search, its guard, and times from its attention
     decoding.word_times       timed tokens -> words on the sample clock
     decoding.decoder          encoder output -> timed tokens: what the decoder of every family does
     encoder.cache_aware       partial results of a cache-aware model, each at the price of its new audio

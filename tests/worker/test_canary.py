@@ -12,7 +12,7 @@ import torch
 
 from asrd.errors import ConfigError, ModelError
 from asrd.paths import DATA_FOLDER
-from asrd.worker.decoding import aed, canary, factory
+from asrd.worker.decoding import aed, canary, canary_prompt, factory
 from asrd.worker.decoding.word_times import Decoded
 from tests.fakes import tiny
 
@@ -124,7 +124,9 @@ def test_ids_beyond_the_tokenizer_are_never_chosen(restored: Restore) -> None:
 def test_prompts_spell_what_was_asked(restored: Restore) -> None:
     one, two = restored("canary1"), restored("canary2")
     spelt = {
-        "".join(model.tokenizer.ids_to_tokens(canary.prompt(model, "es", "en", pnc)[0].tolist()))
+        "".join(
+            model.tokenizer.ids_to_tokens(canary_prompt.prompt(model, "es", "en", pnc)[0].tolist())
+        )
         for model, pnc in ((one, True), (two, False))
     }
     assert spelt == {

@@ -79,7 +79,7 @@ def bare_canary(model: Any) -> Contender:
     """A for Canary: the forward pass and NeMo's own decoder under the checkpoint's strategy."""
     import torch
 
-    from asrd.worker.decoding.canary import prompt
+    from asrd.worker.decoding.canary_prompt import prompt
 
     start = prompt(model, "en", "en", None)
 

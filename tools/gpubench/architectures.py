@@ -169,7 +169,7 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     """
     import torch
 
-    from asrd.worker.decoding import canary
+    from asrd.worker.decoding import canary_prompt
     from asrd.worker.decoding.kv_cache import CachedDecoder
 
     embedding, head = model.transf_decoder.embedding, model.log_softmax.mlp.layer0
@@ -177,7 +177,7 @@ def _say_so_many(model: Any, encoded: Any, tokens: int) -> None:
     places.copy_(torch.randn(places.shape))
     for layer in model.transf_decoder.decoder.layers:
         layer.second_sub_layer.out_projection.weight.mul_(0.3)
-    begin = canary.prompt(model, "en", "en", None)
+    begin = canary_prompt.prompt(model, "en", "en", None)
     ids = torch.cat([begin, torch.randint(len(LANGUAGES), head.out_features, (1, 2 * tokens))], 1)
     sound = model.encoder_decoder_proj(encoded.transpose(1, 2))
     states: list[Any] = []

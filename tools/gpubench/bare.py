@@ -144,7 +144,7 @@ def _parts(torch: Any, model: Any, samples: Any, device: str) -> tuple[float, fl
 def _decode(torch: Any, model: Any, encoded: Any, lengths: Any) -> int:
     """Decode as NeMo does and return how many tokens there are."""
     if hasattr(model, "transf_decoder"):
-        from asrd.worker.decoding.canary import prompt
+        from asrd.worker.decoding.canary_prompt import prompt
 
         states = model.encoder_decoder_proj(encoded.permute(0, 2, 1))
         heard = model.decoding.decode_predictions_tensor(

@@ -1,4 +1,4 @@
-"""Canary: its prompt, the search of its decoder, and the guard that ends a search which loops.
+"""Canary: the search of its decoder, and the guard that ends a search which loops.
 
 The search is greedy, with a key/value cache, where the checkpoint asks for a beam of one, as
 NVIDIA's do; the tokens are NeMo's. A checkpoint with a wider beam or a language model gets NeMo's
@@ -13,7 +13,6 @@ any dtype that casting leaves, in and out of autocast.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,17 +21,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from asrd.errors import ConfigError, ModelError, nearest
+from asrd.errors import ConfigError
 from asrd.worker.decoding.alignment import spans, spans_of_batch
+from asrd.worker.decoding.canary_prompt import prompt
 from asrd.worker.decoding.kv_cache import CachedDecoder, KVCache
 from asrd.worker.decoding.phrase_boosting import Boost
 from asrd.worker.decoding.static_decoder import ROWS, DecoderReplay, StaticCacheDecoder
 from asrd.worker.encoder.cuda_graphs import GraphCapture
-
-PROMPTS = ("canary", "canary2")
-"""Prompt formats that are supported."""
-
-LANGUAGE = re.compile(r"<\|([a-z]{2}(?:-[A-Z]{2})?)\|>")
 
 
 class CanaryOutput(NamedTuple):
@@ -344,68 +339,3 @@ def weight_dtype(module: torch.nn.Module) -> torch.dtype:
     return next(
         parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()
     )
-
-
-# -- the prompt
-
-
-def languages(tokenizer: Any) -> list[str]:
-    """Return the languages that a Canary tokenizer has a token for, in order."""
-    pieces = getattr(tokenizer, "special_tokens", None) or tokenizer.vocab
-    matches = filter(None, map(LANGUAGE.fullmatch, pieces))
-    return sorted(match[1] for match in matches)
-
-
-def prompt(model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> Tensor:
-    """Return the token ids [1, P] that begin a Canary decoding.
-
-    Slots that the user does not choose are the checkpoint's own defaults, or off; its timestamp
-    tokens are always off.
-
-    Raises:
-        ModelError: another prompt format, or a tokenizer without one of its tokens.
-        ConfigError: a language that the tokenizer has not.
-    """
-    style = model.prompt_format
-    if style not in PROMPTS:
-        raise ModelError(
-            f"Canary's prompt format {style!r} is not supported", f"supported: {', '.join(PROMPTS)}"
-        )
-    supported = languages(model.tokenizer)
-    for language in (source_lang, target_lang):
-        if language not in supported:
-            raise ConfigError(
-                f"this model has no language {language!r}",
-                nearest(language, supported, "asrd models"),
-            )
-    values = _slots(model, source_lang, target_lang, pnc)
-    wanted = model.prompt.get_slots("user")
-    slots = {slot: value for slot, value in values.items() if slot in wanted}
-    slots[model.prompt.PROMPT_LANGUAGE_SLOT] = "spl_tokens"
-    turn = {"role": "user", "slots": slots}
-    try:
-        ids: Tensor = model.prompt.encode_dialog(turns=[turn])["context_ids"]
-    except KeyError as error:
-        raise ModelError(
-            f"the tokenizer lacks {error}, which prompt format {style} begins with"
-        ) from error
-    return ids[None]
-
-
-def _slots(model: Any, source_lang: str, target_lang: str, pnc: bool | None) -> dict[str, Any]:
-    """Return the value of every slot that a prompt may have."""
-    values: dict[str, Any] = {
-        "decodercontext": "",
-        "emotion": "<|emo:undefined|>",
-        "pnc": "yes",
-        "itn": "no",
-        "diarize": "no",
-    }
-    for slot, value in model.prompt.get_default_dialog_slots()[0]["slots"].items():
-        if value:
-            values[slot] = value
-    values |= {"source_lang": source_lang, "target_lang": target_lang, "timestamp": "no"}
-    if pnc is not None:
-        values["pnc"] = "yes" if pnc else "no"
-    values["task"] = "asr" if source_lang == target_lang else "ast"
-    return values
