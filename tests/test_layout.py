@@ -351,3 +351,49 @@ PLANTS = [
     "from asrd.audio import files\nfiles.read('x')\nfiles.hear('x')",
     "from asrd import house, paths\nfrom asrd.worker import recognizer, x\n",
 ]
+
+
+# -- lines that breathe
+
+MAX_COMPREHENSIONS, MAX_CONDITIONALS = 12, 10
+"""In 1,000 non-blank lines of asrd."""
+
+SOURCES = sorted((ROOT / "asrd").rglob("*.py"))
+
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+def nodes(kind: type[ast.AST] | tuple[type[ast.AST], ...]) -> list[tuple[str, ast.AST]]:
+    """Return every node of a kind with its place."""
+    found = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kind):
+                found.append((f"{path}:{node.lineno}", node))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [(COMPREHENSIONS, MAX_COMPREHENSIONS), (ast.IfExp, MAX_CONDITIONALS)]
+)
+def test_lines_are_not_dense(kind: type[ast.AST], most: int) -> None:
+    lines = [line for path in SOURCES for line in path.read_text().splitlines()]
+    assert 1000 * len(nodes(kind)) / sum(map(bool, map(str.strip, lines))) <= most
+
+
+def test_no_conditional_expression_is_inside_another() -> None:
+    for place, node in nodes(ast.IfExp):
+        inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
+        assert inner == [node], place
+
+
+def test_a_comprehension_has_one_for_and_at_most_one_if() -> None:
+    for place, node in nodes(COMPREHENSIONS):
+        assert len(node.generators) == 1, place
+        assert len(node.generators[0].ifs) <= 1, place
+
+
+def test_functions_are_small() -> None:
+    functions = nodes((ast.FunctionDef, ast.AsyncFunctionDef))
+    lengths = sorted(node.end_lineno - node.lineno + 1 for _, node in functions)
+    assert lengths[len(lengths) * 9 // 10] < 30

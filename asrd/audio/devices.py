@@ -13,7 +13,7 @@ import os
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -69,25 +69,41 @@ def survey() -> list[Device]:
         raise AudioError(str(error), sound_access.restart()) from error
     sounddevice = portaudio()
     found = [entry for entry in sounddevice.query_devices() if entry["max_input_channels"] > 0]
-    names = {entry["name"]: entry["index"] for entry in reversed(found)}
-    bridge = next((names[name] for name in BRIDGE_NAMES if name in names), -1)
+    bridge = _bridge(found)
     served = bool(sources) and bridge >= 0
+    devices: list[Device] = []
+    if served:
+        microphones = [one for one in sources if one.name != sound_server.DUMMY_SOURCE]
+        devices += [_served(one, bridge) for one in microphones]
     default: int = sounddevice.default.device[0]
-    return [
-        _served(s, bridge) for s in sources if served and s.name != sound_server.DUMMY_SOURCE
-    ] + [
-        Device(
-            entry["name"],
-            entry["name"],
-            "server" if entry["name"] in BRIDGE_NAMES else "alsa",
-            round(entry["default_samplerate"]),
-            entry["max_input_channels"],
-            entry["index"] == default and not served,
-            index=entry["index"],
+    for entry in found:
+        through = "alsa"
+        if entry["name"] in BRIDGE_NAMES:
+            through = "server"
+        if served and through == "server":
+            continue
+        devices.append(
+            Device(
+                entry["name"],
+                entry["name"],
+                through,
+                round(entry["default_samplerate"]),
+                entry["max_input_channels"],
+                entry["index"] == default and not served,
+                index=entry["index"],
+            )
         )
-        for entry in found
-        if not served or entry["name"] not in BRIDGE_NAMES
-    ]
+    return devices
+
+
+def _bridge(found: Sequence[Mapping[str, Any]]) -> int:
+    """Return PortAudio's index of the device that leads to the sound server; -1 where there is
+    none."""
+    for name in BRIDGE_NAMES:
+        for entry in found:
+            if entry["name"] == name:
+                return int(entry["index"])
+    return -1
 
 
 def _served(source: sound_server.SoundServerSource, bridge: int) -> Device:
@@ -120,25 +136,30 @@ def choose(
     absence = absence or explained
     if not microphone:
         # PulseAudio makes a loudspeaker the default source where there is no microphone.
-        likely = [
-            device
-            for device in found
-            if not device.id.startswith(("alsa_output.", "bluez_output."))
-        ]
-        first = [device for device in likely if device.through == "server" and not device.monitor]
-        for device in [*(device for device in likely if device.default), *first]:
-            return device
+        outputs = ("alsa_output.", "bluez_output.")
+        likely = [device for device in found if not device.id.startswith(outputs)]
+        for device in likely:
+            if device.default:
+                return device
+        for device in likely:
+            if device.through == "server" and not device.monitor:
+                return device
         raise absence(found)
     part = microphone.casefold()
-    names = [(device.name.casefold(), device.id.casefold(), device) for device in found]
-    whole = [device for name, key, device in names if part in (name, key)]
-    heard = [device for name, _, device in names if part in name and not device.monitor]
-    for device in [
-        *whole,
-        *heard,
-        *(device for name, key, device in names if part in name or part in key),
-    ]:
-        return device
+    ranked: dict[int, Device] = {}
+    for device in found:
+        name, key = device.name.casefold(), device.id.casefold()
+        rank = 3
+        if part in (name, key):
+            rank = 0
+        elif part in name and not device.monitor:
+            rank = 1
+        elif part in name or part in key:
+            rank = 2
+        ranked.setdefault(rank, device)
+    for rank in (0, 1, 2):
+        if rank in ranked:
+            return ranked[rank]
     if not found:
         why = absence(found)
         raise AudioError(f"there is no microphone {microphone!r}: {why.message}", why.hint)
@@ -154,9 +175,9 @@ def explained(found: list[Device]) -> AudioError:
         sources = sound_server.sources()
     except TimeoutError as error:
         return AudioError(str(error), sound_access.restart())
-    microphones = sum(not source.monitor for source in sources)
+    microphones = [source.monitor for source in sources].count(False)
     dummy = any(source.name == sound_server.DUMMY_SOURCE for source in sources)
-    bare = sum(device.through == "alsa" for device in found)
+    bare = [device.through for device in found].count("alsa")
     seen = (microphones, len(sources) - microphones - dummy, dummy)
     return AudioError(*sound_access.explain(sound_access.gather(seen, len(found) > bare, bare)))
 
@@ -167,7 +188,7 @@ def volume_fix(name: str, decibels: int) -> str:
 
     Asks nobody: goes by the devices as they were last seen.
     """
-    device = next((one for one in list(_cache) if one.name == name), None)
+    device = {one.name: one for one in reversed(list(_cache))}.get(name)
     if device is not None and device.through == "alsa":
         return "alsamixer -V capture"
     named = device is not None and device.id not in BRIDGE_NAMES

@@ -143,10 +143,12 @@ def _package(plugin: str) -> str:
         "dnf": "alsa-plugins-pulseaudio",
         "pacman": "alsa-plugins",
     }
-    found = next(
-        (name for program, name in names.items() if shutil.which(program)), names["apt-get"]
-    )
-    return found if plugin == "pulse" else "pipewire-alsa"
+    if plugin != "pulse":
+        return "pipewire-alsa"
+    for program, name in names.items():
+        if shutil.which(program):
+            return name
+    return names["apt-get"]
 
 
 def _of_runtime(facts: Facts) -> tuple[str, str] | None:
@@ -188,15 +190,14 @@ def _of_silence(facts: Facts) -> tuple[str, str] | None:
 def restart() -> str:
     """Return what starts PipeWire anew: it names only units and programs that are installed."""
     if not hints.managed():
-        programs = [name for name in SERVER_PROGRAMS if shutil.which(name)] or SERVER_PROGRAMS
+        programs = list(filter(shutil.which, SERVER_PROGRAMS)) or SERVER_PROGRAMS
         return f"in a terminal: pkill -x {programs[0]}; {' & '.join(programs)} &"
-    folders = [Path(folder) for folder in hints.SYSTEM_UNITS]
-    found = [
-        unit
-        for unit in SERVER_UNITS
-        if any((folder / f"{unit}.service").exists() for folder in folders)
-    ]
+    found = list(filter(_unit_exists, SERVER_UNITS))
     return f"systemctl --user restart {' '.join(found or SERVER_UNITS)}"
+
+
+def _unit_exists(unit: str) -> bool:
+    return any(Path(folder, f"{unit}.service").exists() for folder in hints.SYSTEM_UNITS)
 
 
 def _begin(server: str) -> str:
@@ -286,7 +287,7 @@ def gather(
         bare=bare,
         cards=len(cards),
         locked=bool(cards) and not any(os.access(card, os.R_OK) for card in cards),
-        installed=tuple(name for name in ("pipewire", "pulseaudio") if shutil.which(name)),
+        installed=tuple(filter(shutil.which, ("pipewire", "pulseaudio"))),
     )
 
 
@@ -360,13 +361,19 @@ def _lets_ask() -> bool:
 
 def _plugins(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return which of ALSA's plugins for sound servers are installed."""
-    named = environment.get("ALSA_PLUGIN_DIR")
-    folders = [Path(named)] if named else [
-        folder for above in map(Path, PLUGIN_FOLDERS) for folder in (above / "alsa-lib", *above.glob("*/alsa-lib"))
-    ]  # fmt: skip
-    names = ("pulse", "pipewire")
-    return tuple(
-        name
-        for name in names
-        if any((each / f"libasound_module_pcm_{name}.so").exists() for each in folders)
-    )
+    folders = _plugin_folders(environment)
+    found = []
+    for name in ("pulse", "pipewire"):
+        library = f"libasound_module_pcm_{name}.so"
+        if any((folder / library).exists() for folder in folders):
+            found.append(name)
+    return tuple(found)
+
+
+def _plugin_folders(environment: Mapping[str, str]) -> list[Path]:
+    if named := environment.get("ALSA_PLUGIN_DIR"):
+        return [Path(named)]
+    found: list[Path] = []
+    for above in map(Path, PLUGIN_FOLDERS):
+        found += [above / "alsa-lib", *above.glob("*/alsa-lib")]
+    return found

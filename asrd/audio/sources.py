@@ -14,7 +14,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from asrd.audio.microphone import Microphone
 from asrd.audio.resampling import Resampler
 from asrd.audio.vad import Vad
 from asrd.errors import AsrdError, AudioError, ConfigError
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("asrd")
 

@@ -56,11 +56,13 @@ def fold(layer: dict[str, tuple[Any, str]]) -> list[str]:
 def _dtype(given: Mapping[str, tuple[Any, str]]) -> tuple[str | None, str, list[str]]:
     """Return the dtype that the older spellings mean (None: none), which of them decided, and
     remarks."""
-    flags = {key: boolean(key, *given[key]) for key in FLAGS if key in given}
-    named = [key for key, on in flags.items() if on]
-    off = []
-    for key, on in flags.items():
-        if not on:
+    named, off = [], []
+    for key in FLAGS:
+        if key not in given:
+            continue
+        if boolean(key, *given[key]):
+            named.append(key)
+        else:
             off.append(f"{key} ({given[key][1]}) is an older spelling; off, it does nothing")
     if "autocast_dtype" in given:
         asked, origin = given["autocast_dtype"]

@@ -189,8 +189,10 @@ class Shadow:
     def figures(self) -> dict[str, Any]:
         """The disagreement so far: recordings, changed, words, and per 100 words the rate and its
         95 % interval."""
-        changed = sum(changed for changed, _ in self._counts)
-        count = sum(count for _, count in self._counts)
+        changed = count = 0
+        for buffer_changed, buffer_words in self._counts:
+            changed += buffer_changed
+            count += buffer_words
         rate = low = high = None
         if count:
             rate = round(100 * changed / count, 2)

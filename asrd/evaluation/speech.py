@@ -78,11 +78,17 @@ def read_recordings(language: str, limit: int | None) -> tuple[list[Clip], Speec
 def _count_words(clips: list[Clip], language: str, kind: str) -> int:
     """Return the words of all reference texts, or their characters where the metric is CER."""
     normalise = normaliser(language, kind)
-    return sum(len(normalise(clip.text).split()) for clip in clips)
+    total = 0
+    for clip in clips:
+        total += len(normalise(clip.text).split())
+    return total
 
 
 def _seconds(clips: list[Clip]) -> float:
-    return sum(len(clip.samples) for clip in clips) / SAMPLE_RATE
+    total = 0
+    for clip in clips:
+        total += len(clip.samples)
+    return total / SAMPLE_RATE
 
 
 def _shown_path(path: Path) -> Path:

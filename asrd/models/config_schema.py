@@ -7,14 +7,14 @@ in its own place only.
 
 from __future__ import annotations
 
+import itertools
 import re
 
 
 def _names(package: str, *names: str) -> frozenset[str]:
     """Return the names that NeMo has for classes of a module: by the module, and by its package."""
-    return frozenset(
-        f"{where}.{name}" for name in names for where in (package, package.rpartition(".")[0])
-    )
+    places = (package, package.rpartition(".")[0])
+    return frozenset(map(".".join, itertools.product(places, names)))
 
 
 MODELS, MODULES = "nemo.collections.asr.models", "nemo.collections.asr.modules"

@@ -66,7 +66,10 @@ def check_against_tensors(config: dict[str, Any], shapes: Shapes) -> None:
             )
     for section, kind, key, begin in EXACT_WIDTHS:
         said = _setting(config, section, kind, key)
-        sizes = {size for name, shape in shapes.items() if name.startswith(begin) for size in shape}
+        sizes: set[int] = set()
+        for name, shape in shapes.items():
+            if name.startswith(begin):
+                sizes.update(shape)
         if said is not None and said not in sizes:
             raise RefusedError(
                 f"has {shown(said)} in {section}.{key}; no tensor of its weights is that wide"

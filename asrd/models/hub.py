@@ -276,11 +276,9 @@ def _of_system(name: str, error: OSError) -> DiskError:
     """Return the error for what the system says of a file or folder of the cache."""
     if error.errno in NO_ROOM:
         return no_room(name, None, None)
-    hint = (
-        f"set {cache_variable()} to a folder of yours"
-        if error.errno in NO_RIGHT
-        else "check the disk: sudo dmesg"
-    )
+    hint = "check the disk: sudo dmesg"
+    if error.errno in NO_RIGHT:
+        hint = f"set {cache_variable()} to a folder of yours"
     return DiskError(
         f"cannot write to the cache {models_names.cache_folder()}: {error.strerror}", hint
     )
@@ -297,16 +295,12 @@ def _of_answer(name: str, error: Exception) -> AsrdError | PassingError:
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return ModelError(f"{name} needs a login, and the right to read it, on the hub", login)
     if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        private = (
-            "if it is private, use a token that may read it"
-            if get_token()
-            else "if it is private: hf auth login"
-        )
-        hint = (
-            private
-            if name in architectures.ARCHITECTURES
-            else f"{private}; {nearest(name, tuple(architectures.ARCHITECTURES), 'asrd models')}"
-        )
+        hint = "if it is private: hf auth login"
+        if get_token():
+            hint = "if it is private, use a token that may read it"
+        if name not in architectures.ARCHITECTURES:
+            known = tuple(architectures.ARCHITECTURES)
+            hint = f"{hint}; {nearest(name, known, 'asrd models')}"
         return ModelError(f"there is no model {name} on the hub, or it is private", hint)
     answered = NetworkError(f"the hub answered {status} for {name}", _way_out())
     if status in PASSING_STATUS:
@@ -329,9 +323,13 @@ def _unreachable(name: str, error: Exception) -> NetworkError:
 def _way_out() -> str:
     """Return what a user can do without this hub; HF_ENDPOINT and a proxy are named where they are
     set."""
-    own = [f"HF_ENDPOINT ({_endpoint()})"] if os.environ.get("HF_ENDPOINT") else []
-    check = f"check {' and '.join([*own, *_proxy()])}, or " if own or _proxy() else ""
-    return f"{check}copy the .nemo file here and pass its path"
+    settings = _proxy()
+    if os.environ.get("HF_ENDPOINT"):
+        settings.insert(0, f"HF_ENDPOINT ({_endpoint()})")
+    hint = "copy the .nemo file here and pass its path"
+    if settings:
+        hint = f"check {' and '.join(settings)}, or {hint}"
+    return hint
 
 
 def _proxy() -> list[str]:
@@ -339,8 +337,13 @@ def _proxy() -> list[str]:
     password."""
     address = urllib.parse.urlsplit(_endpoint())
     names = [f"{address.scheme}_proxy", "all_proxy"]
-    known = [form for name in names for form in (name, name.upper()) if os.environ.get(form)]
-    return [] if urllib.request.proxy_bypass(address.hostname or "") else known[:1]
+    if urllib.request.proxy_bypass(address.hostname or ""):
+        return []
+    for name in names:
+        for variable in (name, name.upper()):
+            if os.environ.get(variable):
+                return [variable]
+    return []
 
 
 def _offline(name: str) -> NetworkError:
@@ -361,13 +364,19 @@ def _endpoint() -> str:
 
 def cache_variable() -> str:
     """Return the variable by which a user moves the cache: the one that decides today."""
-    return next((variable for variable in CACHES if os.environ.get(variable)), "HF_HOME")
+    for variable in CACHES:
+        if os.environ.get(variable):
+            return variable
+    return "HF_HOME"
 
 
 def no_room(name: str, needed: int | None, free: int | None) -> DiskError:
     """Return that the cache has no room for a download."""
-    what = f"{needed} bytes needed" if needed is not None else "the size of its file is not known"
-    left = f", {free} free" if free is not None else ""
+    what, left = "the size of its file is not known", ""
+    if needed is not None:
+        what = f"{needed} bytes needed"
+    if free is not None:
+        left = f", {free} free"
     return DiskError(
         f"no room for {name} in the cache {models_names.cache_folder()}: {what}{left}",
         f"free some, or set {cache_variable()} to a folder on a larger disk",

@@ -9,6 +9,7 @@ Pure; runs on both sides.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -65,11 +66,13 @@ class Estimate(msgspec.Struct, frozen=True):
 def resident(header: Header) -> dict[str, Tensor]:
     """Return the tensors of the restored model by name: float32 where stored as any float, tied
     ones once."""
-    tensors = {
-        name: msgspec.structs.replace(tensor, dtype="float32" if tensor.floating else tensor.dtype)
-        for name, tensor in header.unique.items()
-    }
-    last = next((t for n, t in tensors.items() if n.startswith("encoder.layers.0.norm_out.")), None)
+    tensors, last = {}, None
+    for name, tensor in header.unique.items():
+        if tensor.floating:
+            tensor = msgspec.structs.replace(tensor, dtype="float32")
+        if last is None and name.startswith("encoder.layers.0.norm_out."):
+            last = tensor
+        tensors[name] = tensor
     if last is not None and POSITIONS not in tensors:
         tensors[POSITIONS] = Tensor((1, _positions(header), last.shape[0]), "float32")
     return tensors
@@ -83,7 +86,9 @@ def _positions(header: Header) -> int:
         context = header.setting("encoder.att_context_size", [-1, -1])
         left, right = context[0] if isinstance(context[0], list) else context
         return int(left + right + 1)
-    return int(length if kind == "abs_pos" else 2 * length - 1)
+    if kind == "abs_pos":
+        return int(length)
+    return int(2 * length - 1)
 
 
 def weights_bytes(header: Header, precision: Precision) -> int:
@@ -97,16 +102,21 @@ def weights_bytes(header: Header, precision: Precision) -> int:
     """
     tensors = resident(header)
     asked = for_family(precision, header.family)
-    stored = _dtypes([*tensors, *([HEAD] if header.tied else [])], asked, header.tied)
+    names = list(tensors)
+    if header.tied:
+        names.append(HEAD)
+    stored = _dtypes(names, asked, header.tied)
     total = 0
     for name, tensor in tensors.items():
         if stored[name] == "int8" and is_matrix(name, tensor):
             total += tensor.elements + tensor.shape[0] * INT8_ROW
         else:
-            dtype = beside_int8(asked) if stored[name] == "int8" else stored[name]
-            total += tensor.elements * DTYPE_BYTES.get(
-                dtype if tensor.floating else tensor.dtype, 1
-            )
+            dtype: str = tensor.dtype
+            if tensor.floating:
+                dtype = stored[name]
+            if dtype == "int8" and tensor.floating:
+                dtype = beside_int8(asked)
+            total += tensor.elements * DTYPE_BYTES.get(dtype, 1)
     return total
 
 
@@ -125,32 +135,50 @@ def is_matrix(name: str, tensor: Tensor) -> bool:
 
 
 def _dtypes(names: list[str], precision: Precision, tied: bool) -> dict[str, str]:
-    """Return name -> what it is stored as: the deepest module that `parts` names decides, the later
-    of equals."""
-    front = precision.weights if precision.features == "weights" else "float32"
-    rest = precision.quantize or precision.weights
-    found: dict[str, str] = {n: front if n.startswith("preprocessor.") else rest for n in names}
-    parts = [(path, dtype) for key, dtype in precision.parts.items() for path in _paths(names, key)]
+    """Return name -> dtype in which it is stored: the deepest module that `parts` names decides, the
+    later of equals."""
+    found: dict[str, str] = dict.fromkeys(names, precision.quantize or precision.weights)
+    front: str = "float32"
+    if precision.features == "weights":
+        front = precision.weights
+    _set_below(found, "preprocessor", front)
+    parts: list[tuple[str, str]] = []
+    for key, part_dtype in precision.parts.items():
+        parts += zip(_paths(names, key), itertools.repeat(part_dtype))
     for path, dtype in sorted(parts, key=lambda part: part[0].count(".")):
-        found.update(dict.fromkeys((name for name in names if name.startswith(f"{path}.")), dtype))
-    if (
-        tied and found[HEAD] != found[EMBEDDING]
-    ):  # a shared weight has one dtype: where its owners differ, float32
-        owners = {name.rpartition(".")[0] for name in (EMBEDDING, HEAD)}
-        beside = {found[name].replace("int8", beside_int8(precision)) for name in (EMBEDDING, HEAD)}
-        common = beside.pop() if len(beside) == 1 else "float32"
-        found.update(
-            dict.fromkeys((name for name in names if name.rpartition(".")[0] in owners), common)
-        )
+        _set_below(found, path, dtype)
+    if tied and found[HEAD] != found[EMBEDDING]:
+        # A shared weight has one dtype: where its owners differ, float32.
+        low = beside_int8(precision)
+        common: str = found[HEAD].replace("int8", low)
+        if found[EMBEDDING].replace("int8", low) != common:
+            common = "float32"
+        for name in (HEAD, EMBEDDING):
+            _set_in_module(found, name.rpartition(".")[0], common)
     return found
+
+
+def _set_below(found: dict[str, str], path: str, dtype: str) -> None:
+    """Set the dtype of every tensor in a module and in the modules below it."""
+    for name in found:
+        if name.startswith(f"{path}."):
+            found[name] = dtype
+
+
+def _set_in_module(found: dict[str, str], module: str, dtype: str) -> None:
+    """Set the dtype of every tensor that a module holds itself."""
+    for name in found:
+        if name.rpartition(".")[0] == module:
+            found[name] = dtype
 
 
 def modules(names: Iterable[str]) -> list[str]:
     """Return the dotted paths of all modules that tensors of these names are in."""
     found: dict[str, None] = {}
     for name in names:
-        words = name.split(".")
-        found.update(dict.fromkeys(".".join(words[:end]) for end in range(1, len(words))))
+        *words, _ = name.split(".")
+        for path in itertools.accumulate(words, "{}.{}".format):
+            found[path] = None
     return list(found)
 
 
@@ -159,11 +187,8 @@ def _paths(names: Iterable[str], key: str) -> list[str]:
     norms or decoder."""
     known = modules(names)
     if key == "norms":
-        return [
-            path
-            for path in known
-            if path.startswith("encoder.") and "norm" in path.rpartition(".")[2]
-        ]
+        norms = [path for path in known if "norm" in path.rpartition(".")[2]]
+        return [path for path in norms if path.startswith("encoder.")]
     if key == "decoder" and key not in known:
         return [child for child in CANARY_DECODER if child in known]
     found = [path for path in known if fnmatchcase(path, key)]
@@ -190,9 +215,13 @@ def needs(
         hidden: the second, FP32 model of newer Canary files is loaded too.
     """
     weights = weights_bytes(header, precision)
-    extra = header.hidden_bytes if hidden else 0
+    extra = 0
+    if hidden:
+        extra = header.hidden_bytes
     low = dtypes(precision) - {"float32"}
-    width = 2 if low else 4
+    width = 4
+    if low:
+        width = 2
     activations = _activations(header, width, seconds)
     if precision.weights == "float32" and low:
         largest = max(t.elements for n, t in header.tensors.items() if not is_buffer(n))

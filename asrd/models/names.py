@@ -8,6 +8,7 @@ imports neither torch nor NeMo, and the hub's library only for names on the hub.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from asrd import paths
@@ -69,10 +70,10 @@ def _is_path(name: str) -> bool:
 
 def _there(path: Path, name: str) -> Path:
     if not path.exists():
-        shipped = (
-            "reinstall asrd" if name in SHIPPED else "asrd models lists the names that are known"
-        )
-        raise ModelError(f"there is no model file {path}", shipped)
+        hint = "asrd models lists the names that are known"
+        if name in SHIPPED:
+            hint = "reinstall asrd"
+        raise ModelError(f"there is no model file {path}", hint)
     return path
 
 
@@ -107,8 +108,9 @@ def _cached(name: str) -> Path | None:
     except (OSError, UnicodeDecodeError):
         return None
     own = [file for file in files if file.name == own_file(name)]
-    found = own or files
-    return found[0] if len(found) == 1 else None
+    if len(own or files) != 1:
+        return None
+    return (own or files)[0]
 
 
 def own_file(name: str) -> str:
@@ -132,20 +134,22 @@ def partial(name: str) -> int:
 
 def partials() -> dict[str, int]:
     """Return owner/name -> bytes of every model of which a download brought a part."""
-    names = (
-        path.name.removeprefix("models--").split("--")
-        for path in sorted(cache_folder().glob("models--*--*"))
-    )
-    found = {"/".join(words): partial("/".join(words)) for words in names if len(words) == 2}
-    return {name: size for name, size in found.items() if size and not _cached(name)}
+    found = {}
+    for name in _in_cache():
+        size = partial(name)
+        if size and not _cached(name):
+            found[name] = size
+    return found
 
 
 def cached() -> list[str]:
     """Return owner/name of every model in the hub's cache that has a .nemo file."""
-    found = (
-        path.name.removeprefix("models--").split("--")
-        for path in sorted(cache_folder().glob("models--*--*"))
-    )
-    return [
-        name for name in ("/".join(words) for words in found if len(words) == 2) if _cached(name)
-    ]
+    return list(filter(_cached, _in_cache()))
+
+
+def _in_cache() -> Iterator[str]:
+    """Yield owner/name of every repository in the hub's cache, whole or not."""
+    for path in sorted(cache_folder().glob("models--*--*")):
+        words = path.name.removeprefix("models--").split("--")
+        if len(words) == 2:
+            yield "/".join(words)

@@ -41,7 +41,7 @@ MAX_INTEGER = 2**63
 
 INTEGER = "tag:yaml.org,2002:int"
 PLAIN_TAGS = tuple(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")
+    map("tag:yaml.org,2002:{}".format, ("str", "int", "float", "bool", "null", "map", "seq"))
 )
 
 INNERMOST = re.compile(r"\$\{([^${}]*)\}")
@@ -140,14 +140,22 @@ def _built(text: str) -> Any:
 
 def shown(value: object) -> str:
     """Return a value as a message shows it: short, on one line, nothing that a terminal obeys."""
-    text = value if isinstance(value, str) else repr(value)
-    short = text if len(text) <= 80 else text[:77] + "..."
-    return "".join(letter if letter.isprintable() else "?" for letter in short)
+    text = repr(value)
+    if isinstance(value, str):
+        text = value
+    if len(text) > 80:
+        text = text[:77] + "..."
+    letters = []
+    for letter in text:
+        if not letter.isprintable():
+            letter = "?"
+        letters.append(letter)
+    return "".join(letters)
 
 
 def dotted(where: Collection[object]) -> str:
     """Return the name of an entry, as in `encoder.layers.0`."""
-    return shown(".".join(str(word) for word in where))
+    return shown(".".join(map(str, where)))
 
 
 def _check_events(text: str) -> None:

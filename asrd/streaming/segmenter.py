@@ -146,7 +146,9 @@ class Segmenter:
     @property
     def held(self) -> int:
         """Samples in memory."""
-        return self._blocks[-1].stop - self._blocks[0].start if self._blocks else 0
+        if not self._blocks:
+            return 0
+        return self._blocks[-1].stop - self._blocks[0].start
 
     def take(self) -> SegmentBuffer | None:
         """Return the next buffer, or None until more is heard or the open buffer is committed."""
@@ -182,11 +184,9 @@ class Segmenter:
             return None
         begin = self._last_begin(segment, self._paused_at)
         stop = min(self._heard, self._paused_at + self.post_roll, begin + self.size)
-        return (
-            SegmentBuffer(begin, self._sound(begin, stop), sealed=True)
-            if self._paused_at - begin <= self.size
-            else None
-        )
+        if self._paused_at - begin > self.size:
+            return None
+        return SegmentBuffer(begin, self._sound(begin, stop), sealed=True)
 
     def draft(self) -> SegmentBuffer | None:
         """Return what was said since the last commit, with context, while speech is open and fits;
@@ -195,11 +195,9 @@ class Segmenter:
         if segment is None:
             return None
         begin, stop = self._begin(segment), self._blocks[-1].stop
-        return (
-            SegmentBuffer(begin, self._sound(begin, stop), sealed=False)
-            if 0 < stop - begin <= self.size
-            else None
-        )
+        if not 0 < stop - begin <= self.size:
+            return None
+        return SegmentBuffer(begin, self._sound(begin, stop), sealed=False)
 
     @property
     def due(self) -> int:
@@ -210,17 +208,17 @@ class Segmenter:
         if last.stop is not None:
             return max(0, last.stop - first.fresh)
         newest = self._blocks[-1].stop
-        return (
-            max(0, newest - self.size - self._begin(first))
-            if first is last
-            else newest - first.fresh
-        )
+        if first is last:
+            return max(0, newest - self.size - self._begin(first))
+        return newest - first.fresh
 
     def _last_open(self) -> _Segment | None:
         """Return the segment that goes on, where it is the only one and no buffer is out."""
         if len(self._segments) != 1 or (self._out is not None and not self._out.sealed):
             return None
-        return self._segments[0] if self._segments[0].stop is None else None
+        if self._segments[0].stop is not None:
+            return None
+        return self._segments[0]
 
     def _begin(self, segment: _Segment) -> int:
         """Return where the next buffer of a segment starts."""

@@ -10,8 +10,9 @@ Pure.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 
 import msgspec
@@ -115,17 +116,18 @@ class Transcript:
         overlaps the last one. Of a truncated one the words before the decoder lost itself are
         final, and `committed_until` stays there.
         """
-        limit = (
-            hypothesis.stop if sealed else max(self.committed_until, hypothesis.stop - self.guard)
-        )
+        limit = hypothesis.stop
+        if not sealed:
+            limit = max(self.committed_until, hypothesis.stop - self.guard)
         if hypothesis.truncated:
             hypothesis = _believable(hypothesis)
             sealed, limit = False, min(limit, hypothesis.stop)
         hypothesis = self._continued(hypothesis)
         fresh = self._fresh(hypothesis)
         doubted = _doubted(hypothesis, earlier) if earlier is not None and not sealed else ()
-        waits = (i for i, word in enumerate(fresh) if word.stop > limit or word in doubted)
-        count = len(fresh) if sealed else next(waits, len(fresh))
+        count = len(fresh)
+        if not sealed:
+            count = _certain(fresh, limit, doubted)
         if not sealed:
             while 0 < count < len(fresh) and fresh[count].same_token:
                 count -= 1
@@ -158,7 +160,9 @@ class Transcript:
 
     @property
     def _end(self) -> int:
-        return self.words[-1].stop if self.words else 0
+        if not self.words:
+            return 0
+        return self.words[-1].stop
 
     def _commit(self, words: Sequence[Word]) -> list[Word]:
         """Append words, moving a start that lies before the end of the word before it."""
@@ -181,13 +185,13 @@ class Transcript:
             joined = glued(self.words[-1].text, words[0].text)
             words[0] = msgspec.structs.replace(words[0], joined=joined)
         torn = self._torn(hypothesis.start)
-        divided = [
-            _letters(word) if self._too_long(word) or _meets(word, torn) else [word]
-            for word in words
-        ]
-        return msgspec.structs.replace(
-            hypothesis, words=[piece for pieces in divided for piece in pieces]
-        )
+        pieces: list[Word] = []
+        for word in words:
+            if self._too_long(word) or _meets(word, torn):
+                pieces += _letters(word)
+            else:
+                pieces.append(word)
+        return msgspec.structs.replace(hypothesis, words=pieces)
 
     def _too_long(self, word: Word) -> bool:
         return word.stop - word.start > 2 * self.guard
@@ -234,21 +238,23 @@ class Transcript:
             return list(hypothesis.words)
         known = self.words[bisect_right(self.words, hypothesis.start, key=lambda word: word.stop) :]
         pairs = align(hypothesis.words, known + self._pending)
-        repeated = 1 + max((heard for heard, earlier in pairs if earlier < len(known)), default=-1)
-        waited_for = {heard for heard, earlier in pairs if earlier >= len(known)}
+        repeated, waited_for, repeats_last = 0, set(), False
+        for number, earlier in pairs:
+            if earlier >= len(known):
+                waited_for.add(number)
+                continue
+            repeated = max(repeated, number + 1)
+            repeats_last = repeats_last or earlier == len(known) - 1
         rest = list(hypothesis.words[repeated:])
-        news = [
-            i in waited_for or _middle(word) > self.committed_until
-            for i, word in enumerate(rest, repeated)
-        ]
-        early = news.index(True) if True in news else len(news)
-        if (
-            early >= MISSED_WORDS
-            and known
-            and any(earlier == len(known) - 1 for _, earlier in pairs)
-        ):
+        news = []
+        for number, word in enumerate(rest, repeated):
+            news.append(number in waited_for or _middle(word) > self.committed_until)
+        early = len(news)
+        if True in news:
+            early = news.index(True)
+        if early >= MISSED_WORDS and repeats_last:
             return rest
-        return [word for word, new in zip(rest, news, strict=True) if new]
+        return list(itertools.compress(rest, news))
 
 
 def credible(hypothesis: Hypothesis, spoken: float) -> bool:
@@ -258,11 +264,18 @@ def credible(hypothesis: Hypothesis, spoken: float) -> bool:
     Args:
         spoken: seconds for which the detector took it for speech at all.
     """
-    clear = sum(
-        word.confidence is None or word.confidence >= CREDIBLE_CONFIDENCE
-        for word in hypothesis.words
-    )
+    clear = 0
+    for word in hypothesis.words:
+        clear += word.confidence is None or word.confidence >= CREDIBLE_CONFIDENCE
     return clear > 1 or (clear == 1 and spoken >= LASTING_SECONDS)
+
+
+def _certain(words: Sequence[Word], limit: int, doubted: Container[Word]) -> int:
+    """Return how many words at the beginning end before `limit` and are not doubted."""
+    for count, word in enumerate(words):
+        if word.stop > limit or word in doubted:
+            return count
+    return len(words)
 
 
 def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ empty table the text is theirs, joined as the words are. Knows no sound and no m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from asrd.audio.format import SAMPLE_RATE
 from asrd.config.voice_commands import ACTIONS, MARKS, Phrase, bare
@@ -72,7 +73,9 @@ class CommandWriter:
         """How often something was to be dropped and nothing was there that had not been sent."""
         self._phrases, self._capitals = phrases, capitals
         self._longest = max(map(len, phrases), default=0)
-        self._beginnings = {phrase[:size] for phrase in phrases for size in range(1, len(phrase))}
+        self._beginnings: set[Phrase] = set()
+        for phrase in phrases:
+            self._beginnings.update(phrase[:size] for size in range(1, len(phrase)))
         self._pieces: list[Piece] = []
         self._texts = Pile()
         """Each piece as it stands in the text, with the space before it."""
@@ -122,10 +125,9 @@ class CommandWriter:
 
     def send(self) -> str:
         """Return what is new since the last call, without the words that wait."""
-        before, fresh = (
-            self._pieces[self._sent - 1] if self._sent else None,
-            self._pieces[self._sent :],
-        )
+        before, fresh = None, self._pieces[self._sent :]
+        if self._sent:
+            before = self._pieces[self._sent - 1]
         self.joined = bool(before and fresh and not _apart(before, fresh[0]))
         self._sent = len(self._pieces)
         return "".join(_spaced(None, fresh))
@@ -157,7 +159,10 @@ class CommandWriter:
         """Return how many words the longest phrase has that begins at a waiting word; 0 for
         none."""
         run = self._run(at)
-        return next((n for n in range(len(run), 0, -1) if run[:n] in self._phrases), 0)
+        for size in range(len(run), 0, -1):
+            if run[:size] in self._phrases:
+                return size
+        return 0
 
     def _open(self, at: int) -> bool:
         """Return whether the words from `at` on are the beginning of a phrase that is not all
@@ -169,8 +174,10 @@ class CommandWriter:
         """Return the waiting words from `at` on up to the first rest, bare, and no more than a
         phrase can have."""
         words = self._waiting[at : at + self._longest]
-        size = next((n for n in range(1, len(words)) if _rest(words[n - 1], words[n])), len(words))
-        return _bared(words[:size])
+        for size, (before, after) in enumerate(pairwise(words), 1):
+            if _rest(before, after):
+                return _bared(words[:size])
+        return _bared(words)
 
     # -- pieces
     # -------------------------------------------------------------------------------------------------------
@@ -267,7 +274,11 @@ def _apart(before: Piece, piece: Piece) -> bool:
 def _replaced(text: str) -> str:
     """Return the letters that go from the end of the word before a piece: marks for a mark, a comma
     for a break."""
-    return MARKS if text and text[0] in MARKS else "," if text.startswith("\n") else ""
+    if text and text[0] in MARKS:
+        return MARKS
+    if text.startswith("\n"):
+        return ","
+    return ""
 
 
 def _capital(text: str) -> str:

@@ -46,10 +46,12 @@ class Grid:
     @property
     def least_columns(self) -> int:
         """Columns of a terminal that it needs at least."""
-        rows = [[column.heading for column in self.columns], *(line.cells for line in self.lines)]
         least = listing.GAP * (len(self.columns) - 1)
         for place, column in enumerate(self.columns):
-            least += max(listing.widest(row[place], column.wraps) for row in rows)
+            widest = listing.widest(column.heading, column.wraps)
+            for line in self.lines:
+                widest = max(widest, listing.widest(line.cells[place], column.wraps))
+            least += widest
         return least
 
 
@@ -87,7 +89,7 @@ def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
             continue
         for text, style in _records(part, width):
             add(text, style)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    return "\n".join(map(str.rstrip, stream.getvalue().splitlines()))
 
 
 def _records(grid: Grid, width: int) -> Iterator[tuple[str, str]]:

@@ -59,7 +59,7 @@ def show(headings: Sequence[str], rows: Sequence[Sequence[str]], name: str = "")
 
 def _lines(cell: str) -> list[str]:
     """Return the lines of a cell, each without what a terminal would obey."""
-    return [one_line(line) for line in cell.split("\n")]
+    return list(map(one_line, cell.split("\n")))
 
 
 def _widths(rows: Sequence[Row]) -> list[int]:

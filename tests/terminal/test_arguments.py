@@ -165,7 +165,8 @@ def test_what_is_wrong_is_said_without_a_word_about_the_model_that_would_run(
     assert "demo" not in said
 
 
-TOOLS = ("bench", "bench-canary-cache", "bench-encoder", "bench-invented", "bench-seams", "bench-word-times", "demo",
+TOOLS = ("bench", "bench-canary-cache", "bench-encoder", "bench-hour", "bench-invented", "bench-quiet",
+         "bench-seams", "bench-word-times", "demo",
          "gpu-bench", "test", "torture", "train-demo-model")  # fmt: skip
 
 

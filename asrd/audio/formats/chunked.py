@@ -121,7 +121,7 @@ def chunks(file: FileBytes, shape: Shape, start: int) -> Iterator[Chunk]:
 
 @dataclass(frozen=True)
 class ChunkedHeader:
-    """The header of one file of chunks, as `audio_ends.FrameHeader` has it."""
+    """The header of one file of chunks, as `ends.AudioHeader` has it."""
 
     file: FileBytes
     begin: int

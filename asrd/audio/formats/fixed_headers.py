@@ -54,7 +54,7 @@ class Count:
 
 @dataclass(frozen=True)
 class FixedHeader:
-    """The header of one file, as `audio_ends.FrameHeader` has it."""
+    """The header of one file, as `ends.AudioHeader` has it."""
 
     file: FileBytes
     reader: Callable[[FileBytes, int], FixedHeader | None]
@@ -301,7 +301,8 @@ def sds(file: FileBytes, begin: int) -> FixedHeader | None:
     head = file.at(begin, 21)
     if len(head) < 21 or head[:2] != SDS_BLOCK or head[3] != 1 or not 8 <= head[6] <= 28:
         return None
-    samples = 120 // (2 if head[6] < 14 else 3 if head[6] < 21 else 4)
+    sample_bytes = min(4, head[6] // 7 + 1)
+    samples = 120 // sample_bytes
     frames = sum(byte << 7 * place for place, byte in enumerate(head[10:13]))
     stated = -(-frames // samples) * SDS_BLOCK_BYTES
     count = Count(begin + 10, 3, "midi", SDS_BLOCK_BYTES, samples)

@@ -36,6 +36,10 @@ MAX_FREE_FRAME_BYTES = 1 << 14
 """How far the second frame is looked for where headers name no bitrate."""
 
 
+SIDE_BYTES = {(True, False): 32, (True, True): 17, (False, False): 17, (False, True): 9}
+"""(whether a frame is of MPEG 1, whether it is mono) -> bytes of side information of layer III."""
+
+
 @dataclass(frozen=True)
 class FrameHeader:
     """What four bytes say of a frame."""
@@ -57,13 +61,16 @@ def header(four: bytes) -> FrameHeader | None:
     if version == 1 or layer == 0 or rate == 3 or bitrate in (0, 15):
         return None
     hertz = SAMPLE_RATES[version][rate]
-    bits = 1000 * BITRATES_KBIT[3 if version == 3 else 2, layer][bitrate - 1]
+    first_version = version == 3
+    bits = 1000 * BITRATES_KBIT[2 + first_version, layer][bitrate - 1]
     if layer == 3:
         length = (12 * bits // hertz + padding) * 4
+    elif first_version or layer == 2:
+        length = 144 * bits // hertz + padding
     else:
-        length = (144 if version == 3 or layer == 2 else 72) * bits // hertz + padding
+        length = 72 * bits // hertz + padding
     mono = four[3] >> 6 == 3
-    side = 4 + ((17 if mono else 32) if version == 3 else (9 if mono else 17))
+    side = 4 + SIDE_BYTES[first_version, mono]
     return FrameHeader(length, (version, layer, hertz), side)
 
 
@@ -121,15 +128,20 @@ def survey(file: FileBytes, within: range | None = None) -> Layout | None:
     streams, broken = _walk(file, start, stop)
     if not streams:
         return None
-    told = sum(stream.told or stream.frames for stream in streams)
-    found = sum(stream.frames for stream in streams)
-    missing = any(stream.told > stream.frames + 1 for stream in streams)
-    flaw = "is cut short" if missing or broken == "end" else "has a damaged place" if broken else ""
-    return Layout(
-        [stream.layout() for stream in streams],
-        flaw,
-        max(1.0, told / max(1, found)) if missing else 1.0,
-    )
+    stated = found = 0
+    missing = False
+    for stream in streams:
+        stated += stream.told or stream.frames
+        found += stream.frames
+        missing = missing or stream.told > stream.frames + 1
+    flaw, factor = "", 1.0
+    if missing:
+        factor = max(1.0, stated / max(1, found))
+    if missing or broken == "end":
+        flaw = "is cut short"
+    elif broken:
+        flaw = "has a damaged place"
+    return Layout([stream.layout() for stream in streams], flaw, factor)
 
 
 def _follows(file: FileBytes, start: int, stop: int) -> bool:
@@ -205,7 +217,12 @@ def _free_length(file: FileBytes, start: int, stop: int) -> int | None:
 
 def _padding(four: bytes) -> int:
     """Return the bytes by which a frame of free format is longer than the others."""
-    return (four[2] >> 1 & 1) * (4 if four[1] >> 1 & 3 == 3 else 1) if len(four) == 4 else 0
+    if len(four) != 4:
+        return 0
+    padded = four[2] >> 1 & 1
+    if four[1] >> 1 & 3 == 3:
+        return 4 * padded
+    return padded
 
 
 def _is_free(file: FileBytes, place: int, four: bytes) -> bool:

@@ -52,19 +52,18 @@ def flac(file: FileBytes) -> Layout | None:
     starts = [start]
     while (start := file.find(FLAC_START, starts[-1] + 42, file.size)) >= 0:
         starts.append(start)
-    stops = [
-        before_tags(file, first, last)
-        for first, last in zip(starts, [*starts[1:], file.size], strict=True)
-    ]
-    stops = [
-        _before_leading_tag(file, stop, follows)
-        for stop, follows in zip(stops, [*starts[1:], 0], strict=True)
-    ]
-    endless = not _flac_frames(file, starts[-1])
-    flaw = "is cut short" if endless and not _flac_ends(file, starts[-1], stops[-1]) else ""
-    if len(starts) == 1 and starts[0] == 0 and stops[0] == file.size:
+    parts: list[list[Piece]] = []
+    last_stop = file.size
+    for start, follows in zip(starts, [*starts[1:], 0], strict=True):
+        stop = before_tags(file, start, follows or file.size)
+        last_stop = _before_leading_tag(file, stop, follows)
+        parts.append([range(start, last_stop)])
+    flaw = ""
+    if not _flac_frames(file, starts[-1]) and not _flac_ends(file, starts[-1], last_stop):
+        flaw = "is cut short"
+    if len(starts) == 1 and starts[0] == 0 and last_stop == file.size:
         return Layout([], flaw)
-    return Layout([[range(first, last)] for first, last in zip(starts, stops, strict=True)], flaw)
+    return Layout(parts, flaw)
 
 
 def _before_leading_tag(file: FileBytes, stop: int, follows: int) -> int:
@@ -94,7 +93,10 @@ def _flac_ends(file: FileBytes, start: int, stop: int) -> bool:
     starts = [
         found.start() for found in re.finditer(rb"\xff[\xf8\xf9][^\x00-\x0f][\x00-\xaf]", tail)
     ]
-    return any(_checksum(tail[place:]) == 0 for place in reversed(starts[-MAX_FLAC_FRAMES:]))
+    for place in reversed(starts[-MAX_FLAC_FRAMES:]):
+        if _checksum(tail[place:]) == 0:
+            return True
+    return False
 
 
 def _table() -> list[int]:

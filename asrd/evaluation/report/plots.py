@@ -69,7 +69,7 @@ def draw(comparison: Comparison) -> list[Plot]:
     for title, caption, paint, has in wanted:
         rows = [row for row in comparison.strategies if has(row) is not None]
         if rows:
-            names = [_name(row) for row in rows]
+            names = list(map(_name, rows))
             plots.append(
                 Plot(
                     title,
@@ -175,7 +175,7 @@ def _shade(row: StrategyResult) -> str:
 
 def _weights(axes: Any, rows: list[StrategyResult], comparison: Comparison) -> None:
     values = [(row.weights_bytes or 0) / MIB for row in rows]
-    axes.barh(range(len(rows)), values, height=0.62, color=[_shade(row) for row in rows])
+    axes.barh(range(len(rows)), values, height=0.62, color=list(map(_shade, rows)))
     for place, value in enumerate(values):
         offset = {"xytext": (4, 0), "textcoords": "offset points"}
         axes.annotate(f"{value:.1f}", (value, place), va="center_baseline", fontsize=9, **offset)
