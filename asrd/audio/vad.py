@@ -28,8 +28,8 @@ class VadEvent(msgspec.Struct, frozen=True):
     close: it ended."""
     at: int
     """Where: the first sample of interest (open, resume), or one past the last (pause, close)."""
-    heard: int
-    """When it was known: one past the last sample that the decision used."""
+    known_at: int
+    """Position at which it was known: one past the last sample that the decision used."""
     sure: bool = True
     """close: whether any of it was surely speech (`VadSettings.sure`); a cough and a chord open,
     but hardly are."""
@@ -51,13 +51,13 @@ class VadSettings(msgspec.Struct, frozen=True):
     post_roll: float = 0.2
     """Kept after the last chunk of speech."""
     rest: float = 0.2
-    """Silence after which a pause is told."""
+    """Silence after which a pause is reported."""
     hang_over: float = 0.4
     """Silence after which speech is closed."""
 
     @property
     def lookback(self) -> int:
-        """Samples before `Vad.heard` that an event still to come may name."""
+        """Samples before `Vad.position` that an event still to come may name."""
         return _samples(self.pre_roll + self.minimum) + 2 * CHUNK_SAMPLES
 
 
@@ -70,7 +70,7 @@ class Vad:
             _samples(self.settings.minimum),
             _samples(self.settings.pre_roll),
         )
-        self.heard = 0
+        self.position = 0
         """One past the last sample that was judged."""
         self._silero = Silero()
         self._rest: Samples = np.zeros(0, np.float32)
@@ -100,17 +100,17 @@ class Vad:
         """Judge one block and return what changed. Raises ValueError for a block that does not
         follow the last one."""
         if not self._started:
-            self._started, self.heard, self._floor = True, block.start, block.start
-        if block.start != self.heard + len(self._rest):
+            self._started, self.position, self._floor = True, block.start, block.start
+        if block.start != self.position + len(self._rest):
             raise ValueError(
-                f"block at {block.start} does not follow sample {self.heard + len(self._rest)}"
+                f"block at {block.start} does not follow sample {self.position + len(self._rest)}"
             )
         sound = np.concatenate([self._rest, block.samples]) if len(self._rest) else block.samples
         events: list[VadEvent] = []
         whole = len(sound) - len(sound) % CHUNK_SAMPLES
         if whole:
             for probability in self._silero(sound[:whole]):
-                self._step(probability, self.heard + CHUNK_SAMPLES, events)
+                self._step(probability, self.position + CHUNK_SAMPLES, events)
         self._rest = sound[whole:].copy()
         return events
 
@@ -119,7 +119,7 @@ class Vad:
         spent."""
         events: list[VadEvent] = []
         if len(self._rest):
-            stop = self.heard + len(self._rest)
+            stop = self.position + len(self._rest)
             self._step(
                 self._silero(np.pad(self._rest, (0, CHUNK_SAMPLES - len(self._rest))))[0],
                 stop,
@@ -132,7 +132,7 @@ class Vad:
 
     def _step(self, probability: float, stop: int, events: list[VadEvent]) -> None:
         """Take one chunk that ends at `stop` into account."""
-        start, self.heard = self.heard, stop
+        start, self.position = self.position, stop
         s = self.settings
         self._peak = max(self._peak, probability)
         if probability >= s.sure:
@@ -151,20 +151,22 @@ class Vad:
         """Follow open speech over one chunk."""
         if speech:
             if self._paused:
-                events.append(VadEvent("resume", start, self.heard))
-            self._paused, self._speech_stop = False, self.heard
+                events.append(VadEvent("resume", start, self.position))
+            self._paused, self._speech_stop = False, self.position
             return
-        silence = self.heard - self._speech_stop
+        silence = self.position - self._speech_stop
         if not self._paused and silence >= _samples(self.settings.rest):
             self._paused = True
-            events.append(VadEvent("pause", self._speech_stop, self.heard))
+            events.append(VadEvent("pause", self._speech_stop, self.position))
         if silence >= _samples(self.settings.hang_over):
             self._close(events)
 
     def _close(self, events: list[VadEvent]) -> None:
         self._open = False
-        self._floor = min(self.heard, self._speech_stop + _samples(self.settings.post_roll))
-        events.append(VadEvent("close", self._floor, self.heard, self._peak >= self.settings.sure))
+        self._floor = min(self.position, self._speech_stop + _samples(self.settings.post_roll))
+        events.append(
+            VadEvent("close", self._floor, self.position, self._peak >= self.settings.sure)
+        )
 
 
 def _samples(seconds: float) -> int:

@@ -208,7 +208,7 @@ class Handlers:
                         yield {"words": words, "more": True}
         yield {
             "words": [],
-            "seconds": session.vad.heard / SAMPLE_RATE,
+            "seconds": session.vad.position / SAMPLE_RATE,
             "strategy": session.strategy,
             "device": session.device,
             "warnings": source.warnings,

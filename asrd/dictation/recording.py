@@ -198,7 +198,7 @@ class Dictation:
     @property
     def partial_text(self) -> str:
         """The words after the final text, as decoded so far; they may still change."""
-        return self.session.transcript.draft
+        return self.session.transcript.partial_text
 
 
 def read_audio(path: Path) -> Iterator[AudioBlock]:
@@ -231,7 +231,7 @@ def text_state(
     return TextState(
         transcript.committed_until,
         transcript.words[words:],
-        transcript.sealed,
+        transcript.until_pause,
         writer.sent_after(pieces),
         writer.waiting,
         writer.case,

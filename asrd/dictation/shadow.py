@@ -96,7 +96,7 @@ class Shadow:
     async def offer(self, dictation: Dictation) -> None:
         """Add a recording that became text, if it is its turn; its audio is read before it leaves
         the disk."""
-        recording, buffers = dictation.recording, dictation.session.heard
+        recording, buffers = dictation.recording, dictation.session.decoded
         strategy = _other_than_fp32(buffers)
         if not strategy or dictation.generation != self.generation or not dictation.settings.shadow:
             return
@@ -153,7 +153,7 @@ class Shadow:
         references, hypotheses = [], []
         for part in recording.buffers:
             audio = np.ascontiguousarray(recording.audio[part.start : part.stop])
-            answer = await engine.transcribe(audio, part.start, context=part.said)
+            answer = await engine.transcribe(audio, part.start, context=part.context)
             references.append(" ".join(words(answer.hypothesis.text)))
             hypotheses.append(" ".join(words(part.text)))
         # In a thread, as the first call imports jiwer, and a key must not wait for that.

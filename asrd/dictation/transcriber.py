@@ -231,7 +231,7 @@ class Transcriber:
             return True
         if not self._partial_is_due(dictation):
             return False
-        decoded = await self._ask(session.draft)
+        decoded = await self._ask(session.partial)
         dictation.partial_at = time.monotonic()
         return decoded
 

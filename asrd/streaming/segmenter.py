@@ -4,7 +4,7 @@ A pause seals: what was said goes out as one buffer, decoded once. Speech that o
 goes out as an open buffer; the transcript keeps the words that end well before its edge and says
 where it stopped (`commit`), and the next buffer starts a little before that. Between these, whoever
 has time may look: at what a seal would give (`ahead`) while speech rests, and at what was said so
-far (`draft`) while it goes on. Silence is never decoded.
+far (`partial`) while it goes on. Silence is never decoded.
 
 Buffers begin on one grid of frames, counted from the first sample. An encoder with frames of 80 ms
 puts out other numbers for a sound that begins 40 ms later, and where two words are about as likely
@@ -40,7 +40,7 @@ class SegmentBuffer:
     samples: Samples
     """At most the window's size; may begin with sound that an earlier buffer held already (left
     context)."""
-    sealed: bool
+    final: bool
     """True: it ends in a pause and every word in it is final. False: it ends within speech,
     `commit` must follow."""
     sure: bool = True
@@ -74,8 +74,8 @@ class _Segment:
 class Segmenter:
     """Collects blocks and hands out buffers of at most `seconds`.
 
-    `push` what was heard, then `take` buffers until there is none. After an open buffer `take`
-    gives nothing until `commit` has told how far the words reach; meanwhile blocks may go on
+    `push` blocks, then `take` buffers until there is none. After an open buffer `take` returns None
+    until `commit` has reported how far the words reach; meanwhile blocks may go on
     coming.
 
     Args:
@@ -109,11 +109,11 @@ class Segmenter:
         self._pauses: deque[tuple[int, int]] = deque()
         self._paused_at: int | None = None
         self._out: SegmentBuffer | None = None
-        self._heard = 0
+        self._known_until = 0
         self._closed = 0
 
     def push(self, block: AudioBlock, events: Iterable[VadEvent] = ()) -> None:
-        """Take in the next block and what the detector said about the sound so far."""
+        """Add the next block and the events of the detector so far."""
         self._blocks.append(block)
         self.note(events)
 
@@ -121,7 +121,7 @@ class Segmenter:
         """Take in events alone, as `Vad.finish` gives them. Raises ValueError for speech that is no
         longer held."""
         for event in events:
-            self._heard = event.heard
+            self._known_until = event.known_at
             if event.kind == "open":
                 if not self._blocks or event.at < self._blocks[0].start:
                     raise ValueError(
@@ -151,8 +151,8 @@ class Segmenter:
         return self._blocks[-1].stop - self._blocks[0].start
 
     def take(self) -> SegmentBuffer | None:
-        """Return the next buffer, or None until more is heard or the open buffer is committed."""
-        if self._out is not None and not self._out.sealed:
+        """Return the next buffer, or None until more audio comes or the open buffer is committed."""
+        if self._out is not None and not self._out.final:
             return None
         self._out = None
         while self._segments:
@@ -183,21 +183,21 @@ class Segmenter:
         if segment is None or self._paused_at is None or self._paused_at <= segment.fresh:
             return None
         begin = self._last_begin(segment, self._paused_at)
-        stop = min(self._heard, self._paused_at + self.post_roll, begin + self.size)
+        stop = min(self._known_until, self._paused_at + self.post_roll, begin + self.size)
         if self._paused_at - begin > self.size:
             return None
-        return SegmentBuffer(begin, self._sound(begin, stop), sealed=True)
+        return SegmentBuffer(begin, self._audio(begin, stop), final=True)
 
-    def draft(self) -> SegmentBuffer | None:
-        """Return what was said since the last commit, with context, while speech is open and fits;
-        it is not taken."""
+    def partial(self) -> SegmentBuffer | None:
+        """Return the audio since the last commit, with context, while speech is open and fits; it
+        stays in the segmenter."""
         segment = self._last_open()
         if segment is None:
             return None
         begin, stop = self._begin(segment), self._blocks[-1].stop
         if not 0 < stop - begin <= self.size:
             return None
-        return SegmentBuffer(begin, self._sound(begin, stop), sealed=False)
+        return SegmentBuffer(begin, self._audio(begin, stop), final=False)
 
     @property
     def due(self) -> int:
@@ -214,7 +214,7 @@ class Segmenter:
 
     def _last_open(self) -> _Segment | None:
         """Return the segment that goes on, where it is the only one and no buffer is out."""
-        if len(self._segments) != 1 or (self._out is not None and not self._out.sealed):
+        if len(self._segments) != 1 or (self._out is not None and not self._out.final):
             return None
         if self._segments[0].stop is not None:
             return None
@@ -241,7 +241,7 @@ class Segmenter:
         buffer, self._out = self._out, None
         if buffer is None:
             return
-        if not buffer.sealed:
+        if not buffer.final:
             # A window of which nothing could be committed still has to move on, by a quarter at
             # least.
             least = buffer.start + self.left + self.size // 4
@@ -261,7 +261,7 @@ class Segmenter:
         resting = (
             []
             if self._paused_at is None or len(self._segments) > 1
-            else [(self._paused_at, self._heard)]
+            else [(self._paused_at, self._known_until)]
         )
         for start, stop in (*resting, *reversed(self._pauses)):
             middle = (start + stop) // 2
@@ -270,8 +270,8 @@ class Segmenter:
                 and stop - start >= self.rest
             ):
                 segment.floor, segment.fresh, segment.lead = on_grid(middle), middle, 0
-                return self._give(begin, middle, sealed=True)
-        return self._give(begin, begin + self._quietest(self._sound(begin, edge)), sealed=False)
+                return self._give(begin, middle, final=True)
+        return self._give(begin, begin + self._quietest(self._audio(begin, edge)), final=False)
 
     def _quietest(self, samples: Samples) -> int:
         """Return where the 40 ms with the least energy lie within the last tenth of a full
@@ -282,14 +282,14 @@ class Segmenter:
         return len(samples) - len(tail) + step * (int(np.argmin(energy[:-1] + energy[1:])) + 1)
 
     def _give(
-        self, start: int, stop: int, sealed: bool, sure: bool = True, lead: int = 0
+        self, start: int, stop: int, final: bool, sure: bool = True, lead: int = 0
     ) -> SegmentBuffer:
-        self._out = SegmentBuffer(start, self._sound(start, stop), sealed, sure, lead)
+        self._out = SegmentBuffer(start, self._audio(start, stop), final, sure, lead)
         self._forget()
         return self._out
 
-    def _sound(self, start: int, stop: int) -> Samples:
-        """Return what was heard from `start` to `stop` as one contiguous array."""
+    def _audio(self, start: int, stop: int) -> Samples:
+        """Return the audio from `start` to `stop` as one contiguous array."""
         return np.concatenate(
             [
                 block.samples[max(0, start - block.start) : stop - block.start]
@@ -299,7 +299,7 @@ class Segmenter:
         )
 
     def _forget(self) -> None:
-        """Drop sound and pauses that no later buffer can need."""
+        """Drop audio and pauses that no later buffer can need."""
         if self._segments:
             keep = self._begin(self._segments[0])
         else:

@@ -1,8 +1,7 @@
-"""One recording on its way to text: detector, window, worker and transcript, in the order sound
-flows.
+"""One recording on its way to text: detector, segmenter, worker and transcript, in the order in which
+audio passes them.
 
-Knows the order; knows neither where sound comes from nor where text goes. Runs on the daemon's
-side.
+The source of the audio and the target of the text are not known here. Runs on the daemon's side.
 """
 
 from __future__ import annotations
@@ -31,45 +30,45 @@ from asrd.streaming.segmenter import SegmentBuffer, Segmenter
 from asrd.streaming.transcript import Transcript, credible
 
 EARLIER_SECONDS = 0.75
-"""Seconds before the edge of an open buffer at which Canary is asked as well: only what it says
-twice is committed."""
+"""Seconds before the edge of an open buffer at which Canary is asked as well: only words that it
+returns twice are committed."""
 
 
 class DecodedBuffer(NamedTuple):
-    """A buffer and what it was heard as."""
+    """A buffer and its text."""
 
     start: int
     stop: int
     strategy: str
     text: str
-    said: DecodingContext | None
-    """What it was to go on from."""
+    context: DecodingContext | None
+    """The words before it, which the decoder continued; None where there were none."""
 
 
 class StreamingSession:
-    """What was said since the recording began. `push` and `finish` never wait; the rest asks the
-    worker.
+    """The words of one recording so far. `push` and `finish` never wait; the rest asks the worker.
 
     Args:
         settings: for the window's length.
-        phase: what the worker is asked for by `decode`, draft or final.
+        phase: what the worker is asked for by `decode`, partial or final.
     """
 
     def __init__(self, settings: Settings, phase: str = "final") -> None:
         self.phase = phase
         self.answer: Answer | None = None
-        """The last one; None while none was needed."""
+        """The last answer of the worker; None before the first."""
         self.compute = 0.0
         """Seconds that the worker took for all answers."""
         self.doubted = 0
-        """Words that were heard where hardly anybody spoke, and are not accepted."""
+        """Words that were decoded where the detector was not sure of speech, and were not
+        accepted."""
         self.strategy = ""
-        """The one that answered last, which need not be the one that was asked for; "" while none
-        was asked."""
+        """The strategy that answered last, which need not be the one that was asked for; "" before the
+        first answer."""
         self.device = ""
         self.ready: Ready | None = None
-        """What the worker that answered last said of itself."""
-        self.heard: list[DecodedBuffer] = []
+        """The report of the worker that answered last."""
+        self.decoded: list[DecodedBuffer] = []
         """Every buffer that `decode` asked for."""
         self.empty_retry = EmptyRetry(settings.demote_empty)
         self.vad = Vad()
@@ -88,33 +87,32 @@ class StreamingSession:
         self._known_until = 0
         """Sample up to which the text is known from an earlier run."""
 
-    def resume(self, words: Sequence[Word], sealed: int, until: int) -> None:
-        """Take over words that an earlier run had committed up to `until`; buffers before that ask
-        nothing.
+    def resume(self, words: Sequence[Word], until_pause: int, until: int) -> None:
+        """Start with words that an earlier run had committed up to `until`; buffers before that are
+        not decoded again.
 
         Args:
-            sealed: how many of them were followed by a pause.
+            until_pause: how many of them were followed by a pause.
         """
-        self.transcript.restore(words, sealed, until)
+        self.transcript.restore(words, until_pause, until)
         self._known_until = until
 
     def push(self, block: AudioBlock) -> list[VadEvent]:
-        """Take in the next block; return what the detector says of the sound so far."""
+        """Add the next block; return the events of the detector so far."""
         events = self.vad.push(block)
         self.window.push(block, events)
         return events
 
     def finish(self) -> list[VadEvent]:
-        """Tell that no block follows: speech that is open closes, and `decode` gives the rest;
-        return as `push`."""
+        """Note that no block follows: open speech closes, and `decode` returns the rest; return as
+        `push`."""
         events = self.vad.finish()
         self.window.note(events)
         return events
 
     @property
     def behind(self) -> float:
-        """Seconds of speech that could be text by now and are not: how far the machine does not
-        keep up."""
+        """Seconds of speech that could be text by now and are not, as the machine does not keep up."""
         return self.window.due / SAMPLE_RATE
 
     async def decode(
@@ -138,23 +136,23 @@ class StreamingSession:
             for each, found in await self._retry_empty(engine, buffer, answer, fall_back):
                 fresh += await self._take_in(engine, each, found.hypothesis)
             self.window.commit(self.transcript.committed_until)
-            if by_pause and buffer.sealed and fresh:
+            if by_pause and buffer.final and fresh:
                 self.paused = True
                 break
         return fresh
 
     async def _take_in(
-        self, engine: Engine, buffer: SegmentBuffer, heard: Hypothesis
+        self, engine: Engine, buffer: SegmentBuffer, hypothesis: Hypothesis
     ) -> list[Word]:
         """Return the words that a buffer's hypothesis makes final."""
-        said = self.transcript.said(buffer.start)
-        self.heard.append(
-            DecodedBuffer(buffer.start, buffer.stop, heard.precision, heard.text, said)
+        context = self.transcript.context(buffer.start)
+        self.decoded.append(
+            DecodedBuffer(buffer.start, buffer.stop, hypothesis.precision, hypothesis.text, context)
         )
-        if not buffer.sure and not credible(heard, self._spoken(buffer)):
-            self.doubted += len(heard.words)
-            heard = msgspec.structs.replace(heard, text="", words=[])
-        return self.transcript.push(heard, buffer.sealed, await self._earlier(engine, buffer))
+        if not buffer.sure and not credible(hypothesis, self._spoken(buffer)):
+            self.doubted += len(hypothesis.words)
+            hypothesis = msgspec.structs.replace(hypothesis, text="", words=[])
+        return self.transcript.push(hypothesis, buffer.final, await self._earlier(engine, buffer))
 
     def _spoken(self, buffer: SegmentBuffer) -> float:
         """Return for how many seconds of a buffer the detector heard something, without what it
@@ -172,14 +170,14 @@ class StreamingSession:
         if buffer is None or self._known(buffer):
             return False
         answer = await self._ask(engine, buffer, self.phase)
-        self._foreseen = buffer, self.transcript.said(buffer.start), answer
+        self._foreseen = buffer, self.transcript.context(buffer.start), answer
         self.transcript.suppose(answer.hypothesis)
         return True
 
-    async def draft(self, engine: Engine) -> bool:
+    async def partial(self, engine: Engine) -> bool:
         """While speech goes on, hear what it comes to so far. Returns and raises as
         `look_ahead`."""
-        buffer = self.window.draft()
+        buffer = self.window.partial()
         if buffer is None:
             return False
         self.transcript.suppose((await self._ask(engine, buffer, "partial")).hypothesis)
@@ -191,9 +189,9 @@ class StreamingSession:
         """Return the answer that stands for a buffer; also those of wordless buffers before it that
         were asked for again."""
         resumed = answer.hypothesis.resumed  # then its decoder was to find what follows the context
-        context = self.transcript.said(buffer.start) if resumed else None
-        heard_from = context.until if context else buffer.start
-        clear_seconds = self.vad.clear(heard_from, buffer.stop) / SAMPLE_RATE
+        context = self.transcript.context(buffer.start) if resumed else None
+        decoded_from = context.until if context else buffer.start
+        clear_seconds = self.vad.clear(decoded_from, buffer.stop) / SAMPLE_RATE
         plain = fallback.is_full_fp32(engine.candidate.precision)
         retry, until = self.empty_retry, self.transcript.committed_until
         check = retry.check(buffer, answer, until, clear_seconds, plain)
@@ -222,7 +220,7 @@ class StreamingSession:
         own decoder does
         not: measured, agreement changed nothing there.
         """
-        if buffer.sealed or engine.ready is None or engine.ready.family != "aed":
+        if buffer.final or engine.ready is None or engine.ready.family != "aed":
             return None
         samples = buffer.samples[: -round(EARLIER_SECONDS * SAMPLE_RATE)]
         answer = await engine.transcribe(samples, buffer.start, self.phase)
@@ -232,19 +230,19 @@ class StreamingSession:
     def _known(self, buffer: SegmentBuffer) -> Answer | None:
         """Return the answer for a buffer that was foreseen to the sample."""
         if self._foreseen is not None:
-            seen, said, answer = self._foreseen
-            same = (seen.start, seen.stop, seen.sealed) == (
+            seen, context, answer = self._foreseen
+            same = (seen.start, seen.stop, seen.final) == (
                 buffer.start,
                 buffer.stop,
-                buffer.sealed,
+                buffer.final,
             )
-            if same and said == self.transcript.said(buffer.start):
+            if same and context == self.transcript.context(buffer.start):
                 return answer
         return None
 
     async def _ask(self, engine: Engine, buffer: SegmentBuffer, phase: str) -> Answer:
-        said = self.transcript.said(buffer.start)
-        answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase, said)
+        context = self.transcript.context(buffer.start)
+        answer = self.answer = await engine.transcribe(buffer.samples, buffer.start, phase, context)
         self.compute += answer.seconds
         self.strategy, self.device = engine.candidate.precision.name, engine.candidate.device
         self.ready = engine.ready or self.ready

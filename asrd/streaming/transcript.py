@@ -3,8 +3,8 @@
 A sealed hypothesis is final as a whole. Of an open one only the words that end well before its edge
 are; the rest waits for the next buffer, which hears them again with more behind them. Where two
 hypotheses overlap they are aligned in time, word by word and in order; equal text only widens how
-far two readings may lie apart. One that a decoder gave by going on from `said` overlaps nothing.
-Committed words never change; a draft is for eyes only and changes nothing. Knows nothing of sound.
+far two readings may lie apart. One that a decoder gave by going on from `context` overlaps nothing.
+Committed words never change; a partial result changes nothing.
 Pure.
 """
 
@@ -52,7 +52,7 @@ two."""
 
 
 class Transcript:
-    """What was said so far.
+    """The words of a recording so far.
 
     Args:
         guard: seconds before the edge of an open hypothesis within which words are not yet
@@ -66,13 +66,13 @@ class Transcript:
         self.committed_until = 0
         """Sample up to which the text is final; what a Window wants to know after an open
         buffer."""
-        self._sealed = 0
+        self._until_pause = 0
         self._pending: list[Word] = []
         self._supposed: list[Word] = []
 
     @property
-    def draft(self) -> str:
-        """The words behind the committed ones, as they were last heard; any of them may still
+    def partial_text(self) -> str:
+        """The words behind the committed ones, as they were last decoded; any of them may still
         change."""
         return join(self._supposed)
 
@@ -86,29 +86,28 @@ class Transcript:
         """Whether only some letters of the last word are committed."""
         return bool(self.words and self._pending) and continues(self.words[-1], self._pending[0])
 
-    def said(self, start: int) -> DecodingContext | None:
+    def context(self, start: int) -> DecodingContext | None:
         """Return the last words since the last pause; None where they do not reach into a buffer
         that begins there."""
-        words = self.words[max(self._sealed, len(self.words) - CONTEXT_WORDS) :]
+        words = self.words[max(self._until_pause, len(self.words) - CONTEXT_WORDS) :]
         if not words or words[-1].stop <= start:
             return None
         return DecodingContext(join(words), words[-1].stop)
 
     def suppose(self, hypothesis: Hypothesis) -> None:
-        """Take in what the speech that goes on is heard as so far: it changes the draft and nothing
-        else."""
+        """Take the hypothesis of speech that goes on: it changes the partial text and nothing else."""
         believable = _believable(hypothesis) if hypothesis.truncated else hypothesis
         self._supposed = self._fresh(self._continued(believable))
 
     def push(
-        self, hypothesis: Hypothesis, sealed: bool, earlier: Hypothesis | None = None
+        self, hypothesis: Hypothesis, final: bool, earlier: Hypothesis | None = None
     ) -> list[Word]:
-        """Take in what one buffer was heard as and return the words that this committed.
+        """Take the hypothesis of one buffer; return the words that this committed.
 
         Args:
-            hypothesis: what was heard.
-            sealed: whether it ends in a pause.
-            earlier: the same speech from the same start, as it was heard when there was less of it.
+            hypothesis: of one buffer.
+            final: whether it ends in a pause.
+            earlier: the hypothesis of the same speech from the same start, when there was less of it.
                 Of an open hypothesis nothing is committed from the first word on that is in its
                 later half and not in this.
 
@@ -117,41 +116,41 @@ class Transcript:
         final, and `committed_until` stays there.
         """
         limit = hypothesis.stop
-        if not sealed:
+        if not final:
             limit = max(self.committed_until, hypothesis.stop - self.guard)
         if hypothesis.truncated:
             hypothesis = _believable(hypothesis)
-            sealed, limit = False, min(limit, hypothesis.stop)
+            final, limit = False, min(limit, hypothesis.stop)
         hypothesis = self._continued(hypothesis)
         fresh = self._fresh(hypothesis)
-        doubted = _doubted(hypothesis, earlier) if earlier is not None and not sealed else ()
+        doubted = _doubted(hypothesis, earlier) if earlier is not None and not final else ()
         count = len(fresh)
-        if not sealed:
+        if not final:
             count = _certain(fresh, limit, doubted)
-        if not sealed:
+        if not final:
             while 0 < count < len(fresh) and fresh[count].same_token:
                 count -= 1
             count = self._before_open_word(fresh, count, (hypothesis.start + hypothesis.stop) // 2)
         self._pending = self._supposed = fresh[count:]
         new = self._commit(fresh[:count])
-        if sealed:
-            self._sealed = len(self.words)
+        if final:
+            self._until_pause = len(self.words)
         if self._pending:
             limit = min(limit, max(self._pending[0].start, self._end))
         # Words squeezed at the edge of a sealed buffer may end a sample after it; what follows
         # begins at the edge.
-        self.committed_until = max(self.committed_until, limit if sealed else max(self._end, limit))
+        self.committed_until = max(self.committed_until, limit if final else max(self._end, limit))
         return new
 
-    def restore(self, words: Sequence[Word], sealed: int, until: int) -> None:
-        """Go on behind words that an earlier transcript had committed up to `until`, `sealed` of
+    def restore(self, words: Sequence[Word], until_pause: int, until: int) -> None:
+        """Go on behind words that an earlier transcript had committed up to `until`, `until_pause` of
         them by a pause."""
-        self.words, self._sealed, self.committed_until = list(words), sealed, until
+        self.words, self._until_pause, self.committed_until = list(words), until_pause, until
 
     @property
-    def sealed(self) -> int:
+    def until_pause(self) -> int:
         """Committed words up to the last pause."""
-        return self._sealed
+        return self._until_pause
 
     def reopen(self, until: int) -> None:
         """Go back to where the text was final up to `until`; there must have been no word since."""
@@ -258,7 +257,7 @@ class Transcript:
 
 
 def credible(hypothesis: Hypothesis, spoken: float) -> bool:
-    """Tell whether words heard in doubtful speech are to be believed: soft words are, those made of
+    """Return whether words from doubtful speech are accepted: soft words are, those made of
     a chord hardly.
 
     Args:
@@ -278,21 +277,21 @@ def _certain(words: Sequence[Word], limit: int, doubted: Container[Word]) -> int
     return len(words)
 
 
-def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
-    """Return the pairs of indices of words that are one word heard twice, in order.
+def align(later: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int]]:
+    """Return the pairs of indices of words that are one word decoded twice, in order.
 
     Maximises the sum over pairs of REACH_SECONDS minus their distance in time, which grows by DIFFERENCE_SECONDS
     where texts differ. A word may stay alone on either side: at no cost after the end of the other
-    side, else for UNPAIRED_SECONDS. O(len(heard) * len(earlier)).
+    side, else for UNPAIRED_SECONDS. O(len(later) * len(earlier)).
     """
     texts = [bare(word.text) for word in earlier]
     gains = [
         [_gain(a, b, bare(a.text) == text) for b, text in zip(earlier, texts, strict=True)]
-        for a in heard
+        for a in later
     ]
-    best = [[0.0] * (len(earlier) + 1) for _ in range(len(heard) + 1)]
-    step = [[0] * len(earlier) for _ in heard]
-    for i in range(len(heard) - 1, -1, -1):
+    best = [[0.0] * (len(earlier) + 1) for _ in range(len(later) + 1)]
+    step = [[0] * len(earlier) for _ in later]
+    for i in range(len(later) - 1, -1, -1):
         for j in range(len(earlier) - 1, -1, -1):
             choices = (
                 best[i + 1][j] - UNPAIRED_SECONDS,
@@ -302,7 +301,7 @@ def align(heard: Sequence[Word], earlier: Sequence[Word]) -> list[tuple[int, int
             step[i][j] = choices.index(max(choices)) if max(choices) > 0 else 3
             best[i][j] = max(0.0, *choices)
     pairs, i, j = [], 0, 0
-    while i < len(heard) and j < len(earlier) and step[i][j] != 3:
+    while i < len(later) and j < len(earlier) and step[i][j] != 3:
         if step[i][j] == 2:
             pairs.append((i, j))
         i, j = i + (step[i][j] != 1), j + (step[i][j] != 0)

@@ -68,14 +68,14 @@ def test_two_utterances_and_a_pause_within_one() -> None:
     assert near(stop.at, 3.8 + 0.2)
     assert near(second.at, 5.8 - 0.3)
     assert near(end.at, 6.5 + 0.2)
-    assert all(event.at <= event.heard for event in found)
-    assert [event.heard for event in found] == sorted(event.heard for event in found)
+    assert all(event.at <= event.known_at for event in found)
+    assert [event.known_at for event in found] == sorted(event.known_at for event in found)
 
 
 @settings(max_examples=40, deadline=None)
 @given(cuts=st.lists(st.integers(1, len(TWO) - 1), max_size=40), start=st.integers(0, 10**12))
 def test_events_do_not_depend_on_blocks(cuts: list[int], start: int) -> None:
-    expected = [VadEvent(e.kind, e.at + start, e.heard + start) for e in events(TWO)]
+    expected = [VadEvent(e.kind, e.at + start, e.known_at + start) for e in events(TWO)]
     assert events(TWO, cuts, start) == expected
 
 
@@ -132,7 +132,7 @@ def test_lookback_covers_every_opening() -> None:
         for e in events(np.concatenate([silence(2), speech(1), silence(1)]), how=how)
         if e.kind == "open"
     ]
-    assert all(event.heard - event.at <= how.lookback for event in opened)
+    assert all(event.known_at - event.at <= how.lookback for event in opened)
     assert opened
 
 

@@ -58,5 +58,5 @@ def test_quiet_speech_is_heard(
 def test_a_sound_has_the_level_that_it_was_made_at() -> None:
     [talk] = tool.talks(1, whispered=False)
     sound = tool.recorded(talk, -61, False, 0)
-    power = (sound.samples.reshape(-1, tool.FRAME)[sound.speech] ** 2).mean()
+    power = (sound.samples.reshape(-1, tool.FRAME_SAMPLES)[sound.speech] ** 2).mean()
     assert 10 * tool.np.log10(power) == pytest.approx(-61, abs=0.5)

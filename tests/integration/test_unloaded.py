@@ -326,7 +326,7 @@ def test_the_shadow_an_alert_and_a_budget_ask_no_card_that_no_worker_holds(
     assert capacity.place_beside(demo, 0, crowded=True) == "cpu"
     assert _budget(demo, "cpu") is None
     for memory in (None, Memory(process=1 << 40, source="rss")):
-        metrics.Alert().watch(memory, demo)
+        metrics.MemoryAlert().watch(memory, demo)
     on_cpu = msgspec.structs.replace(demo, device="cpu")
     assert capacity.fits_beside(on_cpu, None)
     assert planner.start_for(on_cpu).vram_limit == 0

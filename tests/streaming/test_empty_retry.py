@@ -26,7 +26,7 @@ def answer(text: str, precision: str = "half") -> Answer:
 
 
 def buffer(number: int) -> SegmentBuffer:
-    return SegmentBuffer(1000 * number, np.zeros(1000, np.float32), sealed=True)
+    return SegmentBuffer(1000 * number, np.zeros(1000, np.float32), final=True)
 
 
 TABLE_OF_CHECKS = {

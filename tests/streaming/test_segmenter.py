@@ -44,31 +44,31 @@ def drive(
                 VadEvent("resume", right, right + 512),
             ]
         told += [VadEvent("pause", end, end + delay), VadEvent("close", end, end + delay)]
-    told.sort(key=lambda event: event.heard)
+    told.sort(key=lambda event: event.known_at)
     out: list[tuple[SegmentBuffer, int]] = []
 
     def drain() -> None:
         while (buffer := window.take()) is not None:
-            committed = buffer.stop if buffer.sealed else until(buffer)
+            committed = buffer.stop if buffer.final else until(buffer)
             out.append((buffer, committed))
             window.commit(committed)
 
     for position in range(0, length, block):
         stop = min(position + block, length)
-        events = [e for e in told if position < e.heard <= stop]
-        shifted = [VadEvent(e.kind, e.at + start, e.heard + start) for e in events]
+        events = [e for e in told if position < e.known_at <= stop]
+        shifted = [VadEvent(e.kind, e.at + start, e.known_at + start) for e in events]
         window.push(
             AudioBlock(start + position, np.arange(position, stop, dtype=np.float32)), shifted
         )
         drain()
-    rest = [e for e in told if e.heard > length]
+    rest = [e for e in told if e.known_at > length]
     window.note([VadEvent(e.kind, min(e.at, length) + start, length + start) for e in rest])
     drain()
     return out
 
 
 def spans(out: list[tuple[SegmentBuffer, int]], start: int = 0) -> list[tuple[float, float, bool]]:
-    return [((b.start - start) / RATE, (b.stop - start) / RATE, b.sealed) for b, _ in out]
+    return [((b.start - start) / RATE, (b.stop - start) / RATE, b.final) for b, _ in out]
 
 
 def on_grid(sample: int) -> int:
@@ -104,7 +104,7 @@ def test_buffers_hold_the_samples_they_claim() -> None:
 
 def test_speech_without_a_pause_overlaps_by_the_left_context() -> None:
     out = drive([(0, 35 * RATE, [])], 40 * RATE, window=Segmenter(left=2.0))
-    assert [buffer.sealed for buffer, _ in out] == [False] * (len(out) - 1) + [True]
+    assert [buffer.final for buffer, _ in out] == [False] * (len(out) - 1) + [True]
     assert 5 <= len(out) <= 7
     for (_, committed), (following, _) in pairwise(out):
         assert following.start == on_grid(committed - 2 * RATE)
@@ -125,7 +125,7 @@ def test_a_pause_that_is_still_going_on_seals_a_full_window() -> None:
     )
     first = window.take()
     assert first is not None
-    assert (first.start, first.stop, first.sealed) == (0, 156_000, True)
+    assert (first.start, first.stop, first.final) == (0, 156_000, True)
     window.note([VadEvent("close", 155_000, 164_000)])
     assert window.take() is None, "what is left of the segment is silence"
 
@@ -138,7 +138,7 @@ def test_the_edge_of_an_open_buffer_lies_where_it_is_quiet() -> None:
     window.push(AudioBlock(0, sound), [VadEvent("open", 0, 3000)])
     buffer = window.take()
     assert buffer is not None
-    assert not buffer.sealed
+    assert not buffer.final
     assert quiet.start < buffer.stop < quiet.stop
 
 
@@ -169,7 +169,7 @@ def test_a_little_too_much_is_one_sealed_buffer_with_less_context() -> None:
     window.note([VadEvent("close", 17 * RATE, 20 * RATE)])
     last = window.take()
     assert last is not None
-    assert (last.start, last.stop, last.sealed) == (
+    assert (last.start, last.stop, last.final) == (
         on_grid(7 * RATE) + GRID_SAMPLES,
         17 * RATE,
         True,
@@ -240,7 +240,7 @@ def covered(out: list[tuple[SegmentBuffer, int]], script: Script, window: Segmen
         assert mine[0][0].start == begin
         assert end <= mine[-1][0].stop <= end + 3000
         for (buffer, committed), (following, _) in pairwise(mine):
-            if buffer.sealed:
+            if buffer.final:
                 assert following.start == on_grid(buffer.stop)
             else:
                 assert following.start <= max(
@@ -289,7 +289,7 @@ def test_a_detector_and_a_window_together() -> None:
     def drain() -> None:
         while (buffer := window.take()) is not None:
             out.append(buffer)
-            window.commit(buffer.stop if buffer.sealed else buffer.stop - RATE)
+            window.commit(buffer.stop if buffer.final else buffer.stop - RATE)
 
     for start in range(0, len(sound), 4000):
         block = AudioBlock(start, sound[start : start + 4000])
@@ -297,9 +297,9 @@ def test_a_detector_and_a_window_together() -> None:
         drain()
     window.note(vad.finish())
     drain()
-    assert out[0].sealed
+    assert out[0].final
     assert 1.6 < out[0].start / RATE < 1.9
     assert 3.5 < out[0].stop / RATE < 3.9
     assert 23 < out[1].start / RATE < 23.5
-    assert out[-1].sealed
+    assert out[-1].final
     assert 37.5 < out[-1].stop / RATE < 37.9

@@ -75,13 +75,13 @@ def test_when_speech_rests_before_the_key_nothing_is_left_to_ask() -> None:
             await dictation.look_ahead(engine)
         assert len(engine.asked) == 1, "once, however often it is looked at"
         assert dictation.transcript.text == "", "what rests may go on"
-        assert dictation.transcript.draft != ""
-        before = dictation.transcript.draft
+        assert dictation.transcript.partial_text != ""
+        before = dictation.transcript.partial_text
         dictation.finish()
         await dictation.decode(engine)
         assert len(engine.asked) == 1
         assert dictation.transcript.text == before
-        assert dictation.transcript.draft == ""
+        assert dictation.transcript.partial_text == ""
 
     asyncio.run(go())
 
@@ -119,11 +119,11 @@ def test_speech_that_goes_on_after_all_is_heard_as_one() -> None:
 def test_a_draft_is_what_was_said_so_far_and_is_no_text() -> None:
     async def go() -> None:
         engine, dictation = Listener(), StreamingSession(Settings())
-        assert not await dictation.draft(engine), "nobody speaks"
+        assert not await dictation.partial(engine), "nobody speaks"
         for at in feed(dictation, speech(3.0)):
             if at == 32_000:
-                assert await dictation.draft(engine)
-                assert dictation.transcript.draft == "w0 w1 w2 w3"
+                assert await dictation.partial(engine)
+                assert dictation.transcript.partial_text == "w0 w1 w2 w3"
                 assert dictation.transcript.text == ""
         assert [phase for phase, _, _ in engine.asked] == ["partial"]
 
@@ -144,7 +144,7 @@ def test_a_decoder_is_told_what_is_final_of_the_speech_that_goes_on() -> None:
             "a pause lies before the last"
         )
         assert engine.asked[1][1] < 15 * SAMPLE_RATE // 2 < engine.asked[1][2]
-        assert [each.said for each in dictation.heard] == engine.told, "a shadow asks the same"
+        assert [each.context for each in dictation.decoded] == engine.told, "a shadow asks the same"
 
     asyncio.run(go())
 
@@ -272,7 +272,7 @@ def test_how_far_the_machine_is_behind_is_told() -> None:
         for _ in feed(dictation, np.concatenate([speech(3.0), silence(1.0)] * 3 + [speech(14.0)])):
             pass
         assert 20 < dictation.behind < 27
-        assert not await dictation.draft(engine), "drafts are for machines that keep up"
+        assert not await dictation.partial(engine), "drafts are for machines that keep up"
         await dictation.decode(engine)
         assert dictation.behind == 0
         dictation.finish()
@@ -308,7 +308,7 @@ def test_canary_alone_is_asked_twice_at_an_edge_within_speech(family: str) -> No
 @given(
     spans=st.lists(st.tuples(st.floats(0.3, 14.0), st.floats(0.05, 1.5)), min_size=1, max_size=4),
     looks=st.lists(
-        st.tuples(st.integers(1, 60), st.sampled_from(["look_ahead", "draft"])),
+        st.tuples(st.integers(1, 60), st.sampled_from(["look_ahead", "partial"])),
         min_size=1,
         max_size=9,
     ),
@@ -359,7 +359,7 @@ def test_everything_is_asked_on_one_grid_of_frames() -> None:
             await dictation.decode(engine)
             await dictation.look_ahead(engine)
             if at % SAMPLE_RATE == 0:
-                await dictation.draft(engine)
+                await dictation.partial(engine)
         dictation.finish()
         await dictation.decode(engine)
         assert {phase for phase, _, _ in engine.asked} == {"partial", "final"}

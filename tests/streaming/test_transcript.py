@@ -31,11 +31,11 @@ def heard(start: float, stop: float, *words: tuple[str, float, float]) -> Hypoth
 
 def test_a_sealed_hypothesis_is_final() -> None:
     transcript = Transcript()
-    new = transcript.push(heard(0, 2, ("open", 0.3, 0.6), ("door", 0.7, 1.9)), sealed=True)
+    new = transcript.push(heard(0, 2, ("open", 0.3, 0.6), ("door", 0.7, 1.9)), final=True)
     assert [w.text for w in new] == ["open", "door"]
     assert transcript.text == "open door"
     assert transcript.committed_until == 2 * RATE
-    assert transcript.push(heard(5, 6, ("door", 5.1, 5.5)), sealed=True)[0].text == "door"
+    assert transcript.push(heard(5, 6, ("door", 5.1, 5.5)), final=True)[0].text == "door"
     assert transcript.text == "open door door"
 
 
@@ -44,7 +44,7 @@ def test_an_open_hypothesis_commits_what_ends_before_the_guard() -> None:
     hypothesis = heard(
         0, 10, ("one", 7.0, 7.4), ("two", 8.0, 8.9), ("three", 8.8, 9.2), ("four", 9.5, 9.9)
     )
-    new = transcript.push(hypothesis, sealed=False)
+    new = transcript.push(hypothesis, final=False)
     assert [w.text for w in new] == ["one", "two"]
     assert round(8.8 * RATE) <= transcript.committed_until <= round(8.9 * RATE)
 
@@ -52,20 +52,20 @@ def test_an_open_hypothesis_commits_what_ends_before_the_guard() -> None:
 def test_a_word_over_the_join_is_kept_once() -> None:
     transcript = Transcript(guard=1.0)
     transcript.push(
-        heard(0, 10, ("red", 8.0, 8.4), ("river", 8.8, 9.3), ("ban", 9.6, 10.0)), sealed=False
+        heard(0, 10, ("red", 8.0, 8.4), ("river", 8.8, 9.3), ("ban", 9.6, 10.0)), final=False
     )
     transcript.push(
-        heard(6, 16, ("red", 8.1, 8.5), ("river", 8.7, 9.2), ("bank", 9.6, 10.2)), sealed=True
+        heard(6, 16, ("red", 8.1, 8.5), ("river", 8.7, 9.2), ("bank", 9.6, 10.2)), final=True
     )
     assert transcript.text == "red river bank"
 
 
 def test_a_word_heard_otherwise_the_second_time_is_not_kept_twice() -> None:
     transcript = Transcript(guard=1.0)
-    transcript.push(heard(0, 10, ("four", 7.5, 7.9), ("forty", 8.3, 8.9)), sealed=False)
+    transcript.push(heard(0, 10, ("four", 7.5, 7.9), ("forty", 8.3, 8.9)), final=False)
     transcript.push(
         heard(5, 15, ("Four,", 7.5, 7.9), ("for", 8.3, 8.5), ("tea", 8.5, 8.9), ("now", 9.3, 9.6)),
-        sealed=True,
+        final=True,
     )
     assert transcript.text == "four forty now"
 
@@ -84,7 +84,7 @@ def test_a_phrase_that_was_not_heard_the_first_time_is_kept_where_it_lies_before
         ("say", 8.6, 8.7),
         ("am", 9.7, 9.9),
     )
-    assert [w.text for w in transcript.push(first, sealed=False)] == ["at", "zero", "two"]
+    assert [w.text for w in transcript.push(first, final=False)] == ["at", "zero", "two"]
     assert transcript.committed_until == 8.5 * RATE
     said = ["send", "word", "to", "robert", "and", "then"]
     phrase = [(text, 8.02 + 0.05 * i, 8.05 + 0.05 * i) for i, text in enumerate(said)]
@@ -95,7 +95,7 @@ def test_a_phrase_that_was_not_heard_the_first_time_is_kept_where_it_lies_before
         ("say", 8.55, 8.65),
         ("am", 9.7, 9.9),
     ]
-    transcript.push(heard(6, 12, *words), sealed=True)
+    transcript.push(heard(6, 12, *words), final=True)
     kept = said[:missed] if missed >= MISSED_WORDS else []
     assert transcript.text.split() == ["at", "zero", "two", *kept, "say", "am"]
 
@@ -103,7 +103,7 @@ def test_a_phrase_that_was_not_heard_the_first_time_is_kept_where_it_lies_before
 def test_the_same_word_twice_in_a_row_stays_twice() -> None:
     transcript = Transcript(guard=1.0)
     transcript.push(
-        heard(0, 10, ("five", 8.0, 8.3), ("five", 8.5, 8.8), ("five", 9.1, 9.4)), sealed=False
+        heard(0, 10, ("five", 8.0, 8.3), ("five", 8.5, 8.8), ("five", 9.1, 9.4)), final=False
     )
     transcript.push(
         heard(
@@ -117,7 +117,7 @@ def test_the_same_word_twice_in_a_row_stays_twice() -> None:
 def test_case_and_punctuation_do_not_make_another_word() -> None:
     transcript = Transcript(guard=1.0)
     transcript.push(
-        heard(0, 10, ("Meet", 7.6, 7.9), ("Peter", 8.1, 8.5), ("at", 9.1, 9.2)), sealed=False
+        heard(0, 10, ("Meet", 7.6, 7.9), ("Peter", 8.1, 8.5), ("at", 9.1, 9.2)), final=False
     )
     transcript.push(
         heard(
@@ -134,14 +134,14 @@ def test_what_was_not_heard_twice_waits() -> None:
     again = heard(
         0, 10, ("won", 3.0, 3.4), ("two", 6.0, 6.4), ("three", 7.0, 7.4), ("four", 8.0, 8.4)
     )
-    new = transcript.push(again, sealed=False, earlier=first)
+    new = transcript.push(again, final=False, earlier=first)
     assert [w.text for w in new] == ["won", "two"], "what lies in the first half is not asked twice"
     assert transcript.committed_until == 7 * RATE
     transcript.push(
-        heard(4.5, 12, ("two", 6.0, 6.4), ("three", 7.0, 7.4), ("four", 8.0, 8.4)), sealed=True
+        heard(4.5, 12, ("two", 6.0, 6.4), ("three", 7.0, 7.4), ("four", 8.0, 8.4)), final=True
     )
     assert transcript.text == "won two three four"
-    assert [w.text for w in Transcript().push(again, sealed=True, earlier=first)] == [
+    assert [w.text for w in Transcript().push(again, final=True, earlier=first)] == [
         "won",
         "two",
         "three",
@@ -151,9 +151,9 @@ def test_what_was_not_heard_twice_waits() -> None:
 
 def test_an_empty_hypothesis_moves_on() -> None:
     transcript = Transcript(guard=1.0)
-    assert transcript.push(heard(0, 10), sealed=False) == []
+    assert transcript.push(heard(0, 10), final=False) == []
     assert transcript.committed_until == 9 * RATE
-    transcript.push(heard(7, 17, ("so", 9.4, 9.6)), sealed=True)
+    transcript.push(heard(7, 17, ("so", 9.4, 9.6)), final=True)
     assert transcript.text == "so"
 
 
@@ -164,29 +164,29 @@ def lost(start: float, stop: float, *words: tuple[str, float, float]) -> Hypothe
 
 def test_what_goes_on_from_is_the_last_words_since_the_last_pause() -> None:
     transcript = Transcript(guard=1.0)
-    assert transcript.said(0) is None
-    transcript.push(heard(0, 2, ("open", 0.3, 0.6)), sealed=True)
-    assert transcript.said(0) is None, "a pause lies between"
+    assert transcript.context(0) is None
+    transcript.push(heard(0, 2, ("open", 0.3, 0.6)), final=True)
+    assert transcript.context(0) is None, "a pause lies between"
     many = [(f"w{n}", 3 + 0.1 * n, 3.05 + 0.1 * n) for n in range(CONTEXT_WORDS + 5)]
-    transcript.push(heard(3, 12, *many, ("late", 11.5, 11.9)), sealed=False)
+    transcript.push(heard(3, 12, *many, ("late", 11.5, 11.9)), final=False)
     stop = round((3.05 + 0.1 * (CONTEXT_WORDS + 4)) * RATE)
-    assert transcript.said(5 * RATE) == DecodingContext(
+    assert transcript.context(5 * RATE) == DecodingContext(
         " ".join(text for text, _, _ in many[5:]), stop
     )
-    assert transcript.said(stop) is None, "what was said does not reach into the buffer"
+    assert transcript.context(stop) is None, "what was said does not reach into the buffer"
 
 
 def test_a_hypothesis_that_went_on_repeats_nothing() -> None:
     """The same word at nearly the same time is another one: a decoder that knows the first says
     so."""
     transcript = Transcript(guard=1.0)
-    transcript.push(heard(0, 10, ("very", 8.0, 8.4), ("far", 9.6, 10.0)), sealed=False)
-    said = transcript.said(6 * RATE)
+    transcript.push(heard(0, 10, ("very", 8.0, 8.4), ("far", 9.6, 10.0)), final=False)
+    said = transcript.context(6 * RATE)
     assert said == DecodingContext("very", round(8.4 * RATE))
     further = heard(6, 16, ("very", 8.4, 8.6), ("far", 9.6, 9.9))
     transcript.suppose(msgspec.structs.replace(further, resumed=True))
-    assert transcript.draft == "very far"
-    transcript.push(msgspec.structs.replace(further, resumed=True), sealed=True)
+    assert transcript.partial_text == "very far"
+    transcript.push(msgspec.structs.replace(further, resumed=True), final=True)
     assert transcript.text == "very very far"
 
 
@@ -198,32 +198,30 @@ def test_what_a_lost_decoder_made_up_is_not_believed() -> None:
         assert transcript.text == "open it"
         assert transcript.committed_until == round(1.6 * RATE)
         transcript.push(
-            heard(1, 9, ("it", 1.4, 1.6), ("and", 3.0, 3.2), ("go", 3.3, 3.6)), sealed=True
+            heard(1, 9, ("it", 1.4, 1.6), ("and", 3.0, 3.2), ("go", 3.3, 3.6)), final=True
         )
         assert transcript.text == "open it and go"
 
 
 def test_the_word_that_was_cut_is_not_believed() -> None:
     transcript = Transcript()
-    transcript.push(
-        lost(0, 9, ("open", 1.0, 1.3), ("the", 1.4, 1.6), ("do", 1.7, 1.8)), sealed=True
-    )
+    transcript.push(lost(0, 9, ("open", 1.0, 1.3), ("the", 1.4, 1.6), ("do", 1.7, 1.8)), final=True)
     assert transcript.text == "open the"
 
 
 def test_a_decoder_that_was_lost_from_the_first_word_on_is_passed_over() -> None:
     transcript = Transcript(guard=1.0)
     transcript.push(
-        lost(0, 9, *[("and", 3.0 + i / 100, 3.01 + i / 100) for i in range(40)]), sealed=False
+        lost(0, 9, *[("and", 3.0 + i / 100, 3.01 + i / 100) for i in range(40)]), final=False
     )
     assert (transcript.text, transcript.committed_until) == ("", 8 * RATE)
 
 
 def test_committed_times_never_overlap() -> None:
     transcript = Transcript(guard=1.0)
-    transcript.push(heard(0, 10, ("one", 7.0, 8.2), ("two", 8.1, 8.9)), sealed=False)
+    transcript.push(heard(0, 10, ("one", 7.0, 8.2), ("two", 8.1, 8.9)), final=False)
     transcript.push(
-        heard(7, 12, ("two", 8.0, 8.8), ("three", 8.6, 9.9), ("four", 9.9, 9.9)), sealed=True
+        heard(7, 12, ("two", 8.0, 8.8), ("three", 8.6, 9.9), ("four", 9.9, 9.9)), final=True
     )
     assert transcript.text == "one two three four"
     for left, right in pairwise(transcript.words):
@@ -313,7 +311,7 @@ def test_ideal_hypotheses_give_exactly_the_words(
     before: list[Word] = []
     while stop < end:
         stop = min(end, start + round(random.uniform(7.0, 10.0) * RATE))
-        said = transcript.said(start) if resumes else None
+        said = transcript.context(start) if resumes else None
         rest = truth if said is None else truth[len(transcript.words) :]
         buffers = [listen(rest, start, each, random, jitter) for each in (stop - 12_000, stop)]
         earlier, heard = [
@@ -342,5 +340,5 @@ def test_pauses_seal_and_nothing_is_lost_there(seed: int, count: int, jitter: fl
         truth[-1].stop,
     ]
     for start, stop in pairwise(edges):
-        transcript.push(listen(truth, start, stop, random, jitter), sealed=True)
+        transcript.push(listen(truth, start, stop, random, jitter), final=True)
     assert [w.text for w in transcript.words] == [w.text for w in truth]

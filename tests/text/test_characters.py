@@ -276,7 +276,7 @@ def test_committed_text_ends_with_its_buffer_whatever_the_times_were(seed: int) 
     for _ in range(3):
         size = draw.choice((500, 16_000))
         words = [Word("w", draw.choice(HUGE), draw.choice(HUGE)) for _ in range(300)]
-        transcript.push(bounded(answer(words), start, size).hypothesis, sealed=True)
+        transcript.push(bounded(answer(words), start, size).hypothesis, final=True)
         assert transcript.words[-1].stop <= start + size
         start += size
     spans = [(word.start, word.stop) for word in transcript.words]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from asrd.errors import ModelError
 from asrd.paths import DATA_FOLDER
 from asrd.text.spacing import join
+from asrd.worker.casting import capabilities
 from asrd.worker.decoding import aed, factory
 from asrd.worker.decoding.word_times import Decoded, Token, words
 from tests.fakes import tiny
@@ -184,6 +185,13 @@ def test_decoding_runs_under_autocast(model: Model, family: str, dtype: torch.dt
         for entered in (encoded, encoded.to(dtype)):
             check(decoder(entered, length), ours, int(length))
     assert decoder(encoded, length) == decoder(encoded, length), "nothing is left behind"
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16])
+def test_a_caller_without_onednn_does_not_change_what_onednn_has(dtype: torch.dtype) -> None:
+    answer = capabilities.has_lstm.__wrapped__(dtype)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert capabilities.has_lstm.__wrapped__(dtype) == answer
 
 
 def test_ctc_chooses_among_float32_probabilities(model: Model) -> None:

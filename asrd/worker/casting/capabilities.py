@@ -131,7 +131,9 @@ def has_lstm(dtype: torch.dtype) -> bool:
     """Return whether oneDNN has an LSTM under autocast in a dtype on this processor: it asks for
     instructions."""
     layer = nn.LSTM(2, 2, device="meta").to_empty(device="cpu")  # draws no random numbers
-    return not _try(layer, torch.float32, dtype)
+    # The answer is kept, so a caller that has switched oneDNN off must not change it.
+    with torch.backends.mkldnn.flags(enabled=True):
+        return not _try(layer, torch.float32, dtype)
 
 
 def _kinds(component: nn.Module, targets: Targets) -> Iterable[nn.Module]:
