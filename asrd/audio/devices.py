@@ -123,6 +123,22 @@ def _served(source: sound_server.SoundServerSource, bridge: int) -> Device:
     )
 
 
+NO_MATCH = 3
+"""Rank of a device whose name and identifier do not contain the text."""
+
+
+def _rank(device: Device, part: str) -> int:
+    """Return how well a device fits a part of a name, in lower case; 0 fits best."""
+    name, key = device.name.casefold(), device.id.casefold()
+    if part in (name, key):
+        return 0
+    if part in name and not device.monitor:
+        return 1
+    if part in name or part in key:
+        return 2
+    return NO_MATCH
+
+
 def choose(
     found: list[Device],
     microphone: str,
@@ -146,20 +162,9 @@ def choose(
                 return device
         raise absence(found)
     part = microphone.casefold()
-    ranked: dict[int, Device] = {}
-    for device in found:
-        name, key = device.name.casefold(), device.id.casefold()
-        rank = 3
-        if part in (name, key):
-            rank = 0
-        elif part in name and not device.monitor:
-            rank = 1
-        elif part in name or part in key:
-            rank = 2
-        ranked.setdefault(rank, device)
-    for rank in (0, 1, 2):
-        if rank in ranked:
-            return ranked[rank]
+    best = min(found, key=lambda device: _rank(device, part), default=None)
+    if best is not None and _rank(best, part) < NO_MATCH:
+        return best
     if not found:
         why = absence(found)
         raise AudioError(f"there is no microphone {microphone!r}: {why.message}", why.hint)
@@ -175,9 +180,9 @@ def explained(found: list[Device]) -> AudioError:
         sources = sound_server.sources()
     except TimeoutError as error:
         return AudioError(str(error), sound_access.restart())
-    microphones = [source.monitor for source in sources].count(False)
+    microphones = sum(not source.monitor for source in sources)
     dummy = any(source.name == sound_server.DUMMY_SOURCE for source in sources)
-    bare = [device.through for device in found].count("alsa")
+    bare = sum(device.through == "alsa" for device in found)
     seen = (microphones, len(sources) - microphones - dummy, dummy)
     return AudioError(*sound_access.explain(sound_access.gather(seen, len(found) > bare, bare)))
 
@@ -188,7 +193,7 @@ def volume_fix(name: str, decibels: int) -> str:
 
     Asks nobody: goes by the devices as they were last seen.
     """
-    device = {one.name: one for one in reversed(list(_cache))}.get(name)
+    device = next((one for one in list(_cache) if one.name == name), None)
     if device is not None and device.through == "alsa":
         return "alsamixer -V capture"
     named = device is not None and device.id not in BRIDGE_NAMES

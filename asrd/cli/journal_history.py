@@ -27,18 +27,20 @@ Entry = dict[str, Any]
 """An entry of the journal: field -> text, as journalctl's JSON has it."""
 
 EVENTS = (
-    *(
-        "take",
-        "kept",
-        "rejected",
-        "demoted",
-        "promoted",
-        "shadow",
-        "loaded",
-        "vram-alert",
-        "device-lost",
-    ),
-    *("sink-failed", "in-clipboard", "level", "starting", "suspend"),
+    "take",
+    "kept",
+    "rejected",
+    "demoted",
+    "promoted",
+    "shadow",
+    "loaded",
+    "vram-alert",
+    "device-lost",
+    "sink-failed",
+    "in-clipboard",
+    "level",
+    "starting",
+    "suspend",
 )
 """Events that the history counts."""
 

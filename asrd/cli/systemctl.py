@@ -32,8 +32,15 @@ CLD_EXITED = "1"
 """ExecMainCode of a process that ended by itself."""
 
 PROPERTIES = (
-    *("LoadState", "ActiveState", "SubState", "UnitFileState", "StatusText"),
-    *("NRestarts", "Result", "ExecMainCode", "ExecMainStatus"),
+    "LoadState",
+    "ActiveState",
+    "SubState",
+    "UnitFileState",
+    "StatusText",
+    "NRestarts",
+    "Result",
+    "ExecMainCode",
+    "ExecMainStatus",
 )
 """Properties of a unit that systemctl is asked for."""
 

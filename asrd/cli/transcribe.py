@@ -44,6 +44,7 @@ from asrd.terminal.output import one_line, tell, tell_document
 from asrd.terminal.progress import DownloadBar
 from asrd.text import filenames
 from asrd.text.characters import without_controls
+from asrd.text.wording import with_hint
 
 MAX_NAMED_SETTINGS = 2
 """Settings that differ from the daemon's and that a message names."""
@@ -350,10 +351,7 @@ def _cleaned(words: list[Word]) -> list[Word]:
 
 def _complain(error: AsrdError) -> int:
     """Print why one file was left out; return its exit code."""
-    line = f"asrd: {error.message}"
-    if error.hint:
-        line += f" ({error.hint})"
-    tell(one_line(line), sys.stderr)
+    tell(one_line(f"asrd: {with_hint(error.message, error.hint)}"), sys.stderr)
     return error.exit_code
 
 

@@ -83,7 +83,8 @@ def _of_text(key: str, text: str) -> Iterator[Any]:
 
 
 def _switched(key: str, on: bool) -> str:
-    return SWITCHED[key][not on]
+    switched_on, switched_off = SWITCHED[key]
+    return switched_on if on else switched_off
 
 
 SOUND_FILES = (

@@ -28,9 +28,6 @@ from asrd.text import filenames
 PAGE_BYTES = 48 << 10
 """Bytes of recordings in one reply of a list; a single one may be longer."""
 
-RETRY_HINTS = {"kept": "asrd retry tries again"}
-"""Outcome of a recording without a text -> hint."""
-
 LEVEL_SECONDS = 0.1
 """Seconds between two levels that a follower of the status is sent."""
 
@@ -129,7 +126,8 @@ class Handlers:
         audio."""
         result = await asyncio.shield(dictation.result)
         if result.outcome in ("kept", "lost"):
-            raise SinkError(result.detail, RETRY_HINTS.get(result.outcome, ""))
+            hint = "asrd retry tries again" if result.outcome == "kept" else ""
+            raise SinkError(result.detail, hint)
         if result.outcome == "empty" and not dictation.recording.samples:
             raise replies.no_audio(self._recorder.problem)
         return _as_reply(result) | {"recording": result.id}

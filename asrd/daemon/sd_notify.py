@@ -18,8 +18,8 @@ _PATIENCE = 0.2
 
 
 def ready(status: str = "") -> bool:
-    """Say that a toggle works from now on, after start and after reload; return whether a manager
-    heard it."""
+    """Report that a toggle works from now on, after start and after reload; return whether a manager
+    received it."""
     if not status:
         return _notify("READY=1")
     return _notify("READY=1", f"STATUS={_line(status)}")

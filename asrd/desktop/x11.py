@@ -51,9 +51,6 @@ def _us_keys() -> dict[int, tuple[int, int]]:
 US_KEYS = _us_keys()
 """Keycode -> keysyms without and with Shift; the keysym of an ASCII sign is its code point."""
 
-FETCHED_BY = {True: "window", False: "other"}
-"""Whether the program with the focus fetched the text -> line on standard output."""
-
 TEXT_TYPES = ("UTF8_STRING", "text/plain;charset=utf-8", "text/plain", "TEXT", "STRING")
 
 
@@ -123,7 +120,7 @@ class Owner:
             event = self._server.connection.wait_for_event()
             if isinstance(event, xcffib.xproto.SelectionRequestEvent):
                 if self._answer(event):
-                    _print(FETCHED_BY[self._of_focus(event.requestor)])
+                    _print("window" if self._of_focus(event.requestor) else "other")
             elif isinstance(event, xcffib.xproto.SelectionClearEvent):
                 _print("lost")
 

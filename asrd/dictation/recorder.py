@@ -52,10 +52,6 @@ MAX_BEHIND_SECONDS = 60.0
 """Speech that may wait for the worker before a source that can wait has to."""
 
 
-CUES = {False: "stop", True: "cancel"}
-"""Whether a recording was cancelled -> sound that marks its end."""
-
-
 class Watcher(Protocol):
     """Is notified of the events of a recording."""
 
@@ -156,7 +152,7 @@ class Recorder:
             dictation.device = self._capture.name
         dictation.stopped_at = time.monotonic()
         dictation.cancelled = dictation.cancelled or cancelled
-        self._watcher.cue(CUES[cancelled])
+        self._watcher.cue("cancel" if cancelled else "stop")
         device = None
         if self._capture is not None and self._opened[1]:
             self._ending = dictation

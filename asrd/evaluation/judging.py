@@ -15,7 +15,7 @@ from asrd.evaluation.results import (
     Run,
     StrategyResult,
 )
-from asrd.evaluation.rows import RowContext, WordErrors, row_of, word_errors
+from asrd.evaluation.rows import RowContext, WordErrors, median_ms, row_of, word_errors
 from asrd.precision import ledger
 from asrd.precision.ledger import MEMORY_RESOLUTION
 from asrd.precision.memory import Memory
@@ -89,7 +89,10 @@ def noise_floor(
     wer = None
     if len(rates) > 1:
         wer = max(rates) - min(rates)
-    medians = [figures.p50 for one in runs if (figures := percentiles(one.latency)) is not None]
+    medians: list[float] = []
+    for one in runs:
+        if (median := median_ms(percentiles(one.latency))) is not None:
+            medians.append(median)
     latency = spread(medians)
     if latency is not None:
         latency = max(latency, median_uncertainty(measured[0].latency))

@@ -158,7 +158,7 @@ class NoiseFloor(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """One utterance that this strategy heard otherwise than FP32; all three normalised."""
+    """One utterance whose text differs from FP32's; all three normalised."""
 
     utterance: int
     """Position among the compared clips, from 0."""

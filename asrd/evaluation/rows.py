@@ -28,6 +28,7 @@ from asrd.precision.strategies import Precision
 from asrd.protocol import Ready, fallback_reasons
 from asrd.scoring import (
     Edits,
+    Percentiles,
     changed_interval,
     edits,
     interval,
@@ -51,7 +52,7 @@ def verdict(
 
     Args:
         ci: interval of the WER delta in points; None where there is none.
-        changed: word edits against FP32's hypotheses; None where they were not all heard.
+        changed: word edits against FP32's hypotheses; None where not every clip was decoded.
         floor: what FP32 differs from itself in WER, points; None counts as 0.
         limit: points of WER that are taken for the same.
         upper: what few changes leave open (`most`), points.
@@ -87,12 +88,9 @@ def load_peak_ratio(ready: Ready) -> float | None:
     return (peak.process - before.process) / ready.weights_bytes
 
 
-def median(seconds: Sequence[float]) -> float | None:
-    """Return the median in milliseconds; None without a measurement."""
-    figures = percentiles(seconds)
-    if figures is None:
-        return None
-    return figures.p50
+def median_ms(figures: Percentiles | None) -> float | None:
+    """Return the median of a measurement in milliseconds; None without one."""
+    return None if figures is None else figures.p50
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
@@ -172,6 +170,8 @@ def limit_of(bounds: Sequence[Bound], name: str) -> float:
 
 
 class RowContext(msgspec.Struct, frozen=True):
+    """What every row of a comparison is judged by."""
+
     baseline: Run
     words: WordErrors | None
     references: list[str]
@@ -183,10 +183,16 @@ class RowContext(msgspec.Struct, frozen=True):
     """WER or CER."""
 
     def limit(self, name: str) -> float:
+        """Return the limit of a criterion. Raises KeyError."""
         return limit_of(self.bounds, name)
 
 
 def row_of(measured: Run, words: WordErrors | None, context: RowContext) -> StrategyResult:
+    """Return the row of one measurement.
+
+    Args:
+        words: its words; None where the worker was lost before the last clip.
+    """
     family = ""
     if measured.ready is not None:
         family = measured.ready.family
@@ -194,7 +200,8 @@ def row_of(measured: Run, words: WordErrors | None, context: RowContext) -> Stra
     errors = max(len(context.references) - answered, int(bool(measured.failure)))
     figures, upper = _word_fields(words, context)
     ci = figures.get("wer_delta_ci")
-    criteria = _criteria(measured, ci, errors, context)
+    latency = percentiles(measured.latency)
+    criteria = _criteria(measured, ci, latency, errors, context)
     changes = _changes(words, context)
     rtfx = None
     if words is not None and measured.compute:
@@ -206,7 +213,7 @@ def row_of(measured: Run, words: WordErrors | None, context: RowContext) -> Stra
         strategy=measured.precision.name,
         role=measured.role,
         requested=describe(for_family(measured.precision, family)),
-        latency_ms=percentiles(measured.latency),
+        latency_ms=latency,
         round_trip_ms=percentiles(measured.round_trip),
         cpu_ms=percentiles(measured.cpu),
         rtfx=rtfx,
@@ -277,14 +284,18 @@ def _word_fields(words: WordErrors | None, context: RowContext) -> tuple[dict[st
 
 
 def _criteria(
-    measured: Run, ci: tuple[float, float] | None, errors: int, context: RowContext
+    measured: Run,
+    ci: tuple[float, float] | None,
+    latency: Percentiles | None,
+    errors: int,
+    context: RowContext,
 ) -> list[Criterion]:
     base = context.baseline
     values: dict[str, float | None] = {
         "errors": errors,
         "wer_delta": None,
         "memory": ratio(ledger.largest_bytes(measured.ledger), ledger.largest_bytes(base.ledger)),
-        "latency": ratio(median(measured.latency), median(base.latency)),
+        "latency": ratio(median_ms(latency), median_ms(percentiles(base.latency))),
     }
     if ci is not None:
         values["wer_delta"] = ci[1]

@@ -18,7 +18,7 @@ from asrd.engine.tuned import TunedStrategy
 from asrd.evaluation.judging import errors_of_all, judge
 from asrd.evaluation.normalising import metric, units
 from asrd.evaluation.results import RESOLUTION, NoiseFloor, Run, StrategyResult
-from asrd.evaluation.rows import WordErrors, limit_of, median
+from asrd.evaluation.rows import WordErrors, limit_of, median_ms
 from asrd.precision import ledger
 from asrd.precision.strategies import FP32_BASELINE, quantizes
 from asrd.scoring import FEWEST_UTTERANCES, Edits, upper_bound
@@ -160,9 +160,10 @@ def _whole(
     """Return FP32: its cost as first measured, its words as the second run differs from the
     first."""
     twice = 0
-    roles = [row.role for row in rows]
-    if "again" in roles:
-        twice = roles.index("again")
+    for place, row in enumerate(rows):
+        if row.role == "again":
+            twice = place
+            break
     cost = _candidate(measured[0], rows[0], words[twice], words[0], None, bounds)
     row = rows[twice]
     return msgspec.structs.replace(
@@ -190,7 +191,7 @@ def _candidate(
     if now is not None and first is not None and row.wer_delta_ci is not None:
         upper = max(row.wer_delta_ci[1], upper_bound(now.score, first.score))
     if steady is not None and steady.source == "rss":
-        cpu_ms = median(measured.cpu)
+        cpu_ms = median_ms(row.cpu_ms)
     found = TunedStrategy(
         strategy=row.strategy,
         refused="",
@@ -201,7 +202,7 @@ def _candidate(
         changed=changed,
         memory=ledger.largest_bytes(measured.ledger),
         source=ledger.source_of(steady),
-        p50_ms=median(measured.latency),
+        p50_ms=median_ms(row.latency_ms),
         failures=row.errors,
         cpu_ms=cpu_ms,
         effective=row.effective,

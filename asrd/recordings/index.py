@@ -66,7 +66,7 @@ class RecordingIndex:
             else:
                 in_hand.append(name)
         self._known, self._in_hand = known, in_hand
-        self._count = [waits for _, waits in known.values()].count(True)
+        self._count = sum(waits for _, waits in known.values())
         self._folder = None
         if not _racy(before):
             self._folder = (spool.where, before)

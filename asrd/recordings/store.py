@@ -257,13 +257,14 @@ class RecordingStore:
 
     def _too_large(self, notes: list[RecordingInfo]) -> list[RecordingInfo]:
         """Return the recordings that go so that the others are within the limit of size."""
-        excess = sum(map(self._size, notes)) - self.megabytes * 1e6
+        sizes = {note.id: self._size(note) for note in notes}
+        excess = sum(sizes.values()) - self.megabytes * 1e6
         gone = []
         for note in sorted(notes, key=attrgetter("delivered"), reverse=True):
             if excess <= 0:
                 break
             gone.append(note)
-            excess -= self._size(note)
+            excess -= sizes[note.id]
         return gone
 
     def _log_deleted(self, gone: list[RecordingInfo]) -> None:

@@ -1,4 +1,4 @@
-"""The ten seconds: speech on the sample clock -> buffers that a model can hear.
+"""The ten seconds: speech on the sample clock -> buffers that a model can decode.
 
 A pause seals: what was said goes out as one buffer, decoded once. Speech that outruns the window
 goes out as an open buffer; the transcript keeps the words that end well before its edge and says

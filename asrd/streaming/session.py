@@ -155,8 +155,8 @@ class StreamingSession:
         return self.transcript.push(hypothesis, buffer.final, await self._earlier(engine, buffer))
 
     def _spoken(self, buffer: SegmentBuffer) -> float:
-        """Return for how many seconds of a buffer the detector heard something, without what it
-        keeps around that."""
+        """Return the seconds of a buffer that the detector took for speech, without the audio that it
+        keeps around them."""
         rolls = self.vad.settings.pre_roll + self.vad.settings.post_roll
         return (len(buffer.samples) - buffer.lead) / SAMPLE_RATE - rolls
 
@@ -175,8 +175,7 @@ class StreamingSession:
         return True
 
     async def partial(self, engine: Engine) -> bool:
-        """While speech goes on, hear what it comes to so far. Returns and raises as
-        `look_ahead`."""
+        """While speech goes on, decode a partial result. Returns and raises as `look_ahead`."""
         buffer = self.window.partial()
         if buffer is None:
             return False
@@ -213,7 +212,7 @@ class StreamingSession:
         return [await self._ask(engine, one.buffer, self.phase) for one in buffers]
 
     async def _earlier(self, engine: Engine, buffer: SegmentBuffer) -> Hypothesis | None:
-        """Return what an open buffer is heard as without its last moments; None where that tells
+        """Return the hypothesis of an open buffer without its last moments; None where that tells
         nothing.
 
         What an attention decoder says near an edge hangs on the edge, and it may run on. A frame's

@@ -40,8 +40,8 @@ CONTEXT_WORDS = 20
 same error rates."""
 
 MISSED_WORDS = 4
-"""So many words in a row that only the later of two hypotheses has were spoken, and not heard the
-first time."""
+"""So many words in a row that only the later of two hypotheses has were spoken, and missed the first
+time."""
 
 CREDIBLE_CONFIDENCE = 0.7
 """Confidence that some word must reach where the detector, too, doubted that anybody spoke."""
@@ -312,7 +312,7 @@ def _doubted(hypothesis: Hypothesis, earlier: Hypothesis) -> set[Word]:
     """Return the words in the later half of a hypothesis that an earlier one has not, or has
     otherwise.
 
-    Not those in the first half: both have heard enough behind them, and a window has to move on.
+    Not those in the first half: both had enough audio after them, and a window has to move on.
     """
     pairs = align(hypothesis.words, earlier.words)
     agreed = {a for a, b in pairs if bare(hypothesis.words[a].text) == bare(earlier.words[b].text)}

@@ -55,13 +55,6 @@ class Grid:
         return least
 
 
-COLOUR_SYSTEMS: dict[bool, Any] = {True: "standard", False: None}
-"""Whether there are colours -> rich's name of the colours."""
-
-JUSTIFIED: dict[bool, Any] = {True: "right", False: "left"}
-"""Whether a column stands to the right -> rich's name of that."""
-
-
 def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
     """Return tables, and texts folded between words, as text for a terminal of `width` columns."""
     from rich.console import Console
@@ -72,7 +65,7 @@ def rendered(parts: Sequence[Grid | str], width: int, colour: bool) -> str:
         file=stream,
         width=width,
         force_terminal=colour,
-        color_system=COLOUR_SYSTEMS[colour],
+        color_system="standard" if colour else None,
         legacy_windows=False,
     )
 
@@ -109,7 +102,8 @@ def _table(grid: Grid) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in grid.columns:
-        table.add_column(column.heading, justify=JUSTIFIED[column.right], no_wrap=not column.wraps)
+        justify: Any = "right" if column.right else "left"
+        table.add_column(column.heading, justify=justify, no_wrap=not column.wraps)
     for line in grid.lines:
         table.add_row(*line.cells, style=line.style, end_section=line.ends_section)
     return table

@@ -3,7 +3,7 @@
 
 A recorder that is killed leaves a length of nothing, or of what it had at its last look; one that
 writes into a pipe leaves a mark; 32 bits wrap at 4 GiB; another file may be hung behind. The bytes
-decide. Knows no format: a `AudioHeader` tells what one says, and a reader finds headers of one
+decide. Knows no format: an `AudioHeader` gives the facts of one, and a reader finds headers of one
 format.
 """
 

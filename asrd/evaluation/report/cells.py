@@ -209,23 +209,23 @@ def mark(row: StrategyResult) -> str:
 
 def criterion_text(bound: Bound | Criterion) -> str:
     """Return a criterion's limit with its unit."""
-    if bound.name == "errors":
-        return f"{bound.limit:g}"
-    if bound.name == "growth":
-        return f"≤ {figure(bound.limit, 0)} MiB"
-    if bound.name == "wer_delta":
-        return f"≤ {figure(bound.limit, 2)} points"
-    return f"≤ {figure(bound.limit, 3)} ×"
+    text = _in_unit(bound.name, bound.limit)
+    return text if bound.name == "errors" else f"≤ {text}"
 
 
 def value_text(criterion: Criterion) -> str:
     """Return a criterion's value with its unit."""
     if criterion.value is None:
         return "not measured"
-    if criterion.name == "errors":
-        return f"{criterion.value:g}"
-    if criterion.name == "growth":
-        return f"{figure(criterion.value, 0, '+')} MiB"
-    if criterion.name == "wer_delta":
-        return f"{figure(criterion.value, 2, '+')} points"
-    return f"{figure(criterion.value, 3)} ×"
+    return _in_unit(criterion.name, criterion.value, "+")
+
+
+def _in_unit(name: str, value: float, sign: str = "") -> str:
+    """Return a figure of a criterion with its unit; a difference has the sign."""
+    if name == "errors":
+        return f"{value:g}"
+    if name == "growth":
+        return f"{figure(value, 0, sign)} MiB"
+    if name == "wer_delta":
+        return f"{figure(value, 2, sign)} points"
+    return f"{figure(value, 3)} ×"
